@@ -1,0 +1,134 @@
+//! A set of interchangeable endpoints and how to reach them. A subset of a service *is* a cluster: Istio names it
+//! `outbound|port|subset|host`, and nothing here looks into the name.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Endpoint, StringMatch};
+
+/// The name of a cluster, opaque. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterName(Arc<str>);
+
+impl ClusterName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for ClusterName {
+    fn from(name: T) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Debug for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A cluster as configured (Envoy CDS and EDS together).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// How an endpoint is chosen.
+    pub lb: LbPolicy,
+    /// How the peer is authenticated.
+    pub tls: TlsMode,
+    /// The longest a TCP connect and TLS handshake may take together. Envoy's default is 5 s, Istio's 10 s.
+    pub connect_timeout: Duration,
+    /// The most calls in flight in this process at once; one more fails at once (Envoy `max_requests`, gRFC A32).
+    pub max_requests: u32,
+    /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
+    pub endpoints: Arc<[Endpoint]>,
+}
+
+impl Cluster {
+    /// The number of calls in flight a cluster allows when nothing is said (gRFC A32, Envoy).
+    pub const DEFAULT_MAX_REQUESTS: u32 = 1024;
+    /// The connect timeout when nothing is said (Envoy).
+    pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// A least-request cluster with the defaults above.
+    pub fn new(name: impl Into<ClusterName>, tls: TlsMode, endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            name: name.into(),
+            lb: LbPolicy::LeastRequest { choices: 2 },
+            tls,
+            connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+            max_requests: Self::DEFAULT_MAX_REQUESTS,
+            endpoints: endpoints.into(),
+        }
+    }
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LbPolicy {
+    /// The one with the fewest calls in flight of `choices` random ones (Envoy's default is 2; gRFC A48 caps it at 10).
+    LeastRequest {
+        /// How many are compared, at least 2.
+        choices: u32,
+    },
+    /// Each in turn.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+/// How the peer is authenticated.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TlsMode {
+    /// Not at all. The data plane refuses it unless plaintext was allowed in code.
+    Plaintext,
+    /// Mutual TLS with the workload's SPIFFE identity.
+    Mutual(MutualTls),
+}
+
+/// What is asked of the peer under mutual TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MutualTls {
+    /// Who the peer may be.
+    pub expected: ExpectedPeers,
+    /// The server name to send, if any (Istio: `outbound_.port_.subset_.host`).
+    pub sni: Option<Box<str>>,
+}
+
+/// The identities a destination may show: its SPIFFE id must pass one of these tests.
+///
+/// An empty list refuses every peer. gRPC and Envoy accept any certificate of the trusted roots then, which makes a missing
+/// list a silent hole; here it is an error that the first call reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExpectedPeers(Vec<StringMatch>);
+
+impl ExpectedPeers {
+    /// Peers that pass any of `tests`.
+    pub fn new(tests: Vec<StringMatch>) -> Self {
+        Self(tests)
+    }
+
+    /// Exactly these ids.
+    pub fn exactly<'a>(ids: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(ids.into_iter().map(|id| StringMatch::Exact(id.into())).collect())
+    }
+
+    /// The tests, in order.
+    pub fn tests(&self) -> &[StringMatch] {
+        &self.0
+    }
+
+    /// Whether `id` may be the peer.
+    pub fn admits(&self, id: &str) -> bool {
+        self.0.iter().any(|test| test.is_match(id.as_bytes()))
+    }
+}

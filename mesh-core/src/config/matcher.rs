@@ -1,0 +1,206 @@
+//! What a request must look like for a route to take it.
+//!
+//! Values only: [`crate::route`] applies them. Regular expressions are compiled when the configuration is built and match
+//! the whole string (Envoy `safe_regex`, gRFC A28); the `regex` crate runs in linear time, and its compiled size is bounded,
+//! so that a hostile pattern costs an update and not a process.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use http::HeaderName;
+use regex::bytes::{Regex, RegexBuilder};
+
+/// The most bytes a compiled pattern may take.
+const MAX_COMPILED_BYTES: usize = 64 * 1024;
+
+/// A compiled regular expression that matches whole strings.
+#[derive(Clone)]
+pub struct Pattern {
+    source: Box<str>,
+    regex: Regex,
+}
+
+impl Pattern {
+    /// Compiles `source`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a regular expression, or compiles to more than 64 KiB.
+    pub fn new(source: &str) -> Result<Self, InvalidPattern> {
+        let regex = RegexBuilder::new(&format!("^(?:{source})$"))
+            .size_limit(MAX_COMPILED_BYTES)
+            .dfa_size_limit(MAX_COMPILED_BYTES)
+            .build()
+            .map_err(|error| InvalidPattern {
+                source: source.into(),
+                detail: error.to_string().into(),
+            })?;
+        Ok(Self {
+            source: source.into(),
+            regex,
+        })
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the whole of `value` matches.
+    pub fn is_match(&self, value: &[u8]) -> bool {
+        self.regex.is_match(value)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Hash for Pattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.source.hash(state);
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/", self.source)
+    }
+}
+
+/// A pattern that cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidPattern {
+    source: Box<str>,
+    detail: Box<str>,
+}
+
+impl fmt::Display for InvalidPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a usable regular expression: {:?}: {}", self.source, self.detail)
+    }
+}
+
+impl std::error::Error for InvalidPattern {}
+
+/// A test of a string (Envoy `StringMatcher`), on bytes and case-sensitive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StringMatch {
+    /// The whole string.
+    Exact(Box<str>),
+    /// Its beginning.
+    Prefix(Box<str>),
+    /// Its end.
+    Suffix(Box<str>),
+    /// Any part of it.
+    Contains(Box<str>),
+    /// The whole string, by pattern.
+    Regex(Pattern),
+}
+
+impl StringMatch {
+    /// Whether `value` passes.
+    pub fn is_match(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(s) => value == s.as_bytes(),
+            Self::Prefix(s) => value.starts_with(s.as_bytes()),
+            Self::Suffix(s) => value.ends_with(s.as_bytes()),
+            Self::Contains(s) => s.is_empty() || value.windows(s.len()).any(|w| w == s.as_bytes()),
+            Self::Regex(pattern) => pattern.is_match(value),
+        }
+    }
+}
+
+/// Which paths a route takes. The query is never part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PathMatch {
+    /// This path.
+    Exact(Box<str>),
+    /// Paths that begin so, by characters and not by segments. The empty prefix takes every path.
+    Prefix(Box<str>),
+    /// Paths that match wholly.
+    Regex(Pattern),
+}
+
+/// A test of one header.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HeaderMatch {
+    /// The header. Several values are joined with `,` before the test.
+    pub name: HeaderName,
+    /// What is asked of it.
+    pub test: HeaderTest,
+    /// Take the opposite answer.
+    pub invert: bool,
+}
+
+/// What a [`HeaderMatch`] asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HeaderTest {
+    /// That the header is there, whatever it holds.
+    Present,
+    /// That it is there and passes.
+    Value(StringMatch),
+}
+
+/// All that must hold for a route to take a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteMatch {
+    /// The path.
+    pub path: PathMatch,
+    /// Every one of these.
+    pub headers: Vec<HeaderMatch>,
+}
+
+impl RouteMatch {
+    /// Takes every request.
+    pub fn any() -> Self {
+        Self {
+            path: PathMatch::Prefix("".into()),
+            headers: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_the_whole_string() {
+        let pattern = Pattern::new("a|b+").unwrap();
+        assert!(pattern.is_match(b"bb") && pattern.is_match(b"a"));
+        assert!(!pattern.is_match(b"ab") && !pattern.is_match(b"a\n"));
+    }
+
+    #[test]
+    fn a_pattern_that_explodes_is_refused() {
+        assert!(
+            Pattern::new("(a{1000}){1000}")
+                .unwrap_err()
+                .to_string()
+                .contains("size limit")
+        );
+        assert!(Pattern::new("(").is_err());
+    }
+
+    #[test]
+    fn strings() {
+        let cases = [
+            (StringMatch::Exact("ab".into()), "ab", true),
+            (StringMatch::Exact("ab".into()), "abc", false),
+            (StringMatch::Prefix("ab".into()), "abc", true),
+            (StringMatch::Suffix("bc".into()), "abc", true),
+            (StringMatch::Suffix("ab".into()), "abc", false),
+            (StringMatch::Contains("b".into()), "abc", true),
+            (StringMatch::Contains("".into()), "abc", true),
+            (StringMatch::Contains("x".into()), "abc", false),
+        ];
+        for (test, value, expected) in cases {
+            assert_eq!(test.is_match(value.as_bytes()), expected, "{test:?} on {value}");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What is wanted: plain values, built only valid, compared by value.
+//!
+//! Configuration is separate from what lives by it: an [`Endpoint`] is an address somebody wants called, a connection to it
+//! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
+//! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
+
+mod cluster;
+mod endpoint;
+mod matcher;
+mod policy;
+mod reason;
+mod route;
+mod snapshot;
+mod units;
+
+pub use cluster::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMode};
+pub use endpoint::{Endpoint, Health, Locality};
+pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
+pub use policy::{Backoff, InvalidBackoff, RetryOn, RetryPolicy};
+pub use reason::{Reason, ReasonKind};
+pub use route::{Domain, InvalidDomain, InvalidSplit, Route, RouteTree, Split, VirtualHost, WeightedCluster};
+pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};
+pub use units::{Version, Weight};

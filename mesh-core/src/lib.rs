@@ -1,0 +1,36 @@
+//! The decisions of an in-process service mesh, and nothing that does them.
+//!
+//! This crate holds the configuration model, workload identity with its TLS verification, and the pure decisions of
+//! routing, splitting, balancing and retrying. It refuses to do IO: no tokio and no tonic stand in its manifest, it reads
+//! no clock, environment or file and has no global randomness. A decision takes the time and a source of randomness and
+//! returns a value; the caller acts. That is what lets every crate around it be simulated on virtual time.
+//!
+//! # Map
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`config`] | what is wanted: routes, clusters, endpoints, policies, and the consistent [`config::Snapshot`] of them |
+//! | [`identity`] | who: SPIFFE ids, certificates, trust, and the rustls verifiers around them |
+//! | [`route`] | which cluster |
+//! | [`balance`] | which endpoint |
+//! | [`retry`] | again or not |
+//! | [`reconcile`] | what changed between two snapshots |
+//! | [`live`] | how a value is swapped under its readers |
+//! | [`link`] | where the data plane meets the source of its configuration |
+//! | [`entropy`] | randomness that is shared by clones and can be seeded |
+//! | [`report`] | what is counted |
+
+pub mod balance;
+pub mod config;
+pub mod entropy;
+pub mod identity;
+pub mod link;
+pub mod live;
+pub mod reconcile;
+pub mod report;
+pub mod retry;
+pub mod route;
+
+pub use config::Snapshot;
+pub use entropy::Entropy;
+pub use link::Link;

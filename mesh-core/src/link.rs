@@ -1,0 +1,304 @@
+//! Where the data plane meets the source of its configuration.
+//!
+//! mesh-client, mesh-server and mesh-xds do not know one another; each knows a [`Link`]. A source (the xDS client, or
+//! [`Link::fixed`]) makes one and keeps its [`Source`] end; channels and servers take the link. It holds the readers of the
+//! swapped values, the way to say what is wanted, and what travels back. One link is one mesh membership of the process:
+//! all channels that are made from it share pools, budgets and counters.
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+
+use crate::config::{Reason, ReasonKind, Snapshot, Version};
+use crate::entropy::Entropy;
+use crate::identity::Identity;
+use crate::live;
+use crate::report::Tally;
+
+/// The workload's identity, or why there is none.
+pub type Standing = Result<Identity, Reason>;
+
+/// The data plane's end. Cheap to clone; clones are the same membership.
+#[derive(Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    snapshots: live::Reader<Snapshot>,
+    identity: live::Reader<Standing>,
+    interest: Interest,
+    applied: live::Writer<Version>,
+    tally: Tally,
+    entropy: Entropy,
+    wall_clock: Arc<dyn TimeProvider>,
+    attached: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    /// What must live as long as somebody uses the link: the xDS client's task, for one.
+    keep_alive: Mutex<Vec<Box<dyn Any + Send + Sync>>>,
+}
+
+/// The configuration source's end: the writers.
+#[derive(Debug)]
+pub struct Source {
+    /// Publishes configurations.
+    pub snapshots: live::Writer<Snapshot>,
+    /// Publishes the workload's identity.
+    pub identity: live::Writer<Standing>,
+}
+
+/// Injected parts of a link, with production defaults.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Randomness. Default: seeded by the operating system.
+    pub entropy: Entropy,
+    /// Wall time, by which certificates are judged. Default: the system's.
+    pub wall_clock: Arc<dyn TimeProvider>,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            entropy: Entropy::from_os(),
+            wall_clock: Arc::new(DefaultTimeProvider),
+        }
+    }
+}
+
+impl Link {
+    /// A link and the end that feeds it.
+    pub fn new(parts: Parts) -> (Source, Self) {
+        let (snapshots, snapshot_reader) = live::channel(Snapshot::empty());
+        let nobody = Reason::new(
+            ReasonKind::NoIdentity,
+            "the workload has no identity: nothing was configured to provide one",
+        );
+        let (identity, identity_reader) = live::channel(Err(nobody));
+        let shared = Shared {
+            snapshots: snapshot_reader,
+            identity: identity_reader,
+            interest: Interest::default(),
+            applied: live::channel(Version::default()).0,
+            tally: Tally::default(),
+            entropy: parts.entropy,
+            wall_clock: parts.wall_clock,
+            attached: Mutex::default(),
+            keep_alive: Mutex::default(),
+        };
+        (
+            Source { snapshots, identity },
+            Self {
+                shared: Arc::new(shared),
+            },
+        )
+    }
+
+    /// A link whose configuration never changes: no control plane at all.
+    ///
+    /// `identity` is `None` only for a mesh without mutual TLS, which channels and servers refuse unless told otherwise in
+    /// code.
+    pub fn fixed(snapshot: Snapshot, identity: Option<Identity>) -> Self {
+        let (source, link) = Self::new(Parts::default());
+        source.snapshots.publish(snapshot);
+        if let Some(identity) = identity {
+            source.identity.publish(Ok(identity));
+        }
+        link
+    }
+
+    /// The newest configuration. Requests read what the data plane made of it, not this.
+    pub fn snapshots(&self) -> &live::Reader<Snapshot> {
+        &self.shared.snapshots
+    }
+
+    /// The workload's identity, swapped at renewal.
+    pub fn identity(&self) -> &live::Reader<Standing> {
+        &self.shared.identity
+    }
+
+    /// What the data plane wants to know about.
+    pub fn interest(&self) -> &Interest {
+        &self.shared.interest
+    }
+
+    /// The version that requests are served by now. It follows [`snapshots`](Self::snapshots) after live clusters were
+    /// reconciled; a process without a channel stays at 0.
+    pub fn applied(&self) -> live::Reader<Version> {
+        self.shared.applied.reader()
+    }
+
+    /// Says that requests are served by `version` now. The data plane's to call.
+    pub fn mark_applied(&self, version: Version) {
+        self.shared.applied.publish(version);
+    }
+
+    /// Counts of rare events.
+    pub fn tally(&self) -> &Tally {
+        &self.shared.tally
+    }
+
+    /// Randomness for this process's decisions.
+    pub fn entropy(&self) -> &Entropy {
+        &self.shared.entropy
+    }
+
+    /// Wall time, by which certificates are judged.
+    pub fn wall_clock(&self) -> &Arc<dyn TimeProvider> {
+        &self.shared.wall_clock
+    }
+
+    /// The one `T` of this link, made by `init` when first asked for. It lives as long as the link: this is how all
+    /// channels of a process come to share one cluster manager without this crate knowing of it.
+    ///
+    /// `init` runs under a lock: it must not call `attached` again.
+    pub fn attached<T: Any + Send + Sync>(&self, init: impl FnOnce() -> T) -> Arc<T> {
+        let mut attached = self.shared.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = attached.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(init()));
+        Arc::clone(entry)
+            .downcast()
+            .expect("the map is keyed by the type of its values")
+    }
+
+    /// Drops `value` when the last clone of this link is dropped.
+    pub fn keep_alive(&self, value: impl Any + Send + Sync) {
+        self.shared
+            .keep_alive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(value));
+    }
+
+    /// A handle that does not keep the link alive, for the tasks that the link itself keeps.
+    pub fn downgrade(&self) -> WeakLink {
+        WeakLink {
+            shared: Arc::downgrade(&self.shared),
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.shared.snapshots.load().version();
+        f.debug_struct("Link")
+            .field("snapshot", &version)
+            .field("interest", &self.shared.interest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// See [`Link::downgrade`].
+#[derive(Clone, Debug)]
+pub struct WeakLink {
+    shared: std::sync::Weak<Shared>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl WeakLink {
+    /// The link, while somebody still uses it.
+    pub fn upgrade(&self) -> Option<Link> {
+        self.shared.upgrade().map(|shared| Link { shared })
+    }
+}
+
+/// The targets that somebody in this process wants routes for, counted. Clones share the counts.
+#[derive(Clone, Debug)]
+pub struct Interest {
+    wanted: Arc<Mutex<BTreeMap<Arc<str>, usize>>>,
+    bell: Arc<live::Writer<u64>>,
+}
+
+impl Default for Interest {
+    fn default() -> Self {
+        Self {
+            wanted: Arc::default(),
+            bell: Arc::new(live::channel(0).0),
+        }
+    }
+}
+
+impl Interest {
+    /// Asks for `target` until the guard is dropped. The source may keep it a while longer.
+    pub fn watch(&self, target: impl Into<Arc<str>>) -> Guard {
+        let target = target.into();
+        *self.lock().entry(Arc::clone(&target)).or_default() += 1;
+        self.ring();
+        Guard {
+            interest: self.clone(),
+            target,
+        }
+    }
+
+    /// What is wanted now, in order.
+    pub fn wanted(&self) -> Vec<Arc<str>> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Calls `callback` whenever the set may have changed, until the subscription is dropped.
+    pub fn on_change(&self, callback: impl Fn() + Send + Sync + 'static) -> live::Subscription {
+        self.bell.reader().on_change(callback)
+    }
+
+    fn ring(&self) {
+        self.bell.publish(0);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a target wanted; dropping it ends that.
+#[derive(Debug)]
+#[must_use = "the target is unsubscribed when this is dropped"]
+pub struct Guard {
+    interest: Interest,
+    target: Arc<str>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        {
+            let mut wanted = self.interest.lock();
+            let Some(count) = wanted.get_mut(&self.target) else {
+                return;
+            };
+            *count -= 1;
+            if *count > 0 {
+                return;
+            }
+            wanted.remove(&self.target);
+        }
+        self.interest.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interest_is_counted() {
+        let (_source, link) = Link::new(Parts::default());
+        let first = link.interest().watch("a");
+        let second = link.interest().watch("a");
+        drop(first);
+        assert_eq!(link.interest().wanted(), ["a".into()]);
+        drop(second);
+        assert!(link.interest().wanted().is_empty());
+    }
+
+    #[test]
+    fn what_is_attached_is_one() {
+        let link = Link::fixed(Snapshot::empty(), None);
+        let first = link.attached(|| 1u32);
+        let clone = Link::clone(&link);
+        assert_eq!((*first, *clone.attached(|| 2u32), *link.attached(|| 3u32)), (1, 1, 1));
+    }
+}

@@ -1,0 +1,97 @@
+//! Which virtual host serves an authority: exact before suffix before prefix before `*`, and the longest of each (Envoy
+//! `VirtualHost.domains`; gRFC A27).
+
+use crate::config::{Domain, RouteTree, VirtualHost};
+
+/// The virtual host of `authority`, compared without case.
+///
+/// An authority with a port is compared as it is and without the port, and the better fit wins: Istio's users write both,
+/// and gRPC compares with the target as it was given.
+pub fn virtual_host<'a>(tree: &'a RouteTree, authority: &str) -> Option<&'a VirtualHost> {
+    let authority = authority.to_ascii_lowercase();
+    let without_port = authority
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|digit| digit.is_ascii_digit()));
+    best(tree, &[Some(authority.as_str()), without_port.map(|(host, _)| host)])
+}
+
+fn best<'a>(tree: &'a RouteTree, authorities: &[Option<&str>]) -> Option<&'a VirtualHost> {
+    let ranked = tree.virtual_hosts.iter().filter_map(|host| {
+        let ranks = authorities
+            .iter()
+            .flatten()
+            .flat_map(|name| host.domains.iter().filter_map(|d| rank(d, name)));
+        Some((ranks.max()?, host))
+    });
+    // The first of equals wins: a repeated domain is the later one's fault.
+    let mut best: Option<((u8, usize), &VirtualHost)> = None;
+    for (rank, host) in ranked {
+        if best.is_none_or(|(other, _)| rank > other) {
+            best = Some((rank, host));
+        }
+    }
+    best.map(|(_, host)| host)
+}
+
+/// How well a domain fits: its kind, then its length. `None`: not at all.
+fn rank(domain: &Domain, authority: &str) -> Option<(u8, usize)> {
+    match domain {
+        Domain::Exact(exact) => (authority == &**exact).then_some((3, exact.len())),
+        // The star stands for at least one character.
+        Domain::Suffix(suffix) => {
+            (authority.len() > suffix.len() && authority.ends_with(&**suffix)).then_some((2, suffix.len()))
+        }
+        Domain::Prefix(prefix) => {
+            (authority.len() > prefix.len() && authority.starts_with(&**prefix)).then_some((1, prefix.len()))
+        }
+        Domain::Any => Some((0, 0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served_by(hosts: &[(&str, &[&str])], authority: &str) -> Option<String> {
+        let virtual_hosts = hosts
+            .iter()
+            .map(|(name, domains)| VirtualHost {
+                name: (*name).into(),
+                domains: domains.iter().map(|d| Domain::parse(d).unwrap()).collect(),
+                routes: Vec::new(),
+            })
+            .collect();
+        let tree = RouteTree {
+            name: "t".into(),
+            virtual_hosts,
+        };
+        virtual_host(&tree, authority).map(|host| host.name.to_string())
+    }
+
+    #[test]
+    fn precedence() {
+        let hosts: &[(&str, &[&str])] = &[
+            ("any", &["*"]),
+            ("prefix", &["pay.*"]),
+            ("suffix", &["*.local"]),
+            ("longer", &["*.svc.local"]),
+            ("exact", &["pay.svc.local", "db:5432"]),
+        ];
+        let cases = [
+            ("pay.svc.local", "exact"),
+            ("PAY.svc.LOCAL", "exact"),
+            ("pay.svc.local:8080", "exact"),
+            ("x.svc.local", "longer"),
+            ("pay.local", "suffix"),
+            ("pay.example", "prefix"),
+            ("other", "any"),
+            ("db:5432", "exact"),
+            ("db", "any"),
+            (".svc.local", "suffix"),
+        ];
+        for (authority, expected) in cases {
+            assert_eq!(served_by(hosts, authority).as_deref(), Some(expected), "{authority}");
+        }
+        assert_eq!(served_by(&[("exact", &["a"])], "b"), None);
+    }
+}
