@@ -30,7 +30,12 @@ pub mod reconcile;
 pub mod report;
 pub mod retry;
 pub mod route;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use config::Snapshot;
 pub use entropy::Entropy;
 pub use link::Link;
+
+/// Whether this build carries the feature `testing`. Measurements refuse to run on one.
+pub const TESTING: bool = cfg!(feature = "testing");

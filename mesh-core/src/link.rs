@@ -32,6 +32,7 @@ struct Shared {
     identity: live::Reader<Standing>,
     interest: Interest,
     applied: live::Writer<Version>,
+    waiting: live::Writer<Option<Reason>>,
     tally: Tally,
     entropy: Entropy,
     wall_clock: Arc<dyn TimeProvider>,
@@ -81,6 +82,7 @@ impl Link {
             identity: identity_reader,
             interest: Interest::default(),
             applied: live::channel(Version::default()).0,
+            waiting: live::channel(None).0,
             tally: Tally::default(),
             entropy: parts.entropy,
             wall_clock: parts.wall_clock,
@@ -132,6 +134,17 @@ impl Link {
     /// Says that requests are served by `version` now. The data plane's to call.
     pub fn mark_applied(&self, version: Version) {
         self.shared.applied.publish(version);
+    }
+
+    /// Why the source has nothing to tell at the moment, such as a control plane that refuses the connection; `None` while
+    /// nothing is wrong. It explains an absent target and says nothing about those that are there.
+    pub fn waiting_reason(&self) -> Option<Reason> {
+        (**self.shared.waiting.reader().load()).clone()
+    }
+
+    /// Says why there is nothing to tell, or that there is again. The source's to call.
+    pub fn set_waiting(&self, reason: Option<Reason>) {
+        self.shared.waiting.publish(reason);
     }
 
     /// Counts of rare events.

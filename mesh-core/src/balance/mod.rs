@@ -20,6 +20,21 @@ pub trait Load {
     fn weight(&self) -> u32;
 }
 
+/// Hosts are shared with the calls made to them.
+impl<T: Load> Load for std::sync::Arc<T> {
+    fn in_flight(&self) -> u32 {
+        T::in_flight(self)
+    }
+
+    fn is_available(&self) -> bool {
+        T::is_available(self)
+    }
+
+    fn weight(&self) -> u32 {
+        T::weight(self)
+    }
+}
+
 /// How often a pick looks for another host when the one it drew is unavailable or was tried already. Istio's
 /// `host_selection_retry_max_attempts`.
 const MAX_REDRAWS: usize = 5;
@@ -57,16 +72,16 @@ impl Picker {
 
     /// The index of the host to call; `None` when there is none at all.
     ///
-    /// Hosts that are unavailable or `tried` are avoided as far as a few more draws can; when every draw finds such a one,
+    /// Hosts that are unavailable or that this call `tried` are avoided as far as a few more draws can; when every draw finds such a one,
     /// it is returned all the same: calling a doubtful host beats failing without a try (Envoy: previous-hosts predicate
     /// gives up after its attempts).
-    pub fn pick<L: Load>(&self, hosts: &[L], tried: &[usize], draw: &mut Draw) -> Option<usize> {
+    pub fn pick<L: Load>(&self, hosts: &[L], tried: impl Fn(&L) -> bool, draw: &mut Draw) -> Option<usize> {
         match hosts.len() {
             0 => return None,
             1 => return Some(0),
             _ => {}
         }
-        let good = |index: usize| hosts[index].is_available() && !tried.contains(&index);
+        let good = |index: usize| hosts[index].is_available() && !tried(&hosts[index]);
         let mut last = 0;
         for _ in 0..=MAX_REDRAWS {
             last = self.candidate(hosts, &good, draw);
@@ -153,7 +168,7 @@ mod tests {
         let picker = Picker::new(policy, &mut entropy.draw());
         let mut shares = vec![0; hosts.len()];
         for _ in 0..picks {
-            shares[picker.pick(hosts, &[], &mut entropy.draw()).unwrap()] += 1;
+            shares[picker.pick(hosts, |_| false, &mut entropy.draw()).unwrap()] += 1;
         }
         shares
     }
@@ -187,14 +202,19 @@ mod tests {
             let entropy = Entropy::seeded(5);
             let mut three = hosts(&[0, 0, 0]);
             three[1].available = false;
+            three[2].weight = 7;
             let picker = Picker::new(policy, &mut entropy.draw());
             for _ in 0..1_000 {
-                assert_eq!(picker.pick(&three, &[2], &mut entropy.draw()), Some(0), "{policy:?}");
+                assert_eq!(
+                    picker.pick(&three, |host| host.weight == 7, &mut entropy.draw()),
+                    Some(0),
+                    "{policy:?}"
+                );
             }
             three[0].available = false;
             three[2].available = false;
-            assert!(picker.pick(&three, &[], &mut entropy.draw()).is_some());
-            assert_eq!(picker.pick::<Host>(&[], &[], &mut entropy.draw()), None);
+            assert!(picker.pick(&three, |_| false, &mut entropy.draw()).is_some());
+            assert_eq!(picker.pick::<Host>(&[], |_| false, &mut entropy.draw()), None);
         }
     }
 }

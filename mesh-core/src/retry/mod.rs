@@ -36,6 +36,18 @@ pub enum TryEnd {
     },
 }
 
+impl TryEnd {
+    /// Whether this end is held against the destination: what its budget counts as a failure.
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::Answered { status, grpc } => {
+                status.is_server_error() || matches!(grpc, Some(2 | 4 | 8 | 13 | 14 | 15))
+            }
+            _ => true,
+        }
+    }
+}
+
 /// What to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -58,7 +70,8 @@ impl RetryState {
         self.retried
     }
 
-    /// Decides about another try. A verdict of [`Verdict::After`] has already drawn on the budget.
+    /// Decides about another try. A verdict of [`Verdict::After`] has already drawn on the budget;
+    /// what a try's end does to the budget otherwise is told to it by whoever saw the whole answer, trailers and all.
     pub fn judge(
         &mut self,
         policy: &RetryPolicy,
@@ -67,9 +80,6 @@ impl RetryState {
         budget: &Budget,
         draw: &mut Draw,
     ) -> Verdict {
-        if failed(end) {
-            budget.failed();
-        }
         let untouched = matches!(end, TryEnd::ConnectFailed | TryEnd::NotProcessed);
         if end == TryEnd::NotProcessed && !self.transparent_used {
             self.transparent_used = true;
@@ -82,14 +92,6 @@ impl RetryState {
         }
         self.retried += 1;
         Verdict::After(pause(policy.backoff, self.retried, draw))
-    }
-}
-
-/// Whether the end is held against the destination.
-fn failed(end: TryEnd) -> bool {
-    match end {
-        TryEnd::Answered { status, grpc } => status.is_server_error() || matches!(grpc, Some(2 | 4 | 8 | 13 | 14 | 15)),
-        _ => true,
     }
 }
 

@@ -1,0 +1,214 @@
+//! The future of the balance room: pick, perhaps connect, send, await the answer's head.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use http::{Request, Response};
+use http_body::Body;
+use mesh_core::config::ReasonKind;
+
+use super::send::{Sent, send};
+use super::{Outcome, Shared};
+use crate::body::{Pump, ResponseBody, grpc_status};
+use crate::cluster::HostSet;
+use crate::connect::{ConnectError, ConnectKind, Permit, Security};
+use crate::error::{Error, Kind};
+use crate::request::Attempt;
+
+/// Resolves to the head of the answer, with its body to come.
+///
+/// Dropping it cancels the stream at the peer; a dial that was begun goes on for other calls.
+pub struct BalanceFuture<B> {
+    shared: Arc<Shared>,
+    request: Option<Request<Attempt<B>>>,
+    outcome: Option<Outcome>,
+    state: State,
+}
+
+/// A wait for a connection: off the common path, so boxed.
+type Connecting = Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>>;
+
+enum State {
+    Start,
+    Connecting(Connecting),
+    Answering {
+        response: ResponseFuture,
+        pump: Option<Pump>,
+    },
+}
+
+impl<B> BalanceFuture<B> {
+    pub(super) fn new(request: Request<Attempt<B>>, shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            request: Some(request),
+            outcome: None,
+            state: State::Start,
+        }
+    }
+}
+
+impl<B> Future for BalanceFuture<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    type Output = Result<Response<ResponseBody>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Start => this.state = this.start()?,
+                State::Connecting(connecting) => {
+                    let permit = ready!(connecting.as_mut().poll(cx));
+                    this.state = this.connected(permit)?;
+                }
+                State::Answering { response, pump } => {
+                    let result = ready!(Pin::new(response).poll(cx));
+                    let outcome = this.outcome.take().expect("polled after it was done");
+                    return Poll::Ready(answered(result, outcome, pump.take()));
+                }
+            }
+        }
+    }
+}
+
+impl<B> BalanceFuture<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    /// Picks a host and, when it has a connection with room, sends.
+    fn start(&mut self) -> Result<State, Error> {
+        let attempt = self.request.as_ref().expect("taken only when it is sent").body();
+        let cluster = &attempt.call.cluster;
+        let set = cluster.hosts().load();
+        if set.mutual_tls.is_none() && !self.shared.plaintext_allowed {
+            return Err(plaintext_refused(&set));
+        }
+        let tried = |host: &Arc<crate::cluster::Host>| attempt.tried.contains(&host.address());
+        let mut draw = self.shared.manager.entropy().draw();
+        let Some(index) = set.picker.pick(&set.hosts, tried, &mut draw) else {
+            let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
+            return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
+        };
+        if !cluster.begin_call(set.cluster.max_requests) {
+            return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
+        }
+        let outcome = Outcome::begin(Arc::clone(&set.hosts[index]), Arc::clone(cluster));
+        let permit = outcome.host().pool().try_permit();
+        let outcome = self.outcome.insert(outcome);
+        match permit {
+            Some(permit) => {
+                outcome.holds(permit);
+                drop(set);
+                self.send()
+            }
+            None => {
+                let connecting = connect(outcome, &set, &self.shared);
+                match connecting {
+                    Ok(connecting) => Ok(State::Connecting(connecting)),
+                    Err(error) => {
+                        outcome.failed();
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, permit: Result<Permit, Error>) -> Result<State, Error> {
+        let outcome = self.outcome.as_mut().expect("made before the connection was");
+        match permit {
+            Ok(permit) => {
+                outcome.host().mark_failing(false);
+                outcome.holds(permit);
+                self.send()
+            }
+            Err(error) => {
+                outcome.host().mark_failing(true);
+                outcome.failed();
+                Err(error)
+            }
+        }
+    }
+
+    fn send(&mut self) -> Result<State, Error> {
+        let request = self.request.take().expect("a try is sent once");
+        let outcome = self.outcome.as_mut().expect("made before the connection was");
+        let permit = outcome.permit().expect("held since the host was picked");
+        match send(request, permit, self.shared.authority.as_ref(), outcome.peer()) {
+            Ok(Sent { response, pump }) => Ok(State::Answering { response, pump }),
+            Err(error) => {
+                outcome.failed();
+                Err(error)
+            }
+        }
+    }
+}
+
+fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Result<Connecting, Error> {
+    let manager = &shared.manager;
+    let security = match &set.mutual_tls {
+        None => Security::Plaintext,
+        Some(tls) => match &**manager.identity().load() {
+            Ok(identity) => Security::Mutual {
+                identity: identity.clone(),
+                tls: Arc::clone(tls),
+                configs: Arc::clone(outcome.cluster().tls_configs()),
+            },
+            Err(reason) => {
+                let error = ConnectError::new(ConnectKind::NoIdentity(reason.clone()));
+                manager.tally().count("connect_failed", error.as_str());
+                return Err(Error::at(Kind::Connect(error), outcome.peer()));
+            }
+        },
+    };
+    let pool = Arc::clone(outcome.host().pool());
+    let connector = Arc::clone(manager.connector());
+    let timeout = set.cluster.connect_timeout;
+    Ok(Box::pin(
+        async move { pool.permit(&connector, security, timeout).await },
+    ))
+}
+
+fn answered(
+    result: Result<Response<h2::RecvStream>, h2::Error>,
+    mut outcome: Outcome,
+    pump: Option<Pump>,
+) -> Result<Response<ResponseBody>, Error> {
+    match result {
+        Ok(response) => {
+            outcome.saw_headers(response.status(), grpc_status(response.headers()));
+            if response.body().is_end_stream() {
+                outcome.ended();
+            }
+            Ok(response.map(|frames| ResponseBody::new(frames, outcome, pump)))
+        }
+        Err(error) => {
+            outcome.failed();
+            Err(Error::from_h2(error, outcome.peer()))
+        }
+    }
+}
+
+fn plaintext_refused(set: &HostSet) -> Error {
+    let text = format!(
+        "cluster {:?} does not ask for mutual TLS, and this channel was not built with dangerous().plaintext()",
+        set.cluster.name
+    );
+    Error::unavailable(ReasonKind::PlaintextRefused, text)
+}
+
+impl<B> std::fmt::Debug for BalanceFuture<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BalanceFuture")
+            .field("outcome", &self.outcome)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,87 @@
+//! The innermost room: picks a host, gets a connection, opens the stream and writes from the caller's task.
+//!
+//! It reads the *newest* host set of the call's cluster on each try (the one exception to "configuration is loaded once":
+//! gRFC A44), so that a retry meets hosts as they are now. In the common case everything up to the queued frames happens in
+//! the first poll, without waiting, allocating or crossing to another task.
+
+mod future;
+mod outcome;
+mod pump;
+mod send;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::uri::Authority;
+use http::{Request, Response};
+use http_body::Body;
+use mesh_core::Link;
+use tower::Service;
+
+use crate::body::ResponseBody;
+use crate::cluster::ClusterManager;
+use crate::error::Error;
+use crate::request::Attempt;
+
+pub use future::BalanceFuture;
+pub(crate) use outcome::Outcome;
+
+/// See the [module](self).
+#[derive(Clone, Debug)]
+pub struct Balance {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    manager: Arc<ClusterManager>,
+    /// For requests that name no authority: the target's name.
+    authority: Option<Authority>,
+    plaintext_allowed: bool,
+}
+
+impl Balance {
+    /// Calls the clusters that `link` knows. Requests without an authority get that of `target`.
+    ///
+    /// Clusters that do not ask for mutual TLS are refused; see [`Dangerous`](crate::channel::Dangerous).
+    ///
+    /// # Panics
+    ///
+    /// As [`RouteLayer::new`](crate::route::RouteLayer::new).
+    pub fn new(link: &Link, target: &str) -> Self {
+        Self::with_plaintext(link, target, false)
+    }
+
+    pub(crate) fn with_plaintext(link: &Link, target: &str, plaintext_allowed: bool) -> Self {
+        let name = target.strip_prefix("xds:///").unwrap_or(target);
+        let shared = Shared {
+            manager: ClusterManager::of(link),
+            authority: Authority::try_from(name).ok(),
+            plaintext_allowed,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl<B> Service<Request<Attempt<B>>> for Balance
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = BalanceFuture<B>;
+
+    /// Always ready: the destination is not known before the request is, so waiting happens in the future, under the try's
+    /// time.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Attempt<B>>) -> BalanceFuture<B> {
+        BalanceFuture::new(request, Arc::clone(&self.shared))
+    }
+}

@@ -1,0 +1,111 @@
+//! What one try tells back, when it is over: the only thing that returns besides the response.
+//!
+//! A guard: whoever drops it last (the answered body, the failed or cancelled future) gives back the places that the try
+//! held. So nothing leaks whatever the caller does, and no other room has to remember. It writes to atomics only: no channel,
+//! no lock, no second look at configuration.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+use mesh_core::retry::TryEnd;
+
+use crate::cluster::{ClusterHandle, Host};
+use crate::connect::Permit;
+
+/// The places one try holds, and what became of it.
+pub(crate) struct Outcome {
+    host: Arc<Host>,
+    cluster: Arc<ClusterHandle>,
+    permit: Option<Permit>,
+    verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing is known: cancelled, for all that can be said.
+    Open,
+    Succeeded,
+    Failed,
+}
+
+impl Outcome {
+    /// Takes a place on `host`; the one in `cluster` was taken already.
+    pub(super) fn begin(host: Arc<Host>, cluster: Arc<ClusterHandle>) -> Self {
+        host.begin_call();
+        Self {
+            host,
+            cluster,
+            permit: None,
+            verdict: Verdict::Open,
+        }
+    }
+
+    /// The stream counts against its connection until the try is over.
+    pub(super) fn holds(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    pub(super) fn permit(&self) -> Option<&Permit> {
+        self.permit.as_ref()
+    }
+
+    pub(super) fn cluster(&self) -> &ClusterHandle {
+        &self.cluster
+    }
+
+    pub(super) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// The endpoint of the try.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.host.address()
+    }
+
+    /// Response headers came.
+    pub(super) fn saw_headers(&mut self, status: StatusCode, grpc: Option<u8>) {
+        if (TryEnd::Answered { status, grpc }).is_failure() {
+            self.verdict = Verdict::Failed;
+        }
+    }
+
+    /// Trailers came, and with them the end.
+    pub(crate) fn saw_trailers(&mut self, grpc: Option<u8>) {
+        self.saw_headers(StatusCode::OK, grpc);
+        self.ended();
+    }
+
+    /// The answer came to its end.
+    pub(crate) fn ended(&mut self) {
+        if self.verdict == Verdict::Open {
+            self.verdict = Verdict::Succeeded;
+        }
+    }
+
+    /// The try failed.
+    pub(crate) fn failed(&mut self) {
+        self.verdict = Verdict::Failed;
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.host.end_call();
+        self.cluster.end_call();
+        match self.verdict {
+            Verdict::Succeeded => self.cluster.budget().succeeded(),
+            Verdict::Failed => self.cluster.budget().failed(),
+            Verdict::Open => {}
+        }
+    }
+}
+
+impl std::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outcome")
+            .field("peer", &self.peer())
+            .field("verdict", &self.verdict)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,242 @@
+//! `Channel`: the default assembly of the rooms. Their order is decided here and nowhere else.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use mesh_core::Link;
+use tower::layer::util::{Identity, Stack};
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, Service, ServiceBuilder};
+
+use crate::attempt::AttemptLayer;
+use crate::balance::Balance;
+use crate::body::ResponseBody;
+use crate::cluster::{AlreadyRunning, with_connector};
+use crate::connect::Connect;
+use crate::deadline::DeadlineLayer;
+use crate::error::Error;
+use crate::request::{Attempt, Routed};
+use crate::retry::RetryLayer;
+use crate::route::{RouteLayer, heard_of};
+use crate::status::StatusLayer;
+
+type Boxed<B> = BoxCloneSyncService<Request<B>, Response<ResponseBody>, Error>;
+
+/// What an application calls: a `tower::Service` that takes HTTP requests to a target of the mesh.
+///
+/// Any generated tonic client takes one, and so does anything else that speaks `http`. Cheap to clone; clones and all other
+/// channels of the same [`Link`] share connections, budgets and counters. `B` is the request body and is usually inferred.
+///
+/// A gRPC call that fails in the mesh is an ordinary response with its `grpc-status`; any other request gets an [`Error`].
+/// Dropping a call's future or its response body cancels it at the peer.
+pub struct Channel<B> {
+    service: Boxed<B>,
+    route: RouteLayer,
+}
+
+impl<B> Channel<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: fmt::Display + Send,
+{
+    /// A channel to `target` (`xds:///name`, or just `name`) with the default rooms.
+    ///
+    /// Returns at once; configuration and connections are waited for by the calls, within their deadlines, or by
+    /// [`ready`](Self::ready).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, if this is the first channel of `link`.
+    pub fn new(link: &Link, target: &str) -> Self {
+        Self::builder(link, target).build()
+    }
+
+    /// A channel with layers of the application's own, or with plaintext allowed.
+    pub fn builder(link: &Link, target: &str) -> ChannelBuilder<B> {
+        ChannelBuilder {
+            link: link.clone(),
+            target: target.into(),
+            plaintext_allowed: false,
+            per_call: Identity::new(),
+            per_attempt: Identity::new(),
+            body: PhantomData,
+        }
+    }
+
+    /// Waits until something definite is known of the target: routes, or that there are none.
+    ///
+    /// Without a limit of its own: bound it with `tokio::time::timeout`. Cancel safe.
+    pub async fn ready(&self) {
+        heard_of(self.route.selector()).await;
+    }
+}
+
+/// Collects what a [`Channel`] is made of.
+#[derive(Clone, Debug)]
+pub struct ChannelBuilder<B, C = Identity, A = Identity> {
+    link: Link,
+    target: Arc<str>,
+    plaintext_allowed: bool,
+    per_call: C,
+    per_attempt: A,
+    body: PhantomData<fn(B)>,
+}
+
+impl<B, C, A> ChannelBuilder<B, C, A> {
+    /// Adds a layer above retry: it sees each call once, with the route chosen. A later one stands further in.
+    pub fn per_call<L>(self, layer: L) -> ChannelBuilder<B, Stack<L, C>, A> {
+        let Self {
+            link,
+            target,
+            plaintext_allowed,
+            per_call,
+            per_attempt,
+            body,
+        } = self;
+        ChannelBuilder {
+            link,
+            target,
+            plaintext_allowed,
+            per_call: Stack::new(layer, per_call),
+            per_attempt,
+            body,
+        }
+    }
+
+    /// Adds a layer below retry: it sees each try. A later one stands further in.
+    pub fn per_attempt<L>(self, layer: L) -> ChannelBuilder<B, C, Stack<L, A>> {
+        let Self {
+            link,
+            target,
+            plaintext_allowed,
+            per_call,
+            per_attempt,
+            body,
+        } = self;
+        ChannelBuilder {
+            link,
+            target,
+            plaintext_allowed,
+            per_call,
+            per_attempt: Stack::new(layer, per_attempt),
+            body,
+        }
+    }
+
+    /// Opens what weakens the mesh's promises.
+    pub fn dangerous(self) -> Dangerous<B, C, A> {
+        Dangerous { builder: self }
+    }
+
+    /// Puts the rooms together.
+    ///
+    /// # Panics
+    ///
+    /// As [`Channel::new`].
+    pub fn build<S, T>(self) -> Channel<B>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: fmt::Display + Send,
+        A: Layer<Balance, Service = S> + Clone + Send + Sync + 'static,
+        S: Service<Request<Attempt<B>>, Response = Response<ResponseBody>, Error = Error>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        C: Layer<crate::retry::RetryService<crate::attempt::AttemptService<S>>, Service = T>,
+        T: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
+        T: Clone + Send + Sync + 'static,
+        T::Future: Send + 'static,
+    {
+        let route = RouteLayer::new(&self.link, &self.target);
+        let service = ServiceBuilder::new()
+            // Erased once, here: the rooms below are one future in one allocation.
+            .layer_fn(BoxCloneSyncService::new)
+            // Outermost of the rooms, since it must see every failure, whichever room it comes from.
+            .layer(StatusLayer)
+            // Everything below depends on which route took the call.
+            .layer(route.clone())
+            // Above retry: the limit is for all tries together.
+            .layer(DeadlineLayer)
+            // The application's own, within the deadline and before the first try.
+            .layer(self.per_call)
+            // Above attempt: each try gets a fresh one of what is below.
+            .layer(RetryLayer::new(&self.link))
+            // The limit of one try holds for picking, connecting and sending.
+            .layer(AttemptLayer)
+            .layer(self.per_attempt)
+            // Innermost: the destination is chosen here, so connections are made here.
+            .service(Balance::with_plaintext(
+                &self.link,
+                &self.target,
+                self.plaintext_allowed,
+            ));
+        Channel { service, route }
+    }
+}
+
+/// Settings that weaken the mesh's promises, named so that a reader of the code sees it.
+#[derive(Clone, Debug)]
+pub struct Dangerous<B, C, A> {
+    builder: ChannelBuilder<B, C, A>,
+}
+
+impl<B, C, A> Dangerous<B, C, A> {
+    /// Calls clusters that do not ask for mutual TLS in the clear. Clusters that do are still called with it, and a failed
+    /// handshake never falls back.
+    pub fn plaintext(self) -> ChannelBuilder<B, C, A> {
+        ChannelBuilder {
+            plaintext_allowed: true,
+            ..self.builder
+        }
+    }
+}
+
+/// Replaces TCP for every connection of `link`: a simulator's network, a proxy, a test's pipe. To wrap the default, wrap
+/// [`Tcp`](crate::connect::Tcp).
+///
+/// # Errors
+///
+/// When `link` has channels already: connections are shared, and so is what makes them.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn use_connector(link: &Link, connector: impl Connect) -> Result<(), AlreadyRunning> {
+    with_connector(link, Arc::new(connector))
+}
+
+impl<B> Service<Request<B>> for Channel<B> {
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = <Boxed<B> as Service<Request<B>>>::Future;
+
+    /// Always ready: the destination is chosen by the request.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.service.call(request)
+    }
+}
+
+impl<B> Clone for Channel<B> {
+    fn clone(&self) -> Self {
+        Self {
+            service: self.service.clone(),
+            route: self.route.clone(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for Channel<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("route", &self.route)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,283 @@
+//! Reconciles the living with the wanted: the only writer of selectors and host sets.
+//!
+//! One manager belongs to one [`Link`], so all channels of a process share connections, budgets and counters. It is driven by
+//! a bell and not by a queue: a burst of a hundred pushes costs one reconcile, and requests go on meanwhile with the selector
+//! they have.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use mesh_core::config::{ClusterName, Reason, ReasonKind, RouteTree, Snapshot};
+use mesh_core::link::{Standing, WeakLink};
+use mesh_core::report::Tally;
+use mesh_core::{Entropy, Link, live, route};
+use rustls::time_provider::TimeProvider;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::{ClusterHandle, Selector, Target};
+use crate::connect::{Connect, Tcp};
+
+/// How long a cluster that no route names any more keeps its connections and budget: a weight that goes to 0 and back within
+/// this time finds them again.
+const RETIRE_AFTER: Duration = Duration::from_secs(30);
+
+/// The live clusters of a process and the selectors of its targets.
+pub(crate) struct ClusterManager {
+    snapshots: live::Reader<Snapshot>,
+    identity: live::Reader<Standing>,
+    entropy: Entropy,
+    wall_clock: Arc<dyn TimeProvider>,
+    tally: Tally,
+    connector: Arc<dyn Connect>,
+    link: WeakLink,
+    state: Mutex<State>,
+    task: Mutex<Option<(live::Subscription, AbortHandle)>>,
+}
+
+#[derive(Default)]
+struct State {
+    clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
+    retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
+    targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
+}
+
+/// A connector was given to a link that makes calls already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlreadyRunning;
+
+impl fmt::Display for AlreadyRunning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the link has channels already, and they share one connector: set it before the first channel is made",
+        )
+    }
+}
+
+impl std::error::Error for AlreadyRunning {}
+
+/// The slot that `Link::attached` keeps: the manager is made by whoever comes first, with the connector they bring.
+struct Attached(Arc<ClusterManager>);
+
+/// Makes the link's manager with `connector`.
+pub(crate) fn with_connector(link: &Link, connector: Arc<dyn Connect>) -> Result<(), AlreadyRunning> {
+    let mut made = false;
+    link.attached(|| {
+        made = true;
+        Attached(ClusterManager::start(link, connector))
+    });
+    if made { Ok(()) } else { Err(AlreadyRunning) }
+}
+
+impl ClusterManager {
+    /// The link's one manager.
+    pub(crate) fn of(link: &Link) -> Arc<Self> {
+        Arc::clone(&link.attached(|| Attached(Self::start(link, Arc::new(Tcp)))).0)
+    }
+
+    fn start(link: &Link, connector: Arc<dyn Connect>) -> Arc<Self> {
+        let bell = Arc::new(Notify::new());
+        let manager = Arc::new(Self {
+            snapshots: link.snapshots().clone(),
+            identity: link.identity().clone(),
+            entropy: link.entropy().clone(),
+            wall_clock: Arc::clone(link.wall_clock()),
+            tally: link.tally().clone(),
+            connector,
+            link: link.downgrade(),
+            state: Mutex::default(),
+            task: Mutex::default(),
+        });
+        let ring = Arc::clone(&bell);
+        let subscription = manager.snapshots.on_change(move || ring.notify_one());
+        let task = tokio::spawn(run(Arc::downgrade(&manager), bell)).abort_handle();
+        *manager.task.lock().unwrap_or_else(PoisonError::into_inner) = Some((subscription, task));
+        manager
+    }
+
+    pub(crate) fn identity(&self) -> &live::Reader<Standing> {
+        &self.identity
+    }
+
+    pub(crate) fn entropy(&self) -> &Entropy {
+        &self.entropy
+    }
+
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub(crate) fn connector(&self) -> &Arc<dyn Connect> {
+        &self.connector
+    }
+
+    /// The selector cell of a target, filled from the newest snapshot. It is kept up to date while somebody holds it.
+    pub(crate) fn target(&self, name: &Arc<str>) -> Arc<live::Writer<Target>> {
+        let cell = {
+            let mut state = self.lock();
+            if let Some(known) = state.targets.get(name).and_then(Weak::upgrade) {
+                return known;
+            }
+            let cell = Arc::new(live::channel(Target::Waiting(waiting_for(name))).0);
+            state.targets.insert(Arc::clone(name), Arc::downgrade(&cell));
+            cell
+        };
+        self.reconcile();
+        cell
+    }
+
+    /// Brings clusters and selectors up to the newest snapshot.
+    pub(crate) fn reconcile(&self) {
+        let mut state = self.lock();
+        let snapshot = self.snapshots.load_full();
+        state.reconcile_clusters(&snapshot, &self.entropy, &self.wall_clock);
+        let State { clusters, targets, .. } = &mut *state;
+        targets.retain(|name, cell| {
+            let Some(cell) = cell.upgrade() else { return false };
+            cell.publish(resolve(name, &snapshot, clusters));
+            true
+        });
+        drop(state);
+        if let Some(link) = self.link.upgrade() {
+            link.mark_applied(snapshot.version());
+        }
+    }
+
+    /// Lets go of clusters that nothing has named for a while; when to look again.
+    fn purge(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.lock();
+        state.retired.retain(|_, (_, since)| now < *since + RETIRE_AFTER);
+        state.retired.values().map(|(_, since)| *since + RETIRE_AFTER).min()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn reconcile_clusters(&mut self, snapshot: &Snapshot, entropy: &Entropy, wall_clock: &Arc<dyn TimeProvider>) {
+        let now = Instant::now();
+        let gone: Vec<ClusterName> = self
+            .clusters
+            .keys()
+            .filter(|name| !matches!(snapshot.cluster(name), Some(Ok(_))))
+            .cloned()
+            .collect();
+        for name in gone {
+            if let Some(handle) = self.clusters.remove(&name) {
+                self.retired.insert(name, (handle, now));
+            }
+        }
+        for (name, cluster) in snapshot.clusters() {
+            let Ok(cluster) = cluster else { continue };
+            let known = self
+                .clusters
+                .get(name)
+                .cloned()
+                .or_else(|| Some(self.retired.remove(name)?.0));
+            match known {
+                Some(handle) => {
+                    handle.update(cluster, entropy);
+                    self.clusters.insert(name.clone(), handle);
+                }
+                None => {
+                    let handle = ClusterHandle::new(cluster, entropy, wall_clock);
+                    self.clusters.insert(name.clone(), Arc::new(handle));
+                }
+            }
+        }
+    }
+}
+
+async fn run(manager: Weak<ClusterManager>, bell: Arc<Notify>) {
+    let mut purge_at: Option<Instant> = None;
+    loop {
+        let purge = async {
+            match purge_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = bell.notified() => {
+                let Some(manager) = manager.upgrade() else { return };
+                manager.reconcile();
+                purge_at = manager.purge(Instant::now());
+            }
+            () = purge => {
+                let Some(manager) = manager.upgrade() else { return };
+                purge_at = manager.purge(Instant::now());
+            }
+        }
+    }
+}
+
+fn resolve(name: &str, snapshot: &Snapshot, clusters: &HashMap<ClusterName, Arc<ClusterHandle>>) -> Target {
+    match snapshot.target(name) {
+        None => Target::Waiting(waiting_for(name)),
+        Some(Err(reason)) => Target::Failed(reason.clone()),
+        Some(Ok(tree)) => select(name, tree, snapshot, clusters),
+    }
+}
+
+fn select(
+    name: &str,
+    tree: &RouteTree,
+    snapshot: &Snapshot,
+    clusters: &HashMap<ClusterName, Arc<ClusterHandle>>,
+) -> Target {
+    let Some(host) = route::virtual_host(tree, name) else {
+        let text = format!(
+            "no virtual host of route configuration {:?} serves the authority {name:?}",
+            tree.name
+        );
+        return Target::Failed(Reason::new(ReasonKind::NoRoute, text));
+    };
+    let live = |name: &ClusterName| match snapshot.cluster(name) {
+        Some(Err(reason)) => Err(reason.clone()),
+        _ => clusters.get(name).cloned().ok_or_else(|| no_such_cluster(name)),
+    };
+    let of_route = |route: &mesh_core::config::Route| -> Vec<_> {
+        route
+            .split
+            .clusters()
+            .iter()
+            .map(|share| live(&share.cluster))
+            .collect()
+    };
+    let clusters = host.routes.iter().map(|route| of_route(route)).collect();
+    Target::Ready(Selector {
+        routes: host.routes.clone(),
+        clusters,
+    })
+}
+
+fn no_such_cluster(name: &ClusterName) -> Reason {
+    Reason::new(ReasonKind::NoCluster, format!("cluster {name:?} does not exist"))
+}
+
+fn waiting_for(name: &str) -> Reason {
+    Reason::new(
+        ReasonKind::Waiting,
+        format!("nothing was heard of target {name:?} from the control plane yet"),
+    )
+}
+
+impl Drop for ClusterManager {
+    fn drop(&mut self) {
+        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, task)) = task.take() {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for ClusterManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterManager").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,220 @@
+//! Why a call failed before, or instead of, a whole answer.
+//!
+//! One opaque type with questions. The kind decides three outward forms: the HTTP status, the gRPC status, and Envoy's
+//! response flag, so that what is in a log here means what it means in an Istio mesh. It also knows whether the peer may
+//! have processed the request, which is what a retry must ask.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::retry::TryEnd;
+
+use crate::connect::ConnectError;
+
+/// A failed call. Cheap to clone.
+///
+/// A gRPC caller does not meet it as an error: it gets an ordinary response with the matching `grpc-status`, and finds this
+/// in the response's extensions.
+#[derive(Clone, Debug)]
+pub struct Error {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    peer: Option<SocketAddr>,
+}
+
+/// What happened, for the rooms of this crate.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// Configuration says that it cannot be called.
+    Unavailable(Reason),
+    /// No connection could be made.
+    Connect(ConnectError),
+    /// The peer provably did not process the request.
+    NotProcessed(h2::Error),
+    /// The stream or connection broke.
+    Reset(h2::Error),
+    /// The call's time was up.
+    Deadline(Duration),
+    /// One try's time was up.
+    PerTryTimeout(Duration),
+    /// A limit of this process was reached; the word says which.
+    Overflow(&'static str),
+    /// The request cannot be sent as it is.
+    InvalidRequest(&'static str),
+}
+
+impl Error {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self {
+            inner: Arc::new(Inner { kind, peer: None }),
+        }
+    }
+
+    pub(crate) fn at(kind: Kind, peer: SocketAddr) -> Self {
+        Self {
+            inner: Arc::new(Inner { kind, peer: Some(peer) }),
+        }
+    }
+
+    pub(crate) fn unavailable(kind: ReasonKind, text: impl Into<Arc<str>>) -> Self {
+        Self::new(Kind::Unavailable(Reason::new(kind, text)))
+    }
+
+    /// Sorts an HTTP/2 error by whether the peer can have processed the request.
+    ///
+    /// Only two things prove that it did not: the peer's own REFUSED_STREAM, and a GOAWAY of the peer below the stream,
+    /// which `h2` reports to exactly those streams (RFC 9113 sections 6.8 and 8.7).
+    pub(crate) fn from_h2(error: h2::Error, peer: SocketAddr) -> Self {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        if error.is_remote() && (refused || error.is_go_away()) {
+            return Self::at(Kind::NotProcessed(error), peer);
+        }
+        Self::at(Kind::Reset(error), peer)
+    }
+
+    /// The call or a try ran out of time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.inner.kind, Kind::Deadline(_) | Kind::PerTryTimeout(_))
+    }
+
+    /// No route takes the request, or the target has none.
+    pub fn is_no_route(&self) -> bool {
+        matches!(self.reason_kind(), Some(ReasonKind::NoRoute | ReasonKind::NoListener))
+    }
+
+    /// The destination cannot be reached or called now; another time it might.
+    pub fn is_unavailable(&self) -> bool {
+        !matches!(self.inner.kind, Kind::InvalidRequest(_)) && !self.is_timeout()
+    }
+
+    /// No connection could be made: TCP, TLS or the peer's identity.
+    pub fn is_connect(&self) -> bool {
+        matches!(self.inner.kind, Kind::Connect(_))
+    }
+
+    /// A limit of this process refused the call; nothing was sent.
+    pub fn is_overflow(&self) -> bool {
+        matches!(self.inner.kind, Kind::Overflow(_))
+    }
+
+    /// Whether the peer may have processed the request. `false` is a proof that it did not.
+    pub fn may_have_been_processed(&self) -> bool {
+        matches!(
+            self.inner.kind,
+            Kind::Reset(_) | Kind::Deadline(_) | Kind::PerTryTimeout(_)
+        )
+    }
+
+    /// Why the destination cannot be called, when the configuration says so.
+    pub fn reason_kind(&self) -> Option<ReasonKind> {
+        match &self.inner.kind {
+            Kind::Unavailable(reason) => Some(reason.kind()),
+            _ => None,
+        }
+    }
+
+    /// The endpoint that the failing try was made to, if one was chosen.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.inner.peer
+    }
+
+    /// The HTTP status that a proxy would answer with (Envoy's choice for each flag).
+    pub fn status(&self) -> StatusCode {
+        match self.inner.kind {
+            Kind::Deadline(_) | Kind::PerTryTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Kind::InvalidRequest(_) => StatusCode::BAD_REQUEST,
+            _ if self.is_no_route() => StatusCode::NOT_FOUND,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The gRPC status code a gRPC caller is given. What the mesh itself failed at is UNAVAILABLE, whatever a control plane
+    /// said (gRFC A54); time is DEADLINE_EXCEEDED; a reset is translated as the gRPC-over-HTTP/2 specification says.
+    pub fn grpc_code(&self) -> u8 {
+        const CANCELLED: u8 = 1;
+        const DEADLINE_EXCEEDED: u8 = 4;
+        const PERMISSION_DENIED: u8 = 7;
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        match &self.inner.kind {
+            Kind::Deadline(_) | Kind::PerTryTimeout(_) => DEADLINE_EXCEEDED,
+            Kind::InvalidRequest(_) => INTERNAL,
+            Kind::Reset(error) if error.is_reset() => match error.reason() {
+                Some(h2::Reason::CANCEL) => CANCELLED,
+                Some(h2::Reason::ENHANCE_YOUR_CALM) => RESOURCE_EXHAUSTED,
+                Some(h2::Reason::INADEQUATE_SECURITY) => PERMISSION_DENIED,
+                Some(h2::Reason::REFUSED_STREAM) => UNAVAILABLE,
+                _ => INTERNAL,
+            },
+            _ => UNAVAILABLE,
+        }
+    }
+
+    /// Envoy's response flag: `NR`, `NC`, `UH`, `UF`, `UR`, `UC`, `UT`, `UO`, or `-`.
+    pub fn response_flag(&self) -> &'static str {
+        match &self.inner.kind {
+            Kind::Unavailable(reason) => match reason.kind() {
+                ReasonKind::NoRoute | ReasonKind::NoListener | ReasonKind::Waiting => "NR",
+                ReasonKind::NoCluster | ReasonKind::Refused => "NC",
+                ReasonKind::NoEndpoints => "UH",
+                _ => "UF",
+            },
+            Kind::Connect(_) => "UF",
+            Kind::Reset(error) if error.is_reset() => "UR",
+            Kind::NotProcessed(error) if error.is_reset() => "UR",
+            Kind::Reset(_) | Kind::NotProcessed(_) => "UC",
+            Kind::Deadline(_) | Kind::PerTryTimeout(_) => "UT",
+            Kind::Overflow(_) => "UO",
+            Kind::InvalidRequest(_) => "-",
+        }
+    }
+
+    /// How the try ended; `None` when no try was made, and so none is worth repeating.
+    pub(crate) fn try_end(&self) -> Option<TryEnd> {
+        match &self.inner.kind {
+            Kind::Connect(_) => Some(TryEnd::ConnectFailed),
+            Kind::NotProcessed(_) => Some(TryEnd::NotProcessed),
+            Kind::Reset(_) => Some(TryEnd::Reset),
+            Kind::PerTryTimeout(_) => Some(TryEnd::PerTryTimeout),
+            Kind::Unavailable(_) | Kind::Deadline(_) | Kind::Overflow(_) | Kind::InvalidRequest(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner.kind {
+            Kind::Unavailable(reason) => write!(f, "{reason}")?,
+            Kind::Connect(_) => f.write_str("no connection could be made")?,
+            Kind::NotProcessed(_) => f.write_str("the peer did not process the request")?,
+            Kind::Reset(_) => f.write_str("the stream ended before the answer did")?,
+            Kind::Deadline(limit) => write!(f, "the call took longer than {limit:?}")?,
+            Kind::PerTryTimeout(limit) => write!(f, "the try took longer than {limit:?}")?,
+            Kind::Overflow(limit) => write!(f, "over the limit: {limit}")?,
+            Kind::InvalidRequest(why) => write!(f, "the request cannot be sent: {why}")?,
+        }
+        match self.inner.peer {
+            Some(peer) => write!(f, " (endpoint {peer})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.inner.kind {
+            Kind::Connect(error) => Some(error),
+            Kind::NotProcessed(error) | Kind::Reset(error) => Some(error),
+            _ => None,
+        }
+    }
+}

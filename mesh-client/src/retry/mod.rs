@@ -1,0 +1,79 @@
+//! The room that tries again.
+//!
+//! Ours rather than tower's, which clones request and service for every call. Here a body is first polled without waiting: a
+//! unary call's body is whole then and can be replayed for nothing; a streaming one is sent at most once. The head is kept
+//! aside as a flat list and rebuilt into a map only when another try is due.
+//!
+//! Nothing is retried after an answer was committed to: the caller gets the first response whose headers the policy does not
+//! name (gRFC A6). Whether it may be retried at all is [`mesh_core::retry`]'s to say.
+
+mod future;
+mod head;
+mod peek;
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use mesh_core::{Entropy, Link};
+use tower::{Layer, Service};
+
+use crate::body::ResponseBody;
+use crate::error::Error;
+use crate::request::{Attempt, Routed};
+
+pub use future::RetryFuture;
+
+/// Makes [`RetryService`]s.
+#[derive(Clone, Debug)]
+pub struct RetryLayer {
+    entropy: Entropy,
+}
+
+impl RetryLayer {
+    /// Draws its jitter from `link`'s entropy.
+    pub fn new(link: &Link) -> Self {
+        Self {
+            entropy: link.entropy().clone(),
+        }
+    }
+}
+
+impl<S> Layer<S> for RetryLayer {
+    type Service = RetryService<S>;
+
+    fn layer(&self, inner: S) -> RetryService<S> {
+        RetryService {
+            inner,
+            entropy: self.entropy.clone(),
+        }
+    }
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug)]
+pub struct RetryService<S> {
+    inner: S,
+    entropy: Entropy,
+}
+
+impl<S, B> Service<Request<Routed<B>>> for RetryService<S>
+where
+    S: Service<Request<Attempt<B>>, Response = Response<ResponseBody>, Error = Error> + Clone,
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = RetryFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Routed<B>>) -> RetryFuture<S, B> {
+        let clone = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, clone);
+        RetryFuture::new(ready, request, self.entropy.clone())
+    }
+}

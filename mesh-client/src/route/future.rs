@@ -1,0 +1,150 @@
+//! The future of the route room: usually the inner one from the start.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Request, Response};
+use mesh_core::config::ReasonKind;
+use mesh_core::live;
+use pin_project_lite::pin_project;
+use tokio::sync::Notify;
+use tower::Service;
+
+use super::{Decision, Shared, decide};
+use crate::body::ResponseBody;
+use crate::error::Error;
+use crate::request::Routed;
+
+pin_project! {
+    /// Resolves to the answer of the chosen cluster.
+    ///
+    /// Dropping it cancels the call.
+    pub struct RouteFuture<S: Service<Request<Routed<B>>>, B> {
+        #[pin]
+        state: State<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S: Service<Request<Routed<B>>>, B> {
+        Inner { #[pin] future: S::Future },
+        Failed { error: Option<Error> },
+        Waiting { waiting: Box<Waiting<S, B>> },
+    }
+}
+
+/// Off the common path, so in a box: most calls never wait.
+struct Waiting<S, B> {
+    call: Option<(S, Request<B>)>,
+    shared: Arc<Shared>,
+    limit: Duration,
+    changed: Pin<Box<dyn Future<Output = bool> + Send>>,
+}
+
+impl<S: Service<Request<Routed<B>>>, B> RouteFuture<S, B> {
+    pub(super) fn go(future: S::Future) -> Self {
+        Self {
+            state: State::Inner { future },
+        }
+    }
+
+    pub(super) fn fail(error: Error) -> Self {
+        Self {
+            state: State::Failed { error: Some(error) },
+        }
+    }
+
+    pub(super) fn wait(inner: S, request: Request<B>, shared: Arc<Shared>, limit: Duration) -> Self {
+        let changed = Box::pin(first_answer(Arc::clone(&shared), limit));
+        let waiting = Waiting {
+            call: Some((inner, request)),
+            shared,
+            limit,
+            changed,
+        };
+        Self {
+            state: State::Waiting {
+                waiting: Box::new(waiting),
+            },
+        }
+    }
+}
+
+impl<S, B> Future for RouteFuture<S, B>
+where
+    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
+{
+    type Output = Result<Response<ResponseBody>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let next = match self.as_mut().project().state.project() {
+                StateProjection::Inner { future } => return future.poll(cx),
+                StateProjection::Failed { error } => {
+                    return Poll::Ready(Err(error.take().expect("polled after it was done")));
+                }
+                StateProjection::Waiting { waiting } => {
+                    let answered = ready!(waiting.changed.as_mut().poll(cx));
+                    waiting.go_on(answered)
+                }
+            };
+            self.set(next);
+        }
+    }
+}
+
+impl<S, B> Waiting<S, B>
+where
+    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
+{
+    fn go_on(&mut self, answered: bool) -> RouteFuture<S, B> {
+        let (mut inner, request) = self.call.take().expect("a wait ends once");
+        match decide(&self.shared.selector.load(), &request, &self.shared.entropy) {
+            Decision::Go(route, cluster) => {
+                RouteFuture::go(inner.call(request.map(|body| Routed::new(body, route, cluster))))
+            }
+            Decision::Fail(error) => RouteFuture::fail(error),
+            Decision::Wait(reason) => {
+                debug_assert!(!answered, "a target does not become unknown again");
+                RouteFuture::fail(self.gave_up(&reason))
+            }
+        }
+    }
+
+    fn gave_up(&self, reason: &mesh_core::config::Reason) -> Error {
+        let because = match self.shared.link.waiting_reason() {
+            Some(because) => format!(": {because}"),
+            None => String::new(),
+        };
+        Error::unavailable(
+            ReasonKind::Waiting,
+            format!("{reason} (waited {:?}){because}", self.limit),
+        )
+    }
+}
+
+/// Waits until the target is no longer unknown; `false` when the limit ran out first.
+async fn first_answer(shared: Arc<Shared>, limit: Duration) -> bool {
+    tokio::time::timeout(limit, heard_of(&shared.selector)).await.is_ok()
+}
+
+/// Resolves when something definite is known of the target.
+pub(crate) async fn heard_of(selector: &live::Reader<super::Target>) {
+    let bell = Arc::new(Notify::new());
+    let ring = Arc::clone(&bell);
+    // Subscribed before the first look, so that no change falls between the two.
+    let _subscription = selector.on_change(move || ring.notify_one());
+    while matches!(**selector.load(), super::Target::Waiting(_)) {
+        bell.notified().await;
+    }
+}
+
+impl<S: Service<Request<Routed<B>>>, B> std::fmt::Debug for RouteFuture<S, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RouteFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,264 @@
+//! A workload's own certificate and key, and the roots it judges others by.
+//!
+//! Keys never leave this file but as rustls' signing handle: no accessor, no `Debug`, no serde. Everything is parsed when it
+//! is made, so that a certificate that peers would refuse is an error at the source and not a riddle in a handshake.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
+use rustls::sign::CertifiedKey;
+use zeroize::Zeroize;
+
+use super::verify::{Leaf, Refusal, chain};
+use super::{SpiffeId, TrustDomain};
+
+/// An X.509-SVID with its private key. Cheap to clone.
+#[derive(Clone)]
+pub struct Svid {
+    leaf: Leaf,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Svid {
+    /// A certificate chain, leaf first, and the leaf's private key. The bytes of `key` are wiped.
+    ///
+    /// Dates are not judged here: a clock is needed for that, and every handshake does it.
+    ///
+    /// # Errors
+    ///
+    /// When the leaf is not one that a peer would accept (the rules are those of [`verify`]), or the key is unusable or
+    /// another certificate's.
+    pub fn new(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'static>) -> Result<Self, InvalidSvid> {
+        let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key);
+        key.zeroize();
+        let leaf = chain.first().ok_or(InvalidSvid::Empty)?;
+        let leaf = Leaf::read(leaf).map_err(InvalidSvid::Leaf)?;
+        chain::check_size(chain.iter()).map_err(InvalidSvid::Leaf)?;
+        let certified = CertifiedKey::new(chain, signing.map_err(|_| InvalidSvid::Key)?);
+        certified.keys_match().map_err(|_| InvalidSvid::KeyMismatch)?;
+        Ok(Self {
+            leaf,
+            certified: Arc::new(certified),
+        })
+    }
+
+    /// Whom it names.
+    pub fn id(&self) -> &SpiffeId {
+        self.leaf.id()
+    }
+
+    /// The first second of its validity.
+    pub fn not_before(&self) -> UnixTime {
+        self.leaf.not_before()
+    }
+
+    /// The last second of its validity.
+    pub fn not_after(&self) -> UnixTime {
+        self.leaf.not_after()
+    }
+
+    /// The certificates, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// What rustls signs with.
+    pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Svid")
+            .field("id", self.id())
+            .field("not_after", &self.not_after().as_secs())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a chain and a key are not an SVID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidSvid {
+    /// There is no certificate.
+    Empty,
+    /// Peers would refuse the chain.
+    Leaf(Refusal),
+    /// The private key is of a kind that cannot be used.
+    Key,
+    /// The private key is not the leaf's.
+    KeyMismatch,
+}
+
+impl fmt::Display for InvalidSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("there is no certificate"),
+            Self::Leaf(_) => f.write_str("peers would refuse the certificate"),
+            Self::Key => f.write_str("the private key is of a kind that cannot be used"),
+            Self::KeyMismatch => f.write_str("the private key is not the certificate's"),
+        }
+    }
+}
+
+impl std::error::Error for InvalidSvid {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Leaf(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+/// The roots of each trust domain. A domain's roots vouch for its own workloads and nobody else's (gRFC A87).
+///
+/// A domain with no roots is known and trusted for nothing (SPIFFE Trust Domain and Bundle 4).
+#[derive(Clone)]
+pub struct TrustBundle {
+    domains: BTreeMap<TrustDomain, Roots>,
+}
+
+#[derive(Clone)]
+struct Roots {
+    certificates: Arc<[CertificateDer<'static>]>,
+    anchors: Arc<[TrustAnchor<'static>]>,
+}
+
+impl TrustBundle {
+    /// A bundle of one domain.
+    ///
+    /// # Errors
+    ///
+    /// When a root is not a certificate.
+    pub fn new(domain: TrustDomain, roots: Vec<CertificateDer<'static>>) -> Result<Self, InvalidBundle> {
+        let empty = Self {
+            domains: BTreeMap::new(),
+        };
+        empty.with_domain(domain, roots)
+    }
+
+    /// Adds a federated domain, or replaces the roots of a known one.
+    ///
+    /// # Errors
+    ///
+    /// When a root is not a certificate.
+    pub fn with_domain(
+        mut self,
+        domain: TrustDomain,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, InvalidBundle> {
+        let anchors = roots
+            .iter()
+            .map(|root| webpki::anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| InvalidBundle { domain: domain.clone() })?;
+        let roots = Roots {
+            certificates: roots.into(),
+            anchors,
+        };
+        self.domains.insert(domain, roots);
+        Ok(self)
+    }
+
+    /// The domains it knows, in order.
+    pub fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.domains.keys()
+    }
+
+    /// The roots of `domain`; none for a domain it does not know.
+    pub fn roots(&self, domain: &TrustDomain) -> &[CertificateDer<'static>] {
+        self.domains.get(domain).map_or(&[], |roots| &roots.certificates)
+    }
+
+    /// What chains of `domain` must end in, or `None` when the domain is unknown.
+    pub(super) fn anchors(&self, domain: &TrustDomain) -> Option<&[TrustAnchor<'static>]> {
+        self.domains.get(domain).map(|roots| &*roots.anchors)
+    }
+}
+
+impl fmt::Debug for TrustBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self
+            .domains
+            .iter()
+            .map(|(domain, roots)| (domain, roots.certificates.len()));
+        f.debug_map().entries(counts).finish()
+    }
+}
+
+/// A root that is not a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidBundle {
+    domain: TrustDomain,
+}
+
+impl fmt::Display for InvalidBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a root of trust domain {} is not a certificate", self.domain)
+    }
+}
+
+impl std::error::Error for InvalidBundle {}
+
+/// What a workload is and whom it trusts, as of one moment. Cheap to clone.
+#[derive(Clone)]
+pub struct Identity {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    svid: Svid,
+    bundle: TrustBundle,
+    generation: u64,
+}
+
+/// The next generation. Process-wide, because caches of TLS configurations outlive the source of an identity.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+impl Identity {
+    /// An identity of a new generation.
+    pub fn new(svid: Svid, bundle: TrustBundle) -> Self {
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+        Self {
+            inner: Arc::new(Inner {
+                svid,
+                bundle,
+                generation,
+            }),
+        }
+    }
+
+    /// Whom it names.
+    pub fn id(&self) -> &SpiffeId {
+        self.inner.svid.id()
+    }
+
+    /// Its certificate.
+    pub fn svid(&self) -> &Svid {
+        &self.inner.svid
+    }
+
+    /// The roots it judges others by.
+    pub fn bundle(&self) -> &TrustBundle {
+        &self.inner.bundle
+    }
+
+    /// A number that no other construction in this process has: the key of caches of what is made from an identity.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("id", self.id())
+            .field("not_after", &self.svid().not_after().as_secs())
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,177 @@
+//! The only place that builds rustls configurations, so that all of them are alike where it matters.
+//!
+//! TLS 1.3 only, with one explicit provider (aws-lc-rs, post-quantum key exchange preferred). No resumption on either side
+//! and no early data: a resumed session is not verified again, so it would outlive the certificate or the root it was made
+//! under (the class of Go's CVE-2025-68121). Mesh connections are long; what resumption would save is small. No key log,
+//! ever.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError};
+use rustls::sign::SingleCertAndKey;
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, Error, NoKeyLog, RootCertStore, ServerConfig, version};
+
+use super::Identity;
+use super::verify::{ClientVerifier, ServerVerifier};
+use crate::config::ExpectedPeers;
+
+/// Whether a client must show who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAuth {
+    /// Yes. What a mesh port asks.
+    Required,
+    /// No, but if it shows a certificate it must be good: a port that also serves those who have yet to be given one.
+    Optional,
+}
+
+/// The one provider of cryptography, named explicitly so that no process-wide default can change it.
+pub fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    &PROVIDER
+}
+
+/// A workload's way to another: shows `identity`, accepts only peers that its bundle vouches for and `expected` admits.
+///
+/// # Errors
+///
+/// When the provider cannot do TLS 1.3.
+pub fn client_config(
+    identity: &Identity,
+    expected: &ExpectedPeers,
+    clock: Arc<dyn TimeProvider>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier = ServerVerifier::new(identity.bundle().clone(), expected.clone());
+    let config = client_builder(clock)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(resolver(identity));
+    Ok(finish_client(config, alpn))
+}
+
+/// A workload's way to the control plane: an ordinary server name, judged by webpki against `roots` and no others.
+///
+/// `identity` is shown if there is one yet.
+///
+/// # Errors
+///
+/// When there is no root, or one is not a certificate.
+pub fn pinned_client_config(
+    roots: &[CertificateDer<'static>],
+    identity: Option<&Identity>,
+    clock: Arc<dyn TimeProvider>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(Kind::Root)?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider()))
+        .build()
+        .map_err(Kind::Roots)?;
+    let builder = client_builder(clock)?.with_webpki_verifier(verifier);
+    let config = match identity {
+        Some(identity) => builder.with_client_cert_resolver(resolver(identity)),
+        None => builder.with_no_client_auth(),
+    };
+    Ok(finish_client(config, alpn))
+}
+
+/// A server that shows `identity` and accepts any workload of its bundle's trust domains.
+///
+/// # Errors
+///
+/// When the provider cannot do TLS 1.3.
+pub fn server_config(
+    identity: &Identity,
+    client_auth: ClientAuth,
+    clock: Arc<dyn TimeProvider>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier = ClientVerifier::new(identity.bundle().clone(), client_auth);
+    let mut config = ServerConfig::builder_with_details(Arc::clone(provider()), clock)
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(Kind::Provider)?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(resolver(identity));
+    config.alpn_protocols = owned(alpn);
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+    config.key_log = Arc::new(NoKeyLog {});
+    Ok(Arc::new(config))
+}
+
+type ClientBuilder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
+
+fn client_builder(clock: Arc<dyn TimeProvider>) -> Result<ClientBuilder, TlsError> {
+    ClientConfig::builder_with_details(Arc::clone(provider()), clock)
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(|error| Kind::Provider(error).into())
+}
+
+fn finish_client(mut config: ClientConfig, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    config.alpn_protocols = owned(alpn);
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.key_log = Arc::new(NoKeyLog {});
+    Arc::new(config)
+}
+
+fn resolver(identity: &Identity) -> Arc<SingleCertAndKey> {
+    Arc::new(SingleCertAndKey::from(Arc::clone(identity.svid().certified())))
+}
+
+fn owned(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|protocol| protocol.to_vec()).collect()
+}
+
+/// A TLS configuration that cannot be built.
+#[derive(Debug)]
+pub struct TlsError {
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Provider(Error),
+    Root(Error),
+    Roots(VerifierBuilderError),
+}
+
+impl TlsError {
+    /// Whether the roots to judge by are missing or malformed.
+    pub fn is_roots(&self) -> bool {
+        matches!(self.kind, Kind::Root(_) | Kind::Roots(_))
+    }
+}
+
+impl From<Kind> for TlsError {
+    fn from(kind: Kind) -> Self {
+        Self { kind }
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Provider(_) => "the cryptography provider cannot do TLS 1.3",
+            Kind::Root(_) => "a root is not a certificate",
+            Kind::Roots(_) => "there is no root to judge a server by",
+        })
+    }
+}
+
+impl std::error::Error for TlsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            Kind::Provider(error) | Kind::Root(error) => Some(error),
+            Kind::Roots(error) => Some(error),
+        }
+    }
+}
