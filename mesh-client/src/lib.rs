@@ -30,3 +30,6 @@ pub use channel::{Channel, ChannelBuilder, use_connector};
 pub use cluster::AlreadyRunning;
 pub use error::Error;
 pub use request::{Attempt, Routed};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! Servers at the other end of in-memory pipes, found by address.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use mesh_core::config::{Cluster, Endpoint, Route, Snapshot, Split, TlsMode};
+use mesh_core::{Entropy, Link, link};
+use tower::Service as _;
+
+use crate::connect::{Connecting, Io};
+use crate::{Channel, Error, ResponseBody, use_connector};
+
+pub(super) type Handled = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type Handler = Arc<dyn Fn(Request<RecvStream>, SendResponse<Bytes>) -> Handled + Send + Sync>;
+
+/// Servers by address, and how often each was connected to.
+#[derive(Clone, Default)]
+pub(super) struct Net {
+    servers: Arc<Mutex<HashMap<SocketAddr, Server>>>,
+    dials: Arc<AtomicUsize>,
+}
+
+#[derive(Clone)]
+struct Server {
+    handler: Handler,
+    settings: h2::server::Builder,
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+pub(super) fn address(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 80))
+}
+
+impl Net {
+    pub(super) fn serve<F>(
+        &self,
+        n: u8,
+        handler: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.serve_with(n, h2::server::Builder::new(), None, handler);
+    }
+
+    pub(super) fn serve_with<F>(
+        &self,
+        n: u8,
+        settings: h2::server::Builder,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let handler: Handler = Arc::new(move |request, respond| Box::pin(handler(request, respond)));
+        self.servers
+            .lock()
+            .unwrap()
+            .insert(address(n), Server { handler, settings, tls });
+    }
+
+    pub(super) fn stop(&self, n: u8) {
+        self.servers.lock().unwrap().remove(&address(n));
+    }
+
+    pub(super) fn dials(&self) -> usize {
+        self.dials.load(Ordering::Relaxed)
+    }
+
+    /// A fresh membership whose connections go to these servers.
+    pub(super) fn link(&self) -> (link::Source, Link) {
+        let parts = link::Parts {
+            entropy: Entropy::seeded(42),
+            ..link::Parts::default()
+        };
+        let (source, link) = Link::new(parts);
+        let net = self.clone();
+        use_connector(&link, move |address| -> Connecting {
+            let net = net.clone();
+            Box::pin(async move { net.connect(address) })
+        })
+        .unwrap();
+        (source, link)
+    }
+
+    fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Io>> {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        let server = self.servers.lock().unwrap().get(&address).cloned();
+        let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(server.run(far));
+        Ok(Box::new(near))
+    }
+}
+
+impl Server {
+    async fn run(self, io: tokio::io::DuplexStream) {
+        match self.tls.clone() {
+            None => self.accept(io).await,
+            Some(tls) => {
+                if let Ok(io) = tokio_rustls::TlsAcceptor::from(tls).accept(io).await {
+                    self.accept(io).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(self, io: impl Io) {
+        let Ok(mut connection) = self.settings.handshake::<_, Bytes>(io).await else {
+            return;
+        };
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            if request.headers().contains_key("x-go-away") {
+                connection.graceful_shutdown();
+            }
+            tokio::spawn((self.handler)(request, respond));
+        }
+    }
+}
+
+/// Answers 200 with `text`.
+pub(super) fn say(mut respond: SendResponse<Bytes>, text: &'static str) {
+    let mut body = respond.send_response(Response::new(()), false).unwrap();
+    body.send_data(Bytes::from_static(text.as_bytes()), true).unwrap();
+}
+
+/// Never answers.
+pub(super) async fn silent(respond: SendResponse<Bytes>) {
+    let _open = respond;
+    std::future::pending().await
+}
+
+/// Answers as a gRPC server does that fails at once.
+pub(super) fn say_grpc(mut respond: SendResponse<Bytes>, code: &'static str) {
+    let response = Response::builder()
+        .header("grpc-status", code)
+        .header("content-type", "application/grpc");
+    respond.send_response(response.body(()).unwrap(), true).unwrap();
+}
+
+pub(super) fn say_status(mut respond: SendResponse<Bytes>, status: u16) {
+    let response = Response::builder()
+        .status(StatusCode::from_u16(status).unwrap())
+        .body(())
+        .unwrap();
+    respond.send_response(response, true).unwrap();
+}
+
+pub(super) type Plain = Channel<Full<Bytes>>;
+
+/// A channel to target `t` that may speak plaintext.
+pub(super) fn channel(link: &Link) -> Plain {
+    Channel::builder(link, "xds:///t").dangerous().plaintext().build()
+}
+
+/// One route of target `t` to plaintext cluster `c` of these servers.
+pub(super) fn one_cluster(servers: &[u8], change: impl FnOnce(&mut Route, &mut Cluster)) -> Snapshot {
+    let mut route = Route::to(Split::all_to("c"));
+    let endpoints = servers.iter().map(|n| Endpoint::new(address(*n))).collect();
+    let mut cluster = Cluster::new("c", TlsMode::Plaintext, endpoints);
+    change(&mut route, &mut cluster);
+    Snapshot::builder().route("t", route).cluster(cluster).build().unwrap()
+}
+
+pub(super) fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    Request::post("/pkg.Service/Method")
+        .body(Full::new(body.into()))
+        .unwrap()
+}
+
+pub(super) fn grpc() -> Request<Full<Bytes>> {
+    let mut request = post("message");
+    request
+        .headers_mut()
+        .insert("content-type", http::HeaderValue::from_static("application/grpc"));
+    request
+}
+
+pub(super) async fn call(channel: &Plain, request: Request<Full<Bytes>>) -> Result<Response<ResponseBody>, Error> {
+    channel.clone().call(request).await
+}
+
+pub(super) async fn text(response: Response<ResponseBody>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// The status of a gRPC answer, wherever it stands.
+pub(super) async fn grpc_status(response: Response<ResponseBody>) -> (String, String) {
+    let (parts, body) = response.into_parts();
+    let collected = body.collect().await.unwrap();
+    let headers: &HeaderMap = collected
+        .trailers()
+        .filter(|t| t.contains_key("grpc-status"))
+        .unwrap_or(&parts.headers);
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|v| v.to_str().unwrap().to_owned())
+            .unwrap_or_default()
+    };
+    (text("grpc-status"), text("grpc-message"))
+}

@@ -1,0 +1,159 @@
+//! What is tried again, where, and how often.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use h2::Reason;
+use mesh_core::config::{RetryOn, RetryPolicy, Route};
+
+use super::net::{Net, call, channel, grpc, grpc_status, one_cluster, post, say, say_grpc, say_status, text};
+
+/// Serves `fail` for the first `failures` calls and 200 afterwards; counts them.
+fn failing_first(net: &Net, failures: usize, fail: fn(h2::server::SendResponse<bytes::Bytes>)) -> Arc<AtomicUsize> {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&calls);
+    net.serve(1, move |_, respond| {
+        let n = counter.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if n < failures {
+                fail(respond)
+            } else {
+                say(respond, "ok")
+            }
+        }
+    });
+    calls
+}
+
+fn policy(words: &'static str) -> impl FnOnce(&mut Route, &mut mesh_core::config::Cluster) {
+    move |route, _| {
+        route.retry = RetryPolicy {
+            on: RetryOn::parse(words),
+            explicit: true,
+            ..RetryPolicy::default()
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn grpc_unavailable_is_tried_again_and_internal_is_not() {
+    let net = Net::default();
+    let calls = failing_first(&net, 2, |respond| say_grpc(respond, "14"));
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let channel = channel(&link);
+    assert_eq!(text(call(&channel, grpc()).await.unwrap()).await, "ok");
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+    let calls = failing_first(&net, 1, |respond| say_grpc(respond, "13"));
+    let net_again = net.link();
+    net_again.0.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let other = super::net::channel(&net_again.1);
+    assert_eq!(grpc_status(call(&other, grpc()).await.unwrap()).await.0, "13");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_stream_is_tried_again_once_even_without_a_policy() {
+    for (refusals, expected) in [(1, "ok"), (2, "refused")] {
+        let net = Net::default();
+        let calls = failing_first(&net, refusals, |mut respond| respond.send_reset(Reason::REFUSED_STREAM));
+        let (source, link) = net.link();
+        source
+            .snapshots
+            .publish(one_cluster(&[1], |route, _| route.retry = RetryPolicy::never()));
+        let seen = match call(&channel(&link), post("body")).await {
+            Ok(response) => text(response).await,
+            Err(error) => {
+                assert!(!error.may_have_been_processed());
+                "refused".into()
+            }
+        };
+        assert_eq!((seen.as_str(), calls.load(Ordering::Relaxed)), (expected, 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_call_that_may_have_run_is_not_repeated_by_the_default_policy() {
+    let net = Net::default();
+    let calls = failing_first(&net, 1, |mut respond| respond.send_reset(Reason::INTERNAL_ERROR));
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let error = call(&channel(&link), post("body")).await.unwrap_err();
+    assert!(error.may_have_been_processed() && error.response_flag() == "UR");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_carries_the_same_request() {
+    let net = Net::default();
+    let seen: Arc<Mutex<Vec<(http::HeaderMap, Vec<u8>)>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    net.serve(1, move |request, respond| {
+        let log = Arc::clone(&log);
+        async move {
+            let (parts, mut body) = request.into_parts();
+            let mut bytes = Vec::new();
+            while let Some(Ok(data)) = body.data().await {
+                bytes.extend_from_slice(&data);
+            }
+            let first = {
+                let mut log = log.lock().unwrap();
+                log.push((parts.headers, bytes));
+                log.len() == 1
+            };
+            if first {
+                say_status(respond, 503)
+            } else {
+                say(respond, "ok")
+            }
+        }
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], policy("5xx")));
+    let mut request = post("payload");
+    request.headers_mut().append("x-a", http::HeaderValue::from_static("1"));
+    request.headers_mut().append("x-a", http::HeaderValue::from_static("2"));
+    assert_eq!(text(call(&channel(&link), request).await.unwrap()).await, "ok");
+    let mut seen = seen.lock().unwrap();
+    assert_eq!(seen[1].0.remove("grpc-previous-rpc-attempts").unwrap(), "1");
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_goes_to_another_endpoint() {
+    let net = Net::default();
+    let bad = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&bad);
+    net.serve(1, move |_, respond| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async move { say_grpc(respond, "14") }
+    });
+    // Nine good ones, so that a tenth of the calls is tried again: within the budget's fifth.
+    for n in 2..=10 {
+        net.serve(n, |_, respond| async { say(respond, "ok") });
+    }
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], |_, _| {}));
+    let channel = channel(&link);
+    for _ in 0..200 {
+        assert_eq!(text(call(&channel, grpc()).await.unwrap()).await, "ok");
+    }
+    assert!(bad.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_cluster_gets_few_retries_whatever_swaps_happen() {
+    let net = Net::default();
+    let calls = failing_first(&net, usize::MAX, |respond| say_grpc(respond, "14"));
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let channel = channel(&link);
+    for n in 0..500 {
+        source.snapshots.publish(one_cluster(&[1], |route, _| {
+            route.timeout = Some(std::time::Duration::from_secs(100 + n));
+        }));
+        assert_eq!(grpc_status(call(&channel, grpc()).await.unwrap()).await.0, "14");
+    }
+    let retries = calls.load(Ordering::Relaxed) - 500;
+    assert!(retries <= 5, "{retries}");
+}
