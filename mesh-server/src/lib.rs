@@ -1,1 +1,51 @@
-//! mesh-server
+//! The inbound data plane of an in-process service mesh: strict mutual TLS and verified peers for any http service.
+//!
+//! ```no_run
+//! use mesh_core::Link;
+//! use mesh_server::{MeshLayer, serve};
+//! use tokio::net::TcpListener;
+//! use tower::Layer;
+//!
+//! async fn run(mesh: Link, app: axum::Router) -> std::io::Result<()> {
+//!     let app = MeshLayer::new(&mesh).layer(app);
+//!     let listener = TcpListener::bind("0.0.0.0:8443").await?;
+//!     let stop = async { drop(tokio::signal::ctrl_c().await) };
+//!     let drained = serve(listener, &mesh, app).with_graceful_shutdown(stop).await;
+//!     println!("{} connections were cut", drained.cut());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # One connection
+//!
+//! `accept` verifies the peer and makes it a [`PeerIdentity`]; the rooms of [`MeshLayer`] follow in the order that
+//! `layer.rs` gives and explains; then the user's service, which finds the peer in the request's extensions. Refusals happen
+//! at the first step that can tell, and no later step runs.
+//!
+//! The parts are usable alone: [`Acceptor`] in front of any server loop, the layers around any service, [`serve()`] as a
+//! loop for those who have none, `tonic` for those who keep tonic's. [`admin`] is the plaintext port for probes.
+//!
+//! # Services
+//!
+//! Anything that is a `tower::Service<http::Request<hyper::body::Incoming>>`: axum's `Router`, tonic's `Routes`,
+//! `tower::service_fn`; hyper's own services through [`FromHyper`].
+
+mod accept;
+pub mod admin;
+pub mod authenticate;
+mod bare;
+mod layer;
+mod serve;
+pub mod telemetry;
+#[cfg(test)]
+mod tests;
+#[cfg(feature = "tonic")]
+pub mod tonic;
+
+pub use accept::{Acceptor, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, MeshStream, PeerIdentity, Refused};
+pub use bare::FromHyper;
+pub use layer::MeshLayer;
+pub use serve::{DRAIN_TIMEOUT, Dangerous, Drained, Listen, MAX_CONNECTIONS, Serving, serve};
+
+/// The request body that [`serve()`] hands to services.
+pub use hyper::body::Incoming as RequestBody;

@@ -1,0 +1,39 @@
+//! The client that is replaced: tonic's own `Channel`, over the same sockets and the same TLS.
+
+use std::io;
+
+use bytes::Bytes;
+use examples::proto::payment_client::PaymentClient;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::Failure;
+use crate::counting::Writes;
+use crate::echo::{self, Caller, Server};
+
+pub(crate) async fn caller(server: &Server, writes: &Writes) -> Result<impl Caller, Failure> {
+    let (address, tls, writes) = (server.address, TlsConnector::from(server.client_tls()?), writes.clone());
+    let connector = tower::service_fn(move |_: Uri| {
+        let (tls, writes) = (tls.clone(), writes.clone());
+        async move {
+            let stream = writes.connect(address).await?;
+            let name = ServerName::IpAddress(address.ip().into());
+            Ok::<_, io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+        }
+    });
+    let channel = Endpoint::from_static("http://payment")
+        .connect_with_connector(connector)
+        .await?;
+    Ok(Bare(PaymentClient::new(channel)))
+}
+
+struct Bare(PaymentClient<Channel>);
+
+impl Caller for Bare {
+    async fn call(&mut self, note: Bytes) -> Result<(), Failure> {
+        self.0.charge(echo::request(note)).await?;
+        Ok(())
+    }
+}

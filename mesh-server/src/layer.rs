@@ -1,0 +1,64 @@
+//! The inbound assembly: what stands between a connection and the user's service, and in which order.
+
+use mesh_core::Link;
+use tower::Layer;
+
+use crate::authenticate::{Authenticate, AuthenticateLayer};
+use crate::serve::Dangerous;
+use crate::telemetry::{Telemetry, TelemetryLayer};
+
+/// Wraps any `Service<http::Request<_>>`: tonic's `Routes`, axum's `Router`, a bare function.
+///
+/// The rooms are public layers; whoever wants another order, or layers of their own between, stacks them by hand.
+///
+/// ```
+/// use mesh_core::{Link, Snapshot};
+/// use mesh_server::MeshLayer;
+/// use tower::Layer;
+///
+/// let mesh = Link::fixed(Snapshot::empty(), None);
+/// let app = MeshLayer::new(&mesh).layer(axum::Router::<()>::new());
+/// # let _ = app;
+/// ```
+#[derive(Clone, Debug)]
+pub struct MeshLayer {
+    telemetry: TelemetryLayer,
+    authenticate: AuthenticateLayer,
+}
+
+impl MeshLayer {
+    /// The rooms, counting for `link`. A request without a verified peer is refused.
+    pub fn new(link: &Link) -> Self {
+        Self {
+            telemetry: TelemetryLayer::new(link),
+            authenticate: AuthenticateLayer::new(link),
+        }
+    }
+
+    /// Choices that give up the protection of the mesh.
+    pub fn dangerous(self) -> Dangerous<Self> {
+        Dangerous(self)
+    }
+}
+
+impl Dangerous<MeshLayer> {
+    /// Lets requests through whose sender is not known. Handlers see no [`PeerIdentity`](crate::PeerIdentity) then.
+    pub fn plaintext(self) -> MeshLayer {
+        MeshLayer {
+            authenticate: self.0.authenticate.dangerous().plaintext(),
+            ..self.0
+        }
+    }
+}
+
+impl<S> Layer<S> for MeshLayer {
+    type Service = Telemetry<Authenticate<S>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        // Outermost: what is refused below is a request, too, and counts as one.
+        self.telemetry.layer(
+            // Before anything that would act for the sender.
+            self.authenticate.layer(inner),
+        )
+    }
+}

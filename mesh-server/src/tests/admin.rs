@@ -1,0 +1,103 @@
+//! The admin port: in plaintext, apart from the service's.
+
+use mesh_core::config::{Reason, ReasonKind};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::admin;
+
+async fn admin_port(mesh: &Mesh) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(admin::serve(listener, &mesh.link).into_future());
+    address
+}
+
+async fn page(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    let io = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header("host", "localhost");
+    let response = sender
+        .send_request(request.body(Empty::<Bytes>::new()).unwrap())
+        .await
+        .unwrap();
+    let code = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (code, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn readiness_follows_the_server_and_the_identity() {
+    let mesh = Mesh::new();
+    let address = admin_port(&mesh).await;
+    assert_eq!(page(address, "GET", "/healthz").await, (200, "ok\n".into()));
+    assert_eq!(
+        page(address, "GET", "/readyz").await,
+        (503, "no server accepts connections\n".into())
+    );
+
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (_dial, listener) = pipes();
+    let serving = serve(listener, &mesh.link, axum::Router::<()>::new());
+    let server = tokio::spawn(
+        serving
+            .with_graceful_shutdown(async { drop(stopped.await) })
+            .into_future(),
+    );
+    while page(address, "GET", "/readyz").await.0 != 200 {
+        tokio::task::yield_now().await;
+    }
+
+    mesh.clock.set(u64::MAX / 2);
+    let (code, why) = page(address, "GET", "/readyz").await;
+    assert_eq!(
+        (code, why.as_str()),
+        (503, "this workload's own certificate has expired\n")
+    );
+    mesh.clock.set(NOW_SECONDS);
+    let waiting = Reason::new(ReasonKind::NoIdentity, "not joined yet");
+    mesh.source.identity.publish(Err(waiting));
+    let (code, why) = page(address, "GET", "/readyz").await;
+    assert_eq!(
+        (code, why.as_str()),
+        (503, "this workload has no identity: not joined yet\n")
+    );
+    mesh.source.identity.publish(Ok(mesh.ca.identity(SERVER)));
+    assert_eq!(page(address, "GET", "/readyz").await.0, 200);
+
+    stop.send(()).unwrap();
+    server.await.unwrap();
+    assert_eq!(page(address, "GET", "/readyz").await.0, 503);
+    assert_eq!(page(address, "GET", "/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn stats_are_the_counters_and_nothing_else_is_there() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let (service, _server) = handler.listen(&mesh.link).await;
+    let address = admin_port(&mesh).await;
+    call(service, mesh.client()).await.unwrap();
+    call(service, mesh.anonymous()).await.unwrap_err();
+    let expected = "requests.received: 1\nhandshake_refused.no_certificate: 1\n";
+    assert_eq!(page(address, "GET", "/stats").await, (200, expected.into()));
+    assert_eq!(page(address, "GET", "/").await.0, 404);
+    assert_eq!(page(address, "POST", "/stats").await.0, 405);
+}
+
+#[tokio::test]
+async fn a_process_that_only_calls_is_ready_with_its_identity() {
+    let mesh = Mesh::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(admin::serve(listener, &mesh.link).calls_only().into_future());
+    assert_eq!(page(address, "GET", "/readyz").await, (200, "ready\n".into()));
+}
+
+#[tokio::test]
+async fn the_admin_port_is_not_for_other_machines() {
+    let mesh = Mesh::new();
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let error = admin::serve(listener, &mesh.link).await.unwrap_err();
+    assert!(error.is_not_loopback(), "{error}");
+}

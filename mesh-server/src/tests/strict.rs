@@ -1,0 +1,179 @@
+//! ID-5: a STRICT port and everything that must not get past it. The handler never runs, and each reason has its counter.
+
+use std::time::Duration;
+
+use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::testing::NOT_AFTER_SECONDS;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::{Acceptor, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES};
+
+const CLOSES_WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn id_5_plaintext_is_closed_without_an_answer() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let attempts: [&[u8]; 5] = [
+        b"GET / HTTP/1.1\r\nHost: payment.shop\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n",
+        b"POST /payment.Payment/Pay HTTP/1.1\r\ncontent-type: application/grpc\r\n\r\n",
+        &[0; 64],
+    ];
+    for attempt in attempts {
+        assert_eq!(answer_to(address, attempt).await, [], "{attempt:?}");
+    }
+    assert_eq!((mesh.refused("plaintext"), handler.calls()), (5, 0));
+}
+
+#[tokio::test]
+async fn id_5_what_only_looks_like_tls_is_closed() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    // A handshake record that holds no client hello.
+    assert_eq!(answer_to(address, b"\x16\x03\x01\0\x05hello").await, []);
+    assert_eq!((mesh.refused("not_tls"), handler.calls()), (1, 0));
+    // One that leaves in the middle.
+    drop(TcpStream::connect(address).await.unwrap());
+    // The count is written by the server's task: wait for it by asking for something that comes after.
+    while mesh.refused("closed") == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What the port says to `bytes` before it closes, TLS alerts left out.
+async fn answer_to(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut io = TcpStream::connect(address).await.unwrap();
+    io.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    // A reset is as good an end as any other.
+    let _ = timeout(CLOSES_WITHIN, io.read_to_end(&mut answer))
+        .await
+        .expect("the port closes");
+    match answer.as_slice() {
+        [0x15, 0x03, _, 0, 2, _, _] => Vec::new(),
+        _ => answer,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn id_5_silence_is_closed_after_the_handshake_timeout() {
+    let mesh = Mesh::new();
+    let (io, mut peer) = tokio::io::duplex(1024);
+    let begin = Instant::now();
+    let refused = Acceptor::new(&mesh.link).accept(io, ([127, 0, 0, 1], 1).into()).await;
+    assert_eq!(refused.unwrap_err().reason(), "timeout");
+    assert_eq!((begin.elapsed(), mesh.refused("timeout")), (HANDSHAKE_TIMEOUT, 1));
+    assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn id_4_bad_certificates_are_refused_and_told_why() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let as_svid = |svid| mesh.client_as(&Identity::new(svid, mesh.ca.bundle()));
+    let stranger = TestCa::new("mesh.test");
+    let foreigner = TestCa::new("foreign.test");
+    let cases = [
+        ("unknown_issuer", "UnknownCA", as_svid(stranger.svid(CLIENT))),
+        (
+            "foreign_trust_domain",
+            "CertificateUnknown",
+            as_svid(foreigner.svid("spiffe://foreign.test/a")),
+        ),
+        (
+            "expired",
+            "CertificateExpired",
+            as_svid(mesh.ca.leaf(CLIENT).valid(1, NOW_SECONDS - 1).svid()),
+        ),
+        (
+            "not_yet_valid",
+            "CertificateExpired",
+            as_svid(mesh.ca.leaf(CLIENT).valid(NOW_SECONDS + 1, NOT_AFTER_SECONDS).svid()),
+        ),
+        ("no_certificate", "CertificateRequired", mesh.anonymous()),
+    ];
+    for (reason, alert, config) in cases {
+        let error = call(address, config).await.unwrap_err();
+        // The refusal outruns no alert: the client learns as much as TLS can say.
+        let said = format!("{error:?}");
+        assert!(said.contains(alert), "{reason}: {said}");
+        assert_eq!((mesh.refused(reason), handler.calls()), (1, 0), "{reason}");
+    }
+    assert_eq!(mesh.link.tally().total("handshake_refused"), 5);
+}
+
+#[tokio::test]
+async fn id_7_no_protocol_is_refused() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let mut config = (*mesh.client()).clone();
+    config.alpn_protocols.clear();
+    call(address, Arc::new(config.clone())).await.unwrap_err();
+    config.alpn_protocols = vec![b"smtp".to_vec()];
+    call(address, Arc::new(config)).await.unwrap_err();
+    assert_eq!(
+        (mesh.refused("no_protocol"), mesh.refused("no_common_protocol")),
+        (1, 1)
+    );
+    assert_eq!(handler.calls(), 0);
+}
+
+#[tokio::test]
+async fn id_5_a_server_without_an_identity_refuses() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let nobody = Reason::new(ReasonKind::NoIdentity, "the control plane was not reached yet");
+    mesh.source.identity.publish(Err(nobody));
+    call(address, mesh.client()).await.unwrap_err();
+    assert_eq!(mesh.refused("no_identity"), 1);
+
+    let lapsed = mesh.ca.leaf(SERVER).valid(1, NOW_SECONDS - 1).svid();
+    mesh.source
+        .identity
+        .publish(Ok(Identity::new(lapsed, mesh.ca.bundle())));
+    call(address, mesh.client()).await.unwrap_err();
+    assert_eq!((mesh.refused("own_certificate_expired"), handler.calls()), (1, 0));
+}
+
+#[tokio::test]
+async fn id_1_a_renewed_identity_serves_the_next_handshake() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let leaf = async || {
+        let io = connect(address, mesh.client()).await.unwrap();
+        let leaf = io.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+        let (mut sender, _connection) = h2(io).await.unwrap();
+        assert_eq!(get(&mut sender).await.unwrap(), (200, CLIENT.into()));
+        leaf
+    };
+    let (first, again) = (leaf().await, leaf().await);
+    mesh.source.identity.publish(Ok(mesh.ca.identity(SERVER)));
+    assert_eq!((first == again, first == leaf().await), (true, false));
+}
+
+/// Strangers who only hold a place give it back when their time is up, and a good client gets one.
+#[tokio::test(start_paused = true)]
+async fn id_9_a_flood_of_half_handshakes_is_waited_out() {
+    let mesh = Mesh::new();
+    let acceptor = Acceptor::new(&mesh.link);
+    let from: SocketAddr = ([127, 0, 0, 1], 1).into();
+    let mut flood = tokio::task::JoinSet::new();
+    let mut held = Vec::new();
+    for _ in 0..MAX_HANDSHAKES {
+        let (io, peer) = tokio::io::duplex(64);
+        held.push(peer);
+        let acceptor = acceptor.clone();
+        flood.spawn(async move { acceptor.accept(io, from).await.map(drop) });
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let (io, peer) = tokio::io::duplex(64 * 1024);
+    let (served, called) = tokio::join!(acceptor.accept(io, from), shake_hands(peer, mesh.client()));
+    assert_eq!(served.unwrap().peer().id().as_str(), CLIENT);
+    called.unwrap();
+    while flood.join_next().await.is_some() {}
+    assert_eq!(mesh.refused("timeout"), MAX_HANDSHAKES as u64);
+}

@@ -1,0 +1,148 @@
+//! tonic's own server loop behind our acceptor (feature `tonic`).
+//!
+//! tonic takes a stream of connections and asks each for its `ConnectInfo`, which it puts into the extensions of every
+//! request. Ours is the [`PeerIdentity`] itself, so handlers and [`MeshLayer`](crate::MeshLayer) find it where they would
+//! under [`serve`](fn@crate::serve).
+//!
+//! ```no_run
+//! # async fn doc(link: mesh_core::Link, routes: tonic::service::Routes) -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:50051").await?;
+//! tonic::transport::Server::builder()
+//!     .layer(mesh_server::MeshLayer::new(&link))
+//!     .add_routes(routes)
+//!     .serve_with_incoming(mesh_server::tonic::incoming(listener, &link))
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use mesh_core::Link;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tonic::transport::server::Connected;
+
+use crate::accept::{Acceptor, MeshStream, PeerIdentity};
+use crate::serve::{Incoming, Listen, MAX_CONNECTIONS, admit};
+use crate::telemetry::Inbound;
+
+/// How many verified connections may wait for tonic to take them. It takes each at once; a place for a burst is enough.
+const WAITING: usize = 16;
+
+/// Verified connections from `listener`, for `serve_with_incoming`: STRICT mutual TLS, at most [`MAX_CONNECTIONS`].
+///
+/// Handshakes go on in a task of their own, so that a slow one holds up no other. Dropping the stream ends it and closes
+/// the listener, which is how tonic begins a graceful shutdown.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn incoming<L: Listen>(listener: L, link: &Link) -> VerifiedIncoming<L::Io> {
+    let (sender, verified) = mpsc::channel(WAITING);
+    let task = tokio::spawn(accept(listener, Acceptor::new(link), Inbound::of(link), sender));
+    VerifiedIncoming {
+        verified,
+        task: task.abort_handle(),
+    }
+}
+
+async fn accept<L: Listen>(
+    listener: L,
+    acceptor: Acceptor,
+    inbound: Arc<Inbound>,
+    sender: mpsc::Sender<VerifiedStream<L::Io>>,
+) {
+    let _serving = inbound.serving();
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut incoming = Incoming::new(listener);
+    let mut handshakes = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = handshakes.join_next() => {}
+            (place, (io, peer)) = admit(&places, &mut incoming) => {
+                let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                handshakes.spawn(async move {
+                    // A refusal is logged and counted by the acceptor; a closed channel means that tonic has left.
+                    if let Ok(stream) = acceptor.accept(io, peer).await {
+                        let _ = sender.send(VerifiedStream { stream, _place: place }).await;
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// See [`incoming`].
+#[derive(Debug)]
+pub struct VerifiedIncoming<IO> {
+    verified: mpsc::Receiver<VerifiedStream<IO>>,
+    task: AbortHandle,
+}
+
+impl<IO> Stream for VerifiedIncoming<IO> {
+    type Item = Result<VerifiedStream<IO>, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.verified.poll_recv(cx).map(|stream| stream.map(Ok))
+    }
+}
+
+impl<IO> Drop for VerifiedIncoming<IO> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A connection of a verified peer, which holds its place among [`MAX_CONNECTIONS`].
+#[derive(Debug)]
+pub struct VerifiedStream<IO> {
+    stream: MeshStream<IO>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<IO> Connected for VerifiedStream<IO> {
+    type ConnectInfo = PeerIdentity;
+
+    fn connect_info(&self) -> PeerIdentity {
+        self.stream.peer().clone()
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for VerifiedStream<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for VerifiedStream<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
