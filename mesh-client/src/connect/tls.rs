@@ -16,6 +16,7 @@ use rustls::time_provider::TimeProvider;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::coalesce::Coalesce;
 use super::{ConnectError, ConnectKind, Io};
 
 const ALPN_H2: &[u8] = b"h2";
@@ -72,14 +73,14 @@ pub(super) async fn handshake(
     identity: &Identity,
     tls: &Arc<MutualTls>,
     configs: &TlsConfigs,
-) -> Result<TlsStream<Box<dyn Io>>, ConnectError> {
+) -> Result<Coalesce<TlsStream<Box<dyn Io>>>, ConnectError> {
     let config = configs.for_handshake(identity, tls)?;
     let stream = TlsConnector::from(config)
         .connect(server_name(tls, address), io)
         .await
         .map_err(explain)?;
     match stream.get_ref().1.alpn_protocol() {
-        Some(ALPN_H2) => Ok(stream),
+        Some(ALPN_H2) => Ok(Coalesce::new(stream)),
         _ => Err(ConnectError::new(ConnectKind::Alpn)),
     }
 }

@@ -133,7 +133,9 @@ async fn a_retry_goes_to_another_endpoint() {
         net.serve(n, |_, respond| async { say(respond, "ok") });
     }
     let (source, link) = net.link();
-    source.snapshots.publish(one_cluster(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], |_, _| {}));
+    source
+        .snapshots
+        .publish(one_cluster(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], |_, _| {}));
     let channel = channel(&link);
     for _ in 0..200 {
         assert_eq!(text(call(&channel, grpc()).await.unwrap()).await, "ok");
