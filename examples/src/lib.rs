@@ -1,5 +1,36 @@
-//! Payment v1 and v2, their caller, and what the three example programs share.
+//! Payment v1 and v2, their caller, and what the example programs share.
 
 pub mod load;
+#[rustfmt::skip]
 pub mod proto;
 pub mod service;
+pub mod story;
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Logs to standard error, by `RUST_LOG`; warnings when that is not set.
+pub fn logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+}
+
+/// Resolves when the process is asked to end (SIGINT or SIGTERM).
+///
+/// # Errors
+///
+/// When the handlers cannot be installed.
+pub fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}

@@ -1,1 +1,43 @@
-//! mesh-control
+//! The control plane of an in-process service mesh: Istio's YAML in, xDS out, and a certificate authority.
+//!
+//! ```text
+//! folder ─ source ─ istio ─ translate ─ publish ─ mesh_xds::server ─ ADS        (routes, clusters, endpoints)
+//!                  (parse)   (pure)                                   CA ─ ca   (certificates)
+//! ```
+//!
+//! It is a library, so that tests and examples embed what runs in production, and the program `meshctl`. It is the one crate
+//! with secrets: an application that links the data plane does not link this.
+//!
+//! Configuration fails static: what cannot be read, does not fit the schema or contradicts itself is told with file, line and
+//! field, and the last good configuration stays. Security fails closed: what would loosen the mesh and is not served is an
+//! error, never ignored.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use mesh_control::ControlPlane;
+//!
+//! let control_plane = ControlPlane::builder("examples/istio").start().await?;
+//! let bootstrap = control_plane.bootstrap("default", "payment")?;
+//! # drop(bootstrap);
+//! control_plane.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod ca;
+mod control_plane;
+pub mod diagnostic;
+mod enrol;
+pub mod istio;
+mod publish;
+mod serve;
+mod source;
+#[cfg(test)]
+mod tests;
+pub mod translate;
+
+pub use ca::{CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME};
+pub use control_plane::{ControlPlane, ControlPlaneBuilder, StartError};
+pub use enrol::{EnrolError, Enrolment};
+pub use publish::Status;
+pub use source::{MAX_FILES, Reading};

@@ -1,1 +1,52 @@
-//! mesh-xds
+//! The control-plane stream of an in-process service mesh: both ends of xDS v3 ADS, and the workload's identity.
+//!
+//! A process reads a gRPC bootstrap, starts one [`XdsClient`], and hands its [`Link`](mesh_core::Link) to the data plane:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use mesh_xds::{Bootstrap, XdsClient};
+//!
+//! let mesh = XdsClient::start(Bootstrap::from_env()?)?.link();
+//! # drop(mesh); Ok(()) }
+//! ```
+//!
+//! There is one ADS stream per process, for any number of targets. Resources are decoded to the values of
+//! [`mesh_core::config`]; a bad one is refused by name and field while the last good one stays; a target's configuration is
+//! published only when it is whole. Generated protobuf types do not leave this crate.
+//!
+//! # Map
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`bootstrap`] | where the control plane is, who this process is, where its identity comes from |
+//! | [`client`] | the stream, the protocol, the cache, whole trees, the status |
+//! | `identity` | certificates from files or a CA, renewed before they end |
+//! | `decode`, `encode` | resources from and to core values, mirror images |
+//! | `server` (feature `server`) | the serving end: a snapshot per group of clients |
+//!
+//! # Features
+//!
+//! `server`: the serving end, for control planes and tests. Off by default.
+
+pub mod bootstrap;
+pub mod client;
+mod connect;
+mod decode;
+mod encode;
+mod error;
+mod identity;
+mod node;
+mod pem;
+mod proto;
+mod resource;
+#[cfg(feature = "server")]
+pub mod server;
+mod wire;
+
+pub use bootstrap::{Bootstrap, BootstrapError};
+pub use client::{ConfigStatus, XdsClient};
+pub use connect::Connector;
+pub use decode::Rejected;
+pub use error::StartError;
+pub use node::{Node, NodeLocality};
+pub use resource::ResourceKind;

@@ -8,6 +8,7 @@
 //! An [`Identity`] is a value: a certificate chain with its key, and the roots that others are judged by. Renewal publishes a
 //! new one through the [`Link`](crate::Link); the next handshake uses it, open connections go on.
 
+mod bundle;
 mod spiffe;
 mod svid;
 #[cfg(test)]
@@ -15,5 +16,6 @@ mod tests;
 pub mod tls;
 pub mod verify;
 
+pub use bundle::{InvalidBundle, TrustBundle};
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};
-pub use svid::{Identity, InvalidBundle, InvalidSvid, Svid, TrustBundle};
+pub use svid::{Identity, InvalidSvid, Svid};

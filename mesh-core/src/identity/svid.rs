@@ -1,19 +1,18 @@
-//! A workload's own certificate and key, and the roots it judges others by.
+//! A workload's own certificate and key, and what they make together with the roots it judges others by: its identity.
 //!
 //! Keys never leave this file but as rustls' signing handle: no accessor, no `Debug`, no serde. Everything is parsed when it
 //! is made, so that a certificate that peers would refuse is an error at the source and not a riddle in a handshake.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroize;
 
 use super::verify::{Leaf, Refusal, chain};
-use super::{SpiffeId, TrustDomain};
+use super::{SpiffeId, TrustBundle};
 
 /// An X.509-SVID with its private key. Cheap to clone.
 #[derive(Clone)]
@@ -29,7 +28,7 @@ impl Svid {
     ///
     /// # Errors
     ///
-    /// When the leaf is not one that a peer would accept (the rules are those of [`verify`]), or the key is unusable or
+    /// When the leaf is not one that a peer would accept (the rules of [`verify`](super::verify)), or the key is unusable or
     /// another certificate's.
     pub fn new(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'static>) -> Result<Self, InvalidSvid> {
         let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key);
@@ -113,96 +112,6 @@ impl std::error::Error for InvalidSvid {
         }
     }
 }
-
-/// The roots of each trust domain. A domain's roots vouch for its own workloads and nobody else's (gRFC A87).
-///
-/// A domain with no roots is known and trusted for nothing (SPIFFE Trust Domain and Bundle 4).
-#[derive(Clone)]
-pub struct TrustBundle {
-    domains: BTreeMap<TrustDomain, Roots>,
-}
-
-#[derive(Clone)]
-struct Roots {
-    certificates: Arc<[CertificateDer<'static>]>,
-    anchors: Arc<[TrustAnchor<'static>]>,
-}
-
-impl TrustBundle {
-    /// A bundle of one domain.
-    ///
-    /// # Errors
-    ///
-    /// When a root is not a certificate.
-    pub fn new(domain: TrustDomain, roots: Vec<CertificateDer<'static>>) -> Result<Self, InvalidBundle> {
-        let empty = Self {
-            domains: BTreeMap::new(),
-        };
-        empty.with_domain(domain, roots)
-    }
-
-    /// Adds a federated domain, or replaces the roots of a known one.
-    ///
-    /// # Errors
-    ///
-    /// When a root is not a certificate.
-    pub fn with_domain(
-        mut self,
-        domain: TrustDomain,
-        roots: Vec<CertificateDer<'static>>,
-    ) -> Result<Self, InvalidBundle> {
-        let anchors = roots
-            .iter()
-            .map(|root| webpki::anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned()))
-            .collect::<Result<_, _>>()
-            .map_err(|_| InvalidBundle { domain: domain.clone() })?;
-        let roots = Roots {
-            certificates: roots.into(),
-            anchors,
-        };
-        self.domains.insert(domain, roots);
-        Ok(self)
-    }
-
-    /// The domains it knows, in order.
-    pub fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
-        self.domains.keys()
-    }
-
-    /// The roots of `domain`; none for a domain it does not know.
-    pub fn roots(&self, domain: &TrustDomain) -> &[CertificateDer<'static>] {
-        self.domains.get(domain).map_or(&[], |roots| &roots.certificates)
-    }
-
-    /// What chains of `domain` must end in, or `None` when the domain is unknown.
-    pub(super) fn anchors(&self, domain: &TrustDomain) -> Option<&[TrustAnchor<'static>]> {
-        self.domains.get(domain).map(|roots| &*roots.anchors)
-    }
-}
-
-impl fmt::Debug for TrustBundle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = self
-            .domains
-            .iter()
-            .map(|(domain, roots)| (domain, roots.certificates.len()));
-        f.debug_map().entries(counts).finish()
-    }
-}
-
-/// A root that is not a certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidBundle {
-    domain: TrustDomain,
-}
-
-impl fmt::Display for InvalidBundle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a root of trust domain {} is not a certificate", self.domain)
-    }
-}
-
-impl std::error::Error for InvalidBundle {}
 
 /// What a workload is and whom it trusts, as of one moment. Cheap to clone.
 #[derive(Clone)]

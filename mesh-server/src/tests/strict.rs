@@ -24,7 +24,7 @@ async fn id_5_plaintext_is_closed_without_an_answer() {
         &[0; 64],
     ];
     for attempt in attempts {
-        assert_eq!(answer_to(address, attempt).await, [], "{attempt:?}");
+        assert_eq!(answer_to(address, attempt).await, b"", "{attempt:?}");
     }
     assert_eq!((mesh.refused("plaintext"), handler.calls()), (5, 0));
 }
@@ -34,7 +34,7 @@ async fn id_5_what_only_looks_like_tls_is_closed() {
     let (mesh, handler) = (Mesh::new(), Handler::default());
     let (address, _server) = handler.listen(&mesh.link).await;
     // A handshake record that holds no client hello.
-    assert_eq!(answer_to(address, b"\x16\x03\x01\0\x05hello").await, []);
+    assert_eq!(answer_to(address, b"\x16\x03\x01\0\x05hello").await, b"");
     assert_eq!((mesh.refused("not_tls"), handler.calls()), (1, 0));
     // One that leaves in the middle.
     drop(TcpStream::connect(address).await.unwrap());

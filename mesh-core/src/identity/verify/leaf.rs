@@ -1,8 +1,8 @@
 //! The form of a leaf: what X509-SVID sections 2, 4 and 5.2 ask of the certificate itself, whoever signed it.
 //!
 //! Strict where the standard leaves a choice: a missing or non-critical key usage is the issuer's fault (X509-SVID 4.3) that
-//! a verifier may overlook, and this one does not. cert-manager's default profile and home-made CAs leave it out;
-//! SPIRE, Istio and this mesh's CA do not.
+//! a verifier may overlook, and this one does not. SPIRE, Istio and this mesh's CA set it; a certificate from a bare
+//! `openssl x509 -req` has none.
 
 use std::time::Duration;
 

@@ -1,0 +1,94 @@
+//! Files that only their owner may read: written whole or not at all, refused when others could have read them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::CaError;
+use super::error::Kind;
+
+/// The most bytes of a state file; a root with its key has about a thousand.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Makes a directory that only its owner may enter, unless it is there.
+pub(super) fn make_directory(path: &Path) -> Result<(), CaError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|error| CaError::io("create", path, error))
+}
+
+/// Replaces `path` by a file of mode 0600 that holds `bytes`: temporary file, sync, rename.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), CaError> {
+    let temporary = write_temporary(path, bytes)?;
+    fs::rename(&temporary, path).map_err(|error| {
+        drop(fs::remove_file(&temporary));
+        CaError::io("write", path, error)
+    })
+}
+
+/// As [`write`], but keeps a file that is there: `false` says that somebody else was first.
+pub(super) fn create(path: &Path, bytes: &[u8]) -> Result<bool, CaError> {
+    let temporary = write_temporary(path, bytes)?;
+    // A link, unlike a rename, does not replace.
+    let linked = fs::hard_link(&temporary, path);
+    drop(fs::remove_file(&temporary));
+    match linked {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(CaError::io("create", path, error)),
+    }
+}
+
+/// Reads a file that only its owner may read; `None` when there is none.
+pub(super) fn read(path: &Path) -> Result<Option<String>, CaError> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(CaError::io("read", path, error)),
+    };
+    if !metadata.is_file() || is_exposed(&metadata) {
+        return Err(Kind::Exposed(path.to_owned()).into());
+    }
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CaError::io("read", path, error)),
+    }
+}
+
+#[cfg(unix)]
+fn is_exposed(metadata: &fs::Metadata) -> bool {
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
+}
+
+#[cfg(not(unix))]
+fn is_exposed(_: &fs::Metadata) -> bool {
+    false
+}
+
+fn write_temporary(path: &Path, bytes: &[u8]) -> Result<PathBuf, CaError> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let temporary = path.with_file_name(name);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    match written {
+        Ok(()) => Ok(temporary),
+        Err(error) => {
+            drop(fs::remove_file(&temporary));
+            Err(CaError::io("write", path, error))
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The leaves: X509-SVIDs exactly as the standard's profile has them, and the control plane's own certificate.
+//!
+//! One URI name, critical because the subject is empty; key usage critical and only `digitalSignature`; both extended usages,
+//! since a workload calls and is called; not a CA; both key identifiers. Valid from two minutes ago (peers' clocks differ) and
+//! never longer than the root. Serials are random and never derived from the key.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use mesh_core::identity::{Identity, SpiffeId, Svid, TrustBundle, TrustDomain};
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::time_provider::TimeProvider;
+use time::OffsetDateTime;
+
+use super::error::Kind;
+use super::root::Root;
+use super::token::{JoinToken, Lifetime, TokenStore};
+use super::{CaError, csr};
+
+/// How long a workload's certificate is valid when it does not ask (Istio `SECRET_TTL`).
+pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// The longest it may ask for; more is refused. There is no revocation but the end of the lifetime.
+pub const MAX_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How far a certificate's beginning lies in the past, for peers whose clocks are behind.
+pub(super) const BACKDATED: Duration = Duration::from_secs(120);
+
+/// The authority of one trust domain. There is no `Debug` that shows the key.
+pub(crate) struct Authority {
+    root: Root,
+    domain: TrustDomain,
+    clock: Arc<dyn TimeProvider>,
+    lifetime: Duration,
+    pub(super) tokens: TokenStore,
+    /// The control plane's own identity, renewed at half its life.
+    own: Mutex<Option<Identity>>,
+    names: Vec<SanType>,
+}
+
+/// A certificate that was just signed, and what the audit log says of it.
+pub(super) struct Issued {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) pem: String,
+    pub(super) serial: String,
+    pub(super) key_hash: String,
+    pub(super) not_after: u64,
+}
+
+impl Authority {
+    /// Opens the authority of a state directory, or makes one in memory.
+    pub(crate) fn open(
+        state: Option<&Path>,
+        domain: TrustDomain,
+        clock: Arc<dyn TimeProvider>,
+        lifetime: Duration,
+    ) -> Result<Self, CaError> {
+        let now = clock.current_time().ok_or(Kind::Clock)?;
+        let (root, tokens) = match state {
+            Some(directory) => (Root::open(directory, &domain, now)?, TokenStore::open(directory)?),
+            None => (Root::create(&domain, now)?, TokenStore::in_memory()),
+        };
+        Ok(Self {
+            root,
+            domain,
+            clock,
+            lifetime: lifetime.min(MAX_LEAF_LIFETIME),
+            tokens,
+            own: Mutex::default(),
+            names: Vec::new(),
+        })
+    }
+
+    /// Adds names that the control plane's own certificate is valid for.
+    pub(crate) fn serve_as(&mut self, names: impl IntoIterator<Item = String>) -> Result<(), CaError> {
+        for name in names {
+            self.names.push(match name.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(name.try_into().map_err(Kind::Sign)?),
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    /// The root certificate, which everybody may know.
+    pub(crate) fn root_pem(&self) -> &str {
+        &self.root.pem
+    }
+
+    pub(super) fn now(&self) -> Result<UnixTime, CaError> {
+        Ok(self.clock.current_time().ok_or(Kind::Clock)?)
+    }
+
+    /// Makes a join token.
+    pub(crate) fn issue_token(&self, id: &SpiffeId, lifetime: Lifetime) -> Result<JoinToken, CaError> {
+        self.tokens.issue(id, lifetime, self.now()?.as_secs())
+    }
+
+    /// Signs a workload's key. `requested` is what the workload asked for; zero is "you choose".
+    pub(super) fn sign(
+        &self,
+        id: &SpiffeId,
+        key: &impl PublicKeyData,
+        requested: Duration,
+    ) -> Result<Issued, CaError> {
+        let lifetime = if requested.is_zero() { self.lifetime } else { requested };
+        self.leaf(id, key, lifetime, &[])
+    }
+
+    /// Whom the control plane is to its callers. Made anew at half its life, and at most as often as it is asked for.
+    pub(crate) fn own_identity(&self) -> Result<Identity, CaError> {
+        let now = self.now()?.as_secs();
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(identity) = own.as_ref() {
+            let (begin, end) = (identity.svid().not_before().as_secs(), identity.svid().not_after().as_secs());
+            if now < begin + (end - begin) / 2 {
+                return Ok(identity.clone());
+            }
+        }
+        let identity = self.make_own_identity()?;
+        *own = Some(identity.clone());
+        Ok(identity)
+    }
+
+    fn make_own_identity(&self) -> Result<Identity, CaError> {
+        // istiod's name in its default installation.
+        let id = SpiffeId::parse(&format!("spiffe://{}/ns/istio-system/sa/istiod", self.domain))
+            .expect("a trust domain with this path is a SPIFFE id");
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Kind::Sign)?;
+        let issued = self.leaf(&id, &key, self.lifetime, &self.names)?;
+        let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let svid = Svid::new(vec![issued.certificate], private).expect("the leaf follows the profile, with its own key");
+        let roots = vec![self.root.certificate.clone()];
+        let bundle = TrustBundle::new(self.domain.clone(), roots).expect("the root was parsed when it was opened");
+        Ok(Identity::new(svid, bundle))
+    }
+
+    fn leaf(
+        &self,
+        id: &SpiffeId,
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+        names: &[SanType],
+    ) -> Result<Issued, CaError> {
+        let now = self.now()?.as_secs();
+        if now >= self.root.not_after {
+            return Err(Kind::Expired.into());
+        }
+        let not_after = (now + lifetime.as_secs()).min(self.root.not_after);
+        let serial = random_serial()?;
+        let mut params = CertificateParams::default();
+        params.not_before = date(now.saturating_sub(BACKDATED.as_secs()))?;
+        params.not_after = date(not_after)?;
+        params.serial_number = Some(serial.clone());
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(Kind::Sign)?)];
+        params.subject_alt_names.extend_from_slice(names);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(key, &self.root.issuer).map_err(Kind::Sign)?;
+        Ok(Issued {
+            pem: certificate.pem(),
+            certificate: certificate.der().clone(),
+            serial: hex(&serial.to_bytes()),
+            key_hash: hex(digest::digest(&digest::SHA256, &key.subject_public_key_info()).as_ref()),
+            not_after,
+        })
+    }
+
+    /// Whether a workload may be called so here.
+    pub(super) fn owns(&self, id: &SpiffeId) -> bool {
+        *id.trust_domain() == self.domain
+    }
+
+    /// Reads a signing request; here so that `service.rs` needs no second path to the rules.
+    pub(super) fn read_request(pem: &str) -> Result<csr::Request, csr::Refusal> {
+        csr::Request::read(pem)
+    }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("domain", &self.domain).finish_non_exhaustive()
+    }
+}
+
+/// 127 random bits: positive, and never the same twice.
+pub(super) fn random_serial() -> Result<SerialNumber, CaError> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Kind::Random)?;
+    bytes[0] &= 0x7f;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+pub(super) fn date(seconds: u64) -> Result<OffsetDateTime, CaError> {
+    let seconds = i64::try_from(seconds).map_err(|_| Kind::Clock)?;
+    Ok(OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| Kind::Clock)?)
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,30 @@
+//! The certificate authority: it proves who its callers are, and gives each a certificate for that name and no other.
+//!
+//! ```text
+//! service (gRPC) ── who is calling? a join token or a valid certificate ── token, limit
+//!        └──────── what key? the request's own, proven ── csr ── issue (the leaf) ── root (the only private key)
+//! ```
+//!
+//! The name in a certificate comes from the authenticated caller alone. A request that asks for another name is refused, not
+//! corrected: a workload that is confused about who it is should hear of it. This is the only module that knows the private
+//! key of the mesh (ARCHITECTURE.md, invariant 4).
+
+mod csr;
+mod error;
+mod files;
+mod issue;
+mod limit;
+mod proto;
+mod root;
+mod service;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use error::CaError;
+pub use issue::{DEFAULT_LEAF_LIFETIME, MAX_LEAF_LIFETIME};
+pub use token::{JoinToken, Lifetime, MAX_SINGLE_USE_LIFETIME};
+
+pub(crate) use files::write as write_file;
+pub(crate) use issue::Authority;
+pub(crate) use service::CertificateService;

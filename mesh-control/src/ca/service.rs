@@ -1,0 +1,219 @@
+//! `IstioCertificateService` over gRPC: who is calling, may it, and what does the audit log say.
+//!
+//! A caller proves itself with the certificate of its connection (renewal: the same name again) or, having none, with a join
+//! token in `authorization: Bearer`. The certificate comes first: a workload that has one need not show a secret. A refusal
+//! tells the caller what it did wrong with its request, but of a token only that it is not good.
+
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use mesh_core::identity::SpiffeId;
+use mesh_core::report::Tally;
+use mesh_xds::server::Peer;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::metadata::MetadataMap;
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+use super::issue::{Authority, Issued, MAX_LEAF_LIFETIME};
+use super::limit::Limiter;
+use super::proto::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse, SERVICE};
+use super::token::{Grant, Refusal};
+
+/// The largest request in bytes: a signing request of 8 KiB and some room.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+
+/// The service. Clones share the authority and the limits.
+#[derive(Clone, Debug)]
+pub(crate) struct CertificateService {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    authority: Arc<Authority>,
+    limiter: Limiter,
+    tally: Tally,
+}
+
+/// How a caller proved who it is.
+enum Proof {
+    Certificate(SpiffeId),
+    Token(Grant),
+}
+
+impl Proof {
+    fn identity(&self) -> &SpiffeId {
+        match self {
+            Self::Certificate(id) => id,
+            Self::Token(grant) => &grant.identity,
+        }
+    }
+
+    fn method(&self) -> &'static str {
+        match self {
+            Self::Certificate(_) => "certificate",
+            Self::Token(_) => "join_token",
+        }
+    }
+}
+
+impl CertificateService {
+    pub(crate) fn new(authority: Arc<Authority>, tally: Tally) -> Self {
+        let limiter = Limiter::new(now());
+        Self {
+            inner: Arc::new(Inner {
+                authority,
+                limiter,
+                tally,
+            }),
+        }
+    }
+
+    pub(super) fn create(&self, request: &Request<CreateCertificateRequest>) -> Result<CreateCertificateResponse, Status> {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let source = peer.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        let inner = &*self.inner;
+        if !inner.limiter.admits(source, now()) {
+            inner.refuse(source, "too_many_requests", "too many requests");
+            return Err(Status::resource_exhausted("too many requests; try again in a minute"));
+        }
+        let proof = inner.authenticate(&peer, request.metadata()).inspect_err(|_| inner.limiter.failed(source, now()))?;
+        let issued = inner.issue(&proof, source, request.get_ref())?;
+        inner.tally.count("certificate_issued", proof.method());
+        audit(&proof, source, &issued);
+        Ok(CreateCertificateResponse {
+            cert_chain: vec![issued.pem, inner.authority.root_pem().to_owned()],
+        })
+    }
+}
+
+impl Inner {
+    fn authenticate(&self, peer: &Peer, metadata: &MetadataMap) -> Result<Proof, Status> {
+        let source = peer.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        if let Some(id) = &peer.identity {
+            if self.authority.owns(id) {
+                return Ok(Proof::Certificate(id.clone()));
+            }
+            self.refuse(source, "foreign_trust_domain", "a certificate of another trust domain");
+            return Err(Status::permission_denied("the caller is of another trust domain"));
+        }
+        let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
+        let Some(token) = header.and_then(|text| text.strip_prefix("Bearer ")) else {
+            self.refuse(source, "no_proof", "neither certificate nor token");
+            return Err(Status::unauthenticated("show a join token or a certificate"));
+        };
+        let now = self.authority.now().map_err(internal)?.as_secs();
+        match self.authority.tokens.check(token, now) {
+            Ok(grant) if self.authority.owns(&grant.identity) => Ok(Proof::Token(grant)),
+            Ok(_) => Err(self.bad_token(source, "of another trust domain")),
+            Err(refusal) => Err(self.bad_token_refused(source, &refusal)),
+        }
+    }
+
+    fn issue(&self, proof: &Proof, source: IpAddr, request: &CreateCertificateRequest) -> Result<Issued, Status> {
+        let id = proof.identity();
+        let refuse = |refusal: super::csr::Refusal| {
+            self.refuse(source, "bad_request", &format!("{id}: {refusal}"));
+            Status::invalid_argument(refusal.to_string())
+        };
+        let csr = Authority::read_request(&request.csr).map_err(refuse)?;
+        csr.check_name(id).map_err(refuse)?;
+        let requested = u64::try_from(request.validity_duration).map(Duration::from_secs);
+        let Some(requested) = requested.ok().filter(|requested| *requested <= MAX_LEAF_LIFETIME) else {
+            self.refuse(source, "bad_lifetime", &format!("{id}: {} s", request.validity_duration));
+            let longest = MAX_LEAF_LIFETIME.as_secs();
+            return Err(Status::invalid_argument(format!("the lifetime must be between 0 and {longest} seconds")));
+        };
+        // Last, so that a mistake in the request does not cost the token.
+        if let Proof::Token(grant) = proof {
+            let redeemed = self.authority.tokens.redeem(grant);
+            redeemed.map_err(|refusal| self.bad_token_refused(source, &refusal))?;
+        }
+        self.authority.sign(id, &csr.key, requested).map_err(internal)
+    }
+
+    fn bad_token_refused(&self, source: IpAddr, refusal: &Refusal) -> Status {
+        if let Refusal::Broken(error) = refusal {
+            tracing::error!(%error, "a join token's record cannot be read");
+        }
+        self.bad_token(source, refusal.as_str())
+    }
+
+    fn bad_token(&self, source: IpAddr, why: &str) -> Status {
+        self.refuse(source, "bad_token", why);
+        Status::unauthenticated("the join token is not valid")
+    }
+
+    fn refuse(&self, source: IpAddr, reason: &'static str, why: &str) {
+        self.tally.count("certificate_refused", reason);
+        tracing::warn!(target: "audit", event = "certificate_refused", %source, reason, why, "certificate refused");
+    }
+}
+
+/// One line for each certificate, with what is needed to find or to mistrust it later.
+fn audit(proof: &Proof, source: IpAddr, issued: &Issued) {
+    tracing::info!(
+        target: "audit",
+        event = "certificate_issued",
+        caller = %source,
+        method = proof.method(),
+        id = %proof.identity(),
+        serial = issued.serial,
+        key_sha256 = issued.key_hash,
+        not_after = issued.not_after,
+        "certificate issued"
+    );
+}
+
+fn internal(error: super::CaError) -> Status {
+    tracing::error!(error = &error as &dyn std::error::Error, "the certificate authority cannot work");
+    Status::unavailable("the certificate authority cannot work now")
+}
+
+/// tokio's time, which a test may pause.
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl NamedService for CertificateService {
+    const NAME: &'static str = SERVICE;
+}
+
+impl UnaryService<CreateCertificateRequest> for CertificateService {
+    type Response = CreateCertificateResponse;
+    type Future = Ready<Result<Response<CreateCertificateResponse>, Status>>;
+
+    fn call(&mut self, request: Request<CreateCertificateRequest>) -> Self::Future {
+        ready(self.create(&request).map(Response::new))
+    }
+}
+
+impl Service<http::Request<Body>> for CertificateService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            if request.uri().path() != CREATE_CERTIFICATE {
+                return Ok(Status::unimplemented("no such method").into_http());
+            }
+            let codec = ProstCodec::<CreateCertificateResponse, CreateCertificateRequest>::default();
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_MESSAGE_BYTES);
+            Ok(grpc.unary(service, request).await)
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! Letting a workload in: a join token and the bootstrap file around it.
+//!
+//! The control plane does it for the process it runs in; `meshctl bootstrap` does it beside one that runs, through the state
+//! directory that both know. The bootstrap holds all a workload needs: where the control plane is, its root to be judged by,
+//! the workload's name, and the token.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mesh_core::identity::{SpiffeId, TrustDomain};
+use mesh_xds::{Bootstrap, Node};
+use rustls::time_provider::TimeProvider;
+use serde::{Deserialize, Serialize};
+
+use crate::ca::{Authority, CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, write_file};
+
+/// What a running control plane leaves in its state directory for `meshctl bootstrap`.
+const FILE: &str = "control-plane.json";
+
+/// Makes join tokens and bootstraps. Clones are the same authority.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    authority: Arc<Authority>,
+    server: Arc<str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    server: String,
+    trust_domain: String,
+}
+
+impl Enrolment {
+    pub(crate) fn new(authority: Arc<Authority>, server: String) -> Self {
+        Self {
+            authority,
+            server: server.into(),
+        }
+    }
+
+    /// Opens the state directory of a control plane that may run in another process.
+    ///
+    /// `server` and `trust_domain` are what the control plane noted there unless given; before one ever ran they are
+    /// `127.0.0.1:15012` and `cluster.local`. The root is made if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be used, the key in it may be read by others, or it is of another trust domain.
+    pub fn open(
+        state: &Path,
+        server: Option<String>,
+        trust_domain: Option<String>,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<Self, EnrolError> {
+        let note = std::fs::read_to_string(state.join(FILE)).ok();
+        let note: Option<Note> = note.and_then(|text| serde_json::from_str(&text).ok());
+        let (noted_server, noted_domain) = note.map(|note| (note.server, note.trust_domain)).unzip();
+        let server = server.or(noted_server).unwrap_or_else(|| "127.0.0.1:15012".into());
+        let domain = trust_domain.or(noted_domain).unwrap_or_else(|| "cluster.local".into());
+        let domain = TrustDomain::parse(&domain).map_err(|_| Kind::Name(domain))?;
+        let authority = Authority::open(Some(state), domain, clock, DEFAULT_LEAF_LIFETIME)?;
+        Ok(Self::new(Arc::new(authority), server))
+    }
+
+    /// Notes in `state` what [`open`](Self::open) will want to know.
+    pub(crate) fn note(&self, state: &Path) -> Result<PathBuf, EnrolError> {
+        let note = Note {
+            server: self.server.to_string(),
+            trust_domain: self.authority.trust_domain().as_str().to_owned(),
+        };
+        let json = serde_json::to_vec_pretty(&note).expect("a struct of texts is JSON");
+        let path = state.join(FILE);
+        write_file(&path, &json)?;
+        Ok(path)
+    }
+
+    /// Where workloads reach the control plane.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// The root certificate of the mesh, in PEM.
+    pub fn root_pem(&self) -> &str {
+        self.authority.root_pem()
+    }
+
+    /// The SPIFFE id of a service account, in Istio's form.
+    ///
+    /// # Errors
+    ///
+    /// When the names do not make one.
+    pub fn identity(&self, namespace: &str, service_account: &str) -> Result<SpiffeId, EnrolError> {
+        let name = |part: &str| part.is_empty() || part.contains('/');
+        let text = format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.authority.trust_domain());
+        if name(namespace) || name(service_account) {
+            return Err(Kind::Name(text).into());
+        }
+        SpiffeId::parse(&text).map_err(|_| Kind::Name(text).into())
+    }
+
+    /// Makes a join token.
+    ///
+    /// # Errors
+    ///
+    /// When the names do not make a SPIFFE id, or the token cannot be kept.
+    pub fn issue_token(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        lifetime: Lifetime,
+    ) -> Result<JoinToken, EnrolError> {
+        let identity = self.identity(namespace, service_account)?;
+        Ok(self.authority.issue_token(&identity, lifetime)?)
+    }
+
+    /// Makes a join token and the bootstrap that holds it.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue_token`](Self::issue_token).
+    pub fn bootstrap(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        lifetime: Lifetime,
+    ) -> Result<Bootstrap, EnrolError> {
+        let token = self.issue_token(namespace, service_account, lifetime)?;
+        let (server, roots) = (self.server(), self.root_pem());
+        let domain = self.authority.trust_domain().as_str();
+        Bootstrap::builder(node(namespace, service_account))
+            .tls(server, roots)
+            .mesh_ca(server, roots, domain, namespace, service_account, token.expose())
+            .build()
+            .map_err(|error| Kind::Bootstrap(error).into())
+    }
+}
+
+/// The node of a workload: what it claims must agree with its certificate.
+pub(crate) fn node(namespace: &str, service_account: &str) -> Node {
+    Node {
+        id: format!("sidecar~127.0.0.1~{service_account}.{namespace}~{namespace}.svc.cluster.local"),
+        cluster: format!("{service_account}.{namespace}"),
+        metadata: [("NAMESPACE", namespace), ("SERVICE_ACCOUNT", service_account)]
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .into(),
+        ..Node::default()
+    }
+}
+
+/// A workload cannot be let in.
+#[derive(Debug)]
+pub struct EnrolError {
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Name(String),
+    Ca(CaError),
+    Bootstrap(mesh_xds::BootstrapError),
+}
+
+impl EnrolError {
+    /// Whether a name was not one.
+    pub fn is_name(&self) -> bool {
+        matches!(self.kind, Kind::Name(_))
+    }
+}
+
+impl From<Kind> for EnrolError {
+    fn from(kind: Kind) -> Self {
+        Self { kind }
+    }
+}
+
+impl From<CaError> for EnrolError {
+    fn from(error: CaError) -> Self {
+        Kind::Ca(error).into()
+    }
+}
+
+impl fmt::Display for EnrolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Name(text) => write!(f, "{text:?} is not a name that a certificate could hold"),
+            Kind::Ca(error) => write!(f, "{error}"),
+            Kind::Bootstrap(_) => f.write_str("the bootstrap would not be usable"),
+        }
+    }
+}
+
+impl std::error::Error for EnrolError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            Kind::Name(_) => None,
+            Kind::Ca(error) => error.source(),
+            Kind::Bootstrap(error) => Some(error),
+        }
+    }
+}

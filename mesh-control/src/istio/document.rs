@@ -1,0 +1,226 @@
+//! The frame that all documents share: `apiVersion`, `kind`, `metadata`, and a body whose schema the kind decides.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::fields::{Fields, Place, Sink, Value};
+use super::{Documents, yaml};
+use crate::diagnostic::{Code, Diagnostic, Severity};
+
+/// A typed document.
+#[derive(Clone, Debug)]
+pub struct Document<T> {
+    /// What it is called and where it stands.
+    pub meta: Meta,
+    /// Its body.
+    pub spec: T,
+}
+
+/// What a document is called and where it stands.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    /// The file.
+    pub file: Arc<str>,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: Box<str>,
+    /// Its namespace, as written.
+    pub namespace: Option<Box<str>>,
+    /// Where its body begins.
+    pub place: Place,
+}
+
+impl Meta {
+    /// The namespace it is in: `default` when none is written, as `kubectl` has it.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// A finding about a value of this document.
+    pub fn diagnose(&self, severity: Severity, code: Code, place: &Place, message: impl Into<String>) -> Diagnostic {
+        Diagnostic {
+            file: (*self.file).into(),
+            line: place.line,
+            column: place.column,
+            severity,
+            code,
+            document: Some(self.to_string().into()),
+            field: (!place.field.is_empty()).then(|| (*place.field).into()),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Meta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace(), self.name)
+    }
+}
+
+/// What is done with a kind.
+#[derive(Clone, Copy)]
+enum Treatment {
+    Serve(&'static str),
+    /// It has no effect.
+    Warn,
+    /// It restricts access.
+    Refuse,
+    /// It is none of our business.
+    Skip,
+}
+
+const NETWORKING: (&str, [&str; 3]) = ("networking.istio.io", ["v1", "v1beta1", "v1alpha3"]);
+const SECURITY: (&str, [&str; 3]) = ("security.istio.io", ["v1", "v1beta1", "v1beta1"]);
+
+pub(super) fn read_file(documents: &mut Documents, file: &str, text: &str, diagnostics: &mut Vec<Diagnostic>) {
+    if text.len() > Documents::MAX_FILE_BYTES {
+        let message = format!("larger than {} bytes", Documents::MAX_FILE_BYTES);
+        diagnostics.push(Diagnostic::of_file(file, Severity::Error, Code::Unreadable, message));
+        return;
+    }
+    let nodes = match yaml::parse(text) {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            let mut finding = Diagnostic::of_file(file, Severity::Error, Code::Schema, error.message);
+            (finding.line, finding.column) = (error.line, error.column);
+            diagnostics.push(finding);
+            return;
+        }
+    };
+    let name: Arc<str> = file.into();
+    for node in nodes {
+        let mut sink = Sink {
+            file,
+            document: None,
+            diagnostics,
+        };
+        read_document(documents, &name, Value::root(node), &mut sink);
+    }
+}
+
+fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink: &mut Sink<'_>) {
+    let Some(mut frame) = value.object(sink) else { return };
+    let api_version = frame.string("apiVersion", sink);
+    let Some(kind) = frame.string("kind", sink) else {
+        sink.schema(&frame.place, "kind is required");
+        return frame.ignore_rest();
+    };
+    let (group, version) = match &api_version {
+        Some(text) => text.split_once('/').unwrap_or(("", text)),
+        None => ("", ""),
+    };
+    if kind.value == "List" && group.is_empty() {
+        // Items may be lists again; the depth of the text bounds the recursion.
+        let items = frame.list("items", sink, |item, _| Some(item));
+        frame.ignore_rest();
+        return items.into_iter().for_each(|item| read_document(documents, file, item, sink));
+    }
+    let (name, namespace) = read_names(&mut frame, sink);
+    let label = name.as_deref().unwrap_or("?");
+    sink.document = Some(format!("{} {}/{label}", *kind, namespace.as_deref().unwrap_or("default")).into());
+    match treatment(group, &kind) {
+        Treatment::Serve(served) => {
+            if let Some(place) = api_version.as_ref().filter(|_| !versions(group).contains(&version)) {
+                sink.schema(&place.place, format!("{group}/{version} is not a version of {served}"));
+            }
+            read_body(documents, frame, (file, served, name, namespace), sink);
+        }
+        other => {
+            pass_over(other, &kind.place, sink);
+            frame.ignore_rest();
+        }
+    }
+    sink.document = None;
+}
+
+/// What stands around a body: the file, the kind, the name and the namespace.
+type Names<'a> = (&'a Arc<str>, &'static str, Option<Box<str>>, Option<Box<str>>);
+
+fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sink: &mut Sink<'_>) {
+    let (file, kind, name, namespace) = names;
+    let place = frame.place.clone();
+    let spec = frame.take("spec");
+    // Written by a control plane, not by a user.
+    drop(frame.take("status"));
+    frame.finish(sink);
+    let Some(name) = name else {
+        return sink.schema(&place, "metadata.name is required");
+    };
+    let Some(spec) = spec else {
+        return sink.schema(&place, "spec is required");
+    };
+    let meta = Meta {
+        file: Arc::clone(file),
+        kind,
+        name,
+        namespace,
+        place: spec.place.clone(),
+    };
+    if let Some(spec) = spec.object(sink) {
+        read_spec(documents, meta, spec, sink);
+    }
+}
+
+fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sink<'_>) {
+    fn keep<T>(all: &mut Vec<Document<T>>, meta: Meta, spec: Option<T>) {
+        all.extend(spec.map(|spec| Document { meta, spec }));
+    }
+    match meta.kind {
+        "VirtualService" => keep(&mut documents.virtual_services, meta, super::VirtualService::read(spec, sink)),
+        "DestinationRule" => keep(&mut documents.destination_rules, meta, super::DestinationRule::read(spec, sink)),
+        "PeerAuthentication" => {
+            keep(&mut documents.peer_authentications, meta, super::PeerAuthentication::read(spec, sink));
+        }
+        "ServiceEntry" => keep(&mut documents.service_entries, meta, super::ServiceEntry::read(spec, sink)),
+        _ => keep(&mut documents.workload_entries, meta, super::WorkloadEntry::read(spec, sink)),
+    }
+}
+
+/// `metadata.name` and `metadata.namespace`; the rest of the metadata is Kubernetes' own.
+fn read_names(frame: &mut Fields, sink: &mut Sink<'_>) -> (Option<Box<str>>, Option<Box<str>>) {
+    let Some(mut metadata) = frame.take("metadata").and_then(|value| value.object(sink)) else {
+        return (None, None);
+    };
+    let mut text = |field: &str| {
+        let text = metadata.string(field, sink).filter(|text| !text.is_empty());
+        text.map(|text| Box::<str>::from(text.value))
+    };
+    let names = (text("name"), text("namespace"));
+    metadata.ignore_rest();
+    names
+}
+
+fn treatment(group: &str, kind: &str) -> Treatment {
+    match (group, kind) {
+        ("networking.istio.io", "VirtualService") => Treatment::Serve("VirtualService"),
+        ("networking.istio.io", "DestinationRule") => Treatment::Serve("DestinationRule"),
+        ("networking.istio.io", "ServiceEntry") => Treatment::Serve("ServiceEntry"),
+        ("networking.istio.io", "WorkloadEntry") => Treatment::Serve("WorkloadEntry"),
+        ("security.istio.io", "PeerAuthentication") => Treatment::Serve("PeerAuthentication"),
+        ("security.istio.io", _) => Treatment::Refuse,
+        (group, _) if group.ends_with(".istio.io") => Treatment::Warn,
+        _ => Treatment::Skip,
+    }
+}
+
+fn versions(group: &str) -> [&'static str; 3] {
+    if group == SECURITY.0 { SECURITY.1 } else { NETWORKING.1 }
+}
+
+fn pass_over(treatment: Treatment, place: &Place, sink: &mut Sink<'_>) {
+    let (severity, code, message) = match treatment {
+        Treatment::Refuse => (
+            Severity::Error,
+            Code::Refused,
+            "known Istio kind, not served by this version, and unsafe to leave unenforced",
+        ),
+        Treatment::Warn => (
+            Severity::Warning,
+            Code::NotServed,
+            "known Istio kind, not served by this version: it has no effect",
+        ),
+        _ => (Severity::Note, Code::Skipped, "not a kind of the mesh: passed over"),
+    };
+    sink.say(severity, code, place, message);
+}

@@ -1,0 +1,61 @@
+//! Istio's documents, read and typed: text to [`Documents`].
+//!
+//! The first room of the flow `YAML → istio → translate → publish`. It knows the schema and nothing else: no defaults, no
+//! names resolved, no document looks at another. What it hands on keeps its position, so that the translator, which finds
+//! the errors that need two documents, can point as exactly as the parser.
+//!
+//! All versions of a kind have one schema in Istio, so the version only has to be one that exists. Kubernetes' own kinds are
+//! passed over with a note. Kinds of Istio that this version does not serve are passed over with a warning, except those
+//! that restrict access: a policy that is read and not enforced would be a hole, so it is an error.
+
+mod destination_rule;
+mod document;
+mod fields;
+mod peer_authentication;
+mod service_entry;
+mod values;
+mod virtual_service;
+mod workload_entry;
+mod yaml;
+
+pub use destination_rule::{DestinationRule, Subset};
+pub use document::{Document, Meta};
+pub use fields::{At, Place};
+pub use peer_authentication::PeerAuthentication;
+pub use service_entry::{Location, Port, Resolution, ServiceEntry};
+pub use values::{Selector, StringMatch, has_all};
+pub use virtual_service::{Destination, HttpMatch, HttpRoute, Retries, VirtualService};
+pub use workload_entry::WorkloadEntry;
+
+use crate::diagnostic::Diagnostic;
+
+/// Everything that was read, each kind in the order of files and of documents in them. That order stands in for
+/// Kubernetes' creation time wherever Istio lets the oldest document win.
+#[derive(Clone, Debug, Default)]
+pub struct Documents {
+    /// Routes.
+    pub virtual_services: Vec<Document<VirtualService>>,
+    /// Subsets.
+    pub destination_rules: Vec<Document<DestinationRule>>,
+    /// Transport security.
+    pub peer_authentications: Vec<Document<PeerAuthentication>>,
+    /// Services.
+    pub service_entries: Vec<Document<ServiceEntry>>,
+    /// Workloads.
+    pub workload_entries: Vec<Document<WorkloadEntry>>,
+}
+
+impl Documents {
+    /// The longest text of one file, in bytes. Real folders hold a few kilobytes a file; etcd caps an object at 1.5 MiB.
+    pub const MAX_FILE_BYTES: usize = 1024 * 1024;
+
+    /// Adds what stands in one file. `file` is the name that diagnostics will show.
+    ///
+    /// The rest of a document with an error, and of its file, is still read, so that all errors are told at once. While one
+    /// of the returned diagnostics is an error the documents have holes: they must be neither translated nor published.
+    pub fn read(&mut self, file: &str, text: &str) -> Vec<Diagnostic> {
+        let mut diagnostics = Vec::new();
+        document::read_file(self, file, text, &mut diagnostics);
+        diagnostics
+    }
+}

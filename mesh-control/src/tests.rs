@@ -1,0 +1,165 @@
+//! The whole control plane with the real client of mesh-xds, over loopback.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::Link;
+use mesh_core::config::RouteTree;
+use mesh_xds::{Bootstrap, XdsClient};
+use tempfile::TempDir;
+use tokio::sync::Notify;
+
+use crate::{ControlPlane, Lifetime};
+
+const TARGET: &str = "payment-service";
+
+/// A copy of the example folder.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/istio");
+    for entry in fs::read_dir(examples).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+fn set_weights(folder: &TempDir, v1: u32, v2: u32) {
+    let path = folder.path().join("30-routes.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let text = text.replace("weight: 95", &format!("weight: {v1}")).replace("weight: 5\n", &format!("weight: {v2}\n"));
+    fs::write(path, text).unwrap();
+}
+
+async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("{what} within 20 s"))
+}
+
+/// Waits until the routes of the target are as wished.
+async fn routes(link: &Link, wished: impl Fn(&RouteTree) -> bool) {
+    let bell = Arc::new(Notify::new());
+    let ring = Arc::clone(&bell);
+    let _told = link.snapshots().on_change(move || ring.notify_one());
+    within("the routes", async {
+        loop {
+            if let Some(Ok(tree)) = link.snapshots().load_full().target(TARGET)
+                && wished(tree)
+            {
+                return;
+            }
+            bell.notified().await;
+        }
+    })
+    .await;
+}
+
+async fn identity(link: &Link) -> String {
+    let bell = Arc::new(Notify::new());
+    let ring = Arc::clone(&bell);
+    let _told = link.identity().on_change(move || ring.notify_one());
+    within("an identity", async {
+        loop {
+            if let Ok(identity) = &*link.identity().load_full() {
+                return identity.id().to_string();
+            }
+            bell.notified().await;
+        }
+    })
+    .await
+}
+
+fn shares(tree: &RouteTree) -> Vec<u32> {
+    let split = &tree.virtual_hosts[0].routes[0].split;
+    split.clusters().iter().map(|share| share.weight.0).collect()
+}
+
+fn client(bootstrap: Bootstrap) -> Link {
+    XdsClient::start(bootstrap).unwrap().link()
+}
+
+#[tokio::test]
+async fn a_workload_joins_hears_routes_and_hears_of_a_change() {
+    let folder = folder();
+    let control_plane = ControlPlane::builder(folder.path()).start().await.unwrap();
+    assert_eq!(control_plane.status().diagnostics.len(), 0);
+    let link = client(control_plane.bootstrap("default", "checkout").unwrap());
+    let _wanted = link.interest().watch(TARGET);
+    assert_eq!(identity(&link).await, "spiffe://cluster.local/ns/default/sa/checkout");
+    routes(&link, |tree| shares(tree) == [95, 5]).await;
+    set_weights(&folder, 100, 0);
+    routes(&link, |tree| shares(tree) == [100]).await;
+    assert_eq!(control_plane.tally().get("certificate_issued", "join_token"), 1);
+    within("shutdown", control_plane.shutdown()).await;
+    let snapshot = link.snapshots().load_full();
+    assert!(snapshot.target(TARGET).unwrap().is_ok(), "a client keeps what it has");
+}
+
+#[tokio::test]
+async fn the_plaintext_port_serves_a_client_without_an_identity() {
+    let folder = folder();
+    let builder = ControlPlane::builder(folder.path()).plaintext(([127, 0, 0, 1], 0).into());
+    let control_plane = builder.start().await.unwrap();
+    let link = client(control_plane.plaintext_bootstrap("default", "anybody").unwrap());
+    let _wanted = link.interest().watch(TARGET);
+    routes(&link, |tree| shares(tree) == [95, 5]).await;
+}
+
+#[tokio::test]
+async fn bad_yaml_keeps_the_last_good_and_names_file_line_and_field() {
+    let folder = folder();
+    let builder = ControlPlane::builder(folder.path()).plaintext(([127, 0, 0, 1], 0).into());
+    let control_plane = builder.start().await.unwrap();
+    let link = client(control_plane.plaintext_bootstrap("default", "anybody").unwrap());
+    let _wanted = link.interest().watch(TARGET);
+    routes(&link, |tree| shares(tree) == [95, 5]).await;
+    let path = folder.path().join("30-routes.yaml");
+    let good = fs::read_to_string(&path).unwrap();
+    let mut status = control_plane.status_changes();
+    let cases = [
+        ("  http:", "  http: [", "30-routes.yaml:"),
+        ("  hosts:", "  hots:", "30-routes.yaml:23:3: error[IST0106]: VirtualService default/payment-service: spec.hots:"),
+        ("subset: v2\n", "subset: v3\n", "spec.http[0].route[1].destination.subset:"),
+        ("weight: 95", "weight: 0", "spec.http[0].route[0].weight: the weights sum to 0"),
+    ];
+    for (from, to, expected) in cases {
+        let bad = good.replace(from, to).replace("weight: 5\n", if to == "weight: 0" { "weight: 0\n" } else { "weight: 5\n" });
+        fs::write(&path, bad).unwrap();
+        let told = |status: &crate::Status| status.diagnostics.iter().any(|finding| finding.to_string().contains(expected));
+        within(expected, status.wait_for(|status| status.is_rejected() && told(status))).await.unwrap();
+    }
+    let snapshot = link.snapshots().load_full();
+    assert_eq!(shares(snapshot.target(TARGET).unwrap().as_ref().unwrap()), [95, 5]);
+    fs::write(&path, good.replace("weight: 95", "weight: 50")).unwrap();
+    routes(&link, |tree| shares(tree) == [50, 5]).await;
+}
+
+#[tokio::test]
+async fn a_single_use_token_lets_one_in_and_a_reusable_one_many() {
+    let folder = folder();
+    let state = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::builder(folder.path()).state(state.path()).start().await.unwrap();
+    let once = control_plane.bootstrap("default", "checkout").unwrap();
+    identity(&client(once.clone())).await;
+    let late = client(once);
+    within("a refusal", async {
+        while control_plane.tally().get("certificate_refused", "bad_token") == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(late.identity().load_full().is_err());
+    let many = Lifetime::Reusable(Duration::from_secs(60));
+    let reusable = control_plane.enrolment().bootstrap("default", "checkout", many).unwrap();
+    for _ in 0..2 {
+        identity(&client(reusable.clone())).await;
+    }
+}
+
+#[tokio::test]
+async fn the_plaintext_port_binds_nothing_but_loopback() {
+    let folder = folder();
+    let builder = ControlPlane::builder(folder.path()).plaintext(([0, 0, 0, 0], 0).into());
+    assert!(builder.start().await.unwrap_err().is_not_loopback());
+}

@@ -1,0 +1,102 @@
+//! Services and their subsets to clusters. Each port of a service is a cluster, and so is each subset of each port; Istio's
+//! names for them are `outbound|port|subset|host`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mesh_core::config::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMode};
+
+use super::service::Service;
+use super::{ClientScope, Findings, Mesh, endpoint, host};
+use crate::diagnostic::{Code, Severity};
+use crate::istio::{DestinationRule, Document, Documents, Port, Subset};
+
+/// Istio's `connectTimeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Istio sets every circuit breaker to "no limit" unless a DestinationRule says otherwise.
+const MAX_REQUESTS: u32 = u32::MAX;
+/// Power of two choices (Envoy's default).
+const LB: LbPolicy = LbPolicy::LeastRequest { choices: 2 };
+
+pub(super) fn name(host: &str, port: u32, subset: &str) -> ClusterName {
+    format!("outbound|{port}|{subset}|{host}").into()
+}
+
+/// The cluster of one port of a service, or of one subset of it.
+pub(super) fn build(service: &Service<'_>, port: &Port, subset: Option<&Subset>, findings: &mut Findings) -> Cluster {
+    let everything = BTreeMap::new();
+    let labels = subset.map_or(&everything, |subset| &subset.labels);
+    let subset = subset.map_or("", |subset| subset.name.as_str());
+    let endpoints = endpoint::endpoints(service, port, labels, findings);
+    let number = *port.number;
+    let tls = if service.internal {
+        TlsMode::Mutual(MutualTls {
+            expected: ExpectedPeers::exactly(endpoints.identities.iter().map(String::as_str)),
+            sni: Some(format!("outbound_.{number}_.{subset}_.{}", service.host).into()),
+        })
+    } else {
+        TlsMode::Plaintext
+    };
+    Cluster {
+        lb: LB,
+        connect_timeout: CONNECT_TIMEOUT,
+        max_requests: MAX_REQUESTS,
+        ..Cluster::new(name(&service.host, number, subset), tls, endpoints.list)
+    }
+}
+
+/// The subsets of a service as a client sees them, oldest first.
+///
+/// Rules are looked for in the client's namespace, then in the service's, then in the root namespace; the first of these
+/// that has one wins entirely. Within it the most specific host wins, and rules of that same host are merged.
+pub(super) fn subsets<'a>(
+    service: &Service<'_>,
+    documents: &'a Documents,
+    mesh: &Mesh,
+    scope: &ClientScope,
+    findings: &mut Findings,
+) -> Vec<&'a Subset> {
+    let client = &*scope.namespace;
+    // A client in the root namespace meets that namespace's rules last, like everybody else.
+    let own = (client != &*mesh.root_namespace).then_some(client);
+    let levels = [own, Some(service.meta.namespace()), Some(&*mesh.root_namespace)];
+    let level = levels.into_iter().flatten().map(|namespace| rules(service, documents, mesh, client, namespace));
+    let Some(rules) = level.into_iter().find(|rules| !rules.is_empty()) else {
+        return Vec::new();
+    };
+    let mut subsets: Vec<&Subset> = Vec::new();
+    for rule in rules {
+        for subset in &rule.spec.subsets {
+            if subsets.iter().any(|older| *older.name == *subset.name) {
+                let message = format!("subset {:?} of {:?} is defined by an older rule already", *subset.name, service.host);
+                findings.say(&rule.meta, Severity::Warning, Code::Duplicate, &subset.name.place, message);
+            } else {
+                subsets.push(subset);
+            }
+        }
+    }
+    subsets
+}
+
+/// The rules of one namespace that apply to a service, all of the same host.
+fn rules<'a>(
+    service: &Service<'_>,
+    documents: &'a Documents,
+    mesh: &Mesh,
+    client: &str,
+    namespace: &str,
+) -> Vec<&'a Document<DestinationRule>> {
+    let candidates = documents.destination_rules.iter().filter(|rule| {
+        let names = rule.spec.export_to.iter().map(|name| name.as_str());
+        rule.meta.namespace() == namespace && host::is_visible(names, namespace, client)
+    });
+    let fitting: Vec<_> = candidates
+        .filter_map(|rule| {
+            let pattern = host::resolve(&rule.spec.host, namespace, &mesh.domain);
+            host::fit(&pattern, &service.host).map(|fit| (fit, rule))
+        })
+        .collect();
+    let best = fitting.iter().map(|(fit, _)| *fit).min();
+    let of_best = fitting.into_iter().filter(|(fit, _)| Some(*fit) == best);
+    of_best.map(|(_, rule)| rule).collect()
+}

@@ -1,0 +1,156 @@
+//! Workloads to endpoints, and to the identities that a caller expects there.
+//!
+//! Secure naming (Istio): the peers that a cluster expects are the service accounts of *its* endpoints. A subset's cluster
+//! therefore expects only the accounts of that subset, and a workload that is in no service can impersonate none.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_core::config::{Endpoint, Locality, Weight};
+use mesh_core::identity::SpiffeId;
+
+use super::service::Service;
+use super::{Findings, Mesh};
+use crate::diagnostic::{Code, Severity};
+use crate::istio::{At, Document, Documents, Meta, Place, Port, ServiceEntry, WorkloadEntry, has_all};
+
+/// The service account of a workload that names none, as in Kubernetes.
+const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+
+/// A workload that belongs to a service.
+#[derive(Clone, Debug)]
+pub(super) struct Member<'a> {
+    meta: &'a Meta,
+    place: &'a Place,
+    address: IpAddr,
+    ports: &'a BTreeMap<String, At<u32>>,
+    pub(super) labels: &'a BTreeMap<String, String>,
+    identity: String,
+    weight: u32,
+    locality: Arc<Locality>,
+}
+
+/// The members of a service: those it writes out, or the workload entries of its namespace that it selects.
+pub(super) fn members<'a>(
+    service: &'a Document<ServiceEntry>,
+    documents: &'a Documents,
+    mesh: &Mesh,
+    findings: &mut Findings,
+) -> Vec<Member<'a>> {
+    let namespace = service.meta.namespace();
+    if let Some(selector) = &service.spec.workload_selector {
+        let selected = documents.workload_entries.iter();
+        return selected
+            .filter(|entry| entry.meta.namespace() == namespace && selector.selects(&entry.spec.labels))
+            .filter_map(|entry| member(&entry.meta, &entry.meta.place, &entry.spec, mesh, findings))
+            .collect();
+    }
+    let written = service.spec.endpoints.iter();
+    written
+        .filter_map(|entry| member(&service.meta, &entry.place, &entry.value, mesh, findings))
+        .collect()
+}
+
+fn member<'a>(
+    meta: &'a Meta,
+    place: &'a Place,
+    entry: &'a WorkloadEntry,
+    mesh: &Mesh,
+    findings: &mut Findings,
+) -> Option<Member<'a>> {
+    let Ok(address) = entry.address.parse() else {
+        let message = format!("{:?} is not an IP address, as resolution STATIC needs", *entry.address);
+        findings.say(meta, Severity::Error, Code::Schema, &entry.address.place, message);
+        return None;
+    };
+    let account = entry.service_account.as_ref().map_or(DEFAULT_SERVICE_ACCOUNT, |name| name.as_str());
+    let identity = format!("spiffe://{}/ns/{}/sa/{account}", mesh.trust_domain, meta.namespace());
+    if let Err(error) = SpiffeId::parse(&identity) {
+        let place = entry.service_account.as_ref().map_or(place, |name| &name.place);
+        findings.say(meta, Severity::Error, Code::Schema, place, format!("{identity:?} is not a SPIFFE id: {error}"));
+        return None;
+    }
+    Some(Member {
+        meta,
+        place,
+        address,
+        ports: &entry.ports,
+        labels: &entry.labels,
+        identity,
+        // 0 is protobuf's word for nothing written.
+        weight: entry.weight.as_ref().map_or(1, |weight| weight.value.max(1)),
+        locality: locality(entry.locality.as_ref().map_or("", |text| text.as_str())),
+    })
+}
+
+/// `region/zone/sub-zone`, each possibly absent.
+fn locality(text: &str) -> Arc<Locality> {
+    let mut parts = text.splitn(3, '/');
+    let mut part = || Box::<str>::from(parts.next().unwrap_or_default());
+    Arc::new(Locality {
+        region: part(),
+        zone: part(),
+        sub_zone: part(),
+    })
+}
+
+/// The endpoints of one port and the identities that may answer there.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    pub(super) list: Vec<Endpoint>,
+    pub(super) identities: BTreeSet<String>,
+}
+
+/// The endpoints of `port` whose labels include `labels`.
+pub(super) fn endpoints(
+    service: &Service<'_>,
+    port: &Port,
+    labels: &BTreeMap<String, String>,
+    findings: &mut Findings,
+) -> Endpoints {
+    let mut found = Endpoints {
+        list: Vec::new(),
+        identities: BTreeSet::new(),
+    };
+    let (mut seen, mut weights) = (HashSet::new(), 0u32);
+    for member in service.members.iter().filter(|member| has_all(member.labels, labels)) {
+        let Some(address) = member.address_for(port, findings) else { continue };
+        found.identities.insert(member.identity.clone());
+        // A client must refuse a cluster that names one address twice (gRPC: NACK).
+        if !seen.insert(address) {
+            let message = format!("{address} is an endpoint of {:?} already; the older entry counts", service.host);
+            findings.say(member.meta, Severity::Warning, Code::Duplicate, member.place, message);
+            continue;
+        }
+        // And one whose weights do not fit 32 bits.
+        let Some(sum) = weights.checked_add(member.weight) else {
+            let message = format!("the weights of {:?} sum to more than {}", service.host, u32::MAX);
+            findings.say(member.meta, Severity::Error, Code::Schema, member.place, message);
+            continue;
+        };
+        weights = sum;
+        found.list.push(Endpoint {
+            weight: Weight(member.weight),
+            locality: Arc::clone(&member.locality),
+            ..Endpoint::new(address)
+        });
+    }
+    found
+}
+
+impl Member<'_> {
+    /// Istio: the workload's own number for the port's name, else the target port, else the port itself.
+    fn address_for(&self, port: &Port, findings: &mut Findings) -> Option<SocketAddr> {
+        let own = self.ports.get(&port.name.value);
+        let number = own.or(port.target_port.as_ref()).unwrap_or(&port.number);
+        match u16::try_from(number.value) {
+            Ok(number) if number > 0 => Some(SocketAddr::new(self.address, number)),
+            _ => {
+                let message = format!("port {:?} of this workload is not between 1 and 65535", *port.name);
+                findings.say(self.meta, Severity::Error, Code::Schema, self.place, message);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The services there are: each host of each `ServiceEntry`, with its members.
+//!
+//! The registry does not depend on who looks at it; what a client may see of it is asked with the client's namespace.
+
+use std::collections::BTreeMap;
+
+use super::endpoint::{self, Member};
+use super::{Findings, Mesh, host};
+use crate::diagnostic::{Code, Severity};
+use crate::istio::{At, Document, Documents, Location, Meta, Port, Resolution, ServiceEntry};
+
+/// A callable host.
+#[derive(Debug)]
+pub(super) struct Service<'a> {
+    pub(super) host: String,
+    pub(super) meta: &'a Meta,
+    pub(super) ports: &'a [Port],
+    pub(super) members: Vec<Member<'a>>,
+    /// Called with mutual TLS.
+    pub(super) internal: bool,
+    export_to: &'a [At<String>],
+}
+
+impl Service<'_> {
+    pub(super) fn is_visible(&self, client: &str) -> bool {
+        let names = self.export_to.iter().map(|name| name.as_str());
+        host::is_visible(names, self.meta.namespace(), client)
+    }
+
+    pub(super) fn port(&self, number: u32) -> Option<&Port> {
+        self.ports.iter().find(|port| *port.number == number)
+    }
+
+    /// The port that a name without one means.
+    pub(super) fn lowest_port(&self) -> Option<u32> {
+        self.ports.iter().map(|port| *port.number).min()
+    }
+}
+
+/// Every service, by host.
+#[derive(Debug, Default)]
+pub(super) struct Registry<'a> {
+    services: BTreeMap<String, Service<'a>>,
+    /// Hosts that are defined and cannot be served, with the reason.
+    unserved: BTreeMap<String, &'static str>,
+}
+
+impl<'a> Registry<'a> {
+    pub(super) fn new(documents: &'a Documents, mesh: &Mesh, findings: &mut Findings) -> Self {
+        let mut registry = Self::default();
+        for document in &documents.service_entries {
+            registry.add(document, documents, mesh, findings);
+        }
+        registry
+    }
+
+    pub(super) fn get(&self, host: &str) -> Option<&Service<'a>> {
+        self.services.get(host)
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service<'a>> {
+        self.services.values()
+    }
+
+    /// Why a host that is defined is not served.
+    pub(super) fn why_unserved(&self, host: &str) -> Option<&'static str> {
+        self.unserved.get(host).copied()
+    }
+
+    fn add(
+        &mut self,
+        document: &'a Document<ServiceEntry>,
+        documents: &'a Documents,
+        mesh: &Mesh,
+        findings: &mut Findings,
+    ) {
+        let Document { meta, spec } = document;
+        check_ports(meta, &spec.ports, findings);
+        let resolution = spec.resolution.as_ref();
+        let unserved = match resolution.map(|at| at.value) {
+            Some(Resolution::Static) => None,
+            Some(Resolution::Dns) => Some("resolution by DNS is not served by this version"),
+            Some(Resolution::None) | None => Some("resolution NONE, Istio's default, needs a proxy: write STATIC"),
+        };
+        if let Some(why) = unserved {
+            let place = resolution.map_or(&spec.place, |at| &at.place);
+            findings.say(meta, Severity::Warning, Code::NotServed, place, format!("{why}: the hosts cannot be called"));
+        }
+        let members = endpoint::members(document, documents, mesh, findings);
+        for name in &spec.hosts {
+            let host = host::resolve(name, meta.namespace(), &mesh.domain);
+            if host.starts_with('*') {
+                let message = "wildcard hosts are not served by this version: they cannot be called";
+                findings.say(meta, Severity::Warning, Code::NotServed, &name.place, message);
+                self.unserved.entry(host).or_insert("wildcard hosts are not served by this version");
+            } else if !host::is_host(&host) {
+                findings.say(meta, Severity::Error, Code::Schema, &name.place, format!("{:?} is not a host", **name));
+            } else if let Some(why) = unserved {
+                self.unserved.entry(host).or_insert(why);
+            } else if let Some(older) = self.services.get(&host) {
+                let message = format!("host {host:?} is defined by {} already; the older definition counts", older.meta);
+                findings.say(meta, Severity::Warning, Code::Duplicate, &name.place, message);
+            } else {
+                let internal = spec.location.as_ref().is_some_and(|at| at.value == Location::MeshInternal);
+                let service = Service {
+                    host: host.clone(),
+                    meta,
+                    ports: &spec.ports,
+                    members: members.clone(),
+                    internal,
+                    export_to: &spec.export_to,
+                };
+                self.services.insert(host, service);
+            }
+        }
+    }
+}
+
+fn check_ports(meta: &Meta, ports: &[Port], findings: &mut Findings) {
+    for (index, port) in ports.iter().enumerate() {
+        if *port.number == 0 {
+            findings.say(meta, Severity::Error, Code::Schema, &port.number.place, "a port is between 1 and 65535");
+        }
+        let older = &ports[..index];
+        if older.iter().any(|other| *other.number == *port.number) {
+            let message = format!("port {} is defined twice", *port.number);
+            findings.say(meta, Severity::Error, Code::Schema, &port.number.place, message);
+        }
+        if older.iter().any(|other| *other.name == *port.name) {
+            let message = format!("two ports are called {:?}", *port.name);
+            findings.say(meta, Severity::Error, Code::Schema, &port.name.place, message);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Goldens: each `testdata/<case>.yaml` and what becomes of it for a client in namespace `default`, in `<case>.expected`.
+//! Run with `UPDATE_GOLDENS=1` to rewrite them, then read the difference.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use mesh_core::config::{Route, TlsMode};
+use proptest::prelude::*;
+
+use super::*;
+
+fn read(file: &str, text: &str) -> (Documents, Vec<Diagnostic>) {
+    let mut documents = Documents::default();
+    let diagnostics = documents.read(file, text);
+    (documents, diagnostics)
+}
+
+fn outcome(file: &str, text: &str, namespace: &str) -> String {
+    let (documents, mut diagnostics) = read(file, text);
+    let mut snapshot = None;
+    if !diagnostics.iter().any(Diagnostic::is_error) {
+        let translation = translate(&documents, &Mesh::default(), &ClientScope::namespace(namespace));
+        diagnostics.extend(translation.diagnostics);
+        snapshot = translation.snapshot;
+    }
+    let mut out = String::new();
+    for diagnostic in &diagnostics {
+        writeln!(out, "{diagnostic}").unwrap();
+    }
+    match snapshot {
+        Some(snapshot) => describe(&snapshot, &mut out),
+        None => out.push_str("refused\n"),
+    }
+    out
+}
+
+fn describe(snapshot: &Snapshot, out: &mut String) {
+    let targets: BTreeMap<_, _> = snapshot.targets().iter().collect();
+    let mut trees = BTreeMap::new();
+    for (target, tree) in targets {
+        let tree = tree.as_ref().unwrap();
+        writeln!(out, "target {target} -> {}", tree.name).unwrap();
+        trees.insert(&tree.name, tree);
+    }
+    for tree in trees.values() {
+        for host in &tree.virtual_hosts {
+            let domains: Vec<_> = host.domains.iter().map(ToString::to_string).collect();
+            writeln!(out, "routes {} for {}", tree.name, domains.join(" ")).unwrap();
+            host.routes.iter().for_each(|route| describe_route(route, out));
+        }
+    }
+    let clusters: BTreeMap<_, _> = snapshot.clusters().iter().collect();
+    for (name, cluster) in clusters {
+        let Ok(cluster) = cluster else {
+            writeln!(out, "cluster {name}: {}", cluster.as_ref().unwrap_err()).unwrap();
+            continue;
+        };
+        writeln!(out, "cluster {name}").unwrap();
+        match &cluster.tls {
+            TlsMode::Plaintext => writeln!(out, "  plaintext").unwrap(),
+            TlsMode::Mutual(mutual) => {
+                writeln!(out, "  mutual, sni {:?}, expects {:?}", mutual.sni, mutual.expected.tests()).unwrap();
+            }
+        }
+        for endpoint in cluster.endpoints.iter() {
+            let locality = &endpoint.locality;
+            let locality = [&locality.region, &locality.zone, &locality.sub_zone].map(|part| part.to_string()).join("/");
+            writeln!(out, "  {} weight {} at {locality}", endpoint.address, endpoint.weight.0).unwrap();
+        }
+    }
+}
+
+fn describe_route(route: &Route, out: &mut String) {
+    writeln!(out, "  {:?} {:?} {:?}", route.name, route.matches.path, route.matches.headers).unwrap();
+    for share in route.split.clusters() {
+        writeln!(out, "    {} of {} to {}", share.weight.0, route.split.total(), share.cluster).unwrap();
+    }
+    let retry = &route.retry;
+    let origin = if retry.explicit { "written" } else { "default" };
+    writeln!(
+        out,
+        "    timeout {:?}, {} {origin} retries on {:?}, each {:?}, pause {:?}",
+        route.timeout, retry.retries, retry.on, retry.per_try_timeout, retry.backoff
+    )
+    .unwrap();
+}
+
+#[test]
+fn goldens() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let mut cases: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    cases.sort();
+    assert!(cases.len() > 5, "{folder:?}");
+    let mut wrong = Vec::new();
+    for case in cases {
+        let text = std::fs::read_to_string(&case).unwrap();
+        let name = case.file_name().unwrap().to_str().unwrap();
+        let found = outcome(name, &text, "default");
+        let golden = case.with_extension("expected");
+        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+            std::fs::write(&golden, &found).unwrap();
+        } else if std::fs::read_to_string(&golden).unwrap_or_default() != found {
+            wrong.push(format!("{name}:\n{found}"));
+        }
+    }
+    assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn all_names_of_a_port_share_one_tree() {
+    let text = include_str!("../../testdata/canary.yaml");
+    let (documents, _) = read("canary.yaml", text);
+    let translation = translate(&documents, &Mesh::default(), &ClientScope::namespace("default"));
+    let snapshot = translation.snapshot.unwrap();
+    let tree = |name: &str| Arc::clone(snapshot.target(name).unwrap().as_ref().unwrap());
+    assert!(Arc::ptr_eq(&tree("payment-service"), &tree("payment-service.default.svc.cluster.local:50051")));
+}
+
+#[test]
+fn the_examples_folder_translates_without_a_finding() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/istio");
+    let mut documents = Documents::default();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(documents.read(path.to_str().unwrap(), &text), []);
+    }
+    let translation = translate(&documents, &Mesh::default(), &ClientScope::namespace("default"));
+    assert_eq!(translation.diagnostics, []);
+    assert!(translation.snapshot.unwrap().target("payment-service").is_some());
+}
+
+/// Folders made of the words that matter, in every order and with every kind of hole.
+fn documents() -> impl Strategy<Value = String> {
+    let host = prop_oneof![
+        Just("a"), Just("b"), Just("a.default.svc.cluster.local"), Just("*.svc.cluster.local"), Just("x.example.com"), Just("*"),
+    ];
+    let namespace = prop_oneof![Just("default"), Just("other"), Just("istio-system")];
+    let subset = prop_oneof![Just(""), Just("v1"), Just("v2")];
+    let export = prop_oneof![Just(""), Just("."), Just("*"), Just("other")];
+    let parts = (0u8..4, host.clone(), host, namespace, subset, export, 0u32..4, 0u32..3, any::<bool>());
+    let document = parts.prop_map(|(kind, host, other, namespace, subset, export, weight, port, flag)| {
+        let export = if export.is_empty() { String::new() } else { format!("  exportTo: [{export:?}]\n") };
+        let port_line = if port == 0 { String::new() } else { format!("        port: {{number: {port}}}\n") };
+        let subset_line = if subset.is_empty() { String::new() } else { format!("        subset: {subset}\n") };
+        let (kind, spec) = match kind {
+            0 => ("VirtualService", format!(
+                "  hosts: [{host:?}]\n{export}  http:\n  - match: [{{uri: {{prefix: /{subset}}}, port: {weight}}}]\n    timeout: {weight}s\n    retries: {{attempts: {port}}}\n    route:\n    - destination:\n        host: {other:?}\n{subset_line}{port_line}      weight: {weight}\n    - destination: {{host: a}}\n      weight: {port}\n  - route:\n    - destination: {{host: {other:?}}}\n"
+            )),
+            1 => ("DestinationRule", format!(
+                "  host: {host:?}\n{export}  subsets:\n  - name: v1\n    labels: {{version: v1}}\n  - name: v{weight}\n    labels: {{version: v2}}\n"
+            )),
+            2 => ("ServiceEntry", format!(
+                "  hosts: [{host:?}, {other:?}]\n{export}  location: MESH_INTERNAL\n  resolution: STATIC\n  ports:\n  - {{number: 1, name: one}}\n  - {{number: {port}, name: two}}\n{}",
+                if flag { "  workloadSelector: {labels: {app: a}}\n" } else { "  endpoints: [{address: 127.0.0.1}]\n" }
+            )),
+            _ => ("WorkloadEntry", format!(
+                "  address: 127.0.0.{weight}\n  labels: {{app: a, version: v{port}}}\n  weight: {weight}\n  ports: {{one: {weight}}}\n"
+            )),
+        };
+        format!("apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: n, namespace: {namespace}}}\nspec:\n{spec}")
+    });
+    prop::collection::vec(document, 0..12).prop_map(|documents| documents.join("---\n"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn translation_never_panics_and_is_pure(text in documents(), namespace in "default|other|istio-system") {
+        let (parsed, _) = read("f.yaml", &text);
+        let scope = ClientScope::namespace(namespace);
+        // Building a snapshot checks that it is consistent, or panics.
+        let (one, two) = (translate(&parsed, &Mesh::default(), &scope), translate(&parsed, &Mesh::default(), &scope));
+        prop_assert_eq!(&one.snapshot, &two.snapshot);
+        prop_assert_eq!(one.snapshot.is_none(), one.diagnostics.iter().any(Diagnostic::is_error));
+        prop_assert_eq!(one.diagnostics, two.diagnostics);
+    }
+
+    #[test]
+    fn reading_never_panics(text in "[a-zA-Z0-9:{}\\[\\]&*!|>#,'\"\n -]{0,200}") {
+        read("f.yaml", &text);
+    }
+
+    #[test]
+    fn a_cut_file_never_panics(text in documents(), cut in any::<prop::sample::Index>()) {
+        let end = cut.index(text.len() + 1);
+        if let Some(half) = text.get(..end) {
+            read("f.yaml", half);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The shape of the bootstrap file, to read and to print.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::node::Node;
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct File {
+    pub(super) xds_servers: Vec<XdsServer>,
+    #[serde(default)]
+    pub(super) node: Node,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) certificate_providers: BTreeMap<String, ProviderEntry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) client_default_listener_resource_name_template: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) server_listener_resource_name_template: Option<String>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct XdsServer {
+    pub(super) server_uri: String,
+    pub(super) channel_creds: Vec<CredsEntry>,
+    /// Unknown features are ignored whatever their JSON type (gRFC A30).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) server_features: Vec<Value>,
+}
+
+/// Credentials of some kind; the configuration is read once the kind is known to be one of ours.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct CredsEntry {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub(super) config: Value,
+}
+
+/// A certificate provider of some kind.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct ProviderEntry {
+    pub(super) plugin_name: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub(super) config: Value,
+}
+
+/// `tls` (gRFC A65), with the roots inline if so wished. The workload's own certificate comes from its identity, so a
+/// certificate named here is not read.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct TlsConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca_certificate_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca_certificate: Option<String>,
+}
+
+/// `file_watcher` (gRFC A29).
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct FileWatcherConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) certificate_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) private_key_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca_certificate_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) refresh_interval: Option<String>,
+}
+
+/// `mesh_ca`: ours.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct MeshCaConfig {
+    pub(super) server_uri: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca_certificate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca_certificate_file: Option<String>,
+    pub(super) trust_domain: String,
+    pub(super) namespace: String,
+    pub(super) service_account: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<String>,
+}

@@ -1,0 +1,343 @@
+//! The client's side of an ADS stream, state of the world, as a state machine: a response in, requests out.
+//!
+//! It owns what the protocol remembers (versions, nonces, subscriptions, timers) and the [`Cache`]. It does no IO and reads
+//! no clock, so every rule of the protocol is a table test. Requests are pulled rather than queued: whoever has room to send
+//! asks for the next one, and gets the newest state of one type, so a burst of changes is one request.
+//!
+//! Rules (xDS protocol; gRFCs A27, A46, A57, A88): versions live across streams and nonces die with theirs; the node goes in
+//! the first request of a stream; valid resources of a refused response are used; only a listener or cluster is deleted by
+//! absence, and even then the last good value stays; a resource that does not come within 15 s does not exist.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_core::config::RouteTree;
+
+use super::cache::{Cache, Cached};
+use crate::decode::{Context, Fault, Rejected, decode, unwrap};
+use crate::node::Node;
+use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::wire::{NOT_FOUND, Request, Response};
+
+/// How long a subscribed resource may stay unheard of before it counts as not existing (gRFC A57).
+const DOES_NOT_EXIST_AFTER: Duration = Duration::from_secs(15);
+
+/// The least time between two refusals of one type: a control plane that answers each with the same bad resources would
+/// otherwise be talked to at wire speed.
+const REFUSAL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The most bytes of a refusal's text; a reader needs the first faults, not all of ten thousand.
+const MAX_REFUSAL_BYTES: usize = 4096;
+
+/// gRPC's PERMISSION_DENIED.
+const PERMISSION_DENIED: i32 = 7;
+
+/// The names that are wanted, by [`ResourceKind::index`].
+pub(crate) type Needs = [BTreeSet<Arc<str>>; 4];
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct AdsState {
+    node: Arc<Node>,
+    context: Context,
+    cache: Cache,
+    types: [TypeState; 4],
+    connected: bool,
+    node_sent: bool,
+}
+
+#[derive(Debug, Default)]
+struct TypeState {
+    names: BTreeMap<Arc<str>, Timer>,
+    /// The last version that was accepted whole.
+    version: Arc<str>,
+    /// Of the last response on this stream.
+    nonce: String,
+    reply: Option<Reply>,
+    /// The names are not those of the last request.
+    changed: bool,
+    /// A request went out on this stream.
+    asked: bool,
+    last_refusal: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Reply {
+    Accept,
+    Refuse(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timer {
+    /// Not asked for on this stream.
+    Idle,
+    /// Asked for; gone if unheard of by then.
+    Until(Instant),
+    /// Heard of.
+    Done,
+}
+
+/// What a response did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Of a known, subscribed type.
+    pub(crate) understood: bool,
+    /// What was refused of it.
+    pub(crate) rejected: Vec<Rejected>,
+}
+
+impl AdsState {
+    pub(crate) fn new(node: Arc<Node>, context: Context) -> Self {
+        Self {
+            node,
+            context,
+            cache: Cache::default(),
+            types: Default::default(),
+            connected: false,
+            node_sent: false,
+        }
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Makes the subscriptions exactly these. What is no longer wanted is forgotten.
+    pub(crate) fn subscribe(&mut self, needs: &Needs) {
+        for kind in ResourceKind::ALL {
+            let (state, wanted) = (&mut self.types[kind.index()], &needs[kind.index()]);
+            let cache = &mut self.cache;
+            let before = state.names.len();
+            state.names.retain(|name, _| {
+                let keep = wanted.contains(name);
+                if !keep {
+                    cache.remove(kind, name);
+                }
+                keep
+            });
+            state.changed |= state.names.len() != before;
+            for name in wanted {
+                if !state.names.contains_key(name) {
+                    state.names.insert(Arc::clone(name), Timer::Idle);
+                    cache.insert(kind, name);
+                    state.changed = true;
+                }
+            }
+        }
+    }
+
+    /// A stream was opened: everything is asked for again.
+    pub(crate) fn stream_opened(&mut self) {
+        self.connected = true;
+    }
+
+    /// The stream ended: its nonces and timers end with it.
+    pub(crate) fn stream_closed(&mut self) {
+        self.connected = false;
+        self.node_sent = false;
+        for state in &mut self.types {
+            state.nonce.clear();
+            state.reply = None;
+            state.asked = false;
+            for timer in state.names.values_mut() {
+                if matches!(timer, Timer::Until(_)) {
+                    *timer = Timer::Idle;
+                }
+            }
+        }
+    }
+
+    /// Whether there is something to send now.
+    pub(crate) fn has_request(&self, now: Instant) -> bool {
+        self.connected && self.types.iter().any(|state| state.is_due(now))
+    }
+
+    /// The next request, for somebody who can send it at once.
+    pub(crate) fn next_request(&mut self, now: Instant) -> Option<Request> {
+        if !self.connected {
+            return None;
+        }
+        let kind = ResourceKind::ALL
+            .into_iter()
+            .find(|kind| self.types[kind.index()].is_due(now))?;
+        let state = &mut self.types[kind.index()];
+        let mut request = Request {
+            type_url: kind.type_url().into(),
+            version: String::from(&*state.version),
+            nonce: state.nonce.clone(),
+            names: state.names.keys().cloned().collect(),
+            error: None,
+            node: (!self.node_sent).then(|| Arc::clone(&self.node)),
+        };
+        if let Some(Reply::Refuse(why)) = state.reply.take() {
+            request.error = Some(why);
+            state.last_refusal = Some(now);
+        }
+        for timer in state.names.values_mut().filter(|timer| **timer == Timer::Idle) {
+            *timer = Timer::Until(now + DOES_NOT_EXIST_AFTER);
+        }
+        state.changed = false;
+        state.asked = true;
+        self.node_sent = true;
+        Some(request)
+    }
+
+    /// Takes a response in.
+    pub(crate) fn receive(&mut self, response: Response) -> Received {
+        // A type that is not known, or was not asked for, is neither accepted nor refused.
+        let Some(kind) = response.kind().filter(|kind| self.types[kind.index()].asked) else {
+            return Received::default();
+        };
+        let version: Arc<str> = response.version.as_str().into();
+        let nonce = response.nonce.clone();
+        let rejected = match kind {
+            ResourceKind::Listener => self.take::<Listener>(response, &version),
+            ResourceKind::Route => self.take::<RouteTree>(response, &version),
+            ResourceKind::Cluster => self.take::<ClusterSpec>(response, &version),
+            ResourceKind::Endpoints => self.take::<Endpoints>(response, &version),
+        };
+        let state = &mut self.types[kind.index()];
+        state.nonce = nonce;
+        if rejected.is_empty() {
+            state.version = version;
+            state.reply = Some(Reply::Accept);
+        } else {
+            state.reply = Some(Reply::Refuse(refusal(&self.node.id, &rejected)));
+        }
+        Received {
+            understood: true,
+            rejected,
+        }
+    }
+
+    /// The moment at which [`on_timer`](Self::on_timer) or [`next_request`](Self::next_request) has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if !self.connected {
+            return None;
+        }
+        let timers = self
+            .types
+            .iter()
+            .flat_map(|state| state.names.values())
+            .filter_map(|timer| match timer {
+                Timer::Until(at) => Some(*at),
+                Timer::Idle | Timer::Done => None,
+            });
+        let held = self.types.iter().filter_map(TypeState::held_until);
+        timers.chain(held).min()
+    }
+
+    /// Gives up on what did not come in time; whether there was any.
+    pub(crate) fn on_timer(&mut self, now: Instant) -> bool {
+        let mut expired = false;
+        for kind in ResourceKind::ALL {
+            for (name, timer) in &mut self.types[kind.index()].names {
+                if matches!(timer, Timer::Until(at) if *at <= now) {
+                    *timer = Timer::Done;
+                    expired = true;
+                    let seconds = DOES_NOT_EXIST_AFTER.as_secs();
+                    let why =
+                        format!("{kind} {name:?} does not exist: the control plane did not send it in {seconds} s");
+                    self.cache.absent(kind, name, &why.into());
+                }
+            }
+        }
+        expired
+    }
+
+    fn take<R: Cached>(&mut self, response: Response, version: &Arc<str>) -> Vec<Rejected> {
+        let state = &mut self.types[R::KIND.index()];
+        let table = R::table_mut(&mut self.cache);
+        let (mut rejected, mut present) = (Vec::new(), HashSet::new());
+        let mut heard = |name: &Arc<str>| {
+            if let Some(timer) = state.names.get_mut(name) {
+                *timer = Timer::Done;
+            }
+        };
+        for (index, raw) in response.resources.into_iter().enumerate() {
+            let nameless = |fault: Fault| Rejected::new(R::KIND, "", fault);
+            let decoded = unwrap(raw)
+                .map_err(nameless)
+                .and_then(|raw| Ok((decode::<R>(&raw, &self.context)?, raw.bytes)));
+            let (mut decoded, bytes) = match decoded {
+                Ok(decoded) => decoded,
+                Err(nameless) => {
+                    rejected.push(nameless.at(index));
+                    continue;
+                }
+            };
+            heard(&decoded.name);
+            if !present.insert(Arc::clone(&decoded.name)) {
+                let fault = Fault::new("name", "is there twice in one response");
+                decoded.value = Err(Rejected::new(R::KIND, Arc::clone(&decoded.name), fault));
+            }
+            if let Err(why) = &decoded.value {
+                rejected.push(why.clone());
+            } else if table.confirm(&decoded.name, &bytes, version) {
+                continue;
+            }
+            table.receive(decoded, bytes, version);
+        }
+        for error in response.errors {
+            // Anything else is the control plane's own trouble, which passes (gRFC A88).
+            if matches!(error.code, NOT_FOUND | PERMISSION_DENIED) {
+                let why = format!(
+                    "{} {:?}: the control plane says: {}",
+                    R::KIND,
+                    error.name,
+                    error.message
+                );
+                heard(&error.name.as_str().into());
+                present.insert(error.name.as_str().into());
+                table.absent(&error.name, &why.into());
+            }
+        }
+        if R::KIND.absence_means_deleted() {
+            let gone: Vec<Arc<str>> = table.known().filter(|name| !present.contains(*name)).cloned().collect();
+            for name in gone {
+                let why = format!(
+                    "{} {name:?} was deleted by the control plane; its last value is kept",
+                    R::KIND
+                );
+                table.absent(&name, &why.into());
+            }
+        }
+        rejected
+    }
+}
+
+impl TypeState {
+    fn is_due(&self, now: Instant) -> bool {
+        if let Some(held) = self.held_until()
+            && now < held
+        {
+            return false;
+        }
+        // An empty list as the first of a stream would ask for everything.
+        self.reply.is_some() || (self.changed && self.asked) || (!self.asked && !self.names.is_empty())
+    }
+
+    /// Until when a refusal is held back.
+    fn held_until(&self) -> Option<Instant> {
+        match self.reply {
+            Some(Reply::Refuse(_)) => self.last_refusal.map(|last| last + REFUSAL_INTERVAL),
+            Some(Reply::Accept) | None => None,
+        }
+    }
+}
+
+/// What a control plane's operator reads: who refuses, and every fault until the text is full.
+fn refusal(node: &str, rejected: &[Rejected]) -> String {
+    let mut text = format!("node {node:?} refused {} of the resources: ", rejected.len());
+    for (index, why) in rejected.iter().enumerate() {
+        let separator = if index == 0 { "" } else { "; " };
+        let next = format!("{separator}{why}");
+        if text.len() + next.len() > MAX_REFUSAL_BYTES {
+            text.push_str("; ...");
+            break;
+        }
+        text.push_str(&next);
+    }
+    text
+}

@@ -1,0 +1,174 @@
+//! The client's end: one task, one stream, and what the process knows of the mesh.
+//!
+//! ```text
+//! wire - ads (protocol, cache) - assemble (whole trees) - Link (snapshot) - the data plane
+//!         ^ stream.rs moves bytes between them; status.rs shows what happened
+//! ```
+
+mod ads;
+mod assemble;
+mod backoff;
+mod cache;
+mod status;
+mod stream;
+mod targets;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use mesh_core::Link;
+use mesh_core::link::Parts;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::bootstrap::{Bootstrap, Credentials};
+use crate::connect::Connector;
+use crate::decode::Context;
+use crate::error::StartError;
+use crate::node::Node;
+use crate::{encode, identity};
+
+pub(crate) use backoff::Backoff;
+pub use status::{ConfigStatus, Connection, NotYet, Phase, Report, ResourceStatus};
+
+/// Optional abilities that gRPC clients announce: no overprovisioning factor, and resources may come in envelopes.
+const FEATURES: [&str; 2] = [
+    "envoy.lb.does_not_support_overprovisioning",
+    "xds.config.resource-in-sotw",
+];
+
+/// The membership of this process in a mesh, fed by a control plane.
+///
+/// It runs one task with one ADS stream, for any number of targets, and one more where the bootstrap has a certificate
+/// provider. Both end when this and every clone of its [`link`](Self::link) are dropped.
+#[derive(Clone)]
+pub struct XdsClient {
+    link: Link,
+    status: ConfigStatus,
+}
+
+impl XdsClient {
+    /// Starts with the production parts.
+    ///
+    /// It does not wait: a control plane that cannot be reached is tried again for ever, and calls say why they wait.
+    ///
+    /// # Errors
+    ///
+    /// When there is no tokio runtime around.
+    pub fn start(bootstrap: Bootstrap) -> Result<Self, StartError> {
+        Self::builder(bootstrap).start()
+    }
+
+    /// For a client with injected parts.
+    pub fn builder(bootstrap: Bootstrap) -> XdsClientBuilder {
+        XdsClientBuilder {
+            bootstrap,
+            parts: Parts::default(),
+            connector: Connector::default(),
+        }
+    }
+
+    /// What channels and servers are made from.
+    pub fn link(&self) -> Link {
+        self.link.clone()
+    }
+
+    /// What the stream is doing.
+    pub fn status(&self) -> &ConfigStatus {
+        &self.status
+    }
+}
+
+impl fmt::Debug for XdsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XdsClient").field("status", &self.status).finish()
+    }
+}
+
+/// See [`XdsClient::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct XdsClientBuilder {
+    bootstrap: Bootstrap,
+    parts: Parts,
+    connector: Connector,
+}
+
+impl XdsClientBuilder {
+    /// Randomness and wall time.
+    pub fn parts(mut self, parts: Parts) -> Self {
+        self.parts = parts;
+        self
+    }
+
+    /// How the control plane and the CA are dialled.
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.connector = connector;
+        self
+    }
+
+    /// Starts the tasks.
+    ///
+    /// # Errors
+    ///
+    /// When there is no tokio runtime around.
+    pub fn start(self) -> Result<XdsClient, StartError> {
+        let runtime = Handle::try_current().map_err(StartError::no_runtime)?;
+        let Self {
+            bootstrap,
+            parts,
+            connector,
+        } = self;
+        let (source, link) = Link::new(parts);
+        let provider = bootstrap.identity_provider();
+        let context = Context {
+            provider: provider.map(|(name, _)| name.into()),
+        };
+        let shows_identity = provider.is_some() && matches!(bootstrap.server().credentials, Credentials::Tls(_));
+        let bell = Arc::new(Notify::new());
+        let ring = Arc::clone(&bell);
+        let interest_changes = link.interest().on_change(move || ring.notify_one());
+        let (reports, receiver) = watch::channel(Arc::new(Report::default()));
+        let status = ConfigStatus::new(receiver, link.applied());
+        let task = stream::Task {
+            link: link.downgrade(),
+            interest: link.interest().clone(),
+            bell,
+            snapshots: source.snapshots,
+            server: bootstrap.server().clone(),
+            connector: connector.clone(),
+            clock: Arc::clone(link.wall_clock()),
+            identity: shows_identity.then(|| link.identity().clone()),
+            ads: ads::AdsState::new(Arc::new(node(bootstrap.node())), context),
+            assembler: assemble::Assembler::new(bootstrap.client_listener_template()),
+            backoff: Backoff::new(link.entropy().clone()),
+            reports,
+            targets: targets::Targets::default(),
+            report: Report::default(),
+        };
+        // The senders go with the link; their receivers then tell the tasks to end.
+        let (alive, gone) = oneshot::channel::<()>();
+        link.keep_alive((alive, interest_changes));
+        runtime.spawn(task.run(async move { drop(gone.await) }));
+        if let Some((_, provider)) = bootstrap.identity_provider() {
+            let (alive, gone) = oneshot::channel::<()>();
+            link.keep_alive(alive);
+            let supply = identity::Supply::new(provider.clone(), connector, &link, source.identity);
+            runtime.spawn(supply.run(async move { drop(gone.await) }));
+        }
+        Ok(XdsClient { link, status })
+    }
+}
+
+/// The node as the file says, with what only the client can say.
+fn node(node: &Node) -> Node {
+    Node {
+        user_agent: encode::OUR_USER_AGENT.into(),
+        user_agent_version: env!("CARGO_PKG_VERSION").into(),
+        features: FEATURES.map(String::from).into(),
+        ..node.clone()
+    }
+}

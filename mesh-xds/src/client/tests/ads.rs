@@ -1,0 +1,339 @@
+//! The rules of the protocol, one by one.
+
+use std::time::{Duration, Instant};
+
+use mesh_core::config::RouteTree;
+
+use super::*;
+use crate::client::ads::{AdsState, Needs};
+use crate::client::cache::{Found, Trouble};
+use crate::decode::Context;
+use crate::node::Node;
+use crate::resource::{ClusterSpec, Endpoints, Listener};
+use crate::wire::{Request, ResourceError};
+
+fn needs(wanted: &[(ResourceKind, &[&str])]) -> Needs {
+    let mut needs = Needs::default();
+    for (kind, list) in wanted {
+        needs[kind.index()].extend(names(list));
+    }
+    needs
+}
+
+struct Stream {
+    ads: AdsState,
+    now: Instant,
+}
+
+impl Stream {
+    /// Subscribed and connected, with the first requests sent.
+    fn open(wanted: &[(ResourceKind, &[&str])]) -> (Self, Vec<Request>) {
+        let node = Node {
+            id: "me".into(),
+            ..Node::default()
+        };
+        let mut stream = Self {
+            ads: AdsState::new(Arc::new(node), Context::default()),
+            now: Instant::now(),
+        };
+        stream.ads.subscribe(&needs(wanted));
+        assert!(stream.sent().is_empty(), "nothing is sent without a stream");
+        stream.ads.stream_opened();
+        let first = stream.sent();
+        (stream, first)
+    }
+
+    fn sent(&mut self) -> Vec<Request> {
+        let mut sent = Vec::new();
+        while let Some(request) = self.ads.next_request(self.now) {
+            sent.push(request);
+        }
+        assert!(!self.ads.has_request(self.now));
+        sent
+    }
+
+    /// The one request that a response is answered with.
+    #[track_caller]
+    fn answer(&mut self, response: Response) -> Request {
+        self.ads.receive(response);
+        let mut sent = self.sent();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        sent.remove(0)
+    }
+}
+
+const LDS: ResourceKind = ResourceKind::Listener;
+const RDS: ResourceKind = ResourceKind::Route;
+const CDS: ResourceKind = ResourceKind::Cluster;
+const EDS: ResourceKind = ResourceKind::Endpoints;
+
+#[test]
+fn first_requests_carry_the_node_once_and_skip_types_nobody_wants() {
+    let (_, first) = Stream::open(&[(LDS, &["b", "a"]), (CDS, &["c"])]);
+    let [lds, cds] = &first[..] else { panic!("{first:?}") };
+    assert_eq!(lds.node.as_ref().unwrap().id, "me");
+    assert_eq!(cds.node, None);
+    assert_eq!(
+        (lds.names.clone(), lds.version.as_str(), lds.nonce.as_str()),
+        (names(&["a", "b"]), "", "")
+    );
+    assert_eq!(cds.type_url, CDS.type_url());
+}
+
+#[test]
+fn a_good_response_is_acknowledged_with_its_version_and_nonce() {
+    let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
+    let mut good = response(LDS, "1", vec![listener("a", "r")]);
+    good.nonce = "n".into();
+    let ack = stream.answer(good);
+    assert_eq!((ack.version.as_str(), ack.nonce.as_str(), ack.error), ("1", "n", None));
+    assert!(matches!(stream.ads.cache().find::<Listener>("a"), Found::Value(_)));
+}
+
+#[test]
+fn cp_5_a_bad_resource_is_refused_by_name_and_the_good_ones_beside_it_are_used() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["a", "b"])]);
+    assert_eq!(
+        stream
+            .answer(response(CDS, "1", vec![cluster("a"), cluster("b")]))
+            .version,
+        "1"
+    );
+    let before = match stream.ads.cache().find::<ClusterSpec>("b") {
+        Found::Value(spec) => spec,
+        other => panic!("{other:?}"),
+    };
+    let nack = stream.answer(response(CDS, "2", vec![cluster("a"), bad_cluster("b")]));
+    assert_eq!((nack.version.as_str(), nack.nonce.as_str()), ("1", "2"));
+    let error = nack.error.unwrap();
+    assert!(
+        error.contains("\"b\"") && error.contains("instance_name") && error.contains("\"me\""),
+        "{error}"
+    );
+    // The last good one stays, and what came well is accepted by itself.
+    match stream.ads.cache().find::<ClusterSpec>("b") {
+        Found::Value(spec) => assert!(Arc::ptr_eq(&spec, &before)),
+        other => panic!("{other:?}"),
+    }
+    let accepted = |name: &str| {
+        let rows: Vec<_> = stream.ads.cache().rows().filter(|row| &**row.name == name).collect();
+        (rows[0].accepted.cloned(), rows[0].trouble.cloned())
+    };
+    assert_eq!(accepted("a"), (Some("2".into()), None));
+    assert!(matches!(accepted("b"), (Some(version), Some(Trouble::Refused(_))) if &*version == "1"));
+}
+
+#[test]
+fn cp_5_a_refused_resource_without_a_good_one_says_why() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["b"])]);
+    let nack = stream.answer(response(CDS, "1", vec![bad_cluster("b")]));
+    assert_eq!(nack.version, "");
+    match stream.ads.cache().find::<ClusterSpec>("b") {
+        Found::None(Trouble::Refused(rejected)) => assert_eq!(rejected.resource(), "b"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn bytes_that_cannot_be_read_are_refused_by_their_place() {
+    let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
+    let broken = raw(LDS, vec![0xff, 0xff]);
+    let nack = stream.answer(response(LDS, "1", vec![listener("a", "r"), broken]));
+    assert!(nack.error.unwrap().contains("resources[1]"));
+    assert!(matches!(stream.ads.cache().find::<Listener>("a"), Found::Value(_)));
+}
+
+#[test]
+fn a_name_that_comes_twice_is_refused() {
+    let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
+    let twice = vec![listener("a", "r"), listener("a", "s")];
+    assert!(
+        stream
+            .answer(response(LDS, "1", twice))
+            .error
+            .unwrap()
+            .contains("twice")
+    );
+}
+
+#[test]
+fn cp_9_versions_outlive_a_stream_and_nonces_do_not() {
+    let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
+    stream.answer(response(LDS, "7", vec![listener("a", "r")]));
+    stream.ads.stream_closed();
+    assert_eq!((stream.sent().len(), stream.ads.deadline()), (0, None));
+    stream.ads.stream_opened();
+    let again = stream.sent().remove(0);
+    assert_eq!((again.version.as_str(), again.nonce.as_str()), ("7", ""));
+    assert!(again.node.is_some());
+    // What was known is known, with no age limit and no new timer.
+    assert!(matches!(stream.ads.cache().find::<Listener>("a"), Found::Value(_)));
+    assert_eq!(stream.ads.deadline(), None);
+}
+
+#[test]
+fn subscriptions_are_the_whole_list_and_the_last_one_out_says_nothing_is_wanted() {
+    let (mut stream, _) = Stream::open(&[(RDS, &["a"])]);
+    stream.answer(response(RDS, "1", vec![routes("a", "c")]));
+    stream.ads.subscribe(&needs(&[(RDS, &["a", "b"])]));
+    let more = stream.sent().remove(0);
+    assert_eq!(
+        (more.names, more.version.as_str(), more.nonce.as_str()),
+        (names(&["a", "b"]), "1", "1")
+    );
+    stream.ads.subscribe(&needs(&[]));
+    assert!(stream.sent().remove(0).names.is_empty());
+    assert!(
+        matches!(stream.ads.cache().find::<RouteTree>("a"), Found::Pending),
+        "what is not wanted is forgotten"
+    );
+    // An empty list must not be the first word of the next stream: it would ask for everything.
+    stream.ads.stream_closed();
+    stream.ads.stream_opened();
+    assert!(stream.sent().is_empty());
+}
+
+#[test]
+fn a_change_that_comes_with_an_answer_is_one_request() {
+    let (mut stream, _) = Stream::open(&[(RDS, &["a"])]);
+    stream.ads.receive(response(RDS, "1", vec![routes("a", "c")]));
+    stream.ads.subscribe(&needs(&[(RDS, &["a", "b"])]));
+    let sent = stream.sent();
+    assert_eq!(sent.len(), 1);
+    assert_eq!((sent[0].nonce.as_str(), sent[0].names.len()), ("1", 2));
+}
+
+#[test]
+fn only_the_newest_response_is_answered() {
+    let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
+    for version in ["1", "2", "3"] {
+        stream.ads.receive(response(LDS, version, vec![listener("a", "r")]));
+    }
+    let sent = stream.sent();
+    assert_eq!(sent.len(), 1);
+    assert_eq!((sent[0].version.as_str(), sent[0].nonce.as_str()), ("3", "3"));
+}
+
+#[test]
+fn types_that_are_unknown_or_were_not_asked_for_are_not_answered() {
+    let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
+    let mut unknown = response(LDS, "1", vec![]);
+    unknown.type_url = "type.googleapis.com/x.Y".into();
+    assert!(!stream.ads.receive(unknown).understood);
+    assert!(!stream.ads.receive(response(CDS, "1", vec![cluster("c")])).understood);
+    assert!(stream.sent().is_empty());
+}
+
+#[test]
+fn the_same_bytes_again_are_the_same_value_and_clear_what_was_wrong() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["c"])]);
+    let value = |stream: &Stream| match stream.ads.cache().find::<ClusterSpec>("c") {
+        Found::Value(spec) => spec,
+        other => panic!("{other:?}"),
+    };
+    stream.answer(response(CDS, "1", vec![cluster("c")]));
+    let first = value(&stream);
+    stream.answer(response(CDS, "2", vec![bad_cluster("c")]));
+    stream.answer(response(CDS, "3", vec![cluster("c")]));
+    assert!(Arc::ptr_eq(&first, &value(&stream)));
+    let row = stream.ads.cache().rows().next().unwrap();
+    assert_eq!((row.trouble, row.accepted.map(|version| &**version)), (None, Some("3")));
+}
+
+#[test]
+fn cp_8_a_deleted_listener_or_cluster_goes_on_serving() {
+    for (kind, resource) in [(LDS, listener("a", "r")), (CDS, cluster("a"))] {
+        let (mut stream, _) = Stream::open(&[(kind, &["a"])]);
+        stream.answer(response(kind, "1", vec![resource]));
+        assert_eq!(stream.answer(response(kind, "2", vec![])).version, "2");
+        let row = stream.ads.cache().rows().next().unwrap();
+        assert_eq!(row.accepted.map(|version| &**version), Some("1"));
+        assert!(matches!(row.trouble, Some(Trouble::Absent(why)) if why.contains("deleted")));
+    }
+}
+
+#[test]
+fn absence_says_nothing_about_routes_and_endpoints() {
+    for (kind, resource) in [(RDS, routes("a", "c")), (EDS, endpoints("a", &[1]))] {
+        let (mut stream, _) = Stream::open(&[(kind, &["a", "b"])]);
+        stream.answer(response(kind, "1", vec![resource]));
+        stream.answer(response(kind, "2", vec![]));
+        assert!(stream.ads.cache().rows().all(|row| row.trouble.is_none()));
+    }
+}
+
+#[test]
+fn what_does_not_come_in_time_does_not_exist_until_it_comes() {
+    let (mut stream, _) = Stream::open(&[(EDS, &["a", "b"])]);
+    let deadline = stream.ads.deadline().unwrap();
+    assert_eq!(deadline, stream.now + Duration::from_secs(15));
+    stream.answer(response(EDS, "1", vec![endpoints("b", &[1])]));
+    assert!(!stream.ads.on_timer(deadline - Duration::from_millis(1)));
+    assert!(stream.ads.on_timer(deadline));
+    assert!(matches!(
+        stream.ads.cache().find::<Endpoints>("a"),
+        Found::None(Trouble::Absent(_))
+    ));
+    assert!(matches!(stream.ads.cache().find::<Endpoints>("b"), Found::Value(_)));
+    assert_eq!(stream.ads.deadline(), None);
+    stream.answer(response(EDS, "2", vec![endpoints("a", &[1])]));
+    assert!(matches!(stream.ads.cache().find::<Endpoints>("a"), Found::Value(_)));
+}
+
+#[test]
+fn the_timer_starts_with_the_request_and_stops_with_the_stream() {
+    let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
+    stream.ads.stream_closed();
+    stream.now += Duration::from_secs(100);
+    assert!(!stream.ads.on_timer(stream.now), "a broken stream proves nothing");
+    stream.ads.stream_opened();
+    stream.sent();
+    assert_eq!(stream.ads.deadline(), Some(stream.now + Duration::from_secs(15)));
+}
+
+#[test]
+fn the_control_planes_word_that_a_resource_is_not_there_needs_no_timer() {
+    let (mut stream, _) = Stream::open(&[(LDS, &["a", "b", "c"])]);
+    stream.answer(response(LDS, "1", vec![listener("b", "r")]));
+    let mut told = response(LDS, "2", vec![listener("b", "r")]);
+    let error = |name: &str, code| ResourceError {
+        name: name.into(),
+        code,
+        message: "no".into(),
+    };
+    // NOT_FOUND is about the resource; UNAVAILABLE is about the control plane.
+    told.errors = vec![error("a", 5), error("c", 14)];
+    assert_eq!(stream.answer(told).error, None);
+    assert!(matches!(
+        stream.ads.cache().find::<Listener>("a"),
+        Found::None(Trouble::Absent(_))
+    ));
+    assert!(matches!(stream.ads.cache().find::<Listener>("b"), Found::Value(_)));
+    assert!(matches!(stream.ads.cache().find::<Listener>("c"), Found::Pending));
+}
+
+#[test]
+fn cp_6_a_control_plane_that_repeats_a_bad_resource_is_answered_at_a_bounded_rate() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["b"])]);
+    stream.answer(response(CDS, "1", vec![bad_cluster("b")]));
+    stream.ads.receive(response(CDS, "2", vec![bad_cluster("b")]));
+    assert!(stream.sent().is_empty());
+    let held = stream.ads.deadline().unwrap();
+    assert_eq!(held, stream.now + Duration::from_millis(100));
+    stream.now = held;
+    assert_eq!(stream.sent().remove(0).nonce, "2");
+    // A good one is answered at once.
+    assert_eq!(stream.answer(response(CDS, "3", vec![cluster("b")])).error, None);
+}
+
+#[test]
+fn a_refusal_is_long_enough_to_help_and_no_longer() {
+    let many: Vec<String> = (0..500).map(|n| format!("cluster-{n:03}")).collect();
+    let list: Vec<&str> = many.iter().map(String::as_str).collect();
+    let (mut stream, _) = Stream::open(&[(CDS, &list)]);
+    let error = stream
+        .answer(response(CDS, "1", list.iter().map(|name| bad_cluster(name)).collect()))
+        .error
+        .unwrap();
+    assert!(error.len() < 5000 && error.contains("500") && error.contains("cluster-000"));
+}

@@ -1,0 +1,235 @@
+//! Whole trees, one target at a time.
+
+use mesh_core::config::{ReasonKind, Version};
+
+use super::*;
+use crate::client::ads::AdsState;
+use crate::client::assemble::{Assembler, Assembly};
+use crate::decode::Context;
+use crate::node::Node;
+
+/// The state machines of a client, and a control plane that says only what it is told to.
+struct Mesh {
+    ads: AdsState,
+    assembler: Assembler,
+    targets: Vec<Arc<str>>,
+    version: u32,
+}
+
+impl Mesh {
+    fn new(targets: &[&str]) -> Self {
+        let mut mesh = Self {
+            ads: AdsState::new(Arc::new(Node::default()), Context::default()),
+            assembler: Assembler::new("%s"),
+            targets: names(targets),
+            version: 0,
+        };
+        mesh.ads.stream_opened();
+        mesh.step();
+        mesh
+    }
+
+    fn step(&mut self) -> Assembly {
+        let assembly = self.assembler.assemble(&self.targets, self.ads.cache());
+        self.ads.subscribe(&assembly.needs);
+        while self.ads.next_request(std::time::Instant::now()).is_some() {}
+        assembly
+    }
+
+    fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Assembly {
+        self.version += 1;
+        self.ads.receive(response(kind, &self.version.to_string(), resources));
+        self.step()
+    }
+
+    /// Nothing more is to come of what was asked for.
+    fn time_out(&mut self) -> Assembly {
+        let deadline = self.ads.deadline().unwrap();
+        self.ads.on_timer(deadline);
+        self.step()
+    }
+
+    fn whole(&mut self, target: &str, cluster_name: &str, port: u16) -> Snapshot {
+        self.hear(ResourceKind::Listener, vec![listener(target, target)]);
+        self.hear(ResourceKind::Route, vec![routes(target, cluster_name)]);
+        self.hear(ResourceKind::Cluster, vec![cluster(cluster_name)]);
+        self.hear(ResourceKind::Endpoints, vec![endpoints(cluster_name, &[port])])
+            .snapshot
+            .unwrap()
+    }
+}
+
+fn kind_of<T>(resolved: &Result<T, mesh_core::config::Reason>) -> Option<ReasonKind> {
+    resolved.as_ref().err().map(|reason| reason.kind())
+}
+
+fn missing(assembly: &Assembly, target: &str) -> Vec<(ResourceKind, String)> {
+    let missing = &assembly.waiting[target];
+    missing.iter().map(|one| (one.kind, one.name.to_string())).collect()
+}
+
+#[test]
+fn a_target_is_published_when_its_whole_tree_is_there_and_not_before() {
+    let mut mesh = Mesh::new(&["t"]);
+    let waits = |assembly: &Assembly| (assembly.snapshot.is_none(), missing(assembly, "t"));
+    assert_eq!(waits(&mesh.step()), (true, vec![(ResourceKind::Listener, "t".into())]));
+    let heard = mesh.hear(ResourceKind::Listener, vec![listener("t", "r")]);
+    assert_eq!(waits(&heard), (true, vec![(ResourceKind::Route, "r".into())]));
+    let heard = mesh.hear(ResourceKind::Route, vec![routes("r", "c")]);
+    assert_eq!(waits(&heard), (true, vec![(ResourceKind::Cluster, "c".into())]));
+    let heard = mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
+    assert_eq!(waits(&heard), (true, vec![(ResourceKind::Endpoints, "c".into())]));
+    let heard = mesh.hear(ResourceKind::Endpoints, vec![endpoints("c", &[1])]);
+    let snapshot = heard.snapshot.unwrap();
+    assert_eq!(snapshot.version(), Version(1));
+    assert_eq!(
+        snapshot.cluster(&"c".into()).unwrap().as_ref().unwrap().endpoints.len(),
+        1
+    );
+    assert!(mesh.step().snapshot.is_none(), "the same again is not published again");
+}
+
+#[test]
+fn one_target_never_waits_for_another() {
+    let mut mesh = Mesh::new(&["slow", "t"]);
+    let snapshot = mesh.whole("t", "c", 1);
+    assert!(snapshot.target("t").is_some() && snapshot.target("slow").is_none());
+}
+
+#[test]
+fn an_update_that_is_not_whole_leaves_the_last_tree_in_place_and_alive() {
+    let mut mesh = Mesh::new(&["t"]);
+    let first = mesh.whole("t", "old", 1);
+    // The new route names a cluster that is not there yet: nothing changes.
+    let heard = mesh.hear(ResourceKind::Route, vec![routes("t", "new")]);
+    assert!(heard.snapshot.is_none());
+    assert_eq!(missing(&heard, "t"), [(ResourceKind::Cluster, "new".into())]);
+    // The cluster in use is still subscribed to and goes on being updated.
+    assert!(heard.needs[ResourceKind::Cluster.index()].contains("old"));
+    let heard = mesh.hear(ResourceKind::Endpoints, vec![endpoints("old", &[2])]);
+    let second = heard.snapshot.unwrap();
+    assert!(second.version() > first.version());
+    assert_eq!(
+        second.cluster(&"old".into()).unwrap().as_ref().unwrap().endpoints[0]
+            .address
+            .port(),
+        2
+    );
+    mesh.hear(ResourceKind::Cluster, vec![cluster("old"), cluster("new")]);
+    let third = mesh.hear(ResourceKind::Endpoints, vec![endpoints("new", &[3])]);
+    let snapshot = third.snapshot.unwrap();
+    assert!(snapshot.cluster(&"new".into()).is_some() && snapshot.cluster(&"old".into()).is_none());
+    assert!(!third.needs[ResourceKind::Cluster.index()].contains("old"));
+}
+
+#[test]
+fn what_did_not_change_keeps_its_value() {
+    let mut mesh = Mesh::new(&["t"]);
+    let first = mesh.whole("t", "c", 1);
+    let second = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[1, 2])])
+        .snapshot
+        .unwrap();
+    let tree = |snapshot: &Snapshot| Arc::clone(snapshot.target("t").unwrap().as_ref().unwrap());
+    assert!(Arc::ptr_eq(&tree(&first), &tree(&second)));
+    let resent = mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
+    assert!(resent.snapshot.is_none());
+}
+
+#[test]
+fn a_listener_that_does_not_exist_fails_its_target_alone() {
+    let mut mesh = Mesh::new(&["gone", "t"]);
+    mesh.whole("t", "c", 1);
+    let snapshot = mesh.time_out().snapshot.unwrap();
+    assert_eq!(kind_of(snapshot.target("gone").unwrap()), Some(ReasonKind::NoListener));
+    assert!(snapshot.target("t").unwrap().is_ok());
+}
+
+#[test]
+fn lost_routes_clusters_and_endpoints_are_data_in_the_tree() {
+    let mut mesh = Mesh::new(&["t"]);
+    mesh.hear(ResourceKind::Listener, vec![listener("t", "r")]);
+    let snapshot = mesh.time_out().snapshot.unwrap();
+    assert_eq!(kind_of(snapshot.target("t").unwrap()), Some(ReasonKind::NoRoute));
+
+    mesh.hear(ResourceKind::Route, vec![routes("r", "c")]);
+    let snapshot = mesh.time_out().snapshot.unwrap();
+    assert!(snapshot.target("t").unwrap().is_ok());
+    assert_eq!(
+        kind_of(snapshot.cluster(&"c".into()).unwrap()),
+        Some(ReasonKind::NoCluster)
+    );
+
+    mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
+    let snapshot = mesh.time_out().snapshot.unwrap();
+    assert_eq!(
+        kind_of(snapshot.cluster(&"c".into()).unwrap()),
+        Some(ReasonKind::NoEndpoints)
+    );
+
+    let healed = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[1])])
+        .snapshot
+        .unwrap();
+    assert!(healed.cluster(&"c".into()).unwrap().is_ok());
+}
+
+#[test]
+fn cp_5_a_refused_cluster_without_a_good_one_fails_its_calls_by_name() {
+    let mut mesh = Mesh::new(&["t"]);
+    mesh.hear(ResourceKind::Listener, vec![listener("t", "t")]);
+    mesh.hear(ResourceKind::Route, vec![routes("t", "c")]);
+    let snapshot = mesh
+        .hear(ResourceKind::Cluster, vec![bad_cluster("c")])
+        .snapshot
+        .unwrap();
+    let reason = snapshot.cluster(&"c".into()).unwrap().as_ref().unwrap_err();
+    assert_eq!(reason.kind(), ReasonKind::Refused);
+    assert!(
+        reason.to_string().contains("\"c\"") && reason.to_string().contains("instance_name"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn cp_5_a_refused_cluster_with_a_good_one_goes_on() {
+    let mut mesh = Mesh::new(&["t"]);
+    mesh.whole("t", "c", 1);
+    assert!(
+        mesh.hear(ResourceKind::Cluster, vec![bad_cluster("c")])
+            .snapshot
+            .is_none()
+    );
+}
+
+#[test]
+fn an_unwanted_target_leaves_the_snapshot_and_its_subscriptions() {
+    let mut mesh = Mesh::new(&["t"]);
+    mesh.whole("t", "c", 1);
+    mesh.targets.clear();
+    let assembly = mesh.step();
+    let snapshot = assembly.snapshot.unwrap();
+    assert!(snapshot.targets().is_empty() && snapshot.clusters().is_empty());
+    assert!(assembly.needs.iter().all(|names| names.is_empty()));
+}
+
+#[test]
+fn targets_that_share_a_cluster_share_its_value_and_its_updates() {
+    let mut mesh = Mesh::new(&["a", "b"]);
+    mesh.hear(ResourceKind::Listener, vec![listener("a", "r"), listener("b", "s")]);
+    mesh.hear(ResourceKind::Route, vec![routes("r", "c"), routes("s", "c")]);
+    mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
+    let snapshot = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[1])])
+        .snapshot
+        .unwrap();
+    assert_eq!((snapshot.targets().len(), snapshot.clusters().len()), (2, 1));
+}
+
+#[test]
+fn the_template_makes_a_listeners_name_of_a_targets() {
+    let mut assembler = Assembler::new("mesh/%s/v1");
+    let ads = AdsState::new(Arc::new(Node::default()), Context::default());
+    let needs = assembler.assemble(&names(&["t"]), ads.cache()).needs;
+    assert!(needs[ResourceKind::Listener.index()].contains("mesh/t/v1"));
+}

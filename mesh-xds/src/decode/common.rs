@@ -1,0 +1,49 @@
+//! Readers of what several resources hold: durations, packed messages, configuration sources.
+
+use std::time::Duration;
+
+use prost::{Message, Name};
+
+use super::Fault;
+use crate::proto::core::{ConfigSource, config_source::ConfigSourceSpecifier};
+use crate::proto::protobuf;
+
+/// The longest duration protobuf allows: about 10,000 years.
+const MAX_SECONDS: i64 = 315_576_000_000;
+
+/// Reads a duration that must not be negative.
+pub(super) fn duration(field: &str, value: &protobuf::Duration) -> Result<Duration, Fault> {
+    let valid = (0..=MAX_SECONDS).contains(&value.seconds) && (0..1_000_000_000).contains(&value.nanos);
+    if !valid {
+        let reason = format!(
+            "is not a duration of zero or more: {} s {} ns",
+            value.seconds, value.nanos
+        );
+        return Err(Fault::new(field, reason));
+    }
+    Ok(Duration::new(value.seconds as u64, value.nanos as u32))
+}
+
+/// Reads a limit of time, where zero and absence both mean that there is none.
+pub(super) fn limit(field: &str, value: Option<&protobuf::Duration>) -> Result<Option<Duration>, Fault> {
+    let duration = value.map(|value| duration(field, value)).transpose()?;
+    Ok(duration.filter(|duration| !duration.is_zero()))
+}
+
+/// Unpacks a message of type `M`.
+pub(super) fn unpack<M: Message + Name + Default>(field: &str, any: &protobuf::Any) -> Result<M, Fault> {
+    if any.type_url != M::type_url() {
+        let reason = format!("expected {}, not {:?}", M::type_url(), any.type_url);
+        return Err(Fault::new(field, reason));
+    }
+    M::decode(&*any.value).map_err(|error| Fault::new(field, error))
+}
+
+/// Checks that a resource is to be had from the stream that named it (gRFC A27: `ads`; `self` as grpc-go takes it).
+pub(super) fn from_this_stream(field: &str, source: Option<&ConfigSource>) -> Result<(), Fault> {
+    match source.and_then(|source| source.config_source_specifier.as_ref()) {
+        Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => Ok(()),
+        Some(_) => Err(Fault::new(field, "must be ads or self")),
+        None => Err(Fault::new(field, "is missing")),
+    }
+}

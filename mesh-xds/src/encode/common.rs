@@ -1,0 +1,35 @@
+//! Writers of what several resources hold.
+
+use std::time::Duration;
+
+use crate::proto::core::{AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier};
+use crate::proto::protobuf;
+
+/// The longest duration protobuf allows; what is longer is as good as endless.
+const MAX_SECONDS: u64 = 315_576_000_000;
+
+pub(super) fn duration(value: Duration) -> protobuf::Duration {
+    match value.as_secs() {
+        seconds if seconds >= MAX_SECONDS => protobuf::Duration {
+            seconds: MAX_SECONDS as i64,
+            nanos: 0,
+        },
+        seconds => protobuf::Duration {
+            seconds: seconds as i64,
+            nanos: value.subsec_nanos() as i32,
+        },
+    }
+}
+
+pub(super) fn uint(value: u32) -> Option<protobuf::UInt32Value> {
+    Some(protobuf::UInt32Value { value })
+}
+
+/// "From the stream that you have this from."
+pub(super) fn ads() -> Option<ConfigSource> {
+    Some(ConfigSource {
+        resource_api_version: ApiVersion::V3 as i32,
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..ConfigSource::default()
+    })
+}

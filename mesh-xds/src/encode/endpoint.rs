@@ -1,0 +1,77 @@
+//! Endpoints, grouped by priority and locality.
+//!
+//! Every locality says what it weighs, since gRPC leaves out those that do not: the sum of its endpoints' weights, which
+//! gives each endpoint the share it has. No locality is empty; a cluster without endpoints has no locality.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesh_core::config::{ClusterName, Endpoint, Health, Locality};
+
+use super::common::uint;
+use crate::proto::core::{
+    Address, HealthStatus, Locality as LocalityProto, SocketAddress, address, socket_address::PortSpecifier,
+};
+use crate::proto::endpoint::{
+    ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+};
+
+pub(super) fn assignment(cluster: &ClusterName, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
+    let mut groups: BTreeMap<(u32, [&str; 3]), Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in endpoints {
+        let Locality { region, zone, sub_zone } = &*endpoint.locality;
+        let key = (endpoint.priority, [&**region, &**zone, &**sub_zone]);
+        groups.entry(key).or_default().push(endpoint);
+    }
+    ClusterLoadAssignment {
+        cluster_name: cluster.to_string(),
+        endpoints: groups
+            .into_iter()
+            .map(|((priority, _), group)| locality(priority, &group))
+            .collect(),
+        ..ClusterLoadAssignment::default()
+    }
+}
+
+fn locality(priority: u32, group: &[&Endpoint]) -> LocalityLbEndpoints {
+    let weight: u64 = group.iter().map(|endpoint| u64::from(endpoint.weight.0)).sum();
+    let id = group
+        .first()
+        .map(|endpoint| Arc::clone(&endpoint.locality))
+        .unwrap_or_default();
+    LocalityLbEndpoints {
+        locality: Some(LocalityProto {
+            region: id.region.clone().into(),
+            zone: id.zone.clone().into(),
+            sub_zone: id.sub_zone.clone().into(),
+        }),
+        lb_endpoints: group.iter().map(|endpoint| lb_endpoint(endpoint)).collect(),
+        load_balancing_weight: uint(u32::try_from(weight).unwrap_or(u32::MAX)),
+        priority,
+        ..LocalityLbEndpoints::default()
+    }
+}
+
+fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
+    let socket = SocketAddress {
+        address: endpoint.address.ip().to_string(),
+        port_specifier: Some(PortSpecifier::PortValue(endpoint.address.port().into())),
+        ..SocketAddress::default()
+    };
+    let health = match endpoint.health {
+        Health::Healthy => HealthStatus::Healthy,
+        Health::Draining => HealthStatus::Draining,
+        Health::Unhealthy => HealthStatus::Unhealthy,
+    };
+    LbEndpoint {
+        health_status: health as i32,
+        load_balancing_weight: uint(endpoint.weight.0),
+        host_identifier: Some(HostIdentifier::Endpoint(EndpointProto {
+            address: Some(Address {
+                address: Some(address::Address::SocketAddress(socket)),
+            }),
+            ..EndpointProto::default()
+        })),
+        ..LbEndpoint::default()
+    }
+}

@@ -1,0 +1,35 @@
+//! An API listener with one filter, the router, and its routes by name (gRFC A27).
+
+use super::common::ads;
+use crate::proto::hcm::{
+    HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter::ConfigType,
+};
+use crate::proto::listener::{ApiListener, Listener};
+use crate::proto::pack;
+use crate::proto::router::Router;
+
+/// The name Envoy's documents give the router filter.
+const ROUTER: &str = "envoy.filters.http.router";
+
+pub(super) fn listener(target: &str, routes: &str) -> Listener {
+    let router = HttpFilter {
+        name: ROUTER.into(),
+        config_type: Some(ConfigType::TypedConfig(pack(&Router::default()))),
+        ..HttpFilter::default()
+    };
+    let manager = HttpConnectionManager {
+        http_filters: vec![router],
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: ads(),
+            route_config_name: routes.into(),
+        })),
+        ..HttpConnectionManager::default()
+    };
+    Listener {
+        name: target.into(),
+        api_listener: Some(ApiListener {
+            api_listener: Some(pack(&manager)),
+        }),
+        ..Listener::default()
+    }
+}

@@ -1,0 +1,83 @@
+//! `file_watcher` (gRFC A29): a chain, its key and the roots in files that somebody else renews.
+//!
+//! They are read again on an interval rather than watched, since renewal by symbolic links and mounted secrets escapes
+//! watches. The three are taken together or not at all; a reader that meets a half-written set tries again later.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::time::Duration;
+
+use mesh_core::identity::{Identity, InvalidBundle, InvalidSvid, Svid, TrustBundle};
+
+use super::Outlet;
+use crate::bootstrap::FileWatcher;
+use crate::connect::Chain;
+use crate::pem::{self, PemError};
+
+/// How soon files are looked at again while there is no identity at all.
+const MISSING_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) async fn supply(files: &FileWatcher, outlet: &Outlet) -> Infallible {
+    let mut last = None;
+    loop {
+        match Material::read(files).await {
+            Ok(material) if last.as_ref() == Some(&material) => {}
+            Ok(material) => match material.identity() {
+                Ok(identity) => {
+                    outlet.issued(identity);
+                    last = Some(material);
+                }
+                Err(error) => outlet.failed(&error),
+            },
+            Err(error) => outlet.failed(&FileError::Pem(error)),
+        }
+        let interval = match outlet.valid() {
+            Some(_) => files.refresh_interval,
+            None => files.refresh_interval.min(MISSING_INTERVAL),
+        };
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// The files' bytes.
+#[derive(PartialEq, Eq)]
+struct Material {
+    certificate: Vec<u8>,
+    private_key: Vec<u8>,
+    roots: Vec<u8>,
+}
+
+impl Material {
+    async fn read(files: &FileWatcher) -> Result<Self, PemError> {
+        Ok(Self {
+            certificate: pem::read(&files.certificate).await?,
+            private_key: pem::read(&files.private_key).await?,
+            roots: pem::read(&files.roots).await?,
+        })
+    }
+
+    fn identity(&self) -> Result<Identity, FileError> {
+        let chain = pem::certificates(&self.certificate).map_err(FileError::Pem)?;
+        let key = pem::private_key(&self.private_key).map_err(FileError::Pem)?;
+        let roots = pem::certificates(&self.roots).map_err(FileError::Pem)?;
+        let svid = Svid::new(chain, key).map_err(FileError::Svid)?;
+        let bundle = TrustBundle::new(svid.id().trust_domain().clone(), roots).map_err(FileError::Bundle)?;
+        Ok(Identity::new(svid, bundle))
+    }
+}
+
+enum FileError {
+    Pem(PemError),
+    Svid(InvalidSvid),
+    Bundle(InvalidBundle),
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pem(error) => write!(f, "{error}"),
+            Self::Svid(error) => write!(f, "{}", Chain(error)),
+            Self::Bundle(error) => write!(f, "{}", Chain(error)),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The only door to generated types.
+//!
+//! `envoy-types` carries the whole Envoy API; a few dozen messages of it are used, and only `decode`, `encode` and `wire`
+//! name them. What it lacks, Istio's certificate service, is small enough to be written by hand below. Whoever wants to
+//! replace the generator changes this file.
+
+#![allow(
+    unnameable_types,
+    unreachable_pub,
+    reason = "re-exports of generated code, private to this crate"
+)]
+
+pub(crate) use envoy_types::pb::envoy::config::{
+    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
+};
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{fault::v3 as fault, router::v3 as router};
+pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies as lb;
+pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
+pub(crate) use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+pub(crate) use envoy_types::pb::google::protobuf;
+pub(crate) use envoy_types::pb::google::rpc;
+
+/// Packs a message with its type's URL.
+pub(crate) fn pack<M: prost::Message + prost::Name>(message: &M) -> protobuf::Any {
+    protobuf::Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
+}
+
+/// `istio.v1.auth`, the certificate service of Istio's control plane (`security/v1alpha1/ca.proto`).
+pub(crate) mod istio {
+    /// The method's path on the wire.
+    pub(crate) const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+
+    /// Asks for a certificate. Field 4, a free-form `metadata`, is not used here.
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub(crate) struct CreateCertificateRequest {
+        /// A PEM certificate signing request.
+        #[prost(string, tag = "1")]
+        pub csr: String,
+        /// How long the certificate should be valid, in seconds.
+        #[prost(int64, tag = "3")]
+        pub validity_duration: i64,
+    }
+
+    /// The certificate and those above it.
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub(crate) struct CreateCertificateResponse {
+        /// PEM certificates, the leaf first and the root last.
+        #[prost(string, repeated, tag = "1")]
+        pub cert_chain: Vec<String>,
+    }
+}

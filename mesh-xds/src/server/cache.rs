@@ -1,0 +1,118 @@
+//! What each group of clients is told, and who listens.
+//!
+//! Publishing is one store per group; streams are woken and each sends the newest state when its client can take it, so a
+//! slow reader costs no memory and a hundred publishes are one response to it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mesh_core::Snapshot;
+use tokio::sync::watch;
+
+use super::clients::{ClientReport, Registry};
+use super::encoded::{Encoded, Unpublishable};
+use crate::encode::Dialect;
+use crate::resource::ResourceKind;
+
+/// Snapshots by group. Clones are one cache.
+#[derive(Clone, Default)]
+pub struct SnapshotCache {
+    groups: Arc<Mutex<Groups>>,
+    clients: Registry,
+}
+
+#[derive(Default)]
+struct Groups {
+    by_key: BTreeMap<Arc<str>, Group>,
+    closed: bool,
+}
+
+struct Group {
+    sender: watch::Sender<Option<Arc<Encoded>>>,
+    generation: u64,
+}
+
+/// The versions that a published snapshot goes by on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versions([Arc<str>; 4]);
+
+impl Versions {
+    /// Of one kind of resource, as our own client is told it.
+    pub fn of(&self, kind: ResourceKind) -> &str {
+        &self.0[kind.index()]
+    }
+}
+
+impl SnapshotCache {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Publishes `snapshot` to a group of clients, and says under which versions. Kinds that did not change keep theirs and
+    /// are not sent again.
+    ///
+    /// # Errors
+    ///
+    /// When a client would refuse it. The group keeps what it had.
+    pub fn publish(&self, group: &str, snapshot: &Snapshot) -> Result<Versions, Unpublishable> {
+        let mut groups = self.lock();
+        let entry = groups.entry(group);
+        let previous = entry.sender.borrow().clone();
+        let encoded = Encoded::new(snapshot, previous.as_deref(), entry.generation + 1)?;
+        entry.generation += 1;
+        let versions = ResourceKind::ALL.map(|kind| Arc::clone(&encoded.of(Dialect::Mesh, kind).version));
+        entry.sender.send_replace(Some(Arc::new(encoded)));
+        Ok(Versions(versions))
+    }
+
+    /// The connected clients and what they said to what they were sent.
+    pub fn clients(&self) -> Vec<ClientReport> {
+        self.clients.list()
+    }
+
+    /// Waits for a change among the clients: one came, went, or acknowledged something.
+    pub fn client_changes(&self) -> watch::Receiver<u64> {
+        self.clients.changes()
+    }
+
+    /// Ends every stream, now and from now on: a server that shuts down gracefully would wait for them for ever.
+    pub fn close(&self) {
+        let mut groups = self.lock();
+        groups.closed = true;
+        groups.by_key.clear();
+    }
+
+    /// What a group is told, to be watched; `None` when the cache is closed. A group may be watched before anything is
+    /// published to it.
+    pub(super) fn watch(&self, group: &str) -> Option<watch::Receiver<Option<Arc<Encoded>>>> {
+        let mut groups = self.lock();
+        (!groups.closed).then(|| groups.entry(group).sender.subscribe())
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.clients
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Groups {
+    fn entry(&mut self, group: &str) -> &mut Group {
+        self.by_key.entry(group.into()).or_insert_with(|| Group {
+            sender: watch::Sender::new(None),
+            generation: 0,
+        })
+    }
+}
+
+impl fmt::Debug for SnapshotCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotCache")
+            .field("groups", &self.lock().by_key.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}

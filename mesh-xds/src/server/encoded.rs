@@ -1,0 +1,178 @@
+//! A snapshot as it goes over the wire, encoded once for all streams of a group.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use mesh_core::Snapshot;
+use mesh_core::config::RouteTree;
+
+use crate::decode::{self, Context, Rejected, Resource, UNSERVED};
+use crate::encode::{self, Dialect, PROVIDER};
+use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::wire::Raw;
+
+/// The resources of one kind and the version they go by.
+#[derive(Debug)]
+pub(crate) struct TypeSet {
+    pub(crate) version: Arc<str>,
+    pub(crate) resources: BTreeMap<Arc<str>, Arc<[u8]>>,
+}
+
+/// What one group of clients is told, in each dialect.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoded {
+    sets: [[Arc<TypeSet>; 4]; 2],
+}
+
+/// A snapshot that clients could not use. Nothing of it is sent: a bad resource over the wire could cost them the good one
+/// that they have.
+#[derive(Clone, Debug)]
+pub struct Unpublishable {
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Refused(Rejected),
+    TwoTrees(Arc<str>),
+}
+
+impl Unpublishable {
+    /// What our own client would say to it.
+    pub fn rejected(&self) -> Option<&Rejected> {
+        match &self.kind {
+            Kind::Refused(rejected) => Some(rejected),
+            Kind::TwoTrees(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Unpublishable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Refused(_) => f.write_str("clients would refuse a resource of this snapshot"),
+            Kind::TwoTrees(name) => write!(f, "two different route configurations are named {name:?}"),
+        }
+    }
+}
+
+impl std::error::Error for Unpublishable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            Kind::Refused(rejected) => Some(rejected),
+            Kind::TwoTrees(_) => None,
+        }
+    }
+}
+
+type Resources = BTreeMap<Arc<str>, Arc<[u8]>>;
+
+impl Encoded {
+    /// Encodes and checks. Kinds whose resources are those of `previous` keep their version; the others get `generation`.
+    pub(crate) fn new(snapshot: &Snapshot, previous: Option<&Self>, generation: u64) -> Result<Self, Unpublishable> {
+        let (listeners, routes) = listeners_and_routes(snapshot)?;
+        let served = || {
+            snapshot
+                .clusters()
+                .iter()
+                .filter(|(name, _)| !name.as_str().starts_with(UNSERVED))
+                .filter_map(|(name, cluster)| Some((name, cluster.as_ref().ok()?)))
+        };
+        let endpoints = served()
+            .map(|(name, cluster)| (name.as_str().into(), encode::endpoints(name, &cluster.endpoints).into()))
+            .collect();
+        let clusters = Dialect::ALL.map(|dialect| {
+            served()
+                .map(|(name, cluster)| (name.as_str().into(), encode::cluster(cluster, dialect).into()))
+                .collect::<Resources>()
+        });
+        check::<Listener>(&listeners)?;
+        check::<RouteTree>(&routes)?;
+        check::<Endpoints>(&endpoints)?;
+        for clusters in &clusters {
+            check::<ClusterSpec>(clusters)?;
+        }
+        let set = |dialect: Dialect, kind: ResourceKind, resources: Resources| {
+            let before = previous.map(|previous| previous.of(dialect, kind));
+            match before {
+                Some(before) if before.resources == resources => Arc::clone(before),
+                _ => Arc::new(TypeSet {
+                    version: version(generation, &resources),
+                    resources,
+                }),
+            }
+        };
+        let [ours, others] = clusters;
+        let shared = [
+            (ResourceKind::Listener, listeners),
+            (ResourceKind::Route, routes),
+            (ResourceKind::Endpoints, endpoints),
+        ];
+        let [listeners, routes, endpoints] = shared.map(|(kind, resources)| set(Dialect::Mesh, kind, resources));
+        let ours = set(Dialect::Mesh, ResourceKind::Cluster, ours);
+        let others = set(Dialect::Grpc, ResourceKind::Cluster, others);
+        let sets = [ours, others].map(|clusters| {
+            [
+                Arc::clone(&listeners),
+                Arc::clone(&routes),
+                clusters,
+                Arc::clone(&endpoints),
+            ]
+        });
+        Ok(Self { sets })
+    }
+
+    pub(crate) fn of(&self, dialect: Dialect, kind: ResourceKind) -> &Arc<TypeSet> {
+        &self.sets[dialect as usize][kind.index()]
+    }
+}
+
+fn listeners_and_routes(snapshot: &Snapshot) -> Result<(Resources, Resources), Unpublishable> {
+    let mut listeners = Resources::new();
+    let mut trees: BTreeMap<&Arc<str>, &Arc<RouteTree>> = BTreeMap::new();
+    for (target, tree) in snapshot.targets() {
+        let Ok(tree) = tree else { continue };
+        listeners.insert(Arc::clone(target), encode::listener(target, &tree.name).into());
+        let first = trees.entry(&tree.name).or_insert(tree);
+        if **first != *tree {
+            let kind = Kind::TwoTrees(Arc::clone(&tree.name));
+            return Err(Unpublishable { kind });
+        }
+    }
+    let routes = trees
+        .into_iter()
+        .map(|(name, tree)| (Arc::clone(name), encode::routes(tree).into()))
+        .collect();
+    Ok((listeners, routes))
+}
+
+/// Reads everything back as a client would.
+fn check<R: Resource>(resources: &Resources) -> Result<(), Unpublishable> {
+    let context = Context {
+        provider: Some(PROVIDER.into()),
+    };
+    for bytes in resources.values() {
+        let raw = Raw {
+            type_url: R::KIND.type_url().into(),
+            bytes: bytes.to_vec(),
+        };
+        decode::decode::<R>(&raw, &context)
+            .and_then(|decoded| decoded.value)
+            .map_err(|rejected| Unpublishable {
+                kind: Kind::Refused(rejected),
+            })?;
+    }
+    Ok(())
+}
+
+/// A number for people, and a hash, so that a control plane that was restarted does not give an old version to new content.
+fn version(generation: u64, resources: &Resources) -> Arc<str> {
+    // FNV-1a, 32 bits: it tells versions apart, it protects nothing.
+    let mut hash = 0x811c_9dc5_u32;
+    let parts = resources.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]);
+    for byte in parts.flatten() {
+        hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    }
+    format!("{generation}-{hash:08x}").into()
+}

@@ -1,0 +1,24 @@
+//! The serving end of ADS, for a control plane (feature `server`).
+//!
+//! ```text
+//! Snapshot - publish - SnapshotCache (encoded once per group) - stream.rs - StreamState - wire
+//! ```
+//!
+//! Clients are grouped by whoever runs the control plane ([`Grouping`]); a group shares one snapshot. What is published is
+//! first read back as a client would read it, so that nothing goes out that would be refused.
+
+mod ads;
+mod cache;
+mod clients;
+mod encoded;
+mod peer;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+pub use cache::{SnapshotCache, Versions};
+pub use clients::{Acknowledged, ClientReport, SubscriptionReport};
+pub use encoded::Unpublishable;
+pub use peer::{Io, Peer};
+pub use stream::{AdsService, Caller, Grouping, Refusal};

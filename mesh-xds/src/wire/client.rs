@@ -1,0 +1,68 @@
+//! The client's half of the generated ADS stub.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::{Request, Response};
+use crate::proto::discovery::{
+    DiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+};
+
+/// The largest response taken: control planes send everything in one message, tens of MiB in a large mesh.
+const MAX_RESPONSE_BYTES: usize = 256 * 1024 * 1024;
+
+type Opening = Pin<Box<dyn Future<Output = Result<Streaming<DiscoveryResponse>, Status>> + Send>>;
+
+/// What comes from a control plane. It may hold back its headers until its first response, so opening the call and reading
+/// from it are one wait.
+pub(crate) struct Incoming(Stage);
+
+enum Stage {
+    Opening(Opening),
+    Open(Box<Streaming<DiscoveryResponse>>),
+}
+
+impl Incoming {
+    /// Opens a stream that says what comes through `outgoing`.
+    pub(crate) fn open(channel: Channel, outgoing: mpsc::Receiver<Request>) -> Self {
+        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let requests = ReceiverStream::new(outgoing).map(Into::into);
+        Self(Stage::Opening(Box::pin(async move {
+            let response = client.stream_aggregated_resources(requests).await?;
+            Ok(response.into_inner())
+        })))
+    }
+
+    /// The next response, or why there will be none. Cancelling the wait loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Response, String> {
+        loop {
+            match &mut self.0 {
+                Stage::Opening(opening) => {
+                    let stream = opening.await.map_err(|status| ended(&status))?;
+                    self.0 = Stage::Open(Box::new(stream));
+                }
+                Stage::Open(stream) => {
+                    return match stream.message().await {
+                        Ok(Some(response)) => Ok(response.into()),
+                        Ok(None) => Err("ended by the control plane".into()),
+                        Err(status) => Err(ended(&status)),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// A control plane's status is told to operators and never to callers (gRFC A54).
+fn ended(status: &Status) -> String {
+    match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => format!("{:?}: {message}", status.code()),
+    }
+}

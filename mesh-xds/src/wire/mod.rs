@@ -1,0 +1,161 @@
+//! Discovery messages as plain values, so that the state machines on both ends know nothing of generated types.
+
+mod client;
+#[cfg(feature = "server")]
+mod server;
+
+use std::sync::Arc;
+
+use crate::node::Node;
+use crate::proto::{discovery, protobuf, rpc};
+use crate::resource::ResourceKind;
+
+pub(crate) use client::Incoming;
+#[cfg(feature = "server")]
+pub(crate) use server::{Adapter, Requests, Responses, Serve, service};
+
+/// The code of every NACK: gRPC's INVALID_ARGUMENT, as Envoy and gRPC send it.
+const INVALID_ARGUMENT: i32 = 3;
+/// gRPC's NOT_FOUND.
+pub(crate) const NOT_FOUND: i32 = 5;
+
+/// An encoded resource and the URL of its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Raw {
+    pub(crate) type_url: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What a client says: a subscription, an acknowledgement, or both.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Request {
+    pub(crate) type_url: String,
+    /// The last version the client accepted.
+    pub(crate) version: String,
+    /// The response this answers; empty when it answers none.
+    pub(crate) nonce: String,
+    /// Every name the client is subscribed to.
+    pub(crate) names: Vec<Arc<str>>,
+    /// Set when the response was refused: why.
+    pub(crate) error: Option<String>,
+    /// Who asks. Only in the first request of a stream.
+    pub(crate) node: Option<Arc<Node>>,
+}
+
+/// What a server says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Response {
+    pub(crate) type_url: String,
+    pub(crate) version: String,
+    pub(crate) nonce: String,
+    pub(crate) resources: Vec<Raw>,
+    /// Resources that the server has an error for instead of a value (xRFC TP3).
+    pub(crate) errors: Vec<ResourceError>,
+}
+
+/// An error in the place of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ResourceError {
+    pub(crate) name: String,
+    /// A gRPC status code.
+    pub(crate) code: i32,
+    pub(crate) message: String,
+}
+
+impl Request {
+    /// The kind asked for, if it is known here.
+    #[cfg(feature = "server")]
+    pub(crate) fn kind(&self) -> Option<ResourceKind> {
+        ResourceKind::from_type_url(&self.type_url)
+    }
+}
+
+impl Response {
+    /// The kind answered, if it is known here.
+    pub(crate) fn kind(&self) -> Option<ResourceKind> {
+        ResourceKind::from_type_url(&self.type_url)
+    }
+}
+
+impl From<Request> for discovery::DiscoveryRequest {
+    fn from(request: Request) -> Self {
+        Self {
+            version_info: request.version,
+            node: request.node.map(|node| (&*node).into()),
+            resource_names: request.names.iter().map(|name| String::from(&**name)).collect(),
+            type_url: request.type_url,
+            response_nonce: request.nonce,
+            error_detail: request.error.map(|message| rpc::Status {
+                code: INVALID_ARGUMENT,
+                message,
+                details: Vec::new(),
+            }),
+            resource_locators: Vec::new(),
+        }
+    }
+}
+
+impl From<discovery::DiscoveryRequest> for Request {
+    fn from(request: discovery::DiscoveryRequest) -> Self {
+        Self {
+            type_url: request.type_url,
+            version: request.version_info,
+            nonce: request.response_nonce,
+            names: request.resource_names.into_iter().map(Arc::from).collect(),
+            error: request.error_detail.map(|status| status.message),
+            node: request.node.map(|node| Arc::new(node.into())),
+        }
+    }
+}
+
+impl From<Response> for discovery::DiscoveryResponse {
+    fn from(response: Response) -> Self {
+        let any = |raw: Raw| protobuf::Any {
+            type_url: raw.type_url,
+            value: raw.bytes,
+        };
+        let error = |error: ResourceError| discovery::ResourceError {
+            resource_name: Some(discovery::ResourceName {
+                name: error.name,
+                dynamic_parameter_constraints: None,
+            }),
+            error_detail: Some(rpc::Status {
+                code: error.code,
+                message: error.message,
+                details: Vec::new(),
+            }),
+        };
+        Self {
+            version_info: response.version,
+            resources: response.resources.into_iter().map(any).collect(),
+            type_url: response.type_url,
+            nonce: response.nonce,
+            resource_errors: response.errors.into_iter().map(error).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<discovery::DiscoveryResponse> for Response {
+    fn from(response: discovery::DiscoveryResponse) -> Self {
+        let raw = |any: protobuf::Any| Raw {
+            type_url: any.type_url,
+            bytes: any.value,
+        };
+        let error = |error: discovery::ResourceError| {
+            let status = error.error_detail.unwrap_or_default();
+            ResourceError {
+                name: error.resource_name.unwrap_or_default().name,
+                code: status.code,
+                message: status.message,
+            }
+        };
+        Self {
+            type_url: response.type_url,
+            version: response.version_info,
+            nonce: response.nonce,
+            resources: response.resources.into_iter().map(raw).collect(),
+            errors: response.resource_errors.into_iter().map(error).collect(),
+        }
+    }
+}
