@@ -1,1 +1,304 @@
-//! tidy
+//! What the house promises about its own text: the invariants of ARCHITECTURE.md that a machine can see, and nothing about
+//! taste.
+//!
+//! Cargo is asked for the manifests (`cargo metadata --no-deps`, which touches no network); files are read as they lie. A
+//! check that needs to understand Rust would be clippy's; these need only names and places.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Who may depend on whom among our own crates (invariant 3). Whoever is not named here may use everything.
+const MAY_DEPEND_ON: [(&str, &[&str]); 5] = [
+    ("mesh-core", &[]),
+    ("mesh-xds", &["mesh-core"]),
+    ("mesh-client", &["mesh-core"]),
+    ("mesh-server", &["mesh-core"]),
+    ("mesh-control", &["mesh-core", "mesh-xds"]),
+];
+/// What a crate that decides and never does has no use for (invariant 1).
+const NOT_IN_CORE: [&str; 6] = ["tokio", "tonic", "prost", "hyper", "h2", "envoy-types"];
+/// A name, and where alone it may stand (invariants 2, 4 and 5).
+const ONLY_IN: [(&str, &[&str]); 4] = [
+    ("envoy_types", &["mesh-xds/src/proto.rs"]),
+    ("ArcSwap", &["mesh-core/src/live.rs"]),
+    ("serde_saphyr", &["mesh-control/src/istio/"]),
+    // What signs certificates. Tests and measurements have throw-away authorities of their own.
+    (
+        "signed_by",
+        &[
+            "mesh-control/src/ca/",
+            "mesh-core/src/testing/",
+            "mesh-xds/src/identity/tests.rs",
+            "mesh-xds/tests/",
+            "benches/src/pki.rs",
+        ],
+    ),
+];
+/// Words that this file must name to forbid them.
+const THIS_FILE: &str = "tests/tidy.rs";
+/// The registry, as Cargo.lock writes it; a mirror of somebody's machine would be another.
+const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+#[test]
+fn crates_depend_only_downwards() {
+    for package in packages() {
+        let name = text(&package["name"]);
+        let Some((_, allowed)) = MAY_DEPEND_ON.iter().find(|(crate_name, _)| *crate_name == name) else {
+            continue;
+        };
+        let ours: BTreeSet<&str> = dependencies(&package)
+            .filter(|dependency| dependency["path"].is_string())
+            .map(|dependency| text(&dependency["name"]))
+            // A dev-dependency on itself only turns a feature on for its tests.
+            .filter(|dependency| *dependency != name)
+            .collect();
+        let forbidden: Vec<_> = ours.iter().filter(|dependency| !allowed.contains(dependency)).collect();
+        assert!(forbidden.is_empty(), "{name} must not depend on {forbidden:?}");
+    }
+}
+
+#[test]
+fn core_knows_no_runtime_and_no_protocol() {
+    let core = package("mesh-core");
+    let names = dependencies(&core).filter(|dependency| dependency["kind"].is_null());
+    for name in names.map(|dependency| text(&dependency["name"])) {
+        let family = |forbidden: &&str| name == *forbidden || name.starts_with(&format!("{forbidden}-"));
+        assert!(
+            !NOT_IN_CORE.iter().any(|forbidden| family(&forbidden)),
+            "mesh-core depends on {name}"
+        );
+    }
+    let bans = read(&root().join("mesh-core/clippy.toml"));
+    for call in ["Instant::now", "SystemTime::now", "env::var", "fs::read", "rand::rng"] {
+        assert!(bans.contains(call), "mesh-core/clippy.toml no longer bans {call}");
+    }
+}
+
+#[test]
+fn test_helpers_stay_out_of_production() {
+    for package in packages() {
+        let name = text(&package["name"]);
+        for dependency in dependencies(&package).filter(|dependency| dependency["kind"].is_null()) {
+            let features = dependency["features"].as_array().into_iter().flatten().map(text);
+            let testing = features.filter(|feature| *feature == "testing").count() > 0;
+            assert!(
+                !testing || name == "tests",
+                "{name} turns `testing` on outside its tests"
+            );
+        }
+    }
+}
+
+#[test]
+fn names_stand_only_where_they_may() {
+    for (path, source) in sources().into_iter().filter(|(path, _)| path != THIS_FILE) {
+        for (name, places) in ONLY_IN {
+            let allowed = places.iter().any(|place| path.starts_with(place));
+            assert!(
+                allowed || !has_word(&source, name),
+                "{path} names {name}, which belongs to {places:?}"
+            );
+        }
+    }
+}
+
+/// The key of the CA is rcgen's; outside of the CA the control plane does not even know that crate.
+#[test]
+fn the_control_plane_keeps_keys_in_its_ca() {
+    for (path, source) in sources() {
+        let outside = path.starts_with("mesh-control/src/") && !path.starts_with("mesh-control/src/ca/");
+        for name in ["rcgen", "KeyPair", "PrivateKeyDer"] {
+            assert!(!outside || !has_word(&source, name), "{path} names {name}");
+        }
+    }
+}
+
+/// The proto types are a private matter of the modules that read and write the wire.
+#[test]
+fn generated_types_stay_behind_the_codecs() {
+    const READ_OR_WRITE: [&str; 6] = ["decode/", "encode/", "wire/", "server/", "identity/", "node.rs"];
+    for (path, source) in sources() {
+        let Some(path) = path.strip_prefix("mesh-xds/src/").filter(|path| *path != "proto.rs") else {
+            continue;
+        };
+        let codec = READ_OR_WRITE.iter().any(|place| path.starts_with(place));
+        assert!(
+            codec || !source.contains("proto::"),
+            "mesh-xds/src/{path} names generated types"
+        );
+    }
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    for (path, source) in sources() {
+        assert!(source.starts_with("//! "), "{path} has no header");
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    for (path, source) in sources().into_iter().filter(|(path, _)| path != THIS_FILE) {
+        for word in ["todo!(", "unimplemented!(", "#[ignore", "FIXME"] {
+            assert!(!source.contains(word), "{path} has {word}");
+        }
+    }
+}
+
+#[test]
+fn files_are_of_no_particular_machine() {
+    const HOMES: [&str; 6] = ["/home/", "/root/", "/work/", "/Users/", "/mnt/", "C:\\"];
+    for (path, content) in files().into_iter().filter(|(path, _)| path != THIS_FILE) {
+        for home in HOMES {
+            let begins_a_path = |at: usize| {
+                let before = content[..at].chars().next_back();
+                before.is_none_or(|before| !before.is_alphanumeric() && !"._-/}*".contains(before))
+            };
+            let found = content.match_indices(home).any(|(at, _)| begins_a_path(at));
+            assert!(!found, "{path} names a path of a machine: {home}");
+        }
+    }
+    assert!(
+        !root().join(".cargo").exists(),
+        "a .cargo folder would point builds elsewhere"
+    );
+}
+
+#[test]
+fn every_crate_comes_from_the_public_registry() {
+    let lock = read(&root().join("Cargo.lock"));
+    let sources = lock.lines().filter_map(|line| line.strip_prefix("source = "));
+    let others: Vec<_> = sources.filter(|source| source.trim_matches('"') != REGISTRY).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn files_end_with_a_newline() {
+    for (path, content) in files() {
+        assert!(content.is_empty() || content.ends_with('\n'), "{path}");
+    }
+}
+
+#[test]
+fn all_packages_agree_on_the_toolchain() {
+    let said: BTreeSet<String> = packages()
+        .iter()
+        .map(|package| {
+            format!(
+                "{} {} {}",
+                package["rust_version"], package["edition"], package["license"]
+            )
+        })
+        .collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    let version = text(&package("mesh-core")["rust_version"]).to_owned();
+    assert!(
+        read(&root().join("README.md")).contains(&version),
+        "the README names another Rust than {version}"
+    );
+}
+
+/// Code in the README is code that CI compiles: each block stands in an example, but for its indentation.
+#[test]
+fn the_readme_shows_code_that_is_tested() {
+    let examples: BTreeMap<String, String> = sources()
+        .into_iter()
+        .filter(|(path, _)| path.starts_with("examples/"))
+        .map(|(path, source)| (path, unindented(&source)))
+        .collect();
+    let readme = read(&root().join("README.md"));
+    let blocks: Vec<&str> = readme
+        .split("```rust\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let found = examples.values().any(|source| source.contains(&unindented(block)));
+        assert!(found, "no example has this block of the README:\n{block}");
+    }
+}
+
+fn unindented(code: &str) -> String {
+    let lines = code.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn has_word(source: &str, word: &str) -> bool {
+    let letter = |letter: char| letter.is_alphanumeric() || letter == '_';
+    source.match_indices(word).any(|(at, _)| {
+        let (before, after) = (&source[..at], &source[at + word.len()..]);
+        !before.ends_with(letter) && !after.starts_with(letter)
+    })
+}
+
+fn root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().expect("the package lies in the workspace").to_owned()
+}
+
+fn packages() -> Vec<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    match metadata["packages"].take() {
+        Value::Array(packages) => packages,
+        other => panic!("not a list of packages: {other}"),
+    }
+}
+
+fn package(name: &str) -> Value {
+    let found = packages().into_iter().find(|package| package["name"] == name);
+    found.unwrap_or_else(|| panic!("no package {name}"))
+}
+
+fn dependencies(package: &Value) -> impl Iterator<Item = &Value> {
+    package["dependencies"].as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every Rust file, by its path from the root.
+fn sources() -> Vec<(String, String)> {
+    files().into_iter().filter(|(path, _)| path.ends_with(".rs")).collect()
+}
+
+/// Every text file that is part of the house: all but build output and what begins with a dot, except CI.
+fn files() -> Vec<(String, String)> {
+    let (root, mut found) = (root(), Vec::new());
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)
+            .expect("a folder of the house can be read")
+            .flatten()
+        {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let hidden = name.starts_with('.') && name != ".ci" && name != ".gitignore";
+            if hidden || name == "target" {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(content) = fs::read_to_string(&path) {
+                let relative = path.strip_prefix(&root).expect("found below the root");
+                found.push((relative.to_string_lossy().replace('\\', "/"), content));
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -92,7 +92,10 @@ impl Enrolment {
     /// When the names do not make one.
     pub fn identity(&self, namespace: &str, service_account: &str) -> Result<SpiffeId, EnrolError> {
         let name = |part: &str| part.is_empty() || part.contains('/');
-        let text = format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.authority.trust_domain());
+        let text = format!(
+            "spiffe://{}/ns/{namespace}/sa/{service_account}",
+            self.authority.trust_domain()
+        );
         if name(namespace) || name(service_account) {
             return Err(Kind::Name(text).into());
         }

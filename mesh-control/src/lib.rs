@@ -39,5 +39,14 @@ pub mod translate;
 pub use ca::{CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME};
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, StartError};
 pub use enrol::{EnrolError, Enrolment};
-pub use publish::Status;
+pub use publish::{Status, check};
 pub use source::{MAX_FILES, Reading};
+
+/// Replaces a file by one that only its owner may read: mode 0600, written whole or not at all.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn write_secret(path: &std::path::Path, bytes: &[u8]) -> Result<(), CaError> {
+    ca::write_file(path, bytes)
+}

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::Snapshot;
 use mesh_core::report::Tally;
-use mesh_xds::server::SnapshotCache;
+use mesh_xds::server::{SnapshotCache, Unpublishable, Versions};
 use tokio::sync::watch;
 
 use crate::diagnostic::{Diagnostic, Severity};
@@ -30,13 +30,47 @@ pub struct Status {
     pub rejected: u64,
     /// What the newest reading, good or not, has to be told.
     pub diagnostics: Arc<[Diagnostic]>,
+    versions: BTreeMap<Box<str>, Versions>,
 }
 
 impl Status {
+    /// The versions that clients of a namespace are told now; `None` before anything was published to them.
+    pub fn versions(&self, namespace: &str) -> Option<&Versions> {
+        self.versions.get(namespace)
+    }
+
     /// Whether the newest reading was refused.
     pub fn is_rejected(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_error)
     }
+}
+
+/// Everything there is to say about a folder, as the control plane would say it, in the order of files and positions.
+pub fn check(reading: &Reading, mesh: &Mesh) -> Vec<Diagnostic> {
+    translate_all(reading, mesh, &BTreeSet::new()).1.into_iter().collect()
+}
+
+/// A snapshot for each namespace that the documents name, or that was asked for.
+fn translate_all(
+    reading: &Reading,
+    mesh: &Mesh,
+    asked: &BTreeSet<Box<str>>,
+) -> (BTreeMap<Box<str>, Snapshot>, BTreeSet<Diagnostic>) {
+    let mut snapshots = BTreeMap::new();
+    let mut diagnostics: BTreeSet<Diagnostic> = reading.diagnostics.iter().cloned().collect();
+    // Documents with holes would be told of again, as if what is missing had never been written.
+    if diagnostics.iter().any(Diagnostic::is_error) {
+        return (snapshots, diagnostics);
+    }
+    let mut namespaces = translate::namespaces(&reading.documents, mesh);
+    namespaces.extend(asked.iter().cloned());
+    for namespace in namespaces {
+        let scope = ClientScope::namespace(namespace.clone());
+        let translation = translate::translate(&reading.documents, mesh, &scope);
+        diagnostics.extend(translation.diagnostics);
+        snapshots.extend(translation.snapshot.map(|snapshot| (namespace, snapshot)));
+    }
+    (snapshots, diagnostics)
 }
 
 /// Translates and publishes.
@@ -75,19 +109,7 @@ impl Publisher {
     /// Takes a new reading: published when nothing in it is an error, told in any case.
     pub(crate) fn take(&self, reading: Reading) {
         let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut diagnostics: BTreeSet<Diagnostic> = reading.diagnostics.into_iter().collect();
-        let mut snapshots = BTreeMap::new();
-        // Documents with holes would be told of again, as if what is missing had never been written.
-        if !diagnostics.iter().any(Diagnostic::is_error) {
-            let mut namespaces = translate::namespaces(&reading.documents, &self.mesh);
-            namespaces.extend(good.asked.iter().cloned());
-            for namespace in namespaces {
-                let scope = ClientScope::namespace(namespace.clone());
-                let translation = translate::translate(&reading.documents, &self.mesh, &scope);
-                diagnostics.extend(translation.diagnostics);
-                snapshots.extend(translation.snapshot.map(|snapshot| (namespace, snapshot)));
-            }
-        }
+        let (snapshots, diagnostics) = translate_all(&reading, &self.mesh, &good.asked);
         let accepted = !diagnostics.iter().any(Diagnostic::is_error) && self.publish(&snapshots);
         if accepted {
             good.documents = Some(reading.documents);
@@ -116,16 +138,35 @@ impl Publisher {
         true
     }
 
+    /// Publishes to every namespace, or to none when clients could not use what one would be told.
     fn publish(&self, snapshots: &BTreeMap<Box<str>, Snapshot>) -> bool {
-        for (namespace, snapshot) in snapshots {
-            if let Err(error) = self.cache.publish(namespace, snapshot) {
+        // The cache checks what it is given, but one namespace at a time; here the first may not go out if the last is bad.
+        let trial = SnapshotCache::new();
+        let checked = snapshots
+            .iter()
+            .try_for_each(|(namespace, snapshot)| trial.publish(namespace, snapshot).map(drop));
+        let published = checked.and_then(|()| {
+            let mut versions = Vec::with_capacity(snapshots.len());
+            for (namespace, snapshot) in snapshots {
+                versions.push((namespace.clone(), self.cache.publish(namespace, snapshot)?));
+            }
+            Ok::<_, Unpublishable>(versions)
+        });
+        match published {
+            Ok(versions) => {
+                self.status.send_modify(|status| status.versions.extend(versions));
+                true
+            }
+            Err(error) => {
                 self.tally.count("configuration", "unpublishable");
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(%namespace, error, "clients could not use this configuration: the last good one stays");
-                return false;
+                tracing::error!(
+                    error,
+                    "clients could not use this configuration: the last good one stays"
+                );
+                false
             }
         }
-        true
     }
 
     fn tell(&self, diagnostics: BTreeSet<Diagnostic>, accepted: bool) {
@@ -136,11 +177,20 @@ impl Publisher {
                 Severity::Note => tracing::info!("{finding}"),
             }
         }
-        self.tally.count("configuration", if accepted { "accepted" } else { "rejected" });
+        self.tally
+            .count("configuration", if accepted { "accepted" } else { "rejected" });
         self.status.send_modify(|status| {
             status.diagnostics = diagnostics.into_iter().collect();
-            *(if accepted { &mut status.accepted } else { &mut status.rejected }) += 1;
-            tracing::info!(accepted = status.accepted, rejected = status.rejected, "the folder was read");
+            *(if accepted {
+                &mut status.accepted
+            } else {
+                &mut status.rejected
+            }) += 1;
+            tracing::info!(
+                accepted = status.accepted,
+                rejected = status.rejected,
+                "the folder was read"
+            );
         });
     }
 }

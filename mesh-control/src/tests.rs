@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mesh_core::Link;
 use mesh_core::config::RouteTree;
-use mesh_xds::{Bootstrap, XdsClient};
+use mesh_xds::{Bootstrap, Node, ResourceKind, XdsClient};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -29,12 +29,16 @@ fn folder() -> TempDir {
 fn set_weights(folder: &TempDir, v1: u32, v2: u32) {
     let path = folder.path().join("30-routes.yaml");
     let text = fs::read_to_string(&path).unwrap();
-    let text = text.replace("weight: 95", &format!("weight: {v1}")).replace("weight: 5\n", &format!("weight: {v2}\n"));
+    let text = text
+        .replace("weight: 95", &format!("weight: {v1}"))
+        .replace("weight: 5\n", &format!("weight: {v2}\n"));
     fs::write(path, text).unwrap();
 }
 
 async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("{what} within 20 s"))
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap_or_else(|_| panic!("{what} within 20 s"))
 }
 
 /// Waits until the routes of the target are as wished.
@@ -119,15 +123,41 @@ async fn bad_yaml_keeps_the_last_good_and_names_file_line_and_field() {
     let mut status = control_plane.status_changes();
     let cases = [
         ("  http:", "  http: [", "30-routes.yaml:"),
-        ("  hosts:", "  hots:", "30-routes.yaml:23:3: error[IST0106]: VirtualService default/payment-service: spec.hots:"),
-        ("subset: v2\n", "subset: v3\n", "spec.http[0].route[1].destination.subset:"),
-        ("weight: 95", "weight: 0", "spec.http[0].route[0].weight: the weights sum to 0"),
+        (
+            "  hosts:",
+            "  hots:",
+            "30-routes.yaml:23:3: error[IST0106]: VirtualService default/payment-service: spec.hots:",
+        ),
+        (
+            "subset: v2\n",
+            "subset: v3\n",
+            "spec.http[0].route[1].destination.subset:",
+        ),
+        (
+            "weight: 95",
+            "weight: 0",
+            "spec.http[0].route[0].weight: the weights sum to 0",
+        ),
     ];
     for (from, to, expected) in cases {
-        let bad = good.replace(from, to).replace("weight: 5\n", if to == "weight: 0" { "weight: 0\n" } else { "weight: 5\n" });
+        let bad = good.replace(from, to).replace(
+            "weight: 5\n",
+            if to == "weight: 0" {
+                "weight: 0\n"
+            } else {
+                "weight: 5\n"
+            },
+        );
         fs::write(&path, bad).unwrap();
-        let told = |status: &crate::Status| status.diagnostics.iter().any(|finding| finding.to_string().contains(expected));
-        within(expected, status.wait_for(|status| status.is_rejected() && told(status))).await.unwrap();
+        let told = |status: &crate::Status| {
+            status
+                .diagnostics
+                .iter()
+                .any(|finding| finding.to_string().contains(expected))
+        };
+        within(expected, status.wait_for(|status| status.is_rejected() && told(status)))
+            .await
+            .unwrap();
     }
     let snapshot = link.snapshots().load_full();
     assert_eq!(shares(snapshot.target(TARGET).unwrap().as_ref().unwrap()), [95, 5]);
@@ -139,7 +169,11 @@ async fn bad_yaml_keeps_the_last_good_and_names_file_line_and_field() {
 async fn a_single_use_token_lets_one_in_and_a_reusable_one_many() {
     let folder = folder();
     let state = tempfile::tempdir().unwrap();
-    let control_plane = ControlPlane::builder(folder.path()).state(state.path()).start().await.unwrap();
+    let control_plane = ControlPlane::builder(folder.path())
+        .state(state.path())
+        .start()
+        .await
+        .unwrap();
     let once = control_plane.bootstrap("default", "checkout").unwrap();
     identity(&client(once.clone())).await;
     let late = client(once);
@@ -151,7 +185,10 @@ async fn a_single_use_token_lets_one_in_and_a_reusable_one_many() {
     .await;
     assert!(late.identity().load_full().is_err());
     let many = Lifetime::Reusable(Duration::from_secs(60));
-    let reusable = control_plane.enrolment().bootstrap("default", "checkout", many).unwrap();
+    let reusable = control_plane
+        .enrolment()
+        .bootstrap("default", "checkout", many)
+        .unwrap();
     for _ in 0..2 {
         identity(&client(reusable.clone())).await;
     }
@@ -162,4 +199,73 @@ async fn the_plaintext_port_binds_nothing_but_loopback() {
     let folder = folder();
     let builder = ControlPlane::builder(folder.path()).plaintext(([0, 0, 0, 0], 0).into());
     assert!(builder.start().await.unwrap_err().is_not_loopback());
+}
+
+/// A client of the control plane's TLS port that gets its identity from `ca`, or has none.
+fn client_with_identity_of(control_plane: &ControlPlane, ca: Option<&ControlPlane>, node: Node) -> XdsClient {
+    let enrolment = control_plane.enrolment();
+    let mut builder = Bootstrap::builder(node).tls(enrolment.server(), enrolment.root_pem());
+    if let Some(ca) = ca.map(ControlPlane::enrolment) {
+        let token = ca.issue_token("default", "checkout", Lifetime::default()).unwrap();
+        let (server, roots) = (ca.server(), ca.root_pem());
+        builder = builder.mesh_ca(server, roots, "cluster.local", "default", "checkout", token.expose());
+    }
+    XdsClient::start(builder.build().unwrap()).unwrap()
+}
+
+async fn refused(client: &XdsClient, because: &str) {
+    let _wanted = client.link().interest().watch(TARGET);
+    let told = |report: &mesh_xds::client::Report| {
+        let error = report.connection.last_error.as_deref();
+        error.is_some_and(|error| error.contains(because))
+    };
+    client.status().until(Duration::from_secs(20), told).await.unwrap();
+    assert!(client.link().snapshots().load().target(TARGET).is_none());
+}
+
+#[tokio::test]
+async fn the_tls_port_serves_ads_to_nobody_without_a_certificate_of_this_mesh() {
+    let folder = folder();
+    let control_plane = ControlPlane::builder(folder.path()).start().await.unwrap();
+    let stranger = client_with_identity_of(&control_plane, None, Node::default());
+    refused(&stranger, "show the certificate of a workload").await;
+    // The same trust domain, another root.
+    let elsewhere = ControlPlane::builder(folder.path()).start().await.unwrap();
+    let foreign = client_with_identity_of(&control_plane, Some(&elsewhere), Node::default());
+    identity(&foreign.link()).await;
+    let _wanted = foreign.link().interest().watch(TARGET);
+    within("a refused handshake", async {
+        while control_plane.tally().get("handshake_refused", "tls") == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(foreign.link().snapshots().load().target(TARGET).is_none());
+}
+
+#[tokio::test]
+async fn a_node_that_claims_to_be_somebody_else_is_refused() {
+    let folder = folder();
+    let control_plane = ControlPlane::builder(folder.path()).start().await.unwrap();
+    let liar = crate::enrol::node("istio-system", "checkout");
+    let client = client_with_identity_of(&control_plane, Some(&control_plane), liar);
+    identity(&client.link()).await;
+    refused(&client, "claims to be somebody else").await;
+}
+
+#[tokio::test]
+async fn a_client_of_a_namespace_that_no_document_names_sees_what_is_exported() {
+    let folder = folder();
+    let builder = ControlPlane::builder(folder.path()).plaintext(([127, 0, 0, 1], 0).into());
+    let control_plane = builder.start().await.unwrap();
+    let client = XdsClient::start(control_plane.plaintext_bootstrap("strangers", "anybody").unwrap()).unwrap();
+    let full = "payment-service.default:50051";
+    let _wanted = client.link().interest().watch(full);
+    let heard = |report: &mesh_xds::client::Report| {
+        report
+            .resource(ResourceKind::Listener, full)
+            .is_some_and(|listener| listener.accepted.is_some())
+    };
+    client.status().until(Duration::from_secs(20), heard).await.unwrap();
+    assert!(control_plane.status().versions("strangers").is_some());
 }

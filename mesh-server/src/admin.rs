@@ -31,7 +31,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::accept::usable_identity;
-use crate::serve::{Dangerous, Incoming, admit};
+use crate::dangerous::Dangerous;
+use crate::serve::{Incoming, admit};
 use crate::telemetry::Inbound;
 
 /// The most admin connections at once: a probe, a scraper and a few people.

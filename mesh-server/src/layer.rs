@@ -4,7 +4,7 @@ use mesh_core::Link;
 use tower::Layer;
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
-use crate::serve::Dangerous;
+use crate::dangerous::Dangerous;
 use crate::telemetry::{Telemetry, TelemetryLayer};
 
 /// Wraps any `Service<http::Request<_>>`: tonic's `Routes`, axum's `Router`, a bare function.

@@ -34,6 +34,7 @@ mod accept;
 pub mod admin;
 pub mod authenticate;
 mod bare;
+mod dangerous;
 mod layer;
 mod serve;
 pub mod telemetry;
@@ -44,8 +45,9 @@ pub mod tonic;
 
 pub use accept::{Acceptor, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, MeshStream, PeerIdentity, Refused};
 pub use bare::FromHyper;
+pub use dangerous::Dangerous;
 pub use layer::MeshLayer;
-pub use serve::{DRAIN_TIMEOUT, Dangerous, Drained, Listen, MAX_CONNECTIONS, Serving, serve};
+pub use serve::{DRAIN_TIMEOUT, Drained, Listen, MAX_CONNECTIONS, Serving, serve};
 
 /// The request body that [`serve()`] hands to services.
 pub use hyper::body::Incoming as RequestBody;

@@ -2,7 +2,8 @@
 //!
 //! tonic takes a stream of connections and asks each for its `ConnectInfo`, which it puts into the extensions of every
 //! request. Ours is the [`PeerIdentity`] itself, so handlers and [`MeshLayer`](crate::MeshLayer) find it where they would
-//! under [`serve`](fn@crate::serve).
+//! under [`serve`](fn@crate::serve). What tonic's loop does not do is end a connection when a certificate behind it expires: give
+//! it a `max_connection_age` that is shorter than the certificates' life.
 //!
 //! ```no_run
 //! # async fn doc(link: mesh_core::Link, routes: tonic::service::Routes) -> Result<(), Box<dyn std::error::Error>> {

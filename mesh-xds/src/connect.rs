@@ -5,9 +5,7 @@
 //! it makes another, with the pauses and the credentials that are right by then.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,12 +13,11 @@ use hyper_util::rt::TokioIo;
 use mesh_core::identity::{Identity, tls};
 use rustls::pki_types::ServerName;
 use rustls::time_provider::TimeProvider;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::bootstrap::{Credentials, Roots, ServerUri};
+use crate::connector::{Connector, Io};
 use crate::pem;
 
 /// The longest that dialling and both handshakes may take.
@@ -29,54 +26,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// that vanished behind a firewall would be listened to for hours.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Dial = dyn Fn(ServerUri) -> Boxed<io::Result<Io>> + Send + Sync;
-type Io = Box<dyn Duplex>;
-
-/// Both directions of a byte stream.
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// How connections to a control plane are dialled. Default: TCP. Tests and simulations inject their own.
-#[derive(Clone)]
-pub struct Connector(Arc<Dial>);
-
-impl Connector {
-    /// TCP, with Nagle's algorithm off.
-    pub fn tcp() -> Self {
-        Self::new(|uri: ServerUri| async move {
-            let stream = TcpStream::connect((uri.host(), uri.port())).await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        })
-    }
-
-    /// Dials with `dial`.
-    pub fn new<F, R, S>(dial: F) -> Self
-    where
-        F: Fn(ServerUri) -> R + Send + Sync + 'static,
-        R: Future<Output = io::Result<S>> + Send + 'static,
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        Self(Arc::new(move |uri| {
-            let dialling = dial(uri);
-            Box::pin(async move { Ok(Box::new(dialling.await?) as Io) })
-        }))
-    }
-}
-
-impl Default for Connector {
-    fn default() -> Self {
-        Self::tcp()
-    }
-}
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").finish_non_exhaustive()
-    }
-}
 
 /// Why there is no channel.
 #[derive(Debug)]
@@ -128,7 +77,7 @@ pub(crate) async fn connect(
     clock: &Arc<dyn TimeProvider>,
 ) -> Result<Channel, ConnectError> {
     let connecting = async {
-        let io = (connector.0)(uri.clone()).await.map_err(ConnectError::Dial)?;
+        let io = connector.dial(uri.clone()).await.map_err(ConnectError::Dial)?;
         let io = match credentials {
             Credentials::Insecure => io,
             Credentials::Tls(roots) => secure(io, uri, roots, identity, clock).await?,

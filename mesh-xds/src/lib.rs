@@ -31,7 +31,10 @@
 pub mod bootstrap;
 pub mod client;
 mod connect;
+mod connector;
+mod convention;
 mod decode;
+#[cfg(feature = "server")]
 mod encode;
 mod error;
 mod identity;
@@ -45,7 +48,7 @@ mod wire;
 
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use client::{ConfigStatus, XdsClient};
-pub use connect::Connector;
+pub use connector::Connector;
 pub use decode::Rejected;
 pub use error::StartError;
 pub use node::{Node, NodeLocality};

@@ -17,6 +17,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{fault::v3 as 
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies as lb;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+#[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub(crate) use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
@@ -24,6 +25,7 @@ pub(crate) use envoy_types::pb::google::protobuf;
 pub(crate) use envoy_types::pb::google::rpc;
 
 /// Packs a message with its type's URL.
+#[cfg(feature = "server")]
 pub(crate) fn pack<M: prost::Message + prost::Name>(message: &M) -> protobuf::Any {
     protobuf::Any {
         type_url: M::type_url(),

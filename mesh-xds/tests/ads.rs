@@ -1,14 +1,18 @@
 //! Both ends of ADS over loopback: one stream for many targets, updates, refusals, restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Cluster, Endpoint, Reason, ReasonKind, Route, Split, TlsMode};
-use mesh_xds::server::{AdsService, Caller, Refusal, SnapshotCache};
+use mesh_core::config::{Cluster, Endpoint, ReasonKind, Route, Split, TlsMode, Version};
+use mesh_xds::client::Report;
+use mesh_xds::server::{Acknowledged, AdsService, Caller, Refusal, SnapshotCache};
 use mesh_xds::{Bootstrap, Node, ResourceKind, XdsClient};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 
@@ -18,6 +22,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Plane {
     cache: SnapshotCache,
     address: SocketAddr,
+    stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
@@ -30,12 +35,27 @@ impl Plane {
             None => Err(Refusal::new("no namespace")),
         };
         let service = AdsService::new(cache.clone(), grouping);
+        let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
             let router = tonic::transport::Server::builder().add_service(service);
-            router.serve_with_incoming(incoming).await.unwrap();
+            let stopped = async { drop(stopped.await) };
+            router.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
         });
-        Self { cache, address, server }
+        Self {
+            cache,
+            address,
+            stop,
+            server,
+        }
+    }
+
+    /// Ends every stream and closes the port.
+    async fn stop(self) -> SocketAddr {
+        self.cache.close();
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(SOON, self.server).await.unwrap().unwrap();
+        self.address
     }
 
     async fn new() -> Self {
@@ -48,9 +68,13 @@ impl Plane {
 }
 
 fn bootstrap(address: SocketAddr) -> Bootstrap {
+    in_namespace(address, "NAMESPACE")
+}
+
+fn in_namespace(address: SocketAddr, key: &str) -> Bootstrap {
     let node = Node {
         id: "test".into(),
-        metadata: [("NAMESPACE".into(), "shop".into())].into(),
+        metadata: [(key.into(), "shop".into())].into(),
         ..Node::default()
     };
     Bootstrap::builder(node).insecure(&address.to_string()).build().unwrap()
@@ -97,7 +121,7 @@ async fn many_targets_share_one_stream_and_updates_arrive() {
         .cache
         .publish("shop", &snapshot(&[("a", 1), ("b", 20), ("c", 3)]))
         .unwrap();
-    let changed = |report: &mesh_xds::client::Report| {
+    let changed = |report: &Report| {
         let endpoints = report.resource(ResourceKind::Endpoints, "b-cluster").unwrap();
         endpoints.accepted.as_deref() == Some(versions.of(ResourceKind::Endpoints))
     };
@@ -110,4 +134,141 @@ async fn many_targets_share_one_stream_and_updates_arrive() {
     assert!(Arc::ptr_eq(&arc(&first, "a-cluster"), &arc(&second, "a-cluster")));
     assert_eq!(report.connection.streams, 1);
     assert_eq!(plane.cache.clients().len(), 1);
+}
+
+#[tokio::test]
+async fn cp_9_a_control_plane_that_restarts_is_found_again_and_nothing_is_lost_meanwhile() {
+    let plane = Plane::new().await;
+    plane.cache.publish("shop", &snapshot(&[("a", 1)])).unwrap();
+    let client = plane.client();
+    let (link, status) = (client.link(), client.status());
+    let _guard = link.interest().watch("a");
+    status
+        .until(SOON, |report| report.published == Version(1))
+        .await
+        .unwrap();
+    let before = link.snapshots().load_full();
+
+    let address = plane.stop().await;
+    status.until(SOON, |report| !report.is_connected()).await.unwrap();
+    assert!(Arc::ptr_eq(&before, &link.snapshots().load_full()));
+    assert!(link.waiting_reason().is_some());
+
+    // It comes back empty first; the absence of everything must not be taken for its deletion.
+    let plane = Plane::start(TcpListener::bind(address).await.unwrap()).await;
+    status.until(SOON, |report| report.is_connected()).await.unwrap();
+    plane.cache.publish("shop", &snapshot(&[("a", 2)])).unwrap();
+    status
+        .until(SOON, |report| report.published == Version(2))
+        .await
+        .unwrap();
+    assert_eq!(port_of(&link.snapshots().load(), "a"), Some(2));
+    assert_eq!(status.report().connection.streams, 2);
+}
+
+#[tokio::test]
+async fn a_target_that_the_control_plane_does_not_have_fails_at_once_and_heals() {
+    let plane = Plane::new().await;
+    plane.cache.publish("shop", &snapshot(&[("a", 1)])).unwrap();
+    let client = plane.client();
+    let link = client.link();
+    let _guard = link.interest().watch("b");
+    let gone = |report: &Report| report.published == Version(1);
+    client.status().until(SOON, gone).await.unwrap();
+    let snapshot_then = link.snapshots().load_full();
+    let reason = snapshot_then.target("b").unwrap().as_ref().unwrap_err();
+    assert_eq!(reason.kind(), ReasonKind::NoListener);
+    plane.cache.publish("shop", &snapshot(&[("a", 1), ("b", 2)])).unwrap();
+    let healed = |report: &Report| report.published == Version(2) && report.waiting.is_empty();
+    client.status().until(SOON, healed).await.unwrap();
+    assert_eq!(port_of(&link.snapshots().load(), "b"), Some(2));
+}
+
+#[tokio::test]
+async fn cp_8_a_target_that_is_taken_away_goes_on_serving() {
+    let plane = Plane::new().await;
+    plane.cache.publish("shop", &snapshot(&[("a", 1), ("b", 2)])).unwrap();
+    let client = plane.client();
+    let (link, status) = (client.link(), client.status());
+    let _guards = ["a", "b"].map(|target| link.interest().watch(target));
+    status
+        .until(SOON, |report| report.waiting.is_empty() && report.published.0 > 0)
+        .await
+        .unwrap();
+    plane.cache.publish("shop", &snapshot(&[("a", 1)])).unwrap();
+    let noticed = |report: &Report| report.resource(ResourceKind::Listener, "b").unwrap().absent.is_some();
+    status.until(SOON, noticed).await.unwrap();
+    assert_eq!(port_of(&link.snapshots().load(), "b"), Some(2));
+}
+
+#[tokio::test]
+async fn a_refused_client_is_told_why() {
+    let plane = Plane::new().await;
+    let client = XdsClient::start(in_namespace(plane.address, "OTHER")).unwrap();
+    let link = client.link();
+    let _guard = link.interest().watch("a");
+    let refused = |report: &Report| report.connection.last_error.is_some();
+    let report = client.status().until(SOON, refused).await.unwrap();
+    let error = report.connection.last_error.as_ref().unwrap();
+    assert!(
+        error.contains("PermissionDenied") && error.contains("no namespace"),
+        "{error}"
+    );
+    // It is not a reason that a call may carry to its caller as a status (gRFC A54): it is a wait.
+    assert_eq!(link.waiting_reason().unwrap().kind(), ReasonKind::Waiting);
+}
+
+#[tokio::test]
+async fn the_control_plane_knows_who_uses_what() {
+    let plane = Plane::new().await;
+    let versions = plane.cache.publish("shop", &snapshot(&[("a", 1)])).unwrap();
+    let client = plane.client();
+    let link = client.link();
+    let _guard = link.interest().watch("a");
+    let mut changes = plane.cache.client_changes();
+    let settled = || {
+        let clients = plane.cache.clients();
+        let [client] = &clients[..] else { return false };
+        client.subscriptions.len() == 4
+            && client.subscriptions.iter().all(|one| {
+                one.acknowledged == Acknowledged::Accepted && one.sent.as_deref() == Some(versions.of(one.kind))
+            })
+    };
+    let wait = changes.wait_for(|_| settled());
+    tokio::time::timeout(SOON, wait).await.unwrap().unwrap();
+    let clients = plane.cache.clients();
+    assert_eq!((clients[0].node.id.as_str(), &*clients[0].group), ("test", "shop"));
+    drop((client, link));
+    let wait = changes.wait_for(|_| plane.cache.clients().is_empty());
+    tokio::time::timeout(SOON, wait).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_hundred_publishes_end_with_the_last() {
+    let plane = Plane::new().await;
+    plane.cache.publish("shop", &snapshot(&[("a", 1)])).unwrap();
+    let client = plane.client();
+    let link = client.link();
+    let _guard = link.interest().watch("a");
+    client
+        .status()
+        .until(SOON, |report| report.published.0 > 0)
+        .await
+        .unwrap();
+    let mut last = None;
+    for port in 1..=100 {
+        last = Some(plane.cache.publish("shop", &snapshot(&[("a", port)])).unwrap());
+    }
+    let version = last.unwrap().of(ResourceKind::Endpoints).to_owned();
+    let accepted = |report: &Report| {
+        let endpoints = report.resource(ResourceKind::Endpoints, "a-cluster").unwrap();
+        endpoints.accepted.as_deref() == Some(&version)
+    };
+    let report = client.status().until(SOON, accepted).await.unwrap();
+    assert_eq!(port_of(&link.snapshots().load(), "a"), Some(100));
+    assert!(
+        report.connection.responses < 50,
+        "publishes are coalesced: {}",
+        report.connection.responses
+    );
 }

@@ -2,4 +2,13 @@
 //!
 //! One binary, because linking is what costs.
 
+mod adoption;
+mod bad_yaml;
+mod drain;
+mod foreign;
+mod mtls;
 mod split;
+mod static_stability;
+mod story;
+mod swap;
+mod waiting;

@@ -4,7 +4,7 @@ use examples::load::Tally;
 use examples::proto::payment_client::PaymentClient;
 use mesh_client::Channel;
 use mesh_core::testing::TestCa;
-use tests::{Backend, caller, interval_999, split};
+use tests::{Backend, Canary, caller, interval_999, split};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_calls_over_mutual_tls_split_95_to_5() {
@@ -25,4 +25,21 @@ async fn ten_thousand_calls_over_mutual_tls_split_95_to_5() {
     );
     assert_eq!((v1.handled(), v2.handled()), (counts.of("v1"), counts.of("v2")));
     assert_eq!((v1.stop().await, v2.stop().await), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_from_yaml_over_ads_with_joined_identities() {
+    let canary = Canary::start().await;
+    let tally = Tally::default();
+    tally.run(&canary.client, 10_000, 16).await;
+    let counts = tally.counts();
+    println!("{}", tally.report());
+    assert_eq!((counts.ok, counts.failed), (10_000, 0), "{:?}", counts.errors);
+    assert!(
+        interval_999(10_000, 0.05).contains(&counts.of("v2")),
+        "{}",
+        counts.of("v2")
+    );
+    // One stream of the caller, however many resources.
+    assert_eq!(canary.checkout.status().report().connection.streams, 1);
 }

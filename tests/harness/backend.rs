@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tower::Layer as _;
 
-use crate::{PAYMENT, soon};
+use crate::{PAYMENT, listener, soon};
 
 /// A payment server that runs until it is stopped or dropped.
 #[derive(Debug)]
@@ -32,16 +32,18 @@ pub struct Backend {
 impl Backend {
     /// Serves `version` as the payment service of `ca`.
     pub async fn serve(ca: &TestCa, version: &str) -> Self {
-        Self::serve_as(identity_of(ca, PAYMENT), version).await
+        Self::serve_as(ca.identity(PAYMENT), version).await
     }
 
     /// Serves `version` with an identity of the test's choice.
     pub async fn serve_as(identity: Identity, version: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("loopback has a free port");
+        let (listener, _) = listener().await;
+        Self::serve_on(listener, Link::fixed(Snapshot::empty(), Some(identity)), version)
+    }
+
+    /// Serves `version` on `listener` as the member that `link` belongs to.
+    pub fn serve_on(listener: TcpListener, link: Link, version: &str) -> Self {
         let address = listener.local_addr().expect("a bound listener has an address");
-        let link = Link::fixed(Snapshot::empty(), Some(identity));
         let payments = Payments::new(version, Duration::ZERO);
         let service = MeshLayer::new(&link).layer(payments.clone().into_service());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -69,7 +71,7 @@ impl Backend {
 
     /// Where it is to be called.
     pub fn endpoint(&self) -> Endpoint {
-        endpoint(self.address)
+        Endpoint::new(self.address)
     }
 
     /// Calls that reached a handler.
@@ -77,14 +79,4 @@ impl Backend {
         let (charged, refused) = self.payments.counts();
         charged + refused
     }
-}
-
-/// A healthy endpoint at `address`.
-pub fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint::new(address)
-}
-
-/// An identity of `ca`.
-pub fn identity_of(ca: &TestCa, id: &str) -> Identity {
-    ca.identity(id)
 }

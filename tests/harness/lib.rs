@@ -3,9 +3,11 @@
 //! Everything goes through the production assembly; only what is injectable in production is injected here.
 
 mod backend;
+mod mesh;
 mod stats;
 
-pub use backend::{Backend, endpoint, identity_of};
+pub use backend::Backend;
+pub use mesh::{Canary, Mesh, identity, listener, routes, workloads};
 pub use stats::interval_999;
 
 use std::time::Duration;

@@ -114,7 +114,7 @@ where
                 match connecting {
                     Ok(connecting) => Ok(State::Connecting(connecting)),
                     Err(error) => {
-                        outcome.failed();
+                        outcome.failed_with(&error);
                         Err(error)
                     }
                 }
@@ -132,7 +132,7 @@ where
             }
             Err(error) => {
                 outcome.host().mark_failing(true);
-                outcome.failed();
+                outcome.failed_with(&error);
                 Err(error)
             }
         }
@@ -145,7 +145,7 @@ where
         match send(request, permit, self.shared.authority.as_ref(), outcome.peer()) {
             Ok(Sent { response, pump }) => Ok(State::Answering { response, pump }),
             Err(error) => {
-                outcome.failed();
+                outcome.failed_with(&error);
                 Err(error)
             }
         }
@@ -191,8 +191,9 @@ fn answered(
             Ok(response.map(|frames| ResponseBody::new(frames, outcome, pump)))
         }
         Err(error) => {
-            outcome.failed();
-            Err(Error::from_h2(error, outcome.peer()))
+            let error = Error::from_h2(error, outcome.peer());
+            outcome.failed_with(&error);
+            Err(error)
         }
     }
 }

@@ -12,6 +12,7 @@ use mesh_core::retry::TryEnd;
 
 use crate::cluster::{ClusterHandle, Host};
 use crate::connect::Permit;
+use crate::error::Error;
 
 /// The places one try holds, and what became of it.
 pub(crate) struct Outcome {
@@ -83,7 +84,14 @@ impl Outcome {
         }
     }
 
-    /// The try failed.
+    /// The try failed before an answer; whether that is held against the destination is the error's to say.
+    pub(super) fn failed_with(&mut self, error: &Error) {
+        if error.try_end().is_some_and(TryEnd::is_failure) {
+            self.failed();
+        }
+    }
+
+    /// The answer broke off, or took too long.
     pub(crate) fn failed(&mut self) {
         self.verdict = Verdict::Failed;
     }

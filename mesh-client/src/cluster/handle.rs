@@ -9,11 +9,20 @@ use mesh_core::Entropy;
 use mesh_core::balance::Picker;
 use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, MutualTls, TlsMode};
 use mesh_core::live;
+use mesh_core::report::Tally;
 use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
 
 use super::Host;
 use crate::connect::TlsConfigs;
+
+/// What every live thing is made with.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    pub(crate) entropy: Entropy,
+    pub(crate) wall_clock: Arc<dyn TimeProvider>,
+    pub(crate) tally: Tally,
+}
 
 /// A live cluster, shared by every channel and every call of the process.
 #[derive(Debug)]
@@ -37,26 +46,26 @@ pub(crate) struct HostSet {
 }
 
 impl ClusterHandle {
-    pub(crate) fn new(cluster: &Arc<Cluster>, entropy: &Entropy, wall_clock: &Arc<dyn TimeProvider>) -> Self {
-        let (writer, hosts) = live::channel(HostSet::make(Arc::clone(cluster), None, entropy));
+    pub(crate) fn new(cluster: &Arc<Cluster>, parts: &Parts) -> Self {
+        let (writer, hosts) = live::channel(HostSet::make(Arc::clone(cluster), None, parts));
         Self {
             name: cluster.name.clone(),
             hosts,
             writer,
             in_flight: AtomicU32::new(0),
             budget: Budget::default(),
-            tls_configs: Arc::new(TlsConfigs::new(Arc::clone(wall_clock))),
+            tls_configs: Arc::new(TlsConfigs::new(Arc::clone(&parts.wall_clock))),
         }
     }
 
     /// Takes over a new configuration, keeping every host whose address and security did not change.
-    pub(crate) fn update(&self, cluster: &Arc<Cluster>, entropy: &Entropy) {
+    pub(crate) fn update(&self, cluster: &Arc<Cluster>, parts: &Parts) {
         let old = self.hosts.load_full();
         if Arc::ptr_eq(&old.cluster, cluster) || old.cluster == *cluster {
             return;
         }
         self.writer
-            .publish(HostSet::make(Arc::clone(cluster), Some(&old), entropy));
+            .publish(HostSet::make(Arc::clone(cluster), Some(&old), parts));
     }
 
     pub(crate) fn name(&self) -> &ClusterName {
@@ -90,7 +99,7 @@ impl ClusterHandle {
 }
 
 impl HostSet {
-    fn make(cluster: Arc<Cluster>, old: Option<&Self>, entropy: &Entropy) -> Self {
+    fn make(cluster: Arc<Cluster>, old: Option<&Self>, parts: &Parts) -> Self {
         // Other security means other connections: what was agreed under the old rules is not carried over.
         let kept = old.filter(|old| old.cluster.tls == cluster.tls);
         let known: HashMap<SocketAddr, &Arc<Host>> = kept
@@ -104,10 +113,10 @@ impl HostSet {
                     host.reweigh(endpoint.weight.0);
                     Arc::clone(host)
                 }
-                None => Arc::new(Host::new(endpoint.address, endpoint.weight.0, entropy.clone())),
+                None => Arc::new(Host::new(endpoint.address, endpoint.weight.0, parts)),
             })
             .collect();
-        let picker = Picker::new(cluster.lb, &mut entropy.draw());
+        let picker = Picker::new(cluster.lb, &mut parts.entropy.draw());
         let mutual_tls = match &cluster.tls {
             TlsMode::Mutual(tls) => Some(Arc::new(tls.clone())),
             TlsMode::Plaintext => None,

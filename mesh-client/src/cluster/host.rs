@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mesh_core::Entropy;
 use mesh_core::balance::Load;
 use tokio::time::Instant;
 
+use super::handle::Parts;
 use crate::connect::Pool;
 
 /// A live endpoint.
@@ -23,13 +23,13 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(address: SocketAddr, weight: u32, entropy: Entropy) -> Self {
+    pub(crate) fn new(address: SocketAddr, weight: u32, parts: &Parts) -> Self {
         Self {
             address,
             weight: AtomicU32::new(weight.max(1)),
             in_flight: AtomicU32::new(0),
             failing: false.into(),
-            pool: Arc::new(Pool::new(address, entropy)),
+            pool: Arc::new(Pool::new(address, parts.entropy.clone(), parts.tally.clone())),
         }
     }
 

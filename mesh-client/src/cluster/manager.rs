@@ -13,11 +13,11 @@ use mesh_core::config::{ClusterName, Reason, ReasonKind, RouteTree, Snapshot};
 use mesh_core::link::{Standing, WeakLink};
 use mesh_core::report::Tally;
 use mesh_core::{Entropy, Link, live, route};
-use rustls::time_provider::TimeProvider;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::handle::Parts;
 use super::{ClusterHandle, Selector, Target};
 use crate::connect::{Connect, Tcp};
 
@@ -29,9 +29,7 @@ const RETIRE_AFTER: Duration = Duration::from_secs(30);
 pub(crate) struct ClusterManager {
     snapshots: live::Reader<Snapshot>,
     identity: live::Reader<Standing>,
-    entropy: Entropy,
-    wall_clock: Arc<dyn TimeProvider>,
-    tally: Tally,
+    parts: Parts,
     connector: Arc<dyn Connect>,
     link: WeakLink,
     state: Mutex<State>,
@@ -83,9 +81,11 @@ impl ClusterManager {
         let manager = Arc::new(Self {
             snapshots: link.snapshots().clone(),
             identity: link.identity().clone(),
-            entropy: link.entropy().clone(),
-            wall_clock: Arc::clone(link.wall_clock()),
-            tally: link.tally().clone(),
+            parts: Parts {
+                entropy: link.entropy().clone(),
+                wall_clock: Arc::clone(link.wall_clock()),
+                tally: link.tally().clone(),
+            },
             connector,
             link: link.downgrade(),
             state: Mutex::default(),
@@ -103,11 +103,11 @@ impl ClusterManager {
     }
 
     pub(crate) fn entropy(&self) -> &Entropy {
-        &self.entropy
+        &self.parts.entropy
     }
 
     pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+        &self.parts.tally
     }
 
     pub(crate) fn connector(&self) -> &Arc<dyn Connect> {
@@ -133,7 +133,7 @@ impl ClusterManager {
     pub(crate) fn reconcile(&self) {
         let mut state = self.lock();
         let snapshot = self.snapshots.load_full();
-        state.reconcile_clusters(&snapshot, &self.entropy, &self.wall_clock);
+        state.reconcile_clusters(&snapshot, &self.parts);
         let State { clusters, targets, .. } = &mut *state;
         targets.retain(|name, cell| {
             let Some(cell) = cell.upgrade() else { return false };
@@ -159,7 +159,7 @@ impl ClusterManager {
 }
 
 impl State {
-    fn reconcile_clusters(&mut self, snapshot: &Snapshot, entropy: &Entropy, wall_clock: &Arc<dyn TimeProvider>) {
+    fn reconcile_clusters(&mut self, snapshot: &Snapshot, parts: &Parts) {
         let now = Instant::now();
         let gone: Vec<ClusterName> = self
             .clusters
@@ -181,11 +181,11 @@ impl State {
                 .or_else(|| Some(self.retired.remove(name)?.0));
             match known {
                 Some(handle) => {
-                    handle.update(cluster, entropy);
+                    handle.update(cluster, parts);
                     self.clusters.insert(name.clone(), handle);
                 }
                 None => {
-                    let handle = ClusterHandle::new(cluster, entropy, wall_clock);
+                    let handle = ClusterHandle::new(cluster, parts);
                     self.clusters.insert(name.clone(), Arc::new(handle));
                 }
             }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh_core::Entropy;
+use mesh_core::report::Tally;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -34,6 +35,7 @@ type Dialled = Option<Result<(), ConnectError>>;
 pub(crate) struct Pool {
     address: SocketAddr,
     entropy: Entropy,
+    tally: Tally,
     state: Mutex<State>,
 }
 
@@ -52,10 +54,11 @@ struct Failed {
 }
 
 impl Pool {
-    pub(crate) fn new(address: SocketAddr, entropy: Entropy) -> Self {
+    pub(crate) fn new(address: SocketAddr, entropy: Entropy, tally: Tally) -> Self {
         Self {
             address,
             entropy,
+            tally,
             state: Mutex::default(),
         }
     }
@@ -162,6 +165,7 @@ impl Pool {
                         until,
                         pause,
                     });
+                    self.tally.count("connect_failed", error.as_str());
                     tracing::warn!(endpoint = %self.address, reason = error.as_str(), %error, "connect failed");
                     Err(error)
                 }

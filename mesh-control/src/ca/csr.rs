@@ -77,5 +77,9 @@ fn check_key(key: &PublicKey) -> Result<(), Refusal> {
     let fits = |(algorithm, length): (&rcgen::SignatureAlgorithm, usize)| {
         *key.algorithm() == *algorithm && key.der_bytes().len() == length
     };
-    if types.into_iter().any(fits) { Ok(()) } else { Err(Refusal::KeyType) }
+    if types.into_iter().any(fits) {
+        Ok(())
+    } else {
+        Err(Refusal::KeyType)
+    }
 }

@@ -12,10 +12,20 @@ pub struct CaError {
 
 #[derive(Debug)]
 pub(super) enum Kind {
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     Exposed(PathBuf),
-    Malformed { path: PathBuf, why: &'static str },
-    TrustDomain { path: PathBuf, found: String },
+    Malformed {
+        path: PathBuf,
+        why: &'static str,
+    },
+    TrustDomain {
+        path: PathBuf,
+        found: String,
+    },
     Expired,
     Clock,
     Random,
@@ -61,7 +71,11 @@ impl fmt::Display for CaError {
             ),
             Kind::Malformed { path, why } => write!(f, "{}: {why}", path.display()),
             Kind::TrustDomain { path, found } => {
-                write!(f, "{} is the root of trust domain {found:?}, not of this one", path.display())
+                write!(
+                    f,
+                    "{} is the root of trust domain {found:?}, not of this one",
+                    path.display()
+                )
             }
             Kind::Expired => f.write_str("the root certificate is not valid at this time"),
             Kind::Clock => f.write_str("the wall clock cannot be read"),

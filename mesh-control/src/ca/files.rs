@@ -74,7 +74,11 @@ fn is_exposed(_: &fs::Metadata) -> bool {
 fn write_temporary(path: &Path, bytes: &[u8]) -> Result<PathBuf, CaError> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    name.push(format!(
+        ".{}.{}.tmp",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
     let temporary = path.with_file_name(name);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

@@ -106,12 +106,7 @@ impl Authority {
     }
 
     /// Signs a workload's key. `requested` is what the workload asked for; zero is "you choose".
-    pub(super) fn sign(
-        &self,
-        id: &SpiffeId,
-        key: &impl PublicKeyData,
-        requested: Duration,
-    ) -> Result<Issued, CaError> {
+    pub(super) fn sign(&self, id: &SpiffeId, key: &impl PublicKeyData, requested: Duration) -> Result<Issued, CaError> {
         let lifetime = if requested.is_zero() { self.lifetime } else { requested };
         self.leaf(id, key, lifetime, &[])
     }
@@ -121,7 +116,10 @@ impl Authority {
         let now = self.now()?.as_secs();
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(identity) = own.as_ref() {
-            let (begin, end) = (identity.svid().not_before().as_secs(), identity.svid().not_after().as_secs());
+            let (begin, end) = (
+                identity.svid().not_before().as_secs(),
+                identity.svid().not_after().as_secs(),
+            );
             if now < begin + (end - begin) / 2 {
                 return Ok(identity.clone());
             }
@@ -138,7 +136,8 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Kind::Sign)?;
         let issued = self.leaf(&id, &key, self.lifetime, &self.names)?;
         let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let svid = Svid::new(vec![issued.certificate], private).expect("the leaf follows the profile, with its own key");
+        let svid =
+            Svid::new(vec![issued.certificate], private).expect("the leaf follows the profile, with its own key");
         let roots = vec![self.root.certificate.clone()];
         let bundle = TrustBundle::new(self.domain.clone(), roots).expect("the root was parsed when it was opened");
         Ok(Identity::new(svid, bundle))
@@ -191,7 +190,9 @@ impl Authority {
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("domain", &self.domain).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
     }
 }
 

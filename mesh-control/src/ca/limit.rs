@@ -43,7 +43,10 @@ impl Limiter {
     /// Counts a request; `false` refuses it.
     pub(super) fn admits(&self, source: IpAddr, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let forgiven = state.failures.get_mut(&source).is_none_or(|bucket| bucket.left(now) > 0);
+        let forgiven = state
+            .failures
+            .get_mut(&source)
+            .is_none_or(|bucket| bucket.left(now) > 0);
         forgiven && state.all.take(now)
     }
 
@@ -54,11 +57,17 @@ impl Limiter {
         if !failures.contains_key(&source) && failures.len() >= MAX_SOURCES {
             failures.retain(|_, bucket| bucket.left(now) < FAILURES_PER_MINUTE);
             if failures.len() >= MAX_SOURCES {
-                let oldest = failures.iter().min_by_key(|(_, bucket)| bucket.since).map(|(source, _)| *source);
+                let oldest = failures
+                    .iter()
+                    .min_by_key(|(_, bucket)| bucket.since)
+                    .map(|(source, _)| *source);
                 oldest.and_then(|source| failures.remove(&source));
             }
         }
-        failures.entry(source).or_insert_with(|| Bucket::full(FAILURES_PER_MINUTE, now)).take(now);
+        failures
+            .entry(source)
+            .or_insert_with(|| Bucket::full(FAILURES_PER_MINUTE, now))
+            .take(now);
     }
 }
 
@@ -85,7 +94,11 @@ impl Bucket {
         let gained = now.saturating_duration_since(self.since).as_nanos() / each.as_nanos();
         let gained = u32::try_from(gained).unwrap_or(u32::MAX);
         self.left = self.left.saturating_add(gained).min(self.size);
-        self.since = if self.left == self.size { now } else { self.since + each * gained };
+        self.since = if self.left == self.size {
+            now
+        } else {
+            self.since + each * gained
+        };
         self.left
     }
 

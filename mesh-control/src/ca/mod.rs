@@ -15,6 +15,7 @@ mod files;
 mod issue;
 mod limit;
 mod proto;
+mod records;
 mod root;
 mod service;
 #[cfg(test)]

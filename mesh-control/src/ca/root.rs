@@ -55,17 +55,13 @@ impl Root {
         };
         let text = files::read(&path)?.ok_or_else(|| malformed("vanished while it was read"))?;
         let key = KeyPair::from_pem(&text).map_err(|_| malformed("holds no usable private key"))?;
-        let start = text.find("-----BEGIN CERTIFICATE-----").ok_or_else(|| malformed("holds no certificate"))?;
+        let start = text
+            .find("-----BEGIN CERTIFICATE-----")
+            .ok_or_else(|| malformed("holds no certificate"))?;
         Self::assemble(key, text[start..].to_owned(), &path, domain, now)
     }
 
-    fn assemble(
-        key: KeyPair,
-        pem: String,
-        path: &Path,
-        domain: &TrustDomain,
-        now: UnixTime,
-    ) -> Result<Self, CaError> {
+    fn assemble(key: KeyPair, pem: String, path: &Path, domain: &TrustDomain, now: UnixTime) -> Result<Self, CaError> {
         let malformed = |why| Kind::Malformed {
             path: path.to_owned(),
             why,
@@ -112,7 +108,9 @@ fn generate(domain: &TrustDomain, now: UnixTime) -> Result<(KeyPair, String), Ca
     params.not_after = date(now.as_secs() + LIFETIME_SECONDS)?;
     params.serial_number = Some(random_serial()?);
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, domain.as_str());
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, domain.as_str());
     let uri = format!("spiffe://{domain}").try_into().map_err(Kind::Sign)?;
     params.subject_alt_names = vec![SanType::URI(uri)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

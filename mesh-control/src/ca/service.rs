@@ -77,15 +77,22 @@ impl CertificateService {
         }
     }
 
-    pub(super) fn create(&self, request: &Request<CreateCertificateRequest>) -> Result<CreateCertificateResponse, Status> {
+    pub(super) fn create(
+        &self,
+        request: &Request<CreateCertificateRequest>,
+    ) -> Result<CreateCertificateResponse, Status> {
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let source = peer.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        let source = peer
+            .address
+            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         let inner = &*self.inner;
         if !inner.limiter.admits(source, now()) {
             inner.refuse(source, "too_many_requests", "too many requests");
             return Err(Status::resource_exhausted("too many requests; try again in a minute"));
         }
-        let proof = inner.authenticate(&peer, request.metadata()).inspect_err(|_| inner.limiter.failed(source, now()))?;
+        let proof = inner
+            .authenticate(&peer, request.metadata())
+            .inspect_err(|_| inner.limiter.failed(source, now()))?;
         let issued = inner.issue(&proof, source, request.get_ref())?;
         inner.tally.count("certificate_issued", proof.method());
         audit(&proof, source, &issued);
@@ -97,7 +104,9 @@ impl CertificateService {
 
 impl Inner {
     fn authenticate(&self, peer: &Peer, metadata: &MetadataMap) -> Result<Proof, Status> {
-        let source = peer.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        let source = peer
+            .address
+            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         if let Some(id) = &peer.identity {
             if self.authority.owns(id) {
                 return Ok(Proof::Certificate(id.clone()));
@@ -110,7 +119,7 @@ impl Inner {
             self.refuse(source, "no_proof", "neither certificate nor token");
             return Err(Status::unauthenticated("show a join token or a certificate"));
         };
-        let now = self.authority.now().map_err(internal)?.as_secs();
+        let now = self.authority.now().map_err(|error| internal(&error))?.as_secs();
         match self.authority.tokens.check(token, now) {
             Ok(grant) if self.authority.owns(&grant.identity) => Ok(Proof::Token(grant)),
             Ok(_) => Err(self.bad_token(source, "of another trust domain")),
@@ -128,16 +137,24 @@ impl Inner {
         csr.check_name(id).map_err(refuse)?;
         let requested = u64::try_from(request.validity_duration).map(Duration::from_secs);
         let Some(requested) = requested.ok().filter(|requested| *requested <= MAX_LEAF_LIFETIME) else {
-            self.refuse(source, "bad_lifetime", &format!("{id}: {} s", request.validity_duration));
+            self.refuse(
+                source,
+                "bad_lifetime",
+                &format!("{id}: {} s", request.validity_duration),
+            );
             let longest = MAX_LEAF_LIFETIME.as_secs();
-            return Err(Status::invalid_argument(format!("the lifetime must be between 0 and {longest} seconds")));
+            return Err(Status::invalid_argument(format!(
+                "the lifetime must be between 0 and {longest} seconds"
+            )));
         };
         // Last, so that a mistake in the request does not cost the token.
         if let Proof::Token(grant) = proof {
             let redeemed = self.authority.tokens.redeem(grant);
             redeemed.map_err(|refusal| self.bad_token_refused(source, &refusal))?;
         }
-        self.authority.sign(id, &csr.key, requested).map_err(internal)
+        self.authority
+            .sign(id, &csr.key, requested)
+            .map_err(|error| internal(&error))
     }
 
     fn bad_token_refused(&self, source: IpAddr, refusal: &Refusal) -> Status {
@@ -173,8 +190,11 @@ fn audit(proof: &Proof, source: IpAddr, issued: &Issued) {
     );
 }
 
-fn internal(error: super::CaError) -> Status {
-    tracing::error!(error = &error as &dyn std::error::Error, "the certificate authority cannot work");
+fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "the certificate authority cannot work"
+    );
     Status::unavailable("the certificate authority cannot work now")
 }
 

@@ -46,7 +46,10 @@ fn id(text: &str) -> SpiffeId {
 fn csr(key: &KeyPair, names: &[&str]) -> String {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = names.iter().map(|name| SanType::URI((*name).try_into().unwrap())).collect();
+    params.subject_alt_names = names
+        .iter()
+        .map(|name| SanType::URI((*name).try_into().unwrap()))
+        .collect();
     params.serialize_request(key).unwrap().pem().unwrap()
 }
 
@@ -73,7 +76,11 @@ impl Bench {
     }
 
     fn token(&self, lifetime: Lifetime) -> String {
-        self.authority.issue_token(&id(CHECKOUT), lifetime).unwrap().expose().to_owned()
+        self.authority
+            .issue_token(&id(CHECKOUT), lifetime)
+            .unwrap()
+            .expose()
+            .to_owned()
     }
 
     fn ask(
@@ -97,7 +104,9 @@ impl Bench {
             validity_duration: seconds,
         });
         if let Some(token) = token {
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+            request
+                .metadata_mut()
+                .insert("authorization", format!("Bearer {token}").parse().unwrap());
         }
         request.extensions_mut().insert(Peer {
             identity: certificate.map(id),
@@ -120,7 +129,10 @@ fn refused(answer: Result<CreateCertificateResponse, Status>, code: Code) {
 fn a_leaf_follows_the_profile() {
     let bench = bench();
     let token = bench.token(Lifetime::default());
-    let chain = bench.ask(&csr(&key(), &[CHECKOUT]), Some(&token), None).unwrap().cert_chain;
+    let chain = bench
+        .ask(&csr(&key(), &[CHECKOUT]), Some(&token), None)
+        .unwrap()
+        .cert_chain;
     assert_eq!(chain.len(), 2);
     assert_eq!(chain[1], bench.authority.root_pem());
     let der = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
@@ -133,11 +145,21 @@ fn a_leaf_follows_the_profile() {
     assert_eq!(names.value.general_names.len(), 1);
     assert_eq!(leaf.key_usage().unwrap().unwrap().value.flags, 1);
     assert!(!leaf.basic_constraints().unwrap().unwrap().value.ca);
-    let oids: Vec<String> = leaf.extensions().iter().map(|extension| extension.oid.to_id_string()).collect();
-    assert!(oids.contains(&"2.5.29.14".into()) && oids.contains(&"2.5.29.35".into()), "{oids:?}");
+    let oids: Vec<String> = leaf
+        .extensions()
+        .iter()
+        .map(|extension| extension.oid.to_id_string())
+        .collect();
+    assert!(
+        oids.contains(&"2.5.29.14".into()) && oids.contains(&"2.5.29.35".into()),
+        "{oids:?}"
+    );
     let validity = leaf.validity();
     assert_eq!(validity.not_before.timestamp() as u64, NOW - BACKDATED.as_secs());
-    assert_eq!(validity.not_after.timestamp() as u64, NOW + DEFAULT_LEAF_LIFETIME.as_secs());
+    assert_eq!(
+        validity.not_after.timestamp() as u64,
+        NOW + DEFAULT_LEAF_LIFETIME.as_secs()
+    );
     assert!(leaf.raw_serial().len() >= 12);
 }
 
@@ -154,7 +176,10 @@ fn the_root_is_a_signer_of_its_trust_domain_without_name_constraints() {
     assert!(!usage.value.digital_signature());
     assert!(root.name_constraints().unwrap().is_none());
     let names = root.subject_alternative_name().unwrap().unwrap();
-    assert_eq!(format!("{:?}", names.value.general_names), "[URI(\"spiffe://cluster.local\")]");
+    assert_eq!(
+        format!("{:?}", names.value.general_names),
+        "[URI(\"spiffe://cluster.local\")]"
+    );
 }
 
 #[test]
@@ -165,7 +190,10 @@ fn the_key_must_be_proven_and_of_a_good_type() {
     for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         ask(&csr(&KeyPair::generate_for(algorithm).unwrap(), &[])).unwrap();
     }
-    refused(ask(&csr(&KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), &[])), Code::InvalidArgument);
+    refused(
+        ask(&csr(&KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), &[])),
+        Code::InvalidArgument,
+    );
     refused(ask(""), Code::InvalidArgument);
     refused(ask(&"A".repeat(9000)), Code::InvalidArgument);
     // The key of another: the last character of a signature is changed.
@@ -173,7 +201,10 @@ fn the_key_must_be_proven_and_of_a_good_type() {
     let body = pem.find("\n-----END").unwrap();
     let at = pem[..body].trim_end_matches('=').len() - 6;
     let other = if &pem[at..=at] == "A" { "B" } else { "A" };
-    refused(ask(&format!("{}{other}{}", &pem[..at], &pem[at + 1..])), Code::InvalidArgument);
+    refused(
+        ask(&format!("{}{other}{}", &pem[..at], &pem[at + 1..])),
+        Code::InvalidArgument,
+    );
 }
 
 #[test]
@@ -182,7 +213,10 @@ fn another_name_is_refused_and_not_corrected() {
     let other = "spiffe://cluster.local/ns/default/sa/payment";
     for names in [&[other][..], &[CHECKOUT, other], &["spiffe://cluster.local"]] {
         let token = bench.token(Lifetime::default());
-        refused(bench.ask(&csr(&key(), names), Some(&token), None), Code::InvalidArgument);
+        refused(
+            bench.ask(&csr(&key(), names), Some(&token), None),
+            Code::InvalidArgument,
+        );
         // The mistake did not cost the token.
         bench.ask(&csr(&key(), &[]), Some(&token), None).unwrap();
     }
@@ -218,7 +252,14 @@ fn tokens() {
     let fresh = bench.token(Lifetime::default());
     let (fresh_id, _) = fresh.split_once('.').unwrap();
     let forged = format!("{fresh_id}.{}", "0".repeat(32));
-    for bad in [&forged, "", "x", "../../root.pem", &format!("{id}.."), &fresh.to_uppercase()] {
+    for bad in [
+        &forged,
+        "",
+        "x",
+        "../../root.pem",
+        &format!("{id}.."),
+        &fresh.to_uppercase(),
+    ] {
         refused(bench.ask(&csr, Some(bad), None), Code::Unauthenticated);
     }
     refused(bench.ask(&csr, None, None), Code::Unauthenticated);
@@ -230,7 +271,9 @@ fn tokens() {
 fn guessing_is_slowed_down() {
     let bench = bench();
     let csr = csr(&key(), &[]);
-    let codes: Vec<Code> = (0..12).map(|_| bench.ask(&csr, Some("guess"), None).unwrap_err().code()).collect();
+    let codes: Vec<Code> = (0..12)
+        .map(|_| bench.ask(&csr, Some("guess"), None).unwrap_err().code())
+        .collect();
     assert_eq!(codes[9], Code::Unauthenticated);
     assert_eq!(codes[10], Code::ResourceExhausted);
 }
@@ -241,7 +284,11 @@ fn renewal_is_for_the_same_name_only() {
     bench.ask(&csr(&key(), &[CHECKOUT]), None, Some(CHECKOUT)).unwrap();
     let other = csr(&key(), &["spiffe://cluster.local/ns/default/sa/payment"]);
     refused(bench.ask(&other, None, Some(CHECKOUT)), Code::InvalidArgument);
-    let foreign = bench.ask(&csr(&key(), &[]), None, Some("spiffe://elsewhere/ns/default/sa/checkout"));
+    let foreign = bench.ask(
+        &csr(&key(), &[]),
+        None,
+        Some("spiffe://elsewhere/ns/default/sa/checkout"),
+    );
     refused(foreign, Code::PermissionDenied);
     assert_eq!(bench.tally.get("certificate_issued", "certificate"), 1);
 }
@@ -265,12 +312,22 @@ fn a_token_of_another_process_works_once_until_it_expires() {
     assert_eq!(std::fs::read_dir(state.path().join("tokens")).unwrap().count(), 1);
     let everything = walk(state.path());
     let (_, secret) = token.split_once('.').unwrap();
-    assert!(everything.iter().all(|bytes| !bytes.windows(secret.len()).any(|part| part == secret.as_bytes())));
+    assert!(
+        everything
+            .iter()
+            .all(|bytes| !bytes.windows(secret.len()).any(|part| part == secret.as_bytes()))
+    );
 }
 
 fn walk(folder: &Path) -> Vec<Vec<u8>> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let files = |path: std::path::PathBuf| if path.is_dir() { walk(&path) } else { vec![std::fs::read(path).unwrap()] };
+    let files = |path: std::path::PathBuf| {
+        if path.is_dir() {
+            walk(&path)
+        } else {
+            vec![std::fs::read(path).unwrap()]
+        }
+    };
     entries.flat_map(files).collect()
 }
 
@@ -283,7 +340,11 @@ fn of_many_that_use_one_token_at_once_one_succeeds() {
     let ask = || bench.ask(&csr, Some(&token), None).is_ok();
     let won = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
-        callers.into_iter().filter_map(|caller| caller.join().ok()).filter(|won| *won).count()
+        callers
+            .into_iter()
+            .filter_map(|caller| caller.join().ok())
+            .filter(|won| *won)
+            .count()
     });
     assert_eq!(won, 1);
 }
@@ -317,7 +378,12 @@ fn a_root_of_another_trust_domain_or_with_another_key_is_refused() {
     let text = std::fs::read_to_string(&path).unwrap();
     let certificate = &text[text.find("-----BEGIN CERTIFICATE").unwrap()..];
     std::fs::write(&path, format!("{}{certificate}", key().serialize_pem())).unwrap();
-    assert!(open(Some(state.path()), NOW).unwrap_err().to_string().contains("not the certificate's"));
+    assert!(
+        open(Some(state.path()), NOW)
+            .unwrap_err()
+            .to_string()
+            .contains("not the certificate's")
+    );
 }
 
 #[test]

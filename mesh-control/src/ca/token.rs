@@ -8,21 +8,17 @@
 //! the folder is the only truth, nothing is cached. A single use is settled by `unlink`: of two callers that come at once with
 //! one token, the file system lets exactly one remove the record.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 use std::time::Duration;
 
 use aws_lc_rs::{constant_time, digest};
 use mesh_core::identity::SpiffeId;
-use serde::{Deserialize, Serialize};
 
+use super::CaError;
 use super::error::Kind;
 use super::issue::hex;
-use super::{CaError, files};
+use super::records::{Record, Records};
 
 /// The longest a single-use token waits for its use.
 pub const MAX_SINGLE_USE_LIFETIME: Duration = Duration::from_secs(600);
@@ -30,8 +26,6 @@ pub const MAX_SINGLE_USE_LIFETIME: Duration = Duration::from_secs(600);
 const MAX_REUSABLE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The most tokens that wait at once; a caller in a loop must not fill the disk.
 const MAX_TOKENS: usize = 10_000;
-/// Where the records are in a state directory.
-const FOLDER: &str = "tokens";
 
 const ID_BYTES: usize = 8;
 const SECRET_BYTES: usize = 16;
@@ -68,18 +62,6 @@ impl Default for Lifetime {
     }
 }
 
-/// What is kept of a token.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Record {
-    /// The SPIFFE id it proves.
-    identity: String,
-    /// SHA-256 of the secret.
-    secret_sha256: String,
-    /// The Unix second it ends.
-    expires: u64,
-    reusable: bool,
-}
-
 /// Why a token proves nothing. Callers are told only that it does; the log says why.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -113,20 +95,21 @@ pub(super) struct Grant {
 }
 
 /// Every token that waits for its use.
-pub(super) enum TokenStore {
-    Memory(Mutex<BTreeMap<String, Record>>),
-    Folder(PathBuf),
+pub(super) struct TokenStore {
+    records: Records,
 }
 
 impl TokenStore {
     pub(super) fn in_memory() -> Self {
-        Self::Memory(Mutex::default())
+        Self {
+            records: Records::in_memory(),
+        }
     }
 
     pub(super) fn open(state: &Path) -> Result<Self, CaError> {
-        let folder = state.join(FOLDER);
-        files::make_directory(&folder)?;
-        Ok(Self::Folder(folder))
+        Ok(Self {
+            records: Records::open(state)?,
+        })
     }
 
     /// Makes a token for `identity`. Longer lifetimes than allowed are cut.
@@ -135,7 +118,7 @@ impl TokenStore {
             Lifetime::SingleUse(lasting) => (lasting.min(MAX_SINGLE_USE_LIFETIME), false),
             Lifetime::Reusable(lasting) => (lasting.min(MAX_REUSABLE_LIFETIME), true),
         };
-        if self.sweep(now)? >= MAX_TOKENS {
+        if self.records.sweep(now, is_id)? >= MAX_TOKENS {
             return Err(Kind::TooManyTokens.into());
         }
         let (mut id, mut secret) = ([0; ID_BYTES], [0; SECRET_BYTES]);
@@ -148,7 +131,7 @@ impl TokenStore {
             expires: now + lasting.as_secs(),
             reusable,
         };
-        self.put(&id, record)?;
+        self.records.put(&id, record)?;
         Ok(JoinToken(format!("{id}.{secret}")))
     }
 
@@ -156,10 +139,10 @@ impl TokenStore {
     pub(super) fn check(&self, token: &str, now: u64) -> Result<Grant, Refusal> {
         let (id, secret) = token.split_once('.').ok_or(Refusal::Malformed)?;
         // Also what keeps an id from being a path.
-        if !is_hex(id, ID_BYTES) || !is_hex(secret, SECRET_BYTES) {
+        if !is_id(id) || !is_hex(secret, SECRET_BYTES) {
             return Err(Refusal::Malformed);
         }
-        let record = self.get(id).map_err(Refusal::Broken)?.ok_or(Refusal::Unknown)?;
+        let record = self.records.get(id).map_err(Refusal::Broken)?.ok_or(Refusal::Unknown)?;
         let same = constant_time::verify_slices_are_equal(sha256(secret).as_bytes(), record.secret_sha256.as_bytes());
         if same.is_err() {
             return Err(Refusal::WrongSecret);
@@ -176,84 +159,20 @@ impl TokenStore {
 
     /// Uses a token up, unless it is reusable. Of several that try, one succeeds.
     pub(super) fn redeem(&self, grant: &Grant) -> Result<(), Refusal> {
-        if grant.reusable || self.remove(&grant.id).map_err(Refusal::Broken)? {
+        if grant.reusable || self.records.remove(&grant.id).map_err(Refusal::Broken)? {
             Ok(())
         } else {
             Err(Refusal::Used)
-        }
-    }
-
-    fn put(&self, id: &str, record: Record) -> Result<(), CaError> {
-        match self {
-            Self::Memory(records) => {
-                records.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), record);
-                Ok(())
-            }
-            Self::Folder(folder) => {
-                let json = serde_json::to_vec(&record).expect("a record of texts and numbers is JSON");
-                files::write(&folder.join(id), &json)
-            }
-        }
-    }
-
-    fn get(&self, id: &str) -> Result<Option<Record>, CaError> {
-        match self {
-            Self::Memory(records) => Ok(records.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()),
-            Self::Folder(folder) => {
-                let path = folder.join(id);
-                let Some(text) = files::read(&path)? else { return Ok(None) };
-                let why = "is not a token record";
-                serde_json::from_str(&text).map(Some).map_err(|_| Kind::Malformed { path, why }.into())
-            }
-        }
-    }
-
-    fn remove(&self, id: &str) -> Result<bool, CaError> {
-        match self {
-            Self::Memory(records) => {
-                Ok(records.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some())
-            }
-            Self::Folder(folder) => {
-                let path = folder.join(id);
-                match fs::remove_file(&path) {
-                    Ok(()) => Ok(true),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-                    Err(error) => Err(CaError::io("remove", &path, error)),
-                }
-            }
-        }
-    }
-
-    /// Removes what has expired and counts the rest.
-    fn sweep(&self, now: u64) -> Result<usize, CaError> {
-        match self {
-            Self::Memory(records) => {
-                let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
-                records.retain(|_, record| now < record.expires);
-                Ok(records.len())
-            }
-            Self::Folder(folder) => {
-                let entries = fs::read_dir(folder).map_err(|error| CaError::io("read", folder, error))?;
-                let mut waiting = 0;
-                for entry in entries.flatten() {
-                    let name = entry.file_name();
-                    let Some(id) = name.to_str().filter(|name| is_hex(name, ID_BYTES)) else { continue };
-                    match self.get(id) {
-                        Ok(Some(record)) if now >= record.expires => {
-                            self.remove(id)?;
-                        }
-                        Ok(None) => {}
-                        _ => waiting += 1,
-                    }
-                }
-                Ok(waiting)
-            }
         }
     }
 }
 
 fn sha256(text: &str) -> String {
     hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
+}
+
+fn is_id(text: &str) -> bool {
+    is_hex(text, ID_BYTES)
 }
 
 fn is_hex(text: &str, bytes: usize) -> bool {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::fields::{At, Fields, Place, Sink, Value};
+use super::fields::Fields;
+use super::value::{At, Place, Sink, Value};
 
 /// What is known of a destination.
 #[derive(Clone, Debug)]
@@ -33,7 +34,11 @@ impl DestinationRule {
         let subsets = spec.list("subsets", sink, Subset::read);
         let export_to = spec.strings("exportTo", sink);
         read_policy(&mut spec, sink);
-        spec.refused(&["workloadSelector"], "the rule would reach clients it is not meant for", sink);
+        spec.refused(
+            &["workloadSelector"],
+            "the rule would reach clients it is not meant for",
+            sink,
+        );
         spec.finish(sink);
         refuse_duplicates(&subsets, sink);
         Some(Self {
@@ -78,7 +83,12 @@ fn read_policy(fields: &mut Fields, sink: &mut Sink<'_>) {
     let port_level = "its TLS settings cannot be told from the rest";
     policy.refused(&["portLevelSettings"], port_level, sink);
     let effect_free = [
-        "loadBalancer", "connectionPool", "outlierDetection", "tunnel", "proxyProtocol", "retryBudget",
+        "loadBalancer",
+        "connectionPool",
+        "outlierDetection",
+        "tunnel",
+        "proxyProtocol",
+        "retryBudget",
     ];
     policy.unserved(&effect_free, sink);
     policy.finish(sink);
@@ -93,7 +103,10 @@ fn read_tls(policy: &mut Fields, sink: &mut Sink<'_>) {
             // What every endpoint of the mesh gets anyway.
             "ISTIO_MUTUAL" => {}
             "DISABLE" | "SIMPLE" | "MUTUAL" => {
-                let message = format!("mode {} is not served by this version: the mesh stays ISTIO_MUTUAL", *mode);
+                let message = format!(
+                    "mode {} is not served by this version: the mesh stays ISTIO_MUTUAL",
+                    *mode
+                );
                 sink.say(
                     crate::diagnostic::Severity::Error,
                     crate::diagnostic::Code::Refused,
@@ -101,11 +114,20 @@ fn read_tls(policy: &mut Fields, sink: &mut Sink<'_>) {
                     message,
                 );
             }
-            other => sink.schema(&mode.place, format!("{other:?} is not one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL")),
+            other => sink.schema(
+                &mode.place,
+                format!("{other:?} is not one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL"),
+            ),
         }
     }
     let fields = [
-        "clientCertificate", "privateKey", "caCertificates", "caCrl", "credentialName", "subjectAltNames", "sni",
+        "clientCertificate",
+        "privateKey",
+        "caCertificates",
+        "caCrl",
+        "credentialName",
+        "subjectAltNames",
+        "sni",
         "insecureSkipVerify",
     ];
     tls.refused(&fields, "peers would be verified differently than it says", sink);

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::fields::{Fields, Place, Sink, Value};
+use super::fields::Fields;
+use super::value::{Place, Sink, Value};
 use super::{Documents, yaml};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 
@@ -114,7 +115,9 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
         // Items may be lists again; the depth of the text bounds the recursion.
         let items = frame.list("items", sink, |item, _| Some(item));
         frame.ignore_rest();
-        return items.into_iter().for_each(|item| read_document(documents, file, item, sink));
+        return items
+            .into_iter()
+            .for_each(|item| read_document(documents, file, item, sink));
     }
     let (name, namespace) = read_names(&mut frame, sink);
     let label = name.as_deref().unwrap_or("?");
@@ -167,13 +170,33 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
         all.extend(spec.map(|spec| Document { meta, spec }));
     }
     match meta.kind {
-        "VirtualService" => keep(&mut documents.virtual_services, meta, super::VirtualService::read(spec, sink)),
-        "DestinationRule" => keep(&mut documents.destination_rules, meta, super::DestinationRule::read(spec, sink)),
+        "VirtualService" => keep(
+            &mut documents.virtual_services,
+            meta,
+            super::VirtualService::read(spec, sink),
+        ),
+        "DestinationRule" => keep(
+            &mut documents.destination_rules,
+            meta,
+            super::DestinationRule::read(spec, sink),
+        ),
         "PeerAuthentication" => {
-            keep(&mut documents.peer_authentications, meta, super::PeerAuthentication::read(spec, sink));
+            keep(
+                &mut documents.peer_authentications,
+                meta,
+                super::PeerAuthentication::read(spec, sink),
+            );
         }
-        "ServiceEntry" => keep(&mut documents.service_entries, meta, super::ServiceEntry::read(spec, sink)),
-        _ => keep(&mut documents.workload_entries, meta, super::WorkloadEntry::read(spec, sink)),
+        "ServiceEntry" => keep(
+            &mut documents.service_entries,
+            meta,
+            super::ServiceEntry::read(spec, sink),
+        ),
+        _ => keep(
+            &mut documents.workload_entries,
+            meta,
+            super::WorkloadEntry::read(spec, sink),
+        ),
     }
 }
 

@@ -3,189 +3,12 @@
 //! A schema says four things of a field: it is served (taken and decoded), it is known but has no effect yet (a warning that
 //! names it), it is known and must not be ignored (an error that says why), or nobody knows it (an error, as strict
 //! validation in `istioctl` has it). Nothing is dropped in silence.
-//!
-//! Decoders return `None` after they have complained, so one pass tells everything that is wrong with a document.
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
-use std::sync::Arc;
 
+use super::value::{At, Place, Sink, Value};
 use super::yaml::{Key, Node, NodeKind};
-use crate::diagnostic::{Code, Diagnostic, Severity};
-
-/// Where a value stands, for whoever has to point at it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Line in the file, from 1.
-    pub line: u32,
-    /// Column in the line, from 1.
-    pub column: u32,
-    /// The path in the document, as `spec.http[0].timeout`.
-    pub field: Arc<str>,
-}
-
-/// A value and where it stands. Derefs to the value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct At<T> {
-    /// The value.
-    pub value: T,
-    /// Where it stands.
-    pub place: Place,
-}
-
-impl<T> Deref for At<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-/// Collects the findings of one document.
-#[derive(Debug)]
-pub(super) struct Sink<'a> {
-    pub(super) file: &'a str,
-    pub(super) document: Option<Box<str>>,
-    pub(super) diagnostics: &'a mut Vec<Diagnostic>,
-}
-
-impl Sink<'_> {
-    pub(super) fn say(&mut self, severity: Severity, code: Code, place: &Place, message: impl Into<String>) {
-        self.diagnostics.push(Diagnostic {
-            file: self.file.into(),
-            line: place.line,
-            column: place.column,
-            severity,
-            code,
-            document: self.document.clone(),
-            field: (!place.field.is_empty()).then(|| (*place.field).into()),
-            message: message.into(),
-        });
-    }
-
-    pub(super) fn schema(&mut self, place: &Place, message: impl Into<String>) {
-        self.say(Severity::Error, Code::Schema, place, message);
-    }
-}
-
-/// A node and its path.
-#[derive(Debug)]
-pub(super) struct Value {
-    kind: NodeKind,
-    pub(super) place: Place,
-}
-
-impl Value {
-    pub(super) fn root(node: Node) -> Self {
-        Self::new(node, String::new())
-    }
-
-    fn new(node: Node, field: String) -> Self {
-        let place = Place {
-            line: node.line,
-            column: node.column,
-            field: field.into(),
-        };
-        Self { kind: node.kind, place }
-    }
-
-    /// What it is, for a sentence.
-    fn what(&self) -> &'static str {
-        match self.kind {
-            NodeKind::Null => "nothing",
-            NodeKind::Bool => "a boolean",
-            NodeKind::Integer(_) | NodeKind::Float => "a number",
-            NodeKind::Text(_) => "a string",
-            NodeKind::List(_) => "a list",
-            NodeKind::Map(_) => "a map",
-        }
-    }
-
-    fn mismatch(&self, wanted: &str, sink: &mut Sink<'_>) {
-        let scalar = matches!(self.kind, NodeKind::Bool | NodeKind::Integer(_) | NodeKind::Float);
-        let help = if scalar && wanted == "a string" { ": quote it" } else { "" };
-        sink.schema(&self.place, format!("expected {wanted}, found {}{help}", self.what()));
-    }
-
-    pub(super) fn string(self, sink: &mut Sink<'_>) -> Option<At<String>> {
-        match self.kind {
-            NodeKind::Text(value) => Some(At {
-                value,
-                place: self.place,
-            }),
-            _ => {
-                self.mismatch("a string", sink);
-                None
-            }
-        }
-    }
-
-    /// A number between 0 and `max`.
-    pub(super) fn number(self, max: u32, sink: &mut Sink<'_>) -> Option<At<u32>> {
-        let NodeKind::Integer(number) = self.kind else {
-            self.mismatch("a whole number", sink);
-            return None;
-        };
-        match u32::try_from(number) {
-            Ok(value) if value <= max => Some(At {
-                value,
-                place: self.place,
-            }),
-            _ => {
-                sink.schema(&self.place, format!("{number} is not between 0 and {max}"));
-                None
-            }
-        }
-    }
-
-    /// Every item, with its index in the path. Items that `decode` refuses are left out.
-    pub(super) fn list<T>(
-        self,
-        sink: &mut Sink<'_>,
-        mut decode: impl FnMut(Self, &mut Sink<'_>) -> Option<T>,
-    ) -> Option<Vec<T>> {
-        let NodeKind::List(items) = self.kind else {
-            self.mismatch("a list", sink);
-            return None;
-        };
-        let field = &self.place.field;
-        let values = items.into_iter().enumerate();
-        let values = values.map(|(index, node)| Self::new(node, format!("{field}[{index}]")));
-        Some(values.filter_map(|value| decode(value, sink)).collect())
-    }
-
-    /// Free keys, as in labels.
-    pub(super) fn map<T>(
-        self,
-        sink: &mut Sink<'_>,
-        mut decode: impl FnMut(Self, &mut Sink<'_>) -> Option<T>,
-    ) -> Option<BTreeMap<String, T>> {
-        let NodeKind::Map(entries) = self.kind else {
-            self.mismatch("a map", sink);
-            return None;
-        };
-        let mut map = BTreeMap::new();
-        for (key, node) in entries {
-            let value = Self::new(node, format!("{}[{}]", self.place.field, key.name));
-            if let Some(value) = decode(value, sink) {
-                map.insert(key.name, value);
-            }
-        }
-        Some(map)
-    }
-
-    /// Its fields, by a schema.
-    pub(super) fn object(self, sink: &mut Sink<'_>) -> Option<Fields> {
-        let NodeKind::Map(entries) = self.kind else {
-            self.mismatch("a map", sink);
-            return None;
-        };
-        Some(Fields {
-            entries,
-            place: self.place,
-        })
-    }
-}
+use crate::diagnostic::{Code, Severity};
 
 /// The fields of an object that nobody has taken yet. [`finish`](Self::finish) complains about the rest.
 #[derive(Debug)]
@@ -196,6 +19,10 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    pub(super) fn new(entries: Vec<(Key, Node)>, place: Place) -> Self {
+        Self { entries, place }
+    }
+
     /// Takes a field. `null` counts as absent, as in Kubernetes. Names are lowerCamelCase; `snake_case` is the same field,
     /// as protobuf's JSON mapping has it.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {

@@ -13,6 +13,7 @@ mod document;
 mod fields;
 mod peer_authentication;
 mod service_entry;
+mod value;
 mod values;
 mod virtual_service;
 mod workload_entry;
@@ -20,10 +21,10 @@ mod yaml;
 
 pub use destination_rule::{DestinationRule, Subset};
 pub use document::{Document, Meta};
-pub use fields::{At, Place};
 pub use peer_authentication::PeerAuthentication;
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
-pub use values::{Selector, StringMatch, has_all};
+pub use value::{At, Place};
+pub use values::{Selector, StringMatch, has_all, parse_duration};
 pub use virtual_service::{Destination, HttpMatch, HttpRoute, Retries, VirtualService};
 pub use workload_entry::WorkloadEntry;
 

@@ -3,7 +3,8 @@
 //! This version serves STRICT only, everywhere. A document that asks for less is refused: a mesh that silently stays
 //! stricter surprises, one that silently becomes laxer is a hole.
 
-use super::fields::{Fields, Sink};
+use super::fields::Fields;
+use super::value::Sink;
 use super::values::Selector;
 use crate::diagnostic::{Code, Severity};
 

@@ -1,6 +1,7 @@
 //! `ServiceEntry`: a service, its ports, and where its endpoints come from (Istio `networking.istio.io`).
 
-use super::fields::{At, Fields, Place, Sink, Value};
+use super::fields::Fields;
+use super::value::{At, Place, Sink, Value};
 use super::values::Selector;
 use super::virtual_service::MAX_PORT;
 use super::workload_entry::WorkloadEntry;
@@ -79,7 +80,10 @@ impl ServiceEntry {
             }
         }
         if service.workload_selector.is_some() && !service.endpoints.is_empty() {
-            sink.schema(&service.place, "only one of endpoints and workloadSelector can be given");
+            sink.schema(
+                &service.place,
+                "only one of endpoints and workloadSelector can be given",
+            );
         }
         Some(service)
     }

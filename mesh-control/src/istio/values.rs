@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::fields::{At, Fields, Place, Sink, Value};
+use super::fields::Fields;
+use super::value::{At, Place, Sink, Value};
 
 /// The longest duration a rule may ask for. Protobuf allows 10,000 years; a timer does not.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -79,7 +80,10 @@ impl StringMatch {
 pub(super) fn duration(value: Value, sink: &mut Sink<'_>) -> Option<At<Duration>> {
     let text = value.string(sink)?;
     let Some(value) = parse_duration(&text) else {
-        let message = format!("{:?} is not a duration such as 1.5s, 250ms or 1m30s, of at most a year", text.value);
+        let message = format!(
+            "{:?} is not a duration such as 1.5s, 250ms or 1m30s, of at most a year",
+            text.value
+        );
         sink.schema(&text.place, message);
         return None;
     };
@@ -89,7 +93,8 @@ pub(super) fn duration(value: Value, sink: &mut Sink<'_>) -> Option<At<Duration>
     })
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// Reads a duration such as `1.5s`, `250ms` or `1h30m`, of at most a year.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::fields::{At, Fields, Place, Sink, Value};
+use super::fields::Fields;
+use super::value::{At, Place, Sink, Value};
 use super::values::{self, StringMatch};
 
 /// Rules for the requests of some hosts.
@@ -103,7 +104,10 @@ impl VirtualService {
         spec.refused(&["tls", "tcp"], raw_bytes, sink);
         spec.finish(sink);
         if rule.hosts.is_empty() {
-            sink.schema(&place, "hosts is required (a delegate, which has none, is not served by this version)");
+            sink.schema(
+                &place,
+                "hosts is required (a delegate, which has none, is not served by this version)",
+            );
         }
         if rule.http.is_empty() {
             sink.schema(&place, "http is required: a rule without routes does nothing");
@@ -124,7 +128,13 @@ impl HttpRoute {
             place: fields.place.clone(),
         };
         let effect_free = [
-            "fault", "mirror", "mirrorPercentage", "mirrorPercent", "mirrors", "corsPolicy", "headers",
+            "fault",
+            "mirror",
+            "mirrorPercentage",
+            "mirrorPercent",
+            "mirrors",
+            "corsPolicy",
+            "headers",
         ];
         fields.unserved(&effect_free, sink);
         let misroutes = "requests would get a different answer without it";
@@ -142,7 +152,9 @@ impl HttpMatch {
         let mut fields = value.object(sink)?;
         let tests = |fields: &mut Fields, name: &str, sink: &mut Sink<'_>| {
             let value = fields.take(name);
-            value.and_then(|value| value.map(sink, StringMatch::read)).unwrap_or_default()
+            value
+                .and_then(|value| value.map(sink, StringMatch::read))
+                .unwrap_or_default()
         };
         let matches = Self {
             name: fields.string("name", sink),
@@ -157,11 +169,20 @@ impl HttpMatch {
         fields.unserved(&["statPrefix"], sink);
         let widens = "a match without it would take requests that it should not";
         let conditions = [
-            "scheme", "method", "authority", "queryParams", "ignoreUriCase", "sourceLabels",
+            "scheme",
+            "method",
+            "authority",
+            "queryParams",
+            "ignoreUriCase",
+            "sourceLabels",
         ];
         fields.refused(&conditions, widens, sink);
         fields.finish(sink);
-        if matches.uri.as_ref().is_some_and(|uri| uri.value == StringMatch::Present) {
+        if matches
+            .uri
+            .as_ref()
+            .is_some_and(|uri| uri.value == StringMatch::Present)
+        {
             sink.schema(&matches.place, "uri needs one of exact, prefix and regex");
         }
         Some(matches)
@@ -210,8 +231,12 @@ impl Retries {
     fn read(value: Value, sink: &mut Sink<'_>) -> Option<Self> {
         let mut fields = value.object(sink)?;
         let retries = Self {
-            attempts: fields.take("attempts").and_then(|value| value.number(i32::MAX as u32, sink)),
-            per_try_timeout: fields.take("perTryTimeout").and_then(|value| values::duration(value, sink)),
+            attempts: fields
+                .take("attempts")
+                .and_then(|value| value.number(i32::MAX as u32, sink)),
+            per_try_timeout: fields
+                .take("perTryTimeout")
+                .and_then(|value| values::duration(value, sink)),
             retry_on: fields.string("retryOn", sink),
             backoff: fields.take("backoff").and_then(|value| values::duration(value, sink)),
             place: fields.place.clone(),

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::fields::{At, Fields, Sink};
+use super::fields::Fields;
+use super::value::{At, Sink};
 use super::virtual_service::MAX_PORT;
 
 /// Where a workload runs and who it is.

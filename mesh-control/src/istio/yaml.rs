@@ -57,11 +57,17 @@ pub(super) struct SyntaxError {
 /// Reads every document of `text`. Empty ones are left out.
 pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| {
-        let location = error.location();
+        let place = error
+            .location()
+            .map(|place| (clamp(place.line()), clamp(place.column())));
+        let (line, column) = place.unwrap_or_default();
+        let message = one_line(&error.to_string());
+        // Said once: whoever shows the error shows its place.
+        let place = format!(" at line {line}, column {column}");
         SyntaxError {
-            line: location.map_or(0, |place| clamp(place.line())),
-            column: location.map_or(0, |place| clamp(place.column())),
-            message: one_line(&error.to_string()),
+            line,
+            column,
+            message: message.strip_suffix(&place).unwrap_or(&message).to_owned(),
         }
     })
 }
@@ -202,9 +208,16 @@ mod tests {
         };
         let (key, value) = &entries[0];
         assert_eq!((key.name.as_str(), key.line, key.column), ("b", 3, 1));
-        let NodeKind::List(items) = &value.kind else { panic!("{value:?}") };
-        let NodeKind::Map(inner) = &items[0].kind else { panic!("{items:?}") };
-        assert!(matches!(&inner[0].1.kind, NodeKind::Text(text) if text == "yes"), "{inner:?}");
+        let NodeKind::List(items) = &value.kind else {
+            panic!("{value:?}")
+        };
+        let NodeKind::Map(inner) = &items[0].kind else {
+            panic!("{items:?}")
+        };
+        assert!(
+            matches!(&inner[0].1.kind, NodeKind::Text(text) if text == "yes"),
+            "{inner:?}"
+        );
         assert_eq!((inner[1].0.line, inner[1].0.column, inner[1].1.column), (5, 5, 8));
         assert!(matches!(inner[1].1.kind, NodeKind::Float));
     }
@@ -217,7 +230,12 @@ mod tests {
 
     #[test]
     fn broken_text_is_refused_with_its_place() {
-        for (text, line) in [("a: [1\nb: 2\n", 2), ("a: b: c\n", 1), ("a: 1\na: 2\n", 2), ("a: *b\n", 1)] {
+        for (text, line) in [
+            ("a: [1\nb: 2\n", 2),
+            ("a: b: c\n", 1),
+            ("a: 1\na: 2\n", 2),
+            ("a: *b\n", 1),
+        ] {
             let error = error(text);
             assert_eq!(error.line, line, "{text:?}: {error:?}");
             assert!(!error.message.contains('\n'));

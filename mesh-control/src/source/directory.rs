@@ -4,29 +4,21 @@
 //! doubled event, an editor that renames, a `..data` link that Kubernetes swaps, all come to the same. Files are read in the
 //! order of their names, which is the age of documents for Istio's "the oldest wins".
 //!
-//! A file may be read while it is written. That is not told apart from a mistake and need not be: what does not parse is not
-//! published, the last good configuration stays, and the event of the next write has the folder read again.
+//! A file may be read while it is written. Reading waits a little for writers to finish (`events.rs`); what is torn all the
+//! same does not parse, so the last good configuration stays, and the event of the next write has the folder read again. An
+//! empty file is torn too: that is how most programs begin to save, and no rule is written by an empty file.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
-use tokio::time::{self, Instant};
 
+use super::events::{Events, RESCAN};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::Documents;
 
-/// A save is several events; reading begins when there was none for this long.
-const QUIET: Duration = Duration::from_millis(5);
-/// But never later than this after the first: a file that is written to all the time must not hold up the others.
-const LONGEST_WAIT: Duration = Duration::from_millis(50);
-/// The folder is also read when nothing was heard: events get lost, and some file systems have none.
-const RESCAN: Duration = Duration::from_secs(2);
 /// The most files that are read.
 pub const MAX_FILES: usize = 10_000;
 /// The most bytes that are read of all files together.
@@ -70,7 +62,12 @@ impl Files {
     fn of(folder: &Path) -> Self {
         let paths = match list(folder) {
             Ok(paths) => paths,
-            Err(error) => return Self(vec![(folder.display().to_string(), Err(format!("cannot be read: {error}")))]),
+            Err(error) => {
+                return Self(vec![(
+                    folder.display().to_string(),
+                    Err(format!("cannot be read: {error}")),
+                )]);
+            }
         };
         let mut files = Vec::new();
         let mut total = 0;
@@ -95,8 +92,12 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        let known = path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let known = path
+            .extension()
+            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
         if !known || hidden || path.is_dir() {
             continue;
         }
@@ -116,8 +117,13 @@ fn read(path: &Path, room: usize) -> io::Result<String> {
     if bytes.len() > most {
         return Err(io::Error::other(format!("larger than {most} bytes")));
     }
+    if bytes.is_empty() {
+        return Err(io::Error::other("empty: half written, or to be removed"));
+    }
     if bytes.len() > room {
-        return Err(io::Error::other(format!("the files of the folder have more than {MAX_TOTAL_BYTES} bytes together")));
+        return Err(io::Error::other(format!(
+            "the files of the folder have more than {MAX_TOTAL_BYTES} bytes together"
+        )));
     }
     String::from_utf8(bytes).map_err(|_| io::Error::other("not UTF-8"))
 }
@@ -127,8 +133,8 @@ fn read(path: &Path, room: usize) -> io::Result<String> {
 /// Reading and `changed` run on a thread that may block. A look that has begun when this is dropped is finished.
 pub(crate) async fn watch(folder: PathBuf, changed: impl Fn(Reading) + Send + Sync + 'static) {
     let changed = Arc::new(changed);
-    let bell = Arc::new(Notify::new());
-    let mut watcher = start(&folder, &bell);
+    let events = Arc::new(Events::default());
+    let mut watcher = start(&folder, &events);
     let mut known = None;
     let mut told = true;
     loop {
@@ -144,10 +150,10 @@ pub(crate) async fn watch(folder: PathBuf, changed: impl Fn(Reading) + Send + Sy
         if is_new && !told {
             // No event told of it: what is watched is not what is read any more. The folder itself was replaced.
             drop(watcher);
-            watcher = start(&folder, &bell);
-            bell.notify_one();
+            watcher = start(&folder, &events);
+            events.ring();
         }
-        told = settle(&bell).await;
+        told = events.settle().await;
     }
 }
 
@@ -160,28 +166,13 @@ fn look(folder: &Path, known: Option<Files>, changed: &dyn Fn(Reading)) -> (File
     (files, is_new)
 }
 
-/// Waits for an event and the quiet after it, or for the next look without one. Whether there was an event.
-async fn settle(bell: &Notify) -> bool {
-    if time::timeout(RESCAN, bell.notified()).await.is_err() {
-        return false;
-    }
-    let latest = Instant::now() + LONGEST_WAIT;
-    loop {
-        let quiet = latest.min(Instant::now() + QUIET);
-        if time::timeout_at(quiet, bell.notified()).await.is_err() || Instant::now() >= latest {
-            return true;
-        }
-    }
-}
-
-/// Rings `bell` when something in the folder changes, until the watcher is dropped.
-fn start(folder: &Path, bell: &Arc<Notify>) -> Option<RecommendedWatcher> {
-    let ring = Arc::clone(bell);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // An error may stand for lost events.
-        if event.map_or(true, |event| is_change(event.kind)) {
-            ring.notify_one();
-        }
+/// Tells `events` what changes in the folder, until the watcher is dropped.
+fn start(folder: &Path, events: &Arc<Events>) -> Option<RecommendedWatcher> {
+    let events = Arc::clone(events);
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
+        Ok(event) => events.take(event),
+        // It may stand for lost events.
+        Err(_) => events.ring(),
     });
     let started = watcher.and_then(|mut watcher| {
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
@@ -194,13 +185,5 @@ fn start(folder: &Path, bell: &Arc<Notify>) -> Option<RecommendedWatcher> {
             tracing::warn!(folder = %folder.display(), %error, "cannot be watched; it is read every {every} s instead");
             None
         }
-    }
-}
-
-/// Reading is an event too, and our own reading must not wake us.
-fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-        _ => true,
     }
 }

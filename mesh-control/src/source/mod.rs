@@ -1,6 +1,7 @@
 //! Where documents come from.
 
 mod directory;
+mod events;
 #[cfg(test)]
 mod tests;
 

@@ -34,7 +34,9 @@ impl Watched {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the change is seen");
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .expect("the change is seen");
     }
 }
 
@@ -103,12 +105,25 @@ async fn a_folder_that_is_replaced_is_found_again() {
 #[test]
 fn what_cannot_be_read_is_an_error_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("big.yaml"), vec![b'#'; Documents::MAX_FILE_BYTES + 1]).unwrap();
+    fs::write(
+        folder.path().join("big.yaml"),
+        vec![b'#'; Documents::MAX_FILE_BYTES + 1],
+    )
+    .unwrap();
+    fs::write(folder.path().join("empty.yaml"), b"").unwrap();
     fs::write(folder.path().join("latin.yaml"), b"a: \xe9").unwrap();
-    let findings: Vec<String> = Reading::of(folder.path()).diagnostics.iter().map(ToString::to_string).collect();
-    assert_eq!(findings, [
-        "big.yaml: error[MSH0001]: larger than 1048576 bytes",
-        "latin.yaml: error[MSH0001]: not UTF-8"
-    ]);
+    let findings: Vec<String> = Reading::of(folder.path())
+        .diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        findings,
+        [
+            "big.yaml: error[MSH0001]: larger than 1048576 bytes",
+            "empty.yaml: error[MSH0001]: empty: half written, or to be removed",
+            "latin.yaml: error[MSH0001]: not UTF-8"
+        ]
+    );
     assert!(Reading::of(&folder.path().join("nowhere")).diagnostics[0].is_error());
 }

@@ -60,7 +60,10 @@ pub(super) fn subsets<'a>(
     // A client in the root namespace meets that namespace's rules last, like everybody else.
     let own = (client != &*mesh.root_namespace).then_some(client);
     let levels = [own, Some(service.meta.namespace()), Some(&*mesh.root_namespace)];
-    let level = levels.into_iter().flatten().map(|namespace| rules(service, documents, mesh, client, namespace));
+    let level = levels
+        .into_iter()
+        .flatten()
+        .map(|namespace| rules(service, documents, mesh, client, namespace));
     let Some(rules) = level.into_iter().find(|rules| !rules.is_empty()) else {
         return Vec::new();
     };
@@ -68,8 +71,17 @@ pub(super) fn subsets<'a>(
     for rule in rules {
         for subset in &rule.spec.subsets {
             if subsets.iter().any(|older| *older.name == *subset.name) {
-                let message = format!("subset {:?} of {:?} is defined by an older rule already", *subset.name, service.host);
-                findings.say(&rule.meta, Severity::Warning, Code::Duplicate, &subset.name.place, message);
+                let message = format!(
+                    "subset {:?} of {:?} is defined by an older rule already",
+                    *subset.name, service.host
+                );
+                findings.say(
+                    &rule.meta,
+                    Severity::Warning,
+                    Code::Duplicate,
+                    &subset.name.place,
+                    message,
+                );
             } else {
                 subsets.push(subset);
             }

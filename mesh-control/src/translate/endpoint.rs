@@ -64,11 +64,20 @@ fn member<'a>(
         findings.say(meta, Severity::Error, Code::Schema, &entry.address.place, message);
         return None;
     };
-    let account = entry.service_account.as_ref().map_or(DEFAULT_SERVICE_ACCOUNT, |name| name.as_str());
+    let account = entry
+        .service_account
+        .as_ref()
+        .map_or(DEFAULT_SERVICE_ACCOUNT, |name| name.as_str());
     let identity = format!("spiffe://{}/ns/{}/sa/{account}", mesh.trust_domain, meta.namespace());
     if let Err(error) = SpiffeId::parse(&identity) {
         let place = entry.service_account.as_ref().map_or(place, |name| &name.place);
-        findings.say(meta, Severity::Error, Code::Schema, place, format!("{identity:?} is not a SPIFFE id: {error}"));
+        findings.say(
+            meta,
+            Severity::Error,
+            Code::Schema,
+            place,
+            format!("{identity:?} is not a SPIFFE id: {error}"),
+        );
         return None;
     }
     Some(Member {
@@ -115,11 +124,16 @@ pub(super) fn endpoints(
     };
     let (mut seen, mut weights) = (HashSet::new(), 0u32);
     for member in service.members.iter().filter(|member| has_all(member.labels, labels)) {
-        let Some(address) = member.address_for(port, findings) else { continue };
+        let Some(address) = member.address_for(port, findings) else {
+            continue;
+        };
         found.identities.insert(member.identity.clone());
         // A client must refuse a cluster that names one address twice (gRPC: NACK).
         if !seen.insert(address) {
-            let message = format!("{address} is an endpoint of {:?} already; the older entry counts", service.host);
+            let message = format!(
+                "{address} is an endpoint of {:?} already; the older entry counts",
+                service.host
+            );
             findings.say(member.meta, Severity::Warning, Code::Duplicate, member.place, message);
             continue;
         }

@@ -90,7 +90,10 @@ mod tests {
     fn aliases_depend_on_the_clients_namespace() {
         let names = |host: &str, client: &str| aliases(host, client, "cluster.local").join(" ");
         let full = "pay.shop.svc.cluster.local";
-        assert_eq!(names(full, "shop"), "pay.shop.svc.cluster.local pay.shop.svc pay.shop pay");
+        assert_eq!(
+            names(full, "shop"),
+            "pay.shop.svc.cluster.local pay.shop.svc pay.shop pay"
+        );
         assert_eq!(names(full, "other"), "pay.shop.svc.cluster.local pay.shop.svc pay.shop");
         assert_eq!(names("api.example.com", "shop"), "api.example.com");
         assert_eq!(names("a.b.c.svc.cluster.local", "c"), "a.b.c.svc.cluster.local");

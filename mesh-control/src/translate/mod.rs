@@ -7,23 +7,26 @@
 //! Istio decides much by the client's namespace (which rules it sees, which short names it may use), hence one snapshot
 //! for each namespace and not one for the mesh.
 
+mod check;
 mod cluster;
 mod endpoint;
 mod host;
+mod matches;
 mod retry;
 mod route;
 mod service;
+mod split;
+mod target;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use mesh_core::config::{Cluster, ClusterName, Domain, Reason, ReasonKind, RouteTree, Snapshot, VirtualHost};
+use mesh_core::config::{Cluster, ClusterName, Reason, ReasonKind, Snapshot};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::{Document, Documents, Meta, Place, VirtualService};
-use service::{Registry, Service};
+use service::Registry;
 
 /// What holds for the whole mesh (Istio's mesh config).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,8 +101,8 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
         missing: BTreeMap::new(),
         findings: &mut findings,
     };
-    check_rules(&mut view);
-    let targets = targets(&mut view);
+    check::check_rules(&mut view);
+    let targets = target::targets(&mut view);
     let missing = view.missing;
     let diagnostics: Vec<Diagnostic> = findings.0.into_iter().collect();
     if diagnostics.iter().any(Diagnostic::is_error) {
@@ -118,7 +121,9 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     for cluster in clusters.into_values() {
         builder = builder.cluster(cluster);
     }
-    let snapshot = builder.build().expect("a route is only built to a cluster that is there or known to be missing");
+    let snapshot = builder
+        .build()
+        .expect("a route is only built to a cluster that is there or known to be missing");
     Translation {
         snapshot: Some(snapshot),
         diagnostics,
@@ -168,7 +173,10 @@ fn clusters(
     findings: &mut Findings,
 ) -> BTreeMap<ClusterName, Cluster> {
     let mut clusters = BTreeMap::new();
-    for service in registry.services().filter(|service| service.is_visible(&scope.namespace)) {
+    for service in registry
+        .services()
+        .filter(|service| service.is_visible(&scope.namespace))
+    {
         let subsets = cluster::subsets(service, documents, mesh, scope, findings);
         for port in service.ports {
             for subset in std::iter::once(None).chain(subsets.iter().copied().map(Some)) {
@@ -178,74 +186,4 @@ fn clusters(
         }
     }
     clusters
-}
-
-/// What can be wrong with a rule whether or not a service of this client uses it.
-fn check_rules(view: &mut View<'_, '_>) {
-    let rules: Vec<_> = view.visible_rules().collect();
-    let mut owners: BTreeMap<String, &Meta> = BTreeMap::new();
-    for rule in rules {
-        for name in &rule.spec.hosts {
-            let full = host::resolve(name, rule.meta.namespace(), &view.mesh.domain);
-            if !view.registry.services().any(|service| host::fit(&full, &service.host).is_some()) {
-                let message = format!("no service has host {full:?}: the rule takes no request there");
-                view.findings.say(&rule.meta, Severity::Warning, Code::NoSuchHost, &name.place, message);
-            }
-            if let Some(owner) = owners.get(&full) {
-                let message = format!("{owner} has rules for {full:?} already; the older document counts");
-                view.findings.say(&rule.meta, Severity::Warning, Code::ConflictingHosts, &name.place, message);
-            } else {
-                owners.insert(full, &rule.meta);
-            }
-        }
-        route::build(view, rule, None);
-    }
-    for rule in &view.documents.destination_rules {
-        let full = host::resolve(&rule.spec.host, rule.meta.namespace(), &view.mesh.domain);
-        if !view.registry.services().any(|service| host::fit(&full, &service.host).is_some()) {
-            let message = format!("no service has host {full:?}: the rule has no effect");
-            view.findings.say(&rule.meta, Severity::Warning, Code::NoSuchHost, &rule.spec.host.place, message);
-        }
-    }
-}
-
-/// The listeners that a client may ask for: every name of every service, with each port, and bare for its lowest one.
-fn targets(view: &mut View<'_, '_>) -> BTreeMap<String, Arc<RouteTree>> {
-    let mut targets = BTreeMap::new();
-    let mut aliased = Vec::new();
-    let registry = view.registry;
-    for service in registry.services().filter(|service| service.is_visible(&view.scope.namespace)) {
-        for port in service.ports {
-            let number = *port.number;
-            let names = host::aliases(&service.host, &view.scope.namespace, &view.mesh.domain);
-            let tree = Arc::new(tree(view, service, number, &names));
-            let bare = service.lowest_port() == Some(number);
-            for (index, name) in names.into_iter().enumerate() {
-                let asked = bare.then(|| name.clone()).into_iter().chain([format!("{name}:{number}")]);
-                if index == 0 {
-                    targets.extend(asked.map(|name| (name, Arc::clone(&tree))));
-                } else {
-                    aliased.extend(asked.map(|name| (name, Arc::clone(&tree))));
-                }
-            }
-        }
-    }
-    // A service that is really called so comes before one for which it is a short form.
-    for (name, tree) in aliased {
-        targets.entry(name).or_insert(tree);
-    }
-    targets
-}
-
-fn tree(view: &mut View<'_, '_>, service: &Service<'_>, port: u32, names: &[String]) -> RouteTree {
-    let domains = names.iter().flat_map(|name| [name.clone(), format!("{name}:{port}")]);
-    let host = VirtualHost {
-        name: format!("{}:{port}", service.host).into(),
-        domains: domains.map(|name| Domain::Exact(name.into())).collect(),
-        routes: route::routes(view, service, port),
-    };
-    RouteTree {
-        name: (*cluster::name(&service.host, port, "").as_str()).into(),
-        virtual_hosts: vec![host],
-    }
 }

@@ -47,7 +47,10 @@ pub(super) fn policy(meta: &Meta, retries: Option<&Retries>, findings: &mut Find
         }
     }
     let words = retries.retry_on.as_ref().filter(|list| !list.trim().is_empty());
-    let backoff = retries.backoff.as_ref().and_then(|base| Backoff::new(base.value, None).ok());
+    let backoff = retries
+        .backoff
+        .as_ref()
+        .and_then(|base| Backoff::new(base.value, None).ok());
     RetryPolicy {
         retries: attempts,
         on: words.map_or(default.on, |list| conditions(meta, list, findings)),
@@ -65,7 +68,11 @@ fn conditions(meta: &Meta, list: &At<String>, findings: &mut Findings) -> RetryO
         }
         let known = UNSERVED.contains(&word) || word.parse::<u16>().is_ok_and(|code| (100..600).contains(&code));
         let (severity, code, message) = if known {
-            (Severity::Warning, Code::NotServed, "is not served by this version: it has no effect")
+            (
+                Severity::Warning,
+                Code::NotServed,
+                "is not served by this version: it has no effect",
+            )
         } else {
             (Severity::Error, Code::Schema, "is not a retry condition")
         };

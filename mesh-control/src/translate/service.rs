@@ -84,7 +84,13 @@ impl<'a> Registry<'a> {
         };
         if let Some(why) = unserved {
             let place = resolution.map_or(&spec.place, |at| &at.place);
-            findings.say(meta, Severity::Warning, Code::NotServed, place, format!("{why}: the hosts cannot be called"));
+            findings.say(
+                meta,
+                Severity::Warning,
+                Code::NotServed,
+                place,
+                format!("{why}: the hosts cannot be called"),
+            );
         }
         let members = endpoint::members(document, documents, mesh, findings);
         for name in &spec.hosts {
@@ -92,16 +98,30 @@ impl<'a> Registry<'a> {
             if host.starts_with('*') {
                 let message = "wildcard hosts are not served by this version: they cannot be called";
                 findings.say(meta, Severity::Warning, Code::NotServed, &name.place, message);
-                self.unserved.entry(host).or_insert("wildcard hosts are not served by this version");
+                self.unserved
+                    .entry(host)
+                    .or_insert("wildcard hosts are not served by this version");
             } else if !host::is_host(&host) {
-                findings.say(meta, Severity::Error, Code::Schema, &name.place, format!("{:?} is not a host", **name));
+                findings.say(
+                    meta,
+                    Severity::Error,
+                    Code::Schema,
+                    &name.place,
+                    format!("{:?} is not a host", **name),
+                );
             } else if let Some(why) = unserved {
                 self.unserved.entry(host).or_insert(why);
             } else if let Some(older) = self.services.get(&host) {
-                let message = format!("host {host:?} is defined by {} already; the older definition counts", older.meta);
+                let message = format!(
+                    "host {host:?} is defined by {} already; the older definition counts",
+                    older.meta
+                );
                 findings.say(meta, Severity::Warning, Code::Duplicate, &name.place, message);
             } else {
-                let internal = spec.location.as_ref().is_some_and(|at| at.value == Location::MeshInternal);
+                let internal = spec
+                    .location
+                    .as_ref()
+                    .is_some_and(|at| at.value == Location::MeshInternal);
                 let service = Service {
                     host: host.clone(),
                     meta,
@@ -119,7 +139,13 @@ impl<'a> Registry<'a> {
 fn check_ports(meta: &Meta, ports: &[Port], findings: &mut Findings) {
     for (index, port) in ports.iter().enumerate() {
         if *port.number == 0 {
-            findings.say(meta, Severity::Error, Code::Schema, &port.number.place, "a port is between 1 and 65535");
+            findings.say(
+                meta,
+                Severity::Error,
+                Code::Schema,
+                &port.number.place,
+                "a port is between 1 and 65535",
+            );
         }
         let older = &ports[..index];
         if older.iter().any(|other| *other.number == *port.number) {

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use mesh_core::config::{Route, TlsMode};
 use proptest::prelude::*;
@@ -59,21 +60,41 @@ fn describe(snapshot: &Snapshot, out: &mut String) {
         match &cluster.tls {
             TlsMode::Plaintext => writeln!(out, "  plaintext").unwrap(),
             TlsMode::Mutual(mutual) => {
-                writeln!(out, "  mutual, sni {:?}, expects {:?}", mutual.sni, mutual.expected.tests()).unwrap();
+                writeln!(
+                    out,
+                    "  mutual, sni {:?}, expects {:?}",
+                    mutual.sni,
+                    mutual.expected.tests()
+                )
+                .unwrap();
             }
         }
         for endpoint in cluster.endpoints.iter() {
             let locality = &endpoint.locality;
-            let locality = [&locality.region, &locality.zone, &locality.sub_zone].map(|part| part.to_string()).join("/");
+            let locality = [&locality.region, &locality.zone, &locality.sub_zone]
+                .map(|part| part.to_string())
+                .join("/");
             writeln!(out, "  {} weight {} at {locality}", endpoint.address, endpoint.weight.0).unwrap();
         }
     }
 }
 
 fn describe_route(route: &Route, out: &mut String) {
-    writeln!(out, "  {:?} {:?} {:?}", route.name, route.matches.path, route.matches.headers).unwrap();
+    writeln!(
+        out,
+        "  {:?} {:?} {:?}",
+        route.name, route.matches.path, route.matches.headers
+    )
+    .unwrap();
     for share in route.split.clusters() {
-        writeln!(out, "    {} of {} to {}", share.weight.0, route.split.total(), share.cluster).unwrap();
+        writeln!(
+            out,
+            "    {} of {} to {}",
+            share.weight.0,
+            route.split.total(),
+            share.cluster
+        )
+        .unwrap();
     }
     let retry = &route.retry;
     let origin = if retry.explicit { "written" } else { "default" };
@@ -88,7 +109,10 @@ fn describe_route(route: &Route, out: &mut String) {
 #[test]
 fn goldens() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let mut cases: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut cases: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     cases.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     cases.sort();
     assert!(cases.len() > 5, "{folder:?}");
@@ -114,7 +138,10 @@ fn all_names_of_a_port_share_one_tree() {
     let translation = translate(&documents, &Mesh::default(), &ClientScope::namespace("default"));
     let snapshot = translation.snapshot.unwrap();
     let tree = |name: &str| Arc::clone(snapshot.target(name).unwrap().as_ref().unwrap());
-    assert!(Arc::ptr_eq(&tree("payment-service"), &tree("payment-service.default.svc.cluster.local:50051")));
+    assert!(Arc::ptr_eq(
+        &tree("payment-service"),
+        &tree("payment-service.default.svc.cluster.local:50051")
+    ));
 }
 
 #[test]
@@ -134,12 +161,27 @@ fn the_examples_folder_translates_without_a_finding() {
 /// Folders made of the words that matter, in every order and with every kind of hole.
 fn documents() -> impl Strategy<Value = String> {
     let host = prop_oneof![
-        Just("a"), Just("b"), Just("a.default.svc.cluster.local"), Just("*.svc.cluster.local"), Just("x.example.com"), Just("*"),
+        Just("a"),
+        Just("b"),
+        Just("a.default.svc.cluster.local"),
+        Just("*.svc.cluster.local"),
+        Just("x.example.com"),
+        Just("*"),
     ];
     let namespace = prop_oneof![Just("default"), Just("other"), Just("istio-system")];
     let subset = prop_oneof![Just(""), Just("v1"), Just("v2")];
     let export = prop_oneof![Just(""), Just("."), Just("*"), Just("other")];
-    let parts = (0u8..4, host.clone(), host, namespace, subset, export, 0u32..4, 0u32..3, any::<bool>());
+    let parts = (
+        0u8..4,
+        host.clone(),
+        host,
+        namespace,
+        subset,
+        export,
+        0u32..4,
+        0u32..3,
+        any::<bool>(),
+    );
     let document = parts.prop_map(|(kind, host, other, namespace, subset, export, weight, port, flag)| {
         let export = if export.is_empty() { String::new() } else { format!("  exportTo: [{export:?}]\n") };
         let port_line = if port == 0 { String::new() } else { format!("        port: {{number: {port}}}\n") };

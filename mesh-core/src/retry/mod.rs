@@ -37,13 +37,15 @@ pub enum TryEnd {
 }
 
 impl TryEnd {
-    /// Whether this end is held against the destination: what its budget counts as a failure.
+    /// Whether this end is held against the destination: what its budget counts as a failure. What it provably did not
+    /// process is not (gRFC A6 leaves transparent retries out of its throttle as well).
     pub fn is_failure(self) -> bool {
         match self {
             Self::Answered { status, grpc } => {
                 status.is_server_error() || matches!(grpc, Some(2 | 4 | 8 | 13 | 14 | 15))
             }
-            _ => true,
+            Self::Reset | Self::PerTryTimeout => true,
+            Self::ConnectFailed | Self::NotProcessed => false,
         }
     }
 }
@@ -80,6 +82,10 @@ impl RetryState {
         budget: &Budget,
         draw: &mut Draw,
     ) -> Verdict {
+        if end == TryEnd::PerTryTimeout {
+            // A try that is abandoned tells nobody else how it ended.
+            budget.failed();
+        }
         let untouched = matches!(end, TryEnd::ConnectFailed | TryEnd::NotProcessed);
         if end == TryEnd::NotProcessed && !self.transparent_used {
             self.transparent_used = true;
@@ -87,7 +93,12 @@ impl RetryState {
             return Verdict::After(Duration::ZERO);
         }
         let safe = untouched || policy.explicit || method.is_idempotent() || is_refusal(end);
-        if self.retried >= policy.retries || !named(policy.on, end) || !safe || !budget.withdraw() {
+        if self.retried >= policy.retries || !named(policy.on, end) || !safe {
+            return Verdict::GiveUp;
+        }
+        // A call that found no connection put no load on the destination, and another endpoint is not to blame for the first:
+        // it is picked anew (gRPC never fails a call over one of several connections), and dials have a pause of their own.
+        if end != TryEnd::ConnectFailed && !budget.withdraw() {
             return Verdict::GiveUp;
         }
         self.retried += 1;

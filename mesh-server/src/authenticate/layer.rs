@@ -5,7 +5,7 @@ use mesh_core::report::Tally;
 use tower::Layer;
 
 use super::Authenticate;
-use crate::serve::Dangerous;
+use crate::dangerous::Dangerous;
 
 /// Refuses requests that carry no [`PeerIdentity`](crate::PeerIdentity). Part of [`MeshLayer`](crate::MeshLayer).
 #[derive(Clone, Debug)]

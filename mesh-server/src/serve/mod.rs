@@ -27,6 +27,7 @@ pub(crate) use listen::Incoming;
 pub use listen::Listen;
 
 use crate::accept::Acceptor;
+use crate::dangerous::Dangerous;
 use crate::telemetry::Inbound;
 use connection::{Connection, End};
 
@@ -93,11 +94,6 @@ impl<L, S> Serving<L, S> {
         Dangerous(self)
     }
 }
-
-/// Choices that give up the protection of the mesh, kept apart so that a reviewer finds them.
-#[derive(Debug)]
-#[must_use = "it does nothing until a choice is made"]
-pub struct Dangerous<T>(pub(crate) T);
 
 impl<L, S> Dangerous<Serving<L, S>> {
     /// Serves without TLS: anybody who reaches the port is answered, and no request has a peer.

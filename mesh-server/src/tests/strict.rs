@@ -155,6 +155,24 @@ async fn id_1_a_renewed_identity_serves_the_next_handshake() {
     assert_eq!((first == again, first == leaf().await), (true, false));
 }
 
+/// What a refused peer has sent meanwhile is read before the socket closes, or a reset would overtake the alert; but it is
+/// not listened to for longer than that takes.
+#[tokio::test(start_paused = true)]
+async fn id_4_a_refused_peer_can_read_why_and_not_linger() {
+    let mesh = Mesh::new();
+    let (io, peer) = tokio::io::duplex(64 * 1024);
+    let acceptor = Acceptor::new(&mesh.link);
+    let begin = Instant::now();
+    let server = tokio::spawn(async move { acceptor.accept(io, ([127, 0, 0, 1], 1).into()).await.map(drop) });
+    let mut client = shake_hands(peer, mesh.anonymous()).await.unwrap();
+    client.write_all(&[0; 8 * 1024]).await.unwrap();
+    let told = client.read(&mut [0]).await.unwrap_err();
+    assert!(format!("{told:?}").contains("CertificateRequired"), "{told:?}");
+    // The client stays: the server does not.
+    assert_eq!(server.await.unwrap().unwrap_err().reason(), "no_certificate");
+    assert_eq!(begin.elapsed(), Duration::from_millis(250));
+}
+
 /// Strangers who only hold a place give it back when their time is up, and a good client gets one.
 #[tokio::test(start_paused = true)]
 async fn id_9_a_flood_of_half_handshakes_is_waited_out() {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::file::{CredsEntry, File, MeshCaConfig, ProviderEntry, XdsServer};
 use super::{Bootstrap, BootstrapError};
-use crate::encode::PROVIDER;
+use crate::convention::PROVIDER;
 use crate::node::Node;
 
 /// Collects what a [`Bootstrap`] will hold.

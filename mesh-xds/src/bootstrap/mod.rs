@@ -18,6 +18,7 @@ use std::env;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::convention::PROVIDER;
 use crate::node::Node;
 
 pub use builder::BootstrapBuilder;
@@ -121,7 +122,7 @@ impl Bootstrap {
 
     /// The provider that the workload's identity comes from, and its instance name: `default`, or the only one.
     pub fn identity_provider(&self) -> Option<(&str, &Provider)> {
-        let (name, provider) = match self.providers.get_key_value(crate::encode::PROVIDER) {
+        let (name, provider) = match self.providers.get_key_value(PROVIDER) {
             Some(default) => default,
             None if self.providers.len() == 1 => self.providers.first_key_value()?,
             None => return None,

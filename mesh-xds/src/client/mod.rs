@@ -9,6 +9,8 @@ mod ads;
 mod assemble;
 mod backoff;
 mod cache;
+mod report;
+mod state;
 mod status;
 mod stream;
 mod targets;
@@ -25,14 +27,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::bootstrap::{Bootstrap, Credentials};
-use crate::connect::Connector;
+use crate::connector::Connector;
 use crate::decode::Context;
 use crate::error::StartError;
 use crate::node::Node;
-use crate::{encode, identity};
+use crate::{convention, identity};
 
 pub(crate) use backoff::Backoff;
-pub use status::{ConfigStatus, Connection, NotYet, Phase, Report, ResourceStatus};
+pub use report::{Connection, Phase, Report, ResourceStatus};
+pub use status::{ConfigStatus, NotYet};
 
 /// Optional abilities that gRPC clients announce: no overprovisioning factor, and resources may come in envelopes.
 const FEATURES: [&str; 2] = [
@@ -133,21 +136,18 @@ impl XdsClientBuilder {
         let interest_changes = link.interest().on_change(move || ring.notify_one());
         let (reports, receiver) = watch::channel(Arc::new(Report::default()));
         let status = ConfigStatus::new(receiver, link.applied());
+        let ads = ads::AdsState::new(Arc::new(node(bootstrap.node())), context);
+        let assembler = assemble::Assembler::new(bootstrap.client_listener_template());
+        let server = bootstrap.server().clone();
+        let name = server.uri.to_string();
         let task = stream::Task {
-            link: link.downgrade(),
-            interest: link.interest().clone(),
+            state: state::State::new(&link, source.snapshots, ads, assembler, reports, name),
             bell,
-            snapshots: source.snapshots,
-            server: bootstrap.server().clone(),
+            server,
             connector: connector.clone(),
             clock: Arc::clone(link.wall_clock()),
             identity: shows_identity.then(|| link.identity().clone()),
-            ads: ads::AdsState::new(Arc::new(node(bootstrap.node())), context),
-            assembler: assemble::Assembler::new(bootstrap.client_listener_template()),
             backoff: Backoff::new(link.entropy().clone()),
-            reports,
-            targets: targets::Targets::default(),
-            report: Report::default(),
         };
         // The senders go with the link; their receivers then tell the tasks to end.
         let (alive, gone) = oneshot::channel::<()>();
@@ -166,7 +166,7 @@ impl XdsClientBuilder {
 /// The node as the file says, with what only the client can say.
 fn node(node: &Node) -> Node {
     Node {
-        user_agent: encode::OUR_USER_AGENT.into(),
+        user_agent: convention::OUR_USER_AGENT.into(),
         user_agent_version: env!("CARGO_PKG_VERSION").into(),
         features: FEATURES.map(String::from).into(),
         ..node.clone()

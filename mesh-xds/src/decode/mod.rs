@@ -13,14 +13,13 @@ mod endpoint;
 mod lb;
 mod listener;
 mod matcher;
+mod refusal;
 mod route;
-pub(crate) use route::UNSERVED;
 mod tls;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::sync::Arc;
 
 use prost::Message;
@@ -29,8 +28,9 @@ use crate::proto::discovery;
 use crate::resource::ResourceKind;
 use crate::wire::Raw;
 
-/// The most notes kept of one resource: enough to see what is wrong, too few to fill a status page.
-const MAX_NOTES: usize = 8;
+pub use refusal::Rejected;
+pub(crate) use refusal::{Fault, Notes};
+pub(crate) use route::UNSERVED;
 
 /// The type of the envelope that a resource may come in (client feature `xds.config.resource-in-sotw`).
 const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
@@ -40,110 +40,6 @@ const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 pub(crate) struct Context {
     /// The certificate provider that the workload's identity comes from; `None` when the bootstrap has none.
     pub(crate) provider: Option<Arc<str>>,
-}
-
-/// A resource that was refused: which one, which field of it, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    kind: ResourceKind,
-    resource: Arc<str>,
-    field: Box<str>,
-    reason: Box<str>,
-}
-
-impl Rejected {
-    pub(crate) fn new(kind: ResourceKind, resource: impl Into<Arc<str>>, fault: Fault) -> Self {
-        Self {
-            kind,
-            resource: resource.into(),
-            field: fault.path.into(),
-            reason: fault.reason.into(),
-        }
-    }
-
-    /// Says where in its response a resource stood whose name could not be read.
-    pub(crate) fn at(mut self, index: usize) -> Self {
-        if self.field.is_empty() {
-            self.field = format!("resources[{index}]").into();
-        } else {
-            self.field = format!("resources[{index}].{}", self.field).into();
-        }
-        self
-    }
-
-    /// The resource's kind.
-    pub fn kind(&self) -> ResourceKind {
-        self.kind
-    }
-
-    /// The resource's name; empty when its bytes did not say.
-    pub fn resource(&self) -> &str {
-        &self.resource
-    }
-
-    /// The path of the offending field, such as `virtual_hosts[0].routes[2].match.path_specifier`; empty when the resource
-    /// as a whole is at fault.
-    pub fn field(&self) -> &str {
-        &self.field
-    }
-
-    /// What is wrong with it.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-}
-
-impl fmt::Display for Rejected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}: ", self.kind, self.resource)?;
-        if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
-        }
-        f.write_str(&self.reason)
-    }
-}
-
-impl std::error::Error for Rejected {}
-
-/// A field that is wrong, before it is known whose.
-#[derive(Debug)]
-pub(crate) struct Fault {
-    path: String,
-    reason: String,
-}
-
-impl Fault {
-    pub(crate) fn new(field: impl Into<String>, reason: impl fmt::Display) -> Self {
-        Self {
-            path: field.into(),
-            reason: reason.to_string(),
-        }
-    }
-
-    /// The same fault, seen from one level up.
-    fn within(mut self, outer: impl fmt::Display) -> Self {
-        self.path = match self.path.as_str() {
-            "" => outer.to_string(),
-            inner => format!("{outer}.{inner}"),
-        };
-        self
-    }
-}
-
-/// What was left out of a resource that was accepted.
-#[derive(Debug, Default)]
-pub(crate) struct Notes(Vec<Box<str>>);
-
-impl Notes {
-    fn add(&mut self, note: impl fmt::Display) {
-        if self.0.len() < MAX_NOTES {
-            self.0.push(note.to_string().into());
-        }
-    }
-
-    pub(crate) fn into_inner(self) -> Vec<Box<str>> {
-        self.0
-    }
 }
 
 /// A kind of resource and how it is read.

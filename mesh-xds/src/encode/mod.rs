@@ -14,15 +14,7 @@ mod tls;
 use mesh_core::config::{Cluster, ClusterName, Endpoint, RouteTree};
 use prost::Message;
 
-/// The instance name that TLS contexts ask for keys and roots, and that our bootstraps define. gRPC and istiod use it too.
-pub(crate) const PROVIDER: &str = "default";
-
-/// Where a route says that its retry policy is the house's default and not what somebody wrote: filter metadata, which
-/// clients that do not know it ignore.
-pub(crate) const RETRY_IS_DEFAULT: (&str, &str) = ("mesh", "retry_is_default");
-
-/// The `user_agent_name` of our client.
-pub(crate) const OUR_USER_AGENT: &str = "mesh-xds";
+use crate::convention::OUR_USER_AGENT;
 
 /// For whom a resource is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use mesh_core::config::{RetryPolicy, Route, RouteTree, Split, VirtualHost};
 
-use super::RETRY_IS_DEFAULT;
 use super::common::{duration, uint};
 use super::matcher::route_match;
+use crate::convention::RETRY_IS_DEFAULT;
 use crate::proto::core::Metadata;
 use crate::proto::protobuf;
 use crate::proto::route::{

@@ -5,8 +5,8 @@
 
 use mesh_core::config::{MutualTls, StringMatch};
 
-use super::PROVIDER;
 use super::matcher::string_match;
+use crate::convention::PROVIDER;
 use crate::proto::core::{TransportSocket, transport_socket::ConfigType};
 use crate::proto::pack;
 use crate::proto::tls::{

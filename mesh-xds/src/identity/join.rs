@@ -18,7 +18,8 @@ use super::issue::{Applicant, IssueError};
 use super::{Outlet, remaining};
 use crate::bootstrap::{Credentials, MeshCa, Token};
 use crate::client::Backoff;
-use crate::connect::{Connector, connect};
+use crate::connect::connect;
+use crate::connector::Connector;
 use crate::pem;
 use crate::proto::istio::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse};
 
@@ -54,7 +55,7 @@ pub(super) async fn supply(ca: &MeshCa, connector: &Connector, outlet: &Outlet, 
 }
 
 /// When to begin renewing.
-fn renewal(identity: &Identity, now: UnixTime, entropy: &Entropy) -> UnixTime {
+pub(super) fn renewal(identity: &Identity, now: UnixTime, entropy: &Entropy) -> UnixTime {
     let half = remaining(identity, now).as_secs() / 2;
     let spread = half / JITTER_DIVISOR;
     let term = half - spread + entropy.draw().below(2 * spread + 1);

@@ -26,7 +26,7 @@ use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 
 use crate::bootstrap::Provider;
-use crate::connect::Connector;
+use crate::connector::Connector;
 
 /// The longest nap between looks at the wall clock, which may jump while monotonic time does not (a laptop that slept).
 const MAX_NAP: Duration = Duration::from_secs(60);

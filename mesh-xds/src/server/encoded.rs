@@ -7,8 +7,9 @@ use std::sync::Arc;
 use mesh_core::Snapshot;
 use mesh_core::config::RouteTree;
 
+use crate::convention::PROVIDER;
 use crate::decode::{self, Context, Rejected, Resource, UNSERVED};
-use crate::encode::{self, Dialect, PROVIDER};
+use crate::encode::{self, Dialect};
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
 use crate::wire::Raw;
 

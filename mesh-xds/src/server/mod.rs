@@ -12,7 +12,9 @@ mod cache;
 mod clients;
 mod encoded;
 mod peer;
+mod service;
 mod stream;
+mod subscription;
 
 #[cfg(test)]
 mod tests;
@@ -21,4 +23,4 @@ pub use cache::{SnapshotCache, Versions};
 pub use clients::{Acknowledged, ClientReport, SubscriptionReport};
 pub use encoded::Unpublishable;
 pub use peer::{Io, Peer};
-pub use stream::{AdsService, Caller, Grouping, Refusal};
+pub use service::{AdsService, Caller, Grouping, Refusal};

@@ -1,123 +1,34 @@
 //! Serves ADS streams out of a [`SnapshotCache`]; IO only.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request as HttpRequest, Response as HttpResponse};
 use tokio::sync::{mpsc, watch};
-use tonic::body::Body;
-use tonic::server::NamedService;
 use tonic::{Extensions, Status};
-use tower::Service;
 
 use super::ads::StreamState;
 use super::cache::SnapshotCache;
 use super::clients::{ClientReport, Registered};
 use super::encoded::Encoded;
 use super::peer::Peer;
+use super::service::{Caller, Grouping};
 use crate::encode::Dialect;
-use crate::node::Node;
-use crate::proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use crate::wire::{self, Adapter, Requests, Response, Responses};
+use crate::wire::{Requests, Response, Responses, Serve};
 
 /// How long a client may keep a stream open without saying who it is.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who opens a stream.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// Who it says it is. Believe nothing of it that `peer` does not confirm.
-    pub node: Arc<Node>,
-    /// Who its connection says it is.
-    pub peer: Peer,
-}
-
-/// A caller that is not served, and why. It is told so with PERMISSION_DENIED.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal(Box<str>);
-
-impl Refusal {
-    /// For this reason, which the caller is told.
-    pub fn new(reason: impl Into<Box<str>>) -> Self {
-        Self(reason.into())
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-/// Decides which group of the cache a caller is told about.
-pub trait Grouping: Send + Sync + 'static {
-    /// The caller's group.
-    ///
-    /// # Errors
-    ///
-    /// When it is not to be served.
-    fn group(&self, caller: &Caller) -> Result<Arc<str>, Refusal>;
-}
-
-impl<F> Grouping for F
-where
-    F: Fn(&Caller) -> Result<Arc<str>, Refusal> + Send + Sync + 'static,
-{
-    fn group(&self, caller: &Caller) -> Result<Arc<str>, Refusal> {
-        self(caller)
-    }
-}
-
-/// The `AggregatedDiscoveryService` of a control plane, for tonic's router. State of the world only: delta streams are
-/// answered UNIMPLEMENTED.
-///
-/// Served over [`Io`](super::Io), it knows its callers' certificates.
-#[derive(Clone, Debug)]
-pub struct AdsService {
-    inner: AggregatedDiscoveryServiceServer<Adapter<Streams>>,
-}
-
-impl AdsService {
-    /// Serves `cache`, each caller its group.
-    pub fn new(cache: SnapshotCache, grouping: impl Grouping) -> Self {
-        let streams = Streams {
-            cache,
-            grouping: Arc::new(grouping),
-        };
-        Self {
-            inner: wire::service(streams),
-        }
-    }
-}
-
-impl NamedService for AdsService {
-    const NAME: &'static str = <AggregatedDiscoveryServiceServer<Adapter<Streams>> as NamedService>::NAME;
-}
-
-impl Service<HttpRequest<Body>> for AdsService {
-    type Response = HttpResponse<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Service::<HttpRequest<Body>>::poll_ready(&mut self.inner, cx)
-    }
-
-    fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
-        self.inner.call(request)
-    }
-}
-
-struct Streams {
+/// Serves each caller its group of a cache.
+pub(super) struct Streams {
     cache: SnapshotCache,
     grouping: Arc<dyn Grouping>,
+}
+
+impl Streams {
+    pub(super) fn new(cache: SnapshotCache, grouping: Arc<dyn Grouping>) -> Self {
+        Self { cache, grouping }
+    }
 }
 
 impl fmt::Debug for Streams {
@@ -128,7 +39,7 @@ impl fmt::Debug for Streams {
     }
 }
 
-impl wire::Serve for Streams {
+impl Serve for Streams {
     fn begin(&self, extensions: &Extensions, requests: Requests) -> Result<Responses, Status> {
         let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
         let (sender, receiver) = mpsc::channel(1);

@@ -1,1 +1,343 @@
+//! What a client is sent and what is made of what it says.
 
+use std::sync::Arc;
+
+use mesh_core::Snapshot;
+use mesh_core::config::{
+    Cluster, ClusterName, Domain, Endpoint, LbPolicy, Reason, ReasonKind, Route, RouteTree, Split, TlsMode, VirtualHost,
+};
+
+use super::ads::StreamState;
+use super::clients::Acknowledged;
+use super::encoded::Encoded;
+use super::*;
+use crate::decode::{Context, decode};
+use crate::encode::Dialect;
+use crate::resource::{ClusterSpec, ResourceKind};
+use crate::wire::{Request, Response};
+
+const LDS: ResourceKind = ResourceKind::Listener;
+const RDS: ResourceKind = ResourceKind::Route;
+const CDS: ResourceKind = ResourceKind::Cluster;
+const EDS: ResourceKind = ResourceKind::Endpoints;
+
+/// One target `t` that routes to `routed`, and clusters with a port each.
+fn snapshot(routed: &str, clusters: &[(&str, u16)]) -> Snapshot {
+    let mut builder = Snapshot::builder().route("t", Route::to(Split::all_to(routed)));
+    for (name, port) in clusters {
+        let endpoint = Endpoint::new(([127, 0, 0, 1], *port).into());
+        builder = builder.cluster(Cluster::new(*name, TlsMode::Plaintext, vec![endpoint]));
+    }
+    builder.build().unwrap()
+}
+
+fn encoded(snapshot: &Snapshot, previous: Option<&Encoded>, generation: u64) -> Encoded {
+    Encoded::new(snapshot, previous, generation).unwrap()
+}
+
+fn request(kind: ResourceKind, nonce: &str, names: &[&str]) -> Request {
+    Request {
+        type_url: kind.type_url().into(),
+        nonce: nonce.into(),
+        names: names.iter().map(|name| Arc::from(*name)).collect(),
+        ..Request::default()
+    }
+}
+
+/// A client that answers everything, and what it was sent.
+struct Client {
+    state: StreamState,
+}
+
+impl Client {
+    fn new(dialect: Dialect) -> Self {
+        Self {
+            state: StreamState::new(dialect),
+        }
+    }
+
+    fn asks(&mut self, kind: ResourceKind, nonce: &str, names: &[&str]) {
+        self.state.on_request(request(kind, nonce, names));
+    }
+
+    #[track_caller]
+    fn hears(&mut self, published: &Encoded) -> Response {
+        self.state.next_response(published).expect("there is something to send")
+    }
+
+    #[track_caller]
+    fn hears_nothing(&mut self, published: &Encoded) {
+        let response = self.state.next_response(published);
+        assert!(response.is_none(), "{response:?}");
+    }
+
+    fn said(&self, kind: ResourceKind) -> Acknowledged {
+        let report = self.state.report();
+        let one = report.iter().find(|subscription| subscription.kind == kind).unwrap();
+        one.acknowledged.clone()
+    }
+}
+
+#[test]
+fn only_what_was_asked_for_is_sent() {
+    let published = encoded(&snapshot("c", &[("c", 1), ("d", 2)]), None, 1);
+    let mut client = Client::new(Dialect::Grpc);
+    client.hears_nothing(&published);
+    client.asks(EDS, "", &["c"]);
+    let response = client.hears(&published);
+    assert_eq!((response.kind(), response.resources.len()), (Some(EDS), 1));
+    client.hears_nothing(&published);
+    let mut unknown = request(EDS, "", &["x"]);
+    unknown.type_url = "type.googleapis.com/x.Y".into();
+    client.state.on_request(unknown);
+    client.hears_nothing(&published);
+}
+
+#[test]
+fn a_second_request_without_a_nonce_is_answered_and_the_old_nonce_is_stale() {
+    let published = encoded(&snapshot("c", &[("c", 1), ("d", 2)]), None, 1);
+    let mut client = Client::new(Dialect::Grpc);
+    client.asks(CDS, "", &["c"]);
+    let first = client.hears(&published);
+    client.asks(CDS, "", &["c", "d"]);
+    let second = client.hears(&published);
+    assert_eq!(second.resources.len(), 2);
+    // The acknowledgement of the first comes late: nothing is taken from it.
+    client.asks(CDS, &first.nonce, &["c"]);
+    assert_eq!(client.said(CDS), Acknowledged::Waiting);
+    client.hears_nothing(&published);
+    client.asks(CDS, &second.nonce, &["c", "d"]);
+    assert_eq!(client.said(CDS), Acknowledged::Accepted);
+    client.hears_nothing(&published);
+}
+
+#[test]
+fn listeners_and_clusters_are_always_told_whole_and_routes_and_endpoints_by_difference() {
+    let one = encoded(&snapshot("c", &[("c", 1), ("d", 2)]), None, 1);
+    let mut client = Client::new(Dialect::Grpc);
+    for kind in [CDS, EDS] {
+        client.asks(kind, "", &["c", "d"]);
+        client.hears(&one);
+    }
+    let mut changed = Cluster::new("d", TlsMode::Plaintext, vec![Endpoint::new(([127, 0, 0, 1], 3).into())]);
+    changed.max_requests = 7;
+    let snapshot = Snapshot::builder()
+        .route("t", Route::to(Split::all_to("c")))
+        .cluster(Cluster::new(
+            "c",
+            TlsMode::Plaintext,
+            vec![Endpoint::new(([127, 0, 0, 1], 1).into())],
+        ))
+        .cluster(changed)
+        .build()
+        .unwrap();
+    let two = encoded(&snapshot, Some(&one), 2);
+    let (clusters, endpoints) = (client.hears(&two), client.hears(&two));
+    assert_eq!((clusters.kind(), clusters.resources.len()), (Some(CDS), 2));
+    assert_eq!((endpoints.kind(), endpoints.resources.len()), (Some(EDS), 1));
+    client.hears_nothing(&two);
+}
+
+#[test]
+fn kinds_that_did_not_change_keep_their_version_and_are_not_sent_again() {
+    let one = encoded(&snapshot("c", &[("c", 1)]), None, 1);
+    let two = encoded(&snapshot("c", &[("c", 2)]), Some(&one), 2);
+    for kind in [LDS, RDS, CDS] {
+        assert_eq!(one.of(Dialect::Grpc, kind).version, two.of(Dialect::Grpc, kind).version);
+    }
+    assert_ne!(one.of(Dialect::Grpc, EDS).version, two.of(Dialect::Grpc, EDS).version);
+    // The same content after a restart goes by another version than other content of the same generation.
+    let restarted = encoded(&snapshot("c", &[("c", 2)]), None, 1);
+    assert_ne!(
+        one.of(Dialect::Grpc, EDS).version,
+        restarted.of(Dialect::Grpc, EDS).version
+    );
+}
+
+#[test]
+fn a_refusal_is_known_by_its_error_and_not_taken_back_by_a_later_subscription() {
+    let published = encoded(&snapshot("c", &[("c", 1), ("d", 2)]), None, 1);
+    let mut client = Client::new(Dialect::Grpc);
+    client.asks(CDS, "", &["c"]);
+    let sent = client.hears(&published);
+    let mut nack = request(CDS, &sent.nonce, &["c"]);
+    // Some clients send the refused version with their refusal.
+    (nack.version, nack.error) = (sent.version, Some("bad".into()));
+    client.state.on_request(nack);
+    assert_eq!(client.said(CDS), Acknowledged::Refused("bad".into()));
+    client.hears_nothing(&published);
+    client.asks(CDS, &sent.nonce, &["c", "d"]);
+    assert_eq!(client.said(CDS), Acknowledged::Refused("bad".into()));
+    assert_eq!(client.hears(&published).resources.len(), 2);
+}
+
+#[test]
+fn clusters_come_before_the_routes_that_need_them_and_go_after() {
+    let old = encoded(&snapshot("a", &[("a", 1)]), None, 1);
+    let mut client = Client::new(Dialect::Grpc);
+    let mut nonces = std::collections::BTreeMap::new();
+    for (kind, names) in [(LDS, "t"), (RDS, "t"), (CDS, "a"), (EDS, "a")] {
+        client.asks(kind, "", &[names]);
+        let response = client.hears(&old);
+        client.asks(kind, &response.nonce, &[names]);
+        nonces.insert(kind, response.nonce);
+    }
+    client.hears_nothing(&old);
+    // From a to b. The client learns of b by the route, so it is still subscribed to a.
+    let new = encoded(&snapshot("b", &[("b", 2)]), Some(&old), 2);
+    let response = client.hears(&new);
+    assert_eq!(
+        response.kind(),
+        Some(RDS),
+        "a is neither deleted nor sent again before the routes are settled"
+    );
+    client.hears_nothing(&new);
+    client.asks(RDS, &response.nonce, &["t"]);
+    let response = client.hears(&new);
+    assert_eq!(
+        (response.kind(), response.resources.len()),
+        (Some(CDS), 0),
+        "now nothing needs a"
+    );
+}
+
+#[test]
+fn a_cluster_held_for_the_routes_is_in_every_response_until_then() {
+    let old = encoded(&snapshot("a", &[("a", 1)]), None, 1);
+    let mut client = Client::new(Dialect::Grpc);
+    for (kind, name) in [(RDS, "t"), (CDS, "*")] {
+        client.asks(kind, "", &[name]);
+        let response = client.hears(&old);
+        client.asks(kind, &response.nonce, &[name]);
+    }
+    let new = encoded(&snapshot("b", &[("b", 2)]), Some(&old), 2);
+    let clusters = client.hears(&new);
+    assert_eq!((clusters.kind(), clusters.resources.len()), (Some(CDS), 2));
+    assert!(clusters.version.ends_with("+held"));
+    let routes = client.hears(&new);
+    assert_eq!(routes.kind(), Some(RDS));
+    client.asks(RDS, &routes.nonce, &["t"]);
+    assert_eq!(client.hears(&new).resources.len(), 1);
+    client.hears_nothing(&new);
+}
+
+#[test]
+fn a_wildcard_is_an_empty_first_list_or_a_star_and_ends_with_names() {
+    let published = encoded(&snapshot("c", &[("c", 1), ("d", 2)]), None, 1);
+    for first in [&[][..], &["*"][..]] {
+        let mut client = Client::new(Dialect::Grpc);
+        client.asks(CDS, "", first);
+        let all = client.hears(&published);
+        assert_eq!(all.resources.len(), 2);
+        client.asks(CDS, &all.nonce, first);
+        client.hears_nothing(&published);
+        client.asks(CDS, &all.nonce, &["c"]);
+        client.hears_nothing(&published);
+        let more = encoded(&snapshot("c", &[("c", 1), ("d", 2), ("e", 3)]), Some(&published), 2);
+        client.hears_nothing(&more);
+        // After names an empty list means nothing, not everything.
+        client.asks(CDS, &all.nonce, &[]);
+        client.hears_nothing(&more);
+        client.asks(CDS, &all.nonce, &["*"]);
+        assert_eq!(client.hears(&more).resources.len(), 3);
+    }
+    let mut client = Client::new(Dialect::Grpc);
+    client.asks(EDS, "", &[]);
+    client.hears_nothing(&published);
+}
+
+#[test]
+fn our_own_client_is_told_at_once_what_does_not_exist() {
+    let published = encoded(&snapshot("c", &[("c", 1)]), None, 1);
+    let mut others = Client::new(Dialect::Grpc);
+    others.asks(LDS, "", &["gone"]);
+    assert_eq!(others.hears(&published).errors, []);
+    for (kind, names) in [(LDS, &["gone", "t"]), (EDS, &["gone", "c"])] {
+        let mut ours = Client::new(Dialect::Mesh);
+        ours.asks(kind, "", names);
+        let response = ours.hears(&published);
+        assert_eq!((response.resources.len(), response.errors.len()), (1, 1));
+        assert_eq!(response.errors[0].name, "gone");
+        ours.asks(kind, &response.nonce, names);
+        ours.hears_nothing(&published);
+    }
+}
+
+#[test]
+fn only_our_own_client_is_told_of_least_request() {
+    let published = encoded(&snapshot("c", &[("c", 1)]), None, 1);
+    let told = |dialect| {
+        let mut client = Client::new(dialect);
+        client.asks(CDS, "", &["c"]);
+        let raw = client.hears(&published).resources.remove(0);
+        decode::<ClusterSpec>(&raw, &Context::default())
+            .unwrap()
+            .value
+            .unwrap()
+            .cluster
+            .lb
+    };
+    assert_eq!(told(Dialect::of("mesh-xds")), LbPolicy::LeastRequest { choices: 2 });
+    assert_eq!(told(Dialect::of("gRPC C-core linux")), LbPolicy::RoundRobin);
+}
+
+#[test]
+fn what_clients_would_refuse_is_not_published_and_the_group_keeps_what_it_had() {
+    let cache = SnapshotCache::new();
+    let good = snapshot("c", &[("c", 1)]);
+    let versions = cache.publish("g", &good).unwrap();
+    let twice = vec![Endpoint::new(([127, 0, 0, 1], 1).into()); 2];
+    let bad = Snapshot::builder()
+        .cluster(Cluster::new("c", TlsMode::Plaintext, twice))
+        .build()
+        .unwrap();
+    let error = cache.publish("g", &bad).unwrap_err();
+    let rejected = error.rejected().unwrap();
+    assert_eq!((rejected.kind(), rejected.resource()), (EDS, "c"));
+    assert_eq!(cache.publish("g", &good).unwrap(), versions);
+}
+
+#[test]
+fn two_trees_of_one_name_are_not_published() {
+    let tree = |domain: &str| {
+        let host = VirtualHost {
+            name: "h".into(),
+            domains: vec![Domain::parse(domain).unwrap()],
+            routes: Vec::new(),
+        };
+        Ok(Arc::new(RouteTree {
+            name: "same".into(),
+            virtual_hosts: vec![host],
+        }))
+    };
+    let build = |second| {
+        Snapshot::builder()
+            .target("a", tree("x"))
+            .target("b", tree(second))
+            .build()
+            .unwrap()
+    };
+    let cache = SnapshotCache::new();
+    assert!(cache.publish("g", &build("x")).is_ok());
+    assert!(
+        cache
+            .publish("g", &build("y"))
+            .unwrap_err()
+            .to_string()
+            .contains("\"same\"")
+    );
+}
+
+#[test]
+fn what_is_an_error_in_the_snapshot_is_not_sent() {
+    let gone: ClusterName = "gone".into();
+    let reason = Reason::new(ReasonKind::NoCluster, "no");
+    let snapshot = Snapshot::builder()
+        .route("t", Route::to(Split::all_to(gone.clone())))
+        .resolved_cluster(gone, Err(reason))
+        .build()
+        .unwrap();
+    let published = encoded(&snapshot, None, 1);
+    assert!(published.of(Dialect::Mesh, CDS).resources.is_empty());
+    assert_eq!(published.of(Dialect::Mesh, RDS).resources.len(), 1);
+}

@@ -1,1 +1,62 @@
-fn main() {}
+//! `meshctl`: the control plane as a program, and the tools beside it. A file per verb.
+//!
+//! Results go to standard output, the last line of it one JSON object; logs go to standard error (`RUST_LOG`, default
+//! `info`). Exit codes: 0 done, 1 failed, 2 not understood.
+
+mod bootstrap;
+mod check;
+mod run;
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Where the root and the join tokens are when nothing is said.
+const DEFAULT_STATE: &str = ".meshctl";
+
+/// The control plane of an in-process service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "meshctl", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve a folder of Istio YAML to the mesh until interrupted.
+    Run(run::Arguments),
+    /// Let a workload in: print the bootstrap it needs, with a join token.
+    Bootstrap(bootstrap::Arguments),
+    /// Say what is wrong with a folder of Istio YAML.
+    Check(check::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    let done = match arguments.verb {
+        Verb::Run(arguments) => run::run(arguments),
+        Verb::Bootstrap(arguments) => bootstrap::run(arguments),
+        Verb::Check(arguments) => check::run(&arguments),
+    };
+    done.unwrap_or_else(|error| {
+        tracing::error!(error = &*error as &dyn Error, "failed");
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints a line of the result. Unlike `println!` it does not panic when nobody reads any more.
+fn print(line: &impl std::fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}

@@ -44,7 +44,7 @@ impl Mesh {
 
     /// Nothing more is to come of what was asked for.
     fn time_out(&mut self) -> Assembly {
-        let deadline = self.ads.deadline().unwrap();
+        let deadline = self.ads.deadline(std::time::Instant::now()).unwrap();
         self.ads.on_timer(deadline);
         self.step()
     }

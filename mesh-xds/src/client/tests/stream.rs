@@ -111,7 +111,6 @@ async fn cp_5_a_refusal_is_told_and_the_last_good_one_serves() {
         .unwrap();
     let before = link.snapshots().load_full();
 
-    assert_eq!(stream.request(ResourceKind::Cluster).await.error, None);
     stream.say(ResourceKind::Cluster, "2", vec![bad_cluster("c")]).await;
     let nack = stream.request(ResourceKind::Cluster).await;
     assert_eq!((nack.version.as_str(), nack.nonce.as_str()), ("1", "2"));

@@ -2,9 +2,9 @@
 
 use mesh_core::config::{Backoff, RetryOn, RetryPolicy};
 
+use crate::convention::RETRY_IS_DEFAULT;
 use crate::decode::Fault;
 use crate::decode::common::{duration, limit};
-use crate::encode::RETRY_IS_DEFAULT;
 use crate::proto::core::Metadata;
 use crate::proto::protobuf::value::Kind;
 use crate::proto::route::{RetryPolicy as Proto, retry_policy::RetryBackOff};

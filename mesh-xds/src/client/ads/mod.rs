@@ -8,30 +8,27 @@
 //! the first request of a stream; valid resources of a refused response are used; only a listener or cluster is deleted by
 //! absence, and even then the last good value stays; a resource that does not come within 15 s does not exist.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::config::RouteTree;
 
-use super::cache::{Cache, Cached};
-use crate::decode::{Context, Fault, Rejected, decode, unwrap};
+use super::cache::Cache;
+use crate::decode::{Context, Rejected};
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
-use crate::wire::{NOT_FOUND, Request, Response};
+use crate::wire::{Request, Response};
+
+mod kind;
+mod refusal;
+mod take;
+
+use kind::{Reply, Timer, TypeState};
+use refusal::refusal;
 
 /// How long a subscribed resource may stay unheard of before it counts as not existing (gRFC A57).
 const DOES_NOT_EXIST_AFTER: Duration = Duration::from_secs(15);
-
-/// The least time between two refusals of one type: a control plane that answers each with the same bad resources would
-/// otherwise be talked to at wire speed.
-const REFUSAL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The most bytes of a refusal's text; a reader needs the first faults, not all of ten thousand.
-const MAX_REFUSAL_BYTES: usize = 4096;
-
-/// gRPC's PERMISSION_DENIED.
-const PERMISSION_DENIED: i32 = 7;
 
 /// The names that are wanted, by [`ResourceKind::index`].
 pub(crate) type Needs = [BTreeSet<Arc<str>>; 4];
@@ -45,37 +42,6 @@ pub(crate) struct AdsState {
     types: [TypeState; 4],
     connected: bool,
     node_sent: bool,
-}
-
-#[derive(Debug, Default)]
-struct TypeState {
-    names: BTreeMap<Arc<str>, Timer>,
-    /// The last version that was accepted whole.
-    version: Arc<str>,
-    /// Of the last response on this stream.
-    nonce: String,
-    reply: Option<Reply>,
-    /// The names are not those of the last request.
-    changed: bool,
-    /// A request went out on this stream.
-    asked: bool,
-    last_refusal: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum Reply {
-    Accept,
-    Refuse(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Timer {
-    /// Not asked for on this stream.
-    Idle,
-    /// Asked for; gone if unheard of by then.
-    Until(Instant),
-    /// Heard of.
-    Done,
 }
 
 /// What a response did.
@@ -212,7 +178,7 @@ impl AdsState {
     }
 
     /// The moment at which [`on_timer`](Self::on_timer) or [`next_request`](Self::next_request) has something to do.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         if !self.connected {
             return None;
         }
@@ -224,7 +190,9 @@ impl AdsState {
                 Timer::Until(at) => Some(*at),
                 Timer::Idle | Timer::Done => None,
             });
+        // One that is over waits for room to be sent, and not for the time.
         let held = self.types.iter().filter_map(TypeState::held_until);
+        let held = held.filter(|until| now < *until);
         timers.chain(held).min()
     }
 
@@ -245,99 +213,4 @@ impl AdsState {
         }
         expired
     }
-
-    fn take<R: Cached>(&mut self, response: Response, version: &Arc<str>) -> Vec<Rejected> {
-        let state = &mut self.types[R::KIND.index()];
-        let table = R::table_mut(&mut self.cache);
-        let (mut rejected, mut present) = (Vec::new(), HashSet::new());
-        let mut heard = |name: &Arc<str>| {
-            if let Some(timer) = state.names.get_mut(name) {
-                *timer = Timer::Done;
-            }
-        };
-        for (index, raw) in response.resources.into_iter().enumerate() {
-            let nameless = |fault: Fault| Rejected::new(R::KIND, "", fault);
-            let decoded = unwrap(raw)
-                .map_err(nameless)
-                .and_then(|raw| Ok((decode::<R>(&raw, &self.context)?, raw.bytes)));
-            let (mut decoded, bytes) = match decoded {
-                Ok(decoded) => decoded,
-                Err(nameless) => {
-                    rejected.push(nameless.at(index));
-                    continue;
-                }
-            };
-            heard(&decoded.name);
-            if !present.insert(Arc::clone(&decoded.name)) {
-                let fault = Fault::new("name", "is there twice in one response");
-                decoded.value = Err(Rejected::new(R::KIND, Arc::clone(&decoded.name), fault));
-            }
-            if let Err(why) = &decoded.value {
-                rejected.push(why.clone());
-            } else if table.confirm(&decoded.name, &bytes, version) {
-                continue;
-            }
-            table.receive(decoded, bytes, version);
-        }
-        for error in response.errors {
-            // Anything else is the control plane's own trouble, which passes (gRFC A88).
-            if matches!(error.code, NOT_FOUND | PERMISSION_DENIED) {
-                let why = format!(
-                    "{} {:?}: the control plane says: {}",
-                    R::KIND,
-                    error.name,
-                    error.message
-                );
-                heard(&error.name.as_str().into());
-                present.insert(error.name.as_str().into());
-                table.absent(&error.name, &why.into());
-            }
-        }
-        if R::KIND.absence_means_deleted() {
-            let gone: Vec<Arc<str>> = table.known().filter(|name| !present.contains(*name)).cloned().collect();
-            for name in gone {
-                let why = format!(
-                    "{} {name:?} was deleted by the control plane; its last value is kept",
-                    R::KIND
-                );
-                table.absent(&name, &why.into());
-            }
-        }
-        rejected
-    }
-}
-
-impl TypeState {
-    fn is_due(&self, now: Instant) -> bool {
-        if let Some(held) = self.held_until()
-            && now < held
-        {
-            return false;
-        }
-        // An empty list as the first of a stream would ask for everything.
-        self.reply.is_some() || (self.changed && self.asked) || (!self.asked && !self.names.is_empty())
-    }
-
-    /// Until when a refusal is held back.
-    fn held_until(&self) -> Option<Instant> {
-        match self.reply {
-            Some(Reply::Refuse(_)) => self.last_refusal.map(|last| last + REFUSAL_INTERVAL),
-            Some(Reply::Accept) | None => None,
-        }
-    }
-}
-
-/// What a control plane's operator reads: who refuses, and every fault until the text is full.
-fn refusal(node: &str, rejected: &[Rejected]) -> String {
-    let mut text = format!("node {node:?} refused {} of the resources: ", rejected.len());
-    for (index, why) in rejected.iter().enumerate() {
-        let separator = if index == 0 { "" } else { "; " };
-        let next = format!("{separator}{why}");
-        if text.len() + next.len() > MAX_REFUSAL_BYTES {
-            text.push_str("; ...");
-            break;
-        }
-        text.push_str(&next);
-    }
-    text
 }

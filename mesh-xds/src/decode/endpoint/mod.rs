@@ -16,8 +16,9 @@ use crate::proto::endpoint::{
 };
 use crate::resource::{Endpoints, ResourceKind};
 
-/// How finely shares are kept when localities are weighted otherwise than by their endpoints: to a thousandth.
-const SHARE_STEPS: u64 = 1000;
+mod share;
+
+use share::Group;
 
 impl Resource for Endpoints {
     const KIND: ResourceKind = ResourceKind::Endpoints;
@@ -46,14 +47,6 @@ impl Resource for Endpoints {
         }
         groups.flatten()
     }
-}
-
-/// A locality that takes part: its endpoints and what it weighs against its siblings.
-struct Group {
-    endpoints: Vec<Endpoint>,
-    /// Sum of the endpoints' weights.
-    sum: u64,
-    weight: u64,
 }
 
 #[derive(Default)]
@@ -132,37 +125,10 @@ impl Groups {
                 let reason = format!("priority {expected} is missing below priority {priority}");
                 return Err(Fault::new("endpoints", reason));
             }
-            weigh(groups, &mut all)?;
+            share::weigh(groups, &mut all)?;
         }
         Ok(all.into())
     }
-}
-
-/// Gives each endpoint of one priority its share: the locality's weight, divided by the endpoints' own.
-fn weigh(groups: Vec<Group>, all: &mut Vec<Endpoint>) -> Result<(), Fault> {
-    let total: u64 = groups.iter().map(|group| group.weight).sum();
-    if total > u64::from(u32::MAX) {
-        return Err(Fault::new(
-            "endpoints",
-            "locality weights sum to more than 4294967295 in one priority",
-        ));
-    }
-    let as_written = groups.len() == 1 || groups.iter().all(|group| group.weight == group.sum);
-    let steps = (u64::from(u32::MAX) / total.max(1)).clamp(1, SHARE_STEPS);
-    for group in groups {
-        let share = |own: Weight| {
-            let share = u128::from(group.weight * steps) * u128::from(own.0) / u128::from(group.sum.max(1));
-            Weight(u32::try_from(share).unwrap_or(u32::MAX).max(1))
-        };
-        all.extend(group.endpoints.into_iter().map(|endpoint| match as_written {
-            true => endpoint,
-            false => Endpoint {
-                weight: share(endpoint.weight),
-                ..endpoint
-            },
-        }));
-    }
-    Ok(())
 }
 
 fn socket_address(proto: Option<&Address>) -> Result<SocketAddr, Fault> {

@@ -1,10 +1,5 @@
-//! The control plane as one value: the folder watched, the ports open, until it is dropped or shut down.
-//!
-//! `meshctl run` is this and a signal handler; tests and examples embed the same assembly, with port 0 and a clock of their
-//! own.
+//! What a control plane is made of, and the order in which it is put together.
 
-use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,132 +7,18 @@ use std::time::Duration;
 
 use mesh_core::identity::TrustDomain;
 use mesh_core::report::Tally;
-use mesh_xds::Bootstrap;
-use mesh_xds::server::{ClientReport, SnapshotCache};
+use mesh_xds::server::SnapshotCache;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
-use crate::ca::{Authority, CaError, DEFAULT_LEAF_LIFETIME, Lifetime};
-use crate::enrol::{self, EnrolError, Enrolment};
-use crate::publish::{Publisher, Status};
+use super::ControlPlane;
+use super::error::{Kind, StartError};
+use crate::ca::{Authority, DEFAULT_LEAF_LIFETIME};
+use crate::enrol::Enrolment;
+use crate::publish::Publisher;
 use crate::translate::Mesh;
 use crate::{serve, source};
-
-/// How long a shutdown waits for streams to end before it drops them.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A running control plane. Dropping it closes its ports and streams at once.
-#[derive(Debug)]
-pub struct ControlPlane {
-    address: SocketAddr,
-    plaintext_address: Option<SocketAddr>,
-    enrolment: Enrolment,
-    cache: SnapshotCache,
-    status: watch::Receiver<Status>,
-    tally: Tally,
-    closing: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl ControlPlane {
-    /// For a control plane of the YAML in `folder`.
-    pub fn builder(folder: impl Into<PathBuf>) -> ControlPlaneBuilder {
-        ControlPlaneBuilder {
-            folder: folder.into(),
-            mesh: Mesh::default(),
-            listen: Listen::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-            plaintext: None,
-            state: None,
-            advertised: None,
-            names: ["localhost", "127.0.0.1", "::1"].map(String::from).into(),
-            clock: Arc::new(DefaultTimeProvider),
-            leaf_lifetime: DEFAULT_LEAF_LIFETIME,
-        }
-    }
-
-    /// The port that serves ADS and the CA over TLS.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The loopback port that serves ADS in the clear, if there is one.
-    pub fn plaintext_address(&self) -> Option<SocketAddr> {
-        self.plaintext_address
-    }
-
-    /// Makes join tokens and bootstraps.
-    pub fn enrolment(&self) -> &Enrolment {
-        &self.enrolment
-    }
-
-    /// A bootstrap for a workload, with a join token that works once within ten minutes.
-    ///
-    /// # Errors
-    ///
-    /// When the names do not make a SPIFFE id, or the token cannot be kept.
-    pub fn bootstrap(&self, namespace: &str, service_account: &str) -> Result<Bootstrap, EnrolError> {
-        self.enrolment.bootstrap(namespace, service_account, Lifetime::default())
-    }
-
-    /// A bootstrap for a client that speaks to the plaintext port and gets no identity; `None` without that port.
-    pub fn plaintext_bootstrap(&self, namespace: &str, service_account: &str) -> Option<Bootstrap> {
-        let server = self.plaintext_address?.to_string();
-        let node = enrol::node(namespace, service_account);
-        Bootstrap::builder(node).insecure(&server).build().ok()
-    }
-
-    /// What became of the folder.
-    pub fn status(&self) -> Status {
-        self.status.borrow().clone()
-    }
-
-    /// The status and its changes, to be waited for.
-    pub fn status_changes(&self) -> watch::Receiver<Status> {
-        self.status.clone()
-    }
-
-    /// The connected clients, and what each said to what it was sent.
-    pub fn clients(&self) -> Vec<ClientReport> {
-        self.cache.clients()
-    }
-
-    /// Waits for a change among the clients.
-    pub fn client_changes(&self) -> watch::Receiver<u64> {
-        self.cache.client_changes()
-    }
-
-    /// Counts: `configuration` accepted and rejected, `certificate_issued`, `certificate_refused`, `handshake_refused`.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Ends every stream and closes the ports. Clients keep what they have.
-    pub async fn shutdown(mut self) {
-        self.close();
-        let deadline = tokio::time::Instant::now() + SHUTDOWN_TIMEOUT;
-        for mut task in std::mem::take(&mut self.tasks) {
-            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-                task.abort();
-            }
-        }
-    }
-
-    fn close(&self) {
-        self.closing.send_replace(true);
-        self.cache.close();
-        // The first task watches the folder and would go on for ever.
-        self.tasks.first().inspect(|watching| watching.abort());
-    }
-}
-
-impl Drop for ControlPlane {
-    fn drop(&mut self) {
-        self.close();
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
 
 /// See [`ControlPlane::builder`].
 #[derive(Debug)]
@@ -161,6 +42,20 @@ enum Listen {
 }
 
 impl ControlPlaneBuilder {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            mesh: Mesh::default(),
+            listen: Listen::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            plaintext: None,
+            state: None,
+            advertised: None,
+            names: ["localhost", "127.0.0.1", "::1"].map(String::from).into(),
+            clock: Arc::new(DefaultTimeProvider),
+            leaf_lifetime: DEFAULT_LEAF_LIFETIME,
+        }
+    }
+
     /// The trust domain. Default: `cluster.local`.
     pub fn trust_domain(mut self, name: &str) -> Self {
         self.mesh.trust_domain = name.into();
@@ -237,7 +132,9 @@ impl ControlPlaneBuilder {
         let plaintext_address = plaintext.as_ref().map(local_address).transpose()?;
         let state = self.state.as_deref();
         let mut authority = Authority::open(state, domain, Arc::clone(&self.clock), self.leaf_lifetime)?;
-        authority.serve_as(self.names.into_iter().chain(concrete(address.ip()))).map_err(Kind::Ca)?;
+        authority
+            .serve_as(self.names.into_iter().chain(concrete(address.ip())))
+            .map_err(Kind::Ca)?;
         let authority = Arc::new(authority);
         let server = self.advertised.unwrap_or_else(|| reachable(address).to_string());
         let enrolment = Enrolment::new(Arc::clone(&authority), server);
@@ -261,7 +158,11 @@ impl ControlPlaneBuilder {
         // The sender lives in the publisher, which the watching task keeps.
         drop(status.wait_for(|status| status.accepted + status.rejected > 0).await);
         tasks.extend(serve::secure(listener, &shared));
-        tasks.extend(plaintext.into_iter().flat_map(|listener| serve::plaintext(listener, &shared)));
+        tasks.extend(
+            plaintext
+                .into_iter()
+                .flat_map(|listener| serve::plaintext(listener, &shared)),
+        );
         Ok(ControlPlane {
             address,
             plaintext_address,
@@ -316,73 +217,4 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
-}
-
-/// The control plane cannot start.
-#[derive(Debug)]
-pub struct StartError {
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    TrustDomain(Box<str>),
-    Bind { address: SocketAddr, source: io::Error },
-    Socket(io::Error),
-    NotLoopback(SocketAddr),
-    Ca(CaError),
-    Enrol(EnrolError),
-}
-
-impl StartError {
-    /// Whether a port could not be had.
-    pub fn is_bind(&self) -> bool {
-        matches!(self.kind, Kind::Bind { .. } | Kind::Socket(_))
-    }
-
-    /// Whether the plaintext port was to be on something else than loopback.
-    pub fn is_not_loopback(&self) -> bool {
-        matches!(self.kind, Kind::NotLoopback(_))
-    }
-
-    /// Whether the state directory cannot be used.
-    pub fn is_state(&self) -> bool {
-        matches!(self.kind, Kind::Ca(_) | Kind::Enrol(_))
-    }
-}
-
-impl From<Kind> for StartError {
-    fn from(kind: Kind) -> Self {
-        Self { kind }
-    }
-}
-
-impl From<CaError> for StartError {
-    fn from(error: CaError) -> Self {
-        Kind::Ca(error).into()
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::TrustDomain(name) => write!(f, "{name:?} is not the name of a trust domain"),
-            Kind::Bind { address, .. } => write!(f, "cannot listen on {address}"),
-            Kind::Socket(_) => f.write_str("a listening socket has no address"),
-            Kind::NotLoopback(address) => write!(f, "the plaintext port must be on loopback, not on {address}"),
-            Kind::Ca(error) => write!(f, "{error}"),
-            Kind::Enrol(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.kind {
-            Kind::Bind { source, .. } | Kind::Socket(source) => Some(source),
-            Kind::Ca(error) => error.source(),
-            Kind::Enrol(error) => error.source(),
-            Kind::TrustDomain(_) | Kind::NotLoopback(_) => None,
-        }
-    }
 }

@@ -1,17 +1,16 @@
 //! `UpstreamTlsContext`, by gRFC A29: keys and roots come from certificate providers named in the bootstrap, never from the
 //! control plane. What cannot be honoured is refused, since leaving out a check would leave out security.
 
-use std::collections::HashSet;
-
-use mesh_core::config::{ExpectedPeers, MutualTls, StringMatch, TlsMode};
+use mesh_core::config::{ExpectedPeers, MutualTls, TlsMode};
 
 use super::common::unpack;
-use super::{Context, Fault, Notes, matcher};
+use super::{Context, Fault, Notes};
 use crate::proto::core::{TransportSocket, transport_socket::ConfigType};
 use crate::proto::tls::{
     CertificateValidationContext, CommonTlsContext, UpstreamTlsContext, common_tls_context::ValidationContextType,
-    subject_alt_name_matcher::SanType,
 };
+
+mod peers;
 
 /// The longest server name DNS allows, and more than gRFC A101 does.
 const MAX_SNI_BYTES: usize = 255;
@@ -64,7 +63,7 @@ fn common_context(common: &CommonTlsContext, context: &Context, notes: &mut Note
     })?;
     provided(root_field, root, context)?;
     let none = CertificateValidationContext::default();
-    expected_peers(validation.unwrap_or(&none), notes).map_err(|fault| fault.within(field))
+    peers::expected(validation.unwrap_or(&none), notes).map_err(|fault| fault.within(field))
 }
 
 /// The provider of the own certificate: the current field, or the deprecated one when that is absent.
@@ -133,78 +132,6 @@ fn provided(field: &str, instance: &str, context: &Context) -> Result<(), Fault>
     }
     let reason = format!("names certificate provider {instance:?}, which the bootstrap does not give an identity");
     Err(Fault::new(format!("{field}.instance_name"), reason))
-}
-
-#[allow(deprecated, reason = "the deprecated list is the one that gRPC enforces")]
-fn expected_peers(validation: &CertificateValidationContext, notes: &mut Notes) -> Result<ExpectedPeers, Fault> {
-    let refused = [
-        (
-            "verify_certificate_spki",
-            !validation.verify_certificate_spki.is_empty(),
-        ),
-        (
-            "verify_certificate_hash",
-            !validation.verify_certificate_hash.is_empty(),
-        ),
-        (
-            "require_signed_certificate_timestamp",
-            validation
-                .require_signed_certificate_timestamp
-                .as_ref()
-                .is_some_and(|flag| flag.value),
-        ),
-        ("crl", validation.crl.is_some()),
-        ("custom_validator_config", validation.custom_validator_config.is_some()),
-    ];
-    refuse(&refused)?;
-    let mut typed = Vec::new();
-    for (index, san) in validation.match_typed_subject_alt_names.iter().enumerate() {
-        let at = |fault: Fault| fault.within(format_args!("match_typed_subject_alt_names[{index}]"));
-        let matcher = san
-            .matcher
-            .as_ref()
-            .ok_or_else(|| at(Fault::new("matcher", "is missing")))?;
-        let test = matcher::string_match(matcher).map_err(|fault| at(fault.within("matcher")))?;
-        if san.san_type == SanType::Uri as i32 {
-            typed.push(test);
-        } else {
-            notes.add("an expected name that is not a URI was left out: peers are known by SPIFFE ids here");
-        }
-    }
-    let mut plain = Vec::new();
-    for (index, proto) in validation.match_subject_alt_names.iter().enumerate() {
-        let test = matcher::string_match(proto)
-            .map_err(|fault| fault.within(format_args!("match_subject_alt_names[{index}]")))?;
-        plain.push(test);
-    }
-    // A list without a URI in it still asks for something, which no peer here can show: it must not count as absent.
-    let asks_typed = !validation.match_typed_subject_alt_names.is_empty();
-    agreed(typed, asks_typed, plain)
-}
-
-/// Peers must pass both lists where there are two: gRPC enforces the one, Envoy the other, and a peer that only one of them
-/// admits is not one that the control plane meant.
-fn agreed(typed: Vec<StringMatch>, asks_typed: bool, plain: Vec<StringMatch>) -> Result<ExpectedPeers, Fault> {
-    if plain.is_empty() || !asks_typed {
-        let mut seen = HashSet::new();
-        let mut tests = typed;
-        tests.extend(plain);
-        tests.retain(|test| seen.insert(test.clone()));
-        return Ok(ExpectedPeers::new(tests));
-    }
-    let wanted: HashSet<&StringMatch> = plain.iter().collect();
-    let mut seen = HashSet::new();
-    let both: Vec<StringMatch> = typed
-        .into_iter()
-        .filter(|test| wanted.contains(test) && seen.insert(test.clone()))
-        .collect();
-    if both.is_empty() {
-        return Err(Fault::new(
-            "match_typed_subject_alt_names",
-            "has nothing in common with match_subject_alt_names: no peer could pass both",
-        ));
-    }
-    Ok(ExpectedPeers::new(both))
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<(), Fault> {

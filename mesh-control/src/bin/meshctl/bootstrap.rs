@@ -1,0 +1,88 @@
+//! `meshctl bootstrap`
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use mesh_control::{Enrolment, Lifetime, MAX_SINGLE_USE_LIFETIME, istio, write_secret};
+use rustls::time_provider::DefaultTimeProvider;
+use serde_json::json;
+
+/// Let a workload in: print the bootstrap it needs, with a join token.
+///
+/// The token works once, within ten minutes. A process that is to survive a restart needs one that works again: --reusable,
+/// which goes to a file that only its owner may read.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The workload's service account.
+    #[arg(long)]
+    service_account: String,
+    /// The workload's namespace.
+    #[arg(long)]
+    namespace: String,
+    /// The state directory of the control plane.
+    #[arg(long, default_value = crate::DEFAULT_STATE)]
+    state: PathBuf,
+    /// The HOST:PORT of the control plane. Default: what the control plane noted in its state directory.
+    #[arg(long)]
+    server: Option<String>,
+    /// The trust domain. Default: what the control plane noted in its state directory.
+    #[arg(long)]
+    trust_domain: Option<String>,
+    /// The token works any number of times.
+    #[arg(long, requires_all = ["ttl", "output"])]
+    reusable: bool,
+    /// How long the token works, as 24h or 90s. At most 10m unless reusable.
+    #[arg(long, value_parser = duration)]
+    ttl: Option<Duration>,
+    /// Writes the bootstrap to a file of mode 0600 instead.
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let lifetime = lifetime(arguments.reusable, arguments.ttl)?;
+    let clock = Arc::new(DefaultTimeProvider);
+    let enrolment = Enrolment::open(&arguments.state, arguments.server, arguments.trust_domain, clock)?;
+    let bootstrap = enrolment.bootstrap(&arguments.namespace, &arguments.service_account, lifetime)?;
+    let identity = enrolment.identity(&arguments.namespace, &arguments.service_account)?;
+    tracing::info!(%identity, server = enrolment.server(), ?lifetime, "join token made");
+    match arguments.output {
+        Some(path) => {
+            write_secret(&path, bootstrap.to_json().as_bytes())?;
+            crate::print(&json!({ "bootstrap": path, "identity": identity.as_str() }))?;
+        }
+        None => crate::print(&bootstrap.to_json())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lifetime(reusable: bool, ttl: Option<Duration>) -> Result<Lifetime, TooLong> {
+    match (reusable, ttl) {
+        (true, Some(ttl)) => Ok(Lifetime::Reusable(ttl)),
+        (_, None) => Ok(Lifetime::default()),
+        (false, Some(ttl)) if ttl <= MAX_SINGLE_USE_LIFETIME => Ok(Lifetime::SingleUse(ttl)),
+        (false, Some(_)) => Err(TooLong),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = istio::parse_duration(text).filter(|duration| *duration >= Duration::from_secs(1));
+    duration.ok_or_else(|| "not a duration between 1s and a year, such as 24h or 90s".to_owned())
+}
+
+/// A single-use token that waits too long.
+#[derive(Debug)]
+struct TooLong;
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a token that works once waits at most 10m; use --reusable for a longer --ttl")
+    }
+}
+
+impl Error for TooLong {}

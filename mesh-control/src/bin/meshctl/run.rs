@@ -1,0 +1,78 @@
+//! `meshctl run DIR`
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use mesh_control::ControlPlane;
+use serde_json::json;
+
+/// Serve a folder of Istio YAML to the mesh until interrupted.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The folder. It is watched; a save takes effect.
+    folder: PathBuf,
+    /// Where ADS and the CA are served over TLS.
+    #[arg(long, default_value = "127.0.0.1:15012")]
+    listen: SocketAddr,
+    /// Where ADS is served in the clear; loopback only.
+    #[arg(long, default_value = "127.0.0.1:15010")]
+    plaintext_ads: SocketAddr,
+    /// Keeps the root and the join tokens.
+    #[arg(long, default_value = crate::DEFAULT_STATE)]
+    state: PathBuf,
+    /// The trust domain of the mesh.
+    #[arg(long, default_value = "cluster.local")]
+    trust_domain: String,
+    /// The HOST:PORT that bootstraps name, when it is not the address that is listened on.
+    #[arg(long)]
+    advertise: Option<String>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(arguments))
+}
+
+async fn serve(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let mut builder = ControlPlane::builder(arguments.folder)
+        .listen(arguments.listen)
+        .plaintext(arguments.plaintext_ads)
+        .state(&arguments.state)
+        .trust_domain(&arguments.trust_domain);
+    if let Some(server) = &arguments.advertise {
+        builder = builder.advertise(server);
+    }
+    let control_plane = builder.start().await?;
+    let ready = json!({
+        "listen": control_plane.address(),
+        "plaintext_ads": control_plane.plaintext_address(),
+        "server": control_plane.enrolment().server(),
+        "state": arguments.state,
+        "trust_domain": arguments.trust_domain,
+    });
+    crate::print(&ready)?;
+    interrupted().await?;
+    tracing::info!("shutting down; clients keep what they have");
+    control_plane.shutdown().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(unix)]
+async fn interrupted() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn interrupted() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}

@@ -1,0 +1,59 @@
+//! Which snapshot a caller is told: that of its namespace, which over TLS its certificate names.
+
+use std::sync::Arc;
+
+use mesh_core::identity::SpiffeId;
+use mesh_xds::server::{Caller, Refusal};
+
+use crate::publish::Publisher;
+
+/// The namespace of a plaintext client that names none, as `kubectl` has it.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// The group of a caller of the TLS port.
+pub(super) fn authenticated(publisher: &Publisher, caller: &Caller) -> Result<Arc<str>, Refusal> {
+    group(publisher, authenticated_namespace(caller)?)
+}
+
+/// The group of a caller of the plaintext port: what it says.
+pub(super) fn claimed(publisher: &Publisher, caller: &Caller) -> Result<Arc<str>, Refusal> {
+    group(publisher, claimed_namespace(caller).unwrap_or(DEFAULT_NAMESPACE))
+}
+
+fn group(publisher: &Publisher, namespace: &str) -> Result<Arc<str>, Refusal> {
+    if publisher.ask(namespace) {
+        return Ok(namespace.into());
+    }
+    Err(Refusal::new("clients of too many namespaces"))
+}
+
+/// The namespace of the caller's certificate. What the caller claims of itself must not contradict it.
+fn authenticated_namespace(caller: &Caller) -> Result<&str, Refusal> {
+    let identity = caller.peer.identity.as_ref();
+    let identity = identity.ok_or_else(|| Refusal::new("show the certificate of a workload"))?;
+    let (namespace, account) = namespace_and_account(identity)
+        .ok_or_else(|| Refusal::new("the certificate does not name a namespace and a service account"))?;
+    let contradicts = |key, known: &str| caller.node.metadata_text(key).is_some_and(|claimed| claimed != known);
+    if contradicts("NAMESPACE", namespace) || contradicts("SERVICE_ACCOUNT", account) {
+        return Err(Refusal::new(
+            "the node claims to be somebody else than its certificate names",
+        ));
+    }
+    Ok(namespace)
+}
+
+/// The parts of `/ns/NAMESPACE/sa/ACCOUNT` (Istio's form of a SPIFFE id).
+fn namespace_and_account(identity: &SpiffeId) -> Option<(&str, &str)> {
+    let (namespace, account) = identity.path().strip_prefix("/ns/")?.split_once("/sa/")?;
+    (!namespace.contains('/') && !account.contains('/')).then_some((namespace, account))
+}
+
+/// The namespace that a node says it is in: `NAMESPACE` of its metadata, or the last part of an id such as
+/// `sidecar~10.0.0.1~pod.shop~shop.svc.cluster.local` (Istio).
+fn claimed_namespace(caller: &Caller) -> Option<&str> {
+    let named = caller.node.metadata_text("NAMESPACE").filter(|name| !name.is_empty());
+    named.or_else(|| {
+        let domain = caller.node.id.split('~').nth(3)?;
+        domain.split('.').next().filter(|name| !name.is_empty())
+    })
+}

@@ -1,0 +1,94 @@
+//! The two ports: one over TLS for the mesh, one in the clear for its loopback.
+//!
+//! The TLS port serves ADS and the CA together. A client certificate is optional there, because a workload that joins has
+//! none yet; what each service asks is its own: ADS a certificate, the CA a certificate or a token. The plaintext port is for
+//! xDS clients that have no TLS to the control plane; it binds loopback only and has no CA, so no secret crosses it.
+
+mod accept;
+mod group;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::report::Tally;
+use mesh_xds::server::{AdsService, Caller, SnapshotCache};
+use rustls::time_provider::TimeProvider;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+
+use crate::ca::{Authority, CertificateService};
+use crate::publish::Publisher;
+
+/// Connections that are through the handshake and wait for the server to pick them up, which it does at once.
+const READY_CONNECTIONS: usize = 16;
+/// A client that vanished is found out by pings, after these two.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection of the TLS port lives, and how long its streams may take to end then. A stream is authenticated when
+/// it begins, so this bounds how long one outlives its certificate (Istio: 30 minutes). Clients connect again and keep what
+/// they have meanwhile.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
+const MAX_CONNECTION_AGE_GRACE: Duration = Duration::from_secs(5);
+
+/// What both ports serve from.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) cache: SnapshotCache,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) clock: Arc<dyn TimeProvider>,
+    pub(crate) tally: Tally,
+    /// Turns true when the ports are to close.
+    pub(crate) closing: watch::Receiver<bool>,
+}
+
+/// Serves ADS and the CA over TLS until `closing`.
+pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<()>> {
+    let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
+    let publisher = Arc::clone(&shared.publisher);
+    let ads = AdsService::new(shared.cache.clone(), move |caller: &Caller| {
+        group::authenticated(&publisher, caller)
+    });
+    let ca = CertificateService::new(Arc::clone(&shared.authority), shared.tally.clone());
+    let closed = closed(shared.closing.clone());
+    let aged = builder().max_connection_age(MAX_CONNECTION_AGE);
+    let mut server = aged.max_connection_age_grace(MAX_CONNECTION_AGE_GRACE);
+    let serving = server.add_service(ads).add_service(ca);
+    let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
+    let accepting = accept::secure(listener, ready, shared.clone());
+    vec![
+        tokio::spawn(accepting),
+        tokio::spawn(async move { drop(serving.await) }),
+    ]
+}
+
+/// Serves ADS in the clear until `closing`.
+pub(crate) fn plaintext(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<()>> {
+    let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
+    let publisher = Arc::clone(&shared.publisher);
+    let ads = AdsService::new(shared.cache.clone(), move |caller: &Caller| {
+        group::claimed(&publisher, caller)
+    });
+    let closed = closed(shared.closing.clone());
+    let serving = builder().add_service(ads);
+    let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
+    let accepting = accept::plaintext(listener, ready, shared.closing.clone());
+    vec![
+        tokio::spawn(accepting),
+        tokio::spawn(async move { drop(serving.await) }),
+    ]
+}
+
+fn builder() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+}
+
+async fn closed(mut closing: watch::Receiver<bool>) {
+    // An error says that the control plane is gone, which is the same.
+    drop(closing.wait_for(|closing| *closing).await);
+}

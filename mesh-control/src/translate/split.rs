@@ -1,0 +1,130 @@
+//! The weighted `route` of a rule to a split among clusters: which service, which port, which subset, and is it there.
+
+use mesh_core::config::{ClusterName, InvalidSplit, Split};
+
+use super::service::Service;
+use super::{Findings, View, cluster, host};
+use crate::diagnostic::{Code, Severity};
+use crate::istio::{Destination, HttpRoute, Meta};
+
+/// The shares of a rule, for a client that addressed `port`; `None` when one of them is wrong.
+pub(super) fn split(view: &mut View<'_, '_>, meta: &Meta, http: &HttpRoute, port: Option<u32>) -> Option<Split> {
+    let single = http.route.len() == 1;
+    let mut shares = Vec::new();
+    let mut whole = true;
+    for destination in &http.route {
+        let weight = destination.weight.as_ref().map_or(0, |at| at.value);
+        if single && destination.weight.as_ref().is_some_and(|at| at.value != 100) {
+            let message = "a single destination always gets every request, whatever its weight";
+            view.findings.say(
+                meta,
+                Severity::Warning,
+                Code::UselessWeight,
+                &destination.place,
+                message,
+            );
+        }
+        let weight = if single { 1 } else { weight };
+        match target(view, meta, destination, port, weight > 0) {
+            Some(cluster) => shares.push((cluster, weight)),
+            None => whole = false,
+        }
+    }
+    if !whole || shares.is_empty() {
+        return None;
+    }
+    match Split::weighted(shares) {
+        Ok(split) => Some(split),
+        Err(error) => {
+            let place = match (error, http.route.first().and_then(|first| first.weight.as_ref())) {
+                (InvalidSplit::SumIsZero, Some(weight)) => &weight.place,
+                _ => &http.place,
+            };
+            view.findings
+                .say(meta, Severity::Error, Code::Schema, place, error.to_string());
+            None
+        }
+    }
+}
+
+/// The cluster that a destination names.
+fn target(
+    view: &mut View<'_, '_>,
+    meta: &Meta,
+    destination: &Destination,
+    addressed: Option<u32>,
+    has_share: bool,
+) -> Option<ClusterName> {
+    let full = host::resolve(&destination.host, meta.namespace(), &view.mesh.domain);
+    let Some(service) = view.registry.get(&full) else {
+        let message = match view.registry.why_unserved(&full) {
+            Some(why) => format!("host {full:?} is defined, but {why}"),
+            None => format!("no service has host {full:?}"),
+        };
+        view.findings
+            .say(meta, Severity::Error, Code::NotFound, &destination.host.place, message);
+        return None;
+    };
+    let port = target_port(view.findings, meta, destination, service, addressed)?;
+    let subset = destination.subset.as_ref();
+    let name = cluster::name(&full, port, subset.map_or("", |name| name.as_str()));
+    if !service.is_visible(&view.scope.namespace) {
+        view.missing.insert(
+            name.clone(),
+            format!("service {full:?} is not exported to {:?}", view.scope.namespace),
+        );
+        return Some(name);
+    }
+    let Some(endpoints) = view.clusters.get(&name).map(|cluster| cluster.endpoints.len()) else {
+        let wanted = subset.map_or("", |name| name.as_str());
+        let place = subset.map_or(&destination.host.place, |name| &name.place);
+        let message = format!("no DestinationRule defines subset {wanted:?} of {full:?}");
+        view.findings.say(meta, Severity::Error, Code::NotFound, place, message);
+        return None;
+    };
+    if endpoints == 0 && has_share {
+        let message = format!("{name} has no endpoint: its share of the calls fails");
+        view.findings
+            .say(meta, Severity::Warning, Code::NoEndpoints, &destination.place, message);
+    }
+    Some(name)
+}
+
+/// The port that is written; else the only one of the service; else the one the caller addressed.
+fn target_port(
+    findings: &mut Findings,
+    meta: &Meta,
+    destination: &Destination,
+    service: &Service<'_>,
+    addressed: Option<u32>,
+) -> Option<u32> {
+    if let Some(written) = &destination.port {
+        if service.port(written.value).is_none() {
+            let message = format!("{:?} has no port {}", service.host, written.value);
+            findings.say(meta, Severity::Error, Code::NotFound, &written.place, message);
+            return None;
+        }
+        return Some(written.value);
+    }
+    if let [only] = service.ports {
+        return Some(*only.number);
+    }
+    // A rule that is only being checked has no addressed port; any port of the service will do.
+    let port = addressed
+        .or_else(|| service.lowest_port())
+        .filter(|port| service.port(*port).is_some());
+    if port.is_none() {
+        let message = format!(
+            "{:?} has several ports and none is the addressed one: name it",
+            service.host
+        );
+        findings.say(
+            meta,
+            Severity::Error,
+            Code::PortRequired,
+            &destination.host.place,
+            message,
+        );
+    }
+    port
+}

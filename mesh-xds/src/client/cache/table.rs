@@ -1,0 +1,124 @@
+//! The resources of one kind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Found, Row, Trouble};
+use crate::decode::{Decoded, Resource};
+
+/// Resources of one kind, by name.
+#[derive(Debug)]
+pub(crate) struct Table<R> {
+    entries: BTreeMap<Arc<str>, Entry<R>>,
+}
+
+/// One subscribed resource.
+#[derive(Debug)]
+struct Entry<R> {
+    good: Option<Good<R>>,
+    /// The version that the last word on it came with.
+    received: Arc<str>,
+    trouble: Option<Trouble>,
+}
+
+#[derive(Debug)]
+struct Good<R> {
+    value: Arc<R>,
+    bytes: Vec<u8>,
+    version: Arc<str>,
+    notes: Vec<Box<str>>,
+}
+
+impl<R: Resource> Table<R> {
+    pub(super) fn find(&self, name: &str) -> Found<R> {
+        match self.entries.get(name) {
+            Some(Entry { good: Some(good), .. }) => Found::Value(Arc::clone(&good.value)),
+            Some(Entry {
+                trouble: Some(trouble), ..
+            }) => Found::None(trouble.clone()),
+            _ => Found::Pending,
+        }
+    }
+
+    pub(super) fn insert(&mut self, name: &Arc<str>) {
+        self.entries.entry(Arc::clone(name)).or_insert_with(|| Entry {
+            good: None,
+            received: "".into(),
+            trouble: None,
+        });
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.entries.remove(name);
+    }
+
+    /// Whether `bytes` are the last good ones: the same value again, which keeps its `Arc`. If so, what was wrong since is
+    /// forgotten.
+    pub(crate) fn confirm(&mut self, name: &str, bytes: &[u8], version: &Arc<str>) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return false;
+        };
+        match &mut entry.good {
+            Some(good) if good.bytes == bytes => {
+                good.version = Arc::clone(version);
+                entry.received = Arc::clone(version);
+                entry.trouble = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Stores what came, if it is subscribed.
+    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Vec<u8>, version: &Arc<str>) {
+        let Some(entry) = self.entries.get_mut(&decoded.name) else {
+            return;
+        };
+        entry.received = Arc::clone(version);
+        match decoded.value {
+            Err(rejected) => entry.trouble = Some(Trouble::Refused(rejected)),
+            Ok(value) => {
+                entry.trouble = None;
+                entry.good = Some(Good {
+                    value: Arc::new(value),
+                    bytes,
+                    version: Arc::clone(version),
+                    notes: decoded.notes,
+                });
+            }
+        }
+    }
+
+    /// The subscribed names that have a good value.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.good.is_some())
+            .map(|(name, _)| name)
+    }
+
+    pub(crate) fn absent(&mut self, name: &str, why: &Arc<str>) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.trouble = Some(Trouble::Absent(Arc::clone(why)));
+        }
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.entries.iter().map(|(name, entry)| Row {
+            kind: R::KIND,
+            name,
+            received: &entry.received,
+            accepted: entry.good.as_ref().map(|good| &good.version),
+            notes: entry.good.as_ref().map_or(&[], |good| &good.notes),
+            trouble: entry.trouble.as_ref(),
+        })
+    }
+}
+
+impl<R> Default for Table<R> {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+        }
+    }
+}

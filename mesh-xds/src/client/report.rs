@@ -1,0 +1,120 @@
+//! How things stand at one moment: the stream, and what became of each resource.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::config::Version;
+
+use super::cache::{Cache, Trouble};
+use crate::decode::Rejected;
+use crate::resource::ResourceKind;
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// The stream.
+    pub connection: Connection,
+    /// The version of the snapshot that was published last.
+    pub published: Version,
+    /// Every subscribed resource, by kind and name.
+    pub resources: Vec<ResourceStatus>,
+    /// The targets without a whole configuration, and what each waits for.
+    pub waiting: BTreeMap<Arc<str>, Vec<String>>,
+    /// How many resources were refused since the start.
+    pub rejections: u64,
+    /// The last one that was.
+    pub last_rejection: Option<Rejected>,
+}
+
+/// The state of the stream.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Connection {
+    /// The control plane's address.
+    pub server: String,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Attempts to open a stream since something was last heard.
+    pub attempts: u32,
+    /// Streams opened since the start.
+    pub streams: u64,
+    /// Responses received since the start.
+    pub responses: u64,
+    /// Why the last stream, or attempt at one, ended.
+    pub last_error: Option<String>,
+}
+
+/// What the stream is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Nothing is wanted yet.
+    #[default]
+    Idle,
+    /// Waits for the workload's identity, which the control plane asks to see.
+    Joining,
+    /// Connects.
+    Connecting,
+    /// A stream is open.
+    Connected,
+    /// Waits before the next attempt.
+    BackingOff(Duration),
+    /// The client was dropped.
+    Stopped,
+}
+
+/// What became of one resource.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ResourceStatus {
+    /// Its kind.
+    pub kind: ResourceKind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The version it last came with, good or not; empty when it never came.
+    pub received: Arc<str>,
+    /// The version of the value in use.
+    pub accepted: Option<Arc<str>>,
+    /// What was left out of that value.
+    pub notes: Vec<Box<str>>,
+    /// Set when what came last was refused.
+    pub rejected: Option<Rejected>,
+    /// Set when the control plane does not have it, or has deleted it: in its words or ours.
+    pub absent: Option<Arc<str>>,
+}
+
+impl Report {
+    /// One resource.
+    pub fn resource(&self, kind: ResourceKind, name: &str) -> Option<&ResourceStatus> {
+        let found = |resource: &&ResourceStatus| resource.kind == kind && &*resource.name == name;
+        self.resources.iter().find(found)
+    }
+
+    /// Whether a stream is open.
+    pub fn is_connected(&self) -> bool {
+        self.connection.phase == Phase::Connected
+    }
+}
+
+pub(super) fn resources(cache: &Cache) -> Vec<ResourceStatus> {
+    cache
+        .rows()
+        .map(|row| ResourceStatus {
+            kind: row.kind,
+            name: Arc::clone(row.name),
+            received: Arc::clone(row.received),
+            accepted: row.accepted.cloned(),
+            notes: row.notes.to_vec(),
+            rejected: match row.trouble {
+                Some(Trouble::Refused(rejected)) => Some(rejected.clone()),
+                _ => None,
+            },
+            absent: match row.trouble {
+                Some(Trouble::Absent(why)) => Some(Arc::clone(why)),
+                _ => None,
+            },
+        })
+        .collect()
+}

@@ -1,0 +1,11 @@
+//! Names on which both ends of this crate agree, beyond what the protocol says.
+
+/// The instance name that TLS contexts ask for keys and roots, and that our bootstraps define. gRPC and istiod use it too.
+pub(crate) const PROVIDER: &str = "default";
+
+/// Where a route says that its retry policy is the house's default and not what somebody wrote: filter metadata and a key
+/// in it, which clients that do not know them ignore.
+pub(crate) const RETRY_IS_DEFAULT: (&str, &str) = ("mesh", "retry_is_default");
+
+/// The `user_agent_name` of our client.
+pub(crate) const OUR_USER_AGENT: &str = "mesh-xds";

@@ -1,0 +1,113 @@
+//! What is said of a resource that was refused, and of one that was taken with something left out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::resource::ResourceKind;
+
+/// The most notes kept of one resource: enough to see what is wrong, too few to fill a status page.
+const MAX_NOTES: usize = 8;
+
+/// A resource that was refused: which one, which field of it, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    kind: ResourceKind,
+    resource: Arc<str>,
+    field: Box<str>,
+    reason: Box<str>,
+}
+
+impl Rejected {
+    pub(crate) fn new(kind: ResourceKind, resource: impl Into<Arc<str>>, fault: Fault) -> Self {
+        Self {
+            kind,
+            resource: resource.into(),
+            field: fault.path.into(),
+            reason: fault.reason.into(),
+        }
+    }
+
+    /// Says where in its response a resource stood whose name could not be read.
+    pub(crate) fn at(mut self, index: usize) -> Self {
+        if self.field.is_empty() {
+            self.field = format!("resources[{index}]").into();
+        } else {
+            self.field = format!("resources[{index}].{}", self.field).into();
+        }
+        self
+    }
+
+    /// The resource's kind.
+    pub fn kind(&self) -> ResourceKind {
+        self.kind
+    }
+
+    /// The resource's name; empty when its bytes did not say.
+    pub fn resource(&self) -> &str {
+        &self.resource
+    }
+
+    /// The path of the offending field, such as `virtual_hosts[0].routes[2].match.path_specifier`; empty when the resource
+    /// as a whole is at fault.
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// What is wrong with it.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}: ", self.kind, self.resource)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// A field that is wrong, before it is known whose.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    path: String,
+    reason: String,
+}
+
+impl Fault {
+    pub(crate) fn new(field: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self {
+            path: field.into(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// The same fault, seen from one level up.
+    pub(super) fn within(mut self, outer: impl fmt::Display) -> Self {
+        self.path = match self.path.as_str() {
+            "" => outer.to_string(),
+            inner => format!("{outer}.{inner}"),
+        };
+        self
+    }
+}
+
+/// What was left out of a resource that was accepted.
+#[derive(Debug, Default)]
+pub(crate) struct Notes(Vec<Box<str>>);
+
+impl Notes {
+    pub(super) fn add(&mut self, note: impl fmt::Display) {
+        if self.0.len() < MAX_NOTES {
+            self.0.push(note.to_string().into());
+        }
+    }
+
+    pub(crate) fn into_inner(self) -> Vec<Box<str>> {
+        self.0
+    }
+}

@@ -1,0 +1,255 @@
+//! Clusters and their TLS.
+
+use mesh_core::config::{Cluster, ExpectedPeers, LbPolicy, MutualTls, TlsMode};
+
+use super::*;
+use crate::encode::{self, Dialect};
+use crate::proto::{cluster, core, lb, matcher, pack, protobuf, tls};
+use crate::resource::ClusterSpec;
+
+fn mutual() -> TlsMode {
+    TlsMode::Mutual(MutualTls {
+        expected: ExpectedPeers::exactly(["spiffe://d/ns/n/sa/a"]),
+        sni: None,
+    })
+}
+
+fn cluster_proto() -> cluster::Cluster {
+    let cluster = Cluster::new("c", mutual(), Vec::new());
+    cluster::Cluster::decode(&*encode::cluster(&cluster, Dialect::Mesh)).unwrap()
+}
+
+fn with_tls(proto: &mut cluster::Cluster, change: impl FnOnce(&mut tls::UpstreamTlsContext)) {
+    let socket = proto.transport_socket.as_mut().unwrap();
+    let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &mut socket.config_type else {
+        panic!("the socket has a typed configuration")
+    };
+    let mut context = tls::UpstreamTlsContext::decode(&*any.value).unwrap();
+    change(&mut context);
+    *any = pack(&context);
+}
+
+fn validation(context: &mut tls::UpstreamTlsContext) -> &mut tls::CertificateValidationContext {
+    match &mut context.common_tls_context.as_mut().unwrap().validation_context_type {
+        Some(tls::common_tls_context::ValidationContextType::ValidationContext(validation)) => validation,
+        _ => panic!("the context is a plain one"),
+    }
+}
+
+#[test]
+fn clusters_that_are_refused() {
+    use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy as LbEnum};
+    let bad = |field: &str, spoil: fn(&mut cluster::Cluster)| refused::<ClusterSpec>(cluster_proto(), field, spoil);
+    for kind in [
+        DiscoveryType::Static,
+        DiscoveryType::StrictDns,
+        DiscoveryType::LogicalDns,
+    ] {
+        refused::<ClusterSpec>(cluster_proto(), "type", |proto| {
+            proto.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
+        });
+    }
+    bad("eds_cluster_config", |proto| proto.eds_cluster_config = None);
+    bad("eds_cluster_config.eds_config", |proto| {
+        proto.eds_cluster_config.as_mut().unwrap().eds_config = Some(core::ConfigSource::default());
+    });
+    bad("lb_policy", |proto| proto.lb_policy = LbEnum::Maglev as i32);
+    bad("lb_policy", |proto| proto.lb_policy = 99);
+    bad("least_request_lb_config.choice_count", |proto| {
+        proto.lb_config = Some(LbConfig::LeastRequestLbConfig(cluster::cluster::LeastRequestLbConfig {
+            choice_count: Some(protobuf::UInt32Value { value: 1 }),
+            ..Default::default()
+        }));
+    });
+    bad("load_balancing_policy.policies", |proto| {
+        proto.load_balancing_policy = Some(Default::default());
+    });
+    bad("connect_timeout", |proto| {
+        proto.connect_timeout = Some(protobuf::Duration { seconds: 0, nanos: 0 });
+    });
+    bad("transport_socket_matches", |proto| {
+        proto.transport_socket_matches.push(Default::default());
+    });
+    bad("transport_socket.typed_config", |proto| {
+        let any = protobuf::Any {
+            type_url: "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer".into(),
+            value: Vec::new(),
+        };
+        let config = core::transport_socket::ConfigType::TypedConfig(any);
+        proto.transport_socket.as_mut().unwrap().config_type = Some(config);
+    });
+}
+
+#[test]
+#[allow(deprecated, reason = "the deprecated list is the one that gRPC enforces")]
+fn tls_contexts_that_are_refused() {
+    let bad = |field: &str, spoil: fn(&mut tls::UpstreamTlsContext)| {
+        let field = format!("transport_socket.typed_config.{field}");
+        refused::<ClusterSpec>(cluster_proto(), &field, |proto| with_tls(proto, spoil));
+    };
+    bad("common_tls_context", |context| context.common_tls_context = None);
+    bad("sni", |context| context.sni = "x".repeat(256));
+    bad("common_tls_context.tls_params", |context| {
+        context.common_tls_context.as_mut().unwrap().tls_params = Some(Default::default());
+    });
+    bad("common_tls_context.tls_certificates", |context| {
+        let common = context.common_tls_context.as_mut().unwrap();
+        common.tls_certificates.push(Default::default());
+    });
+    bad("common_tls_context.tls_certificate_sds_secret_configs", |context| {
+        let common = context.common_tls_context.as_mut().unwrap();
+        common.tls_certificate_sds_secret_configs.push(Default::default());
+    });
+    bad(
+        "common_tls_context.tls_certificate_provider_instance.instance_name",
+        |context| {
+            let common = context.common_tls_context.as_mut().unwrap();
+            common.tls_certificate_provider_instance.as_mut().unwrap().instance_name = "other".into();
+        },
+    );
+    bad("common_tls_context.validation_context", |context| {
+        context.common_tls_context.as_mut().unwrap().validation_context_type = None;
+    });
+    bad(
+        "common_tls_context.validation_context.ca_certificate_provider_instance",
+        |context| validation(context).ca_certificate_provider_instance = None,
+    );
+    bad(
+        "common_tls_context.validation_context.verify_certificate_hash",
+        |context| validation(context).verify_certificate_hash.push("00".into()),
+    );
+    bad("common_tls_context.validation_context.crl", |context| {
+        validation(context).crl = Some(Default::default());
+    });
+    // No peer could pass both lists.
+    bad(
+        "common_tls_context.validation_context.match_typed_subject_alt_names",
+        |context| {
+            let other = matcher::string_matcher::MatchPattern::Exact("spiffe://d/ns/n/sa/b".into());
+            validation(context).match_subject_alt_names[0].match_pattern = Some(other);
+        },
+    );
+}
+
+#[test]
+#[allow(deprecated, reason = "the deprecated list is the one that gRPC enforces")]
+fn expected_peers_come_from_either_list() {
+    let expected = |change: fn(&mut tls::UpstreamTlsContext)| {
+        let spec = accepted::<ClusterSpec>(cluster_proto(), |proto| with_tls(proto, change));
+        match spec.cluster.tls {
+            TlsMode::Mutual(mutual) => mutual.expected,
+            TlsMode::Plaintext => panic!("a TLS context became plaintext"),
+        }
+    };
+    let both = ExpectedPeers::exactly(["spiffe://d/ns/n/sa/a"]);
+    assert_eq!(expected(|_| {}), both);
+    assert_eq!(expected(|c| validation(c).match_subject_alt_names.clear()), both);
+    assert_eq!(expected(|c| validation(c).match_typed_subject_alt_names.clear()), both);
+    // Neither: every peer is refused, by the rule of `ExpectedPeers`.
+    let none = expected(|context| {
+        validation(context).match_subject_alt_names.clear();
+        validation(context).match_typed_subject_alt_names.clear();
+    });
+    assert!(!none.admits("spiffe://d/ns/n/sa/a"));
+    // A DNS name asks for something that no SPIFFE peer has; it must not open the door to all.
+    let dns = expected(|context| {
+        validation(context).match_subject_alt_names.clear();
+        validation(context).match_typed_subject_alt_names[0].san_type = 2;
+    });
+    assert!(dns.tests().is_empty());
+}
+
+#[test]
+#[allow(deprecated, reason = "older control planes write the deprecated fields only")]
+fn deprecated_provider_fields_are_taken_when_the_new_ones_are_absent() {
+    use tls::common_tls_context::{CertificateProviderInstance, CombinedCertificateValidationContext};
+    let old = || {
+        Some(CertificateProviderInstance {
+            instance_name: PROVIDER.into(),
+            certificate_name: "ROOTCA".into(),
+        })
+    };
+    let spec = accepted::<ClusterSpec>(cluster_proto(), |proto| {
+        with_tls(proto, |context| {
+            let mut inner = validation(context).clone();
+            inner.ca_certificate_provider_instance = None;
+            let common = context.common_tls_context.as_mut().unwrap();
+            common.tls_certificate_provider_instance = None;
+            common.tls_certificate_certificate_provider_instance = old();
+            let combined = CombinedCertificateValidationContext {
+                default_validation_context: Some(inner),
+                validation_context_certificate_provider_instance: old(),
+                ..Default::default()
+            };
+            common.validation_context_type =
+                Some(tls::common_tls_context::ValidationContextType::CombinedValidationContext(combined));
+        });
+    });
+    assert_eq!(spec.cluster.tls, mutual());
+}
+
+#[test]
+fn without_a_certificate_provider_a_tls_cluster_is_refused() {
+    let decoded = decode::<ClusterSpec>(&raw(&cluster_proto()), &Context::default()).unwrap();
+    assert!(decoded.value.unwrap_err().field().ends_with("instance_name"));
+}
+
+#[test]
+fn clusters_that_are_taken() {
+    let plain = accepted::<ClusterSpec>(cluster_proto(), |proto| {
+        proto.transport_socket = None;
+        proto.circuit_breakers = None;
+        proto.connect_timeout = None;
+        proto.eds_cluster_config.as_mut().unwrap().service_name = "elsewhere".into();
+    });
+    assert_eq!(plain.cluster, Cluster::new("c", TlsMode::Plaintext, Vec::new()));
+    assert_eq!(&*plain.endpoints, "elsewhere");
+    // The list wins over the enum; the first known of it counts, also inside a locality policy.
+    let policy = |any| cluster::load_balancing_policy::Policy {
+        typed_extension_config: Some(core::TypedExtensionConfig {
+            name: String::new(),
+            typed_config: Some(any),
+        }),
+    };
+    let least = lb::least_request::v3::LeastRequest {
+        choice_count: Some(protobuf::UInt32Value { value: 99 }),
+        ..Default::default()
+    };
+    let wrr = lb::wrr_locality::v3::WrrLocality {
+        endpoint_picking_policy: Some(cluster::LoadBalancingPolicy {
+            policies: vec![policy(pack(&least))],
+        }),
+    };
+    let listed = accepted::<ClusterSpec>(cluster_proto(), |proto| {
+        let unknown = protobuf::Any {
+            type_url: "type.googleapis.com/x.Y".into(),
+            value: Vec::new(),
+        };
+        proto.load_balancing_policy = Some(cluster::LoadBalancingPolicy {
+            policies: vec![policy(unknown), policy(pack(&wrr))],
+        });
+    });
+    assert_eq!(listed.cluster.lb, LbPolicy::LeastRequest { choices: 10 });
+}
+
+#[test]
+fn policies_that_nest_without_end_are_refused() {
+    let mut list = cluster::LoadBalancingPolicy::default();
+    for _ in 0..20 {
+        let wrr = lb::wrr_locality::v3::WrrLocality {
+            endpoint_picking_policy: Some(list),
+        };
+        list = cluster::LoadBalancingPolicy {
+            policies: vec![cluster::load_balancing_policy::Policy {
+                typed_extension_config: Some(core::TypedExtensionConfig {
+                    name: String::new(),
+                    typed_config: Some(pack(&wrr)),
+                }),
+            }],
+        };
+    }
+    let mut proto = cluster_proto();
+    proto.load_balancing_policy = Some(list);
+    let reason = read::<ClusterSpec>(&proto).unwrap_err();
+    assert!(reason.reason().contains("nested too deeply"), "{reason}");
+}

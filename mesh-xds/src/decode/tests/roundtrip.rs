@@ -1,0 +1,190 @@
+//! What is encoded is decoded to the same value.
+
+use std::time::Duration;
+
+use mesh_core::config::{
+    Backoff, Cluster, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy, MutualTls, PathMatch,
+    Pattern, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split, StringMatch, TlsMode, VirtualHost,
+};
+use proptest::prelude::*;
+
+use super::endpoint::in_zone;
+use super::*;
+use crate::encode::{self, Dialect};
+use crate::resource::{ClusterSpec, Endpoints, Listener};
+
+fn text() -> impl Strategy<Value = Box<str>> {
+    "[a-z/.{}*\u{e9}-]{1,12}".prop_map(Box::from)
+}
+
+fn string_tests() -> impl Strategy<Value = StringMatch> {
+    prop_oneof![
+        text().prop_map(StringMatch::Exact),
+        text().prop_map(StringMatch::Prefix),
+        text().prop_map(StringMatch::Suffix),
+        text().prop_map(StringMatch::Contains),
+        "[a-z]{1,4}[+*?]".prop_map(|source| StringMatch::Regex(Pattern::new(&source).unwrap())),
+    ]
+}
+
+fn route_matches() -> impl Strategy<Value = RouteMatch> {
+    let path = prop_oneof![
+        text().prop_map(PathMatch::Exact),
+        "[a-z/]{0,9}".prop_map(|prefix| PathMatch::Prefix(prefix.into())),
+        "/[a-z]{1,4}[+*?]".prop_map(|source| PathMatch::Regex(Pattern::new(&source).unwrap())),
+    ];
+    let test = prop_oneof![Just(HeaderTest::Present), string_tests().prop_map(HeaderTest::Value)];
+    let header = ("x-[a-z]{1,8}", test, any::<bool>()).prop_map(|(name, test, invert)| HeaderMatch {
+        name: name.parse().unwrap(),
+        test,
+        invert,
+    });
+    (path, prop::collection::vec(header, 0..3)).prop_map(|(path, headers)| RouteMatch { path, headers })
+}
+
+fn retries() -> impl Strategy<Value = RetryPolicy> {
+    let on = prop::sample::subsequence(
+        vec!["connect-failure", "reset", "5xx", "unavailable", "gateway-error"],
+        0..5,
+    );
+    let timeout = prop::option::of(1u64..10_000).prop_map(|millis| millis.map(Duration::from_millis));
+    let some = (1u32..9, on, timeout, 1u64..500, 1u64..9, any::<bool>()).prop_map(
+        |(retries, on, per_try_timeout, base, factor, explicit)| RetryPolicy {
+            retries,
+            on: RetryOn::parse(&on.join(",")),
+            per_try_timeout,
+            backoff: Backoff::new(Duration::from_millis(base), Some(Duration::from_millis(base * factor))).unwrap(),
+            explicit,
+        },
+    );
+    prop_oneof![Just(RetryPolicy::never()), some]
+}
+
+fn trees() -> impl Strategy<Value = RouteTree> {
+    let share = ("[a-z|]{1,9}", 1u32..1000).prop_map(|(name, weight)| (name.into(), weight));
+    let split = prop::collection::vec(share, 1..4).prop_map(|shares| Split::weighted(shares).unwrap());
+    let timeout = prop::option::of(1u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
+    let route = ("[a-z]{0,5}", route_matches(), split, timeout, retries()).prop_map(
+        |(name, matches, split, timeout, retry)| {
+            Arc::new(Route {
+                name: name.into(),
+                matches,
+                split,
+                timeout,
+                retry,
+            })
+        },
+    );
+    let domain = prop_oneof!["[a-z.]{1,9}", r"\*[a-z.]{1,9}", r"[a-z.]{1,9}\*", Just("*".to_owned())];
+    let domain = domain.prop_map(|text| Domain::parse(&text).unwrap());
+    let host = (
+        "[a-z]{1,5}",
+        prop::collection::vec(domain, 1..3),
+        prop::collection::vec(route, 0..4),
+    );
+    let host = host.prop_map(|(name, domains, routes)| VirtualHost {
+        name: name.into(),
+        domains,
+        routes,
+    });
+    ("[a-z]{1,9}", prop::collection::vec(host, 0..3)).prop_map(|(name, virtual_hosts)| RouteTree {
+        name: name.into(),
+        virtual_hosts,
+    })
+}
+
+/// The same test of another text, so that no two of a list are equal: equal ones become one.
+fn unlike(text: Box<str>, test: &StringMatch) -> StringMatch {
+    match test {
+        StringMatch::Exact(_) => StringMatch::Exact(text),
+        StringMatch::Prefix(_) => StringMatch::Prefix(text),
+        StringMatch::Suffix(_) => StringMatch::Suffix(text),
+        StringMatch::Contains(_) | StringMatch::Regex(_) => StringMatch::Contains(text),
+    }
+}
+
+fn clusters() -> impl Strategy<Value = Cluster> {
+    let lb = prop_oneof![
+        Just(LbPolicy::RoundRobin),
+        Just(LbPolicy::Random),
+        (2u32..=10).prop_map(|choices| LbPolicy::LeastRequest { choices }),
+    ];
+    let expected = prop::collection::btree_map(text(), string_tests(), 0..3);
+    let sni = prop::option::of("[a-z_.]{1,20}").prop_map(|sni| sni.map(Box::from));
+    let mutual = (expected, sni).prop_map(|(expected, sni)| {
+        TlsMode::Mutual(MutualTls {
+            expected: ExpectedPeers::new(expected.into_iter().map(|(text, test)| unlike(text, &test)).collect()),
+            sni,
+        })
+    });
+    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual];
+    ("[a-z|.]{1,20}", lb, tls, 1u64..100_000, any::<u32>()).prop_map(|(name, lb, tls, millis, max_requests)| Cluster {
+        lb,
+        connect_timeout: Duration::from_millis(millis),
+        max_requests,
+        ..Cluster::new(name.as_str(), tls, Vec::new())
+    })
+}
+
+/// Up to three priorities without gaps; in each, localities in order, and endpoints with addresses of their own.
+fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
+    let health = prop::sample::select(vec![Health::Healthy, Health::Draining, Health::Unhealthy]);
+    let member = (1u32..1000, health);
+    let zones = prop::collection::btree_map("[a-c]{0,2}", prop::collection::vec(member, 1..4), 1..4);
+    prop::collection::vec(zones, 0..3).prop_map(|priorities| {
+        let mut all = Vec::new();
+        for (priority, zones) in (0..).zip(priorities) {
+            for (zone, members) in zones {
+                for (weight, health) in members {
+                    let port = 1 + all.len() as u16;
+                    all.push(Endpoint {
+                        health,
+                        priority,
+                        ..in_zone(&zone, port, weight)
+                    });
+                }
+            }
+        }
+        all
+    })
+}
+
+fn bytes_of<R: Resource>(bytes: Vec<u8>) -> R {
+    let raw = Raw {
+        type_url: R::KIND.type_url().into(),
+        bytes,
+    };
+    decode::<R>(&raw, &context()).unwrap().value.unwrap()
+}
+
+proptest! {
+    #[test]
+    fn routes_survive_the_wire(tree in trees()) {
+        prop_assert_eq!(bytes_of::<RouteTree>(encode::routes(&tree)), tree);
+    }
+
+    #[test]
+    fn clusters_survive_the_wire(cluster in clusters()) {
+        let read = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Mesh));
+        prop_assert_eq!(&*read.endpoints, cluster.name.as_str());
+        prop_assert_eq!(&read.cluster, &cluster);
+        // For others only the balancing differs.
+        let told = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Grpc));
+        prop_assert_eq!(told.cluster, Cluster { lb: LbPolicy::RoundRobin, ..cluster });
+    }
+
+    #[test]
+    fn endpoints_survive_the_wire(list in endpoint_lists()) {
+        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list));
+        prop_assert_eq!(&*read, &*list);
+    }
+
+    #[test]
+    fn bytes_from_anywhere_are_refused_or_taken_but_never_fatal(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let raw = |url: &str| Raw { type_url: url.into(), bytes: bytes.clone() };
+        drop(decode::<Listener>(&raw(Listener::KIND.type_url()), &context()));
+        drop(decode::<RouteTree>(&raw(RouteTree::KIND.type_url()), &context()));
+        drop(decode::<ClusterSpec>(&raw(ClusterSpec::KIND.type_url()), &context()));
+        drop(decode::<Endpoints>(&raw(Endpoints::KIND.type_url()), &context()));
+    }
+}

@@ -1,0 +1,104 @@
+//! The `AggregatedDiscoveryService` of a control plane, and who is told what.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use super::cache::SnapshotCache;
+use super::peer::Peer;
+use super::stream::Streams;
+use crate::node::Node;
+use crate::proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use crate::wire::{self, Adapter};
+
+/// Who opens a stream.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who it says it is. Believe nothing of it that `peer` does not confirm.
+    pub node: Arc<Node>,
+    /// Who its connection says it is.
+    pub peer: Peer,
+}
+
+/// A caller that is not served, and why. It is told so with PERMISSION_DENIED.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(Box<str>);
+
+impl Refusal {
+    /// For this reason, which the caller is told.
+    pub fn new(reason: impl Into<Box<str>>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Decides which group of the cache a caller is told about.
+pub trait Grouping: Send + Sync + 'static {
+    /// The caller's group.
+    ///
+    /// # Errors
+    ///
+    /// When it is not to be served.
+    fn group(&self, caller: &Caller) -> Result<Arc<str>, Refusal>;
+}
+
+impl<F> Grouping for F
+where
+    F: Fn(&Caller) -> Result<Arc<str>, Refusal> + Send + Sync + 'static,
+{
+    fn group(&self, caller: &Caller) -> Result<Arc<str>, Refusal> {
+        self(caller)
+    }
+}
+
+/// The `AggregatedDiscoveryService` of a control plane, for tonic's router. State of the world only: delta streams are
+/// answered UNIMPLEMENTED.
+///
+/// Served over [`Io`](super::Io), it knows its callers' certificates.
+#[derive(Clone, Debug)]
+pub struct AdsService {
+    inner: AggregatedDiscoveryServiceServer<Adapter<Streams>>,
+}
+
+impl AdsService {
+    /// Serves `cache`, each caller its group.
+    pub fn new(cache: SnapshotCache, grouping: impl Grouping) -> Self {
+        let streams = Streams::new(cache, Arc::new(grouping));
+        Self {
+            inner: wire::service(streams),
+        }
+    }
+}
+
+impl NamedService for AdsService {
+    const NAME: &'static str = <AggregatedDiscoveryServiceServer<Adapter<Streams>> as NamedService>::NAME;
+}
+
+impl Service<Request<Body>> for AdsService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<Body>>::poll_ready(&mut self.inner, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.inner.call(request)
+    }
+}
