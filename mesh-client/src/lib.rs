@@ -4,8 +4,59 @@
 //! requests are routed, split by weight, balanced, retried and carried over mutual TLS as the mesh's configuration says, which
 //! may change at any moment.
 //!
+//! ```
+//! use http_body_util::Empty;
+//! use mesh_client::Channel;
+//! use mesh_core::Link;
+//! use mesh_core::config::{Cluster, ExpectedPeers, MutualTls, ReasonKind, Route, Snapshot, Split, TlsMode};
+//! use tower::ServiceExt as _;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Usually an `XdsClient` provides the link; a fixed configuration does too.
+//! let expected = ExpectedPeers::exactly(["spiffe://cluster.local/ns/default/sa/payment"]);
+//! let tls = TlsMode::Mutual(MutualTls { expected, sni: None });
+//! let snapshot = Snapshot::builder()
+//!     .route("payment", Route::to(Split::all_to("payment-v1")))
+//!     .cluster(Cluster::new("payment-v1", tls, vec![]))
+//!     .build()?;
+//! let link = Link::fixed(snapshot, None);
+//!
+//! let channel = Channel::new(&link, "xds:///payment");
+//! let request = http::Request::get("/receipts/7").body(Empty::<bytes::Bytes>::new())?;
+//! let error = channel.oneshot(request).await.unwrap_err();
+//! assert_eq!(error.reason_kind(), Some(ReasonKind::NoEndpoints));
+//! assert_eq!((error.response_flag(), error.status().as_u16()), ("UH", 503));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The rooms of a channel are public tower layers, for who wants another order, less, or layers of their own between:
-//! [`status`], [`route`], [`deadline`], [`retry`], [`attempt`] and the innermost [`balance`]. [`channel`] puts them together.
+//! [`status`], [`route`], [`deadline`], [`retry`], [`attempt`] and the innermost [`balance`]. [`channel`] puts them together;
+//! this is the same by hand, with a limit on concurrent calls and without the gRPC statuses:
+//!
+//! ```
+//! use http_body_util::Empty;
+//! use mesh_client::{attempt::AttemptLayer, balance::Balance, deadline::DeadlineLayer, retry::RetryLayer, route::RouteLayer};
+//! use mesh_core::{Link, Snapshot, config::{Reason, ReasonKind}};
+//! use tower::{ServiceBuilder, ServiceExt as _, limit::ConcurrencyLimitLayer};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let gone = Reason::new(ReasonKind::NoListener, "there is no listener \"payment\"");
+//! let link = Link::fixed(Snapshot::builder().target("payment", Err(gone)).build()?, None);
+//! let stack = ServiceBuilder::new()
+//!     .layer(ConcurrencyLimitLayer::new(100))
+//!     .layer(RouteLayer::new(&link, "payment"))
+//!     .layer(DeadlineLayer)
+//!     .layer(RetryLayer::new(&link))
+//!     .layer(AttemptLayer)
+//!     .service(Balance::new(&link, "payment"));
+//! let request = http::Request::get("/").body(Empty::<bytes::Bytes>::new())?;
+//! assert!(stack.oneshot(request).await.unwrap_err().is_no_route());
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Cancel safety
 //!

@@ -9,15 +9,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::body::ResponseBody;
+use crate::body::{ResponseBody, trailers};
 use crate::error::Error;
-
-/// Longer messages are cut: they end in a header list that the caller's side bounds.
-const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// Makes [`StatusService`]s.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,56 +104,9 @@ fn trailers_only(error: Error) -> Response<ResponseBody> {
     response
 }
 
-/// `grpc-status` and `grpc-message` for `error`.
-pub(crate) fn trailers(error: &Error) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(4);
-    trailers.insert(
-        HeaderName::from_static("grpc-status"),
-        HeaderValue::from(u16::from(error.grpc_code())),
-    );
-    let message = percent_encode(&whole_message(error));
-    if let Ok(message) = HeaderValue::from_str(&message) {
-        trailers.insert(HeaderName::from_static("grpc-message"), message);
-    }
-    trailers
-}
-
-/// The error and its causes: a status has room for one text, and the cause is what a reader looks for.
-fn whole_message(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
-}
-
-/// Percent-encoding of `grpc-message` (gRPC over HTTP/2): everything but printable ASCII, and `%`.
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if encoded.len() >= MAX_MESSAGE_BYTES {
-            break;
-        }
-        match byte {
-            b' '..=b'$' | b'&'..=b'~' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_are_encoded_and_bounded() {
-        assert_eq!(percent_encode("a b%\n\u{e9}"), "a b%25%0A%C3%A9");
-        assert!(percent_encode(&"x".repeat(5_000)).len() <= MAX_MESSAGE_BYTES);
-    }
 
     #[test]
     fn what_is_grpc() {

@@ -11,9 +11,9 @@ use http::{Request, Response};
 use http_body::Body;
 use mesh_core::config::ReasonKind;
 
+use super::Shared;
 use super::send::{Sent, send};
-use super::{Outcome, Shared};
-use crate::body::{Pump, ResponseBody, grpc_status};
+use crate::body::{Outcome, Pump, ResponseBody, grpc_status};
 use crate::cluster::HostSet;
 use crate::connect::{ConnectError, ConnectKind, Permit, Security};
 use crate::error::{Error, Kind};

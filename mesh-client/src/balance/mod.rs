@@ -5,7 +5,6 @@
 //! the first poll, without waiting, allocating or crossing to another task.
 
 mod future;
-mod outcome;
 mod pump;
 mod send;
 
@@ -25,7 +24,6 @@ use crate::error::Error;
 use crate::request::Attempt;
 
 pub use future::BalanceFuture;
-pub(crate) use outcome::Outcome;
 
 /// See the [module](self).
 #[derive(Clone, Debug)]

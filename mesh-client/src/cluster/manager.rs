@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mesh_core::config::{ClusterName, Reason, ReasonKind, RouteTree, Snapshot};
 use mesh_core::link::{Standing, WeakLink};
+use mesh_core::reconcile::reconcile;
 use mesh_core::report::Tally;
 use mesh_core::{Entropy, Link, live, route};
 use tokio::sync::Notify;
@@ -38,6 +39,8 @@ pub(crate) struct ClusterManager {
 
 #[derive(Default)]
 struct State {
+    /// What the clusters were last reconciled with.
+    snapshot: Arc<Snapshot>,
     clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
     retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
     targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
@@ -159,36 +162,36 @@ impl ClusterManager {
 }
 
 impl State {
-    fn reconcile_clusters(&mut self, snapshot: &Snapshot, parts: &Parts) {
-        let now = Instant::now();
-        let gone: Vec<ClusterName> = self
-            .clusters
-            .keys()
-            .filter(|name| !matches!(snapshot.cluster(name), Some(Ok(_))))
-            .cloned()
-            .collect();
-        for name in gone {
-            if let Some(handle) = self.clusters.remove(&name) {
-                self.retired.insert(name, (handle, now));
-            }
+    fn reconcile_clusters(&mut self, snapshot: &Arc<Snapshot>, parts: &Parts) {
+        let before = std::mem::replace(&mut self.snapshot, Arc::clone(snapshot));
+        let changes = reconcile(before.clusters(), snapshot.clusters());
+        for name in changes.removed {
+            self.retire(name);
         }
-        for (name, cluster) in snapshot.clusters() {
-            let Ok(cluster) = cluster else { continue };
+        for (name, cluster) in changes.changed {
+            let Ok(cluster) = cluster else {
+                self.retire(name);
+                continue;
+            };
             let known = self
                 .clusters
                 .get(name)
                 .cloned()
                 .or_else(|| Some(self.retired.remove(name)?.0));
-            match known {
+            let handle = match known {
                 Some(handle) => {
                     handle.update(cluster, parts);
-                    self.clusters.insert(name.clone(), handle);
+                    handle
                 }
-                None => {
-                    let handle = ClusterHandle::new(cluster, parts);
-                    self.clusters.insert(name.clone(), Arc::new(handle));
-                }
-            }
+                None => Arc::new(ClusterHandle::new(cluster, parts)),
+            };
+            self.clusters.insert(name.clone(), handle);
+        }
+    }
+
+    fn retire(&mut self, name: &ClusterName) {
+        if let Some(handle) = self.clusters.remove(name) {
+            self.retired.insert(name.clone(), (handle, Instant::now()));
         }
     }
 }

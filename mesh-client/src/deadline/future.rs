@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use http::Response;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep};
 
-use crate::body::ResponseBody;
-use crate::error::{Error, Kind};
+use crate::body::{Deadline, ResponseBody};
+use crate::error::Error;
 
 pin_project! {
     /// Resolves as the inner future does, or with a timeout.
@@ -21,34 +20,6 @@ pin_project! {
         #[pin]
         inner: F,
         deadline: Option<Deadline>,
-    }
-}
-
-/// A running limit, which moves from the future into the response body.
-#[derive(Debug)]
-pub(crate) struct Deadline {
-    limit: Duration,
-    // Boxed, since a timer that runs cannot be moved, and this one outlives the future.
-    sleep: Pin<Box<Sleep>>,
-}
-
-impl Deadline {
-    /// The longest limit that is kept exactly; a greater one stands for it. tokio's timers reach about two years.
-    const MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-
-    fn after(limit: Duration) -> Self {
-        Self {
-            limit,
-            sleep: Box::pin(tokio::time::sleep_until(Instant::now() + limit.min(Self::MAX))),
-        }
-    }
-
-    /// Ready, with the error to report, once time is up.
-    pub(crate) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        self.sleep
-            .as_mut()
-            .poll(cx)
-            .map(|()| Error::new(Kind::Deadline(self.limit)))
     }
 }
 

@@ -15,7 +15,6 @@ use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::Routed;
 
-pub(crate) use future::Deadline;
 pub use future::DeadlineFuture;
 
 /// Makes [`DeadlineService`]s.

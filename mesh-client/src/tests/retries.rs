@@ -83,10 +83,13 @@ async fn a_reset_call_that_may_have_run_is_not_repeated_by_the_default_policy() 
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
+/// Headers and body, as they arrived.
+type Seen = (http::HeaderMap, Vec<u8>);
+
 #[tokio::test(start_paused = true)]
 async fn a_retry_carries_the_same_request() {
     let net = Net::default();
-    let seen: Arc<Mutex<Vec<(http::HeaderMap, Vec<u8>)>>> = Arc::default();
+    let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
     let log = Arc::clone(&seen);
     net.serve(1, move |request, respond| {
         let log = Arc::clone(&log);

@@ -4,19 +4,23 @@
 //! must be known or kept until then lives here: the outcome for balancer and budget, the deadline, and the task that still
 //! sends a streaming request.
 
+mod deadline;
+mod outcome;
+mod trailers;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
-use crate::balance::Outcome;
-use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::status;
+
+pub(crate) use deadline::Deadline;
+pub(crate) use outcome::Outcome;
+pub(crate) use trailers::{grpc_status, trailers};
 
 /// The answer of a call, as a stream of frames.
 ///
@@ -93,7 +97,7 @@ impl ResponseBody {
         }
         self.end();
         Some(if self.grpc {
-            Ok(Frame::trailers(status::trailers(&error)))
+            Ok(Frame::trailers(trailers(&error)))
         } else {
             Err(error)
         })
@@ -172,9 +176,4 @@ impl Body for ResponseBody {
             SizeHint::default()
         }
     }
-}
-
-/// The code in `grpc-status`, if it is there and a number.
-pub(crate) fn grpc_status(headers: &HeaderMap<HeaderValue>) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

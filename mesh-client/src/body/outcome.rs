@@ -32,7 +32,7 @@ enum Verdict {
 
 impl Outcome {
     /// Takes a place on `host`; the one in `cluster` was taken already.
-    pub(super) fn begin(host: Arc<Host>, cluster: Arc<ClusterHandle>) -> Self {
+    pub(crate) fn begin(host: Arc<Host>, cluster: Arc<ClusterHandle>) -> Self {
         host.begin_call();
         Self {
             host,
@@ -43,19 +43,19 @@ impl Outcome {
     }
 
     /// The stream counts against its connection until the try is over.
-    pub(super) fn holds(&mut self, permit: Permit) {
+    pub(crate) fn holds(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }
 
-    pub(super) fn permit(&self) -> Option<&Permit> {
+    pub(crate) fn permit(&self) -> Option<&Permit> {
         self.permit.as_ref()
     }
 
-    pub(super) fn cluster(&self) -> &ClusterHandle {
+    pub(crate) fn cluster(&self) -> &ClusterHandle {
         &self.cluster
     }
 
-    pub(super) fn host(&self) -> &Arc<Host> {
+    pub(crate) fn host(&self) -> &Arc<Host> {
         &self.host
     }
 
@@ -65,7 +65,7 @@ impl Outcome {
     }
 
     /// Response headers came.
-    pub(super) fn saw_headers(&mut self, status: StatusCode, grpc: Option<u8>) {
+    pub(crate) fn saw_headers(&mut self, status: StatusCode, grpc: Option<u8>) {
         if (TryEnd::Answered { status, grpc }).is_failure() {
             self.verdict = Verdict::Failed;
         }
@@ -85,7 +85,7 @@ impl Outcome {
     }
 
     /// The try failed before an answer; whether that is held against the destination is the error's to say.
-    pub(super) fn failed_with(&mut self, error: &Error) {
+    pub(crate) fn failed_with(&mut self, error: &Error) {
         if error.try_end().is_some_and(TryEnd::is_failure) {
             self.failed();
         }
