@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio::runtime::TryCurrentError;
 
-/// Why a client could not be started.
+/// Why a client could not be started: there is no tokio runtime to run it on.
 #[derive(Debug)]
 pub struct StartError {
     source: TryCurrentError,
@@ -13,11 +13,6 @@ pub struct StartError {
 impl StartError {
     pub(crate) fn no_runtime(source: TryCurrentError) -> Self {
         Self { source }
-    }
-
-    /// Whether there is no tokio runtime to run it on.
-    pub fn is_no_runtime(&self) -> bool {
-        true
     }
 }
 

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -65,11 +66,16 @@ struct Authority {
     root: String,
     lifetime: Duration,
     token_is_good: Mutex<bool>,
+    /// Set to have every request refused.
+    is_ill: Arc<AtomicBool>,
     served: mpsc::UnboundedSender<Proof>,
 }
 
 impl Authority {
     fn issue(&self, request: &Request<Ask>) -> Result<Answer, Status> {
+        if self.is_ill.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("ill"));
+        }
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let token = request.metadata().get("authorization");
         let proof = match (peer.identity, token) {
@@ -139,6 +145,7 @@ struct Plane {
     address: SocketAddr,
     cache: SnapshotCache,
     root: String,
+    is_ill: Arc<AtomicBool>,
     served: mpsc::UnboundedReceiver<Proof>,
 }
 
@@ -153,11 +160,13 @@ async fn plane(lifetime: Duration) -> Plane {
     let issuer = Issuer::new(params, key);
     let own = own_identity(&issuer, root.der().clone());
     let (sender, served) = mpsc::unbounded_channel();
+    let is_ill = Arc::new(AtomicBool::new(false));
     let authority = Authority {
         issuer,
         root: root.pem(),
         lifetime,
         token_is_good: Mutex::new(true),
+        is_ill: Arc::clone(&is_ill),
         served: sender,
     };
     let cache = SnapshotCache::new();
@@ -192,6 +201,7 @@ async fn plane(lifetime: Duration) -> Plane {
         address,
         cache,
         root: root.pem(),
+        is_ill,
         served,
     }
 }
@@ -256,6 +266,32 @@ async fn a_workload_joins_with_its_token_and_renews_with_its_certificate() {
     assert!(renewed.svid().not_after() > first.svid().not_after());
     // The stream that the first certificate opened went on.
     assert_eq!(client.status().report().connection.streams, 1);
+}
+
+#[tokio::test]
+async fn an_identity_lasts_as_long_as_it_is_valid_and_what_is_wrong_is_told_after_that() {
+    let mut plane = plane(Duration::from_secs(4)).await;
+    let client = XdsClient::start(bootstrap(&plane, &plane.root)).unwrap();
+    let link = client.link();
+    assert_eq!(served(&mut plane).await, Proof::Token);
+    plane.is_ill.store(true, Ordering::Relaxed);
+    let failing = async {
+        while link.tally().get("identity", "failed") == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, failing).await.unwrap();
+    assert!(link.identity().load().is_ok(), "half of its life is left");
+    let over = async {
+        while link.identity().load().is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, over).await.unwrap();
+    let standing = link.identity().load_full();
+    let reason = standing.as_ref().as_ref().unwrap_err();
+    assert_eq!(reason.kind(), ReasonKind::NoIdentity);
+    assert!(reason.to_string().contains("Unavailable: ill"), "{reason}");
 }
 
 #[tokio::test]

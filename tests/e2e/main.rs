@@ -2,6 +2,12 @@
 //!
 //! One binary, because linking is what costs.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
+#![allow(
+    clippy::print_stdout,
+    reason = "the figures of a promise are shown with `--nocapture`"
+)]
+
 mod adoption;
 mod bad_yaml;
 mod drain;

@@ -77,7 +77,10 @@ pub(super) fn known(entries: &BTreeMap<String, ProviderEntry>) -> Result<BTreeMa
     for (name, entry) in entries {
         let at = format!("certificate_providers.{name}.config");
         let provider = match entry.plugin_name.as_str() {
-            "file_watcher" => Provider::FileWatcher(file_watcher(&at, config(&at, &entry.config)?)?),
+            "file_watcher" => match file_watcher(&at, config(&at, &entry.config)?)? {
+                Some(files) => Provider::FileWatcher(files),
+                None => continue,
+            },
             "mesh_ca" => Provider::MeshCa(mesh_ca(&at, config(&at, &entry.config)?)?),
             _ => continue,
         };
@@ -86,11 +89,9 @@ pub(super) fn known(entries: &BTreeMap<String, ProviderEntry>) -> Result<BTreeMa
     Ok(known)
 }
 
-fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<FileWatcher, BootstrapError> {
-    let needed = |field: &str, value: Option<String>| match value {
-        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-        _ => Err(BootstrapError::at(format!("{at}.{field}"), "is missing")),
-    };
+/// `None` for one that gives no identity: gRPC has uses for a certificate without roots, and for roots alone.
+fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<Option<FileWatcher>, BootstrapError> {
+    let missing = |field: &str| BootstrapError::at(format!("{at}.{field}"), "is missing");
     let refresh_interval = match config.refresh_interval.as_deref().map(seconds) {
         None => DEFAULT_REFRESH,
         Some(Some(interval)) => interval.max(MIN_REFRESH),
@@ -99,12 +100,21 @@ fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<FileWatcher, Boot
             return Err(BootstrapError::at(format!("{at}.refresh_interval"), reason));
         }
     };
-    Ok(FileWatcher {
-        certificate: needed("certificate_file", config.certificate_file)?,
-        private_key: needed("private_key_file", config.private_key_file)?,
-        roots: needed("ca_certificate_file", config.ca_certificate_file)?,
+    let path = |text: Option<String>| text.filter(|path| !path.is_empty()).map(PathBuf::from);
+    let roots = path(config.ca_certificate_file);
+    let (certificate, private_key) = match (path(config.certificate_file), path(config.private_key_file)) {
+        (Some(certificate), Some(private_key)) => (certificate, private_key),
+        (Some(_), None) => return Err(missing("private_key_file")),
+        (None, Some(_)) => return Err(missing("certificate_file")),
+        (None, None) if roots.is_none() => return Err(missing("ca_certificate_file")),
+        (None, None) => return Ok(None),
+    };
+    Ok(roots.map(|roots| FileWatcher {
+        certificate,
+        private_key,
+        roots,
         refresh_interval,
-    })
+    }))
 }
 
 /// Reads protobuf's JSON form of a duration.

@@ -158,6 +158,9 @@ fn errors_name_the_path() {
     let at = |field: &str| format!("certificate_providers.default.config.{field}");
     assert_eq!(spoil(ISTIO, "900s", "often"), at("refresh_interval"));
     assert_eq!(spoil(ISTIO, "\"k.pem\"", "\"\""), at("private_key_file"));
+    // Roots alone are a provider, but not one of an identity.
+    let roots_only = ISTIO.replace("\"c.pem\"", "\"\"").replace("\"k.pem\"", "\"\"");
+    assert!(Bootstrap::from_json(&roots_only).unwrap().identity_provider().is_none());
     assert_eq!(spoil(MESH, "https://localhost:2", "unix:///x"), at("server_uri"));
     assert_eq!(spoil(MESH, "d.example", "NOT A DOMAIN"), at("trust_domain"));
     assert_eq!(spoil(MESH, "\"payment\"", "\"a/../b\""), at("service_account"));

@@ -8,6 +8,7 @@ use std::time::Instant;
 use mesh_core::config::{Reason, ReasonKind, Snapshot};
 use mesh_core::link::{Interest, WeakLink};
 use mesh_core::live;
+use mesh_core::report::Tally;
 use tokio::sync::watch;
 
 use super::ads::AdsState;
@@ -29,6 +30,7 @@ pub(super) struct State {
     targets: Targets,
     report: Report,
     reports: watch::Sender<Arc<Report>>,
+    tally: Tally,
     /// Why nothing can be heard at the moment.
     trouble: Option<Reason>,
 }
@@ -53,6 +55,7 @@ impl State {
             targets: Targets::default(),
             report,
             reports,
+            tally: link.tally().clone(),
             trouble: None,
         }
     }
@@ -89,6 +92,7 @@ impl State {
         let received = self.ads.receive(response);
         for rejected in &received.rejected {
             tracing::warn!(%rejected, "a resource was refused; the last good one stays");
+            self.tally.count("xds_resource", "refused");
         }
         self.report.rejections += received.rejected.len() as u64;
         if let Some(last) = received.rejected.into_iter().next_back() {
@@ -119,6 +123,7 @@ impl State {
 
     pub(super) fn opened(&mut self) {
         self.ads.stream_opened();
+        self.tally.count("xds_stream", "opened");
         self.report.connection.streams += 1;
         self.phase(Phase::Connected);
     }
@@ -131,6 +136,7 @@ impl State {
             "no stream to the control plane"
         );
         self.ads.stream_closed();
+        self.tally.count("xds_stream", "failed");
         self.report.connection.last_error = Some(why.into());
         self.trouble = Some(Reason::new(ReasonKind::Waiting, why));
     }

@@ -51,6 +51,10 @@ fn connection_manager(
             "must be empty (gRFC A41)",
         ));
     }
+    let common = manager.common_http_protocol_options.as_ref();
+    if common.is_some_and(|common| common.max_stream_duration.is_some()) {
+        notes.add("common_http_protocol_options.max_stream_duration is not applied");
+    }
     filters(&manager.http_filters, notes)?;
     match &manager.route_specifier {
         Some(RouteSpecifier::Rds(rds)) => by_name(rds).map_err(|fault| fault.within("rds")),

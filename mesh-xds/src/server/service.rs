@@ -16,8 +16,7 @@ use super::cache::SnapshotCache;
 use super::peer::Peer;
 use super::stream::Streams;
 use crate::node::Node;
-use crate::proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use crate::wire::{self, Adapter};
+use crate::wire::{self, AdsServer};
 
 /// Who opens a stream.
 #[derive(Clone, Debug)]
@@ -72,7 +71,7 @@ where
 /// Served over [`Io`](super::Io), it knows its callers' certificates.
 #[derive(Clone, Debug)]
 pub struct AdsService {
-    inner: AggregatedDiscoveryServiceServer<Adapter<Streams>>,
+    inner: AdsServer<Streams>,
 }
 
 impl AdsService {
@@ -86,7 +85,7 @@ impl AdsService {
 }
 
 impl NamedService for AdsService {
-    const NAME: &'static str = <AggregatedDiscoveryServiceServer<Adapter<Streams>> as NamedService>::NAME;
+    const NAME: &'static str = <AdsServer<Streams> as NamedService>::NAME;
 }
 
 impl Service<Request<Body>> for AdsService {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Extensions, Status};
 
 use super::ads::StreamState;
@@ -16,18 +16,26 @@ use super::service::{Caller, Grouping};
 use crate::encode::Dialect;
 use crate::wire::{Requests, Response, Responses, Serve};
 
+/// The most streams at once. Each costs a task and a few kilobytes; a mesh of this size has several control planes.
+const MAX_STREAMS: usize = 10_000;
+
 /// How long a client may keep a stream open without saying who it is.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves each caller its group of a cache.
 pub(super) struct Streams {
+    room: Arc<Semaphore>,
     cache: SnapshotCache,
     grouping: Arc<dyn Grouping>,
 }
 
 impl Streams {
     pub(super) fn new(cache: SnapshotCache, grouping: Arc<dyn Grouping>) -> Self {
-        Self { cache, grouping }
+        Self {
+            room: Arc::new(Semaphore::new(MAX_STREAMS)),
+            cache,
+            grouping,
+        }
     }
 }
 
@@ -41,6 +49,8 @@ impl fmt::Debug for Streams {
 
 impl Serve for Streams {
     fn begin(&self, extensions: &Extensions, requests: Requests) -> Result<Responses, Status> {
+        let full = |_| Status::resource_exhausted("too many streams");
+        let place = Arc::clone(&self.room).try_acquire_owned().map_err(full)?;
         let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
         let (sender, receiver) = mpsc::channel(1);
         let (cache, grouping) = (self.cache.clone(), Arc::clone(&self.grouping));
@@ -50,6 +60,7 @@ impl Serve for Streams {
             if let Err(status) = ended {
                 drop(sender.send(Err(status)).await);
             }
+            drop(place);
         });
         Ok(receiver)
     }

@@ -1,6 +1,7 @@
 //! Discovery messages as plain values, so that the state machines on both ends know nothing of generated types.
 
 mod client;
+mod node;
 #[cfg(feature = "server")]
 mod server;
 
@@ -12,7 +13,7 @@ use crate::resource::ResourceKind;
 
 pub(crate) use client::Incoming;
 #[cfg(feature = "server")]
-pub(crate) use server::{Adapter, Requests, Responses, Serve, service};
+pub(crate) use server::{AdsServer, Requests, Responses, Serve, service};
 
 /// The code of every NACK: gRPC's INVALID_ARGUMENT, as Envoy and gRPC send it.
 const INVALID_ARGUMENT: i32 = 3;

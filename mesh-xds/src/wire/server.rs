@@ -34,8 +34,11 @@ impl Requests {
     }
 }
 
+/// The generated server around a [`Serve`].
+pub(crate) type AdsServer<S> = AggregatedDiscoveryServiceServer<Adapter<S>>;
+
 /// The generated server around `serve`.
-pub(crate) fn service<S: Serve>(serve: S) -> AggregatedDiscoveryServiceServer<Adapter<S>> {
+pub(crate) fn service<S: Serve>(serve: S) -> AdsServer<S> {
     AggregatedDiscoveryServiceServer::new(Adapter(serve)).max_decoding_message_size(MAX_REQUEST_BYTES)
 }
 

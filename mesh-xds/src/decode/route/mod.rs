@@ -82,6 +82,12 @@ fn route(proto: &RouteProto, host: &HostProto, notes: &mut Notes) -> Result<Read
         Ok(matches) => matches,
         Err(why) => return Ok(Read::Dropped(why)),
     };
+    if !proto.typed_per_filter_config.is_empty() {
+        notes.add(format_args!(
+            "route {:?}: typed_per_filter_config is not applied",
+            proto.name
+        ));
+    }
     let name = proto.name.as_str().into();
     let action = match &proto.action {
         Some(Action::Route(action)) => action,
