@@ -12,7 +12,7 @@ use http_body::Body;
 use mesh_core::config::ReasonKind;
 
 use super::Shared;
-use super::send::{Sent, send};
+use super::send::{Destination, Sent, send};
 use crate::body::{Outcome, Pump, ResponseBody, grpc_status};
 use crate::cluster::HostSet;
 use crate::connect::{ConnectError, ConnectKind, Permit, Security};
@@ -26,6 +26,8 @@ pub struct BalanceFuture<B> {
     shared: Arc<Shared>,
     request: Option<Request<Attempt<B>>>,
     outcome: Option<Outcome>,
+    /// Whether the chosen cluster is called over TLS.
+    secure: bool,
     state: State,
 }
 
@@ -47,6 +49,7 @@ impl<B> BalanceFuture<B> {
             shared,
             request: Some(request),
             outcome: None,
+            secure: false,
             state: State::Start,
         }
     }
@@ -88,7 +91,8 @@ where
         let attempt = self.request.as_ref().expect("taken only when it is sent").body();
         let cluster = &attempt.call.cluster;
         let set = cluster.hosts().load();
-        if set.mutual_tls.is_none() && !self.shared.plaintext_allowed {
+        self.secure = set.mutual_tls.is_some();
+        if !self.secure && !self.shared.plaintext_allowed {
             return Err(plaintext_refused(&set));
         }
         let tried = |host: &Arc<crate::cluster::Host>| attempt.tried.contains(&host.address());
@@ -142,7 +146,13 @@ where
         let request = self.request.take().expect("a try is sent once");
         let outcome = self.outcome.as_mut().expect("made before the connection was");
         let permit = outcome.permit().expect("held since the host was picked");
-        match send(request, permit, self.shared.authority.as_ref(), outcome.peer()) {
+        let authority = self.shared.authority.as_ref();
+        let to = Destination {
+            peer: outcome.peer(),
+            authority,
+            secure: self.secure,
+        };
+        match send(request, permit, &to) {
             Ok(Sent { response, pump }) => Ok(State::Answering { response, pump }),
             Err(error) => {
                 outcome.failed_with(&error);

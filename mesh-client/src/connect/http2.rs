@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -71,7 +72,16 @@ impl Permit {
         end_of_stream: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let mut send = self.connection.send.lock().unwrap_or_else(PoisonError::into_inner);
-        let opened = send.send_request(head, end_of_stream);
+        let opened = match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => send.send_request(head, end_of_stream),
+            // `h2` holds the place of a stream that was cancelled until its reset is written, and lets a handle queue only one
+            // stream behind it. Our own count says that there is room, so a fresh handle may queue the next.
+            Poll::Pending => {
+                *send = send.clone();
+                send.send_request(head, end_of_stream)
+            }
+            Poll::Ready(Err(error)) => Err(error),
+        };
         if opened.is_err() {
             // The connection is gone or going: the next pick must not find it again.
             self.connection.closed.store(true, Ordering::Relaxed);

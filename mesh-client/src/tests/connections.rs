@@ -130,3 +130,57 @@ async fn calls_to_a_cluster_with_one_dead_endpoint_of_two_all_succeed() {
     }
     net.stop(1);
 }
+
+/// A cancelled stream holds its place in `h2` until its reset is written; calls that follow at once must not be refused, nor
+/// cost the connection.
+#[tokio::test]
+async fn calls_right_after_many_were_cancelled_keep_the_connection() {
+    let net = Net::default();
+    let mut settings = h2::server::Builder::new();
+    settings.max_concurrent_streams(10);
+    net.serve_with(1, settings, None, |request, respond| async move {
+        if request.uri().path() == "/slow" {
+            silent(respond).await
+        } else {
+            say(respond, "ok")
+        }
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let channel = channel(&link);
+    // The limit is known after the first answer.
+    assert_eq!(text(call(&channel, post("")).await.unwrap()).await, "ok");
+    for round in 0..20 {
+        let mut slow: Vec<_> = (0..10).map(|_| Box::pin(call(&channel, get("/slow")))).collect();
+        for call in &mut slow {
+            poll_once(call.as_mut()).await;
+        }
+        // The streams are opened on the wire.
+        tokio::task::yield_now().await;
+        drop(slow);
+        // Begun before the connection's task runs again: the resets are not written yet.
+        let mut next: Vec<_> = (0..10).map(|_| Box::pin(call(&channel, get("/")))).collect();
+        for call in &mut next {
+            poll_once(call.as_mut()).await;
+        }
+        for call in next {
+            assert_eq!(text(call.await.unwrap()).await, "ok", "round {round}");
+        }
+    }
+    assert_eq!(net.dials(), 1);
+}
+
+fn get(path: &'static str) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+    let mut request = post("");
+    *request.uri_mut() = http::Uri::from_static(path);
+    request
+}
+
+/// Polls a future that must not be done yet.
+async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) {
+    std::future::poll_fn(|cx| {
+        assert!(future.as_mut().poll(cx).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
