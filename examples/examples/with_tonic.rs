@@ -27,7 +27,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    examples::logs();
+    examples::logs("info");
     let mesh = XdsClient::start(Bootstrap::from_env()?)?.link();
     match std::env::args().nth(1) {
         Some(address) => serve(TcpListener::bind(address).await?, &mesh).await?,

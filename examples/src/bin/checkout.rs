@@ -39,7 +39,7 @@ const DEFAULT_CALLS: u64 = 1_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    logs();
+    logs("warn");
     let arguments = Arguments::parse();
     let bootstrap = Bootstrap::from_env()?;
     let plaintext = bootstrap.identity_provider().is_none();

@@ -39,7 +39,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    logs();
+    logs("info");
     let arguments = Arguments::parse();
     let payments = Payments::new(&arguments.version, Duration::from_millis(arguments.delay_ms));
     payments.fail(arguments.fail_rate);

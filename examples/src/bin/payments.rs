@@ -21,7 +21,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<ExitCode, story::Failure> {
     let arguments = Arguments::parse();
-    logs();
+    logs("warn");
     let report = if arguments.json {
         story::play(&|line| eprintln!("{line}")).await?
     } else {
