@@ -23,6 +23,10 @@ use mesh_xds::{Bootstrap, XdsClient};
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 
+/// tonic's loop does not end a connection when a certificate behind it expires, so it is told to end each in time (Istio's own
+/// connections live as long).
+const CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
@@ -40,6 +44,7 @@ async fn main() -> Result<(), Failure> {
 pub(crate) async fn serve(listener: TcpListener, mesh: &Link) -> Result<(), Failure> {
     let payments = Payments::new("v1", Duration::ZERO);
     Server::builder()
+        .max_connection_age(CONNECTION_AGE)
         .layer(MeshLayer::new(mesh))
         .add_service(PaymentServer::new(payments))
         .serve_with_incoming(mesh_server::tonic::incoming(listener, mesh))

@@ -1,3 +1,5 @@
+//! What a watched folder reads, when it reads again, and what it refuses to read.
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
