@@ -16,7 +16,7 @@ use tower::{Layer, Service, ServiceBuilder};
 use crate::attempt::AttemptLayer;
 use crate::balance::Balance;
 use crate::body::ResponseBody;
-use crate::cluster::{AlreadyRunning, with_connector};
+use crate::cluster::{AlreadyRunning, is_on_its_way, with_connector};
 use crate::connect::Connect;
 use crate::deadline::DeadlineLayer;
 use crate::error::Error;
@@ -24,6 +24,7 @@ use crate::request::{Attempt, Routed};
 use crate::retry::RetryLayer;
 use crate::route::{RouteLayer, heard_of};
 use crate::status::StatusLayer;
+use crate::wait::until;
 
 type Boxed<B> = BoxCloneSyncService<Request<B>, Response<ResponseBody>, Error>;
 
@@ -31,6 +32,9 @@ type Boxed<B> = BoxCloneSyncService<Request<B>, Response<ResponseBody>, Error>;
 ///
 /// Any generated tonic client takes one, and so does anything else that speaks `http`. Cheap to clone; clones and all other
 /// channels of the same [`Link`] share connections, budgets and counters. `B` is the request body and is usually inferred.
+///
+/// An endpoint is called over one connection, and over up to ten when the peer's stream limit is reached (100 to 250 streams
+/// each, as most servers have it); a call beyond that fails at once with the flag `UO` rather than queue without a bound.
 ///
 /// A gRPC call that fails in the mesh is an ordinary response with its `grpc-status`; any other request gets an [`Error`].
 /// Dropping a call's future or its response body cancels it at the peer.
@@ -68,11 +72,12 @@ where
         }
     }
 
-    /// Waits until something definite is known of the target: routes, or that there are none.
+    /// Waits until something definite is known of the target, routes or that there are none, and of the workload's identity.
     ///
     /// Without a limit of its own: bound it with `tokio::time::timeout`. Cancel safe.
     pub async fn ready(&self) {
         heard_of(self.route.selector()).await;
+        until(self.route.identity(), |standing| !is_on_its_way(standing)).await;
     }
 }
 

@@ -75,6 +75,7 @@ mod request;
 pub mod retry;
 pub mod route;
 pub mod status;
+mod wait;
 
 pub use body::ResponseBody;
 pub use channel::{Channel, ChannelBuilder, use_connector};

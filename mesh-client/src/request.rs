@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -23,6 +24,7 @@ pin_project_lite::pin_project! {
         #[pin]
         body: B,
         call: Call,
+        waited: Duration,
     }
 }
 
@@ -34,15 +36,21 @@ pub(crate) struct Call {
 }
 
 impl<B> Routed<B> {
-    pub(crate) fn new(body: B, route: Arc<Route>, cluster: Arc<ClusterHandle>) -> Self {
+    pub(crate) fn new(body: B, route: Arc<Route>, cluster: Arc<ClusterHandle>, waited: Duration) -> Self {
         Self {
             body,
             call: Call { route, cluster },
+            waited,
         }
     }
 
     pub(crate) fn into_parts(self) -> (B, Call) {
         (self.body, self.call)
+    }
+
+    /// How long the call waited for its target's first configuration. It counts against the call's time.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// The route that took the request.

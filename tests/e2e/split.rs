@@ -4,7 +4,7 @@ use examples::load::Tally;
 use examples::proto::payment_client::PaymentClient;
 use mesh_client::Channel;
 use mesh_core::testing::TestCa;
-use tests::{Backend, Canary, caller, interval_999, split};
+use tests::{Backend, Canary, caller, interval_999, interval_million, split};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_calls_over_mutual_tls_split_95_to_5() {
@@ -36,7 +36,7 @@ async fn the_same_from_yaml_over_ads_with_joined_identities() {
     println!("{}", tally.report());
     assert_eq!((counts.ok, counts.failed), (10_000, 0), "{:?}", counts.errors);
     assert!(
-        interval_999(10_000, 0.05).contains(&counts.of("v2")),
+        interval_million(10_000, 0.05).contains(&counts.of("v2")),
         "{}",
         counts.of("v2")
     );

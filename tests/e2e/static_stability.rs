@@ -1,7 +1,7 @@
 //! What is configured goes on without the control plane, and a bad neighbour of it takes nothing along.
 
 use examples::load::Tally;
-use tests::{Canary, interval_999};
+use tests::{Canary, interval_million};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_go_on_after_the_control_plane_stopped() {
@@ -13,7 +13,7 @@ async fn calls_go_on_after_the_control_plane_stopped() {
     assert_eq!((counts.ok, counts.failed), (4_000, 0), "{:?}", counts.errors);
     // And they are divided as before.
     assert!(
-        interval_999(4_000, 0.05).contains(&counts.of("v2")),
+        interval_million(4_000, 0.05).contains(&counts.of("v2")),
         "{}",
         counts.of("v2")
     );

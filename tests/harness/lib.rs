@@ -8,7 +8,7 @@ mod stats;
 
 pub use backend::Backend;
 pub use mesh::{Canary, Mesh, identity, listener, routes, workloads};
-pub use stats::interval_999;
+pub use stats::{interval_999, interval_million};
 
 use std::time::Duration;
 
@@ -16,19 +16,26 @@ use mesh_core::config::{Cluster, Endpoint, ExpectedPeers, MutualTls, Route, Snap
 use mesh_core::identity::Identity;
 use mesh_core::link::Source;
 use mesh_core::testing::TestCa;
-use mesh_core::{Link, link};
+use mesh_core::{Entropy, Link, link};
 
 /// Who serves payments in the tests.
 pub const PAYMENT: &str = "spiffe://cluster.local/ns/default/sa/payment";
 /// Who calls them.
 pub const CHECKOUT: &str = "spiffe://cluster.local/ns/default/sa/checkout";
 
+/// What the tests' randomness begins with.
+const SEED: u64 = 20_261_122;
+
 /// The longest any single wait of a test may take: far beyond what a slow machine needs, and an end all the same.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A membership with `identity` whose configuration the test publishes.
+/// A membership with `identity` whose configuration the test publishes, with seeded randomness.
 pub fn member(identity: Identity) -> (Source, Link) {
-    let (source, link) = Link::new(link::Parts::default());
+    let parts = link::Parts {
+        entropy: Entropy::seeded(SEED),
+        ..link::Parts::default()
+    };
+    let (source, link) = Link::new(parts);
     source.identity.publish(Ok(identity));
     (source, link)
 }

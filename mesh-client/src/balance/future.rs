@@ -4,20 +4,23 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
-use mesh_core::config::ReasonKind;
+use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::identity::Identity;
 
 use super::Shared;
 use super::send::{Destination, Sent, send};
 use crate::body::{Outcome, Pump, ResponseBody, grpc_status};
-use crate::cluster::HostSet;
+use crate::cluster::{ClusterManager, HostSet, is_on_its_way};
 use crate::connect::{ConnectError, ConnectKind, Permit, Security};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
+use crate::wait::until;
 
 /// Resolves to the head of the answer, with its body to come.
 ///
@@ -113,16 +116,7 @@ where
                 drop(set);
                 self.send()
             }
-            None => {
-                let connecting = connect(outcome, &set, &self.shared);
-                match connecting {
-                    Ok(connecting) => Ok(State::Connecting(connecting)),
-                    Err(error) => {
-                        outcome.failed_with(&error);
-                        Err(error)
-                    }
-                }
-            }
+            None => Ok(State::Connecting(connect(outcome, &set, &self.shared))),
         }
     }
 
@@ -162,29 +156,39 @@ where
     }
 }
 
-fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Result<Connecting, Error> {
-    let manager = &shared.manager;
-    let security = match &set.mutual_tls {
-        None => Security::Plaintext,
-        Some(tls) => match &**manager.identity().load() {
-            Ok(identity) => Security::Mutual {
-                identity: identity.clone(),
-                tls: Arc::clone(tls),
-                configs: Arc::clone(outcome.cluster().tls_configs()),
-            },
-            Err(reason) => {
-                let error = ConnectError::new(ConnectKind::NoIdentity(reason.clone()));
-                manager.tally().count("connect_failed", error.as_str());
-                return Err(Error::at(Kind::Connect(error), outcome.peer()));
-            }
-        },
-    };
+/// Begins to wait for a connection: for the workload's identity too, if it is still being given one.
+fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Connecting {
+    let manager = Arc::clone(&shared.manager);
     let pool = Arc::clone(outcome.host().pool());
-    let connector = Arc::clone(manager.connector());
-    let timeout = set.cluster.connect_timeout;
-    Ok(Box::pin(
-        async move { pool.permit(&connector, security, timeout).await },
-    ))
+    let tls = set
+        .mutual_tls
+        .clone()
+        .map(|tls| (tls, Arc::clone(outcome.cluster().tls_configs())));
+    let (timeout, peer) = (set.cluster.connect_timeout, outcome.peer());
+    Box::pin(async move {
+        let security = match tls {
+            None => Security::Plaintext,
+            Some((tls, configs)) => {
+                let identity = own_identity(&manager, timeout).await.map_err(|reason| {
+                    let error = ConnectError::new(ConnectKind::NoIdentity(reason));
+                    manager.tally().count("connect_failed", error.as_str());
+                    Error::at(Kind::Connect(error), peer)
+                })?;
+                Security::Mutual { identity, tls, configs }
+            }
+        };
+        pool.permit(manager.connector(), security, timeout).await
+    })
+}
+
+/// The workload's identity. One that is on its way is waited for as long as a connection would be; one that is lacking for a
+/// reason is not.
+async fn own_identity(manager: &ClusterManager, limit: Duration) -> Result<Identity, Reason> {
+    let standing = manager.identity();
+    let known = until(standing, |standing| !is_on_its_way(standing));
+    // Whether it came or time ran out, what stands then is the answer.
+    let _ = tokio::time::timeout(limit, known).await;
+    (**standing.load()).clone()
 }
 
 fn answered(

@@ -61,7 +61,7 @@ where
             let task = tokio::spawn(pump(first, rest, stream));
             Ok(Sent {
                 response,
-                pump: Some(Pump(task.abort_handle())),
+                pump: Some(Pump::new(task.abort_handle())),
             })
         }
     }

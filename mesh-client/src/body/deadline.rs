@@ -21,11 +21,19 @@ impl Deadline {
     /// The longest limit that is kept exactly; a greater one stands for it. tokio's timers reach about two years.
     const MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-    pub(crate) fn after(limit: Duration) -> Self {
+    /// A limit of which `spent` has passed already.
+    pub(crate) fn after(limit: Duration, spent: Duration) -> Self {
         Self {
             limit,
-            sleep: Box::pin(tokio::time::sleep_until(Instant::now() + limit.min(Self::MAX))),
+            sleep: Box::pin(tokio::time::sleep_until(
+                Instant::now() + limit.min(Self::MAX).saturating_sub(spent),
+            )),
         }
+    }
+
+    /// The error to report, if the timer has gone off. Cheap: for who has more to hand out and must not go on for ever.
+    pub(crate) fn expired(&self) -> Option<Error> {
+        self.sleep.is_elapsed().then(|| Error::new(Kind::Deadline(self.limit)))
     }
 
     /// Ready, with the error to report, once time is up.

@@ -6,6 +6,7 @@
 
 mod deadline;
 mod outcome;
+mod pump;
 mod trailers;
 
 use std::pin::Pin;
@@ -14,12 +15,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
-use tokio::task::AbortHandle;
 
 use crate::error::Error;
 
 pub(crate) use deadline::Deadline;
 pub(crate) use outcome::Outcome;
+pub(crate) use pump::Pump;
 pub(crate) use trailers::{grpc_status, trailers};
 
 /// The answer of a call, as a stream of frames.
@@ -38,17 +39,7 @@ struct Live {
     frames: RecvStream,
     data_ended: bool,
     outcome: Outcome,
-    _pump: Option<Pump>,
-}
-
-/// The task that sends a streaming request; dropping this ends it.
-#[derive(Debug)]
-pub(crate) struct Pump(pub(crate) AbortHandle);
-
-impl Drop for Pump {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    pump: Option<Pump>,
 }
 
 impl ResponseBody {
@@ -63,7 +54,7 @@ impl ResponseBody {
                 frames,
                 data_ended: false,
                 outcome,
-                _pump: pump,
+                pump,
             }),
             deadline: None,
             grpc: false,
@@ -86,8 +77,13 @@ impl ResponseBody {
         self.stream.as_ref().map(|live| live.outcome.peer())
     }
 
+    /// The answer came to its end. A gRPC call is over with it; the request of any other may go on (RFC 9113 8.1).
     fn end(&mut self) {
-        self.stream = None;
+        if let Some(pump) = self.stream.take().and_then(|live| live.pump)
+            && !self.grpc
+        {
+            pump.finish();
+        }
         self.deadline = None;
     }
 
@@ -95,7 +91,8 @@ impl ResponseBody {
         if let Some(live) = &mut self.stream {
             live.outcome.failed();
         }
-        self.end();
+        self.stream = None;
+        self.deadline = None;
         Some(if self.grpc {
             Ok(Frame::trailers(trailers(&error)))
         } else {
@@ -137,9 +134,13 @@ impl Body for ResponseBody {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let late = self.deadline.as_ref().and_then(Deadline::expired);
         let Some(live) = &mut self.stream else {
             return Poll::Ready(None);
         };
+        if let Some(error) = late {
+            return Poll::Ready(self.fail(error));
+        }
         match live.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
@@ -174,6 +175,15 @@ impl Body for ResponseBody {
             SizeHint::with_exact(0)
         } else {
             SizeHint::default()
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // An answer without a body is at its end though nobody polled it.
+        if self.stream.as_ref().is_some_and(|live| live.frames.is_end_stream()) {
+            self.end();
         }
     }
 }

@@ -143,7 +143,7 @@ impl ClusterManager {
             cell.publish(resolve(name, &snapshot, clusters));
             true
         });
-        drop(state);
+        // Still under the lock, or of two that reconcile at once the older could have the last word.
         if let Some(link) = self.link.upgrade() {
             link.mark_applied(snapshot.version());
         }

@@ -6,8 +6,18 @@ mod host;
 mod manager;
 mod selector;
 
+use mesh_core::config::ReasonKind;
+use mesh_core::link::Standing;
+
 pub(crate) use handle::{ClusterHandle, HostSet};
 pub(crate) use host::Host;
 pub use manager::AlreadyRunning;
 pub(crate) use manager::{ClusterManager, with_connector};
 pub(crate) use selector::{Selector, Target};
+
+/// Whether the workload is still being given its identity, as opposed to lacking one.
+pub(crate) fn is_on_its_way(standing: &Standing) -> bool {
+    standing
+        .as_ref()
+        .is_err_and(|reason| reason.kind() == ReasonKind::Waiting)
+}

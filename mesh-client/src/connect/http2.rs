@@ -10,13 +10,15 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, SendStream};
 use http::Request;
+use tokio::task::AbortHandle;
 
 use super::{ConnectError, ConnectKind, Io};
 
@@ -28,6 +30,10 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
 /// The longest header list accepted, in bytes. hyper's default.
 const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// How often a connection with calls in flight is asked for a sign of life, and how long it may take.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A live connection. Dropping the last handle lets its open streams end and then closes it.
 pub(crate) struct Connection {
@@ -113,26 +119,63 @@ pub(super) async fn handshake<T: Io>(io: T) -> Result<Arc<Connection>, ConnectEr
         max_streams: AtomicU32::new(FIRST_MAX_STREAMS),
         closed: AtomicBool::new(false),
     });
-    // The task must not keep the connection alive: when its last user is gone, h2 ends it.
-    let live = Arc::downgrade(&connection);
-    tokio::spawn(async move {
-        let ended = poll_fn(|cx| {
-            let polled = pin!(&mut driver).poll(cx);
-            if let Some(connection) = live.upgrade() {
-                let max = u32::try_from(driver.max_concurrent_send_streams()).unwrap_or(u32::MAX);
-                connection.max_streams.store(max, Ordering::Relaxed);
-            }
-            polled
-        });
-        let result = ended.await;
-        if let Some(connection) = live.upgrade() {
-            connection.closed.store(true, Ordering::Relaxed);
-        }
-        if let Err(error) = result {
-            tracing::debug!(%error, "connection ended");
-        }
-    });
+    let pings = driver.ping_pong();
+    // Neither task keeps the connection alive: when its last user is gone, h2 ends it.
+    let task = tokio::spawn(drive(driver, Arc::downgrade(&connection))).abort_handle();
+    if let Some(pings) = pings {
+        tokio::spawn(keep_alive(pings, Arc::downgrade(&connection), task));
+    }
     Ok(connection)
+}
+
+/// Polls the connection to its end.
+async fn drive<T: Io>(mut driver: h2::client::Connection<T, Bytes>, live: Weak<Connection>) {
+    let result = poll_fn(|cx| {
+        let polled = pin!(&mut driver).poll(cx);
+        if let Some(connection) = live.upgrade() {
+            let max = u32::try_from(driver.max_concurrent_send_streams()).unwrap_or(u32::MAX);
+            connection.max_streams.store(max, Ordering::Relaxed);
+        }
+        polled
+    })
+    .await;
+    if let Some(connection) = live.upgrade() {
+        connection.closed.store(true, Ordering::Relaxed);
+    }
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Pings while calls are in flight, and ends a connection whose peer is silent: a host that is gone without a word would
+/// otherwise hold its calls for ever. In a task of its own, so that calls pay nothing for it.
+async fn keep_alive(mut pings: PingPong, live: Weak<Connection>, driver: AbortHandle) {
+    loop {
+        tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
+        let Some(busy) = live
+            .upgrade()
+            .map(|connection| connection.streams.load(Ordering::Relaxed) > 0)
+        else {
+            return;
+        };
+        if !busy {
+            continue;
+        }
+        match tokio::time::timeout(KEEP_ALIVE_TIMEOUT, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_pong)) => {}
+            // It ended by itself.
+            Ok(Err(_)) => return,
+            Err(_silence) => {
+                if let Some(connection) = live.upgrade() {
+                    connection.closed.store(true, Ordering::Relaxed);
+                }
+                tracing::warn!(timeout = ?KEEP_ALIVE_TIMEOUT, "the peer answered no ping: the connection is ended");
+                // Dropping h2's connection fails its streams.
+                driver.abort();
+                return;
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Connection {

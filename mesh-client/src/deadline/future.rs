@@ -24,10 +24,10 @@ pin_project! {
 }
 
 impl<F> DeadlineFuture<F> {
-    pub(super) fn new(inner: F, limit: Option<Duration>) -> Self {
+    pub(super) fn new(inner: F, limit: Option<Duration>, waited: Duration) -> Self {
         Self {
             inner,
-            deadline: limit.map(Deadline::after),
+            deadline: limit.map(|limit| Deadline::after(limit, waited)),
         }
     }
 }

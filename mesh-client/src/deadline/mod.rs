@@ -52,7 +52,8 @@ where
             (Some(route), Some(caller)) => Some(route.min(caller)),
             (route, caller) => route.or(caller),
         };
-        DeadlineFuture::new(self.inner.call(request), limit)
+        let waited = request.body().waited();
+        DeadlineFuture::new(self.inner.call(request), limit, waited)
     }
 }
 

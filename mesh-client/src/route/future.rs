@@ -10,13 +10,14 @@ use http::{Request, Response};
 use mesh_core::config::ReasonKind;
 use mesh_core::live;
 use pin_project_lite::pin_project;
-use tokio::sync::Notify;
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{Decision, Shared, decide};
 use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::Routed;
+use crate::wait::until;
 
 pin_project! {
     /// Resolves to the answer of the chosen cluster.
@@ -41,6 +42,7 @@ pin_project! {
 struct Waiting<S, B> {
     call: Option<(S, Request<B>)>,
     shared: Arc<Shared>,
+    began: Instant,
     limit: Duration,
     changed: Pin<Box<dyn Future<Output = bool> + Send>>,
 }
@@ -63,6 +65,7 @@ impl<S: Service<Request<Routed<B>>>, B> RouteFuture<S, B> {
         let waiting = Waiting {
             call: Some((inner, request)),
             shared,
+            began: Instant::now(),
             limit,
             changed,
         };
@@ -105,7 +108,7 @@ where
         let (mut inner, request) = self.call.take().expect("a wait ends once");
         match decide(&self.shared.selector.load(), &request, &self.shared.entropy) {
             Decision::Go(route, cluster) => {
-                RouteFuture::go(inner.call(request.map(|body| Routed::new(body, route, cluster))))
+                RouteFuture::go(inner.call(request.map(|body| Routed::new(body, route, cluster, self.began.elapsed()))))
             }
             Decision::Fail(error) => RouteFuture::fail(error),
             Decision::Wait(reason) => {
@@ -134,13 +137,7 @@ async fn first_answer(shared: Arc<Shared>, limit: Duration) -> bool {
 
 /// Resolves when something definite is known of the target.
 pub(crate) async fn heard_of(selector: &live::Reader<super::Target>) {
-    let bell = Arc::new(Notify::new());
-    let ring = Arc::clone(&bell);
-    // Subscribed before the first look, so that no change falls between the two.
-    let _subscription = selector.on_change(move || ring.notify_one());
-    while matches!(**selector.load(), super::Target::Waiting(_)) {
-        bell.notified().await;
-    }
+    until(selector, |target| !matches!(target, super::Target::Waiting(_))).await;
 }
 
 impl<S: Service<Request<Routed<B>>>, B> std::fmt::Debug for RouteFuture<S, B> {

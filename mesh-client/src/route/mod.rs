@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use mesh_core::config::{Reason, ReasonKind};
-use mesh_core::link::Guard;
+use mesh_core::link::{Guard, Standing};
 use mesh_core::{Entropy, Link, live, route};
 use tower::{Layer, Service};
 
@@ -71,6 +71,10 @@ impl RouteLayer {
         }
     }
 
+    pub(crate) fn identity(&self) -> &live::Reader<Standing> {
+        self.shared.link.identity()
+    }
+
     pub(crate) fn selector(&self) -> &live::Reader<Target> {
         &self.shared.selector
     }
@@ -110,7 +114,7 @@ where
         let decision = decide(&self.shared.selector.load(), &request, &self.shared.entropy);
         match decision {
             Decision::Go(route, cluster) => {
-                let request = request.map(|body| Routed::new(body, route, cluster));
+                let request = request.map(|body| Routed::new(body, route, cluster, Duration::ZERO));
                 RouteFuture::go(self.inner.call(request))
             }
             Decision::Fail(error) => RouteFuture::fail(error),

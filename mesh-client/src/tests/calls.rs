@@ -265,3 +265,95 @@ async fn own_layers_stand_between_the_rooms() {
     let channel = builder.dangerous().plaintext().build();
     assert_eq!(text(call(&channel, post("")).await.unwrap()).await, "ok");
 }
+
+/// What a call waited for its first configuration is part of its time.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_configuration_counts_against_the_deadline() {
+    let net = Net::default();
+    net.serve(1, |_, respond| silent(respond));
+    let (source, link) = net.link();
+    let channel = channel(&link);
+    let mut request = grpc();
+    request
+        .headers_mut()
+        .insert("grpc-timeout", http::HeaderValue::from_static("1000m"));
+    let begun = tokio::time::Instant::now();
+    let publish = async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    };
+    let (response, ()) = tokio::join!(call(&channel, request), publish);
+    assert_eq!(grpc_status(response.unwrap()).await.0, "4");
+    assert_eq!(begun.elapsed().as_millis(), 1000);
+}
+
+/// A peer that always has another frame does not outlive the deadline, though no poll ever finds nothing.
+#[tokio::test(start_paused = true)]
+async fn a_busy_stream_ends_at_its_deadline() {
+    let net = Net::default();
+    net.serve(1, |_, mut respond| async move {
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        for _ in 0..1_000 {
+            body.send_data(Bytes::from_static(b"frame"), false).unwrap();
+        }
+        std::future::pending::<()>().await;
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |route, _| {
+        route.timeout = Some(Duration::from_millis(300))
+    }));
+    let mut body = call(&channel(&link), post("")).await.unwrap().into_body();
+    let begun = tokio::time::Instant::now();
+    let error = loop {
+        match body.frame().await.expect("an error ends it, not the peer") {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_timeout());
+    assert!(begun.elapsed() <= Duration::from_millis(320), "{:?}", begun.elapsed());
+}
+
+/// An HTTP server may answer before it has read the request, and go on reading (RFC 9113 8.1).
+#[tokio::test]
+async fn an_upload_goes_on_after_an_early_answer() {
+    let net = Net::default();
+    let (report, mut reports) = mpsc::unbounded_channel();
+    net.serve(1, move |request, mut respond| {
+        let report = report.clone();
+        async move {
+            let accepted = Response::builder().status(202).body(()).unwrap();
+            respond.send_response(accepted, true).unwrap();
+            let (mut body, mut read) = (request.into_body(), 0);
+            let outcome = loop {
+                match body.data().await {
+                    Some(Ok(data)) => {
+                        read += data.len();
+                        let _ = body.flow_control().release_capacity(data.len());
+                    }
+                    Some(Err(error)) => break Err(error.to_string()),
+                    None => break Ok(read),
+                }
+            };
+            report.send(outcome).unwrap();
+        }
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let (send, receive) = mpsc::channel::<Result<Frame<Bytes>, std::convert::Infallible>>(1);
+    let mut channel = Channel::builder(&link, "t").dangerous().plaintext().build();
+    let body = Box::pin(StreamBody::new(tokio_stream_of(receive)));
+    let response = channel
+        .call(Request::post("/upload").body(body).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 202);
+    response.into_body().collect().await.unwrap();
+    for _ in 0..10 {
+        send.send(Ok(Frame::data(Bytes::from_static(b"0123456789"))))
+            .await
+            .unwrap();
+    }
+    drop(send);
+    assert_eq!(reports.recv().await.unwrap(), Ok(100));
+}

@@ -184,3 +184,37 @@ async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) {
     })
     .await;
 }
+
+/// A host that vanishes without a word: its connection stays, and nothing comes over it any more.
+#[tokio::test(start_paused = true)]
+async fn ep_3_a_silent_peer_is_noticed_and_its_connection_ended() {
+    let net = Net::default();
+    net.serve(1, |_, respond| async { say(respond, "ok") });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let channel = channel(&link);
+    assert_eq!(text(call(&channel, post("")).await.unwrap()).await, "ok");
+    net.freeze(true);
+    let begun = tokio::time::Instant::now();
+    let error = call(&channel, post("")).await.unwrap_err();
+    assert!(error.may_have_been_processed(), "{error}");
+    // Asked within 10 s, answered within 5 s: not a second more.
+    assert!(begun.elapsed() <= Duration::from_secs(16), "{:?}", begun.elapsed());
+    net.freeze(false);
+    assert_eq!(text(call(&channel, post("")).await.unwrap()).await, "ok");
+    assert_eq!(net.dials(), 2);
+}
+
+/// A live peer is left alone however long its call takes.
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_is_not_a_silent_peer() {
+    let net = Net::default();
+    net.serve(1, |_, respond| async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        say(respond, "ok");
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    assert_eq!(text(call(&channel(&link), post("")).await.unwrap()).await, "ok");
+    assert_eq!(net.dials(), 1);
+}

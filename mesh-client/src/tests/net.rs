@@ -5,8 +5,9 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -15,6 +16,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use mesh_core::config::{Cluster, Endpoint, Route, Snapshot, Split, TlsMode};
 use mesh_core::{Entropy, Link, link};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::Service as _;
 
 use crate::connect::{Connecting, Io};
@@ -28,6 +30,7 @@ pub(super) type Handler = Arc<dyn Fn(Request<RecvStream>, SendResponse<Bytes>) -
 pub(super) struct Net {
     servers: Arc<Mutex<HashMap<SocketAddr, Server>>>,
     dials: Arc<AtomicUsize>,
+    frozen: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -72,6 +75,11 @@ impl Net {
         self.servers.lock().unwrap().remove(&address(n));
     }
 
+    /// While it is frozen, nothing passes over the connections that there are, in either direction, and none of them ends.
+    pub(super) fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Relaxed);
+    }
+
     pub(super) fn dials(&self) -> usize {
         self.dials.load(Ordering::Relaxed)
     }
@@ -98,7 +106,43 @@ impl Net {
         let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         let (near, far) = tokio::io::duplex(64 * 1024);
         tokio::spawn(server.run(far));
-        Ok(Box::new(near))
+        Ok(Box::new(Freezable {
+            inner: near,
+            frozen: Arc::clone(&self.frozen),
+        }))
+    }
+}
+
+/// A pipe that can fall silent.
+struct Freezable {
+    inner: tokio::io::DuplexStream,
+    frozen: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Freezable {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.frozen.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Freezable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.frozen.load(Ordering::Relaxed) {
+            // As a kernel does whose peer is gone: it takes what it is given.
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 

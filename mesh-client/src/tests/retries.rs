@@ -36,19 +36,32 @@ fn policy(words: &'static str) -> impl FnOnce(&mut Route, &mut mesh_core::config
 }
 
 #[tokio::test(start_paused = true)]
-async fn grpc_unavailable_is_tried_again_and_internal_is_not() {
+async fn grpc_unavailable_is_tried_again_where_the_policy_was_written_and_internal_is_not() {
+    for (code, expected, handled) in [("14", "ok", 3), ("13", "13", 1)] {
+        let net = Net::default();
+        let calls = match code {
+            "14" => failing_first(&net, 2, |respond| say_grpc(respond, "14")),
+            _ => failing_first(&net, 2, |respond| say_grpc(respond, "13")),
+        };
+        let (source, link) = net.link();
+        source.snapshots.publish(one_cluster(&[1], policy("unavailable")));
+        let response = call(&channel(&link), grpc()).await.unwrap();
+        let seen = match response.headers().contains_key("grpc-status") {
+            true => grpc_status(response).await.0,
+            false => text(response).await,
+        };
+        assert_eq!((seen.as_str(), calls.load(Ordering::Relaxed)), (expected, handled));
+    }
+}
+
+/// A handler that answers UNAVAILABLE has run: nobody asked for it to run again.
+#[tokio::test(start_paused = true)]
+async fn rs_4_the_default_policy_runs_no_handler_twice() {
     let net = Net::default();
-    let calls = failing_first(&net, 2, |respond| say_grpc(respond, "14"));
+    let calls = failing_first(&net, 1, |respond| say_grpc(respond, "14"));
     let (source, link) = net.link();
     source.snapshots.publish(one_cluster(&[1], |_, _| {}));
-    let channel = channel(&link);
-    assert_eq!(text(call(&channel, grpc()).await.unwrap()).await, "ok");
-    assert_eq!(calls.load(Ordering::Relaxed), 3);
-    let calls = failing_first(&net, 1, |respond| say_grpc(respond, "13"));
-    let net_again = net.link();
-    net_again.0.snapshots.publish(one_cluster(&[1], |_, _| {}));
-    let other = super::net::channel(&net_again.1);
-    assert_eq!(grpc_status(call(&other, grpc()).await.unwrap()).await.0, "13");
+    assert_eq!(grpc_status(call(&channel(&link), grpc()).await.unwrap()).await.0, "14");
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
@@ -138,7 +151,7 @@ async fn a_retry_goes_to_another_endpoint() {
     let (source, link) = net.link();
     source
         .snapshots
-        .publish(one_cluster(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], |_, _| {}));
+        .publish(one_cluster(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], policy("unavailable")));
     let channel = channel(&link);
     for _ in 0..200 {
         assert_eq!(text(call(&channel, grpc()).await.unwrap()).await, "ok");
@@ -151,10 +164,14 @@ async fn a_dead_cluster_gets_few_retries_whatever_swaps_happen() {
     let net = Net::default();
     let calls = failing_first(&net, usize::MAX, |respond| say_grpc(respond, "14"));
     let (source, link) = net.link();
-    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    source.snapshots.publish(one_cluster(&[1], policy("unavailable")));
     let channel = channel(&link);
     for n in 0..500 {
         source.snapshots.publish(one_cluster(&[1], |route, _| {
+            route.retry = RetryPolicy {
+                explicit: true,
+                ..RetryPolicy::default()
+            };
             route.timeout = Some(std::time::Duration::from_secs(100 + n));
         }));
         assert_eq!(grpc_status(call(&channel, grpc()).await.unwrap()).await.0, "14");

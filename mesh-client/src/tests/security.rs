@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use mesh_core::config::{Cluster, Endpoint, ExpectedPeers, MutualTls, ReasonKind, Route, Snapshot, Split, TlsMode};
+use mesh_core::config::{
+    Cluster, Endpoint, ExpectedPeers, MutualTls, Reason, ReasonKind, Route, Snapshot, Split, TlsMode,
+};
 use mesh_core::identity::Identity;
 use mesh_core::identity::tls::{ClientAuth, server_config};
 use mesh_core::testing::TestCa;
@@ -92,4 +94,36 @@ async fn plaintext_is_refused_unless_the_code_says_otherwise() {
     );
     let lax = super::net::channel(&link);
     assert_eq!(text(call(&lax, post("")).await.unwrap()).await, "ok");
+}
+
+/// Configuration may come before the certificate does: calls wait for it as for a connection, and not for one that is lacking
+/// for a reason.
+#[tokio::test(start_paused = true)]
+async fn an_identity_on_its_way_is_waited_for() {
+    let ca = TestCa::new("cluster.local");
+    let net = Net::default();
+    let tls = server_config(
+        &ca.identity(PAYMENT),
+        ClientAuth::Required,
+        Arc::new(DefaultTimeProvider),
+        &[b"h2"],
+    )
+    .unwrap();
+    net.serve_with(1, h2::server::Builder::new(), Some(tls), |_, respond| async {
+        say(respond, "ok")
+    });
+    let (source, link) = net.link();
+    source.identity.publish(Err(Reason::new(
+        ReasonKind::Waiting,
+        "the workload is being given its identity",
+    )));
+    source.snapshots.publish(mutual(ExpectedPeers::exactly([PAYMENT])));
+    let channel = Channel::<Full<Bytes>>::new(&link, "t");
+    let join = async {
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        source.identity.publish(Ok(ca.identity(CHECKOUT)));
+    };
+    let (response, ()) = tokio::join!(call(&channel, post("")), join);
+    assert_eq!(text(response.unwrap()).await, "ok");
+    channel.ready().await;
 }

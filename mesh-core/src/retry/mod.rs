@@ -92,7 +92,7 @@ impl RetryState {
             self.retried += 1;
             return Verdict::After(Duration::ZERO);
         }
-        let safe = untouched || policy.explicit || method.is_idempotent() || is_refusal(end);
+        let safe = untouched || policy.explicit || method.is_idempotent();
         if self.retried >= policy.retries || !named(policy.on, end) || !safe {
             return Verdict::GiveUp;
         }
@@ -104,12 +104,6 @@ impl RetryState {
         self.retried += 1;
         Verdict::After(pause(policy.backoff, self.retried, draw))
     }
-}
-
-/// A gRPC server that answers UNAVAILABLE in its headers says that the call may be repeated (grpc `statuscodes.md`), and
-/// Istio's default policy relies on it.
-fn is_refusal(end: TryEnd) -> bool {
-    matches!(end, TryEnd::Answered { grpc: Some(14), .. })
 }
 
 /// Whether the policy names this end, by Envoy's definition of each word.

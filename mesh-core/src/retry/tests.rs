@@ -24,7 +24,8 @@ fn the_default_policy_never_repeats_what_may_have_run() {
         (Method::POST, TryEnd::Reset, false),
         (Method::GET, TryEnd::Reset, false), // `reset` is not in the default list
         (Method::POST, TryEnd::PerTryTimeout, false),
-        (Method::POST, answered(200, Some(14)), true),
+        (Method::POST, answered(200, Some(14)), false), // a handler that says so has run
+        (Method::GET, answered(200, Some(14)), true),
         (Method::POST, answered(200, Some(13)), false),
         (Method::POST, answered(200, Some(1)), false),
         (Method::GET, answered(503, None), false),

@@ -65,7 +65,8 @@ impl Supply {
 
     /// Runs until `stop` completes.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        self.outlet.lacking("the workload is being given its identity");
+        self.outlet
+            .lacking(ReasonKind::Waiting, "the workload is being given its identity");
         let supplying = async {
             match &self.provider {
                 Provider::FileWatcher(files) => files::supply(files, &self.outlet).await,
@@ -95,12 +96,13 @@ impl Outlet {
         tracing::warn!(reason = %why, "the workload's identity could not be renewed");
         self.tally.count(EVENT, "failed");
         if self.valid().is_none() {
-            self.lacking(format!("the workload has no identity: {why}"));
+            self.lacking(ReasonKind::NoIdentity, format!("the workload has no identity: {why}"));
         }
     }
 
-    fn lacking(&self, text: impl Into<Arc<str>>) {
-        self.writer.publish(Err(Reason::new(ReasonKind::NoIdentity, text)));
+    /// Tells that there is no identity: not yet, which calls wait for, or for a reason.
+    fn lacking(&self, kind: ReasonKind, text: impl Into<Arc<str>>) {
+        self.writer.publish(Err(Reason::new(kind, text)));
     }
 
     /// The current identity, if its dates allow.
