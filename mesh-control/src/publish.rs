@@ -1,10 +1,12 @@
 //! Readings to published snapshots: all namespaces or none, and the last good ones otherwise.
 //!
-//! Clients are grouped by namespace, since that is what Istio's visibility and short names depend on. A namespace that no
-//! document names gets its own snapshot too, when its first client comes: even strangers see what is exported to all.
+//! Clients are grouped by namespace, since that is what Istio's visibility and short names depend on. All those in namespaces
+//! that no document names are one group: nothing tells them apart, and a client that invents names costs nothing. When a
+//! document begins or ceases to name a namespace, streams that were grouped otherwise are ended; their clients keep what they
+//! have and come again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_core::Snapshot;
 use mesh_core::report::Tally;
@@ -12,13 +14,8 @@ use mesh_xds::server::{SnapshotCache, Unpublishable, Versions};
 use tokio::sync::watch;
 
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::istio::Documents;
 use crate::source::Reading;
 use crate::translate::{self, ClientScope, Mesh};
-
-/// The most namespaces that clients may name beyond those of the documents. A plaintext client can name what it likes, and
-/// each name costs a translation.
-const MAX_ASKED: usize = 256;
 
 /// What the control plane made of its folder so far.
 #[derive(Clone, Debug, Default)]
@@ -34,9 +31,10 @@ pub struct Status {
 }
 
 impl Status {
-    /// The versions that clients of a namespace are told now; `None` before anything was published to them.
+    /// The versions that clients of a namespace are told now; `None` before anything was published.
     pub fn versions(&self, namespace: &str) -> Option<&Versions> {
-        self.versions.get(namespace)
+        let unnamed = || self.versions.get(&ClientScope::unnamed().namespace);
+        self.versions.get(namespace).or_else(unnamed)
     }
 
     /// Whether the newest reading was refused.
@@ -47,28 +45,23 @@ impl Status {
 
 /// Everything there is to say about a folder, as the control plane would say it, in the order of files and positions.
 pub fn check(reading: &Reading, mesh: &Mesh) -> Vec<Diagnostic> {
-    translate_all(reading, mesh, &BTreeSet::new()).1.into_iter().collect()
+    translate_all(reading, mesh).1.into_iter().collect()
 }
 
-/// A snapshot for each namespace that the documents name, or that was asked for.
-fn translate_all(
-    reading: &Reading,
-    mesh: &Mesh,
-    asked: &BTreeSet<Box<str>>,
-) -> (BTreeMap<Box<str>, Snapshot>, BTreeSet<Diagnostic>) {
+/// A snapshot for each namespace that the documents name, and one for all others.
+fn translate_all(reading: &Reading, mesh: &Mesh) -> (BTreeMap<Box<str>, Snapshot>, BTreeSet<Diagnostic>) {
     let mut snapshots = BTreeMap::new();
     let mut diagnostics: BTreeSet<Diagnostic> = reading.diagnostics.iter().cloned().collect();
     // Documents with holes would be told of again, as if what is missing had never been written.
     if diagnostics.iter().any(Diagnostic::is_error) {
         return (snapshots, diagnostics);
     }
-    let mut namespaces = translate::namespaces(&reading.documents, mesh);
-    namespaces.extend(asked.iter().cloned());
-    for namespace in namespaces {
-        let scope = ClientScope::namespace(namespace.clone());
+    let named = translate::namespaces(&reading.documents, mesh);
+    let scopes = named.into_iter().map(ClientScope::namespace);
+    for scope in scopes.chain([ClientScope::unnamed()]) {
         let translation = translate::translate(&reading.documents, mesh, &scope);
         diagnostics.extend(translation.diagnostics);
-        snapshots.extend(translation.snapshot.map(|snapshot| (namespace, snapshot)));
+        snapshots.extend(translation.snapshot.map(|snapshot| (scope.namespace, snapshot)));
     }
     (snapshots, diagnostics)
 }
@@ -79,16 +72,9 @@ pub(crate) struct Publisher {
     mesh: Mesh,
     cache: SnapshotCache,
     tally: Tally,
-    good: Mutex<Good>,
+    /// The groups that something was published to.
+    groups: Mutex<BTreeSet<Box<str>>>,
     status: watch::Sender<Status>,
-}
-
-/// The last good configuration, and who wants to know.
-#[derive(Debug, Default)]
-struct Good {
-    documents: Option<Documents>,
-    /// Namespaces that clients named and the documents may not.
-    asked: BTreeSet<Box<str>>,
 }
 
 impl Publisher {
@@ -97,7 +83,7 @@ impl Publisher {
             mesh,
             cache,
             tally,
-            good: Mutex::default(),
+            groups: Mutex::default(),
             status: watch::Sender::default(),
         }
     }
@@ -107,54 +93,38 @@ impl Publisher {
     }
 
     /// Takes a new reading: published when nothing in it is an error, told in any case.
-    pub(crate) fn take(&self, reading: Reading) {
-        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-        let (snapshots, diagnostics) = translate_all(&reading, &self.mesh, &good.asked);
-        let accepted = !diagnostics.iter().any(Diagnostic::is_error) && self.publish(&snapshots);
-        if accepted {
-            good.documents = Some(reading.documents);
-        }
+    pub(crate) fn take(&self, reading: &Reading) {
+        let mut groups = self.groups();
+        let (snapshots, diagnostics) = translate_all(reading, &self.mesh);
+        let accepted = !diagnostics.iter().any(Diagnostic::is_error) && self.publish(&mut groups, &snapshots);
+        drop(groups);
         self.tell(diagnostics, accepted);
     }
 
-    /// Makes sure that clients of `namespace` are told something; `false`: too many namespaces were asked for.
-    pub(crate) fn ask(&self, namespace: &str) -> bool {
-        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-        if good.asked.contains(namespace) {
-            return true;
+    /// The group of clients of `namespace`: its own when a document names it.
+    pub(crate) fn group(&self, namespace: &str) -> Box<str> {
+        if self.groups().contains(namespace) {
+            return namespace.into();
         }
-        if good.asked.len() >= MAX_ASKED {
-            let named = |documents: &Documents| translate::namespaces(documents, &self.mesh).contains(namespace);
-            return good.documents.as_ref().is_some_and(named);
-        }
-        good.asked.insert(namespace.into());
-        if let Some(documents) = &good.documents {
-            // Good for every namespace it was translated for; for this one it may still not be. Then it is told nothing.
-            let translation = translate::translate(documents, &self.mesh, &ClientScope::namespace(namespace));
-            if let Some(snapshot) = translation.snapshot {
-                self.publish(&BTreeMap::from([(namespace.into(), snapshot)]));
-            }
-        }
-        true
+        ClientScope::unnamed().namespace
     }
 
-    /// Publishes to every namespace, or to none when clients could not use what one would be told.
-    fn publish(&self, snapshots: &BTreeMap<Box<str>, Snapshot>) -> bool {
-        // The cache checks what it is given, but one namespace at a time; here the first may not go out if the last is bad.
+    /// Publishes to every group, or to none when clients could not use what one would be told.
+    fn publish(&self, groups: &mut BTreeSet<Box<str>>, snapshots: &BTreeMap<Box<str>, Snapshot>) -> bool {
+        // The cache checks what it is given, but one group at a time; here the first may not go out if the last is bad.
         let trial = SnapshotCache::new();
         let checked = snapshots
             .iter()
-            .try_for_each(|(namespace, snapshot)| trial.publish(namespace, snapshot).map(drop));
+            .try_for_each(|(group, snapshot)| trial.publish(group, snapshot).map(drop));
         let published = checked.and_then(|()| {
-            let mut versions = Vec::with_capacity(snapshots.len());
-            for (namespace, snapshot) in snapshots {
-                versions.push((namespace.clone(), self.cache.publish(namespace, snapshot)?));
-            }
-            Ok::<_, Unpublishable>(versions)
+            self.regroup(groups, snapshots.keys().cloned().collect());
+            let each = snapshots.iter();
+            each.map(|(group, snapshot)| Ok((group.clone(), self.cache.publish(group, snapshot)?)))
+                .collect::<Result<_, Unpublishable>>()
         });
         match published {
             Ok(versions) => {
-                self.status.send_modify(|status| status.versions.extend(versions));
+                self.status.send_modify(|status| status.versions = versions);
                 true
             }
             Err(error) => {
@@ -167,6 +137,20 @@ impl Publisher {
                 false
             }
         }
+    }
+
+    /// Ends the streams of clients that belong to another group from now on: before this they were among those that no
+    /// document names, or will be.
+    fn regroup(&self, groups: &mut BTreeSet<Box<str>>, new: BTreeSet<Box<str>>) {
+        groups.difference(&new).for_each(|group| self.cache.retire(group));
+        if !new.is_subset(groups) {
+            self.cache.retire(&ClientScope::unnamed().namespace);
+        }
+        *groups = new;
+    }
+
+    fn groups(&self) -> MutexGuard<'_, BTreeSet<Box<str>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, diagnostics: BTreeSet<Diagnostic>, accepted: bool) {
@@ -186,11 +170,96 @@ impl Publisher {
             } else {
                 &mut status.rejected
             }) += 1;
-            tracing::info!(
-                accepted = status.accepted,
-                rejected = status.rejected,
-                "the folder was read"
-            );
+            let (accepted_so_far, rejected_so_far) = (status.accepted, status.rejected);
+            if accepted {
+                tracing::info!(accepted_so_far, rejected_so_far, "the folder was read and is published");
+            } else {
+                tracing::warn!(
+                    accepted_so_far,
+                    rejected_so_far,
+                    "the folder was read and refused: the last good configuration stays"
+                );
+            }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::istio::Documents;
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn reading(text: &str) -> Reading {
+        let mut documents = Documents::default();
+        let diagnostics = documents.read("f.yaml", text);
+        Reading { documents, diagnostics }
+    }
+
+    fn publisher() -> Publisher {
+        Publisher::new(Mesh::default(), SnapshotCache::new(), Tally::default())
+    }
+
+    #[test]
+    fn each_reading_is_logged_as_what_it_was() {
+        let (log, publisher) = (Log::default(), publisher());
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            publisher.take(&reading(""));
+            publisher.take(&reading("["));
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("the folder was read"))
+            .collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(
+            lines[0].contains("and is published") && lines[0].contains("accepted_so_far=1"),
+            "{text}"
+        );
+        assert!(
+            lines[1].contains("and refused") && lines[1].contains("rejected_so_far=1"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn invented_namespaces_are_one_group_until_a_document_names_them() {
+        const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+                             metadata: {name: a, namespace: late}\nspec: {address: 127.0.0.1}\n";
+        let publisher = publisher();
+        publisher.take(&reading(""));
+        for number in 0..1000 {
+            assert_eq!(&*publisher.group(&format!("invented-{number}")), "");
+        }
+        assert_eq!(
+            (&*publisher.group("late"), &*publisher.group("default")),
+            ("", "default")
+        );
+        publisher.take(&reading(ENTRY));
+        assert_eq!(&*publisher.group("late"), "late");
+        // A bad reading changes nobody's group.
+        publisher.take(&reading("["));
+        assert_eq!(&*publisher.group("late"), "late");
+        publisher.take(&reading(""));
+        assert_eq!(&*publisher.group("late"), "");
     }
 }

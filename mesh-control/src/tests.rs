@@ -269,3 +269,52 @@ async fn a_client_of_a_namespace_that_no_document_names_sees_what_is_exported() 
     client.status().until(Duration::from_secs(20), heard).await.unwrap();
     assert!(control_plane.status().versions("strangers").is_some());
 }
+
+/// A public service in a namespace that nothing else is in.
+const LATE: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: own, namespace: late}
+spec:
+  hosts: [own]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http}]
+  endpoints: [{address: 127.0.0.1}]
+";
+
+#[tokio::test]
+async fn a_client_whose_namespace_is_named_later_or_no_more_is_told_so() {
+    let folder = folder();
+    let builder = ControlPlane::builder(folder.path()).plaintext(([127, 0, 0, 1], 0).into());
+    let control_plane = builder.start().await.unwrap();
+    let client = XdsClient::start(control_plane.plaintext_bootstrap("late", "anybody").unwrap()).unwrap();
+    let (full, short) = ("payment-service.default:50051", "own");
+    let _wanted = (
+        client.link().interest().watch(full),
+        client.link().interest().watch(short),
+    );
+    let heard = |name: &'static str, there: bool| {
+        move |report: &mesh_xds::client::Report| {
+            let listener = report.resource(ResourceKind::Listener, name);
+            listener.is_some_and(|listener| listener.accepted.is_some()) == there
+        }
+    };
+    let limit = Duration::from_secs(20);
+    client.status().until(limit, heard(full, true)).await.unwrap();
+    // Short names are of the own namespace, so this one is there only in the group of its own.
+    fs::write(folder.path().join("90-late.yaml"), LATE).unwrap();
+    client.status().until(limit, heard(short, true)).await.unwrap();
+    assert!(heard(full, true)(&client.status().report()));
+    fs::remove_file(folder.path().join("90-late.yaml")).unwrap();
+    within("the old group", async {
+        let mut clients = control_plane.client_changes();
+        let told_as_unnamed = || {
+            let clients = control_plane.clients();
+            !clients.is_empty() && clients.iter().all(|client| client.group.is_empty())
+        };
+        while !told_as_unnamed() {
+            clients.changed().await.unwrap();
+        }
+    })
+    .await;
+}

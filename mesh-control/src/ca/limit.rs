@@ -1,17 +1,20 @@
 //! How often the CA is asked.
 //!
-//! Two bounds. Failures to prove an identity are counted by source: ten a minute is generous for a mistake and nothing for
-//! guessing. Everything together is bounded for the whole authority, since each answer costs a signature. Successes are not
-//! counted by source: a host may start a hundred workloads at once, and they share its address.
+//! Failures to prove an identity are counted by source: ten a minute is generous for a mistake and nothing for guessing. Only
+//! who failed is held to that, since many workloads share an address, behind a NAT or on one host, and one that guesses must
+//! not shut the CA for the others. A proof costs a hash and a look-up, so it is tried first.
+//!
+//! Who proved itself is bounded for the whole authority, since each answer costs a signature; joins and renewals apart, so
+//! that a flood of joins lets no certificate expire.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Failures a source may have in a minute.
 const FAILURES_PER_MINUTE: u32 = 10;
-/// Requests of all sources together in a minute: a few milliseconds of signing a second.
+/// Joins, and likewise renewals, of all sources together in a minute: a few milliseconds of signing a second.
 const REQUESTS_PER_MINUTE: u32 = 6_000;
 /// Sources that are remembered at once. When there are more, the one that is nearest to being forgiven goes.
 const MAX_SOURCES: usize = 4_096;
@@ -26,7 +29,8 @@ pub(super) struct Limiter {
 
 #[derive(Debug)]
 struct State {
-    all: Bucket,
+    joins: Bucket,
+    renewals: Bucket,
     failures: HashMap<IpAddr, Bucket>,
 }
 
@@ -34,25 +38,26 @@ impl Limiter {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             state: Mutex::new(State {
-                all: Bucket::full(REQUESTS_PER_MINUTE, now),
+                joins: Bucket::full(REQUESTS_PER_MINUTE, now),
+                renewals: Bucket::full(REQUESTS_PER_MINUTE, now),
                 failures: HashMap::new(),
             }),
         }
     }
 
-    /// Counts a request; `false` refuses it.
-    pub(super) fn admits(&self, source: IpAddr, now: Instant) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let forgiven = state
-            .failures
-            .get_mut(&source)
-            .is_none_or(|bucket| bucket.left(now) > 0);
-        forgiven && state.all.take(now)
+    /// Counts a request with a join token that was found good; `false` refuses it.
+    pub(super) fn admits_join(&self, now: Instant) -> bool {
+        self.state().joins.take(now)
     }
 
-    /// Counts a failure.
-    pub(super) fn failed(&self, source: IpAddr, now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Counts a request with a certificate; `false` refuses it.
+    pub(super) fn admits_renewal(&self, now: Instant) -> bool {
+        self.state().renewals.take(now)
+    }
+
+    /// Counts a failure; `false`: the source had more than it may.
+    pub(super) fn admits_failure(&self, source: IpAddr, now: Instant) -> bool {
+        let mut state = self.state();
         let failures = &mut state.failures;
         if !failures.contains_key(&source) && failures.len() >= MAX_SOURCES {
             failures.retain(|_, bucket| bucket.left(now) < FAILURES_PER_MINUTE);
@@ -67,7 +72,11 @@ impl Limiter {
         failures
             .entry(source)
             .or_insert_with(|| Bucket::full(FAILURES_PER_MINUTE, now))
-            .take(now);
+            .take(now)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,27 +128,40 @@ mod tests {
         let limiter = Limiter::new(start);
         let (source, other): (IpAddr, IpAddr) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
         for _ in 0..FAILURES_PER_MINUTE {
-            assert!(limiter.admits(source, start));
-            limiter.failed(source, start);
+            assert!(limiter.admits_failure(source, start));
         }
-        assert!(!limiter.admits(source, start));
-        assert!(limiter.admits(other, start));
+        assert!(!limiter.admits_failure(source, start));
+        assert!(limiter.admits_failure(other, start));
         let later = start + Duration::from_secs(6);
-        assert!(limiter.admits(source, later));
-        limiter.failed(source, later);
-        assert!(!limiter.admits(source, later));
-        assert!(limiter.admits(source, start + MINUTE));
+        assert!(limiter.admits_failure(source, later));
+        assert!(!limiter.admits_failure(source, later));
+        assert!(limiter.admits_failure(source, start + MINUTE));
     }
 
     #[test]
-    fn everything_together_is_bounded_and_so_is_the_memory() {
+    fn joins_are_bounded_and_leave_renewals_alone() {
+        let now = Instant::now();
+        let limiter = Limiter::new(now);
+        let joined = (0..2 * REQUESTS_PER_MINUTE)
+            .filter(|_| limiter.admits_join(now))
+            .count();
+        let renewed = (0..2 * REQUESTS_PER_MINUTE)
+            .filter(|_| limiter.admits_renewal(now))
+            .count();
+        assert_eq!(
+            (joined, renewed),
+            (REQUESTS_PER_MINUTE as usize, REQUESTS_PER_MINUTE as usize)
+        );
+    }
+
+    #[test]
+    fn failures_spend_nothing_of_the_others_and_no_memory_without_bound() {
         let now = Instant::now();
         let limiter = Limiter::new(now);
         for number in 0..2 * REQUESTS_PER_MINUTE {
-            let source = IpAddr::from(number.to_be_bytes());
-            assert_eq!(limiter.admits(source, now), number < REQUESTS_PER_MINUTE, "{number}");
-            limiter.failed(source, now);
+            limiter.admits_failure(IpAddr::from(number.to_be_bytes()), now);
         }
-        assert!(limiter.state.lock().unwrap().failures.len() <= MAX_SOURCES);
+        assert!(limiter.state().failures.len() <= MAX_SOURCES);
+        assert!(limiter.admits_join(now) && limiter.admits_renewal(now));
     }
 }

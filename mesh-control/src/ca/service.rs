@@ -86,13 +86,14 @@ impl CertificateService {
             .address
             .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         let inner = &*self.inner;
-        if !inner.limiter.admits(source, now()) {
-            inner.refuse(source, "too_many_requests", "too many requests");
-            return Err(Status::resource_exhausted("too many requests; try again in a minute"));
+        let proof = inner.authenticate(&peer, source, request.metadata())?;
+        let admitted = match proof {
+            Proof::Certificate(_) => inner.limiter.admits_renewal(now()),
+            Proof::Token(_) => inner.limiter.admits_join(now()),
+        };
+        if !admitted {
+            return Err(inner.too_many(source));
         }
-        let proof = inner
-            .authenticate(&peer, request.metadata())
-            .inspect_err(|_| inner.limiter.failed(source, now()))?;
         let issued = inner.issue(&proof, source, request.get_ref())?;
         inner.tally.count("certificate_issued", proof.method());
         audit(&proof, source, &issued);
@@ -103,10 +104,9 @@ impl CertificateService {
 }
 
 impl Inner {
-    fn authenticate(&self, peer: &Peer, metadata: &MetadataMap) -> Result<Proof, Status> {
-        let source = peer
-            .address
-            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+    /// Who is calling. The certificate was verified by the handshake, so its owner has nothing to guess and is never counted
+    /// among those who fail, even behind an address where others do.
+    fn authenticate(&self, peer: &Peer, source: IpAddr, metadata: &MetadataMap) -> Result<Proof, Status> {
         if let Some(id) = &peer.identity {
             if self.authority.owns(id) {
                 return Ok(Proof::Certificate(id.clone()));
@@ -116,8 +116,8 @@ impl Inner {
         }
         let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
         let Some(token) = header.and_then(|text| text.strip_prefix("Bearer ")) else {
-            self.refuse(source, "no_proof", "neither certificate nor token");
-            return Err(Status::unauthenticated("show a join token or a certificate"));
+            let show = "show a join token or a certificate";
+            return Err(self.unproven(source, "no_proof", "neither certificate nor token", show));
         };
         let now = self.authority.now().map_err(|error| internal(&error))?.as_secs();
         match self.authority.tokens.check(token, now) {
@@ -147,14 +147,15 @@ impl Inner {
                 "the lifetime must be between 0 and {longest} seconds"
             )));
         };
-        // Last, so that a mistake in the request does not cost the token.
+        let issued = self.authority.sign(id, &csr.key, requested);
+        let issued = issued.map_err(|error| internal(&error))?;
+        // Last, so that neither a mistake in the request nor one of ours costs the token. Of several who come at once with
+        // one token each gets here, and one leaves with a certificate.
         if let Proof::Token(grant) = proof {
             let redeemed = self.authority.tokens.redeem(grant);
             redeemed.map_err(|refusal| self.bad_token_refused(source, &refusal))?;
         }
-        self.authority
-            .sign(id, &csr.key, requested)
-            .map_err(|error| internal(&error))
+        Ok(issued)
     }
 
     fn bad_token_refused(&self, source: IpAddr, refusal: &Refusal) -> Status {
@@ -165,8 +166,21 @@ impl Inner {
     }
 
     fn bad_token(&self, source: IpAddr, why: &str) -> Status {
-        self.refuse(source, "bad_token", why);
-        Status::unauthenticated("the join token is not valid")
+        self.unproven(source, "bad_token", why, "the join token is not valid")
+    }
+
+    /// Refuses a caller that did not prove who it is, and tells it `told`, unless its address failed too often.
+    fn unproven(&self, source: IpAddr, reason: &'static str, why: &str, told: &'static str) -> Status {
+        if !self.limiter.admits_failure(source, now()) {
+            return self.too_many(source);
+        }
+        self.refuse(source, reason, why);
+        Status::unauthenticated(told)
+    }
+
+    fn too_many(&self, source: IpAddr) -> Status {
+        self.refuse(source, "too_many_requests", "too many requests");
+        Status::resource_exhausted("too many requests; try again in a minute")
     }
 
     fn refuse(&self, source: IpAddr, reason: &'static str, why: &str) {

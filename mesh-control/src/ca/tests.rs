@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mesh_core::identity::{SpiffeId, TrustDomain, verify};
@@ -31,6 +32,18 @@ struct Fixed(u64);
 impl TimeProvider for Fixed {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
+    }
+}
+
+/// A clock that a test sets.
+#[derive(Debug)]
+struct Settable(AtomicU64);
+
+impl TimeProvider for Settable {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(
+            self.0.load(Ordering::Relaxed),
+        )))
     }
 }
 
@@ -276,6 +289,41 @@ fn guessing_is_slowed_down() {
         .collect();
     assert_eq!(codes[9], Code::Unauthenticated);
     assert_eq!(codes[10], Code::ResourceExhausted);
+}
+
+#[test]
+fn failures_from_an_address_shut_out_nobody_who_proves_itself() {
+    let bench = bench();
+    let csr = csr(&key(), &[CHECKOUT]);
+    let token = bench.token(Lifetime::default());
+    // More than all sources together may ask for.
+    for _ in 0..7_000 {
+        bench.ask(&csr, Some("guess"), None).unwrap_err();
+    }
+    refused(bench.ask(&csr, None, None), Code::ResourceExhausted);
+    bench.ask(&csr, None, Some(CHECKOUT)).unwrap();
+    bench.ask(&csr, Some(&token), None).unwrap();
+    refused(bench.ask(&csr, Some(&token), None), Code::ResourceExhausted);
+}
+
+#[test]
+fn an_error_of_ours_does_not_cost_the_token() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Settable(AtomicU64::new(NOW)));
+    let domain = TrustDomain::parse("cluster.local").unwrap();
+    let time = Arc::clone(&clock) as Arc<dyn TimeProvider>;
+    let bench = Bench::new(Arc::new(
+        Authority::open(Some(state.path()), domain, time, DEFAULT_LEAF_LIFETIME).unwrap(),
+    ));
+    let csr = csr(&key(), &[]);
+    // The root has ended, and nothing can be signed; the token has not.
+    let end = NOW + 10 * 365 * 24 * 3600;
+    clock.0.store(end - 60, Ordering::Relaxed);
+    let token = bench.token(Lifetime::default());
+    clock.0.store(end + 1, Ordering::Relaxed);
+    refused(bench.ask(&csr, Some(&token), None), Code::Unavailable);
+    clock.0.store(end - 1, Ordering::Relaxed);
+    bench.ask(&csr, Some(&token), None).unwrap();
 }
 
 #[test]

@@ -153,7 +153,7 @@ impl ControlPlaneBuilder {
             tally: tally.clone(),
             closing: closed,
         };
-        let watching = source::watch(self.folder, move |reading| publisher.take(reading));
+        let watching = source::watch(self.folder, move |reading| publisher.take(&reading));
         let mut tasks = vec![tokio::spawn(watching)];
         // The sender lives in the publisher, which the watching task keeps.
         drop(status.wait_for(|status| status.accepted + status.rejected > 0).await);

@@ -12,19 +12,14 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// The group of a caller of the TLS port.
 pub(super) fn authenticated(publisher: &Publisher, caller: &Caller) -> Result<Arc<str>, Refusal> {
-    group(publisher, authenticated_namespace(caller)?)
+    Ok(publisher.group(authenticated_namespace(caller)?).into())
 }
 
 /// The group of a caller of the plaintext port: what it says.
-pub(super) fn claimed(publisher: &Publisher, caller: &Caller) -> Result<Arc<str>, Refusal> {
-    group(publisher, claimed_namespace(caller).unwrap_or(DEFAULT_NAMESPACE))
-}
-
-fn group(publisher: &Publisher, namespace: &str) -> Result<Arc<str>, Refusal> {
-    if publisher.ask(namespace) {
-        return Ok(namespace.into());
-    }
-    Err(Refusal::new("clients of too many namespaces"))
+pub(super) fn claimed(publisher: &Publisher, caller: &Caller) -> Arc<str> {
+    publisher
+        .group(claimed_namespace(caller).unwrap_or(DEFAULT_NAMESPACE))
+        .into()
 }
 
 /// The namespace of the caller's certificate. What the caller claims of itself must not contradict it.

@@ -70,7 +70,7 @@ pub(crate) fn plaintext(listener: TcpListener, shared: &Shared) -> Vec<JoinHandl
     let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
     let publisher = Arc::clone(&shared.publisher);
     let ads = AdsService::new(shared.cache.clone(), move |caller: &Caller| {
-        group::claimed(&publisher, caller)
+        Ok(group::claimed(&publisher, caller))
     });
     let closed = closed(shared.closing.clone());
     let serving = builder().add_service(ads);

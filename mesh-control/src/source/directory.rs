@@ -4,25 +4,26 @@
 //! doubled event, an editor that renames, a `..data` link that Kubernetes swaps, all come to the same. Files are read in the
 //! order of their names, which is the age of documents for Istio's "the oldest wins".
 //!
-//! A file may be read while it is written. Reading waits a little for writers to finish (`events.rs`); what is torn all the
-//! same does not parse, so the last good configuration stays, and the event of the next write has the folder read again. An
-//! empty file is torn too: that is how most programs begin to save, and no rule is written by an empty file.
+//! A file may be read while it is written, and half a file may well parse. What keeps it from being published is not the
+//! parser but `belief.rs`: a file that is open for writing keeps its last text until it is closed (where the system tells of
+//! closings: Linux), and one that vanished keeps it for a grace. An empty file is an error besides: that is how most programs
+//! begin to save, and no rule is written by an empty file. A change that no event told of is believed only when a second look
+//! finds the same. What remains: writers of files that lie elsewhere and are linked here are not heard, so replace such files
+//! by renaming, as Kubernetes does.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::time::Instant;
 
+use super::belief::Belief;
 use super::events::{Events, RESCAN};
+use super::files::{self, Sight};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::Documents;
-
-/// The most files that are read.
-pub const MAX_FILES: usize = 10_000;
-/// The most bytes that are read of all files together.
-const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
 /// What one look at the folder found.
 #[derive(Debug, Default)]
@@ -33,99 +34,29 @@ pub struct Reading {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// The files of a folder as texts, to be compared with those of the next look.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Files(Vec<(String, Result<String, String>)>);
-
 impl Reading {
     /// Reads a folder. It never fails: a folder that cannot be read is a reading with an error.
     pub fn of(folder: &Path) -> Self {
-        Self::parse(&Files::of(folder))
+        Self::parse(folder, &files::see(folder))
     }
 
-    fn parse(files: &Files) -> Self {
+    fn parse(folder: &Path, sight: &Sight) -> Self {
         let mut reading = Self::default();
-        for (name, text) in &files.0 {
-            match text {
-                Ok(text) => reading.diagnostics.extend(reading.documents.read(name, text)),
-                Err(why) => {
-                    let finding = Diagnostic::of_file(name, Severity::Error, Code::Unreadable, why.clone());
-                    reading.diagnostics.push(finding);
+        let unreadable = |name: &str, why: &str| Diagnostic::of_file(name, Severity::Error, Code::Unreadable, why);
+        match sight {
+            Err(why) => reading.diagnostics.push(unreadable(&folder.display().to_string(), why)),
+            Ok(files) => {
+                for (name, text) in files {
+                    let name = name.to_string_lossy();
+                    match text {
+                        Ok(text) => reading.diagnostics.extend(reading.documents.read(&name, text)),
+                        Err(why) => reading.diagnostics.push(unreadable(&name, why)),
+                    }
                 }
             }
         }
         reading
     }
-}
-
-impl Files {
-    fn of(folder: &Path) -> Self {
-        let paths = match list(folder) {
-            Ok(paths) => paths,
-            Err(error) => {
-                return Self(vec![(
-                    folder.display().to_string(),
-                    Err(format!("cannot be read: {error}")),
-                )]);
-            }
-        };
-        let mut files = Vec::new();
-        let mut total = 0;
-        for path in paths {
-            let text = read(&path, MAX_TOTAL_BYTES - total);
-            match text {
-                // Removed between the list and the read: as if it had not been there.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                text => {
-                    total += text.as_ref().map_or(0, String::len);
-                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    files.push((name, text.map_err(|error| error.to_string())));
-                }
-            }
-        }
-        Self(files)
-    }
-}
-
-/// The files to read, by name. Hidden ones are left out: editors and Kubernetes keep their own things there.
-fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let hidden = path
-            .file_name()
-            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        let known = path
-            .extension()
-            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
-        if !known || hidden || path.is_dir() {
-            continue;
-        }
-        paths.push(path);
-        if paths.len() > MAX_FILES {
-            return Err(io::Error::other(format!("more than {MAX_FILES} files")));
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn read(path: &Path, room: usize) -> io::Result<String> {
-    let most = Documents::MAX_FILE_BYTES;
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > most {
-        return Err(io::Error::other(format!("larger than {most} bytes")));
-    }
-    if bytes.is_empty() {
-        return Err(io::Error::other("empty: half written, or to be removed"));
-    }
-    if bytes.len() > room {
-        return Err(io::Error::other(format!(
-            "the files of the folder have more than {MAX_TOTAL_BYTES} bytes together"
-        )));
-    }
-    String::from_utf8(bytes).map_err(|_| io::Error::other("not UTF-8"))
 }
 
 /// Calls `changed` with each new state of the folder, the first one at once, until dropped.
@@ -135,42 +66,54 @@ pub(crate) async fn watch(folder: PathBuf, changed: impl Fn(Reading) + Send + Sy
     let changed = Arc::new(changed);
     let events = Arc::new(Events::default());
     let mut watcher = start(&folder, &events);
-    let mut known = None;
+    let mut belief = Belief::default();
     let mut told = true;
     loop {
-        let (folder_again, changed_again) = (folder.clone(), Arc::clone(&changed));
-        let look = move || look(&folder_again, known, &*changed_again);
-        let (files, is_new) = match tokio::task::spawn_blocking(look).await {
+        let (folder_again, events_again, changed_again) = (folder.clone(), Arc::clone(&events), Arc::clone(&changed));
+        let look = move || {
+            let unheard = look(&folder_again, &events_again, told, &mut belief, &*changed_again);
+            (belief, unheard)
+        };
+        let unheard;
+        (belief, unheard) = match tokio::task::spawn_blocking(look).await {
             Ok(seen) => seen,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The runtime is shutting down.
             Err(_) => return,
         };
-        known = Some(files);
-        if is_new && !told {
-            // No event told of it: what is watched is not what is read any more. The folder itself was replaced.
+        if unheard {
+            // What is watched is not what is read any more: the folder itself was replaced.
             drop(watcher);
             watcher = start(&folder, &events);
             events.ring();
         }
-        told = events.settle().await;
+        told = events.settle(belief.next_look()).await;
     }
 }
 
-fn look(folder: &Path, known: Option<Files>, changed: &dyn Fn(Reading)) -> (Files, bool) {
-    let files = Files::of(folder);
-    let is_new = known.is_none_or(|known| known != files);
-    if is_new {
-        changed(Reading::parse(&files));
+/// One look. Whether there was something new of which no event told: it is not believed yet, look again.
+fn look(folder: &Path, events: &Events, told: bool, belief: &mut Belief, changed: &dyn Fn(Reading)) -> bool {
+    // Who wrote before and who wrote after: a file that was closed meanwhile may have been read before its end.
+    let mut held: HashSet<OsString> = events.writing();
+    let sight = files::see(folder);
+    held.extend(events.writing());
+    if !told && belief.is_news(&sight, &held) {
+        belief.note(sight);
+        return true;
     }
-    (files, is_new)
+    if belief.take(sight, &held, Instant::now())
+        && let Some(believed) = belief.files()
+    {
+        changed(Reading::parse(folder, believed));
+    }
+    false
 }
 
 /// Tells `events` what changes in the folder, until the watcher is dropped.
 fn start(folder: &Path, events: &Arc<Events>) -> Option<RecommendedWatcher> {
     let events = Arc::clone(events);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
-        Ok(event) => events.take(event),
+        Ok(event) => events.take(&event),
         // It may stand for lost events.
         Err(_) => events.ring(),
     });

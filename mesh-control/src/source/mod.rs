@@ -1,9 +1,12 @@
 //! Where documents come from.
 
+mod belief;
 mod directory;
 mod events;
+mod files;
 #[cfg(test)]
 mod tests;
 
+pub use directory::Reading;
 pub(crate) use directory::watch;
-pub use directory::{MAX_FILES, Reading};
+pub use files::MAX_FILES;

@@ -1,6 +1,7 @@
 //! What a watched folder reads, when it reads again, and what it refuses to read.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,14 @@ use crate::istio::Documents;
 
 const ENTRY: &str =
     "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: a}\nspec: {address: 127.0.0.1}\n";
+
+/// Documents of these names.
+fn entries(names: &[&str]) -> String {
+    let each = names
+        .iter()
+        .map(|name| ENTRY.replace("{name: a}", &format!("{{name: {name}}}")));
+    each.collect::<Vec<_>>().join("---\n")
+}
 
 /// The readings of a folder, as they come.
 struct Watched {
@@ -23,6 +32,25 @@ impl Watched {
         let (sender, readings) = mpsc::unbounded_channel();
         let task = tokio::spawn(watch(folder.to_owned(), move |reading| drop(sender.send(reading))));
         Self { readings, task }
+    }
+
+    /// The first reading that has the workload `name`, and that all until then, this one too, had those in `always`.
+    async fn until_there(&mut self, name: &str, always: &[&str]) -> Vec<String> {
+        let wait = async {
+            loop {
+                let reading = self.readings.recv().await.unwrap();
+                let entries = reading.documents.workload_entries.iter();
+                let names: Vec<String> = entries.map(|entry| entry.meta.name.to_string()).collect();
+                let has = |wanted: &&str| names.iter().any(|name| name == wanted);
+                assert!(always.iter().all(has), "{names:?} has not all of {always:?}");
+                if has(&name) {
+                    return names;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .expect("the change is seen")
     }
 
     /// The next reading with `entries` workload entries and `errors` errors. Readings in between may be of half a change.
@@ -102,6 +130,82 @@ async fn a_folder_that_is_replaced_is_found_again() {
     watched.until(1, 0).await;
     fs::write(folder.join("b.yaml"), ENTRY).unwrap();
     watched.until(2, 0).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_save_that_pauses_between_two_documents_is_not_taken_for_the_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    fs::write(file("a.yaml"), entries(&["one", "two", "three"])).unwrap();
+    let mut watched = Watched::new(folder.path());
+    watched.until_there("three", &[]).await;
+    let mut writer = fs::File::create(file("a.yaml")).unwrap();
+    writer.write_all(entries(&["one"]).as_bytes()).unwrap();
+    writer.write_all(b"---\n").unwrap();
+    let mut new = fs::File::create(file("new.yaml")).unwrap();
+    new.write_all(entries(&["half"]).as_bytes()).unwrap();
+    // Somebody else's save does not wait for them, and shows that the folder was read.
+    fs::write(file("b.yaml"), entries(&["other"])).unwrap();
+    let names = watched.until_there("other", &["one", "two", "three"]).await;
+    assert_eq!(names, ["one", "two", "three", "other"]);
+    writer.write_all(entries(&["two", "four"]).as_bytes()).unwrap();
+    drop(writer);
+    let names = watched.until_there("four", &["one", "two", "other"]).await;
+    assert_eq!(names, ["one", "two", "four", "other"]);
+    drop(new);
+    watched.until_there("half", &["four", "other"]).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_renamed_away_and_written_anew_is_never_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    fs::write(file("a.yaml"), entries(&["one"])).unwrap();
+    let mut watched = Watched::new(folder.path());
+    watched.until_there("one", &[]).await;
+    fs::rename(file("a.yaml"), file("a.yaml~")).unwrap();
+    // A rename over another file is believed at once, while the first one is still missing.
+    fs::write(file("b.tmp"), entries(&["other"])).unwrap();
+    fs::rename(file("b.tmp"), file("b.yaml")).unwrap();
+    watched.until_there("other", &["one"]).await;
+    fs::write(file("a.yaml"), entries(&["one", "two"])).unwrap();
+    watched.until_there("two", &["one", "other"]).await;
+}
+
+#[tokio::test]
+async fn a_removal_is_believed_after_what_was_saved_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    fs::write(file("a.yaml"), entries(&["one"])).unwrap();
+    let mut watched = Watched::new(folder.path());
+    watched.until_there("one", &[]).await;
+    fs::remove_file(file("a.yaml")).unwrap();
+    fs::write(file("b.yaml"), entries(&["other"])).unwrap();
+    watched.until_there("other", &["one"]).await;
+    watched.until(1, 0).await;
+    fs::remove_file(file("b.yaml")).unwrap();
+    watched.until(0, 0).await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_pipe_or_a_socket_is_named_and_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let made = std::process::Command::new("mkfifo").arg(file("pipe.yaml")).status();
+    assert!(made.unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(file("socket.yaml")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", file("zero.yaml")).unwrap();
+    // On a thread of its own: were the pipe opened, nothing could end it but a writer.
+    let (sender, mut read) = mpsc::channel(1);
+    let path = folder.path().to_owned();
+    std::thread::spawn(move || drop(sender.blocking_send(Reading::of(&path))));
+    let reading = tokio::time::timeout(Duration::from_secs(20), read.recv()).await;
+    let findings = reading.expect("nothing blocks").unwrap().diagnostics;
+    let why = "error[MSH0001]: not a regular file: pipes, sockets and devices are not read";
+    let expected = ["pipe.yaml", "socket.yaml", "zero.yaml"].map(|name| format!("{name}: {why}"));
+    assert_eq!(findings.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
 }
 
 #[test]

@@ -90,6 +90,14 @@ pub(super) fn subsets<'a>(
     subsets
 }
 
+/// Whether any rule of any namespace, seen by this client or not, defines a subset of a service.
+pub(super) fn is_subset_anywhere(service: &Service<'_>, subset: &str, documents: &Documents, mesh: &Mesh) -> bool {
+    documents.destination_rules.iter().any(|rule| {
+        let pattern = host::resolve(&rule.spec.host, rule.meta.namespace(), &mesh.domain);
+        host::fit(&pattern, &service.host).is_some() && rule.spec.subsets.iter().any(|known| *known.name == *subset)
+    })
+}
+
 /// The rules of one namespace that apply to a service, all of the same host.
 fn rules<'a>(
     service: &Service<'_>,

@@ -64,6 +64,8 @@ pub(super) fn is_visible<'a>(export_to: impl ExactSizeIterator<Item = &'a str>, 
     namespaces.any(|namespace| match namespace {
         "*" => true,
         "." => owner == client,
+        // Also the client's, when no document names its namespace.
+        "" => false,
         name => name == client,
     })
 }
@@ -116,6 +118,6 @@ mod tests {
     fn visibility() {
         let seen = |export_to: &[&str], client| is_visible(export_to.iter().copied(), "owner", client);
         assert!(seen(&[], "x") && seen(&["*"], "x") && seen(&["."], "owner") && seen(&["a", "x"], "x"));
-        assert!(!seen(&["."], "x") && !seen(&["a"], "x") && !seen(&["~"], "x"));
+        assert!(!seen(&["."], "x") && !seen(&["a"], "x") && !seen(&["~"], "x") && !seen(&[""], ""));
     }
 }

@@ -21,6 +21,7 @@ mod target;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use mesh_core::config::{Cluster, ClusterName, Reason, ReasonKind, Snapshot};
 
@@ -53,7 +54,7 @@ impl Default for Mesh {
 /// Who the configuration is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientScope {
-    /// The client's namespace.
+    /// The client's namespace; empty for all those that no document names.
     pub namespace: Box<str>,
 }
 
@@ -63,6 +64,21 @@ impl ClientScope {
         Self {
             namespace: namespace.into(),
         }
+    }
+
+    /// Clients in a namespace that no document names. No rule tells them apart: they see what is exported to all, and no
+    /// short name is theirs.
+    pub fn unnamed() -> Self {
+        Self::namespace("")
+    }
+}
+
+impl fmt::Display for ClientScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return f.write_str("a namespace that no document names");
+        }
+        write!(f, "namespace {:?}", self.namespace)
     }
 }
 
@@ -75,22 +91,29 @@ pub struct Translation {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Every namespace that a document is in, and that a client may therefore tell apart from others.
+/// Every namespace that a document is in or is exported to. Clients of any other are all told the same
+/// ([`ClientScope::unnamed`]).
 pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
-    let metas = [
-        documents.virtual_services.iter().map(|d| &d.meta).collect::<Vec<_>>(),
-        documents.destination_rules.iter().map(|d| &d.meta).collect(),
-        documents.service_entries.iter().map(|d| &d.meta).collect(),
-        documents.workload_entries.iter().map(|d| &d.meta).collect(),
-    ];
-    let named = metas.into_iter().flatten().map(|meta| meta.namespace().into());
-    named.chain(["default".into(), mesh.root_namespace.clone()]).collect()
+    let (rules, subsets) = (&documents.virtual_services, &documents.destination_rules);
+    let (services, workloads) = (&documents.service_entries, &documents.workload_entries);
+    let owners = (rules.iter().map(|d| &d.meta))
+        .chain(subsets.iter().map(|d| &d.meta))
+        .chain(services.iter().map(|d| &d.meta))
+        .chain(workloads.iter().map(|d| &d.meta))
+        .map(Meta::namespace);
+    let audiences = (rules.iter().flat_map(|d| &d.spec.export_to))
+        .chain(subsets.iter().flat_map(|d| &d.spec.export_to))
+        .chain(services.iter().flat_map(|d| &d.spec.export_to))
+        .map(|at| at.as_str())
+        .filter(|name| !["", "*", ".", "~"].contains(name));
+    let always = ["default", &*mesh.root_namespace];
+    owners.chain(audiences).chain(always).map(Box::from).collect()
 }
 
 /// Translates `documents` for clients of `scope`.
 pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Translation {
     let mut findings = Findings::default();
-    let registry = Registry::new(documents, mesh, &mut findings);
+    let registry = Registry::new(documents, mesh, scope, &mut findings);
     let clusters = clusters(documents, mesh, scope, &registry, &mut findings);
     let mut view = View {
         documents,

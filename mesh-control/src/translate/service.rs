@@ -1,11 +1,13 @@
-//! The services there are: each host of each `ServiceEntry`, with its members.
+//! The services there are for a client: each host of each `ServiceEntry`, with its members.
 //!
-//! The registry does not depend on who looks at it; what a client may see of it is asked with the client's namespace.
+//! Two entries may define one host, each for namespaces of its own. What the client sees comes first, of that its own
+//! namespace, then the oldest (Istio's order within a sidecar's scope). A host of which it sees no definition is kept all the
+//! same: a rule may name it, and then the reason is not that there is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::endpoint::{self, Member};
-use super::{Findings, Mesh, host};
+use super::{ClientScope, Findings, Mesh, host};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{At, Document, Documents, Location, Meta, Port, Resolution, ServiceEntry};
 
@@ -31,6 +33,11 @@ impl Service<'_> {
         self.ports.iter().find(|port| *port.number == number)
     }
 
+    /// Whose definition of a host counts; the smaller. Between equals the older.
+    fn rank(&self, client: &str) -> (bool, bool) {
+        (!self.is_visible(client), self.meta.namespace() != client)
+    }
+
     /// The port that a name without one means.
     pub(super) fn lowest_port(&self) -> Option<u32> {
         self.ports.iter().map(|port| *port.number).min()
@@ -43,13 +50,15 @@ pub(super) struct Registry<'a> {
     services: BTreeMap<String, Service<'a>>,
     /// Hosts that are defined and cannot be served, with the reason.
     unserved: BTreeMap<String, &'static str>,
+    /// Every port that some definition gives a host, seen by the client or not.
+    ports: BTreeSet<(String, u32)>,
 }
 
 impl<'a> Registry<'a> {
-    pub(super) fn new(documents: &'a Documents, mesh: &Mesh, findings: &mut Findings) -> Self {
+    pub(super) fn new(documents: &'a Documents, mesh: &Mesh, scope: &ClientScope, findings: &mut Findings) -> Self {
         let mut registry = Self::default();
         for document in &documents.service_entries {
-            registry.add(document, documents, mesh, findings);
+            registry.add(document, documents, mesh, scope, findings);
         }
         registry
     }
@@ -62,6 +71,11 @@ impl<'a> Registry<'a> {
         self.services.values()
     }
 
+    /// Whether some definition of a host, seen by the client or not, has a port.
+    pub(super) fn is_port_anywhere(&self, host: &str, port: u32) -> bool {
+        self.ports.contains(&(host.to_owned(), port))
+    }
+
     /// Why a host that is defined is not served.
     pub(super) fn why_unserved(&self, host: &str) -> Option<&'static str> {
         self.unserved.get(host).copied()
@@ -72,6 +86,7 @@ impl<'a> Registry<'a> {
         document: &'a Document<ServiceEntry>,
         documents: &'a Documents,
         mesh: &Mesh,
+        scope: &ClientScope,
         findings: &mut Findings,
     ) {
         let Document { meta, spec } = document;
@@ -111,27 +126,46 @@ impl<'a> Registry<'a> {
                 );
             } else if let Some(why) = unserved {
                 self.unserved.entry(host).or_insert(why);
-            } else if let Some(older) = self.services.get(&host) {
-                let message = format!(
-                    "host {host:?} is defined by {} already; the older definition counts",
-                    older.meta
-                );
-                findings.say(meta, Severity::Warning, Code::Duplicate, &name.place, message);
             } else {
                 let internal = spec
                     .location
                     .as_ref()
                     .is_some_and(|at| at.value == Location::MeshInternal);
                 let service = Service {
-                    host: host.clone(),
+                    host,
                     meta,
                     ports: &spec.ports,
                     members: members.clone(),
                     internal,
                     export_to: &spec.export_to,
                 };
-                self.services.insert(host, service);
+                self.define(service, name, scope, findings);
             }
+        }
+    }
+
+    /// Adds a service, unless there is one of that host that counts more.
+    fn define(&mut self, service: Service<'a>, name: &At<String>, scope: &ClientScope, findings: &mut Findings) {
+        let client = &*scope.namespace;
+        let ports = service.ports.iter().map(|port| (service.host.clone(), *port.number));
+        self.ports.extend(ports);
+        let Some(older) = self.services.get(&service.host) else {
+            self.services.insert(service.host.clone(), service);
+            return;
+        };
+        let wins = service.rank(client) < older.rank(client);
+        // Two that no client sees both of are no conflict.
+        if service.is_visible(client) && older.is_visible(client) {
+            let counts = if wins {
+                format!("this definition counts for {scope}")
+            } else {
+                "the older definition counts".to_owned()
+            };
+            let message = format!("host {:?} is defined by {} already; {counts}", service.host, older.meta);
+            findings.say(service.meta, Severity::Warning, Code::Duplicate, &name.place, message);
+        }
+        if wins {
+            self.services.insert(service.host.clone(), service);
         }
     }
 }

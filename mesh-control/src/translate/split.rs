@@ -3,9 +3,9 @@
 use mesh_core::config::{ClusterName, InvalidSplit, Split};
 
 use super::service::Service;
-use super::{Findings, View, cluster, host};
+use super::{View, cluster, host};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{Destination, HttpRoute, Meta};
+use crate::istio::{Destination, HttpRoute, Meta, Place};
 
 /// The shares of a rule, for a client that addressed `port`; `None` when one of them is wrong.
 pub(super) fn split(view: &mut View<'_, '_>, meta: &Meta, http: &HttpRoute, port: Option<u32>) -> Option<Split> {
@@ -65,22 +65,23 @@ fn target(
             .say(meta, Severity::Error, Code::NotFound, &destination.host.place, message);
         return None;
     };
-    let port = target_port(view.findings, meta, destination, service, addressed)?;
+    let port = target_port(view, meta, destination, service, addressed)?;
     let subset = destination.subset.as_ref();
     let name = cluster::name(&full, port, subset.map_or("", |name| name.as_str()));
     if !service.is_visible(&view.scope.namespace) {
         view.missing.insert(
             name.clone(),
-            format!("service {full:?} is not exported to {:?}", view.scope.namespace),
+            format!("service {full:?} is not exported to {}", view.scope),
         );
         return Some(name);
     }
     let Some(endpoints) = view.clusters.get(&name).map(|cluster| cluster.endpoints.len()) else {
-        let wanted = subset.map_or("", |name| name.as_str());
-        let place = subset.map_or(&destination.host.place, |name| &name.place);
-        let message = format!("no DestinationRule defines subset {wanted:?} of {full:?}");
-        view.findings.say(meta, Severity::Error, Code::NotFound, place, message);
-        return None;
+        let (place, why) = unseen(view, meta, destination, service, port)?;
+        let message = format!("{why}: its calls there fail");
+        view.findings
+            .say(meta, Severity::Warning, Code::NotFound, place, message);
+        view.missing.insert(name.clone(), why);
+        return Some(name);
     };
     if endpoints == 0 && has_share {
         let message = format!("{name} has no endpoint: its share of the calls fails");
@@ -90,18 +91,47 @@ fn target(
     Some(name)
 }
 
+/// Why this client has no cluster that a rule names. Nobody has it: a mistake. Others do: a matter of this client's namespace
+/// alone, whose calls fail, and no reason to keep the others from their configuration.
+fn unseen<'r>(
+    view: &mut View<'_, '_>,
+    meta: &Meta,
+    destination: &'r Destination,
+    service: &Service<'_>,
+    port: u32,
+) -> Option<(&'r Place, String)> {
+    let (host, scope) = (&service.host, view.scope);
+    if let Some(written) = destination.port.as_ref().filter(|_| service.port(port).is_none()) {
+        return Some((
+            &written.place,
+            format!("{host:?} as {scope} sees it has no port {port}"),
+        ));
+    }
+    let subset = destination.subset.as_ref();
+    let wanted = subset.map_or("", |name| name.as_str());
+    let place = subset.map_or(&destination.host.place, |name| &name.place);
+    if cluster::is_subset_anywhere(service, wanted, view.documents, view.mesh) {
+        let why = format!("no DestinationRule that {scope} goes by defines subset {wanted:?} of {host:?}");
+        return Some((place, why));
+    }
+    let message = format!("no DestinationRule defines subset {wanted:?} of {host:?}");
+    view.findings.say(meta, Severity::Error, Code::NotFound, place, message);
+    None
+}
+
 /// The port that is written; else the only one of the service; else the one the caller addressed.
 fn target_port(
-    findings: &mut Findings,
+    view: &mut View<'_, '_>,
     meta: &Meta,
     destination: &Destination,
     service: &Service<'_>,
     addressed: Option<u32>,
 ) -> Option<u32> {
     if let Some(written) = &destination.port {
-        if service.port(written.value).is_none() {
+        if !view.registry.is_port_anywhere(&service.host, written.value) {
             let message = format!("{:?} has no port {}", service.host, written.value);
-            findings.say(meta, Severity::Error, Code::NotFound, &written.place, message);
+            view.findings
+                .say(meta, Severity::Error, Code::NotFound, &written.place, message);
             return None;
         }
         return Some(written.value);
@@ -118,7 +148,7 @@ fn target_port(
             "{:?} has several ports and none is the addressed one: name it",
             service.host
         );
-        findings.say(
+        view.findings.say(
             meta,
             Severity::Error,
             Code::PortRequired,

@@ -131,6 +131,110 @@ fn goldens() {
     assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
 }
 
+/// The addresses of a cluster, or why it is none.
+fn addresses(snapshot: &Snapshot, name: &str) -> Result<Vec<String>, String> {
+    let cluster = snapshot.cluster(&name.into()).expect("the cluster is named");
+    let cluster = cluster.as_ref().map_err(ToString::to_string)?;
+    Ok(cluster
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.address.to_string())
+        .collect())
+}
+
+fn translated(text: &str, scope: &ClientScope) -> (Snapshot, Vec<String>) {
+    let (documents, findings) = read("f.yaml", text);
+    assert_eq!(findings, []);
+    let translation = translate(&documents, &Mesh::default(), scope);
+    let findings = translation.diagnostics.iter().map(ToString::to_string).collect();
+    (translation.snapshot.expect("no finding is an error"), findings)
+}
+
+#[test]
+fn a_private_destination_rule_is_a_matter_of_those_who_do_not_see_it() {
+    let text = include_str!("../../testdata/private_subset.yaml");
+    let subset = "outbound|80|v1|pay.default.svc.cluster.local";
+    let (own, findings) = translated(text, &ClientScope::namespace("default"));
+    assert_eq!(
+        (addresses(&own, subset), findings),
+        (Ok(vec!["192.0.2.1:80".into()]), vec![])
+    );
+    // One is not shown it, another has a rule of its own that shadows it.
+    for scope in [ClientScope::unnamed(), ClientScope::namespace("shadow")] {
+        let (other, findings) = translated(text, &scope);
+        let why = addresses(&other, subset).unwrap_err();
+        assert!(
+            why.contains(&format!("that {scope} goes by defines subset \"v1\"")),
+            "{why}"
+        );
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(
+            findings[0].contains("warning[IST0101]") && findings[0].contains(&scope.to_string()),
+            "{findings:?}"
+        );
+        let whole = addresses(&other, "outbound|80||pay.default.svc.cluster.local");
+        assert_eq!(whole, Ok(vec!["192.0.2.1:80".into()]));
+    }
+}
+
+#[test]
+fn a_host_may_be_defined_in_each_namespace_for_itself() {
+    let text = include_str!("../../testdata/private_hosts.yaml");
+    let cluster = "outbound|80||api.example.com";
+    for (namespace, address) in [("a", "192.0.2.1:80"), ("b", "192.0.2.2:80")] {
+        let (snapshot, findings) = translated(text, &ClientScope::namespace(namespace));
+        assert_eq!(addresses(&snapshot, cluster), Ok(vec![address.into()]), "{findings:?}");
+        // `shared.example.com` is public in both: the own definition counts.
+        let shared = addresses(&snapshot, "outbound|80||shared.example.com");
+        assert_eq!(shared, Ok(vec![address.into()]), "{findings:?}");
+    }
+    let (stranger, findings) = translated(text, &ClientScope::unnamed());
+    assert!(stranger.cluster(&cluster.into()).is_none() && stranger.target("api.example.com").is_none());
+    assert_eq!(
+        addresses(&stranger, "outbound|80||shared.example.com"),
+        Ok(vec!["192.0.2.1:80".into()])
+    );
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding.contains("the older definition counts")),
+        "{findings:?}"
+    );
+    assert_eq!(findings.len(), 1, "{findings:?}");
+}
+
+#[test]
+fn a_namespace_is_named_by_what_is_exported_to_it() {
+    let text =
+        include_str!("../../testdata/private_hosts.yaml").replacen("exportTo: [\".\"]", "exportTo: [told, \"*\"]", 1);
+    let (documents, _) = read("f.yaml", &text);
+    let named = namespaces(&documents, &Mesh::default());
+    let named: Vec<&str> = named.iter().map(|name| &**name).collect();
+    assert_eq!(named, ["a", "b", "default", "istio-system", "told"]);
+}
+
+#[test]
+fn a_port_that_only_others_see_is_no_error() {
+    let text = include_str!("../../testdata/private_hosts.yaml").replacen("number: 80,", "number: 90,", 1);
+    let rule = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: api, namespace: a}\nspec:\n  \
+                hosts: [api.example.com]\n  http:\n  - route:\n    - destination: {host: api.example.com, port: {number: 90}}\n";
+    let text = format!("{text}---\n{rule}");
+    let cluster = "outbound|90||api.example.com";
+    let (own, _) = translated(&text, &ClientScope::namespace("a"));
+    assert_eq!(addresses(&own, cluster), Ok(vec!["192.0.2.1:90".into()]));
+    let (other, findings) = translated(&text, &ClientScope::namespace("b"));
+    let why = addresses(&other, cluster).unwrap_err();
+    assert!(
+        why.contains("\"api.example.com\" as namespace \"b\" sees it has no port 90"),
+        "{why}"
+    );
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.contains("warning[IST0101]") && finding.contains("port.number"))
+    );
+}
+
 #[test]
 fn all_names_of_a_port_share_one_tree() {
     let text = include_str!("../../testdata/canary.yaml");

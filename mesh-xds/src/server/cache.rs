@@ -67,6 +67,12 @@ impl SnapshotCache {
         Ok(Versions(versions))
     }
 
+    /// Forgets a group and ends its streams. Their clients keep what they have, come again and are grouped anew: this is how
+    /// one is moved to another group.
+    pub fn retire(&self, group: &str) {
+        self.lock().by_key.remove(group);
+    }
+
     /// The connected clients and what they said to what they were sent.
     pub fn clients(&self) -> Vec<ClientReport> {
         self.clients.list()

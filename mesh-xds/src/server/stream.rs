@@ -85,7 +85,7 @@ async fn serve(
     let group = grouping
         .group(&caller)
         .map_err(|refusal| Status::permission_denied(refusal.to_string()))?;
-    let closed = || Status::unavailable("the control plane is shutting down");
+    let closed = || Status::unavailable("the control plane is shutting down, or groups its clients anew");
     let published = cache.watch(&group).ok_or_else(closed)?;
     let registered = cache.registry().add(ClientReport {
         stream: 0,
@@ -102,7 +102,7 @@ async fn serve(
         .map_err(|Closed| closed())
 }
 
-/// The cache was closed.
+/// The cache was closed, or the group retired.
 struct Closed;
 
 async fn talk(

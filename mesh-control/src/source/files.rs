@@ -1,0 +1,102 @@
+//! One look at the folder: which files there are, and the text of each or why it cannot be read.
+//!
+//! Only regular files are opened, after following links. To open a named pipe blocks until somebody writes to it, and to read
+//! a device need never end: either would wedge the reading thread, and with it the shutdown that waits for that thread.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::istio::Documents;
+
+/// The most files that are read.
+pub const MAX_FILES: usize = 10_000;
+/// The most bytes that are read of all files together.
+const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
+
+/// The text of a file, or why it cannot be read. Shared: what is seen and what is believed are mostly the same.
+pub(super) type Text = Result<Arc<str>, Arc<str>>;
+
+/// The files by name, or why the folder cannot be read.
+pub(super) type Sight = Result<BTreeMap<OsString, Text>, Arc<str>>;
+
+/// Looks at the folder.
+pub(super) fn see(folder: &Path) -> Sight {
+    let paths = list(folder).map_err(|error| Arc::from(format!("cannot be read: {error}")))?;
+    let mut files = BTreeMap::new();
+    let mut total = 0;
+    for path in paths {
+        let text = read(&path, MAX_TOTAL_BYTES - total);
+        match text {
+            // Removed between the list and the read: as if it had not been there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            text => {
+                total += text.as_ref().map_or(0, String::len);
+                let name = path.file_name().unwrap_or_default().to_owned();
+                files.insert(name, text.map(Arc::from).map_err(|error| error.to_string().into()));
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Whether a file of that name is read. Hidden ones are not: editors and Kubernetes keep their own things there.
+pub(super) fn is_read(name: &OsStr) -> bool {
+    let hidden = name.as_encoded_bytes().starts_with(b".");
+    let extension = Path::new(name).extension();
+    !hidden && extension.is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
+}
+
+fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if !path.file_name().is_some_and(is_read) || path.is_dir() {
+            continue;
+        }
+        paths.push(path);
+        if paths.len() > MAX_FILES {
+            return Err(io::Error::other(format!("more than {MAX_FILES} files")));
+        }
+    }
+    // The room for all texts together is given out in the order of names, whatever order the system lists them in.
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path, room: usize) -> io::Result<String> {
+    let most = Documents::MAX_FILE_BYTES;
+    let mut bytes = Vec::new();
+    open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        return Err(io::Error::other(format!("larger than {most} bytes")));
+    }
+    if bytes.is_empty() {
+        return Err(io::Error::other("empty: half written, or to be removed"));
+    }
+    if bytes.len() > room {
+        return Err(io::Error::other(format!(
+            "the files of the folder have more than {MAX_TOTAL_BYTES} bytes together"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("not UTF-8"))
+}
+
+/// Opens a regular file. Asked twice: before, since to open anything else may block; after, since it may have been replaced.
+fn open(path: &Path) -> io::Result<File> {
+    let regular = |metadata: Metadata| {
+        if metadata.is_file() {
+            return Ok(());
+        }
+        Err(io::Error::other(
+            "not a regular file: pipes, sockets and devices are not read",
+        ))
+    };
+    regular(fs::metadata(path)?)?;
+    let file = File::open(path)?;
+    regular(file.metadata()?)?;
+    Ok(file)
+}
