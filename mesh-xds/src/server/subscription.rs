@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use super::clients::Acknowledged;
 use super::encoded::TypeSet;
+use super::machine::WILDCARD;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::{NOT_FOUND, Raw, ResourceError, Response};
-
-/// The name that asks for everything (xDS protocol, "Wildcard").
-const WILDCARD: &str = "*";
 
 #[derive(Debug, Default)]
 pub(super) struct Subscription {

@@ -10,7 +10,7 @@ use crate::client::cache::{Found, Trouble};
 use crate::decode::Context;
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Listener};
-use crate::wire::{Request, ResourceError};
+use crate::wire::{Request, ResourceError, Sotw};
 
 fn needs(wanted: &[(ResourceKind, &[&str])]) -> Needs {
     let mut needs = Needs::default();
@@ -21,7 +21,7 @@ fn needs(wanted: &[(ResourceKind, &[&str])]) -> Needs {
 }
 
 struct Stream {
-    ads: AdsState,
+    ads: AdsState<Sotw>,
     now: Instant,
 }
 

@@ -1,5 +1,7 @@
 //! What a client is sent and what is made of what it says.
 
+mod delta;
+
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
@@ -10,6 +12,7 @@ use mesh_core::config::{
 use super::ads::StreamState;
 use super::clients::Acknowledged;
 use super::encoded::Encoded;
+use super::machine::Machine;
 use super::*;
 use crate::decode::{Context, decode};
 use crate::encode::Dialect;
