@@ -130,6 +130,10 @@ impl Subscription {
             .cloned()
             .collect();
         self.told_absent.extend(missing.iter().cloned());
+        // What comes back is news, even with the bytes that it had.
+        for name in &missing {
+            self.sent.remove(name);
+        }
         let error = |name: Arc<str>| ResourceError {
             message: format!("there is no {kind} {name:?}"),
             name: String::from(&*name),
