@@ -1,6 +1,6 @@
 //! One kind of resource on one incremental stream: what was asked for, what was told, and so what is to be told next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
@@ -10,6 +10,10 @@ use crate::server::encoded::TypeSet;
 use crate::server::machine::WILDCARD;
 use crate::wire::{DeltaResponse, Raw, Versioned};
 
+/// The most unanswered responses that are remembered. A client that lags further behind goes on being served; what it says
+/// to older ones is not reported.
+const MAX_UNANSWERED: usize = 64;
+
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
     wildcard: bool,
@@ -18,6 +22,8 @@ pub(super) struct Subscription {
     told: BTreeMap<Arc<str>, Told>,
     /// A wildcard waits for its first answer, even if that has nothing new.
     owed: bool,
+    /// The responses that were not answered, the oldest first, and the names of what was in them.
+    unanswered: VecDeque<(u64, Vec<Arc<str>>)>,
     /// Of the newest response; zero before there is one.
     nonce: u64,
     /// The newest response that was answered.
@@ -51,13 +57,19 @@ impl Told {
 impl Subscription {
     /// Takes what the client says to a response. One whose refusal names some resources of the response uses the others.
     pub(super) fn acknowledge(&mut self, nonce: u64, error: Option<&str>) {
-        let in_it = |told: &Told| matches!(told, Told::Sent { nonce: sent, .. } if *sent == nonce);
+        let place = self.unanswered.iter().position(|(sent, _)| *sent == nonce);
+        let (_, in_it) = place
+            .and_then(|place| self.unanswered.remove(place))
+            .unwrap_or_default();
         let names = |name: &str| error.is_some_and(|why| why.contains(name));
-        let names_some = self.told.iter().any(|(name, told)| in_it(told) && names(name));
+        let names_some = in_it.iter().any(|name| names(name));
         let why = error.map(Arc::<str>::from);
-        for (name, told) in self.told.iter_mut().filter(|(_, told)| in_it(told)) {
-            let Told::Sent { version, .. } = mem::replace(told, Told::Absent) else {
-                continue;
+        for name in &in_it {
+            // It may have been sent again since, or not be wanted any more.
+            let Some(told) = self.told.get_mut(name) else { continue };
+            let version = match told {
+                Told::Sent { version, nonce: sent } if *sent == nonce => Arc::clone(version),
+                _ => continue,
             };
             *told = match &why {
                 Some(why) if !names_some || names(name) => Told::Refused {
@@ -146,6 +158,11 @@ impl Subscription {
             }),
         };
         let resources = changed.iter().map(resource).collect();
+        if self.unanswered.len() == MAX_UNANSWERED {
+            self.unanswered.pop_front();
+        }
+        let names = changed.iter().map(|(name, _)| Arc::clone(name)).collect();
+        self.unanswered.push_back((nonce, names));
         let sent = changed
             .into_iter()
             .map(|(name, version)| (name, Told::Sent { version, nonce }));

@@ -167,6 +167,20 @@ where
         );
     }
 
+    /// The control plane knows whether its clusters are refused.
+    #[track_caller]
+    fn is_reported(&self, seed: u64) {
+        let wanted = &self.needs[CDS.index()];
+        let is_refused = |name: &Arc<str>| matches!(self.trouble(CDS, name), Some(Trouble::Refused(_)));
+        let refused = wanted.iter().any(is_refused);
+        let report = self.server.report();
+        let clusters = report.iter().find(|subscription| subscription.kind == CDS);
+        let known = clusters.is_some_and(|clusters| matches!(clusters.acknowledged, Acknowledged::Refused(_)));
+        // In state of the world a refusal is of a response, and outlives the subscription to what was bad in it.
+        let outlived = known && !V::ANSWERS_EACH;
+        assert!(known == refused || outlived, "seed {seed}: {report:?}");
+    }
+
     #[track_caller]
     fn agrees_on<R: Cached + PartialEq + Debug>(&self, seed: u64, held: bool) {
         let set = self.published.of(Dialect::Mesh, R::KIND);
@@ -249,6 +263,7 @@ where
             }
         }
         world.is_at_rest(seed);
+        world.is_reported(seed);
     }
 }
 

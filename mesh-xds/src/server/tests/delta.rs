@@ -245,6 +245,14 @@ fn an_answer_is_about_its_response_however_late_and_a_change_of_names_counts_wit
     assert_eq!(client.said(EDS), Acknowledged::Accepted);
     client.answers(&first, Some("\"d\" is bad"));
     assert_eq!(client.said(EDS), Acknowledged::Accepted, "d is not what it was then");
+    // A refusal of what was dropped meanwhile says nothing about what came with it.
+    let three = encoded(&snapshot("c", &[("c", 5), ("d", 5)]), Some(&two), 3);
+    let third = client.hears(&three);
+    client.drops(EDS, &["d"]);
+    client.answers(&third, Some("\"d\" is bad"));
+    assert_eq!(client.said(EDS), Acknowledged::Accepted);
+    client.asks(EDS, &["d"]);
+    client.takes(&one);
     let request = DeltaRequest {
         nonce: "4711".into(),
         unsubscribe: names(&["d"]),
@@ -275,4 +283,22 @@ fn clusters_and_their_endpoints_come_before_the_routes_that_need_them_and_go_aft
     let gone = client.takes(&new);
     assert_eq!((gone.kind(), told(&gone)), (Some(EDS), (vec![], vec!["a"])));
     client.hears_nothing(&new);
+}
+
+#[test]
+fn a_client_that_does_not_answer_is_told_the_newest_all_the_same() {
+    let mut published = encoded(&snapshot("c", &[("c", 1)]), None, 1);
+    let mut client = Client::new();
+    client.asks(EDS, &["c"]);
+    let first = client.hears(&published);
+    for port in 2..100 {
+        published = encoded(&snapshot("c", &[("c", port)]), Some(&published), u64::from(port));
+        client.hears(&published);
+    }
+    // What it says to the first is of no use by now, and forgotten.
+    client.answers(&first, Some("\"c\" is bad"));
+    assert_eq!(client.said(EDS), Acknowledged::Waiting);
+    published = encoded(&snapshot("c", &[("c", 100)]), Some(&published), 100);
+    client.takes(&published);
+    assert_eq!(client.said(EDS), Acknowledged::Accepted);
 }
