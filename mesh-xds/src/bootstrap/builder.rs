@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::file::{CredsEntry, File, MeshCaConfig, ProviderEntry, XdsServer};
-use super::{Bootstrap, BootstrapError};
+use super::{Bootstrap, BootstrapError, Protocol};
 use crate::convention::PROVIDER;
 use crate::node::Node;
 
@@ -72,6 +72,12 @@ impl BootstrapBuilder {
     /// The template that makes a listener's name of a target's. Default: `%s`.
     pub fn client_listener_template(mut self, template: &str) -> Self {
         self.file.client_default_listener_resource_name_template = Some(template.into());
+        self
+    }
+
+    /// The variant of xDS that the stream speaks. Default: state of the world.
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.file.x_mesh.protocol = protocol;
         self
     }
 

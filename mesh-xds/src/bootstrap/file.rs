@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Protocol;
 use crate::node::Node;
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -18,6 +19,21 @@ pub(super) struct File {
     pub(super) client_default_listener_resource_name_template: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) server_listener_resource_name_template: Option<String>,
+    #[serde(default, skip_serializing_if = "Options::is_default")]
+    pub(super) x_mesh: Options,
+}
+
+/// What only this client reads.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Options {
+    #[serde(default)]
+    pub(super) protocol: Protocol,
+}
+
+impl Options {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Clone, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
-//! The bootstrap file of a gRPC xDS client (gRFCs A27, A29, A65), with one certificate provider more: joining a CA.
+//! The bootstrap file of a gRPC xDS client (gRFCs A27, A29, A65), with one certificate provider more: joining a CA. A key of
+//! our own at the top level, `"x_mesh": {"protocol": "delta"}`, chooses the incremental variant of xDS for the stream.
 //!
 //! The file is read in two steps. [`file`] is its shape, one set of structs to read and to print; here the parts that come
 //! in kinds (credentials, providers) are resolved. gRPC's readers skip what they do not know, at every level, so one file
@@ -17,6 +18,8 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fmt;
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use crate::convention::PROVIDER;
 use crate::node::Node;
@@ -38,6 +41,19 @@ const DEFAULT_CLIENT_TEMPLATE: &str = "%s";
 
 /// The most bytes a bootstrap may have; an ordinary one has a few thousand.
 const MAX_BYTES: usize = 1024 * 1024;
+
+/// The variant of xDS that the stream speaks: `x_mesh.protocol`. State of the world unless the file says otherwise, since
+/// every control plane serves that, and the `GENERATOR=grpc` of istiod is not tested with the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Protocol {
+    /// State of the world (`"sotw"`): listeners and clusters come whole with every change.
+    #[default]
+    Sotw,
+    /// Incremental (`"delta"`): only what changed comes, and after a lost stream only what changed meanwhile.
+    Delta,
+}
 
 /// What a process needs to know to take part in a mesh: the control plane, its own name, and how to come by an identity.
 ///
@@ -113,6 +129,11 @@ impl Bootstrap {
     /// The control plane: the first server of the list whose credentials are supported.
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// The variant of xDS that the stream speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.file.x_mesh.protocol
     }
 
     /// The certificate providers of a known kind, by instance name.

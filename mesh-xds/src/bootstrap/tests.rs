@@ -91,6 +91,28 @@ fn what_the_builder_makes_is_what_is_read() {
 }
 
 #[test]
+fn the_variant_of_the_protocol_is_a_key_of_our_own() {
+    assert_eq!(Bootstrap::from_json(MESH).unwrap().protocol(), Protocol::Sotw);
+    let with = |options: &str| Bootstrap::from_json(&MESH.replacen('{', &format!("{{\"x_mesh\": {options}, "), 1));
+    assert_eq!(with("{}").unwrap().protocol(), Protocol::Sotw);
+    assert_eq!(
+        with(r#"{"protocol": "sotw", "later": 1}"#).unwrap().protocol(),
+        Protocol::Sotw
+    );
+    let delta = with(r#"{"protocol": "delta"}"#).unwrap();
+    assert_eq!(delta.protocol(), Protocol::Delta);
+    assert_eq!(
+        Bootstrap::from_json(&delta.to_json()).unwrap().protocol(),
+        Protocol::Delta
+    );
+    assert!(!Bootstrap::from_json(MESH).unwrap().to_json().contains("x_mesh"));
+    assert_eq!(
+        with(r#"{"protocol": "both"}"#).unwrap_err().path(),
+        Some("x_mesh.protocol")
+    );
+}
+
+#[test]
 fn server_uris_with_and_without_a_scheme() {
     let good = [
         ("127.0.0.1:1", "127.0.0.1:1"),

@@ -5,10 +5,10 @@
 //!         ^ stream.rs moves bytes between them; status.rs shows what happened
 //! ```
 
-mod ads;
+pub(crate) mod ads;
 mod assemble;
 mod backoff;
-mod cache;
+pub(crate) mod cache;
 mod report;
 mod state;
 mod status;
@@ -21,16 +21,17 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use mesh_core::Link;
 use mesh_core::link::Parts;
+use mesh_core::{Link, Snapshot, live};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Bootstrap, Credentials};
+use crate::bootstrap::{Bootstrap, Credentials, Protocol};
 use crate::connector::Connector;
 use crate::decode::Context;
 use crate::error::StartError;
 use crate::node::Node;
+use crate::wire::{Delta, Sotw};
 use crate::{convention, identity};
 
 pub(crate) use backoff::Backoff;
@@ -136,23 +137,23 @@ impl XdsClientBuilder {
         let interest_changes = link.interest().on_change(move || ring.notify_one());
         let (reports, receiver) = watch::channel(Arc::new(Report::default()));
         let status = ConfigStatus::new(receiver, link.applied());
-        let ads = ads::AdsState::new(Arc::new(node(bootstrap.node())), context);
-        let assembler = assemble::Assembler::new(bootstrap.client_listener_template());
-        let server = bootstrap.server().clone();
-        let name = server.uri.to_string();
-        let task = stream::Task {
-            state: state::State::new(&link, source.snapshots, ads, assembler, reports, name),
-            bell,
-            server,
-            connector: connector.clone(),
-            clock: Arc::clone(link.wall_clock()),
-            identity: shows_identity.then(|| link.identity().clone()),
-            backoff: Backoff::new(link.entropy().clone()),
-        };
         // The senders go with the link; their receivers then tell the tasks to end.
         let (alive, gone) = oneshot::channel::<()>();
         link.keep_alive((alive, interest_changes));
-        runtime.spawn(task.run(async move { drop(gone.await) }));
+        let stop = async move { drop(gone.await) };
+        let begin = Begin {
+            link: &link,
+            snapshots: source.snapshots,
+            context,
+            reports,
+            bell,
+            connector: connector.clone(),
+            shows_identity,
+        };
+        match bootstrap.protocol() {
+            Protocol::Sotw => drop(runtime.spawn(begin.task::<Sotw>(&bootstrap).run(stop))),
+            Protocol::Delta => drop(runtime.spawn(begin.task::<Delta>(&bootstrap).run(stop))),
+        }
         if let Some((_, provider)) = bootstrap.identity_provider() {
             let (alive, gone) = oneshot::channel::<()>();
             link.keep_alive(alive);
@@ -160,6 +161,35 @@ impl XdsClientBuilder {
             runtime.spawn(supply.run(async move { drop(gone.await) }));
         }
         Ok(XdsClient { link, status })
+    }
+}
+
+/// What the stream's task is made of, whichever variant of the protocol it speaks.
+struct Begin<'a> {
+    link: &'a Link,
+    snapshots: live::Writer<Snapshot>,
+    context: Context,
+    reports: watch::Sender<Arc<Report>>,
+    bell: Arc<Notify>,
+    connector: Connector,
+    shows_identity: bool,
+}
+
+impl Begin<'_> {
+    fn task<V: ads::Variant>(self, bootstrap: &Bootstrap) -> stream::Task<V> {
+        let ads = ads::AdsState::<V>::new(Arc::new(node(bootstrap.node())), self.context);
+        let assembler = assemble::Assembler::new(bootstrap.client_listener_template());
+        let server = bootstrap.server().clone();
+        let name = server.uri.to_string();
+        stream::Task {
+            state: state::State::new(self.link, self.snapshots, ads, assembler, self.reports, name),
+            bell: self.bell,
+            server,
+            connector: self.connector,
+            clock: Arc::clone(self.link.wall_clock()),
+            identity: self.shows_identity.then(|| self.link.identity().clone()),
+            backoff: Backoff::new(self.link.entropy().clone()),
+        }
     }
 }
 

@@ -11,21 +11,20 @@ use mesh_core::live;
 use mesh_core::report::Tally;
 use tokio::sync::watch;
 
-use super::ads::AdsState;
+use super::ads::{AdsState, Variant};
 use super::assemble::{Assembler, Missing};
 use super::report::{self, Phase, Report};
 use super::targets::Targets;
-use crate::wire::Response;
 
 /// The most names told in the reason for a wait; the report has them all.
 const MAX_NAMED: usize = 3;
 
 /// See the module's documentation.
-pub(super) struct State {
+pub(super) struct State<V: Variant> {
     link: WeakLink,
     interest: Interest,
     snapshots: live::Writer<Snapshot>,
-    pub(super) ads: AdsState,
+    pub(super) ads: AdsState<V>,
     assembler: Assembler,
     targets: Targets,
     report: Report,
@@ -35,11 +34,11 @@ pub(super) struct State {
     trouble: Option<Reason>,
 }
 
-impl State {
+impl<V: Variant> State<V> {
     pub(super) fn new(
         link: &mesh_core::Link,
         snapshots: live::Writer<Snapshot>,
-        ads: AdsState,
+        ads: AdsState<V>,
         assembler: Assembler,
         reports: watch::Sender<Arc<Report>>,
         server: String,
@@ -84,7 +83,7 @@ impl State {
     }
 
     /// Takes in what the control plane said.
-    pub(super) fn receive(&mut self, response: Response, now: Instant) {
+    pub(super) fn receive(&mut self, response: V::Response, now: Instant) {
         self.report.connection.attempts = 0;
         self.report.connection.responses += 1;
         self.report.connection.last_error = None;

@@ -19,20 +19,21 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tonic::transport::Channel;
 
+use super::ads::Variant;
 use super::backoff::Backoff;
 use super::report::Phase;
 use super::state::State;
 use crate::bootstrap::Server;
 use crate::connect::connect;
 use crate::connector::Connector;
-use crate::wire::{Incoming, Request};
+use crate::wire::Incoming;
 
 /// Stands in for "no deadline" in a timer that must have one.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Everything the task owns.
-pub(super) struct Task {
-    pub(super) state: State,
+pub(super) struct Task<V: Variant> {
+    pub(super) state: State<V>,
     /// Rung when the interest changes.
     pub(super) bell: Arc<Notify>,
     pub(super) server: Server,
@@ -43,7 +44,7 @@ pub(super) struct Task {
     pub(super) backoff: Backoff,
 }
 
-impl Task {
+impl<V: Variant> Task<V> {
     /// Runs until `stop` completes.
     pub(super) async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::select! {
@@ -121,14 +122,14 @@ impl Task {
 
     /// Talks until the stream ends, and says why it did.
     async fn stream(&mut self, channel: Channel) -> String {
-        let (requests, outgoing) = mpsc::channel::<Request>(1);
-        let mut incoming = Incoming::open(channel, outgoing);
+        let (requests, outgoing) = mpsc::channel::<V::Request>(1);
+        let mut incoming = Incoming::<V>::open(channel, outgoing);
         self.state.opened();
         let ended = self.talk(&requests, &mut incoming).await;
         format!("stream to {}: {ended}", self.server.uri)
     }
 
-    async fn talk(&mut self, requests: &mpsc::Sender<Request>, incoming: &mut Incoming) -> String {
+    async fn talk(&mut self, requests: &mpsc::Sender<V::Request>, incoming: &mut Incoming<V>) -> String {
         loop {
             let wake = self
                 .state
@@ -141,7 +142,7 @@ impl Task {
                         room.send(request);
                     }
                 }
-                response = incoming.next() => match response {
+                response = incoming.next(), if self.state.ads.can_receive() => match response {
                     Ok(response) => {
                         self.backoff.reset();
                         self.state.receive(response, now());

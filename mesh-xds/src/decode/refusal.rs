@@ -37,6 +37,12 @@ impl Rejected {
         self
     }
 
+    /// Says which resource it was, where the resource itself could not.
+    pub(crate) fn of(mut self, resource: &Arc<str>) -> Self {
+        self.resource = Arc::clone(resource);
+        self
+    }
+
     /// The resource's kind.
     pub fn kind(&self) -> ResourceKind {
         self.kind

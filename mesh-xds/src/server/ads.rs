@@ -13,18 +13,11 @@
 
 use super::clients::{Acknowledged, SubscriptionReport};
 use super::encoded::Encoded;
+use super::machine::{Machine, SEND_ORDER};
 use super::subscription::Subscription;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
-use crate::wire::{Request, Response};
-
-/// Make before break.
-const SEND_ORDER: [ResourceKind; 4] = [
-    ResourceKind::Cluster,
-    ResourceKind::Endpoints,
-    ResourceKind::Listener,
-    ResourceKind::Route,
-];
+use crate::wire::{Request, Response, Sotw};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -34,8 +27,10 @@ pub(super) struct StreamState {
     next_nonce: u64,
 }
 
-impl StreamState {
-    pub(super) fn new(dialect: Dialect) -> Self {
+impl Machine for StreamState {
+    type Variant = Sotw;
+
+    fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
             subscriptions: Default::default(),
@@ -43,10 +38,11 @@ impl StreamState {
         }
     }
 
-    /// Takes a request in.
-    pub(super) fn on_request(&mut self, request: Request) {
+    fn on_request(&mut self, request: Request) {
         // A type that is not served is not answered: an error would end the stream for all the others.
-        let Some(kind) = request.kind() else { return };
+        let Some(kind) = ResourceKind::from_type_url(&request.type_url) else {
+            return;
+        };
         let first = self.subscriptions[kind.index()].is_none();
         let subscription = self.subscriptions[kind.index()].get_or_insert_default();
         if !first && !request.nonce.is_empty() && request.nonce != subscription.nonce {
@@ -63,8 +59,7 @@ impl StreamState {
         }
     }
 
-    /// What to send next, if anything differs from what was sent.
-    pub(super) fn next_response(&mut self, published: &Encoded) -> Option<Response> {
+    fn next_response(&mut self, published: &Encoded) -> Option<Response> {
         for kind in SEND_ORDER {
             let set = published.of(self.dialect, kind);
             let hold = kind == ResourceKind::Cluster && !self.routes_settled(published);
@@ -82,7 +77,7 @@ impl StreamState {
         None
     }
 
-    pub(super) fn report(&self) -> Vec<SubscriptionReport> {
+    fn report(&self) -> Vec<SubscriptionReport> {
         let one = |kind: ResourceKind| {
             let subscription = self.subscriptions[kind.index()].as_ref()?;
             Some(SubscriptionReport {
@@ -94,7 +89,9 @@ impl StreamState {
         };
         ResourceKind::ALL.into_iter().filter_map(one).collect()
     }
+}
 
+impl StreamState {
     /// Whether the client has said something to the newest listeners and routes: what it is still subscribed to after
     /// that, it needs for nothing that is published.
     fn routes_settled(&self, published: &Encoded) -> bool {

@@ -37,7 +37,7 @@ pub struct SubscriptionReport {
     pub kind: ResourceKind,
     /// The names; empty for all of them.
     pub names: Vec<Arc<str>>,
-    /// The version it was sent last.
+    /// The version it was sent last; on an incremental stream, the one it was brought to by what it was sent or held.
     pub sent: Option<Arc<str>>,
     /// What it said to that.
     pub acknowledged: Acknowledged,

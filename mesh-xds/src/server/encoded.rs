@@ -18,6 +18,9 @@ use crate::wire::Raw;
 pub(crate) struct TypeSet {
     pub(crate) version: Arc<str>,
     pub(crate) resources: BTreeMap<Arc<str>, Arc<[u8]>>,
+    /// Of each resource by itself: a hash of its bytes, so that a client that comes back to a control plane that was
+    /// restarted, or to another one, is not sent what it holds.
+    pub(crate) versions: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// What one group of clients is told, in each dialect.
@@ -100,6 +103,7 @@ impl Encoded {
                 Some(before) if before.resources == resources => Arc::clone(before),
                 _ => Arc::new(TypeSet {
                     version: version(generation, &resources),
+                    versions: versions(&resources),
                     resources,
                 }),
             }
@@ -169,11 +173,22 @@ fn check<R: Resource>(resources: &Resources) -> Result<(), Unpublishable> {
 
 /// A number for people, and a hash, so that a control plane that was restarted does not give an old version to new content.
 fn version(generation: u64, resources: &Resources) -> Arc<str> {
-    // FNV-1a, 32 bits: it tells versions apart, it protects nothing.
-    let mut hash = 0x811c_9dc5_u32;
     let parts = resources.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]);
-    for byte in parts.flatten() {
-        hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    }
-    format!("{generation}-{hash:08x}").into()
+    let hash = hash(parts.flatten());
+    format!("{generation}-{:08x}", (hash >> 32) ^ (hash & 0xffff_ffff)).into()
+}
+
+fn versions(resources: &Resources) -> BTreeMap<Arc<str>, Arc<str>> {
+    let version = |bytes: &[u8]| format!("{:016x}", hash(bytes.iter())).into();
+    resources
+        .iter()
+        .map(|(name, bytes)| (Arc::clone(name), version(bytes)))
+        .collect()
+}
+
+/// FNV-1a, 64 bits: it tells versions apart, it protects nothing.
+fn hash<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

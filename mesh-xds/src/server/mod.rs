@@ -1,7 +1,7 @@
 //! The serving end of ADS, for a control plane (feature `server`).
 //!
 //! ```text
-//! Snapshot - publish - SnapshotCache (encoded once per group) - stream.rs - StreamState - wire
+//! Snapshot - publish - SnapshotCache (encoded once per group) - stream.rs - StreamState or DeltaState - wire
 //! ```
 //!
 //! Clients are grouped by whoever runs the control plane ([`Grouping`]); a group shares one snapshot. What is published is
@@ -10,7 +10,9 @@
 mod ads;
 mod cache;
 mod clients;
+mod delta;
 mod encoded;
+mod machine;
 mod peer;
 mod service;
 mod stream;

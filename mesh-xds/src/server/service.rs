@@ -65,8 +65,8 @@ where
     }
 }
 
-/// The `AggregatedDiscoveryService` of a control plane, for tonic's router. State of the world only: delta streams are
-/// answered UNIMPLEMENTED.
+/// The `AggregatedDiscoveryService` of a control plane, for tonic's router, in both variants: state of the world and
+/// incremental.
 ///
 /// Served over [`Io`](super::Io), it knows its callers' certificates.
 #[derive(Clone, Debug)]

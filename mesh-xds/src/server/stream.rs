@@ -10,11 +10,13 @@ use tonic::{Extensions, Status};
 use super::ads::StreamState;
 use super::cache::SnapshotCache;
 use super::clients::{ClientReport, Registered};
+use super::delta::DeltaState;
 use super::encoded::Encoded;
+use super::machine::Machine;
 use super::peer::Peer;
 use super::service::{Caller, Grouping};
 use crate::encode::Dialect;
-use crate::wire::{Requests, Response, Responses, Serve};
+use crate::wire::{Delta, Requests, Responses, Serve, Sotw, Variant};
 
 /// The most streams at once. Each costs a task and a few kilobytes; a mesh of this size has several control planes.
 const MAX_STREAMS: usize = 10_000;
@@ -48,7 +50,21 @@ impl fmt::Debug for Streams {
 }
 
 impl Serve for Streams {
-    fn begin(&self, extensions: &Extensions, requests: Requests) -> Result<Responses, Status> {
+    fn begin(&self, extensions: &Extensions, requests: Requests<Sotw>) -> Result<Responses<Sotw>, Status> {
+        self.start::<StreamState>(extensions, requests)
+    }
+
+    fn begin_delta(&self, extensions: &Extensions, requests: Requests<Delta>) -> Result<Responses<Delta>, Status> {
+        self.start::<DeltaState>(extensions, requests)
+    }
+}
+
+impl Streams {
+    fn start<M: Machine>(
+        &self,
+        extensions: &Extensions,
+        requests: Requests<M::Variant>,
+    ) -> Result<Responses<M::Variant>, Status> {
         let full = |_| Status::resource_exhausted("too many streams");
         let place = Arc::clone(&self.room).try_acquire_owned().map_err(full)?;
         let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
@@ -56,7 +72,7 @@ impl Serve for Streams {
         let (cache, grouping) = (self.cache.clone(), Arc::clone(&self.grouping));
         // Ends with the client's half of the stream, when the receiver is dropped, or when the cache is closed.
         tokio::spawn(async move {
-            let ended = serve(&cache, &*grouping, peer, requests, &sender).await;
+            let ended = serve::<M>(&cache, &*grouping, peer, requests, &sender).await;
             if let Err(status) = ended {
                 drop(sender.send(Err(status)).await);
             }
@@ -66,21 +82,21 @@ impl Serve for Streams {
     }
 }
 
-type Sender = mpsc::Sender<Result<Response, Status>>;
+type Sender<V> = mpsc::Sender<Result<<V as Variant>::Response, Status>>;
 
-async fn serve(
+async fn serve<M: Machine>(
     cache: &SnapshotCache,
     grouping: &dyn Grouping,
     peer: Peer,
-    mut requests: Requests,
-    sender: &Sender,
+    mut requests: Requests<M::Variant>,
+    sender: &Sender<M::Variant>,
 ) -> Result<(), Status> {
     let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, requests.next()).await;
     let late = |_| Status::deadline_exceeded("the first request did not come");
     let Some(first) = first.map_err(late)? else {
         return Ok(());
     };
-    let node = first.node.clone().unwrap_or_default();
+    let node = M::Variant::node(&first).cloned().unwrap_or_default();
     let caller = Caller { node, peer };
     let group = grouping
         .group(&caller)
@@ -95,7 +111,7 @@ async fn serve(
         group,
         subscriptions: Vec::new(),
     });
-    let mut state = StreamState::new(Dialect::of(&caller.node.user_agent));
+    let mut state = M::new(Dialect::of(&caller.node.user_agent));
     state.on_request(first);
     talk(state, published, requests, sender, &registered)
         .await
@@ -105,11 +121,11 @@ async fn serve(
 /// The cache was closed, or the group retired.
 struct Closed;
 
-async fn talk(
-    mut state: StreamState,
+async fn talk<M: Machine>(
+    mut state: M,
     mut published: watch::Receiver<Option<Arc<Encoded>>>,
-    mut requests: Requests,
-    sender: &Sender,
+    mut requests: Requests<M::Variant>,
+    sender: &Sender<M::Variant>,
     registered: &Registered,
 ) -> Result<(), Closed> {
     // Whether there may be something to send: asked once after each event.

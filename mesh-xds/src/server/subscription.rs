@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use super::clients::Acknowledged;
 use super::encoded::TypeSet;
+use super::machine::WILDCARD;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::{NOT_FOUND, Raw, ResourceError, Response};
-
-/// The name that asks for everything (xDS protocol, "Wildcard").
-const WILDCARD: &str = "*";
 
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
@@ -132,6 +130,10 @@ impl Subscription {
             .cloned()
             .collect();
         self.told_absent.extend(missing.iter().cloned());
+        // What comes back is news, even with the bytes that it had.
+        for name in &missing {
+            self.sent.remove(name);
+        }
         let error = |name: Arc<str>| ResourceError {
             message: format!("there is no {kind} {name:?}"),
             name: String::from(&*name),

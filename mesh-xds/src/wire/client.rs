@@ -4,43 +4,36 @@ use std::future::Future;
 use std::pin::Pin;
 
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::{Request, Response};
-use crate::proto::discovery::{
-    DiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-};
+use super::Variant;
+use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
 /// The largest response taken: control planes send everything in one message, tens of MiB in a large mesh.
 const MAX_RESPONSE_BYTES: usize = 256 * 1024 * 1024;
 
-type Opening = Pin<Box<dyn Future<Output = Result<Streaming<DiscoveryResponse>, Status>> + Send>>;
+type Opening<M> = Pin<Box<dyn Future<Output = Result<Streaming<M>, Status>> + Send>>;
 
 /// What comes from a control plane. It may hold back its headers until its first response, so opening the call and reading
 /// from it are one wait.
-pub(crate) struct Incoming(Stage);
+pub(crate) struct Incoming<V: Variant>(Stage<V::ResponseMessage>);
 
-enum Stage {
-    Opening(Opening),
-    Open(Box<Streaming<DiscoveryResponse>>),
+enum Stage<M> {
+    Opening(Opening<M>),
+    Open(Box<Streaming<M>>),
 }
 
-impl Incoming {
+impl<V: Variant> Incoming<V> {
     /// Opens a stream that says what comes through `outgoing`.
-    pub(crate) fn open(channel: Channel, outgoing: mpsc::Receiver<Request>) -> Self {
-        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
-        let requests = ReceiverStream::new(outgoing).map(Into::into);
-        Self(Stage::Opening(Box::pin(async move {
-            let response = client.stream_aggregated_resources(requests).await?;
-            Ok(response.into_inner())
-        })))
+    pub(crate) fn open(channel: Channel, outgoing: mpsc::Receiver<V::Request>) -> Self {
+        let client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        Self(Stage::Opening(Box::pin(V::call(client, ReceiverStream::new(outgoing)))))
     }
 
     /// The next response, or why there will be none. Cancelling the wait loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Response, String> {
+    pub(crate) async fn next(&mut self) -> Result<V::Response, String> {
         loop {
             match &mut self.0 {
                 Stage::Opening(opening) => {

@@ -1,9 +1,11 @@
 //! Discovery messages as plain values, so that the state machines on both ends know nothing of generated types.
 
 mod client;
+mod delta;
 mod node;
 #[cfg(feature = "server")]
 mod server;
+mod variant;
 
 use std::sync::Arc;
 
@@ -13,7 +15,11 @@ use crate::resource::ResourceKind;
 
 pub(crate) use client::Incoming;
 #[cfg(feature = "server")]
+pub(crate) use delta::Versioned;
+pub(crate) use delta::{DeltaRequest, DeltaResponse};
+#[cfg(feature = "server")]
 pub(crate) use server::{AdsServer, Requests, Responses, Serve, service};
+pub(crate) use variant::{Delta, Sotw, Variant};
 
 /// The code of every NACK: gRPC's INVALID_ARGUMENT, as Envoy and gRPC send it.
 const INVALID_ARGUMENT: i32 = 3;
@@ -27,7 +33,7 @@ pub(crate) struct Raw {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// What a client says: a subscription, an acknowledgement, or both.
+/// What a client says in the state-of-the-world variant: a subscription, an acknowledgement, or both.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Request {
     pub(crate) type_url: String,
@@ -43,7 +49,7 @@ pub(crate) struct Request {
     pub(crate) node: Option<Arc<Node>>,
 }
 
-/// What a server says.
+/// What a server says in the state-of-the-world variant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Response {
     pub(crate) type_url: String,
@@ -63,14 +69,6 @@ pub(crate) struct ResourceError {
     pub(crate) message: String,
 }
 
-impl Request {
-    /// The kind asked for, if it is known here.
-    #[cfg(feature = "server")]
-    pub(crate) fn kind(&self) -> Option<ResourceKind> {
-        ResourceKind::from_type_url(&self.type_url)
-    }
-}
-
 impl Response {
     /// The kind answered, if it is known here.
     pub(crate) fn kind(&self) -> Option<ResourceKind> {
@@ -86,11 +84,7 @@ impl From<Request> for discovery::DiscoveryRequest {
             resource_names: request.names.iter().map(|name| String::from(&**name)).collect(),
             type_url: request.type_url,
             response_nonce: request.nonce,
-            error_detail: request.error.map(|message| rpc::Status {
-                code: INVALID_ARGUMENT,
-                message,
-                details: Vec::new(),
-            }),
+            error_detail: request.error.map(status),
             resource_locators: Vec::new(),
         }
     }
@@ -111,11 +105,50 @@ impl From<discovery::DiscoveryRequest> for Request {
 
 impl From<Response> for discovery::DiscoveryResponse {
     fn from(response: Response) -> Self {
-        let any = |raw: Raw| protobuf::Any {
+        Self {
+            version_info: response.version,
+            resources: response.resources.into_iter().map(Into::into).collect(),
+            type_url: response.type_url,
+            nonce: response.nonce,
+            resource_errors: response.errors.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<discovery::DiscoveryResponse> for Response {
+    fn from(response: discovery::DiscoveryResponse) -> Self {
+        Self {
+            type_url: response.type_url,
+            version: response.version_info,
+            nonce: response.nonce,
+            resources: response.resources.into_iter().map(Into::into).collect(),
+            errors: response.resource_errors.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<Raw> for protobuf::Any {
+    fn from(raw: Raw) -> Self {
+        Self {
             type_url: raw.type_url,
             value: raw.bytes,
-        };
-        let error = |error: ResourceError| discovery::ResourceError {
+        }
+    }
+}
+
+impl From<protobuf::Any> for Raw {
+    fn from(any: protobuf::Any) -> Self {
+        Self {
+            type_url: any.type_url,
+            bytes: any.value,
+        }
+    }
+}
+
+impl From<ResourceError> for discovery::ResourceError {
+    fn from(error: ResourceError) -> Self {
+        Self {
             resource_name: Some(discovery::ResourceName {
                 name: error.name,
                 dynamic_parameter_constraints: None,
@@ -125,38 +158,26 @@ impl From<Response> for discovery::DiscoveryResponse {
                 message: error.message,
                 details: Vec::new(),
             }),
-        };
-        Self {
-            version_info: response.version,
-            resources: response.resources.into_iter().map(any).collect(),
-            type_url: response.type_url,
-            nonce: response.nonce,
-            resource_errors: response.errors.into_iter().map(error).collect(),
-            ..Self::default()
         }
     }
 }
 
-impl From<discovery::DiscoveryResponse> for Response {
-    fn from(response: discovery::DiscoveryResponse) -> Self {
-        let raw = |any: protobuf::Any| Raw {
-            type_url: any.type_url,
-            bytes: any.value,
-        };
-        let error = |error: discovery::ResourceError| {
-            let status = error.error_detail.unwrap_or_default();
-            ResourceError {
-                name: error.resource_name.unwrap_or_default().name,
-                code: status.code,
-                message: status.message,
-            }
-        };
+impl From<discovery::ResourceError> for ResourceError {
+    fn from(error: discovery::ResourceError) -> Self {
+        let status = error.error_detail.unwrap_or_default();
         Self {
-            type_url: response.type_url,
-            version: response.version_info,
-            nonce: response.nonce,
-            resources: response.resources.into_iter().map(raw).collect(),
-            errors: response.resource_errors.into_iter().map(error).collect(),
+            name: error.resource_name.unwrap_or_default().name,
+            code: status.code,
+            message: status.message,
         }
+    }
+}
+
+/// The `error_detail` of a NACK.
+fn status(message: String) -> rpc::Status {
+    rpc::Status {
+        code: INVALID_ARGUMENT,
+        message,
+        details: Vec::new(),
     }
 }

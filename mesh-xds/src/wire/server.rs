@@ -2,11 +2,12 @@
 
 use std::pin::Pin;
 
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Extensions, Status, Streaming, async_trait};
 
-use super::{Request, Response};
+use super::{Delta, Sotw, Variant};
 use crate::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
@@ -17,19 +18,23 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 
 /// What serves streams.
 pub(crate) trait Serve: Send + Sync + 'static {
-    /// Begins a stream of the connection with these extensions; responses are pulled out of what it returns.
-    fn begin(&self, extensions: &Extensions, requests: Requests) -> Result<Responses, Status>;
+    /// Begins a state-of-the-world stream of the connection with these extensions; responses are pulled out of what it
+    /// returns.
+    fn begin(&self, extensions: &Extensions, requests: Requests<Sotw>) -> Result<Responses<Sotw>, Status>;
+
+    /// Begins an incremental one.
+    fn begin_delta(&self, extensions: &Extensions, requests: Requests<Delta>) -> Result<Responses<Delta>, Status>;
 }
 
 /// What a stream's client says.
-pub(crate) struct Requests(Streaming<DiscoveryRequest>);
+pub(crate) struct Requests<V: Variant>(Streaming<V::RequestMessage>);
 
 /// What a stream's client is told. One waits; the next is made when that one is taken.
-pub(crate) type Responses = tokio::sync::mpsc::Receiver<Result<Response, Status>>;
+pub(crate) type Responses<V> = mpsc::Receiver<Result<<V as Variant>::Response, Status>>;
 
-impl Requests {
+impl<V: Variant> Requests<V> {
     /// The next request, or `None` when the client is done or gone. Cancelling the wait loses nothing.
-    pub(crate) async fn next(&mut self) -> Option<Request> {
+    pub(crate) async fn next(&mut self) -> Option<V::Request> {
         self.0.message().await.ok().flatten().map(Into::into)
     }
 }
@@ -58,18 +63,22 @@ impl<S: Serve> AggregatedDiscoveryService for Adapter<S> {
     ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
         let (_, extensions, requests) = request.into_parts();
         let responses = self.0.begin(&extensions, Requests(requests))?;
-        let responses = ReceiverStream::new(responses).map(|response| response.map(Into::into));
-        Ok(tonic::Response::new(Box::pin(responses)))
+        Ok(outgoing::<Sotw>(responses))
     }
 
     type DeltaAggregatedResourcesStream = Outgoing<DeltaDiscoveryResponse>;
 
     async fn delta_aggregated_resources(
         &self,
-        _request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
+        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "delta xDS is not served: use StreamAggregatedResources",
-        ))
+        let (_, extensions, requests) = request.into_parts();
+        let responses = self.0.begin_delta(&extensions, Requests(requests))?;
+        Ok(outgoing::<Delta>(responses))
     }
+}
+
+fn outgoing<V: Variant>(responses: Responses<V>) -> tonic::Response<Outgoing<V::ResponseMessage>> {
+    let responses = ReceiverStream::new(responses).map(|response| response.map(Into::into));
+    tonic::Response::new(Box::pin(responses))
 }

@@ -1,4 +1,4 @@
-//! The client's side of an ADS stream, state of the world, as a state machine: a response in, requests out.
+//! The client's side of an ADS stream as a state machine: a response in, requests out.
 //!
 //! It owns what the protocol remembers (versions, nonces, subscriptions, timers) and the [`Cache`]. It does no IO and reads
 //! no clock, so every rule of the protocol is a table test. Requests are pulled rather than queued: whoever has room to send
@@ -7,25 +7,32 @@
 //! Rules (xDS protocol; gRFCs A27, A46, A57, A88): versions live across streams and nonces die with theirs; the node goes in
 //! the first request of a stream; valid resources of a refused response are used; only a listener or cluster is deleted by
 //! absence, and even then the last good value stays; a resource that does not come within 15 s does not exist.
+//!
+//! What the two variants of the protocol have in common is here; how each words a request and reads a response is a
+//! [`Variant`], in [`sotw`] and [`delta`].
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::config::RouteTree;
 
-use super::cache::Cache;
+use super::cache::{Cache, Cached};
 use crate::decode::{Context, Rejected};
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
-use crate::wire::{Request, Response};
+use crate::wire;
 
+mod delta;
 mod kind;
 mod refusal;
+mod sotw;
 mod take;
 
 use kind::{Reply, Timer, TypeState};
 use refusal::refusal;
+use take::Taking;
 
 /// How long a subscribed resource may stay unheard of before it counts as not existing (gRFC A57).
 const DOES_NOT_EXIST_AFTER: Duration = Duration::from_secs(15);
@@ -33,13 +40,38 @@ const DOES_NOT_EXIST_AFTER: Duration = Duration::from_secs(15);
 /// The names that are wanted, by [`ResourceKind::index`].
 pub(crate) type Needs = [BTreeSet<Arc<str>>; 4];
 
+/// What a client does differently in each variant of the protocol.
+pub(crate) trait Variant: wire::Variant {
+    /// What is remembered of one type, beyond what both remember.
+    type Memory: Default + fmt::Debug + Send;
+
+    /// Whether every response is answered, and not only the newest.
+    const ANSWERS_EACH: bool;
+
+    fn kind(response: &Self::Response) -> Option<ResourceKind>;
+
+    fn nonce(response: &Self::Response) -> &str;
+
+    /// Words a request that says `reply` and whatever changed, and notes whether that leaves something to be said.
+    fn request(
+        kind: ResourceKind,
+        state: &mut TypeState<Self::Memory>,
+        cache: &Cache,
+        reply: Option<Reply>,
+        node: Option<Arc<Node>>,
+    ) -> Self::Request;
+
+    /// Takes the resources of a response, and says which it refuses.
+    fn take<R: Cached>(response: Self::Response, memory: &mut Self::Memory, taking: Taking<'_, R>) -> Vec<Rejected>;
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct AdsState {
+pub(crate) struct AdsState<V: Variant> {
     node: Arc<Node>,
     context: Context,
     cache: Cache,
-    types: [TypeState; 4],
+    types: [TypeState<V::Memory>; 4],
     connected: bool,
     node_sent: bool,
 }
@@ -53,7 +85,7 @@ pub(crate) struct Received {
     pub(crate) rejected: Vec<Rejected>,
 }
 
-impl AdsState {
+impl<V: Variant> AdsState<V> {
     pub(crate) fn new(node: Arc<Node>, context: Context) -> Self {
         Self {
             node,
@@ -103,8 +135,7 @@ impl AdsState {
         self.connected = false;
         self.node_sent = false;
         for state in &mut self.types {
-            state.nonce.clear();
-            state.reply = None;
+            state.replies.clear();
             state.asked = false;
             for timer in state.names.values_mut() {
                 if matches!(timer, Timer::Until(_)) {
@@ -120,7 +151,7 @@ impl AdsState {
     }
 
     /// The next request, for somebody who can send it at once.
-    pub(crate) fn next_request(&mut self, now: Instant) -> Option<Request> {
+    pub(crate) fn next_request(&mut self, now: Instant) -> Option<V::Request> {
         if !self.connected {
             return None;
         }
@@ -128,53 +159,54 @@ impl AdsState {
             .into_iter()
             .find(|kind| self.types[kind.index()].is_due(now))?;
         let state = &mut self.types[kind.index()];
-        let mut request = Request {
-            type_url: kind.type_url().into(),
-            version: String::from(&*state.version),
-            nonce: state.nonce.clone(),
-            names: state.names.keys().cloned().collect(),
-            error: None,
-            node: (!self.node_sent).then(|| Arc::clone(&self.node)),
-        };
-        if let Some(Reply::Refuse(why)) = state.reply.take() {
-            request.error = Some(why);
+        let reply = state.replies.pop_front();
+        if reply.as_ref().is_some_and(|reply| reply.refused.is_some()) {
             state.last_refusal = Some(now);
         }
+        let node = (!self.node_sent).then(|| Arc::clone(&self.node));
+        let request = V::request(kind, state, &self.cache, reply, node);
         for timer in state.names.values_mut().filter(|timer| **timer == Timer::Idle) {
             *timer = Timer::Until(now + DOES_NOT_EXIST_AFTER);
         }
-        state.changed = false;
         state.asked = true;
         self.node_sent = true;
         Some(request)
     }
 
+    /// Whether a response may be read: the answers to those before it are not too many.
+    pub(crate) fn can_receive(&self) -> bool {
+        self.types.iter().all(TypeState::has_room)
+    }
+
     /// Takes a response in.
-    pub(crate) fn receive(&mut self, response: Response) -> Received {
+    pub(crate) fn receive(&mut self, response: V::Response) -> Received {
         // A type that is not known, or was not asked for, is neither accepted nor refused.
-        let Some(kind) = response.kind().filter(|kind| self.types[kind.index()].asked) else {
+        let Some(kind) = V::kind(&response).filter(|kind| self.types[kind.index()].asked) else {
             return Received::default();
         };
-        let version: Arc<str> = response.version.as_str().into();
-        let nonce = response.nonce.clone();
+        let nonce = V::nonce(&response).to_owned();
         let rejected = match kind {
-            ResourceKind::Listener => self.take::<Listener>(response, &version),
-            ResourceKind::Route => self.take::<RouteTree>(response, &version),
-            ResourceKind::Cluster => self.take::<ClusterSpec>(response, &version),
-            ResourceKind::Endpoints => self.take::<Endpoints>(response, &version),
+            ResourceKind::Listener => self.take::<Listener>(response),
+            ResourceKind::Route => self.take::<RouteTree>(response),
+            ResourceKind::Cluster => self.take::<ClusterSpec>(response),
+            ResourceKind::Endpoints => self.take::<Endpoints>(response),
         };
+        let refused = (!rejected.is_empty()).then(|| refusal(&self.node.id, &rejected));
         let state = &mut self.types[kind.index()];
-        state.nonce = nonce;
-        if rejected.is_empty() {
-            state.version = version;
-            state.reply = Some(Reply::Accept);
-        } else {
-            state.reply = Some(Reply::Refuse(refusal(&self.node.id, &rejected)));
+        if !V::ANSWERS_EACH {
+            state.replies.clear();
         }
+        state.replies.push_back(Reply { nonce, refused });
         Received {
             understood: true,
             rejected,
         }
+    }
+
+    fn take<R: Cached>(&mut self, response: V::Response) -> Vec<Rejected> {
+        let state = &mut self.types[R::KIND.index()];
+        let taking = Taking::<R>::new(&self.context, &mut state.names, R::table_mut(&mut self.cache));
+        V::take(response, &mut state.memory, taking)
     }
 
     /// The moment at which [`on_timer`](Self::on_timer) or [`next_request`](Self::next_request) has something to do.

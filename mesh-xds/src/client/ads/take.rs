@@ -1,76 +1,135 @@
 //! One response into the cache: each resource by itself, so that the good ones of a bad response are used (gRFC A46).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::AdsState;
 use super::kind::Timer;
-use crate::client::cache::Cached;
-use crate::decode::{Fault, Rejected, decode, unwrap};
-use crate::wire::{NOT_FOUND, Response};
+use crate::client::cache::{Cached, Table};
+use crate::decode::{Context, Decoded, Fault, Rejected, decode, unwrap};
+use crate::wire::{NOT_FOUND, Raw, ResourceError};
 
 /// gRPC's PERMISSION_DENIED.
 const PERMISSION_DENIED: i32 = 7;
 
-impl AdsState {
-    /// Takes the resources of a response, and says which it refuses.
-    pub(super) fn take<R: Cached>(&mut self, response: Response, version: &Arc<str>) -> Vec<Rejected> {
-        let state = &mut self.types[R::KIND.index()];
-        let table = R::table_mut(&mut self.cache);
-        let (mut rejected, mut present) = (Vec::new(), HashSet::new());
-        let mut heard = |name: &Arc<str>| {
-            if let Some(timer) = state.names.get_mut(name) {
-                *timer = Timer::Done;
-            }
-        };
-        for (index, raw) in response.resources.into_iter().enumerate() {
-            let nameless = |fault: Fault| Rejected::new(R::KIND, "", fault);
-            let decoded = unwrap(raw)
-                .map_err(nameless)
-                .and_then(|raw| Ok((decode::<R>(&raw, &self.context)?, raw.bytes)));
-            let (mut decoded, bytes) = match decoded {
-                Ok(decoded) => decoded,
-                Err(nameless) => {
-                    rejected.push(nameless.at(index));
-                    continue;
-                }
-            };
-            heard(&decoded.name);
-            if !present.insert(Arc::clone(&decoded.name)) {
-                let fault = Fault::new("name", "is there twice in one response");
-                decoded.value = Err(Rejected::new(R::KIND, Arc::clone(&decoded.name), fault));
-            }
-            if let Err(why) = &decoded.value {
-                rejected.push(why.clone());
-            } else if table.confirm(&decoded.name, &bytes, version) {
-                continue;
-            }
-            table.receive(decoded, bytes, version);
+/// The taking in of one response.
+pub(crate) struct Taking<'a, R> {
+    context: &'a Context,
+    names: &'a mut BTreeMap<Arc<str>, Timer>,
+    table: &'a mut Table<R>,
+    /// What the response spoke of.
+    present: HashSet<Arc<str>>,
+    rejected: Vec<Rejected>,
+}
+
+impl<'a, R: Cached> Taking<'a, R> {
+    pub(super) fn new(context: &'a Context, names: &'a mut BTreeMap<Arc<str>, Timer>, table: &'a mut Table<R>) -> Self {
+        Self {
+            context,
+            names,
+            table,
+            present: HashSet::new(),
+            rejected: Vec::new(),
         }
-        for error in response.errors {
-            // Anything else is the control plane's own trouble, which passes (gRFC A88).
-            if matches!(error.code, NOT_FOUND | PERMISSION_DENIED) {
-                let why = format!(
-                    "{} {:?}: the control plane says: {}",
-                    R::KIND,
-                    error.name,
-                    error.message
-                );
-                heard(&error.name.as_str().into());
-                present.insert(error.name.as_str().into());
-                table.absent(&error.name, &why.into());
-            }
-        }
-        if R::KIND.absence_means_deleted() {
-            let gone: Vec<Arc<str>> = table.known().filter(|name| !present.contains(*name)).cloned().collect();
-            for name in gone {
-                let why = format!(
-                    "{} {name:?} was deleted by the control plane; its last value is kept",
-                    R::KIND
-                );
-                table.absent(&name, &why.into());
-            }
-        }
-        rejected
     }
+
+    /// What was refused.
+    pub(super) fn rejected(self) -> Vec<Rejected> {
+        self.rejected
+    }
+
+    /// A resource, the `index`th of its response. `label` is the name it goes by outside, where it has one.
+    pub(super) fn resource(&mut self, index: usize, raw: Raw, version: &Arc<str>, label: Option<&Arc<str>>) {
+        let (mut decoded, bytes) = match (self.decode(raw), label) {
+            (Ok((decoded, bytes)), _) => (decoded, bytes),
+            (Err(nameless), Some(name)) => (refused(name, nameless.of(name)), Vec::new()),
+            (Err(nameless), None) => return self.rejected.push(nameless.at(index)),
+        };
+        if let Some(label) = label
+            && *label != decoded.name
+        {
+            let fault = Fault::new("name", format!("is {:?} inside", decoded.name));
+            decoded = refused(label, Rejected::new(R::KIND, Arc::clone(label), fault));
+        }
+        self.heard(&decoded.name);
+        if !self.present.insert(Arc::clone(&decoded.name)) {
+            let fault = Fault::new("name", "is there twice in one response");
+            decoded.value = Err(Rejected::new(R::KIND, Arc::clone(&decoded.name), fault));
+        }
+        if let Err(why) = &decoded.value {
+            self.rejected.push(why.clone());
+        } else if self.table.confirm(&decoded.name, &bytes, version) {
+            return;
+        }
+        self.table.receive(decoded, bytes, version);
+    }
+
+    /// Word that a resource is there as it was.
+    pub(super) fn heartbeat(&mut self, name: &Arc<str>, version: &Arc<str>) {
+        if self.table.holds(name, version) {
+            self.heard(name);
+        }
+        self.present.insert(Arc::clone(name));
+    }
+
+    /// An error in the place of a resource.
+    pub(super) fn error(&mut self, error: ResourceError) {
+        // Anything else is the control plane's own trouble, which passes (gRFC A88).
+        if matches!(error.code, NOT_FOUND | PERMISSION_DENIED) {
+            let ResourceError { name, message, .. } = error;
+            let why = format!("{} {name:?}: the control plane says: {message}", R::KIND);
+            self.absent(name.into(), why);
+        }
+    }
+
+    /// Word that a resource is not there. One that is in the same response is.
+    pub(super) fn remove(&mut self, name: Arc<str>) {
+        if !self.present.contains(&name) {
+            let why = match self.table.has(&name) {
+                true => deleted::<R>(&name),
+                false => format!("{} {name:?} does not exist: the control plane says so", R::KIND),
+            };
+            self.absent(name, why);
+        }
+    }
+
+    /// What the response did not speak of was deleted, if it was ever there.
+    pub(super) fn delete_the_rest(&mut self) {
+        let known = self.table.known().filter(|name| !self.present.contains(*name));
+        let gone: Vec<Arc<str>> = known.cloned().collect();
+        for name in gone {
+            self.table.absent(&name, &deleted::<R>(&name).into());
+        }
+    }
+
+    fn decode(&self, raw: Raw) -> Result<(Decoded<R>, Vec<u8>), Rejected> {
+        let raw = unwrap(raw).map_err(|fault| Rejected::new(R::KIND, "", fault))?;
+        Ok((decode::<R>(&raw, self.context)?, raw.bytes))
+    }
+
+    fn absent(&mut self, name: Arc<str>, why: String) {
+        self.heard(&name);
+        self.table.absent(&name, &why.into());
+        self.present.insert(name);
+    }
+
+    fn heard(&mut self, name: &Arc<str>) {
+        if let Some(timer) = self.names.get_mut(name) {
+            *timer = Timer::Done;
+        }
+    }
+}
+
+fn refused<R>(name: &Arc<str>, why: Rejected) -> Decoded<R> {
+    Decoded {
+        name: Arc::clone(name),
+        value: Err(why),
+        notes: Vec::new(),
+    }
+}
+
+fn deleted<R: Cached>(name: &str) -> String {
+    format!(
+        "{} {name:?} was deleted by the control plane; its last value is kept",
+        R::KIND
+    )
 }

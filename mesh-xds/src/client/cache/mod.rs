@@ -12,7 +12,7 @@ use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
 
 mod table;
 
-use table::Table;
+pub(crate) use table::Table;
 
 /// The four tables.
 #[derive(Debug, Default)]
@@ -91,6 +91,16 @@ impl Cache {
             ResourceKind::Route => self.routes.absent(name, why),
             ResourceKind::Cluster => self.clusters.absent(name, why),
             ResourceKind::Endpoints => self.endpoints.absent(name, why),
+        }
+    }
+
+    /// Names and versions of what is held without dispute.
+    pub(crate) fn held(&self, kind: ResourceKind) -> Vec<(Arc<str>, Arc<str>)> {
+        match kind {
+            ResourceKind::Listener => self.listeners.held(),
+            ResourceKind::Route => self.routes.held(),
+            ResourceKind::Cluster => self.clusters.held(),
+            ResourceKind::Endpoints => self.endpoints.held(),
         }
     }
 

@@ -89,6 +89,25 @@ impl<R: Resource> Table<R> {
         }
     }
 
+    /// Whether there is a good value.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.good.is_some())
+    }
+
+    /// Whether the good value is of this version.
+    pub(crate) fn holds(&self, name: &str, version: &str) -> bool {
+        let good = self.entries.get(name).and_then(|entry| entry.good.as_ref());
+        good.is_some_and(|good| &*good.version == version)
+    }
+
+    /// Names and versions of the good values that nothing was said against since.
+    pub(super) fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let undisputed = self.entries.iter().filter(|(_, entry)| entry.trouble.is_none());
+        undisputed
+            .filter_map(|(name, entry)| Some((Arc::clone(name), Arc::clone(&entry.good.as_ref()?.version))))
+            .collect()
+    }
+
     /// The subscribed names that have a good value.
     pub(crate) fn known(&self) -> impl Iterator<Item = &Arc<str>> {
         self.entries

@@ -10,7 +10,7 @@ use crate::client::cache::{Found, Trouble};
 use crate::decode::Context;
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Listener};
-use crate::wire::{Request, ResourceError};
+use crate::wire::{Request, ResourceError, Sotw};
 
 fn needs(wanted: &[(ResourceKind, &[&str])]) -> Needs {
     let mut needs = Needs::default();
@@ -21,7 +21,7 @@ fn needs(wanted: &[(ResourceKind, &[&str])]) -> Needs {
 }
 
 struct Stream {
-    ads: AdsState,
+    ads: AdsState<Sotw>,
     now: Instant,
 }
 
@@ -191,6 +191,37 @@ fn subscriptions_are_the_whole_list_and_the_last_one_out_says_nothing_is_wanted(
     stream.ads.stream_closed();
     stream.ads.stream_opened();
     assert!(stream.sent().is_empty());
+}
+
+#[test]
+fn cp_7_a_name_that_was_dropped_and_is_wanted_again_is_asked_for_without_a_nonce() {
+    let (mut stream, _) = Stream::open(&[(EDS, &["a", "b"])]);
+    stream.answer(response(EDS, "1", vec![endpoints("a", &[1]), endpoints("b", &[1])]));
+    // The control plane sees no difference between these lists, or ignored one that crossed with a response.
+    for _ in 0..2 {
+        stream.ads.subscribe(&needs(&[(EDS, &["b"])]));
+        stream.ads.subscribe(&needs(&[(EDS, &["a", "b"])]));
+        let again = stream.sent().remove(0);
+        assert_eq!(
+            (again.version.as_str(), again.nonce.as_str(), again.names),
+            ("", "", names(&["a", "b"]))
+        );
+        stream.answer(response(EDS, "1", vec![endpoints("a", &[1]), endpoints("b", &[1])]));
+    }
+    // An answer that waits goes first, with its nonce.
+    stream.ads.subscribe(&needs(&[(EDS, &["b"])]));
+    stream.ads.receive(response(EDS, "2", vec![endpoints("b", &[2])]));
+    stream.ads.subscribe(&needs(&[(EDS, &["a", "b"])]));
+    let nonces: Vec<String> = stream.sent().into_iter().map(|request| request.nonce).collect();
+    assert_eq!(nonces, ["2", ""]);
+    // An empty list is never said so: it would ask for everything.
+    stream.ads.receive(response(EDS, "3", vec![endpoints("b", &[3])]));
+    stream.ads.subscribe(&needs(&[]));
+    stream.ads.subscribe(&needs(&[(EDS, &["b"])]));
+    assert_eq!(stream.ads.next_request(stream.now).unwrap().nonce, "3");
+    stream.ads.subscribe(&needs(&[]));
+    let last = stream.sent().remove(0);
+    assert_eq!((last.nonce.as_str(), last.names.len()), ("3", 0));
 }
 
 #[test]

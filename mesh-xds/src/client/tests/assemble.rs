@@ -7,10 +7,11 @@ use crate::client::ads::AdsState;
 use crate::client::assemble::{Assembler, Assembly};
 use crate::decode::Context;
 use crate::node::Node;
+use crate::wire::Sotw;
 
 /// The state machines of a client, and a control plane that says only what it is told to.
 struct Mesh {
-    ads: AdsState,
+    ads: AdsState<Sotw>,
     assembler: Assembler,
     targets: Vec<Arc<str>>,
     version: u32,
@@ -229,7 +230,7 @@ fn targets_that_share_a_cluster_share_its_value_and_its_updates() {
 #[test]
 fn the_template_makes_a_listeners_name_of_a_targets() {
     let mut assembler = Assembler::new("mesh/%s/v1");
-    let ads = AdsState::new(Arc::new(Node::default()), Context::default());
+    let ads = AdsState::<Sotw>::new(Arc::new(Node::default()), Context::default());
     let needs = assembler.assemble(&names(&["t"]), ads.cache()).needs;
     assert!(needs[ResourceKind::Listener.index()].contains("mesh/t/v1"));
 }

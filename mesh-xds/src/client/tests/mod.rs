@@ -2,6 +2,7 @@
 
 mod ads;
 mod assemble;
+mod delta;
 mod stream;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use super::*;
 use crate::bootstrap::Bootstrap;
 use crate::client::{Phase, XdsClient};
 use crate::node::Node;
-use crate::wire::{self, Request, Requests, Responses, Serve};
+use crate::wire::{self, Delta, Request, Requests, Responses, Serve, Sotw};
 
 /// Longer than any step takes on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -60,7 +60,7 @@ impl Conversation {
 struct Puppet(mpsc::UnboundedSender<Conversation>);
 
 impl Serve for Puppet {
-    fn begin(&self, _: &Extensions, mut incoming: Requests) -> Result<Responses, Status> {
+    fn begin(&self, _: &Extensions, mut incoming: Requests<Sotw>) -> Result<Responses<Sotw>, Status> {
         let (responses, receiver) = mpsc::channel(1);
         let (sender, requests) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -75,6 +75,10 @@ impl Serve for Puppet {
             .send(conversation)
             .map_err(|_| Status::unavailable("the test is over"))?;
         Ok(receiver)
+    }
+
+    fn begin_delta(&self, _: &Extensions, _: Requests<Delta>) -> Result<Responses<Delta>, Status> {
+        Err(Status::unimplemented("the test speaks state of the world"))
     }
 }
 

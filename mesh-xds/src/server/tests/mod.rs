@@ -1,5 +1,8 @@
 //! What a client is sent and what is made of what it says.
 
+mod converge;
+mod delta;
+
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
@@ -10,6 +13,7 @@ use mesh_core::config::{
 use super::ads::StreamState;
 use super::clients::Acknowledged;
 use super::encoded::Encoded;
+use super::machine::Machine;
 use super::*;
 use crate::decode::{Context, decode};
 use crate::encode::Dialect;
@@ -261,6 +265,18 @@ fn our_own_client_is_told_at_once_what_does_not_exist() {
         ours.asks(kind, &response.nonce, names);
         ours.hears_nothing(&published);
     }
+}
+
+#[test]
+fn cp_7_what_was_told_not_to_exist_is_sent_when_it_comes_back_with_the_bytes_it_had() {
+    let one = encoded(&snapshot("c", &[("c", 1), ("d", 2)]), None, 1);
+    let without = encoded(&snapshot("c", &[("c", 1)]), Some(&one), 2);
+    let mut client = Client::new(Dialect::Mesh);
+    client.asks(EDS, "", &["d"]);
+    assert_eq!(client.hears(&one).resources.len(), 1);
+    assert_eq!(client.hears(&without).errors.len(), 1);
+    assert_eq!(client.hears(&one).resources.len(), 1);
+    client.hears_nothing(&one);
 }
 
 #[test]

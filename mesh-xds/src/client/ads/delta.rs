@@ -1,0 +1,91 @@
+//! Incremental: only differences are said, each response is answered by itself, and versions belong to resources.
+//!
+//! A stream's first request of a type says which versions are held, so that nothing of it comes again. Held is what is good
+//! and undisputed: a resource that was refused or deleted since its last good value is asked for anew, and so heals. What
+//! the server lists as removed does not exist; as in the other variant its last good value goes on serving (gRFC A88).
+//!
+//! A time to live is not kept: a heartbeat, which is a resource without a body, only says that the resource is there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Variant;
+use super::kind::{Reply, Timer, TypeState};
+use super::take::Taking;
+use crate::client::cache::{Cache, Cached};
+use crate::decode::Rejected;
+use crate::node::Node;
+use crate::resource::ResourceKind;
+use crate::wire::{Delta, DeltaRequest, DeltaResponse};
+
+/// What is remembered of one type.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The names that the control plane takes to be subscribed.
+    said: BTreeSet<Arc<str>>,
+}
+
+impl Variant for Delta {
+    type Memory = Memory;
+
+    /// Each holds other resources.
+    const ANSWERS_EACH: bool = true;
+
+    fn kind(response: &DeltaResponse) -> Option<ResourceKind> {
+        response.kind()
+    }
+
+    fn nonce(response: &DeltaResponse) -> &str {
+        &response.nonce
+    }
+
+    fn request(
+        kind: ResourceKind,
+        state: &mut TypeState<Memory>,
+        cache: &Cache,
+        reply: Option<Reply>,
+        node: Option<Arc<Node>>,
+    ) -> DeltaRequest {
+        let mut request = DeltaRequest {
+            type_url: kind.type_url().into(),
+            node,
+            ..DeltaRequest::default()
+        };
+        if let Some(reply) = reply {
+            (request.nonce, request.error) = (reply.nonce, reply.refused);
+        }
+        if !state.asked {
+            request.held = cache.held(kind);
+            request.subscribe = state.names.keys().cloned().collect();
+        } else if state.changed {
+            // A name that was dropped and is wanted again is said again, unless it came since: what came before is forgotten.
+            let said = &state.memory.said;
+            let is_new = |name: &Arc<str>, timer: Timer| timer == Timer::Idle || !said.contains(name);
+            let new = state.names.iter().filter(|(name, timer)| is_new(name, **timer));
+            request.subscribe = new.map(|(name, _)| Arc::clone(name)).collect();
+            let dropped = state.memory.said.iter().filter(|name| !state.names.contains_key(*name));
+            request.unsubscribe = dropped.cloned().collect();
+        }
+        if !state.asked || state.changed {
+            state.memory.said = state.names.keys().cloned().collect();
+        }
+        state.changed = false;
+        request
+    }
+
+    fn take<R: Cached>(response: DeltaResponse, _: &mut Memory, mut taking: Taking<'_, R>) -> Vec<Rejected> {
+        for (index, one) in response.resources.into_iter().enumerate() {
+            match one.raw {
+                Some(raw) => taking.resource(index, raw, &one.version, Some(&one.name)),
+                None => taking.heartbeat(&one.name, &one.version),
+            }
+        }
+        for error in response.errors {
+            taking.error(error);
+        }
+        for name in response.removed {
+            taking.remove(name);
+        }
+        taking.rejected()
+    }
+}

@@ -1,0 +1,93 @@
+//! The server's side of one incremental ADS stream, as a state machine: requests in, responses pulled out.
+//!
+//! It compares the version of each resource that a client was told with the published one, and sends the difference, in the
+//! same order as the other variant and by the same rules learned from real clients (see [`ads`](super::ads)). Its own are:
+//!
+//! - A response is answered by its nonce, however late, and the answer is about the resources that were in it.
+//! - A change of subscription is a difference, so it is taken from every request, whatever its nonce.
+//! - A name that is subscribed to once more is sent once more: its client may have forgotten it.
+//! - A subscribed name that is not published is told to be removed at once.
+//! - Clusters and endpoints that are no longer published are removed once the client has settled on routes without them.
+
+mod subscription;
+
+use super::clients::SubscriptionReport;
+use super::encoded::Encoded;
+use super::machine::{Machine, SEND_ORDER};
+use crate::encode::Dialect;
+use crate::resource::ResourceKind;
+use crate::wire::{Delta, DeltaRequest, DeltaResponse};
+
+use subscription::Subscription;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct DeltaState {
+    dialect: Dialect,
+    subscriptions: [Option<Subscription>; 4],
+    /// Of the newest response; nonces count from one.
+    nonce: u64,
+}
+
+impl Machine for DeltaState {
+    type Variant = Delta;
+
+    fn new(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            subscriptions: Default::default(),
+            nonce: 0,
+        }
+    }
+
+    fn on_request(&mut self, request: DeltaRequest) {
+        // A type that is not served is not answered: an error would end the stream for all the others.
+        let Some(kind) = ResourceKind::from_type_url(&request.type_url) else {
+            return;
+        };
+        let first = self.subscriptions[kind.index()].is_none();
+        let subscription = self.subscriptions[kind.index()].get_or_insert_default();
+        if let Ok(nonce) = request.nonce.parse() {
+            subscription.acknowledge(nonce, request.error.as_deref());
+        }
+        let unnamed = first && request.subscribe.is_empty();
+        subscription.change(kind, request.subscribe, &request.unsubscribe);
+        if unnamed {
+            subscription.everything(kind);
+        }
+        if first {
+            subscription.resume(request.held);
+        }
+    }
+
+    fn next_response(&mut self, published: &Encoded) -> Option<DeltaResponse> {
+        for kind in SEND_ORDER {
+            let set = published.of(self.dialect, kind);
+            let named_by_routes = matches!(kind, ResourceKind::Cluster | ResourceKind::Endpoints);
+            let hold = named_by_routes && !self.routes_settled(published);
+            let Some(subscription) = &mut self.subscriptions[kind.index()] else {
+                continue;
+            };
+            if let Some(response) = subscription.response(kind, set, hold, self.nonce + 1) {
+                self.nonce += 1;
+                return Some(response);
+            }
+        }
+        None
+    }
+
+    fn report(&self) -> Vec<SubscriptionReport> {
+        let one = |kind: ResourceKind| Some(self.subscriptions[kind.index()].as_ref()?.report(kind));
+        ResourceKind::ALL.into_iter().filter_map(one).collect()
+    }
+}
+
+impl DeltaState {
+    /// Whether the client has said something to the newest listeners and routes.
+    fn routes_settled(&self, published: &Encoded) -> bool {
+        [ResourceKind::Listener, ResourceKind::Route].into_iter().all(|kind| {
+            let subscription = self.subscriptions[kind.index()].as_ref();
+            subscription.is_none_or(|one| one.is_answered() && !one.differs(published.of(self.dialect, kind)))
+        })
+    }
+}

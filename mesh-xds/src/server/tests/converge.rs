@@ -1,0 +1,278 @@
+//! CP-7: whatever happened on the way, both ends agree soon after it is quiet. Pure state machines, no sockets.
+//!
+//! Each seed is one life of a client and its control plane: publishes, changes of subscription, resources that the client
+//! refuses, messages that cross, come twice or are lost with their stream. Types overtake one another; within a type order
+//! holds, as HTTP/2 promises it.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use mesh_core::config::{ExpectedPeers, MutualTls};
+use mesh_core::entropy::{Draw, Entropy};
+
+use super::*;
+use crate::client::ads::{AdsState, Needs, Variant};
+use crate::client::cache::{Cached, Found, Trouble};
+use crate::resource::{Endpoints, Listener};
+use crate::server::ads::StreamState;
+use crate::server::delta::DeltaState;
+use crate::wire::Raw;
+
+const SEEDS: u64 = 1_000;
+const STEPS: u32 = 120;
+/// What CP-7 allows.
+const ROUND_TRIPS: u32 = 2;
+/// In state of the world a list of names that crossed with a response is ignored until it is said again with the answer. A
+/// cluster that is to go only after the routes of such a list were settled is gone one round trip later.
+const ROUND_TRIPS_OF_HELD_CLUSTERS: u32 = 3;
+const TARGETS: [&str; 3] = ["t0", "t1", "t2"];
+const CLUSTERS: [&str; 5] = ["c0", "c1", "c2", "c3", "c4"];
+
+type Queues<T> = [VecDeque<T>; 4];
+
+struct World<M: Machine<Variant = V>, V: Variant> {
+    draw: Draw,
+    now: Instant,
+    published: Encoded,
+    generation: u64,
+    client: AdsState<V>,
+    needs: Needs,
+    server: M,
+    up: VecDeque<V::Request>,
+    down: Queues<V::Response>,
+}
+
+impl<M: Machine<Variant = V>, V: Variant> World<M, V>
+where
+    V::Request: Clone,
+    V::Response: Clone,
+{
+    fn new(seed: u64) -> Self {
+        let mut draw = Entropy::seeded(seed).draw();
+        let first = random_snapshot(&mut draw);
+        let mut world = Self {
+            draw,
+            now: Instant::now(),
+            published: encoded(&first, None, 1),
+            generation: 1,
+            client: AdsState::new(Arc::default(), Context::default()),
+            needs: Needs::default(),
+            server: M::new(Dialect::Mesh),
+            up: VecDeque::new(),
+            down: Queues::default(),
+        };
+        world.want();
+        world.client.stream_opened();
+        world
+    }
+
+    fn step(&mut self) {
+        match self.draw.below(20) {
+            0 => self.publish(),
+            1 => self.want(),
+            2 if self.draw.below(3) == 0 => self.lose_the_stream(),
+            3 => self.now += Duration::from_millis(self.draw.below(200)),
+            4..8 => self.up.extend(self.client.next_request(self.now)),
+            8..12 => {
+                let times = self.times();
+                if let Some(request) = self.up.pop_front() {
+                    (0..times).for_each(|_| self.server.on_request(request.clone()));
+                }
+            }
+            12..16 => self.respond(),
+            _ => {
+                let (kind, times) = (self.draw.below(4) as usize, self.times());
+                if let Some(response) = self.down[kind].pop_front() {
+                    (0..times).for_each(|_| drop(self.client.receive(response.clone())));
+                }
+            }
+        }
+        self.client.on_timer(self.now);
+    }
+
+    fn times(&mut self) -> u64 {
+        1 + u64::from(self.draw.below(5) == 0)
+    }
+
+    fn publish(&mut self) {
+        self.generation += 1;
+        let next = random_snapshot(&mut self.draw);
+        self.published = encoded(&next, Some(&self.published), self.generation);
+    }
+
+    fn want(&mut self) {
+        let names = [&TARGETS[..], &TARGETS, &CLUSTERS, &CLUSTERS];
+        for (kind, names) in names.into_iter().enumerate() {
+            let chosen = names.iter().filter(|_| self.draw.below(3) > 0);
+            self.needs[kind] = chosen.map(|name| Arc::from(*name)).collect();
+        }
+        self.client.subscribe(&self.needs);
+    }
+
+    fn lose_the_stream(&mut self) {
+        self.client.stream_closed();
+        self.up.clear();
+        self.down = Queues::default();
+        self.server = M::new(Dialect::Mesh);
+        self.client.stream_opened();
+    }
+
+    fn respond(&mut self) {
+        if let Some(response) = self.server.next_response(&self.published) {
+            let kind = V::kind(&response).expect("only what was asked for is sent");
+            self.down[kind.index()].push_back(response);
+        }
+    }
+
+    /// Everything that is said reaches the other end, there and back.
+    fn round_trip(&mut self) {
+        self.client_speaks();
+        for _ in 0..100 {
+            self.respond();
+        }
+        for response in self.down.iter_mut().flat_map(mem::take) {
+            assert!(self.client.can_receive());
+            self.client.receive(response);
+        }
+    }
+
+    fn client_speaks(&mut self) {
+        for _ in 0..100 {
+            self.up.extend(self.client.next_request(self.now));
+            // Refusals are held back for a while.
+            self.now += Duration::from_millis(50);
+        }
+        assert!(!self.client.has_request(self.now));
+        for request in mem::take(&mut self.up) {
+            self.server.on_request(request);
+        }
+    }
+
+    #[track_caller]
+    fn agrees(&mut self, seed: u64, held: bool) {
+        self.agrees_on::<Listener>(seed, false);
+        self.agrees_on::<RouteTree>(seed, false);
+        self.agrees_on::<ClusterSpec>(seed, held);
+        self.agrees_on::<Endpoints>(seed, false);
+    }
+
+    #[track_caller]
+    fn is_at_rest(&mut self, seed: u64) {
+        self.client_speaks();
+        assert!(
+            self.server.next_response(&self.published).is_none(),
+            "seed {seed}: not at rest"
+        );
+    }
+
+    /// The control plane knows whether its clusters are refused.
+    #[track_caller]
+    fn is_reported(&self, seed: u64) {
+        let wanted = &self.needs[CDS.index()];
+        let is_refused = |name: &Arc<str>| matches!(self.trouble(CDS, name), Some(Trouble::Refused(_)));
+        let refused = wanted.iter().any(is_refused);
+        let report = self.server.report();
+        let clusters = report.iter().find(|subscription| subscription.kind == CDS);
+        let known = clusters.is_some_and(|clusters| matches!(clusters.acknowledged, Acknowledged::Refused(_)));
+        // In state of the world a refusal is of a response, and outlives the subscription to what was bad in it.
+        let outlived = known && !V::ANSWERS_EACH;
+        assert!(known == refused || outlived, "seed {seed}: {report:?}");
+    }
+
+    #[track_caller]
+    fn agrees_on<R: Cached + PartialEq + Debug>(&self, seed: u64, held: bool) {
+        let set = self.published.of(Dialect::Mesh, R::KIND);
+        for name in &self.needs[R::KIND.index()] {
+            let trouble = self.trouble(R::KIND, name);
+            let about = format!("seed {seed}: {} {name:?}: {trouble:?}", R::KIND);
+            let Some(bytes) = set.resources.get(name) else {
+                assert!(held || matches!(trouble, Some(Trouble::Absent(_))), "{about}");
+                continue;
+            };
+            let raw = Raw {
+                type_url: R::KIND.type_url().into(),
+                bytes: bytes.to_vec(),
+            };
+            match decode::<R>(&raw, &Context::default()).unwrap().value {
+                Ok(value) => {
+                    assert_eq!(trouble, None, "{about}");
+                    let found = self.client.cache().find::<R>(name);
+                    assert!(matches!(found, Found::Value(found) if *found == value), "{about}");
+                }
+                Err(_) => assert!(matches!(trouble, Some(Trouble::Refused(_))), "{about}"),
+            }
+        }
+    }
+
+    fn trouble(&self, kind: ResourceKind, name: &str) -> Option<Trouble> {
+        let mut rows = self.client.cache().rows();
+        let row = rows.find(|row| row.kind == kind && &**row.name == name).unwrap();
+        row.trouble.cloned()
+    }
+}
+
+/// Targets that route to clusters, some of which are not there and some of which this client refuses.
+fn random_snapshot(draw: &mut Draw) -> Snapshot {
+    let mut builder = Snapshot::builder();
+    let mut there = Vec::new();
+    for name in CLUSTERS {
+        if draw.below(4) == 0 {
+            continue;
+        }
+        // Refused by a process whose bootstrap has no certificate provider.
+        let tls = match draw.below(4) {
+            0 => TlsMode::Mutual(MutualTls {
+                expected: ExpectedPeers::default(),
+                sni: None,
+            }),
+            _ => TlsMode::Plaintext,
+        };
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1 + draw.below(3) as u16).into());
+        let mut cluster = Cluster::new(name, tls, vec![endpoint]);
+        cluster.max_requests = 1 + draw.below(2) as u32;
+        builder = builder.cluster(cluster);
+        there.push(name);
+    }
+    for target in TARGETS {
+        if there.is_empty() || draw.below(4) == 0 {
+            continue;
+        }
+        let cluster = there[draw.below(there.len() as u64) as usize];
+        builder = builder.route(target, Route::to(Split::all_to(cluster)));
+    }
+    builder.build().unwrap()
+}
+
+#[track_caller]
+fn converges<M: Machine<Variant = V>, V: Variant>(of_held_clusters: u32)
+where
+    V::Request: Clone,
+    V::Response: Clone,
+{
+    for seed in 0..SEEDS {
+        let mut world = World::<M, V>::new(seed);
+        for _ in 0..STEPS {
+            world.step();
+        }
+        for trip in 1..=of_held_clusters {
+            world.round_trip();
+            if trip >= ROUND_TRIPS {
+                world.agrees(seed, trip < of_held_clusters);
+            }
+        }
+        world.is_at_rest(seed);
+        world.is_reported(seed);
+    }
+}
+
+#[test]
+fn cp_7_state_of_the_world_converges_in_two_round_trips() {
+    converges::<StreamState, _>(ROUND_TRIPS_OF_HELD_CLUSTERS);
+}
+
+#[test]
+fn cp_7_incremental_converges_in_two_round_trips() {
+    converges::<DeltaState, _>(ROUND_TRIPS);
+}
