@@ -34,11 +34,16 @@ const MAX_HEADER_LIST: u32 = 16 * 1024;
 /// How often a connection with calls in flight is asked for a sign of life, and how long it may take.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pings without a call begun in between. gRPC servers end a connection whose client pings a quiet one more often
+/// (`too_many_pings`), and gRPC's clients keep to the same number.
+const MAX_PINGS_WITHOUT_A_CALL: u32 = 2;
 
 /// A live connection. Dropping the last handle lets its open streams end and then closes it.
 pub(crate) struct Connection {
     send: Mutex<SendRequest<Bytes>>,
     streams: AtomicU32,
+    /// Streams opened since the beginning; it may wrap.
+    opened: AtomicU32,
     max_streams: AtomicU32,
     closed: AtomicBool,
 }
@@ -88,6 +93,7 @@ impl Permit {
             }
             Poll::Ready(Err(error)) => Err(error),
         };
+        self.connection.opened.fetch_add(1, Ordering::Relaxed);
         if opened.is_err() {
             // The connection is gone or going: the next pick must not find it again.
             self.connection.closed.store(true, Ordering::Relaxed);
@@ -116,6 +122,7 @@ pub(super) async fn handshake<T: Io>(io: T) -> Result<Arc<Connection>, ConnectEr
     let connection = Arc::new(Connection {
         send: Mutex::new(send),
         streams: AtomicU32::new(0),
+        opened: AtomicU32::new(0),
         max_streams: AtomicU32::new(FIRST_MAX_STREAMS),
         closed: AtomicBool::new(false),
     });
@@ -150,17 +157,22 @@ async fn drive<T: Io>(mut driver: h2::client::Connection<T, Bytes>, live: Weak<C
 /// Pings while calls are in flight, and ends a connection whose peer is silent: a host that is gone without a word would
 /// otherwise hold its calls for ever. In a task of its own, so that calls pay nothing for it.
 async fn keep_alive(mut pings: PingPong, live: Weak<Connection>, driver: AbortHandle) {
+    let (mut seen, mut pinged) = (0, 0);
     loop {
         tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
-        let Some(busy) = live
-            .upgrade()
-            .map(|connection| connection.streams.load(Ordering::Relaxed) > 0)
-        else {
-            return;
-        };
-        if !busy {
+        let Some(connection) = live.upgrade() else { return };
+        let (busy, opened) = (
+            connection.streams.load(Ordering::Relaxed) > 0,
+            connection.opened.load(Ordering::Relaxed),
+        );
+        drop(connection);
+        if opened != seen {
+            (seen, pinged) = (opened, 0);
+        }
+        if !busy || pinged == MAX_PINGS_WITHOUT_A_CALL {
             continue;
         }
+        pinged += 1;
         match tokio::time::timeout(KEEP_ALIVE_TIMEOUT, pings.ping(Ping::opaque())).await {
             Ok(Ok(_pong)) => {}
             // It ended by itself.
