@@ -71,10 +71,6 @@ impl Net {
             .insert(address(n), Server { handler, settings, tls });
     }
 
-    pub(super) fn stop(&self, n: u8) {
-        self.servers.lock().unwrap().remove(&address(n));
-    }
-
     /// While it is frozen, nothing passes over the connections that there are, in either direction, and none of them ends.
     pub(super) fn freeze(&self, frozen: bool) {
         self.frozen.store(frozen, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! `mesh_ca`: asks an `IstioCertificateService` for a certificate, and again before it ends.
 //!
 //! The first time a token proves who asks; after that the certificate itself does, over mutual TLS, so that a token may be
-//! good for one use. Until a request is answered it is repeated unchanged, key and all: a CA that heard it, and whose answer
-//! was lost, can recognise it.
+//! good for one use. Until a request is answered it is repeated unchanged, key and all. This mesh's CA does not recognise a
+//! repetition: when its answer is lost after it took a single-use token, the workload needs a new one.
 
 use std::convert::Infallible;
 use std::time::Duration;
