@@ -14,7 +14,7 @@
 //! | [`route`] | which cluster |
 //! | [`balance`] | which endpoint |
 //! | [`retry`] | again or not |
-//! | [`reconcile`] | what changed between two snapshots |
+//! | [`SharedMap`] | what changed between two snapshots |
 //! | [`live`] | how a value is swapped under its readers |
 //! | [`link`] | where the data plane meets the source of its configuration |
 //! | [`entropy`] | randomness that is shared by clones and can be seeded |
@@ -26,16 +26,17 @@ pub mod entropy;
 pub mod identity;
 pub mod link;
 pub mod live;
-pub mod reconcile;
 pub mod report;
 pub mod retry;
 pub mod route;
+mod shared_map;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use config::Snapshot;
 pub use entropy::Entropy;
 pub use link::Link;
+pub use shared_map::SharedMap;
 
 /// Whether this build carries the feature `testing`. Measurements refuse to run on one.
 pub const TESTING: bool = cfg!(feature = "testing");

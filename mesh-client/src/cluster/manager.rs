@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use mesh_core::config::{ClusterName, Reason, ReasonKind, RouteTree, Snapshot};
 use mesh_core::link::{Standing, WeakLink};
-use mesh_core::reconcile::reconcile;
 use mesh_core::report::Tally;
 use mesh_core::{Entropy, Link, live, route};
 use tokio::sync::Notify;
@@ -164,11 +163,10 @@ impl ClusterManager {
 impl State {
     fn reconcile_clusters(&mut self, snapshot: &Arc<Snapshot>, parts: &Parts) {
         let before = std::mem::replace(&mut self.snapshot, Arc::clone(snapshot));
-        let changes = reconcile(before.clusters(), snapshot.clusters());
-        for name in changes.removed {
+        for name in snapshot.clusters().removed_since(before.clusters()) {
             self.retire(name);
         }
-        for (name, cluster) in changes.changed {
+        for (name, cluster) in snapshot.clusters().changed_since(before.clusters()) {
             let Ok(cluster) = cluster else {
                 self.retire(name);
                 continue;

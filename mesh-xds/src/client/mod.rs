@@ -35,7 +35,7 @@ use crate::wire::{Delta, Sotw};
 use crate::{convention, identity};
 
 pub(crate) use backoff::Backoff;
-pub use report::{Connection, Phase, Report, ResourceStatus};
+pub use report::{Connection, Phase, RawBytes, Report, ResourceStatus};
 pub use status::{ConfigStatus, NotYet};
 
 /// Optional abilities that gRPC clients announce: no overprovisioning factor, and resources may come in envelopes.

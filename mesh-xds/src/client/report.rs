@@ -1,12 +1,14 @@
 //! How things stand at one moment: the stream, and what became of each resource.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_core::SharedMap;
 use mesh_core::config::Version;
 
-use super::cache::{Cache, Trouble};
+use super::cache::{Cache, Changed, Row, Trouble};
 use crate::decode::Rejected;
 use crate::resource::ResourceKind;
 
@@ -19,7 +21,7 @@ pub struct Report {
     /// The version of the snapshot that was published last.
     pub published: Version,
     /// Every subscribed resource, by kind and name.
-    pub resources: Vec<ResourceStatus>,
+    pub resources: SharedMap<(ResourceKind, Arc<str>), Arc<ResourceStatus>>,
     /// The targets without a whole configuration, and what each waits for.
     pub waiting: BTreeMap<Arc<str>, Vec<String>>,
     /// How many resources were refused since the start.
@@ -79,17 +81,35 @@ pub struct ResourceStatus {
     pub accepted: Option<Arc<str>>,
     /// What was left out of that value.
     pub notes: Vec<Box<str>>,
+    /// The accepted resource, as it came.
+    pub bytes: Option<RawBytes>,
     /// Set when what came last was refused.
     pub rejected: Option<Rejected>,
     /// Set when the control plane does not have it, or has deleted it: in its words or ours.
     pub absent: Option<Arc<str>>,
 }
 
+/// A resource as it crossed the wire. Clones share it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RawBytes(Arc<[u8]>);
+
+impl AsRef<[u8]> for RawBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+// A report is printed whole when a wait for it fails.
+impl fmt::Debug for RawBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
 impl Report {
     /// One resource.
     pub fn resource(&self, kind: ResourceKind, name: &str) -> Option<&ResourceStatus> {
-        let found = |resource: &&ResourceStatus| resource.kind == kind && &*resource.name == name;
-        self.resources.iter().find(found)
+        self.resources.get(&(kind, Arc::from(name))).map(|status| &**status)
     }
 
     /// Whether a stream is open.
@@ -98,15 +118,29 @@ impl Report {
     }
 }
 
-pub(super) fn resources(cache: &Cache) -> Vec<ResourceStatus> {
-    cache
-        .rows()
-        .map(|row| ResourceStatus {
+/// Brings the rows of what changed up to date.
+pub(super) fn update(
+    resources: &mut SharedMap<(ResourceKind, Arc<str>), Arc<ResourceStatus>>,
+    cache: &Cache,
+    changed: Vec<Changed>,
+) {
+    for key in changed {
+        match cache.row(key.0, &key.1) {
+            Some(row) => drop(resources.insert(key, Arc::new(row.into()))),
+            None => drop(resources.remove(&key)),
+        }
+    }
+}
+
+impl From<Row<'_>> for ResourceStatus {
+    fn from(row: Row<'_>) -> Self {
+        Self {
             kind: row.kind,
             name: Arc::clone(row.name),
             received: Arc::clone(row.received),
             accepted: row.accepted.cloned(),
             notes: row.notes.to_vec(),
+            bytes: row.bytes.cloned().map(RawBytes),
             rejected: match row.trouble {
                 Some(Trouble::Refused(rejected)) => Some(rejected.clone()),
                 _ => None,
@@ -115,6 +149,6 @@ pub(super) fn resources(cache: &Cache) -> Vec<ResourceStatus> {
                 Some(Trouble::Absent(why)) => Some(Arc::clone(why)),
                 _ => None,
             },
-        })
-        .collect()
+        }
+    }
 }

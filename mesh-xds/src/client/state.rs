@@ -67,18 +67,26 @@ impl<V: Variant> State<V> {
     /// What follows every event.
     pub(super) fn refresh(&mut self, now: Instant) {
         self.targets.update(&self.interest.wanted(), now);
-        let assembly = self.assembler.assemble(&self.targets.list(), self.ads.cache());
-        self.ads.subscribe(&assembly.needs);
+        let mut changed = self.ads.take_changed();
+        let assembly = self
+            .assembler
+            .assemble(&self.targets.list(), self.ads.cache(), &changed);
+        if let Some(needs) = &assembly.needs {
+            self.ads.subscribe(needs);
+            changed.extend(self.ads.take_changed());
+        }
         if let Some(snapshot) = assembly.snapshot {
             self.report.published = snapshot.version();
             self.snapshots.publish(snapshot);
         }
-        let missing = |missing: &Missing| format!("{} {:?}", missing.kind, missing.name);
-        let waiting = assembly.waiting.into_iter();
-        self.report.waiting = waiting
-            .map(|(target, names)| (target, names.iter().map(missing).collect()))
-            .collect();
-        self.report.resources = report::resources(self.ads.cache());
+        if let Some(waiting) = assembly.waiting {
+            let missing = |missing: &Missing| format!("{} {:?}", missing.kind, missing.name);
+            let waiting = waiting.into_iter();
+            self.report.waiting = waiting
+                .map(|(target, names)| (target, names.iter().map(missing).collect()))
+                .collect();
+        }
+        report::update(&mut self.report.resources, self.ads.cache(), changed);
         self.tell();
     }
 

@@ -136,7 +136,7 @@ impl Encoded {
 fn listeners_and_routes(snapshot: &Snapshot) -> Result<(Resources, Resources), Unpublishable> {
     let mut listeners = Resources::new();
     let mut trees: BTreeMap<&Arc<str>, &Arc<RouteTree>> = BTreeMap::new();
-    for (target, tree) in snapshot.targets() {
+    for (target, tree) in snapshot.targets().iter() {
         let Ok(tree) = tree else { continue };
         listeners.insert(Arc::clone(target), encode::listener(target, &tree.name).into());
         let first = trees.entry(&tree.name).or_insert(tree);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use mesh_core::config::RouteTree;
 
-use super::cache::{Cache, Cached};
+use super::cache::{Cache, Cached, Changed};
 use crate::decode::{Context, Rejected};
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
@@ -99,6 +99,11 @@ impl<V: Variant> AdsState<V> {
 
     pub(crate) fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// What changed in the cache since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> Vec<Changed> {
+        self.cache.take_changed()
     }
 
     /// Makes the subscriptions exactly these. What is no longer wanted is forgotten.

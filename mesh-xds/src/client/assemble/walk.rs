@@ -1,105 +1,93 @@
 //! Down the references of one target, noting each name it needs and each that is missing.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_core::config::{Cluster, ClusterName, Reason, ReasonKind, Resolved, RouteTree};
 
 use super::Missing;
 use crate::client::ads::Needs;
-use crate::client::cache::{Cache, Cached, Found, Trouble};
+use crate::client::cache::{Cache, Cached, Changed, Found, Trouble};
 use crate::decode::UNSERVED;
-use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::resource::{ClusterSpec, Endpoints, Listener};
 
-/// One walk down a target's references.
+/// A walk down the references of targets or clusters.
 pub(super) struct Walk<'a> {
-    pub(super) cache: &'a Cache,
-    pub(super) memos: &'a mut HashMap<ClusterName, Memo>,
-    pub(super) needs: &'a mut Needs,
-    pub(super) used: &'a mut BTreeSet<ClusterName>,
+    cache: &'a Cache,
+    pub(super) needs: Needs,
     pub(super) missing: Vec<Missing>,
+    /// What the cluster that is being resolved was looked up by.
+    looked_at: Vec<Changed>,
 }
 
-impl Walk<'_> {
-    /// The target's tree, or `None` while it is not known what it is.
+impl<'a> Walk<'a> {
+    pub(super) fn new(cache: &'a Cache) -> Self {
+        Self {
+            cache,
+            needs: Needs::default(),
+            missing: Vec::new(),
+            looked_at: Vec::new(),
+        }
+    }
+
+    /// The target's routes, or `None` while it is not known what they are.
     pub(super) fn target(&mut self, target: &str, template: &str) -> Option<Resolved<RouteTree>> {
         let name: Arc<str> = template.replace("%s", target).into();
-        let listener = match self.look::<Listener>(ResourceKind::Listener, &name) {
+        let listener = match self.look::<Listener>(&name) {
             Found::Value(listener) => listener,
             Found::None(trouble) => return Some(Err(reason(trouble, ReasonKind::NoListener))),
             Found::Pending => return None,
         };
-        let tree = match &*listener {
-            Listener::Inline(tree) => Arc::clone(tree),
-            Listener::Named(name) => match self.look::<RouteTree>(ResourceKind::Route, name) {
-                Found::Value(tree) => tree,
-                Found::None(trouble) => return Some(Err(reason(trouble, ReasonKind::NoRoute))),
-                Found::Pending => return None,
+        match &*listener {
+            Listener::Inline(tree) => Some(Ok(Arc::clone(tree))),
+            Listener::Named(name) => match self.look::<RouteTree>(name) {
+                Found::Value(tree) => Some(Ok(tree)),
+                Found::None(trouble) => Some(Err(reason(trouble, ReasonKind::NoRoute))),
+                Found::Pending => None,
             },
-        };
-        self.clusters(&tree);
-        Some(Ok(tree))
-    }
-
-    pub(super) fn clusters(&mut self, tree: &RouteTree) {
-        for name in tree.clusters() {
-            if self.used.contains(name) && self.memos.contains_key(name) {
-                continue;
-            }
-            self.used.insert(name.clone());
-            if let Some(memo) = self.cluster(name) {
-                self.memos.insert(name.clone(), memo);
-            }
         }
     }
 
-    /// What a cluster resolves to now; `None` while it is not known, or to keep what it last was.
-    fn cluster(&mut self, name: &ClusterName) -> Option<Memo> {
+    /// What a cluster resolves to now. Where something of it is missing, that is noted, and the value says so.
+    pub(super) fn cluster(&mut self, name: &ClusterName) -> Memo {
+        self.looked_at.clear();
+        let (made_of, resolved) = self.resolve(name);
+        Memo {
+            looked_at: std::mem::take(&mut self.looked_at),
+            made_of,
+            resolved,
+            waits: false,
+        }
+    }
+
+    fn resolve(&mut self, name: &ClusterName) -> (Option<Parts>, Resolved<Cluster>) {
         if let Some(action) = name.as_str().strip_prefix(UNSERVED) {
             let text = format!("the route's action, a {action}, is not served by this client");
-            return Some(Memo::error(Reason::new(ReasonKind::NoRoute, text)));
+            return (None, Err(Reason::new(ReasonKind::NoRoute, text)));
         }
-        let resource: Arc<str> = name.as_str().into();
-        let spec = match self.look::<ClusterSpec>(ResourceKind::Cluster, &resource) {
+        let spec = match self.look::<ClusterSpec>(&name.as_str().into()) {
             Found::Value(spec) => spec,
-            Found::None(trouble) => return Some(Memo::error(reason(trouble, ReasonKind::NoCluster))),
-            Found::Pending => return self.not_yet(name),
+            Found::None(trouble) => return (None, Err(reason(trouble, ReasonKind::NoCluster))),
+            Found::Pending => return (None, Err(not_yet())),
         };
-        let endpoints = match self.look::<Endpoints>(ResourceKind::Endpoints, &spec.endpoints) {
+        let endpoints = match self.look::<Endpoints>(&spec.endpoints) {
             Found::Value(endpoints) => endpoints,
-            Found::None(trouble) => return Some(Memo::error(reason(trouble, ReasonKind::NoEndpoints))),
-            Found::Pending => return self.not_yet(name),
+            Found::None(trouble) => return (None, Err(reason(trouble, ReasonKind::NoEndpoints))),
+            Found::Pending => return (None, Err(not_yet())),
         };
-        if let Some(Memo { parts: Some(parts), .. }) = self.memos.get(name)
-            && Arc::ptr_eq(&parts.0, &spec)
-            && Arc::ptr_eq(&parts.1, &endpoints)
-        {
-            return None;
-        }
         let cluster = Cluster {
             endpoints: Arc::clone(&endpoints),
             ..spec.cluster.clone()
         };
-        Some(Memo {
-            parts: Some((spec, endpoints)),
-            resolved: Ok(Arc::new(cluster)),
-        })
+        (Some(Parts(spec, endpoints)), Ok(Arc::new(cluster)))
     }
 
-    /// A cluster that resolved before keeps what it was; one that never did is what the tree waits for.
-    fn not_yet(&mut self, name: &ClusterName) -> Option<Memo> {
-        if self.memos.contains_key(name) {
-            self.missing.pop();
-        }
-        None
-    }
-
-    fn look<R: Cached>(&mut self, kind: ResourceKind, name: &Arc<str>) -> Found<R> {
-        self.needs[kind.index()].insert(Arc::clone(name));
+    fn look<R: Cached>(&mut self, name: &Arc<str>) -> Found<R> {
+        self.needs[R::KIND.index()].insert(Arc::clone(name));
+        self.looked_at.push((R::KIND, Arc::clone(name)));
         let found = self.cache.find(name);
         if matches!(found, Found::Pending) {
             self.missing.push(Missing {
-                kind,
+                kind: R::KIND,
                 name: Arc::clone(name),
             });
         }
@@ -110,18 +98,33 @@ impl Walk<'_> {
 /// What a cluster last resolved to.
 #[derive(Debug)]
 pub(super) struct Memo {
+    /// The names that were looked up for it.
+    pub(super) looked_at: Vec<Changed>,
     /// What it was made of, so that unchanged parts give the same `Arc`.
-    parts: Option<(Arc<ClusterSpec>, Arc<Endpoints>)>,
+    made_of: Option<Parts>,
     pub(super) resolved: Resolved<Cluster>,
+    /// It is what it was before something went missing.
+    pub(super) waits: bool,
 }
 
+#[derive(Debug)]
+struct Parts(Arc<ClusterSpec>, Arc<Endpoints>);
+
 impl Memo {
-    fn error(reason: Reason) -> Self {
-        Self {
-            parts: None,
-            resolved: Err(reason),
+    /// Whether both came of the same values, or are the same error.
+    pub(super) fn is_made_like(&self, other: &Self) -> bool {
+        match (&self.made_of, &other.made_of) {
+            (Some(Parts(spec, endpoints)), Some(other)) => {
+                Arc::ptr_eq(spec, &other.0) && Arc::ptr_eq(endpoints, &other.1)
+            }
+            (None, None) => self.resolved == other.resolved,
+            _ => false,
         }
     }
+}
+
+fn not_yet() -> Reason {
+    Reason::new(ReasonKind::Waiting, "it is still waited for")
 }
 
 fn reason(trouble: Trouble, absent: ReasonKind) -> Reason {

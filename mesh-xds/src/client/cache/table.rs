@@ -1,6 +1,7 @@
 //! The resources of one kind.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 
 use super::{Found, Row, Trouble};
@@ -10,6 +11,8 @@ use crate::decode::{Decoded, Resource};
 #[derive(Debug)]
 pub(crate) struct Table<R> {
     entries: BTreeMap<Arc<str>, Entry<R>>,
+    /// The names of which something changed since that was last asked.
+    changed: Vec<Arc<str>>,
 }
 
 /// One subscribed resource.
@@ -24,7 +27,7 @@ struct Entry<R> {
 #[derive(Debug)]
 struct Good<R> {
     value: Arc<R>,
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     version: Arc<str>,
     notes: Vec<Box<str>>,
 }
@@ -41,28 +44,38 @@ impl<R: Resource> Table<R> {
     }
 
     pub(super) fn insert(&mut self, name: &Arc<str>) {
-        self.entries.entry(Arc::clone(name)).or_insert_with(|| Entry {
-            good: None,
-            received: "".into(),
-            trouble: None,
+        let changed = &mut self.changed;
+        self.entries.entry(Arc::clone(name)).or_insert_with(|| {
+            changed.push(Arc::clone(name));
+            Entry {
+                good: None,
+                received: "".into(),
+                trouble: None,
+            }
         });
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        self.entries.remove(name);
+        if let Some((name, _)) = self.entries.remove_entry(name) {
+            self.changed.push(name);
+        }
     }
 
     /// Whether `bytes` are the last good ones: the same value again, which keeps its `Arc`. If so, what was wrong since is
     /// forgotten.
-    pub(crate) fn confirm(&mut self, name: &str, bytes: &[u8], version: &Arc<str>) -> bool {
+    pub(crate) fn confirm(&mut self, name: &Arc<str>, bytes: &[u8], version: &Arc<str>) -> bool {
         let Some(entry) = self.entries.get_mut(name) else {
             return false;
         };
         match &mut entry.good {
-            Some(good) if good.bytes == bytes => {
+            Some(good) if *good.bytes == *bytes => {
+                let news = good.version != *version || entry.received != *version || entry.trouble.is_some();
                 good.version = Arc::clone(version);
                 entry.received = Arc::clone(version);
                 entry.trouble = None;
+                if news {
+                    self.changed.push(Arc::clone(name));
+                }
                 true
             }
             _ => false,
@@ -74,6 +87,7 @@ impl<R: Resource> Table<R> {
         let Some(entry) = self.entries.get_mut(&decoded.name) else {
             return;
         };
+        self.changed.push(decoded.name);
         entry.received = Arc::clone(version);
         match decoded.value {
             Err(rejected) => entry.trouble = Some(Trouble::Refused(rejected)),
@@ -81,7 +95,7 @@ impl<R: Resource> Table<R> {
                 entry.trouble = None;
                 entry.good = Some(Good {
                     value: Arc::new(value),
-                    bytes,
+                    bytes: bytes.into(),
                     version: Arc::clone(version),
                     notes: decoded.notes,
                 });
@@ -116,21 +130,39 @@ impl<R: Resource> Table<R> {
             .map(|(name, _)| name)
     }
 
-    pub(crate) fn absent(&mut self, name: &str, why: &Arc<str>) {
+    pub(crate) fn absent(&mut self, name: &Arc<str>, why: &Arc<str>) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.trouble = Some(Trouble::Absent(Arc::clone(why)));
+            self.changed.push(Arc::clone(name));
         }
     }
 
+    pub(super) fn take_changed(&mut self) -> Vec<Arc<str>> {
+        mem::take(&mut self.changed)
+    }
+
+    pub(super) fn row(&self, name: &str) -> Option<Row<'_>> {
+        self.entries
+            .get_key_value(name)
+            .map(|(name, entry)| row::<R>(name, entry))
+    }
+
+    #[cfg(test)]
     pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.entries.iter().map(|(name, entry)| Row {
-            kind: R::KIND,
-            name,
-            received: &entry.received,
-            accepted: entry.good.as_ref().map(|good| &good.version),
-            notes: entry.good.as_ref().map_or(&[], |good| &good.notes),
-            trouble: entry.trouble.as_ref(),
-        })
+        self.entries.iter().map(|(name, entry)| row::<R>(name, entry))
+    }
+}
+
+fn row<'a, R: Resource>(name: &'a Arc<str>, entry: &'a Entry<R>) -> Row<'a> {
+    let good = entry.good.as_ref();
+    Row {
+        kind: R::KIND,
+        name,
+        received: &entry.received,
+        accepted: good.map(|good| &good.version),
+        notes: good.map_or(&[], |good| &good.notes),
+        bytes: good.map(|good| &good.bytes),
+        trouble: entry.trouble.as_ref(),
     }
 }
 
@@ -138,6 +170,7 @@ impl<R> Default for Table<R> {
     fn default() -> Self {
         Self {
             entries: BTreeMap::new(),
+            changed: Vec::new(),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Whole trees, one target at a time.
 
+use std::collections::BTreeMap;
+
 use mesh_core::config::{ReasonKind, Version};
 
 use super::*;
-use crate::client::ads::AdsState;
-use crate::client::assemble::{Assembler, Assembly};
+use crate::client::ads::{AdsState, Needs};
+use crate::client::assemble::{Assembler, Missing};
 use crate::decode::Context;
 use crate::node::Node;
 use crate::wire::Sotw;
@@ -15,6 +17,15 @@ struct Mesh {
     assembler: Assembler,
     targets: Vec<Arc<str>>,
     version: u32,
+    seen: Seen,
+}
+
+/// How things stand after a step; what it did not say is what was said before.
+#[derive(Clone, Default)]
+struct Seen {
+    snapshot: Option<Snapshot>,
+    needs: Needs,
+    waiting: BTreeMap<Arc<str>, Vec<Missing>>,
 }
 
 impl Mesh {
@@ -24,27 +35,37 @@ impl Mesh {
             assembler: Assembler::new("%s"),
             targets: names(targets),
             version: 0,
+            seen: Seen::default(),
         };
         mesh.ads.stream_opened();
         mesh.step();
         mesh
     }
 
-    fn step(&mut self) -> Assembly {
-        let assembly = self.assembler.assemble(&self.targets, self.ads.cache());
-        self.ads.subscribe(&assembly.needs);
+    fn step(&mut self) -> Seen {
+        let changed = self.ads.take_changed();
+        let assembly = self.assembler.assemble(&self.targets, self.ads.cache(), &changed);
+        if let Some(needs) = assembly.needs {
+            self.ads.subscribe(&needs);
+            drop(self.ads.take_changed());
+            self.seen.needs = needs;
+        }
+        if let Some(waiting) = assembly.waiting {
+            self.seen.waiting = waiting;
+        }
+        self.seen.snapshot = assembly.snapshot;
         while self.ads.next_request(std::time::Instant::now()).is_some() {}
-        assembly
+        self.seen.clone()
     }
 
-    fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Assembly {
+    fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Seen {
         self.version += 1;
         self.ads.receive(response(kind, &self.version.to_string(), resources));
         self.step()
     }
 
     /// Nothing more is to come of what was asked for.
-    fn time_out(&mut self) -> Assembly {
+    fn time_out(&mut self) -> Seen {
         let deadline = self.ads.deadline(std::time::Instant::now()).unwrap();
         self.ads.on_timer(deadline);
         self.step()
@@ -64,7 +85,7 @@ fn kind_of<T>(resolved: &Result<T, mesh_core::config::Reason>) -> Option<ReasonK
     resolved.as_ref().err().map(|reason| reason.kind())
 }
 
-fn missing(assembly: &Assembly, target: &str) -> Vec<(ResourceKind, String)> {
+fn missing(assembly: &Seen, target: &str) -> Vec<(ResourceKind, String)> {
     let missing = &assembly.waiting[target];
     missing.iter().map(|one| (one.kind, one.name.to_string())).collect()
 }
@@ -72,7 +93,7 @@ fn missing(assembly: &Assembly, target: &str) -> Vec<(ResourceKind, String)> {
 #[test]
 fn a_target_is_published_when_its_whole_tree_is_there_and_not_before() {
     let mut mesh = Mesh::new(&["t"]);
-    let waits = |assembly: &Assembly| (assembly.snapshot.is_none(), missing(assembly, "t"));
+    let waits = |assembly: &Seen| (assembly.snapshot.is_none(), missing(assembly, "t"));
     assert_eq!(waits(&mesh.step()), (true, vec![(ResourceKind::Listener, "t".into())]));
     let heard = mesh.hear(ResourceKind::Listener, vec![listener("t", "r")]);
     assert_eq!(waits(&heard), (true, vec![(ResourceKind::Route, "r".into())]));
@@ -231,6 +252,6 @@ fn targets_that_share_a_cluster_share_its_value_and_its_updates() {
 fn the_template_makes_a_listeners_name_of_a_targets() {
     let mut assembler = Assembler::new("mesh/%s/v1");
     let ads = AdsState::<Sotw>::new(Arc::new(Node::default()), Context::default());
-    let needs = assembler.assemble(&names(&["t"]), ads.cache()).needs;
-    assert!(needs[ResourceKind::Listener.index()].contains("mesh/t/v1"));
+    let needs = assembler.assemble(&names(&["t"]), ads.cache(), &[]).needs;
+    assert!(needs.unwrap()[ResourceKind::Listener.index()].contains("mesh/t/v1"));
 }
