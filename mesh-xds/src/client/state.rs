@@ -96,7 +96,7 @@ impl<V: Variant> State<V> {
         self.report.connection.responses += 1;
         self.report.connection.last_error = None;
         self.trouble = None;
-        let received = self.ads.receive(response);
+        let received = self.ads.receive(response, now);
         for rejected in &received.rejected {
             tracing::warn!(%rejected, "a resource was refused; the last good one stays");
             self.tally.count("xds_resource", "refused");

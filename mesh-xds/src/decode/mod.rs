@@ -21,12 +21,13 @@ mod tls;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 
 use crate::proto::discovery;
 use crate::resource::ResourceKind;
-use crate::wire::Raw;
+use crate::wire::{Raw, time_to_live};
 
 pub use refusal::Rejected;
 pub(crate) use refusal::{Fault, Notes};
@@ -59,21 +60,34 @@ pub(crate) struct Decoded<R> {
     pub(crate) notes: Vec<Box<str>>,
 }
 
+/// What came in the place of a resource.
+#[derive(Debug)]
+pub(crate) enum Unwrapped {
+    /// The resource itself.
+    Plain(Raw),
+    /// The resource, in an envelope that may say how long it lives.
+    Envelope { raw: Raw, ttl: Option<Duration> },
+    /// An envelope without a resource: what the client holds lives on (xDS protocol, "TTL").
+    Heartbeat { name: Arc<str>, ttl: Option<Duration> },
+}
+
 /// Takes a resource out of its envelope, if it has one.
 ///
 /// The name on the envelope is not looked at: the one inside decides, as in grpc-go.
-pub(crate) fn unwrap(raw: Raw) -> Result<Raw, Fault> {
+pub(crate) fn unwrap(raw: Raw) -> Result<Unwrapped, Fault> {
     if raw.type_url != ENVELOPE {
-        return Ok(raw);
+        return Ok(Unwrapped::Plain(raw));
     }
     let envelope = discovery::Resource::decode(&*raw.bytes).map_err(|error| Fault::new("", error))?;
-    let inner = envelope
-        .resource
-        .ok_or_else(|| Fault::new("resource", "the envelope is empty"))?;
-    Ok(Raw {
-        type_url: inner.type_url,
-        bytes: inner.value,
-    })
+    let ttl = time_to_live(envelope.ttl.as_ref());
+    match envelope.resource {
+        Some(inner) => Ok(Unwrapped::Envelope { raw: inner.into(), ttl }),
+        None if ttl.is_some() && !envelope.name.is_empty() => Ok(Unwrapped::Heartbeat {
+            name: envelope.name.into(),
+            ttl,
+        }),
+        None => Err(Fault::new("resource", "the envelope is empty")),
+    }
 }
 
 /// Reads one resource.

@@ -1,8 +1,9 @@
 //! The messages of the incremental variant as plain values.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Raw, ResourceError, status};
+use super::{Raw, ResourceError, duration, status, time_to_live};
 use crate::node::Node;
 use crate::proto::discovery;
 use crate::resource::ResourceKind;
@@ -43,6 +44,8 @@ pub(crate) struct Versioned {
     pub(crate) version: Arc<str>,
     /// `None` is a heartbeat: the client holds this version already.
     pub(crate) raw: Option<Raw>,
+    /// How long it is valid if nothing more is heard of it.
+    pub(crate) ttl: Option<Duration>,
 }
 
 impl DeltaResponse {
@@ -93,6 +96,7 @@ impl From<DeltaResponse> for discovery::DeltaDiscoveryResponse {
             name: String::from(&*one.name),
             version: String::from(&*one.version),
             resource: one.raw.map(Into::into),
+            ttl: one.ttl.map(duration),
             ..discovery::Resource::default()
         };
         Self {
@@ -113,6 +117,7 @@ impl From<discovery::DeltaDiscoveryResponse> for DeltaResponse {
             name: one.name.into(),
             version: one.version.into(),
             raw: one.resource.map(Into::into),
+            ttl: time_to_live(one.ttl.as_ref()),
         };
         Self {
             type_url: response.type_url,
@@ -150,6 +155,7 @@ mod tests {
             name: "a".into(),
             version: "1".into(),
             raw,
+            ttl: Some(Duration::from_millis(1500)),
         };
         let response = DeltaResponse {
             type_url: "t".into(),

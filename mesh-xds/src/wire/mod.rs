@@ -8,6 +8,7 @@ mod server;
 mod variant;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::node::Node;
 use crate::proto::{discovery, protobuf, rpc};
@@ -170,6 +171,21 @@ impl From<discovery::ResourceError> for ResourceError {
             code: status.code,
             message: status.message,
         }
+    }
+}
+
+/// A time to live; one that is no positive duration is none, and the resource then stays for good.
+pub(crate) fn time_to_live(ttl: Option<&protobuf::Duration>) -> Option<Duration> {
+    let protobuf::Duration { seconds, nanos } = ttl?;
+    let nanos = u32::try_from(*nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    let ttl = Duration::new(u64::try_from(*seconds).ok()?, nanos);
+    (!ttl.is_zero()).then_some(ttl)
+}
+
+fn duration(value: Duration) -> protobuf::Duration {
+    protobuf::Duration {
+        seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
+        nanos: value.subsec_nanos() as i32,
     }
 }
 

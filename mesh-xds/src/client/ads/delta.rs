@@ -4,7 +4,7 @@
 //! and undisputed: a resource that was refused or deleted since its last good value is asked for anew, and so heals. What
 //! the server lists as removed does not exist; as in the other variant its last good value goes on serving (gRFC A88).
 //!
-//! A time to live is not kept: a heartbeat, which is a resource without a body, only says that the resource is there.
+//! A heartbeat, which is a resource without a body, says that the resource is there as it was, and renews its time to live.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,18 +56,23 @@ impl Variant for Delta {
         }
         if !state.asked {
             request.held = cache.held(kind);
-            request.subscribe = state.names.keys().cloned().collect();
+            // Nothing said first asks for everything.
+            request.subscribe = state.said().cloned().collect();
         } else if state.changed {
             // A name that was dropped and is wanted again is said again, unless it came since: what came before is forgotten.
             let said = &state.memory.said;
             let is_new = |name: &Arc<str>, timer: Timer| timer == Timer::Idle || !said.contains(name);
-            let new = state.names.iter().filter(|(name, timer)| is_new(name, **timer));
+            let new = state
+                .names
+                .iter()
+                .filter(|(name, timer)| !state.everything && is_new(name, **timer));
             request.subscribe = new.map(|(name, _)| Arc::clone(name)).collect();
-            let dropped = state.memory.said.iter().filter(|name| !state.names.contains_key(*name));
+            let still = |name: &Arc<str>| !state.everything && state.names.contains_key(name);
+            let dropped = state.memory.said.iter().filter(|name| !still(name));
             request.unsubscribe = dropped.cloned().collect();
         }
         if !state.asked || state.changed {
-            state.memory.said = state.names.keys().cloned().collect();
+            state.memory.said = state.said().cloned().collect();
         }
         state.changed = false;
         request
@@ -76,8 +81,8 @@ impl Variant for Delta {
     fn take<R: Cached>(response: DeltaResponse, _: &mut Memory, mut taking: Taking<'_, R>) -> Vec<Rejected> {
         for (index, one) in response.resources.into_iter().enumerate() {
             match one.raw {
-                Some(raw) => taking.resource(index, raw, &one.version, Some(&one.name)),
-                None => taking.heartbeat(&one.name, &one.version),
+                Some(raw) => taking.resource(index, raw, &one.version, Some(&one.name), one.ttl),
+                None => taking.heartbeat(&one.name, &one.version, one.ttl),
             }
         }
         for error in response.errors {
@@ -86,6 +91,7 @@ impl Variant for Delta {
         for name in response.removed {
             taking.remove(name);
         }
+        taking.complete();
         taking.rejected()
     }
 }

@@ -13,7 +13,14 @@ const MAX_REPLIES: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct TypeState<M> {
+    /// The names that are looked at; those that are said, unless everything is asked for.
     pub(super) names: BTreeMap<Arc<str>, Timer>,
+    /// All there is of this type is asked for.
+    pub(super) everything: bool,
+    /// When resources that have a time to live end. It runs on while there is no stream.
+    pub(super) lives: BTreeMap<Arc<str>, Instant>,
+    /// When the last names that were said are given up. A bound: any of them may have been heard of since.
+    asked_until: Option<Instant>,
     /// What only one variant of the protocol remembers.
     pub(super) memory: M,
     /// Answers that are to be sent, the oldest first.
@@ -43,6 +50,15 @@ pub(crate) enum Timer {
     Done,
 }
 
+impl Timer {
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Until(at) => Some(*at),
+            Self::Idle | Self::Done => None,
+        }
+    }
+}
+
 impl<M> TypeState<M> {
     pub(super) fn is_due(&self, now: Instant) -> bool {
         if let Some(held) = self.held_until()
@@ -51,7 +67,77 @@ impl<M> TypeState<M> {
             return false;
         }
         // An empty list as the first of a stream would ask for everything.
-        !self.replies.is_empty() || (self.changed && self.asked) || (!self.asked && !self.names.is_empty())
+        let has_first = self.everything || !self.names.is_empty();
+        !self.replies.is_empty() || (self.changed && self.asked) || (!self.asked && has_first)
+    }
+
+    /// The names that are said.
+    pub(super) fn said(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.keys().filter(|_| !self.everything)
+    }
+
+    /// A request with all names goes out: those that were not asked for are waited for until then.
+    pub(super) fn ask(&mut self, until: Instant) {
+        self.asked = true;
+        // What everything does not hold is not there; nothing is waited for by name.
+        if self.everything {
+            return;
+        }
+        for timer in self.names.values_mut().filter(|timer| **timer == Timer::Idle) {
+            *timer = Timer::Until(until);
+            self.asked_until = Some(until);
+        }
+    }
+
+    /// When the first name is given up. All names are looked at only while one may be waited for.
+    pub(super) fn first_to_give_up(&self) -> Option<Instant> {
+        self.asked_until?;
+        self.names.values().filter_map(Timer::until).min()
+    }
+
+    /// The names that were waited for until now.
+    pub(super) fn gave_up(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        if self.asked_until.is_none() {
+            return names;
+        }
+        for (name, timer) in &mut self.names {
+            if timer.until().is_some_and(|at| at <= now) {
+                *timer = Timer::Done;
+                names.push(Arc::clone(name));
+            }
+        }
+        if self.first_to_give_up().is_none() {
+            self.asked_until = None;
+        }
+        names
+    }
+
+    /// When the first resource that has a time to live ends.
+    pub(super) fn first_to_end(&self) -> Option<Instant> {
+        self.lives.values().min().copied()
+    }
+
+    /// The resources whose time to live is over.
+    pub(super) fn ended(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let over = self.lives.iter().filter(|(_, end)| **end <= now);
+        let over: Vec<Arc<str>> = over.map(|(name, _)| Arc::clone(name)).collect();
+        for name in &over {
+            self.lives.remove(name);
+        }
+        over
+    }
+
+    /// The stream ended, and its nonces and timers with it.
+    pub(super) fn stream_closed(&mut self) {
+        self.replies.clear();
+        self.asked = false;
+        self.asked_until = None;
+        for timer in self.names.values_mut() {
+            if timer.until().is_some() {
+                *timer = Timer::Idle;
+            }
+        }
     }
 
     /// Until when a refusal is held back.
@@ -73,6 +159,9 @@ impl<M: Default> Default for TypeState<M> {
     fn default() -> Self {
         Self {
             names: BTreeMap::new(),
+            everything: false,
+            lives: BTreeMap::new(),
+            asked_until: None,
             memory: M::default(),
             replies: VecDeque::new(),
             changed: false,

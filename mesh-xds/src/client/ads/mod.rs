@@ -8,10 +8,12 @@
 //! the first request of a stream; valid resources of a refused response are used; only a listener or cluster is deleted by
 //! absence, and even then the last good value stays; a resource that does not come within 15 s does not exist.
 //!
+//! Of listeners and clusters everything can be asked for, as a sidecar's node does. A name that is looked for then is there
+//! or is not, as soon as the control plane has spoken.
+//!
 //! What the two variants of the protocol have in common is here; how each words a request and reads a response is a
 //! [`Variant`], in [`sotw`] and [`delta`].
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,19 +28,18 @@ use crate::wire;
 
 mod delta;
 mod kind;
+mod needs;
 mod refusal;
 mod sotw;
 mod take;
 
 use kind::{Reply, Timer, TypeState};
+pub(crate) use needs::Needs;
 use refusal::refusal;
-use take::Taking;
+use take::{Heard, Taking};
 
 /// How long a subscribed resource may stay unheard of before it counts as not existing (gRFC A57).
 const DOES_NOT_EXIST_AFTER: Duration = Duration::from_secs(15);
-
-/// The names that are wanted, by [`ResourceKind::index`].
-pub(crate) type Needs = [BTreeSet<Arc<str>>; 4];
 
 /// What a client does differently in each variant of the protocol.
 pub(crate) trait Variant: wire::Variant {
@@ -111,6 +112,12 @@ impl<V: Variant> AdsState<V> {
         for kind in ResourceKind::ALL {
             let (state, wanted) = (&mut self.types[kind.index()], &needs[kind.index()]);
             let cache = &mut self.cache;
+            let everything = needs.wants_everything(kind);
+            if state.everything != everything {
+                state.everything = everything;
+                state.changed = true;
+                cache.open(kind, everything);
+            }
             let before = state.names.len();
             state.names.retain(|name, _| {
                 let keep = wanted.contains(name);
@@ -119,14 +126,16 @@ impl<V: Variant> AdsState<V> {
                 }
                 keep
             });
-            state.changed |= state.names.len() != before;
+            // Names that are said are news to the control plane; those it sends anyway are not.
+            state.changed |= !everything && state.names.len() != before;
             for name in wanted {
                 if !state.names.contains_key(name) {
                     state.names.insert(Arc::clone(name), Timer::Idle);
                     cache.insert(kind, name);
-                    state.changed = true;
+                    state.changed |= !everything;
                 }
             }
+            state.lives.retain(|name, _| everything || wanted.contains(name));
         }
     }
 
@@ -139,15 +148,7 @@ impl<V: Variant> AdsState<V> {
     pub(crate) fn stream_closed(&mut self) {
         self.connected = false;
         self.node_sent = false;
-        for state in &mut self.types {
-            state.replies.clear();
-            state.asked = false;
-            for timer in state.names.values_mut() {
-                if matches!(timer, Timer::Until(_)) {
-                    *timer = Timer::Idle;
-                }
-            }
-        }
+        self.types.iter_mut().for_each(TypeState::stream_closed);
     }
 
     /// Whether there is something to send now.
@@ -170,10 +171,7 @@ impl<V: Variant> AdsState<V> {
         }
         let node = (!self.node_sent).then(|| Arc::clone(&self.node));
         let request = V::request(kind, state, &self.cache, reply, node);
-        for timer in state.names.values_mut().filter(|timer| **timer == Timer::Idle) {
-            *timer = Timer::Until(now + DOES_NOT_EXIST_AFTER);
-        }
-        state.asked = true;
+        state.ask(now + DOES_NOT_EXIST_AFTER);
         self.node_sent = true;
         Some(request)
     }
@@ -184,17 +182,17 @@ impl<V: Variant> AdsState<V> {
     }
 
     /// Takes a response in.
-    pub(crate) fn receive(&mut self, response: V::Response) -> Received {
+    pub(crate) fn receive(&mut self, response: V::Response, now: Instant) -> Received {
         // A type that is not known, or was not asked for, is neither accepted nor refused.
         let Some(kind) = V::kind(&response).filter(|kind| self.types[kind.index()].asked) else {
             return Received::default();
         };
         let nonce = V::nonce(&response).to_owned();
         let rejected = match kind {
-            ResourceKind::Listener => self.take::<Listener>(response),
-            ResourceKind::Route => self.take::<RouteTree>(response),
-            ResourceKind::Cluster => self.take::<ClusterSpec>(response),
-            ResourceKind::Endpoints => self.take::<Endpoints>(response),
+            ResourceKind::Listener => self.take::<Listener>(response, now),
+            ResourceKind::Route => self.take::<RouteTree>(response, now),
+            ResourceKind::Cluster => self.take::<ClusterSpec>(response, now),
+            ResourceKind::Endpoints => self.take::<Endpoints>(response, now),
         };
         let refused = (!rejected.is_empty()).then(|| refusal(&self.node.id, &rejected));
         let state = &mut self.types[kind.index()];
@@ -208,46 +206,48 @@ impl<V: Variant> AdsState<V> {
         }
     }
 
-    fn take<R: Cached>(&mut self, response: V::Response) -> Vec<Rejected> {
+    fn take<R: Cached>(&mut self, response: V::Response, now: Instant) -> Vec<Rejected> {
         let state = &mut self.types[R::KIND.index()];
-        let taking = Taking::<R>::new(&self.context, &mut state.names, R::table_mut(&mut self.cache));
+        let heard = Heard {
+            names: &mut state.names,
+            lives: &mut state.lives,
+            now,
+        };
+        let taking = Taking::<R>::new(&self.context, heard, R::table_mut(&mut self.cache));
         V::take(response, &mut state.memory, taking)
     }
 
     /// The moment at which [`on_timer`](Self::on_timer) or [`next_request`](Self::next_request) has something to do.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        // What has a time to live ends without a control plane too: that is what it is for.
+        let lives = self.types.iter().filter_map(TypeState::first_to_end);
         if !self.connected {
-            return None;
+            return lives.min();
         }
-        let timers = self
-            .types
-            .iter()
-            .flat_map(|state| state.names.values())
-            .filter_map(|timer| match timer {
-                Timer::Until(at) => Some(*at),
-                Timer::Idle | Timer::Done => None,
-            });
+        let timers = self.types.iter().filter_map(TypeState::first_to_give_up);
         // One that is over waits for room to be sent, and not for the time.
         let held = self.types.iter().filter_map(TypeState::held_until);
         let held = held.filter(|until| now < *until);
-        timers.chain(held).min()
+        timers.chain(held).chain(lives).min()
     }
 
-    /// Gives up on what did not come in time; whether there was any.
+    /// Gives up on what did not come in time, and ends what had its time; whether there was any.
     pub(crate) fn on_timer(&mut self, now: Instant) -> bool {
-        let mut expired = false;
+        let mut any = false;
         for kind in ResourceKind::ALL {
-            for (name, timer) in &mut self.types[kind.index()].names {
-                if matches!(timer, Timer::Until(at) if *at <= now) {
-                    *timer = Timer::Done;
-                    expired = true;
-                    let seconds = DOES_NOT_EXIST_AFTER.as_secs();
-                    let why =
-                        format!("{kind} {name:?} does not exist: the control plane did not send it in {seconds} s");
-                    self.cache.absent(kind, name, &why.into());
-                }
+            let state = &mut self.types[kind.index()];
+            for name in state.gave_up(now) {
+                let seconds = DOES_NOT_EXIST_AFTER.as_secs();
+                let why = format!("{kind} {name:?} does not exist: the control plane did not send it in {seconds} s");
+                self.cache.absent(kind, &name, &why.into());
+                any = true;
+            }
+            for name in state.ended(now) {
+                let why = format!("{kind} {name:?}: its time to live ended, and the control plane did not renew it");
+                self.cache.end(kind, &name, &why.into());
+                any = true;
             }
         }
-        expired
+        any
     }
 }

@@ -58,7 +58,11 @@ impl Variant for Sotw {
         if !state.asked {
             (memory.nonce, memory.said, memory.afresh) = Default::default();
         }
-        if !state.asked || state.changed {
+        if state.everything {
+            // The list is empty, which asks for everything as a stream's first word and stays so.
+            state.changed = false;
+            memory.afresh = false;
+        } else if !state.asked || state.changed {
             let again = |name: &Arc<str>| state.names.get(name) == Some(&Timer::Idle);
             let is_full = memory.said.len() > state.names.len() + MAX_DROPPED;
             memory.afresh |= is_full || memory.said.iter().any(again);
@@ -80,7 +84,7 @@ impl Variant for Sotw {
             type_url: kind.type_url().into(),
             version,
             nonce,
-            names: state.names.keys().cloned().collect(),
+            names: state.said().cloned().collect(),
             error: reply.and_then(|reply| reply.refused),
             node,
         }
@@ -89,7 +93,7 @@ impl Variant for Sotw {
     fn take<R: Cached>(response: Response, memory: &mut Memory, mut taking: Taking<'_, R>) -> Vec<Rejected> {
         let version: Arc<str> = response.version.into();
         for (index, raw) in response.resources.into_iter().enumerate() {
-            taking.resource(index, raw, &version, None);
+            taking.resource(index, raw, &version, None, None);
         }
         for error in response.errors {
             taking.error(error);
@@ -97,6 +101,7 @@ impl Variant for Sotw {
         if R::KIND.absence_means_deleted() {
             taking.delete_the_rest();
         }
+        taking.complete();
         let rejected = taking.rejected();
         memory.nonce = response.nonce;
         if rejected.is_empty() {

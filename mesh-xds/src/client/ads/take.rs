@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::kind::Timer;
-use crate::client::cache::{Cached, Table};
-use crate::decode::{Context, Decoded, Fault, Rejected, decode, unwrap};
+use crate::client::cache::{Cached, MAX_RESOURCES, Table};
+use crate::decode::{Context, Decoded, Fault, Rejected, Unwrapped, decode, unwrap};
 use crate::wire::{NOT_FOUND, Raw, ResourceError};
 
 /// gRPC's PERMISSION_DENIED.
@@ -14,18 +15,40 @@ const PERMISSION_DENIED: i32 = 7;
 /// The taking in of one response.
 pub(crate) struct Taking<'a, R> {
     context: &'a Context,
-    names: &'a mut BTreeMap<Arc<str>, Timer>,
+    heard: Heard<'a>,
     table: &'a mut Table<R>,
     /// What the response spoke of.
     present: HashSet<Arc<str>>,
     rejected: Vec<Rejected>,
 }
 
+/// What hearing of a name ends and begins: the wait for it, and its time to live.
+pub(crate) struct Heard<'a> {
+    pub(super) names: &'a mut BTreeMap<Arc<str>, Timer>,
+    pub(super) lives: &'a mut BTreeMap<Arc<str>, Instant>,
+    pub(super) now: Instant,
+}
+
+impl Heard<'_> {
+    fn of(&mut self, name: &Arc<str>) {
+        if let Some(timer) = self.names.get_mut(name) {
+            *timer = Timer::Done;
+        }
+    }
+
+    fn lives(&mut self, name: &Arc<str>, ttl: Option<Duration>) {
+        match ttl.and_then(|ttl| self.now.checked_add(ttl)) {
+            Some(end) => drop(self.lives.insert(Arc::clone(name), end)),
+            None => drop(self.lives.remove(name)),
+        }
+    }
+}
+
 impl<'a, R: Cached> Taking<'a, R> {
-    pub(super) fn new(context: &'a Context, names: &'a mut BTreeMap<Arc<str>, Timer>, table: &'a mut Table<R>) -> Self {
+    pub(super) fn new(context: &'a Context, heard: Heard<'a>, table: &'a mut Table<R>) -> Self {
         Self {
             context,
-            names,
+            heard,
             table,
             present: HashSet::new(),
             rejected: Vec::new(),
@@ -38,8 +61,24 @@ impl<'a, R: Cached> Taking<'a, R> {
     }
 
     /// A resource, the `index`th of its response. `label` is the name it goes by outside, where it has one.
-    pub(super) fn resource(&mut self, index: usize, raw: Raw, version: &Arc<str>, label: Option<&Arc<str>>) {
-        let (mut decoded, bytes) = match (self.decode(raw), label) {
+    pub(super) fn resource(
+        &mut self,
+        index: usize,
+        raw: Raw,
+        version: &Arc<str>,
+        label: Option<&Arc<str>>,
+        mut ttl: Option<Duration>,
+    ) {
+        let raw = match unwrap(raw).map_err(|fault| Rejected::new(R::KIND, "", fault)) {
+            Ok(Unwrapped::Plain(raw)) => Ok(raw),
+            Ok(Unwrapped::Envelope { raw, ttl: inside }) => {
+                ttl = inside.or(ttl);
+                Ok(raw)
+            }
+            Ok(Unwrapped::Heartbeat { name, ttl }) => return self.heartbeat(&name, version, ttl),
+            Err(rejected) => Err(rejected),
+        };
+        let (mut decoded, bytes) = match (raw.and_then(|raw| self.decode(raw)), label) {
             (Ok((decoded, bytes)), _) => (decoded, bytes),
             (Err(nameless), Some(name)) => (refused(name, nameless.of(name)), Vec::new()),
             (Err(nameless), None) => return self.rejected.push(nameless.at(index)),
@@ -50,23 +89,31 @@ impl<'a, R: Cached> Taking<'a, R> {
             let fault = Fault::new("name", format!("is {:?} inside", decoded.name));
             decoded = refused(label, Rejected::new(R::KIND, Arc::clone(label), fault));
         }
-        self.heard(&decoded.name);
+        self.heard.of(&decoded.name);
         if !self.present.insert(Arc::clone(&decoded.name)) {
             let fault = Fault::new("name", "is there twice in one response");
             decoded.value = Err(Rejected::new(R::KIND, Arc::clone(&decoded.name), fault));
         }
+        if decoded.value.is_ok() && !self.table.has_room(&decoded.name) {
+            let fault = Fault::new("", format!("there are more than {MAX_RESOURCES} of them"));
+            decoded.value = Err(Rejected::new(R::KIND, Arc::clone(&decoded.name), fault));
+        }
         if let Err(why) = &decoded.value {
             self.rejected.push(why.clone());
-        } else if self.table.confirm(&decoded.name, &bytes, version) {
-            return;
+        } else {
+            self.heard.lives(&decoded.name, ttl);
+            if self.table.confirm(&decoded.name, &bytes, version) {
+                return;
+            }
         }
         self.table.receive(decoded, bytes, version);
     }
 
-    /// Word that a resource is there as it was.
-    pub(super) fn heartbeat(&mut self, name: &Arc<str>, version: &Arc<str>) {
+    /// Word that a resource is there as it was. One of a version that is not held says nothing.
+    pub(super) fn heartbeat(&mut self, name: &Arc<str>, version: &Arc<str>, ttl: Option<Duration>) {
         if self.table.holds(name, version) {
-            self.heard(name);
+            self.heard.of(name);
+            self.heard.lives(name, ttl);
         }
         self.present.insert(Arc::clone(name));
     }
@@ -97,24 +144,30 @@ impl<'a, R: Cached> Taking<'a, R> {
         let known = self.table.known().filter(|name| !self.present.contains(*name));
         let gone: Vec<Arc<str>> = known.cloned().collect();
         for name in gone {
-            self.table.absent(&name, &deleted::<R>(&name).into());
+            self.gone(&name, deleted::<R>(&name));
         }
     }
 
+    /// Where everything was asked for, the control plane has now said what there is.
+    pub(super) fn complete(&mut self) {
+        self.table.complete();
+    }
+
     fn decode(&self, raw: Raw) -> Result<(Decoded<R>, Vec<u8>), Rejected> {
-        let raw = unwrap(raw).map_err(|fault| Rejected::new(R::KIND, "", fault))?;
         Ok((decode::<R>(&raw, self.context)?, raw.bytes))
     }
 
     fn absent(&mut self, name: Arc<str>, why: String) {
-        self.heard(&name);
-        self.table.absent(&name, &why.into());
+        self.heard.of(&name);
+        self.gone(&name, why);
         self.present.insert(name);
     }
 
-    fn heard(&mut self, name: &Arc<str>) {
-        if let Some(timer) = self.names.get_mut(name) {
-            *timer = Timer::Done;
+    fn gone(&mut self, name: &Arc<str>, why: String) {
+        self.heard.lives(name, None);
+        self.table.absent(name, &why.into());
+        if !self.heard.names.contains_key(name) {
+            self.table.remove(name);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
 
 mod table;
 
-pub(crate) use table::Table;
+pub(crate) use table::{MAX_RESOURCES, Table};
 
 /// The four tables.
 #[derive(Debug, Default)]
@@ -89,6 +89,26 @@ impl Cache {
             ResourceKind::Route => self.routes.remove(name),
             ResourceKind::Cluster => self.clusters.remove(name),
             ResourceKind::Endpoints => self.endpoints.remove(name),
+        }
+    }
+
+    /// Whether resources that nobody named are kept too.
+    pub(crate) fn open(&mut self, kind: ResourceKind, everything: bool) {
+        match kind {
+            ResourceKind::Listener => self.listeners.open(everything),
+            ResourceKind::Route => self.routes.open(everything),
+            ResourceKind::Cluster => self.clusters.open(everything),
+            ResourceKind::Endpoints => self.endpoints.open(everything),
+        }
+    }
+
+    /// Ends a resource that is not to outlive its time, however good it was.
+    pub(crate) fn end(&mut self, kind: ResourceKind, name: &Arc<str>, why: &Arc<str>) {
+        match kind {
+            ResourceKind::Listener => self.listeners.end(name, why),
+            ResourceKind::Route => self.routes.end(name, why),
+            ResourceKind::Cluster => self.clusters.end(name, why),
+            ResourceKind::Endpoints => self.endpoints.end(name, why),
         }
     }
 

@@ -7,9 +7,17 @@ use std::sync::Arc;
 use super::{Found, Row, Trouble};
 use crate::decode::{Decoded, Resource};
 
+/// The most resources of one kind that are kept where everything is asked for. Beyond them what a control plane sends is
+/// refused: it is not for this process to hold a registry of any size.
+pub(crate) const MAX_RESOURCES: usize = 200_000;
+
 /// Resources of one kind, by name.
 #[derive(Debug)]
 pub(crate) struct Table<R> {
+    /// What nobody named is kept too.
+    everything: bool,
+    /// Of everything, the control plane has said what there is.
+    complete: bool,
     entries: BTreeMap<Arc<str>, Entry<R>>,
     /// The names of which something changed since that was last asked.
     changed: Vec<Arc<str>>,
@@ -39,8 +47,31 @@ impl<R: Resource> Table<R> {
             Some(Entry {
                 trouble: Some(trouble), ..
             }) => Found::None(trouble.clone()),
+            _ if self.complete => {
+                let why = format!("{} {name:?} is none of those that the control plane lists", R::KIND);
+                Found::None(Trouble::Absent(why.into()))
+            }
             _ => Found::Pending,
         }
+    }
+
+    pub(super) fn open(&mut self, everything: bool) {
+        self.everything = everything;
+        self.complete &= everything;
+    }
+
+    /// A name that is not there now, is not there.
+    pub(crate) fn complete(&mut self) {
+        if self.everything && !self.complete {
+            self.complete = true;
+            let unknown = self.entries.iter().filter(|(_, entry)| entry.good.is_none());
+            self.changed.extend(unknown.map(|(name, _)| Arc::clone(name)));
+        }
+    }
+
+    /// Whether one more name may come in.
+    pub(crate) fn has_room(&self, name: &str) -> bool {
+        !self.everything || self.entries.len() < MAX_RESOURCES || self.entries.contains_key(name)
     }
 
     pub(super) fn insert(&mut self, name: &Arc<str>) {
@@ -55,7 +86,12 @@ impl<R: Resource> Table<R> {
         });
     }
 
-    pub(super) fn remove(&mut self, name: &str) {
+    /// Forgets a name that nobody looks at any more, unless it goes on being told of anyway.
+    pub(crate) fn remove(&mut self, name: &str) {
+        let told = |entry: &Entry<R>| entry.good.is_some() && !matches!(entry.trouble, Some(Trouble::Absent(_)));
+        if self.everything && self.entries.get(name).is_some_and(told) {
+            return;
+        }
         if let Some((name, _)) = self.entries.remove_entry(name) {
             self.changed.push(name);
         }
@@ -84,6 +120,9 @@ impl<R: Resource> Table<R> {
 
     /// Stores what came, if it is subscribed.
     pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Vec<u8>, version: &Arc<str>) {
+        if self.everything && self.has_room(&decoded.name) {
+            self.insert(&decoded.name);
+        }
         let Some(entry) = self.entries.get_mut(&decoded.name) else {
             return;
         };
@@ -137,6 +176,13 @@ impl<R: Resource> Table<R> {
         }
     }
 
+    pub(super) fn end(&mut self, name: &Arc<str>, why: &Arc<str>) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.good = None;
+        }
+        self.absent(name, why);
+    }
+
     pub(super) fn take_changed(&mut self) -> Vec<Arc<str>> {
         mem::take(&mut self.changed)
     }
@@ -169,6 +215,8 @@ fn row<'a, R: Resource>(name: &'a Arc<str>, entry: &'a Entry<R>) -> Row<'a> {
 impl<R> Default for Table<R> {
     fn default() -> Self {
         Self {
+            everything: false,
+            complete: false,
             entries: BTreeMap::new(),
             changed: Vec::new(),
         }

@@ -55,7 +55,7 @@ impl Stream {
     /// The one request that a response is answered with.
     #[track_caller]
     fn answer(&mut self, response: Response) -> Request {
-        self.ads.receive(response);
+        self.ads.receive(response, self.now);
         let mut sent = self.sent();
         assert_eq!(sent.len(), 1, "{sent:?}");
         sent.remove(0)
@@ -210,12 +210,16 @@ fn cp_7_a_name_that_was_dropped_and_is_wanted_again_is_asked_for_without_a_nonce
     }
     // An answer that waits goes first, with its nonce.
     stream.ads.subscribe(&needs(&[(EDS, &["b"])]));
-    stream.ads.receive(response(EDS, "2", vec![endpoints("b", &[2])]));
+    stream
+        .ads
+        .receive(response(EDS, "2", vec![endpoints("b", &[2])]), stream.now);
     stream.ads.subscribe(&needs(&[(EDS, &["a", "b"])]));
     let nonces: Vec<String> = stream.sent().into_iter().map(|request| request.nonce).collect();
     assert_eq!(nonces, ["2", ""]);
     // An empty list is never said so: it would ask for everything.
-    stream.ads.receive(response(EDS, "3", vec![endpoints("b", &[3])]));
+    stream
+        .ads
+        .receive(response(EDS, "3", vec![endpoints("b", &[3])]), stream.now);
     stream.ads.subscribe(&needs(&[]));
     stream.ads.subscribe(&needs(&[(EDS, &["b"])]));
     assert_eq!(stream.ads.next_request(stream.now).unwrap().nonce, "3");
@@ -227,7 +231,9 @@ fn cp_7_a_name_that_was_dropped_and_is_wanted_again_is_asked_for_without_a_nonce
 #[test]
 fn a_change_that_comes_with_an_answer_is_one_request() {
     let (mut stream, _) = Stream::open(&[(RDS, &["a"])]);
-    stream.ads.receive(response(RDS, "1", vec![routes("a", "c")]));
+    stream
+        .ads
+        .receive(response(RDS, "1", vec![routes("a", "c")]), stream.now);
     stream.ads.subscribe(&needs(&[(RDS, &["a", "b"])]));
     let sent = stream.sent();
     assert_eq!(sent.len(), 1);
@@ -238,7 +244,9 @@ fn a_change_that_comes_with_an_answer_is_one_request() {
 fn only_the_newest_response_is_answered() {
     let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
     for version in ["1", "2", "3"] {
-        stream.ads.receive(response(LDS, version, vec![listener("a", "r")]));
+        stream
+            .ads
+            .receive(response(LDS, version, vec![listener("a", "r")]), stream.now);
     }
     let sent = stream.sent();
     assert_eq!(sent.len(), 1);
@@ -250,8 +258,13 @@ fn types_that_are_unknown_or_were_not_asked_for_are_not_answered() {
     let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
     let mut unknown = response(LDS, "1", vec![]);
     unknown.type_url = "type.googleapis.com/x.Y".into();
-    assert!(!stream.ads.receive(unknown).understood);
-    assert!(!stream.ads.receive(response(CDS, "1", vec![cluster("c")])).understood);
+    assert!(!stream.ads.receive(unknown, stream.now).understood);
+    assert!(
+        !stream
+            .ads
+            .receive(response(CDS, "1", vec![cluster("c")]), stream.now)
+            .understood
+    );
     assert!(stream.sent().is_empty());
 }
 
@@ -350,7 +363,9 @@ fn the_control_planes_word_that_a_resource_is_not_there_needs_no_timer() {
 fn cp_6_a_control_plane_that_repeats_a_bad_resource_is_answered_at_a_bounded_rate() {
     let (mut stream, _) = Stream::open(&[(CDS, &["b"])]);
     stream.answer(response(CDS, "1", vec![bad_cluster("b")]));
-    stream.ads.receive(response(CDS, "2", vec![bad_cluster("b")]));
+    stream
+        .ads
+        .receive(response(CDS, "2", vec![bad_cluster("b")]), stream.now);
     assert!(stream.sent().is_empty());
     let held = stream.ads.deadline(stream.now).unwrap();
     assert_eq!(held, stream.now + Duration::from_millis(100));
@@ -370,4 +385,95 @@ fn a_refusal_is_long_enough_to_help_and_no_longer() {
         .error
         .unwrap();
     assert!(error.len() < 5000 && error.contains("500") && error.contains("cluster-000"));
+}
+
+/// Everything of a kind, with `wanted` as the names that are looked at.
+fn everything(kind: ResourceKind, wanted: &[&str]) -> Needs {
+    let mut all = needs(&[(kind, wanted)]);
+    all.want_everything(kind);
+    all
+}
+
+#[test]
+fn everything_is_asked_for_without_names_and_what_is_not_listed_is_not_there() {
+    let (mut stream, _) = Stream::open(&[]);
+    stream.ads.subscribe(&everything(CDS, &["a", "missing"]));
+    let sent = stream.sent();
+    assert_eq!((sent.len(), sent[0].names.len()), (1, 0));
+    assert_eq!(stream.ads.deadline(stream.now), None, "no name is waited for by itself");
+    let found = |stream: &Stream, name: &str| match stream.ads.cache().find::<ClusterSpec>(name) {
+        Found::Value(_) => "there",
+        Found::None(Trouble::Absent(_)) => "absent",
+        Found::None(Trouble::Refused(_)) => "refused",
+        Found::Pending => "pending",
+    };
+    assert_eq!(found(&stream, "missing"), "pending");
+    let ack = stream.answer(response(CDS, "1", vec![cluster("a"), cluster("unasked")]));
+    assert_eq!((ack.version.as_str(), ack.names.len(), ack.error), ("1", 0, None));
+    let three = ["a", "unasked", "missing"].map(|name| found(&stream, name));
+    assert_eq!(three, ["there", "there", "absent"]);
+    // Another name is looked at: nothing needs to be said for that.
+    stream.ads.subscribe(&everything(CDS, &["a", "unasked"]));
+    assert!(stream.sent().is_empty());
+    // Of what is no longer listed, what is looked at keeps its value and the rest is forgotten.
+    stream.ads.subscribe(&everything(CDS, &["a"]));
+    stream.answer(response(CDS, "2", vec![cluster("b")]));
+    assert_eq!(
+        ["a", "unasked", "b"].map(|name| found(&stream, name)),
+        ["there", "absent", "there"]
+    );
+    let rows = |stream: &Stream| stream.ads.cache().rows().count();
+    assert_eq!(rows(&stream), 2);
+    stream.ads.subscribe(&everything(CDS, &[]));
+    assert_eq!(rows(&stream), 1, "what is neither listed nor looked at is gone");
+    // A new stream asks for everything again, and knows what it knew.
+    stream.ads.stream_closed();
+    stream.ads.stream_opened();
+    let sent = stream.sent();
+    assert_eq!((sent.len(), sent[0].names.len(), sent[0].version.as_str()), (1, 0, "2"));
+    assert_eq!(found(&stream, "b"), "there");
+}
+
+/// A resource in an envelope with a time to live of `seconds`; without one, a heartbeat.
+fn enveloped(name: &str, resource: Option<Raw>, seconds: i64) -> Raw {
+    use prost::Message as _;
+    let envelope = crate::proto::discovery::Resource {
+        name: name.into(),
+        resource: resource.map(Into::into),
+        ttl: Some(crate::proto::protobuf::Duration { seconds, nanos: 0 }),
+        ..Default::default()
+    };
+    Raw {
+        type_url: "type.googleapis.com/envoy.service.discovery.v3.Resource".into(),
+        bytes: envelope.encode_to_vec(),
+    }
+}
+
+#[test]
+fn a_time_to_live_ends_a_resource_unless_a_heartbeat_renews_it() {
+    let (mut stream, _) = Stream::open(&[(RDS, &["a"])]);
+    let there = |stream: &Stream| matches!(stream.ads.cache().find::<RouteTree>("a"), Found::Value(_));
+    let second = Duration::from_secs(1);
+    let ack = stream.answer(response(RDS, "1", vec![enveloped("a", Some(routes("a", "c")), 10)]));
+    assert_eq!((ack.error, there(&stream)), (None, true));
+    assert_eq!(stream.ads.deadline(stream.now), Some(stream.now + 10 * second));
+    stream.now += 9 * second;
+    assert!(!stream.ads.on_timer(stream.now));
+    stream.answer(response(RDS, "1", vec![enveloped("a", None, 10)]));
+    stream.now += 9 * second;
+    assert!(!stream.ads.on_timer(stream.now) && there(&stream));
+    // A control plane that is gone does not renew it, and that is what the time is for.
+    stream.ads.stream_closed();
+    stream.now += second;
+    assert_eq!(stream.ads.deadline(stream.now), Some(stream.now));
+    assert!(stream.ads.on_timer(stream.now) && !there(&stream));
+    match stream.ads.cache().find::<RouteTree>("a") {
+        Found::None(Trouble::Absent(why)) => assert!(why.contains("time to live"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    // It comes again without one, and stays.
+    stream.ads.stream_opened();
+    stream.sent();
+    stream.answer(response(RDS, "2", vec![routes("a", "c")]));
+    assert_eq!((there(&stream), stream.ads.deadline(stream.now)), (true, None));
 }

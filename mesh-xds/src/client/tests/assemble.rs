@@ -60,7 +60,9 @@ impl Mesh {
 
     fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Seen {
         self.version += 1;
-        self.ads.receive(response(kind, &self.version.to_string(), resources));
+        let now = std::time::Instant::now();
+        self.ads
+            .receive(response(kind, &self.version.to_string(), resources), now);
         self.step()
     }
 

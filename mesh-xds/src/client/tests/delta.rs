@@ -57,7 +57,7 @@ impl Stream {
     /// The one request that a response is answered with.
     #[track_caller]
     fn answer(&mut self, response: DeltaResponse) -> DeltaRequest {
-        self.ads.receive(response);
+        self.ads.receive(response, self.now);
         let mut sent = self.sent();
         assert_eq!(sent.len(), 1, "{sent:?}");
         sent.remove(0)
@@ -75,6 +75,7 @@ fn one(name: &str, version: &str, raw: Raw) -> Versioned {
         name: name.into(),
         version: version.into(),
         raw: Some(raw),
+        ttl: None,
     }
 }
 
@@ -113,13 +114,14 @@ fn every_response_is_answered_and_in_order() {
     let (mut stream, _) = Stream::open(CDS, &["a", "b"]);
     stream
         .ads
-        .receive(changes(CDS, "1", vec![one("a", "1", cluster("a"))], &[]));
+        .receive(changes(CDS, "1", vec![one("a", "1", cluster("a"))], &[]), stream.now);
+    stream.ads.receive(
+        changes(CDS, "2", vec![one("b", "1", bad_cluster("b"))], &[]),
+        stream.now,
+    );
     stream
         .ads
-        .receive(changes(CDS, "2", vec![one("b", "1", bad_cluster("b"))], &[]));
-    stream
-        .ads
-        .receive(changes(CDS, "3", vec![one("b", "2", cluster("b"))], &[]));
+        .receive(changes(CDS, "3", vec![one("b", "2", cluster("b"))], &[]), stream.now);
     let sent = stream.sent();
     let said: Vec<_> = sent
         .iter()
@@ -135,9 +137,10 @@ fn after_the_first_only_differences_are_said() {
     let said = stream.sent().remove(0);
     assert_eq!((said.subscribe, said.unsubscribe), (names(&["c"]), names(&["a"])));
     // With an answer it is one request.
-    stream
-        .ads
-        .receive(changes(RDS, "1", vec![one("b", "1", routes("b", "x"))], &[]));
+    stream.ads.receive(
+        changes(RDS, "1", vec![one("b", "1", routes("b", "x"))], &[]),
+        stream.now,
+    );
     stream.wants(RDS, &["b"]);
     let said = stream.sent();
     assert_eq!(
@@ -260,6 +263,7 @@ fn a_heartbeat_is_acknowledged_and_changes_nothing() {
         name: name.into(),
         version: "1".into(),
         raw: None,
+        ttl: None,
     };
     let ack = stream.answer(changes(CDS, "2", vec![beat("a"), beat("b")], &[]));
     assert_eq!(ack, empty(CDS, "2"));
@@ -293,8 +297,13 @@ fn types_that_are_unknown_or_were_not_asked_for_are_not_answered() {
     let (mut stream, _) = Stream::open(LDS, &["a"]);
     let mut unknown = changes(LDS, "1", vec![], &["a"]);
     unknown.type_url = "type.googleapis.com/x.Y".into();
-    assert!(!stream.ads.receive(unknown).understood);
-    assert!(!stream.ads.receive(changes(CDS, "1", vec![], &["a"])).understood);
+    assert!(!stream.ads.receive(unknown, stream.now).understood);
+    assert!(
+        !stream
+            .ads
+            .receive(changes(CDS, "1", vec![], &["a"]), stream.now)
+            .understood
+    );
     assert!(stream.sent().is_empty());
 }
 
@@ -304,7 +313,9 @@ fn cp_6_refusals_are_answered_at_a_bounded_rate_and_answers_that_wait_stop_the_r
     for nonce in 1..=32 {
         assert!(stream.ads.can_receive());
         let bad = vec![one("a", &nonce.to_string(), bad_cluster("a"))];
-        stream.ads.receive(changes(CDS, &nonce.to_string(), bad, &[]));
+        stream
+            .ads
+            .receive(changes(CDS, &nonce.to_string(), bad, &[]), stream.now);
     }
     assert!(!stream.ads.can_receive());
     assert_eq!(stream.sent().len(), 1);
@@ -313,4 +324,64 @@ fn cp_6_refusals_are_answered_at_a_bounded_rate_and_answers_that_wait_stop_the_r
     assert_eq!(held, stream.now + Duration::from_millis(100));
     stream.now = held;
     assert_eq!(stream.sent().remove(0).nonce, "2");
+}
+
+#[test]
+fn everything_is_asked_for_with_nothing_said_first() {
+    let (mut stream, _) = Stream::open(LDS, &[]);
+    let mut all = Needs::default();
+    all.want_everything(CDS);
+    all[CDS.index()] = names(&["a", "missing"]).into_iter().collect();
+    stream.ads.subscribe(&all);
+    let sent = stream.sent();
+    assert_eq!((sent.len(), sent[0].subscribe.len(), sent[0].held.len()), (1, 0, 0));
+    stream.answer(changes(
+        CDS,
+        "1",
+        vec![one("a", "1", cluster("a")), one("b", "1", cluster("b"))],
+        &[],
+    ));
+    assert!(matches!(stream.ads.cache().find::<ClusterSpec>("b"), Found::Value(_)));
+    assert!(matches!(
+        stream.ads.cache().find::<ClusterSpec>("missing"),
+        Found::None(Trouble::Absent(_))
+    ));
+    stream.answer(changes(CDS, "2", vec![], &["b", "a"]));
+    assert!(
+        matches!(stream.ads.cache().find::<ClusterSpec>("b"), Found::None(_)),
+        "nobody looks at it"
+    );
+    assert!(
+        matches!(stream.ads.cache().find::<ClusterSpec>("a"), Found::Value(_)),
+        "its last value is kept"
+    );
+    stream.ads.stream_closed();
+    stream.ads.stream_opened();
+    let sent = stream.sent();
+    assert_eq!((sent.len(), sent[0].subscribe.len()), (1, 0));
+}
+
+#[test]
+fn a_heartbeat_renews_a_time_to_live() {
+    let (mut stream, _) = Stream::open(RDS, &["a"]);
+    let second = Duration::from_secs(1);
+    let lives = |raw| Versioned {
+        ttl: Some(10 * second),
+        ..Versioned {
+            name: "a".into(),
+            version: "1".into(),
+            raw,
+            ttl: None,
+        }
+    };
+    stream.answer(changes(RDS, "1", vec![lives(Some(routes("a", "c")))], &[]));
+    stream.now += 9 * second;
+    stream.answer(changes(RDS, "2", vec![lives(None)], &[]));
+    assert_eq!(stream.ads.deadline(stream.now), Some(stream.now + 10 * second));
+    stream.now += 10 * second;
+    assert!(stream.ads.on_timer(stream.now));
+    assert!(matches!(
+        stream.ads.cache().find::<RouteTree>("a"),
+        Found::None(Trouble::Absent(_))
+    ));
 }

@@ -120,7 +120,9 @@ fn an_envelope_is_opened_and_another_type_is_refused() {
         resource: Some(pack(&listener_proto())),
         ..Default::default()
     };
-    let inner = unwrap(raw(&envelope)).unwrap();
+    let Ok(Unwrapped::Envelope { raw: inner, ttl: None }) = unwrap(raw(&envelope)) else {
+        panic!("an envelope with a listener")
+    };
     assert_eq!(&*decode::<Listener>(&inner, &context()).unwrap().name, "target");
     let rejected = decode::<RouteTree>(&inner, &context()).unwrap_err();
     assert_eq!((rejected.resource(), rejected.field()), ("", "type_url"));

@@ -156,6 +156,7 @@ impl Subscription {
                 type_url: kind.type_url().into(),
                 bytes: set.resources[name].to_vec(),
             }),
+            ttl: None,
         };
         let resources = changed.iter().map(resource).collect();
         if self.unanswered.len() == MAX_UNANSWERED {
