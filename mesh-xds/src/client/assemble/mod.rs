@@ -7,32 +7,69 @@
 //!
 //! Most updates change no reference: an endpoint comes or goes, a cluster gets another timeout. Those touch the clusters that
 //! depend on what changed and nothing else, whatever the size of the rest; only what may change a reference walks all trees.
+//!
+//! | module | what it follows |
+//! |---|---|
+//! | `target` | a target to its routes, a server's address to its filter chains, in both shapes |
+//! | `cluster` | a cluster to its endpoints, or through the clusters it stands for |
+//! | `hosts` | what host names resolved to |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mesh_core::config::{ClusterName, Resolved, RouteTree, Snapshot, Version};
+use mesh_core::config::{ClusterName, Inbound, Resolved, RouteTree, Snapshot, Version};
 
 use super::ads::Needs;
 use super::cache::{Cache, Changed};
+use crate::convention::Profile;
 use crate::resource::ResourceKind;
 
+mod cluster;
+mod hosts;
+mod target;
 mod walk;
 
-use walk::{Memo, Walk};
+use cluster::Memo;
+use hosts::Hosts;
+pub(crate) use target::Naming;
+use target::Cut;
+use walk::Walk;
+
+/// What is wanted of the control plane, in the application's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The targets that are called.
+    pub(crate) targets: Vec<Arc<str>>,
+    /// The addresses that are served.
+    pub(crate) inbound: Vec<Arc<str>>,
+}
+
+/// Something that a cluster was looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Resource(ResourceKind, Arc<str>),
+    Host(Arc<str>),
+}
 
 /// What the last call left behind.
 #[derive(Debug)]
 pub(crate) struct Assembler {
-    /// gRPC's `client_default_listener_resource_name_template`; `%s` stands for the target.
-    template: Box<str>,
-    targets: Vec<Arc<str>>,
+    naming: Naming,
+    wanted: Wanted,
     /// The last whole tree of each target.
     trees: BTreeMap<Arc<str>, Resolved<RouteTree>>,
+    /// What those were cut from.
+    cuts: BTreeMap<Arc<str>, Cut>,
+    /// The last known chains of each address.
+    inbound: BTreeMap<Arc<str>, Resolved<Inbound>>,
+    hosts: Hosts,
     /// What each cluster last resolved to.
     clusters: HashMap<ClusterName, Memo>,
     /// The clusters that look at a cluster or endpoints of this name, as of the last walk.
-    dependents: HashMap<Changed, Vec<ClusterName>>,
+    dependents: HashMap<Key, Vec<ClusterName>>,
     /// What the last walk found needed.
     needed: Needs,
     last: Snapshot,
@@ -45,23 +82,39 @@ pub(crate) struct Assembly {
     pub(crate) needs: Option<Needs>,
     /// Set when it differs from the last one.
     pub(crate) snapshot: Option<Snapshot>,
-    /// The targets that are not whole, and what each lacks; `None` when those are what they were.
+    /// The targets and addresses that are not whole, and what each lacks; `None` when those are what they were.
     pub(crate) waiting: Option<BTreeMap<Arc<str>, Vec<Missing>>>,
+    /// The host names that must be resolved, and how often; `None` when those are what they were.
+    pub(crate) lookups: Option<BTreeMap<Arc<str>, Duration>>,
 }
 
-/// A name that has not resolved.
+/// What has not resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Missing {
-    pub(crate) kind: ResourceKind,
-    pub(crate) name: Arc<str>,
+pub(crate) enum Missing {
+    Resource(ResourceKind, Arc<str>),
+    All(ResourceKind),
+    Host(Arc<str>),
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resource(kind, name) => write!(f, "{kind} {name:?}"),
+            Self::All(kind) => write!(f, "the list of every {kind}"),
+            Self::Host(host) => write!(f, "the addresses of {host:?}"),
+        }
+    }
 }
 
 impl Assembler {
-    pub(crate) fn new(template: impl Into<Box<str>>) -> Self {
+    pub(crate) fn new(naming: Naming) -> Self {
         Self {
-            template: template.into(),
-            targets: Vec::new(),
+            naming,
+            wanted: Wanted::default(),
             trees: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            inbound: BTreeMap::new(),
+            hosts: Hosts::default(),
             clusters: HashMap::new(),
             dependents: HashMap::new(),
             needed: Needs::default(),
@@ -69,34 +122,49 @@ impl Assembler {
         }
     }
 
+    /// Takes the outcome of a lookup, for the next call of [`assemble`](Self::assemble).
+    pub(crate) fn resolved(&mut self, host: &Arc<str>, outcome: Result<Vec<IpAddr>, Arc<str>>) {
+        self.hosts.resolved(host, outcome);
+    }
+
     /// Brings the snapshot up to the cache, in which `changed` differs from what it was at the last call.
-    pub(crate) fn assemble(&mut self, targets: &[Arc<str>], cache: &Cache, changed: &[Changed]) -> Assembly {
-        if self.targets == targets
-            && let Some(snapshot) = self.touch(cache, changed)
+    pub(crate) fn assemble(&mut self, wanted: &Wanted, cache: &Cache, changed: &[Changed]) -> Assembly {
+        let hosts = self.hosts.take_changed();
+        if self.wanted == *wanted
+            && let Some(snapshot) = self.touch(cache, changed, hosts)
         {
             return Assembly {
                 snapshot,
                 ..Assembly::default()
             };
         }
-        self.walk(targets, cache)
+        self.walk(wanted, cache)
     }
 
     /// Renews the clusters that depend on what changed, if that is all there is to do: no reference is another one.
-    fn touch(&mut self, cache: &Cache, changed: &[Changed]) -> Option<Option<Snapshot>> {
+    fn touch(&mut self, cache: &Cache, changed: &[Changed], hosts: BTreeSet<Arc<str>>) -> Option<Option<Snapshot>> {
         let mut clusters: BTreeSet<&ClusterName> = BTreeSet::new();
-        // What nobody looks at may change as it likes: a control plane that sends all its clusters sends many of those.
-        let needed = |key: &&Changed| self.needed[key.0.index()].contains(&key.1);
-        for key in changed.iter().filter(needed) {
-            match key.0 {
-                ResourceKind::Cluster | ResourceKind::Endpoints => clusters.extend(self.dependents.get(key)?),
-                ResourceKind::Listener | ResourceKind::Route => return None,
+        for (kind, name) in changed {
+            // What nobody looks at may change as it likes: a control plane that sends all its clusters sends many of those.
+            // Of listeners, where all are looked at for a port, each counts.
+            let all = *kind == ResourceKind::Listener && self.needed.wants_everything(*kind);
+            if !all && !self.needed[kind.index()].contains(name) {
+                continue;
             }
+            match kind {
+                ResourceKind::Cluster | ResourceKind::Endpoints => {
+                    clusters.extend(self.dependents.get(&Key::Resource(*kind, Arc::clone(name)))?);
+                }
+                ResourceKind::Listener | ResourceKind::Route | ResourceKind::ExtensionConfig => return None,
+            }
+        }
+        for host in hosts {
+            clusters.extend(self.dependents.get(&Key::Host(host))?);
         }
         let mut renewed = Vec::new();
         for name in clusters {
             let before = self.clusters.get(name)?;
-            let mut walk = Walk::new(cache);
+            let mut walk = Walk::new(cache, &self.hosts);
             // One that waits for something, or refers to something else, is for the walk.
             let memo = walk.cluster(name);
             if !walk.missing.is_empty() || memo.looked_at != before.looked_at {
@@ -117,36 +185,72 @@ impl Assembler {
     }
 
     /// Follows the references of all targets.
-    fn walk(&mut self, targets: &[Arc<str>], cache: &Cache) -> Assembly {
-        self.targets = targets.into();
+    fn walk(&mut self, wanted: &Wanted, cache: &Cache) -> Assembly {
+        self.wanted.clone_from(wanted);
+        let hosts = std::mem::take(&mut self.hosts);
+        let mut walk = Walk::new(cache, &hosts);
+        if self.naming.profile == Profile::Envoy && *wanted != Wanted::default() {
+            walk.needs.want_everything(ResourceKind::Listener);
+            walk.needs.want_everything(ResourceKind::Cluster);
+        }
+        let mut waiting = BTreeMap::new();
+        self.walk_targets(&mut walk, &mut waiting);
+        self.walk_inbound(&mut walk, &mut waiting);
+        let (needs, lookups) = (walk.needs, walk.lookups);
+        self.hosts = hosts;
+        self.hosts.retain(|host| lookups.contains_key(host));
+        self.dependents = dependents(&self.clusters);
+        self.needed.clone_from(&needs);
+        Assembly {
+            needs: Some(needs),
+            snapshot: self.snapshot(),
+            waiting: Some(waiting),
+            lookups: Some(lookups),
+        }
+    }
+
+    fn walk_targets(&mut self, walk: &mut Walk<'_>, waiting: &mut BTreeMap<Arc<str>, Vec<Missing>>) {
+        let targets = self.wanted.targets.clone();
         self.trees.retain(|target, _| targets.contains(target));
-        let (mut walk, mut waiting) = (Walk::new(cache), BTreeMap::new());
+        self.cuts.retain(|target, _| targets.contains(target));
         let mut used = BTreeSet::new();
-        for target in targets {
-            let tree = walk.target(target, &self.template);
+        for target in &targets {
+            let (tree, cut) = walk.target(target, &self.naming, self.cuts.get(target));
             if let Some(Ok(tree)) = &tree {
-                self.renew(&mut walk, tree, &mut used);
+                self.renew(walk, tree, &mut used);
             }
             let missing = std::mem::take(&mut walk.missing);
             match tree {
-                Some(tree) if missing.is_empty() => drop(self.trees.insert(Arc::clone(target), tree)),
+                Some(tree) if missing.is_empty() => {
+                    self.trees.insert(Arc::clone(target), tree);
+                    match cut {
+                        Some(cut) => drop(self.cuts.insert(Arc::clone(target), cut)),
+                        None => drop(self.cuts.remove(target)),
+                    }
+                }
                 _ => drop(waiting.insert(Arc::clone(target), missing)),
             }
         }
         // What a kept tree refers to stays subscribed, and goes on being updated, until it is replaced.
         for target in waiting.keys() {
             if let Some(Ok(tree)) = self.trees.get(target).cloned() {
-                self.renew(&mut walk, &tree, &mut used);
+                self.renew(walk, &tree, &mut used);
                 walk.missing.clear();
             }
         }
         self.clusters.retain(|name, _| used.contains(name));
-        self.dependents = dependents(&self.clusters);
-        self.needed.clone_from(&walk.needs);
-        Assembly {
-            needs: Some(walk.needs),
-            snapshot: self.snapshot(),
-            waiting: Some(waiting),
+    }
+
+    fn walk_inbound(&mut self, walk: &mut Walk<'_>, waiting: &mut BTreeMap<Arc<str>, Vec<Missing>>) {
+        let addresses = self.wanted.inbound.clone();
+        self.inbound.retain(|address, _| addresses.contains(address));
+        for address in addresses {
+            let inbound = walk.inbound(&address, &self.naming);
+            let missing = std::mem::take(&mut walk.missing);
+            match inbound {
+                Some(inbound) => drop(self.inbound.insert(address, inbound)),
+                None => drop(waiting.insert(address, missing)),
+            }
         }
     }
 
@@ -188,9 +292,12 @@ impl Assembler {
             let memo = &self.clusters[name];
             builder = builder.resolved_cluster(name.clone(), memo.resolved.clone());
         }
+        for (address, inbound) in &self.inbound {
+            builder = builder.inbound(Arc::clone(address), inbound.clone());
+        }
         let next = builder.build().expect("every cluster of a kept tree has been resolved");
         // Equal parts are the same `Arc`, so this compares pointers.
-        if next.targets() == self.last.targets() && next.clusters() == self.last.clusters() {
+        if next.is_same_as(&self.last) {
             return None;
         }
         self.last = next.clone();
@@ -204,8 +311,8 @@ impl Assembler {
 
 /// Who looks at what. A cluster that keeps an old value while a new one is waited for is nobody's here: whatever comes for it
 /// is for the walk.
-fn dependents(clusters: &HashMap<ClusterName, Memo>) -> HashMap<Changed, Vec<ClusterName>> {
-    let mut dependents: HashMap<Changed, Vec<ClusterName>> = HashMap::new();
+fn dependents(clusters: &HashMap<ClusterName, Memo>) -> HashMap<Key, Vec<ClusterName>> {
+    let mut dependents: HashMap<Key, Vec<ClusterName>> = HashMap::new();
     for (name, memo) in clusters.iter().filter(|(_, memo)| !memo.waits) {
         for key in &memo.looked_at {
             dependents.entry(key.clone()).or_default().push(name.clone());

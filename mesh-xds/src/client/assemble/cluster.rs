@@ -1,0 +1,288 @@
+//! What a cluster's name resolves to: its own endpoints, however they are found, or those of the clusters it stands for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, Metadata, Reason, ReasonKind, Resolved, TlsMatch};
+
+use super::Key;
+use super::hosts::{Addresses, Answer};
+use super::walk::{Walk, reason};
+use crate::client::cache::Found;
+use crate::decode::UNSERVED;
+use crate::resource::{ClusterSpec, Discovery, DnsCluster, DnsHost, DnsKind, Endpoints};
+
+/// How deep aggregate clusters may stand in one another (gRFC A37).
+const MAX_DEPTH: usize = 16;
+/// The most clusters that one may stand for, however they are nested: sixteen levels of two are more than any mesh means.
+const MAX_LEAVES: usize = 256;
+
+/// Where an endpoint of an aggregate cluster says which of its clusters it is from, so that it is called with the TLS of
+/// that one: metadata of a filter that no control plane writes.
+const MEMBER: (&str, &str) = ("mesh", "aggregate_member");
+
+/// What a cluster last resolved to.
+#[derive(Debug)]
+pub(super) struct Memo {
+    /// The names that were looked up for it.
+    pub(super) looked_at: Vec<Key>,
+    /// What it was made of, so that unchanged parts give the same `Arc`. Empty for an error.
+    made_of: Vec<Part>,
+    pub(super) resolved: Resolved<Cluster>,
+    /// It is what it was before something went missing.
+    pub(super) waits: bool,
+}
+
+/// One of the values that a cluster was made of.
+#[derive(Debug)]
+pub(super) enum Part {
+    Spec(Arc<ClusterSpec>),
+    Endpoints(Arc<Endpoints>),
+    Addresses(Addresses),
+    /// A member that could not be had, or a name that does not resolve.
+    Without(Reason),
+}
+
+impl Memo {
+    pub(super) fn new(looked_at: Vec<Key>, made_of: Vec<Part>, resolved: Resolved<Cluster>) -> Self {
+        Self {
+            looked_at,
+            made_of,
+            resolved,
+            waits: false,
+        }
+    }
+
+    /// Whether both came of the same values, or are the same error.
+    pub(super) fn is_made_like(&self, other: &Self) -> bool {
+        match (&self.resolved, &other.resolved) {
+            (Err(this), Err(other)) => this == other,
+            (Ok(_), Ok(_)) => {
+                let mut pairs = self.made_of.iter().zip(&other.made_of);
+                self.made_of.len() == other.made_of.len() && pairs.all(|(this, other)| this.is(other))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Part {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Spec(this), Self::Spec(other)) => Arc::ptr_eq(this, other),
+            (Self::Endpoints(this), Self::Endpoints(other)) => Arc::ptr_eq(this, other),
+            (Self::Addresses(this), Self::Addresses(other)) => Arc::ptr_eq(this, other) || this == other,
+            (Self::Without(this), Self::Without(other)) => this == other,
+            _ => false,
+        }
+    }
+}
+
+/// A cluster that has endpoints of its own, and those.
+struct Leaf {
+    spec: Arc<ClusterSpec>,
+    endpoints: Arc<Endpoints>,
+}
+
+impl Walk<'_> {
+    /// What a cluster's name resolves to. While something is missing it is an error of no meaning: whoever asks looks at
+    /// `missing` first.
+    pub(super) fn resolve(&mut self, name: &ClusterName) -> (Vec<Part>, Resolved<Cluster>) {
+        if let Some(action) = name.as_str().strip_prefix(UNSERVED) {
+            let text = format!("the route's action, a {action}, is not served by this client");
+            return (Vec::new(), Err(Reason::new(ReasonKind::NoRoute, text)));
+        }
+        let (mut parts, mut leaves, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        let spec = match self.member(name, &mut seen, &mut parts, &mut leaves, MAX_DEPTH) {
+            Ok(spec) => spec,
+            Err(reason) => return (Vec::new(), Err(reason)),
+        };
+        let cluster = match (&spec.discovery, &leaves[..]) {
+            (Discovery::Aggregate(_), []) => {
+                let without = parts.iter().find_map(|part| match part {
+                    Part::Without(reason) => Some(reason.clone()),
+                    _ => None,
+                });
+                let none = || Reason::new(ReasonKind::NoEndpoints, format!("cluster {name:?} stands for no cluster"));
+                return (Vec::new(), Err(without.unwrap_or_else(none)));
+            }
+            (Discovery::Aggregate(_), leaves) => aggregate(name, leaves),
+            (_, [leaf]) => Cluster {
+                endpoints: Arc::clone(&leaf.endpoints.endpoints),
+                drops: Arc::clone(&leaf.endpoints.drops),
+                ..leaf.spec.cluster.clone()
+            },
+            _ => return (Vec::new(), Err(not_yet())),
+        };
+        (parts, Ok(Arc::new(cluster)))
+    }
+
+    /// Follows one name: to its endpoints, or through the clusters it stands for, of which those that cannot be had are left
+    /// out (gRFC A74).
+    fn member(
+        &mut self,
+        name: &ClusterName,
+        seen: &mut Vec<ClusterName>,
+        parts: &mut Vec<Part>,
+        leaves: &mut Vec<Leaf>,
+        depth: usize,
+    ) -> Result<Arc<ClusterSpec>, Reason> {
+        seen.push(name.clone());
+        let spec = match self.look::<ClusterSpec>(&name.as_str().into()) {
+            Found::Value(spec) => spec,
+            Found::None(trouble) => return Err(reason(trouble, ReasonKind::NoCluster)),
+            Found::Pending => return Err(not_yet()),
+        };
+        parts.push(Part::Spec(Arc::clone(&spec)));
+        let endpoints = match &spec.discovery {
+            Discovery::Eds(resource) => match self.look::<Endpoints>(resource) {
+                Found::Value(endpoints) => {
+                    parts.push(Part::Endpoints(Arc::clone(&endpoints)));
+                    endpoints
+                }
+                Found::None(trouble) => return Err(reason(trouble, ReasonKind::NoEndpoints)),
+                Found::Pending => return Err(not_yet()),
+            },
+            // The specification holds them, and is a part already.
+            Discovery::Static(endpoints) => Arc::new(endpoints.clone()),
+            Discovery::Dns(dns) => Arc::new(self.dns(dns, parts)?),
+            Discovery::OriginalDestination => {
+                let text = format!(
+                    "cluster {name:?} goes wherever the caller was going, which no sidecar is there to know: \
+                     the destination is not in the mesh"
+                );
+                return Err(Reason::new(ReasonKind::NoCluster, text));
+            }
+            Discovery::Aggregate(members) => {
+                if depth == 0 {
+                    let text = format!("cluster {name:?} stands more than {MAX_DEPTH} deep in others (gRFC A37)");
+                    return Err(Reason::new(ReasonKind::NoCluster, text));
+                }
+                for member in members {
+                    // A cluster that is there twice counts where it came first.
+                    if seen.contains(member) || leaves.len() >= MAX_LEAVES {
+                        continue;
+                    }
+                    if let Err(reason) = self.member(member, seen, parts, leaves, depth - 1) {
+                        parts.push(Part::Without(reason));
+                    }
+                }
+                return Ok(spec);
+            }
+        };
+        leaves.push(Leaf {
+            spec: Arc::clone(&spec),
+            endpoints,
+        });
+        Ok(spec)
+    }
+
+    /// The endpoints that a cluster's host names resolve to. A name that does not resolve adds none; when none does, that is
+    /// what is wrong with the cluster.
+    fn dns(&mut self, dns: &DnsCluster, parts: &mut Vec<Part>) -> Result<Endpoints, Reason> {
+        let (mut endpoints, mut failed, mut waits) = (Vec::new(), None, false);
+        for host in &dns.hosts {
+            let answer = match host.host.parse::<IpAddr>() {
+                Ok(address) => Some(Answer::Addresses([address].into())),
+                Err(_) => self.resolve_host(&host.host, dns.refresh),
+            };
+            match answer {
+                None => waits = true,
+                Some(Answer::Addresses(addresses)) => {
+                    let taken = match dns.kind {
+                        DnsKind::Strict => &addresses[..],
+                        DnsKind::Logical => &addresses[..addresses.len().min(1)],
+                    };
+                    endpoints.extend(taken.iter().map(|address| endpoint(host, *address)));
+                    parts.push(Part::Addresses(addresses));
+                }
+                Some(Answer::Failed(why)) => {
+                    let reason = Reason::new(ReasonKind::NoEndpoints, format!("resolving {:?}: {why}", host.host));
+                    parts.push(Part::Without(reason.clone()));
+                    failed = failed.or(Some(reason));
+                }
+            }
+        }
+        match failed {
+            _ if waits => Err(not_yet()),
+            Some(reason) if endpoints.is_empty() => Err(reason),
+            _ => Ok(Endpoints {
+                endpoints: endpoints.into(),
+                ..Endpoints::default()
+            }),
+        }
+    }
+}
+
+fn endpoint(host: &DnsHost, address: IpAddr) -> Endpoint {
+    Endpoint {
+        address: SocketAddr::new(address, host.port),
+        weight: host.weight,
+        health: Health::Healthy,
+        priority: host.priority,
+        locality: Arc::clone(&host.locality),
+        metadata: Arc::clone(&host.metadata),
+    }
+}
+
+/// One cluster of several: the priorities of each follow those of the one before (gRFC A37), and how it is called is the
+/// first one's to say (gRFC A75), but for TLS, which every endpoint takes from its own.
+fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
+    let (mut endpoints, mut tls_matches, mut next_priority) = (Vec::new(), Vec::new(), 0);
+    for Leaf { spec, endpoints: own } in leaves {
+        let member = Metadata::new([(MEMBER.0, MEMBER.1, spec.cluster.name.as_str())]).unwrap_or_default();
+        let with = |criteria: &Metadata| joined(&member, criteria);
+        // A match with too much metadata matches nothing then; what it was for falls to the member's own mode below it only
+        // if no endpoint could have passed it, since endpoints carry no more than that either.
+        let matches = spec.cluster.tls_matches.iter().filter_map(|each| {
+            Some(TlsMatch {
+                when: with(&each.when)?,
+                ..each.clone()
+            })
+        });
+        tls_matches.extend(matches);
+        tls_matches.push(TlsMatch {
+            name: spec.cluster.name.as_str().into(),
+            when: member.clone(),
+            mode: spec.cluster.tls.clone(),
+        });
+        let mut marked: Vec<(Arc<Metadata>, Arc<Metadata>)> = Vec::new();
+        let mut highest = None;
+        for endpoint in own.endpoints.iter() {
+            let known = marked.iter().find(|(plain, _)| Arc::ptr_eq(plain, &endpoint.metadata));
+            let metadata = match known {
+                Some((_, with_member)) => Arc::clone(with_member),
+                None => {
+                    // One that cannot say where it is from would be called with another's TLS: it is left out.
+                    let Some(metadata) = with(&endpoint.metadata) else { continue };
+                    let metadata = Arc::new(metadata);
+                    marked.push((Arc::clone(&endpoint.metadata), Arc::clone(&metadata)));
+                    metadata
+                }
+            };
+            highest = highest.max(Some(endpoint.priority));
+            endpoints.push(Endpoint {
+                priority: next_priority + endpoint.priority,
+                metadata,
+                ..endpoint.clone()
+            });
+        }
+        next_priority += highest.map_or(0, |highest| highest + 1);
+    }
+    let first = &leaves[0].spec.cluster;
+    Cluster {
+        name: name.clone(),
+        endpoints: endpoints.into(),
+        drops: Arc::clone(&leaves[0].endpoints.drops),
+        tls_matches: tls_matches.into(),
+        ..first.clone()
+    }
+}
+
+fn joined(a: &Metadata, b: &Metadata) -> Option<Metadata> {
+    Metadata::new(a.iter().chain(b.iter())).ok()
+}
+
+pub(super) fn not_yet() -> Reason {
+    Reason::new(ReasonKind::Waiting, "it is still waited for")
+}

@@ -1,0 +1,259 @@
+//! Which listener is a target's, in each of the two shapes a control plane has.
+//!
+//! To a gRPC client a target *is* a listener: its name is made of the target's by a template (gRFCs A27, A47). A sidecar is
+//! sent every listener there is and would catch connections by address; a call that is still in the process has no address
+//! yet, so its listener is the one of the port it asks for that has a virtual host for its authority. Of the routes of a
+//! port, which serve every service on it, only the target's virtual host is kept: the others' clusters are not its business.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_core::config::{Inbound, Reason, ReasonKind, Resolved, RouteTree};
+use mesh_core::route;
+
+use super::walk::{Walk, reason};
+use crate::client::cache::Found;
+use crate::convention::Profile;
+use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, Routes};
+
+/// How listeners are found.
+#[derive(Clone, Debug)]
+pub(crate) struct Naming {
+    pub(crate) profile: Profile,
+    /// Makes a listener's name of a target's, in gRPC's shape.
+    pub(crate) client_template: Box<str>,
+    /// Makes a listener's name of an address that a server listens on, in gRPC's shape.
+    pub(crate) server_template: Option<Box<str>>,
+}
+
+/// A port's routes, cut down to one target's virtual host, and what they were cut from.
+#[derive(Clone, Debug)]
+pub(super) struct Cut {
+    whole: Arc<RouteTree>,
+    own: Arc<RouteTree>,
+}
+
+impl Walk<'_> {
+    /// The target's routes, or `None` while it is not known what they are. `before` is what they were cut from last.
+    pub(super) fn target(
+        &mut self,
+        target: &str,
+        naming: &Naming,
+        before: Option<&Cut>,
+    ) -> (Option<Resolved<RouteTree>>, Option<Cut>) {
+        match naming.profile {
+            Profile::Grpc => (self.by_name(target, &naming.client_template), None),
+            Profile::Envoy => match self.by_port(target) {
+                None => (None, before.cloned()),
+                Some(Err(reason)) => (Some(Err(reason)), None),
+                Some(Ok(whole)) => match cut(target, whole, before) {
+                    Ok(cut) => (Some(Ok(Arc::clone(&cut.own))), Some(cut)),
+                    Err(reason) => (Some(Err(reason)), None),
+                },
+            },
+        }
+    }
+
+    /// What is asked of the clients of a server at `address`, or `None` while it is not known.
+    pub(super) fn inbound(&mut self, address: &str, naming: &Naming) -> Option<Resolved<Inbound>> {
+        match naming.profile {
+            Profile::Grpc => self.inbound_by_name(address, naming.server_template.as_deref()),
+            Profile::Envoy => self.virtual_inbound(address),
+        }
+    }
+
+    fn by_name(&mut self, target: &str, template: &str) -> Option<Resolved<RouteTree>> {
+        let name: Arc<str> = template.replace("%s", target).into();
+        match self.look::<Listener>(&name) {
+            Found::Value(listener) => match &*listener {
+                Listener::Api(http) => self.routes(http),
+                Listener::Outbound { .. } | Listener::Inbound(_) => Some(Err(no_listener(format!(
+                    "listener {name:?} is a socket's: it is not for clients"
+                )))),
+                Listener::Other(why) => Some(Err(no_listener(format!("listener {name:?} is not for clients: {why}")))),
+            },
+            Found::None(trouble) => Some(Err(reason(trouble, ReasonKind::NoListener))),
+            Found::Pending => None,
+        }
+    }
+
+    fn by_port(&mut self, target: &str) -> Option<Resolved<RouteTree>> {
+        let Some((host, port)) = host_and_port(target) else {
+            let text = format!("target {target:?} has no port, by which a sidecar's listeners are found");
+            return Some(Err(no_listener(text)));
+        };
+        if !self.cache.is_complete::<Listener>() {
+            self.misses_all::<Listener>();
+            return None;
+        }
+        let mut found = None;
+        for listener in candidates(self.cache.values::<Listener>(), target, host, port) {
+            let Listener::Outbound { http, .. } = &*listener else { continue };
+            match self.routes(http) {
+                None => return None,
+                Some(Ok(tree)) if route::virtual_host(&tree, target).is_some() => return Some(Ok(tree)),
+                Some(Ok(tree)) => found = found.or(Some(Err(no_virtual_host(&tree, target)))),
+                Some(Err(reason)) => found = found.or(Some(Err(reason))),
+            }
+        }
+        Some(found.unwrap_or_else(|| {
+            let text = format!("no listener of port {port} is for clients: nothing serves target {target:?}");
+            Err(no_listener(text))
+        }))
+    }
+
+    /// A listener's routes, once every filter that is a resource of its own is known to need nothing of this process.
+    fn routes(&mut self, http: &Http) -> Option<Resolved<RouteTree>> {
+        let mut waits = false;
+        for extension in http.extensions.iter() {
+            match self.filter(extension) {
+                None => waits = true,
+                Some(Ok(())) => {}
+                Some(Err(reason)) => return Some(Err(reason)),
+            }
+        }
+        let tree = match &http.routes {
+            Routes::Inline(tree) => Some(Ok(Arc::clone(tree))),
+            Routes::Named(name) => match self.look::<RouteTree>(name) {
+                Found::Value(tree) => Some(Ok(tree)),
+                Found::None(trouble) => Some(Err(reason(trouble, ReasonKind::NoRoute))),
+                Found::Pending => None,
+            },
+        };
+        tree.filter(|_| !waits)
+    }
+
+    /// Whether calls may pass a filter; `None` while it is not known what it is (Envoy `ExtensionConfigSource`).
+    fn filter(&mut self, extension: &ExtensionRef) -> Option<Result<(), Reason>> {
+        let is_one_of = |found: &Extension| extension.types.is_empty() || extension.types.contains(&found.type_url);
+        let filter = match self.look::<Extension>(&extension.name) {
+            Found::Value(found) if is_one_of(&found) => found.filter.clone(),
+            Found::Value(_) | Found::None(_) => match &extension.default {
+                Some(default) => default.clone(),
+                None => Filter::Unsupported("the control plane does not have it, or not of a type it may be".into()),
+            },
+            Found::Pending => match &extension.default {
+                Some(default) if extension.default_without_warming => {
+                    self.missing.pop();
+                    default.clone()
+                }
+                _ => return None,
+            },
+        };
+        Some(match filter {
+            Filter::Router | Filter::NoOp => Ok(()),
+            Filter::Unsupported(_) if extension.optional => Ok(()),
+            Filter::Unsupported(why) => Err(Reason::new(
+                ReasonKind::Refused,
+                format!("http filter {:?} cannot be left out: {why}", extension.name),
+            )),
+        })
+    }
+
+    fn inbound_by_name(&mut self, address: &str, template: Option<&str>) -> Option<Resolved<Inbound>> {
+        let Some(template) = template else {
+            let text = "the bootstrap does not say what listeners of servers are called";
+            return Some(Err(no_listener(text)));
+        };
+        let name: Arc<str> = template.replace("%s", address).into();
+        match self.look::<Listener>(&name) {
+            Found::Value(listener) => match &*listener {
+                Listener::Inbound(inbound) if is_at(inbound, address) => Some(Ok(Arc::clone(inbound))),
+                Listener::Inbound(inbound) => Some(Err(no_listener(format!(
+                    "listener {name:?} is for {}, and the server listens on {address} (gRFC A36)",
+                    inbound.address
+                )))),
+                _ => Some(Err(no_listener(format!("listener {name:?} is not for servers")))),
+            },
+            Found::None(trouble) => Some(Err(reason(trouble, ReasonKind::NoListener))),
+            Found::Pending => None,
+        }
+    }
+
+    /// A sidecar has one listener for all that is sent to its workload, whose chains look at the port.
+    fn virtual_inbound(&mut self, address: &str) -> Option<Resolved<Inbound>> {
+        if !self.cache.is_complete::<Listener>() {
+            self.misses_all::<Listener>();
+            return None;
+        }
+        let inbound = |listener: Arc<Listener>| match &*listener {
+            Listener::Inbound(inbound) => Some(Arc::clone(inbound)),
+            _ => None,
+        };
+        let found = self.cache.values::<Listener>().find_map(inbound);
+        Some(found.ok_or_else(|| {
+            no_listener(format!("the control plane has no inbound listener for the server at {address}"))
+        }))
+    }
+}
+
+/// The listeners that may be a target's: those of its port, the one for every address first (Istio has the HTTP services of a
+/// port in it), then those made for this host alone.
+fn candidates(
+    all: impl Iterator<Item = Arc<Listener>>,
+    target: &str,
+    host: &str,
+    port: u16,
+) -> impl Iterator<Item = Arc<Listener>> {
+    let literal: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    let rank = |listener: &Listener| match listener {
+        Listener::Outbound { address, .. } if address.port() != port => None,
+        Listener::Outbound { address, .. } if Some(address.ip()) == literal => Some(0),
+        Listener::Outbound { address, .. } if address.ip().is_unspecified() => Some(1),
+        Listener::Outbound { http, .. } if is_named_for(http, target) => Some(2),
+        _ => None,
+    };
+    let mut ranked: Vec<(u8, Arc<Listener>)> = all.filter_map(|listener| Some((rank(&listener)?, listener))).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, listener)| listener)
+}
+
+/// Whether a listener of one address has the routes of this target: by the name of the route configuration, which Istio makes
+/// of host and port, or by what it holds.
+fn is_named_for(http: &Http, target: &str) -> bool {
+    match &http.routes {
+        Routes::Named(name) => **name == *target,
+        Routes::Inline(tree) => route::virtual_host(tree, target).is_some(),
+    }
+}
+
+fn cut(target: &str, whole: Arc<RouteTree>, before: Option<&Cut>) -> Result<Cut, Reason> {
+    if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.whole, &whole)) {
+        return Ok(before.clone());
+    }
+    let Some(host) = route::virtual_host(&whole, target) else {
+        return Err(no_virtual_host(&whole, target));
+    };
+    let own = RouteTree {
+        name: Arc::clone(&whole.name),
+        virtual_hosts: vec![host.clone()],
+        ignore_port: whole.ignore_port,
+    };
+    // Another port's change, or another service's, leaves the target's own routes the value that they were.
+    let own = match before.filter(|before| *before.own == own) {
+        Some(before) => Arc::clone(&before.own),
+        None => Arc::new(own),
+    };
+    Ok(Cut { whole, own })
+}
+
+fn host_and_port(target: &str) -> Option<(&str, u16)> {
+    let (host, port) = target.rsplit_once(':')?;
+    Some((host, port.parse().ok()?))
+}
+
+fn is_at(inbound: &Inbound, address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|address| address == inbound.address)
+}
+
+fn no_listener(text: impl Into<Arc<str>>) -> Reason {
+    Reason::new(ReasonKind::NoListener, text)
+}
+
+fn no_virtual_host(tree: &RouteTree, target: &str) -> Reason {
+    let text = format!(
+        "no virtual host of route configuration {:?} serves the authority {target:?}",
+        tree.name
+    );
+    Reason::new(ReasonKind::NoRoute, text)
+}
