@@ -16,7 +16,7 @@ use mesh_core::identity::Identity;
 use super::Shared;
 use super::send::{Destination, Sent, send};
 use crate::body::{Outcome, Pump, ResponseBody, grpc_status};
-use crate::cluster::{ClusterManager, HostSet, is_on_its_way};
+use crate::cluster::{ClusterManager, Host, HostSet, is_on_its_way};
 use crate::connect::{ConnectError, ConnectKind, Permit, Security};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
@@ -29,7 +29,7 @@ pub struct BalanceFuture<B> {
     shared: Arc<Shared>,
     request: Option<Request<Attempt<B>>>,
     outcome: Option<Outcome>,
-    /// Whether the chosen cluster is called over TLS.
+    /// Whether the chosen host is called over TLS.
     secure: bool,
     state: State,
 }
@@ -94,16 +94,17 @@ where
         let attempt = self.request.as_ref().expect("taken only when it is sent").body();
         let cluster = &attempt.call.cluster;
         let set = cluster.hosts().load();
-        self.secure = set.mutual_tls.is_some();
-        if !self.secure && !self.shared.plaintext_allowed {
-            return Err(plaintext_refused(&set));
-        }
-        let tried = |host: &Arc<crate::cluster::Host>| attempt.tried.contains(&host.address());
+        let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
         let mut draw = self.shared.manager.entropy().draw();
         let Some(index) = set.picker.pick(&set.hosts, tried, &mut draw) else {
             let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
             return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
         };
+        // Asked of the host and of every call: endpoints of one cluster may differ (Istio auto-mTLS).
+        self.secure = set.hosts[index].mutual_tls().is_some();
+        if !self.secure && !self.shared.plaintext_allowed {
+            return Err(plaintext_refused(&set, &set.hosts[index]));
+        }
         if !cluster.begin_call(set.cluster.max_requests) {
             return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
         }
@@ -160,9 +161,10 @@ where
 fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Connecting {
     let manager = Arc::clone(&shared.manager);
     let pool = Arc::clone(outcome.host().pool());
-    let tls = set
-        .mutual_tls
-        .clone()
+    let tls = outcome
+        .host()
+        .mutual_tls()
+        .cloned()
         .map(|tls| (tls, Arc::clone(outcome.cluster().tls_configs())));
     let (timeout, peer) = (set.cluster.connect_timeout, outcome.peer());
     Box::pin(async move {
@@ -212,10 +214,11 @@ fn answered(
     }
 }
 
-fn plaintext_refused(set: &HostSet) -> Error {
+fn plaintext_refused(set: &HostSet, host: &Host) -> Error {
     let text = format!(
-        "cluster {:?} does not ask for mutual TLS, and this channel was not built with dangerous().plaintext()",
-        set.cluster.name
+        "cluster {:?} does not ask for mutual TLS with {}, and this channel was not built with dangerous().plaintext()",
+        set.cluster.name,
+        host.address()
     );
     Error::unavailable(ReasonKind::PlaintextRefused, text)
 }

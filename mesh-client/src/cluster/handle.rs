@@ -40,9 +40,10 @@ pub(crate) struct ClusterHandle {
 #[derive(Debug)]
 pub(crate) struct HostSet {
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) mutual_tls: Option<Arc<MutualTls>>,
     pub(crate) hosts: Box<[Arc<Host>]>,
     pub(crate) picker: Picker,
+    /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
+    modes: Vec<Arc<MutualTls>>,
 }
 
 impl ClusterHandle {
@@ -100,42 +101,102 @@ impl ClusterHandle {
 
 impl HostSet {
     fn make(cluster: Arc<Cluster>, old: Option<&Self>, parts: &Parts) -> Self {
-        // Other security means other connections: what was agreed under the old rules is not carried over.
-        let kept = old.filter(|old| old.cluster.tls == cluster.tls);
-        let known: HashMap<SocketAddr, &Arc<Host>> = kept
+        let known: HashMap<SocketAddr, &Arc<Host>> = old
             .iter()
             .flat_map(|old| &old.hosts)
             .map(|host| (host.address(), host))
             .collect();
+        let old_modes = old.map_or(&[][..], |old| old.modes.as_slice());
+        let modes = Modes::new(&cluster, old_modes);
         let hosts = callable(&cluster.endpoints)
-            .map(|endpoint| match known.get(&endpoint.address) {
-                Some(host) => {
-                    host.reweigh(endpoint.weight.0);
-                    Arc::clone(host)
+            .map(|endpoint| {
+                let tls = modes.of(cluster.tls_for(endpoint));
+                match known.get(&endpoint.address) {
+                    // Other security means other connections: what was agreed under the old rules is not carried over.
+                    Some(host) if same(host.mutual_tls(), tls.as_ref()) => {
+                        host.reweigh(endpoint.weight.0);
+                        Arc::clone(host)
+                    }
+                    _ => Arc::new(Host::new(endpoint.address, endpoint.weight.0, tls, parts)),
                 }
-                None => Arc::new(Host::new(endpoint.address, endpoint.weight.0, parts)),
             })
             .collect();
+        let modes = modes.used();
         let picker = Picker::new(cluster.lb, &mut parts.entropy.draw());
-        let mutual_tls = match &cluster.tls {
-            TlsMode::Mutual(tls) => Some(Arc::new(tls.clone())),
-            TlsMode::Plaintext => None,
-        };
         Self {
             cluster,
-            mutual_tls,
             hosts,
             picker,
+            modes,
         }
     }
 }
 
-/// The healthy endpoints of the first priority that has any.
+/// The TLS modes of a cluster, each value as one `Arc`: that of the hosts there are, where they are called with it already.
+struct Modes<'a> {
+    /// By the place that `Cluster::tls_for` points to.
+    places: Vec<(&'a TlsMode, Option<Arc<MutualTls>>)>,
+}
+
+impl<'a> Modes<'a> {
+    fn new(cluster: &'a Cluster, old: &[Arc<MutualTls>]) -> Self {
+        let mut distinct = old.to_vec();
+        let all = std::iter::once(&cluster.tls).chain(cluster.tls_matches.iter().map(|one| &one.mode));
+        let places = all.map(|mode| {
+            let TlsMode::Mutual(tls) = mode else {
+                return (mode, None);
+            };
+            let known = distinct.iter().find(|known| ***known == *tls).cloned();
+            let tls = known.unwrap_or_else(|| {
+                let new = Arc::new(tls.clone());
+                distinct.push(Arc::clone(&new));
+                new
+            });
+            (mode, Some(tls))
+        });
+        Self {
+            places: places.collect(),
+        }
+    }
+
+    fn of(&self, mode: &TlsMode) -> Option<Arc<MutualTls>> {
+        let place = self.places.iter().find(|(place, _)| std::ptr::eq(*place, mode));
+        place
+            .expect("a cluster's endpoints are called with modes of the cluster")
+            .1
+            .clone()
+    }
+
+    fn used(self) -> Vec<Arc<MutualTls>> {
+        let mut used: Vec<Arc<MutualTls>> = Vec::new();
+        for tls in self.places.into_iter().filter_map(|(_, tls)| tls) {
+            if !used.iter().any(|known| Arc::ptr_eq(known, &tls)) {
+                used.push(tls);
+            }
+        }
+        used
+    }
+}
+
+fn same(a: Option<&Arc<MutualTls>>, b: Option<&Arc<MutualTls>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// The healthy endpoints of the first priority that has any; without a healthy one anywhere, the degraded ones likewise
+/// (Envoy: degraded hosts take what healthy ones cannot).
 fn callable(endpoints: &[Endpoint]) -> impl Iterator<Item = &Endpoint> {
-    let healthy = |endpoint: &&Endpoint| endpoint.health == Health::Healthy;
-    let first = endpoints.iter().filter(healthy).map(|endpoint| endpoint.priority).min();
+    let first = |health| {
+        let of_health = endpoints.iter().filter(move |endpoint| endpoint.health == health);
+        of_health
+            .map(|endpoint| (health, endpoint.priority))
+            .min_by_key(|(_, priority)| *priority)
+    };
+    let wanted = first(Health::Healthy).or_else(|| first(Health::Degraded));
     endpoints
         .iter()
-        .filter(healthy)
-        .filter(move |endpoint| Some(endpoint.priority) == first)
+        .filter(move |endpoint| Some((endpoint.health, endpoint.priority)) == wanted)
 }

@@ -1,11 +1,12 @@
 //! One live endpoint. The configuration's `Endpoint` says where it is wanted; this holds its connections and counters, and
-//! survives every swap that leaves the address and the cluster's security alone.
+//! survives every swap that leaves its address and its security alone.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesh_core::balance::Load;
+use mesh_core::config::MutualTls;
 use tokio::time::Instant;
 
 use super::handle::Parts;
@@ -19,22 +20,29 @@ pub(crate) struct Host {
     in_flight: AtomicU32,
     /// Set once a dial failed, cleared by the next success: so that a pick need not look into the pool in good times.
     failing: std::sync::atomic::AtomicBool,
+    /// What its connections are made with; `None`: they are not encrypted.
+    mutual_tls: Option<Arc<MutualTls>>,
     pool: Arc<Pool>,
 }
 
 impl Host {
-    pub(crate) fn new(address: SocketAddr, weight: u32, parts: &Parts) -> Self {
+    pub(crate) fn new(address: SocketAddr, weight: u32, mutual_tls: Option<Arc<MutualTls>>, parts: &Parts) -> Self {
         Self {
             address,
             weight: AtomicU32::new(weight.max(1)),
             in_flight: AtomicU32::new(0),
             failing: false.into(),
+            mutual_tls,
             pool: Arc::new(Pool::new(address, parts.entropy.clone(), parts.tally.clone())),
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn mutual_tls(&self) -> Option<&Arc<MutualTls>> {
+        self.mutual_tls.as_ref()
     }
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {

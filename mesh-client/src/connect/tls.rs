@@ -1,7 +1,7 @@
 //! Mutual TLS to an endpoint, with the peer's SPIFFE identity checked against what the cluster expects.
 //!
-//! One rustls configuration serves all handshakes of a cluster under one identity: building it parses keys and roots, which
-//! a storm of reconnects must not repeat.
+//! One rustls configuration serves all handshakes of a cluster with the same kind of endpoint under one identity: building it
+//! parses keys and roots, which a storm of reconnects must not repeat.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,14 @@ use super::{ConnectError, ConnectKind, Io};
 
 const ALPN_H2: &[u8] = b"h2";
 
-/// The newest TLS configuration of one cluster.
+/// The most configurations kept for one cluster. Its endpoints are of two or three kinds (Istio: with the mesh's TLS, with
+/// another's, without); more are built anew for each handshake rather than kept.
+const MAX_CACHED: usize = 8;
+
+/// The newest TLS configurations of one cluster, the latest used last.
 pub(crate) struct TlsConfigs {
     wall_clock: Arc<dyn TimeProvider>,
-    cached: Mutex<Option<Cached>>,
+    cached: Mutex<Vec<Cached>>,
 }
 
 struct Cached {
@@ -43,19 +47,25 @@ impl TlsConfigs {
 
     fn for_handshake(&self, identity: &Identity, tls: &Arc<MutualTls>) -> Result<Arc<ClientConfig>, ConnectError> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hit) = &*cached
-            && hit.generation == identity.generation()
-            && (Arc::ptr_eq(&hit.tls, tls) || hit.tls == *tls)
-        {
-            return Ok(Arc::clone(&hit.config));
+        // Nothing is agreed any more under an identity that was replaced.
+        cached.retain(|one| one.generation >= identity.generation());
+        let hit = cached
+            .iter()
+            .position(|one| one.generation == identity.generation() && (Arc::ptr_eq(&one.tls, tls) || one.tls == *tls));
+        let newest = match hit {
+            Some(place) => cached.remove(place),
+            None => Cached {
+                generation: identity.generation(),
+                tls: Arc::clone(tls),
+                config: client_config(identity, &tls.expected, Arc::clone(&self.wall_clock), &[ALPN_H2])
+                    .map_err(|error| ConnectError::new(ConnectKind::Config(error)))?,
+            },
+        };
+        let config = Arc::clone(&newest.config);
+        if cached.len() == MAX_CACHED {
+            cached.remove(0);
         }
-        let config = client_config(identity, &tls.expected, Arc::clone(&self.wall_clock), &[ALPN_H2])
-            .map_err(|error| ConnectError::new(ConnectKind::Config(error)))?;
-        *cached = Some(Cached {
-            generation: identity.generation(),
-            tls: Arc::clone(tls),
-            config: Arc::clone(&config),
-        });
+        cached.push(newest);
         Ok(config)
     }
 }
@@ -103,4 +113,44 @@ fn explain(error: std::io::Error) -> ConnectError {
         Some(refusal) => ConnectKind::PeerRefused(refusal.clone()),
         None => ConnectKind::Tls(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::config::ExpectedPeers;
+    use mesh_core::testing::TestCa;
+    use rustls::time_provider::DefaultTimeProvider;
+
+    use super::*;
+
+    fn mode(n: usize) -> Arc<MutualTls> {
+        let id = format!("spiffe://d/ns/n/sa/{n}");
+        Arc::new(MutualTls {
+            expected: ExpectedPeers::exactly([id.as_str()]),
+            sni: None,
+        })
+    }
+
+    #[test]
+    fn modes_do_not_displace_one_another_and_are_bounded() {
+        let ca = TestCa::new("d");
+        let (first, second) = (
+            ca.identity("spiffe://d/ns/n/sa/me"),
+            ca.identity("spiffe://d/ns/n/sa/me"),
+        );
+        let configs = TlsConfigs::new(Arc::new(DefaultTimeProvider));
+        let of = |identity: &Identity, n: usize| configs.for_handshake(identity, &mode(n)).unwrap();
+        let (a, b) = (of(&first, 0), of(&first, 1));
+        assert!(Arc::ptr_eq(&a, &of(&first, 0)) && Arc::ptr_eq(&b, &of(&first, 1)));
+        assert!(!Arc::ptr_eq(&a, &b));
+        // A new identity makes all anew, and a handshake that began under the old one does not undo that.
+        let renewed = of(&second, 0);
+        assert!(!Arc::ptr_eq(&a, &renewed));
+        of(&first, 0);
+        assert!(Arc::ptr_eq(&renewed, &of(&second, 0)));
+        for n in 0..3 * MAX_CACHED {
+            of(&second, n);
+        }
+        assert_eq!(configs.cached.lock().unwrap().len(), MAX_CACHED);
+    }
 }

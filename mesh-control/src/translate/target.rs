@@ -49,8 +49,5 @@ fn tree(view: &mut View<'_, '_>, service: &Service<'_>, port: u32, names: &[Stri
         domains: domains.map(|name| Domain::Exact(name.into())).collect(),
         routes: route::routes(view, service, port),
     };
-    RouteTree {
-        name: (*cluster::name(&service.host, port, "").as_str()).into(),
-        virtual_hosts: vec![host],
-    }
+    RouteTree::new(cluster::name(&service.host, port, "").as_str(), vec![host])
 }

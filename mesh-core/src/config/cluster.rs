@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Endpoint, StringMatch};
+use super::{Endpoint, Metadata, StringMatch};
 
 /// The name of a cluster, opaque. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,8 +43,10 @@ pub struct Cluster {
     pub name: ClusterName,
     /// How an endpoint is chosen.
     pub lb: LbPolicy,
-    /// How the peer is authenticated.
+    /// How the peer is authenticated, where none of `tls_matches` says otherwise.
     pub tls: TlsMode,
+    /// What endpoints of certain metadata are called with instead, in order ([`tls_for`](Self::tls_for)).
+    pub tls_matches: Arc<[TlsMatch]>,
     /// The longest a TCP connect and TLS handshake may take together. Envoy's default is 5 s, Istio's 10 s.
     pub connect_timeout: Duration,
     /// The most calls in flight in this process at once; one more fails at once (Envoy `max_requests`, gRFC A32).
@@ -65,11 +67,33 @@ impl Cluster {
             name: name.into(),
             lb: LbPolicy::LeastRequest { choices: 2 },
             tls,
+            tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             max_requests: Self::DEFAULT_MAX_REQUESTS,
             endpoints: endpoints.into(),
         }
     }
+
+    /// How `endpoint` is authenticated: by the first match whose values are all in its metadata (Envoy
+    /// `transport_socket_matches`, Istio auto-mTLS), and by the cluster's own mode when there is none.
+    pub fn tls_for(&self, endpoint: &Endpoint) -> &TlsMode {
+        let found = self
+            .tls_matches
+            .iter()
+            .find(|candidate| endpoint.metadata.holds(&candidate.when));
+        found.map_or(&self.tls, |found| &found.mode)
+    }
+}
+
+/// How endpoints of certain metadata are called (one of Envoy's `transport_socket_matches`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsMatch {
+    /// Its name, for the status page.
+    pub name: Box<str>,
+    /// What an endpoint's metadata must hold. Nothing: every endpoint is meant.
+    pub when: Metadata,
+    /// How such an endpoint is authenticated.
+    pub mode: TlsMode,
 }
 
 /// How an endpoint is chosen.
@@ -130,5 +154,54 @@ impl ExpectedPeers {
     /// Whether `id` may be the peer.
     pub fn admits(&self, id: &str) -> bool {
         self.0.iter().any(|test| test.is_match(id.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TRANSPORT_SOCKET_MATCH;
+
+    fn when(values: &[(&'static str, &'static str)]) -> Metadata {
+        let values = values.iter().map(|(key, value)| (TRANSPORT_SOCKET_MATCH, *key, *value));
+        Metadata::new(values).unwrap()
+    }
+
+    #[test]
+    fn the_first_match_whose_values_all_stand_decides() {
+        let mode = |name: &str| {
+            TlsMode::Mutual(MutualTls {
+                expected: ExpectedPeers::exactly([name]),
+                sni: None,
+            })
+        };
+        let one = |name: &str, values| TlsMatch {
+            name: name.into(),
+            when: when(values),
+            mode: mode(name),
+        };
+        let endpoint = |values| Endpoint {
+            metadata: Arc::new(when(values)),
+            ..Endpoint::new(([127, 0, 0, 1], 1).into())
+        };
+        let mut cluster = Cluster::new("c", TlsMode::Plaintext, Vec::new());
+        cluster.tls_matches = [
+            one("both", &[("tlsMode", "istio"), ("v", "2")]),
+            one("istio", &[("tlsMode", "istio")]),
+        ]
+        .into();
+        let cases: [(&[(&str, &str)], TlsMode); 4] = [
+            (&[("tlsMode", "istio"), ("v", "2")], mode("both")),
+            (&[("tlsMode", "istio"), ("v", "1")], mode("istio")),
+            (&[("tlsMode", "disabled")], TlsMode::Plaintext),
+            (&[], TlsMode::Plaintext),
+        ];
+        for (values, expected) in cases {
+            assert_eq!(*cluster.tls_for(&endpoint(values)), expected, "{values:?}");
+        }
+        // A match that asks for nothing takes every endpoint that comes so far.
+        cluster.tls_matches = [one("istio", &[("tlsMode", "istio")]), one("rest", &[])].into();
+        assert_eq!(*cluster.tls_for(&endpoint(&[])), mode("rest"));
+        assert_eq!(*cluster.tls_for(&endpoint(&[("tlsMode", "istio")])), mode("istio"));
     }
 }

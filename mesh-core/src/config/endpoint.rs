@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::Weight;
+use super::{Metadata, Weight};
 
 /// One address of a cluster (Envoy `LbEndpoint`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +19,8 @@ pub struct Endpoint {
     pub priority: u32,
     /// Where it stands.
     pub locality: Arc<Locality>,
+    /// What else is said of it, its locality's values included. Shared, since most endpoints of a cluster say the same.
+    pub metadata: Arc<Metadata>,
 }
 
 impl Endpoint {
@@ -30,6 +32,7 @@ impl Endpoint {
             health: Health::Healthy,
             priority: 0,
             locality: Arc::default(),
+            metadata: Arc::default(),
         }
     }
 }
@@ -39,10 +42,26 @@ impl Endpoint {
 pub enum Health {
     /// Healthy, or nobody said otherwise.
     Healthy,
+    /// Works, but worse than it should: called when no endpoint is healthy (Envoy).
+    Degraded,
     /// Finishing: gets no new call.
     Draining,
     /// Not to be called.
     Unhealthy,
+}
+
+/// A share of a cluster's calls that the control plane wants failed without being sent (Envoy `drop_overloads`, gRFC A27).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DropOverload {
+    /// The name it is counted by.
+    pub category: Box<str>,
+    /// How many calls in a million: at most [`ALL`](Self::ALL).
+    pub per_million: u32,
+}
+
+impl DropOverload {
+    /// Every call.
+    pub const ALL: u32 = 1_000_000;
 }
 
 /// Region, zone and sub-zone, each possibly empty.

@@ -6,16 +6,23 @@
 
 mod cluster;
 mod endpoint;
+mod inbound;
 mod matcher;
+mod metadata;
 mod policy;
 mod reason;
 mod route;
 mod snapshot;
 mod units;
 
-pub use cluster::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMode};
-pub use endpoint::{Endpoint, Health, Locality};
+pub use cluster::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMatch, TlsMode};
+pub use endpoint::{DropOverload, Endpoint, Health, Locality};
+pub use inbound::{
+    ChainMatch, Clients, ConnectionFacts, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix, MtlsMode,
+    SourceType, Traffic, Transport,
+};
 pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
+pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
 pub use policy::{Backoff, InvalidBackoff, RetryOn, RetryPolicy};
 pub use reason::{Reason, ReasonKind};
 pub use route::{Domain, InvalidDomain, InvalidSplit, Route, RouteTree, Split, VirtualHost, WeightedCluster};

@@ -13,9 +13,21 @@ pub struct RouteTree {
     pub name: Arc<str>,
     /// Chosen among by the request's authority.
     pub virtual_hosts: Vec<VirtualHost>,
+    /// Whether the authority's port is cut off before a host is chosen by it (Envoy `ignore_port_in_host_matching`, which
+    /// istiod sets for sidecars). Without it the authority is compared with its port and without it.
+    pub ignore_port: bool,
 }
 
 impl RouteTree {
+    /// Routes by host, with ports looked at.
+    pub fn new(name: impl Into<Arc<str>>, virtual_hosts: Vec<VirtualHost>) -> Self {
+        Self {
+            name: name.into(),
+            virtual_hosts,
+            ignore_port: false,
+        }
+    }
+
     /// The names of all clusters that any route may choose, with repetitions.
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);

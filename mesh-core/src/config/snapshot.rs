@@ -117,10 +117,7 @@ impl SnapshotBuilder {
             domains: vec![super::Domain::Any],
             routes: vec![Arc::new(route)],
         };
-        let tree = RouteTree {
-            name: target.into(),
-            virtual_hosts: vec![host],
-        };
+        let tree = RouteTree::new(target, vec![host]);
         self.target(target, Ok(Arc::new(tree)))
     }
 

@@ -6,13 +6,17 @@ use crate::config::{Domain, RouteTree, VirtualHost};
 /// The virtual host of `authority`, compared without case.
 ///
 /// An authority with a port is compared as it is and without the port, and the better fit wins: Istio's users write both,
-/// and gRPC compares with the target as it was given.
+/// and gRPC compares with the target as it was given. A tree that ignores ports knows only the comparison without.
 pub fn virtual_host<'a>(tree: &'a RouteTree, authority: &str) -> Option<&'a VirtualHost> {
     let authority = authority.to_ascii_lowercase();
     let without_port = authority
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|digit| digit.is_ascii_digit()));
-    best(tree, &[Some(authority.as_str()), without_port.map(|(host, _)| host)])
+    let without_port = without_port.map(|(host, _)| host);
+    match (tree.ignore_port, without_port) {
+        (true, Some(host)) => best(tree, &[Some(host), None]),
+        _ => best(tree, &[Some(authority.as_str()), without_port]),
+    }
 }
 
 fn best<'a>(tree: &'a RouteTree, authorities: &[Option<&str>]) -> Option<&'a VirtualHost> {
@@ -53,6 +57,11 @@ mod tests {
     use super::*;
 
     fn served_by(hosts: &[(&str, &[&str])], authority: &str) -> Option<String> {
+        let tree = tree(hosts);
+        virtual_host(&tree, authority).map(|host| host.name.to_string())
+    }
+
+    fn tree(hosts: &[(&str, &[&str])]) -> RouteTree {
         let virtual_hosts = hosts
             .iter()
             .map(|(name, domains)| VirtualHost {
@@ -61,11 +70,19 @@ mod tests {
                 routes: Vec::new(),
             })
             .collect();
-        let tree = RouteTree {
-            name: "t".into(),
-            virtual_hosts,
-        };
-        virtual_host(&tree, authority).map(|host| host.name.to_string())
+        RouteTree::new("t", virtual_hosts)
+    }
+
+    #[test]
+    fn a_tree_that_ignores_ports_compares_without_them_only() {
+        let mut tree = tree(&[("any", &["*"]), ("port", &["db:5432"]), ("host", &["db", "[::1]"])]);
+        let chosen = |tree: &RouteTree, authority: &str| virtual_host(tree, authority).unwrap().name.to_string();
+        assert_eq!(chosen(&tree, "db:5432"), "port");
+        tree.ignore_port = true;
+        for authority in ["db:5432", "db:1", "db", "[::1]:80", "[::1]"] {
+            assert_eq!(chosen(&tree, authority), "host", "{authority}");
+        }
+        assert_eq!(chosen(&tree, "other:5432"), "any");
     }
 
     #[test]

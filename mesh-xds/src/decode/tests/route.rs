@@ -11,14 +11,12 @@ use crate::proto::{matcher, protobuf, route};
 fn tree() -> RouteTree {
     let mut route = Route::to(Split::weighted([("v1".into(), 95), ("v2".into(), 5)]).unwrap());
     route.timeout = Some(Duration::from_millis(2500));
-    RouteTree {
-        name: "routes".into(),
-        virtual_hosts: vec![VirtualHost {
-            name: "host".into(),
-            domains: vec![Domain::Any],
-            routes: vec![Arc::new(route)],
-        }],
-    }
+    let host = VirtualHost {
+        name: "host".into(),
+        domains: vec![Domain::Any],
+        routes: vec![Arc::new(route)],
+    };
+    RouteTree::new("routes", vec![host])
 }
 
 fn routes_proto() -> route::RouteConfiguration {

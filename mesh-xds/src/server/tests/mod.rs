@@ -321,10 +321,7 @@ fn two_trees_of_one_name_are_not_published() {
             domains: vec![Domain::parse(domain).unwrap()],
             routes: Vec::new(),
         };
-        Ok(Arc::new(RouteTree {
-            name: "same".into(),
-            virtual_hosts: vec![host],
-        }))
+        Ok(Arc::new(RouteTree::new("same", vec![host])))
     };
     let build = |second| {
         Snapshot::builder()
