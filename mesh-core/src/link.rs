@@ -220,11 +220,18 @@ impl WeakLink {
     }
 }
 
-/// The targets that somebody in this process wants routes for, counted. Clones share the counts.
+/// What somebody in this process wants to be told of, counted: targets that are called, addresses that are served. Clones
+/// share the counts.
 #[derive(Clone, Debug)]
 pub struct Interest {
-    wanted: Arc<Mutex<BTreeMap<Arc<str>, usize>>>,
+    wanted: Arc<Mutex<BTreeMap<Want, usize>>>,
     bell: Arc<live::Writer<u64>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Want {
+    Target(Arc<str>),
+    Inbound(Arc<str>),
 }
 
 impl Default for Interest {
@@ -239,18 +246,39 @@ impl Default for Interest {
 impl Interest {
     /// Asks for `target` until the guard is dropped. The source may keep it a while longer.
     pub fn watch(&self, target: impl Into<Arc<str>>) -> Guard {
-        let target = target.into();
-        *self.lock().entry(Arc::clone(&target)).or_default() += 1;
+        self.want(Want::Target(target.into()))
+    }
+
+    /// Asks what is to be asked of the clients of a server at `address`, written as `ip:port`, until the guard is dropped.
+    pub fn watch_inbound(&self, address: impl Into<Arc<str>>) -> Guard {
+        self.want(Want::Inbound(address.into()))
+    }
+
+    /// The targets that are wanted now, in order.
+    pub fn wanted(&self) -> Vec<Arc<str>> {
+        let target = |want: &Want| match want {
+            Want::Target(name) => Some(Arc::clone(name)),
+            Want::Inbound(_) => None,
+        };
+        self.lock().keys().filter_map(target).collect()
+    }
+
+    /// The addresses that are served now, in order.
+    pub fn wanted_inbound(&self) -> Vec<Arc<str>> {
+        let address = |want: &Want| match want {
+            Want::Inbound(address) => Some(Arc::clone(address)),
+            Want::Target(_) => None,
+        };
+        self.lock().keys().filter_map(address).collect()
+    }
+
+    fn want(&self, want: Want) -> Guard {
+        *self.lock().entry(want.clone()).or_default() += 1;
         self.ring();
         Guard {
             interest: self.clone(),
-            target,
+            want,
         }
-    }
-
-    /// What is wanted now, in order.
-    pub fn wanted(&self) -> Vec<Arc<str>> {
-        self.lock().keys().cloned().collect()
     }
 
     /// Calls `callback` whenever the set may have changed, until the subscription is dropped.
@@ -262,31 +290,31 @@ impl Interest {
         self.bell.publish(0);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Want, usize>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Keeps a target wanted; dropping it ends that.
+/// Keeps a target or an address wanted; dropping it ends that.
 #[derive(Debug)]
-#[must_use = "the target is unsubscribed when this is dropped"]
+#[must_use = "it is unsubscribed when this is dropped"]
 pub struct Guard {
     interest: Interest,
-    target: Arc<str>,
+    want: Want,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         {
             let mut wanted = self.interest.lock();
-            let Some(count) = wanted.get_mut(&self.target) else {
+            let Some(count) = wanted.get_mut(&self.want) else {
                 return;
             };
             *count -= 1;
             if *count > 0 {
                 return;
             }
-            wanted.remove(&self.target);
+            wanted.remove(&self.want);
         }
         self.interest.ring();
     }
@@ -303,8 +331,11 @@ mod tests {
         let second = link.interest().watch("a");
         drop(first);
         assert_eq!(link.interest().wanted(), ["a".into()]);
-        drop(second);
-        assert!(link.interest().wanted().is_empty());
+        let served = link.interest().watch_inbound("127.0.0.1:1");
+        assert_eq!(link.interest().wanted_inbound(), ["127.0.0.1:1".into()]);
+        assert_eq!(link.interest().wanted(), ["a".into()]);
+        drop((second, served));
+        assert!(link.interest().wanted().is_empty() && link.interest().wanted_inbound().is_empty());
     }
 
     #[test]

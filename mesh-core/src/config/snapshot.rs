@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Cluster, ClusterName, Reason, RouteTree, Version};
+use super::{Cluster, ClusterName, Inbound, Reason, RouteTree, Version};
 use crate::SharedMap;
 
 /// What a name resolved to: a value, or definitely not one.
@@ -19,6 +19,7 @@ pub struct Snapshot {
     version: Version,
     targets: SharedMap<Arc<str>, Resolved<RouteTree>>,
     clusters: SharedMap<ClusterName, Resolved<Cluster>>,
+    inbound: SharedMap<Arc<str>, Resolved<Inbound>>,
 }
 
 impl Snapshot {
@@ -82,6 +83,17 @@ impl Snapshot {
         self.clusters.get(name)
     }
 
+    /// What is asked of the clients of a server at `address`, written as `ip:port`; `None` while nothing was heard of it, or
+    /// nobody asked.
+    pub fn inbound(&self, address: &str) -> Option<&Resolved<Inbound>> {
+        self.inbound.get(address)
+    }
+
+    /// Whether both say the same, whatever their numbers.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.targets == other.targets && self.clusters == other.clusters && self.inbound == other.inbound
+    }
+
     /// All clusters.
     pub fn clusters(&self) -> &SharedMap<ClusterName, Resolved<Cluster>> {
         &self.clusters
@@ -106,6 +118,13 @@ impl SnapshotBuilder {
     #[must_use]
     pub fn target(mut self, name: impl Into<Arc<str>>, routes: Resolved<RouteTree>) -> Self {
         self.snapshot.targets.insert(name.into(), routes);
+        self
+    }
+
+    /// The address of a server and what was resolved for it.
+    #[must_use]
+    pub fn inbound(mut self, address: impl Into<Arc<str>>, inbound: Resolved<Inbound>) -> Self {
+        self.snapshot.inbound.insert(address.into(), inbound);
         self
     }
 

@@ -103,7 +103,12 @@ impl Walk<'_> {
                     Part::Without(reason) => Some(reason.clone()),
                     _ => None,
                 });
-                let none = || Reason::new(ReasonKind::NoEndpoints, format!("cluster {name:?} stands for no cluster"));
+                let none = || {
+                    Reason::new(
+                        ReasonKind::NoEndpoints,
+                        format!("cluster {name:?} stands for no cluster"),
+                    )
+                };
                 return (Vec::new(), Err(without.unwrap_or_else(none)));
             }
             (Discovery::Aggregate(_), leaves) => aggregate(name, leaves),
@@ -254,7 +259,9 @@ fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
                 Some((_, with_member)) => Arc::clone(with_member),
                 None => {
                     // One that cannot say where it is from would be called with another's TLS: it is left out.
-                    let Some(metadata) = with(&endpoint.metadata) else { continue };
+                    let Some(metadata) = with(&endpoint.metadata) else {
+                        continue;
+                    };
                     let metadata = Arc::new(metadata);
                     marked.push((Arc::clone(&endpoint.metadata), Arc::clone(&metadata)));
                     metadata

@@ -34,8 +34,8 @@ mod walk;
 
 use cluster::Memo;
 use hosts::Hosts;
-pub(crate) use target::Naming;
 use target::Cut;
+pub(crate) use target::Naming;
 use walk::Walk;
 
 /// What is wanted of the control plane, in the application's words.

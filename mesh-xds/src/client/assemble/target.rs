@@ -88,7 +88,9 @@ impl Walk<'_> {
         }
         let mut found = None;
         for listener in candidates(self.cache.values::<Listener>(), target, host, port) {
-            let Listener::Outbound { http, .. } = &*listener else { continue };
+            let Listener::Outbound { http, .. } = &*listener else {
+                continue;
+            };
             match self.routes(http) {
                 None => return None,
                 Some(Ok(tree)) if route::virtual_host(&tree, target).is_some() => return Some(Ok(tree)),
@@ -182,7 +184,9 @@ impl Walk<'_> {
         };
         let found = self.cache.values::<Listener>().find_map(inbound);
         Some(found.ok_or_else(|| {
-            no_listener(format!("the control plane has no inbound listener for the server at {address}"))
+            no_listener(format!(
+                "the control plane has no inbound listener for the server at {address}"
+            ))
         }))
     }
 }
@@ -243,7 +247,9 @@ fn host_and_port(target: &str) -> Option<(&str, u16)> {
 }
 
 fn is_at(inbound: &Inbound, address: &str) -> bool {
-    address.parse::<SocketAddr>().is_ok_and(|address| address == inbound.address)
+    address
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| address == inbound.address)
 }
 
 fn no_listener(text: impl Into<Arc<str>>) -> Reason {
