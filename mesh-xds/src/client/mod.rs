@@ -130,6 +130,7 @@ impl XdsClientBuilder {
         let provider = bootstrap.identity_provider();
         let context = Context {
             provider: provider.map(|(name, _)| name.into()),
+            ..Context::default()
         };
         let shows_identity = provider.is_some() && matches!(bootstrap.server().credentials, Credentials::Tls(_));
         let bell = Arc::new(Notify::new());

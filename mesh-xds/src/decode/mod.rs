@@ -7,12 +7,14 @@
 //! What gRPC drops is dropped here too, with a note for the status page. What would change a call's meaning if it were
 //! ignored is refused.
 
+mod address;
 mod cluster;
 mod common;
 mod endpoint;
-mod lb;
+mod extension;
 mod listener;
 mod matcher;
+mod metadata;
 mod refusal;
 mod route;
 mod tls;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use crate::convention::Profile;
 use crate::proto::discovery;
 use crate::resource::ResourceKind;
 use crate::wire::Raw;
@@ -40,6 +43,8 @@ const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 pub(crate) struct Context {
     /// The certificate provider that the workload's identity comes from; `None` when the bootstrap has none.
     pub(crate) provider: Option<Arc<str>>,
+    /// Whose rules the control plane writes by.
+    pub(crate) profile: Profile,
 }
 
 /// A kind of resource and how it is read.

@@ -21,7 +21,7 @@ use mesh_core::config::RouteTree;
 use super::cache::{Cache, Cached, Changed};
 use crate::decode::{Context, Rejected};
 use crate::node::Node;
-use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 use crate::wire;
 
 mod delta;
@@ -38,7 +38,7 @@ use take::Taking;
 const DOES_NOT_EXIST_AFTER: Duration = Duration::from_secs(15);
 
 /// The names that are wanted, by [`ResourceKind::index`].
-pub(crate) type Needs = [BTreeSet<Arc<str>>; 4];
+pub(crate) type Needs = [BTreeSet<Arc<str>>; ResourceKind::COUNT];
 
 /// What a client does differently in each variant of the protocol.
 pub(crate) trait Variant: wire::Variant {
@@ -71,7 +71,7 @@ pub(crate) struct AdsState<V: Variant> {
     node: Arc<Node>,
     context: Context,
     cache: Cache,
-    types: [TypeState<V::Memory>; 4],
+    types: [TypeState<V::Memory>; ResourceKind::COUNT],
     connected: bool,
     node_sent: bool,
 }
@@ -195,6 +195,7 @@ impl<V: Variant> AdsState<V> {
             ResourceKind::Route => self.take::<RouteTree>(response),
             ResourceKind::Cluster => self.take::<ClusterSpec>(response),
             ResourceKind::Endpoints => self.take::<Endpoints>(response),
+            ResourceKind::ExtensionConfig => self.take::<Extension>(response),
         };
         let refused = (!rejected.is_empty()).then(|| refusal(&self.node.id, &rejected));
         let state = &mut self.types[kind.index()];

@@ -90,7 +90,7 @@ impl Assembler {
         for key in changed.iter().filter(needed) {
             match key.0 {
                 ResourceKind::Cluster | ResourceKind::Endpoints => clusters.extend(self.dependents.get(key)?),
-                ResourceKind::Listener | ResourceKind::Route => return None,
+                ResourceKind::Listener | ResourceKind::Route | ResourceKind::ExtensionConfig => return None,
             }
         }
         let mut renewed = Vec::new();

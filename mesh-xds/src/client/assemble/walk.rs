@@ -8,7 +8,7 @@ use super::Missing;
 use crate::client::ads::Needs;
 use crate::client::cache::{Cache, Cached, Changed, Found, Trouble};
 use crate::decode::UNSERVED;
-use crate::resource::{ClusterSpec, Endpoints, Listener};
+use crate::resource::{ClusterSpec, Discovery, Endpoints, Listener, Routes};
 
 /// A walk down the references of targets or clusters.
 pub(super) struct Walk<'a> {
@@ -37,9 +37,23 @@ impl<'a> Walk<'a> {
             Found::None(trouble) => return Some(Err(reason(trouble, ReasonKind::NoListener))),
             Found::Pending => return None,
         };
-        match &*listener {
-            Listener::Inline(tree) => Some(Ok(Arc::clone(tree))),
-            Listener::Named(name) => match self.look::<RouteTree>(name) {
+        let http = match &*listener {
+            Listener::Api(http) | Listener::Outbound { http, .. } => http,
+            Listener::Inbound(_) | Listener::Other(_) => {
+                let text = format!("listener {name:?} is not one for clients");
+                return Some(Err(Reason::new(ReasonKind::NoListener, text)));
+            }
+        };
+        if let Some(extension) = http.extensions.first() {
+            let text = format!(
+                "listener {name:?} has a filter {:?} whose configuration is not fetched",
+                extension.name
+            );
+            return Some(Err(Reason::new(ReasonKind::Refused, text)));
+        }
+        match &http.routes {
+            Routes::Inline(tree) => Some(Ok(Arc::clone(tree))),
+            Routes::Named(name) => match self.look::<RouteTree>(name) {
                 Found::Value(tree) => Some(Ok(tree)),
                 Found::None(trouble) => Some(Err(reason(trouble, ReasonKind::NoRoute))),
                 Found::Pending => None,
@@ -69,13 +83,17 @@ impl<'a> Walk<'a> {
             Found::None(trouble) => return (None, Err(reason(trouble, ReasonKind::NoCluster))),
             Found::Pending => return (None, Err(not_yet())),
         };
-        let endpoints = match self.look::<Endpoints>(&spec.endpoints) {
+        let Discovery::Eds(endpoints) = &spec.discovery else {
+            let text = format!("cluster {:?} is of a kind that is not assembled", name.as_str());
+            return (None, Err(Reason::new(ReasonKind::NoEndpoints, text)));
+        };
+        let endpoints = match self.look::<Endpoints>(endpoints) {
             Found::Value(endpoints) => endpoints,
             Found::None(trouble) => return (None, Err(reason(trouble, ReasonKind::NoEndpoints))),
             Found::Pending => return (None, Err(not_yet())),
         };
         let cluster = Cluster {
-            endpoints: Arc::clone(&endpoints),
+            endpoints: Arc::clone(&endpoints.endpoints),
             ..spec.cluster.clone()
         };
         (Some(Parts(spec, endpoints)), Ok(Arc::new(cluster)))

@@ -11,19 +11,20 @@ use std::sync::Arc;
 use mesh_core::config::RouteTree;
 
 use crate::decode::{Rejected, Resource};
-use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 
 mod table;
 
 pub(crate) use table::Table;
 
-/// The four tables.
+/// A table for each kind.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     listeners: Table<Listener>,
     routes: Table<RouteTree>,
     clusters: Table<ClusterSpec>,
     endpoints: Table<Endpoints>,
+    extensions: Table<Extension>,
 }
 
 /// What is wrong with a resource since its last good value, or from the start.
@@ -80,6 +81,7 @@ impl Cache {
             ResourceKind::Route => self.routes.insert(name),
             ResourceKind::Cluster => self.clusters.insert(name),
             ResourceKind::Endpoints => self.endpoints.insert(name),
+            ResourceKind::ExtensionConfig => self.extensions.insert(name),
         }
     }
 
@@ -89,6 +91,7 @@ impl Cache {
             ResourceKind::Route => self.routes.remove(name),
             ResourceKind::Cluster => self.clusters.remove(name),
             ResourceKind::Endpoints => self.endpoints.remove(name),
+            ResourceKind::ExtensionConfig => self.extensions.remove(name),
         }
     }
 
@@ -99,6 +102,7 @@ impl Cache {
             ResourceKind::Route => self.routes.absent(name, why),
             ResourceKind::Cluster => self.clusters.absent(name, why),
             ResourceKind::Endpoints => self.endpoints.absent(name, why),
+            ResourceKind::ExtensionConfig => self.extensions.absent(name, why),
         }
     }
 
@@ -109,6 +113,7 @@ impl Cache {
             ResourceKind::Route => self.routes.held(),
             ResourceKind::Cluster => self.clusters.held(),
             ResourceKind::Endpoints => self.endpoints.held(),
+            ResourceKind::ExtensionConfig => self.extensions.held(),
         }
     }
 
@@ -118,11 +123,13 @@ impl Cache {
         let routes = self.routes.take_changed();
         let clusters = self.clusters.take_changed();
         let endpoints = self.endpoints.take_changed();
+        let extensions = self.extensions.take_changed();
         let of = |kind, names: Vec<Arc<str>>| names.into_iter().map(move |name| (kind, name));
         of(ResourceKind::Listener, listeners)
             .chain(of(ResourceKind::Route, routes))
             .chain(of(ResourceKind::Cluster, clusters))
             .chain(of(ResourceKind::Endpoints, endpoints))
+            .chain(of(ResourceKind::ExtensionConfig, extensions))
             .collect()
     }
 
@@ -133,6 +140,7 @@ impl Cache {
             ResourceKind::Route => self.routes.row(name),
             ResourceKind::Cluster => self.clusters.row(name),
             ResourceKind::Endpoints => self.endpoints.row(name),
+            ResourceKind::ExtensionConfig => self.extensions.row(name),
         }
     }
 
@@ -144,6 +152,7 @@ impl Cache {
             .chain(self.routes.rows())
             .chain(self.clusters.rows())
             .chain(self.endpoints.rows())
+            .chain(self.extensions.rows())
     }
 }
 
@@ -184,5 +193,15 @@ impl Cached for Endpoints {
 
     fn table_mut(cache: &mut Cache) -> &mut Table<Self> {
         &mut cache.endpoints
+    }
+}
+
+impl Cached for Extension {
+    fn table(cache: &Cache) -> &Table<Self> {
+        &cache.extensions
+    }
+
+    fn table_mut(cache: &mut Cache) -> &mut Table<Self> {
+        &mut cache.extensions
     }
 }
