@@ -49,6 +49,7 @@ mod wire;
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use client::{ConfigStatus, XdsClient};
 pub use connector::Connector;
+pub use convention::Profile;
 pub use decode::Rejected;
 pub use error::StartError;
 pub use node::{Node, NodeLocality};

@@ -13,14 +13,16 @@
 pub(crate) use envoy_types::pb::envoy::config::{
     cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
 };
+pub(crate) use envoy_types::pb::envoy::extensions::clusters::aggregate::v3 as aggregate;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{fault::v3 as fault, router::v3 as router};
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies as lb;
-pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::{raw_buffer::v3 as raw_buffer, tls::v3 as tls};
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub(crate) use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+pub(crate) use envoy_types::pb::envoy::r#type::v3 as percent;
 pub(crate) use envoy_types::pb::google::protobuf;
 pub(crate) use envoy_types::pb::google::rpc;
 
@@ -31,6 +33,21 @@ pub(crate) fn pack<M: prost::Message + prost::Name>(message: &M) -> protobuf::An
         type_url: M::type_url(),
         value: message.encode_to_vec(),
     }
+}
+
+/// The names of the types that [`TypedStruct`] reads.
+pub(crate) const TYPED_STRUCTS: [&str; 2] = ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"];
+
+/// `xds.type.v3.TypedStruct` and `udpa.type.v1.TypedStruct`, which are the same on the wire: a configuration as JSON with the
+/// type it would have. Only the type is looked at; of the rest it matters whether there is any.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct TypedStruct {
+    /// The type's URL.
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    /// The configuration, a `google.protobuf.Struct`, unread.
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
 }
 
 /// `istio.v1.auth`, the certificate service of Istio's control plane (`security/v1alpha1/ca.proto`).

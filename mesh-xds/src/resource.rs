@@ -1,14 +1,17 @@
-//! The four kinds of resource a data plane asks for, and the values they decode to.
+//! The five kinds of resource a data plane asks for, and the values they decode to.
 //!
-//! A listener names a route configuration, which names clusters, which name their endpoints. Here each is a value of its
-//! own, still full of names; `client::assemble` follows the names and makes one consistent snapshot of them.
+//! A listener names a route configuration, which names clusters, which name their endpoints; its filters may be resources of
+//! their own. Here each is a value by itself, still full of names; `client::assemble` follows the names and makes one
+//! consistent snapshot of them.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mesh_core::config::{Cluster, Endpoint, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, Inbound, Locality, Metadata, RouteTree, Weight};
 
-/// A kind of xDS resource, by the names of the discovery services: LDS, RDS, CDS and EDS.
+/// A kind of xDS resource, by the names of the discovery services: LDS, RDS, CDS, EDS and ECDS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceKind {
     /// `envoy.config.listener.v3.Listener`
@@ -19,11 +22,22 @@ pub enum ResourceKind {
     Cluster,
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
     Endpoints,
+    /// `envoy.config.core.v3.TypedExtensionConfig`: an HTTP filter that a listener refers to by name.
+    ExtensionConfig,
 }
 
 impl ResourceKind {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+
     /// In the order in which a client meets them.
-    pub const ALL: [Self; 4] = [Self::Listener, Self::Route, Self::Cluster, Self::Endpoints];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Listener,
+        Self::Route,
+        Self::Cluster,
+        Self::Endpoints,
+        Self::ExtensionConfig,
+    ];
 
     /// The type's URL on the wire.
     pub fn type_url(self) -> &'static str {
@@ -32,6 +46,7 @@ impl ResourceKind {
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::ExtensionConfig => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
         }
     }
 
@@ -46,7 +61,7 @@ impl ResourceKind {
         matches!(self, Self::Listener | Self::Cluster)
     }
 
-    /// Its place in a table of four.
+    /// Its place in a table of [`COUNT`](Self::COUNT).
     pub(crate) fn index(self) -> usize {
         self as usize
     }
@@ -59,27 +74,135 @@ impl fmt::Display for ResourceKind {
             Self::Route => "route configuration",
             Self::Cluster => "cluster",
             Self::Endpoints => "endpoints",
+            Self::ExtensionConfig => "extension configuration",
         })
     }
 }
 
-/// A decoded listener: where a target's routes are.
+/// A decoded listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Listener {
+    /// What a gRPC client asks for by a target's name (gRFC A27).
+    Api(Http),
+    /// What a sidecar would listen on: requests to this address go by these routes (Istio: `0.0.0.0_<port>`,
+    /// `<VIP>_<port>`).
+    Outbound { address: SocketAddr, http: Http },
+    /// What a server asks for: whom it lets in and how.
+    Inbound(Arc<Inbound>),
+    /// A good listener that means nothing in this process, and why.
+    Other(Box<str>),
+}
+
+/// Where an HTTP listener's routes are, and which of its filters are resources of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Http {
+    pub(crate) routes: Routes,
+    /// In order. Until each is known and needs nothing of this process, the routes must not be used: a filter that is not
+    /// there may be the one that guards.
+    pub(crate) extensions: Arc<[ExtensionRef]>,
+}
+
+/// Where routes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Routes {
     /// In the listener itself.
     Inline(Arc<RouteTree>),
     /// In the route configuration of this name.
     Named(Arc<str>),
 }
 
-/// A decoded cluster, whose endpoints are another resource.
+/// A filter whose configuration is a resource of the filter's name (ECDS, Envoy `config_discovery`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExtensionRef {
+    pub(crate) name: Arc<str>,
+    /// The types it may have, by URL; another one counts as not there.
+    pub(crate) types: Box<[Box<str>]>,
+    /// What the filter is while the resource is not there.
+    pub(crate) default: Option<Filter>,
+    /// Whether that default is used from the start, instead of waiting for the resource.
+    pub(crate) default_without_warming: bool,
+    /// Whether the filter may be left out where it is not supported.
+    pub(crate) optional: bool,
+}
+
+/// What an HTTP filter means in this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Filter {
+    /// The router, which every list ends with.
+    Router,
+    /// One that does nothing here, and needs not.
+    NoOp,
+    /// One that would do something which is not done here: why the listener cannot be used, unless the filter is optional.
+    Unsupported(Box<str>),
+}
+
+/// A decoded extension configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Extension {
+    /// Its type, by URL; inside a `TypedStruct`, the type that stands there.
+    pub(crate) type_url: Box<str>,
+    pub(crate) filter: Filter,
+}
+
+/// A decoded cluster: how it is called, and where that can be learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClusterSpec {
     /// The cluster, without endpoints.
     pub(crate) cluster: Cluster,
-    /// The name its endpoints go by (`service_name`, or the cluster's own).
-    pub(crate) endpoints: Arc<str>,
+    pub(crate) discovery: Discovery,
+}
+
+/// How a cluster's endpoints are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Discovery {
+    /// By the endpoints resource of this name (`service_name`, or the cluster's own).
+    Eds(Arc<str>),
+    /// They are these.
+    Static(Endpoints),
+    /// By resolving host names.
+    Dns(DnsCluster),
+    /// They are those of these clusters, the first of which that can be called is (gRFC A37). Never empty; names may be
+    /// there twice, or lead back here: whoever follows them keeps the first and ends at a depth.
+    Aggregate(Vec<ClusterName>),
+    /// They are wherever the connection was going before it was caught, which only a proxy can know (Istio's
+    /// `PassthroughCluster`).
+    OriginalDestination,
+}
+
+/// A cluster whose hosts are names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DnsCluster {
+    pub(crate) kind: DnsKind,
+    /// Of a logical one there is exactly one.
+    pub(crate) hosts: Vec<DnsHost>,
+    /// How long an answer is used before the name is resolved again.
+    pub(crate) refresh: Duration,
+}
+
+/// What the addresses of a name are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DnsKind {
+    /// Each is an endpoint.
+    Strict,
+    /// They are one endpoint, reached by any of them (gRFC A37).
+    Logical,
+}
+
+/// A name to resolve, and what its addresses will have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DnsHost {
+    pub(crate) host: Box<str>,
+    pub(crate) port: u16,
+    pub(crate) weight: Weight,
+    pub(crate) priority: u32,
+    pub(crate) locality: Arc<Locality>,
+    pub(crate) metadata: Arc<Metadata>,
 }
 
 /// Decoded endpoints.
-pub(crate) type Endpoints = Arc<[Endpoint]>;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Endpoints {
+    pub(crate) endpoints: Arc<[Endpoint]>,
+    /// Shares of the calls that are to fail at once, each tried by itself and in order.
+    pub(crate) drops: Arc<[DropOverload]>,
+}

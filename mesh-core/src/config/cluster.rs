@@ -90,7 +90,8 @@ impl Cluster {
 pub struct TlsMatch {
     /// Its name, for the status page.
     pub name: Box<str>,
-    /// What an endpoint's metadata must hold. Nothing: every endpoint is meant.
+    /// What an endpoint's metadata must hold, under [`TRANSPORT_SOCKET_MATCH`](super::TRANSPORT_SOCKET_MATCH): no other filter can
+    /// be said over xDS. Nothing: every endpoint is meant.
     pub when: Metadata,
     /// How such an endpoint is authenticated.
     pub mode: TlsMode,

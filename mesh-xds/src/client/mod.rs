@@ -130,6 +130,7 @@ impl XdsClientBuilder {
         let provider = bootstrap.identity_provider();
         let context = Context {
             provider: provider.map(|(name, _)| name.into()),
+            ..Context::default()
         };
         let shows_identity = provider.is_some() && matches!(bootstrap.server().credentials, Credentials::Tls(_));
         let bell = Arc::new(Notify::new());
@@ -177,8 +178,12 @@ struct Begin<'a> {
 
 impl Begin<'_> {
     fn task<V: ads::Variant>(self, bootstrap: &Bootstrap) -> stream::Task<V> {
+        let assembler = assemble::Assembler::new(assemble::Naming {
+            profile: self.context.profile,
+            client_template: bootstrap.client_listener_template().into(),
+            server_template: bootstrap.server_listener_template().map(Into::into),
+        });
         let ads = ads::AdsState::<V>::new(Arc::new(node(bootstrap.node())), self.context);
-        let assembler = assemble::Assembler::new(bootstrap.client_listener_template());
         let server = bootstrap.server().clone();
         let name = server.uri.to_string();
         stream::Task {

@@ -12,7 +12,7 @@ use mesh_core::report::Tally;
 use tokio::sync::watch;
 
 use super::ads::{AdsState, Variant};
-use super::assemble::{Assembler, Missing};
+use super::assemble::{Assembler, Missing, Wanted};
 use super::report::{self, Phase, Report};
 use super::targets::Targets;
 
@@ -67,10 +67,12 @@ impl<V: Variant> State<V> {
     /// What follows every event.
     pub(super) fn refresh(&mut self, now: Instant) {
         self.targets.update(&self.interest.wanted(), now);
+        let wanted = Wanted {
+            targets: self.targets.list(),
+            inbound: self.interest.wanted_inbound(),
+        };
         let mut changed = self.ads.take_changed();
-        let assembly = self
-            .assembler
-            .assemble(&self.targets.list(), self.ads.cache(), &changed);
+        let assembly = self.assembler.assemble(&wanted, self.ads.cache(), &changed);
         if let Some(needs) = &assembly.needs {
             self.ads.subscribe(needs);
             changed.extend(self.ads.take_changed());
@@ -80,10 +82,9 @@ impl<V: Variant> State<V> {
             self.snapshots.publish(snapshot);
         }
         if let Some(waiting) = assembly.waiting {
-            let missing = |missing: &Missing| format!("{} {:?}", missing.kind, missing.name);
             let waiting = waiting.into_iter();
             self.report.waiting = waiting
-                .map(|(target, names)| (target, names.iter().map(missing).collect()))
+                .map(|(target, names)| (target, names.iter().map(Missing::to_string).collect()))
                 .collect();
         }
         report::update(&mut self.report.resources, self.ads.cache(), changed);

@@ -56,6 +56,17 @@ fn path(proto: &Proto) -> Result<PathMatch, Fault> {
         Some(PathSpecifier::Prefix(prefix)) => Ok(PathMatch::Prefix(prefix.as_str().into())),
         Some(PathSpecifier::Path(path)) if any_case => folded("path", path, ""),
         Some(PathSpecifier::Path(path)) => Ok(PathMatch::Exact(path.as_str().into())),
+        // The whole path, or followed by a slash (Envoy).
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
+            if !prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', '#']) {
+                let reason = "must begin with a slash, not end with one, and hold no query";
+                return Err(Fault::new("path_separated_prefix", reason));
+            }
+            let flags = if any_case { "is-u" } else { "s-u" };
+            Pattern::new(&format!("(?{flags}:{}(?:/.*)?)", regex::escape(prefix)))
+                .map(PathMatch::Regex)
+                .map_err(|error| Fault::new("path_separated_prefix", error))
+        }
         // case_sensitive does not apply to expressions (Envoy).
         Some(PathSpecifier::SafeRegex(regex)) => pattern("safe_regex", regex).map(PathMatch::Regex),
         Some(_) => Err(Fault::new("path_specifier", "is of a kind that is not supported")),

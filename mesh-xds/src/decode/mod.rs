@@ -7,12 +7,14 @@
 //! What gRPC drops is dropped here too, with a note for the status page. What would change a call's meaning if it were
 //! ignored is refused.
 
+mod address;
 mod cluster;
 mod common;
 mod endpoint;
-mod lb;
+mod extension;
 mod listener;
 mod matcher;
+mod metadata;
 mod refusal;
 mod route;
 mod tls;
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 use prost::Message;
 
+use crate::convention::Profile;
 use crate::proto::discovery;
 use crate::resource::ResourceKind;
 use crate::wire::{Raw, time_to_live};
@@ -41,6 +44,8 @@ const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 pub(crate) struct Context {
     /// The certificate provider that the workload's identity comes from; `None` when the bootstrap has none.
     pub(crate) provider: Option<Arc<str>>,
+    /// Whose rules the control plane writes by.
+    pub(crate) profile: Profile,
 }
 
 /// A kind of resource and how it is read.

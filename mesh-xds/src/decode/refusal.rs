@@ -107,9 +107,13 @@ impl Fault {
 pub(crate) struct Notes(Vec<Box<str>>);
 
 impl Notes {
+    /// Adds a note, if it says something new.
     pub(super) fn add(&mut self, note: impl fmt::Display) {
         if self.0.len() < MAX_NOTES {
-            self.0.push(note.to_string().into());
+            let note = note.to_string();
+            if !self.0.iter().any(|known| **known == *note) {
+                self.0.push(note.into());
+            }
         }
     }
 

@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 
-use mesh_core::config::{Cluster, LbPolicy, TlsMode};
+use mesh_core::config::{Cluster, LbPolicy, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
 use prost::Name;
 
-use super::common::{ads, duration, uint};
+use super::common::{ads, duration, texts, uint};
 use super::{Dialect, tls};
 use crate::proto::cluster::{
     CircuitBreakers, Cluster as Proto,
     circuit_breakers::Thresholds,
     cluster::{
         ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy as LbEnum, LeastRequestLbConfig,
+        TransportSocketMatch,
     },
 };
-use crate::proto::core::{Http2ProtocolOptions, RoutingPriority};
+use crate::proto::core::{Http2ProtocolOptions, RoutingPriority, TransportSocket};
 use crate::proto::pack;
 use crate::proto::upstream_http::{
     HttpProtocolOptions,
@@ -46,11 +47,43 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             ..CircuitBreakers::default()
         }),
         typed_extension_protocol_options: http2(),
-        transport_socket: match &cluster.tls {
-            TlsMode::Plaintext => None,
-            TlsMode::Mutual(mutual) => Some(tls::upstream(mutual)),
+        transport_socket: socket(own_mode(cluster, dialect)),
+        transport_socket_matches: match dialect {
+            Dialect::Mesh => cluster.tls_matches.iter().map(tls_match).collect(),
+            Dialect::Grpc => Vec::new(),
         },
         ..Proto::default()
+    }
+}
+
+/// gRPC's other clients refuse or ignore matches. Where they would be told plaintext and some endpoints are meant to be called
+/// with TLS, they are told TLS: calls to the others fail then, where the other way round would send in the clear what must
+/// not be.
+fn own_mode(cluster: &Cluster, dialect: Dialect) -> &TlsMode {
+    let modes = cluster.tls_matches.iter().map(|one| &one.mode);
+    match (dialect, &cluster.tls) {
+        (Dialect::Grpc, TlsMode::Plaintext) => {
+            let mut secure = modes.filter(|mode| **mode != TlsMode::Plaintext);
+            secure.next().unwrap_or(&cluster.tls)
+        }
+        _ => &cluster.tls,
+    }
+}
+
+fn socket(mode: &TlsMode) -> Option<TransportSocket> {
+    match mode {
+        TlsMode::Plaintext => None,
+        TlsMode::Mutual(mutual) => Some(tls::upstream(mutual)),
+    }
+}
+
+fn tls_match(one: &TlsMatch) -> TransportSocketMatch {
+    let values = one.when.iter();
+    let values = values.filter_map(|(filter, key, value)| (filter == TRANSPORT_SOCKET_MATCH).then_some((key, value)));
+    TransportSocketMatch {
+        name: one.name.clone().into(),
+        r#match: Some(texts(values)),
+        transport_socket: socket(&one.mode),
     }
 }
 

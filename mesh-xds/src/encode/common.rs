@@ -33,3 +33,14 @@ pub(super) fn ads() -> Option<ConfigSource> {
         ..ConfigSource::default()
     })
 }
+
+/// A struct of text values.
+pub(super) fn texts<'a>(values: impl IntoIterator<Item = (&'a str, &'a str)>) -> protobuf::Struct {
+    let text = |(key, value): (&str, &str)| {
+        let kind = Some(protobuf::value::Kind::StringValue(value.to_owned()));
+        (key.to_owned(), protobuf::Value { kind })
+    };
+    protobuf::Struct {
+        fields: values.into_iter().map(text).collect(),
+    }
+}

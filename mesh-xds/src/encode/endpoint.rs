@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh_core::config::{ClusterName, Endpoint, Health, Locality};
+use mesh_core::config::{ClusterName, Endpoint, Health, Locality, Metadata};
 
-use super::common::uint;
+use super::common::{texts, uint};
 use crate::proto::core::{
-    Address, HealthStatus, Locality as LocalityProto, SocketAddress, address, socket_address::PortSpecifier,
+    Address, HealthStatus, Locality as LocalityProto, Metadata as MetadataProto, SocketAddress, address,
+    socket_address::PortSpecifier,
 };
 use crate::proto::endpoint::{
     ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
@@ -60,11 +61,13 @@ fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
     };
     let health = match endpoint.health {
         Health::Healthy => HealthStatus::Healthy,
+        Health::Degraded => HealthStatus::Degraded,
         Health::Draining => HealthStatus::Draining,
         Health::Unhealthy => HealthStatus::Unhealthy,
     };
     LbEndpoint {
         health_status: health as i32,
+        metadata: metadata(&endpoint.metadata),
         load_balancing_weight: uint(endpoint.weight.0),
         host_identifier: Some(HostIdentifier::Endpoint(EndpointProto {
             address: Some(Address {
@@ -72,6 +75,22 @@ fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
             }),
             ..EndpointProto::default()
         })),
-        ..LbEndpoint::default()
     }
+}
+
+fn metadata(metadata: &Metadata) -> Option<MetadataProto> {
+    if metadata.is_empty() {
+        return None;
+    }
+    let mut filters: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+    for (filter, key, value) in metadata.iter() {
+        filters.entry(filter).or_default().push((key, value));
+    }
+    let filters = filters
+        .into_iter()
+        .map(|(filter, values)| (filter.to_owned(), texts(values)));
+    Some(MetadataProto {
+        filter_metadata: filters.collect(),
+        ..MetadataProto::default()
+    })
 }

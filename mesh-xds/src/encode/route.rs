@@ -19,6 +19,7 @@ pub(super) fn configuration(tree: &RouteTree) -> RouteConfiguration {
     RouteConfiguration {
         name: String::from(&*tree.name),
         virtual_hosts: tree.virtual_hosts.iter().map(virtual_host).collect(),
+        ignore_port_in_host_matching: tree.ignore_port,
         ..RouteConfiguration::default()
     }
 }

@@ -23,7 +23,7 @@ use crate::wire::{Request, Response, Sotw};
 #[derive(Debug)]
 pub(super) struct StreamState {
     dialect: Dialect,
-    subscriptions: [Option<Subscription>; 4],
+    subscriptions: [Option<Subscription>; ResourceKind::COUNT],
     next_nonce: u64,
 }
 

@@ -35,7 +35,7 @@ struct Group {
 
 /// The versions that a published snapshot goes by on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Versions([Arc<str>; 4]);
+pub struct Versions([Arc<str>; ResourceKind::COUNT]);
 
 impl Versions {
     /// Of one kind of resource, as our own client is told it.

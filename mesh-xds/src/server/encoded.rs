@@ -26,7 +26,7 @@ pub(crate) struct TypeSet {
 /// What one group of clients is told, in each dialect.
 #[derive(Clone, Debug)]
 pub(crate) struct Encoded {
-    sets: [[Arc<TypeSet>; 4]; 2],
+    sets: [[Arc<TypeSet>; ResourceKind::COUNT]; 2],
 }
 
 /// A snapshot that clients could not use. Nothing of it is sent: a bad resource over the wire could cost them the good one
@@ -113,8 +113,11 @@ impl Encoded {
             (ResourceKind::Listener, listeners),
             (ResourceKind::Route, routes),
             (ResourceKind::Endpoints, endpoints),
+            // No filter of ours is a resource of its own.
+            (ResourceKind::ExtensionConfig, Resources::new()),
         ];
-        let [listeners, routes, endpoints] = shared.map(|(kind, resources)| set(Dialect::Mesh, kind, resources));
+        let [listeners, routes, endpoints, extensions] =
+            shared.map(|(kind, resources)| set(Dialect::Mesh, kind, resources));
         let ours = set(Dialect::Mesh, ResourceKind::Cluster, ours);
         let others = set(Dialect::Grpc, ResourceKind::Cluster, others);
         let sets = [ours, others].map(|clusters| {
@@ -123,6 +126,7 @@ impl Encoded {
                 Arc::clone(&routes),
                 clusters,
                 Arc::clone(&endpoints),
+                Arc::clone(&extensions),
             ]
         });
         Ok(Self { sets })
@@ -156,6 +160,7 @@ fn listeners_and_routes(snapshot: &Snapshot) -> Result<(Resources, Resources), U
 fn check<R: Resource>(resources: &Resources) -> Result<(), Unpublishable> {
     let context = Context {
         provider: Some(PROVIDER.into()),
+        ..Context::default()
     };
     for bytes in resources.values() {
         let raw = Raw {

@@ -7,9 +7,10 @@ use crate::resource::ResourceKind;
 use crate::wire::Variant;
 
 /// Make before break: nothing is named before it is there (xDS protocol, "Eventual consistency considerations").
-pub(super) const SEND_ORDER: [ResourceKind; 4] = [
+pub(super) const SEND_ORDER: [ResourceKind; ResourceKind::COUNT] = [
     ResourceKind::Cluster,
     ResourceKind::Endpoints,
+    ResourceKind::ExtensionConfig,
     ResourceKind::Listener,
     ResourceKind::Route,
 ];

@@ -23,7 +23,7 @@ use mesh_core::config::RouteTree;
 use super::cache::{Cache, Cached, Changed};
 use crate::decode::{Context, Rejected};
 use crate::node::Node;
-use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 use crate::wire;
 
 mod delta;
@@ -72,7 +72,7 @@ pub(crate) struct AdsState<V: Variant> {
     node: Arc<Node>,
     context: Context,
     cache: Cache,
-    types: [TypeState<V::Memory>; 4],
+    types: [TypeState<V::Memory>; ResourceKind::COUNT],
     connected: bool,
     node_sent: bool,
 }
@@ -193,6 +193,7 @@ impl<V: Variant> AdsState<V> {
             ResourceKind::Route => self.take::<RouteTree>(response, now),
             ResourceKind::Cluster => self.take::<ClusterSpec>(response, now),
             ResourceKind::Endpoints => self.take::<Endpoints>(response, now),
+            ResourceKind::ExtensionConfig => self.take::<Extension>(response, now),
         };
         let refused = (!rejected.is_empty()).then(|| refusal(&self.node.id, &rejected));
         let state = &mut self.types[kind.index()];

@@ -12,13 +12,12 @@ use crate::resource::ResourceKind;
 /// control plane stops listing them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
-    names: [BTreeSet<Arc<str>>; 4],
-    everything: [bool; 4],
+    names: [BTreeSet<Arc<str>>; ResourceKind::COUNT],
+    everything: [bool; ResourceKind::COUNT],
 }
 
 impl Needs {
     /// Asks for all there is of a kind (xDS protocol, "Wildcard"): listeners and clusters, as Envoy does.
-    #[cfg(test)]
     pub(crate) fn want_everything(&mut self, kind: ResourceKind) {
         self.everything[kind.index()] = true;
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kind::Timer;
-use crate::client::cache::{Cached, MAX_RESOURCES, Table};
+use crate::client::cache::{Cached, MAX_RESOURCES, Names as _, Table};
 use crate::decode::{Context, Decoded, Fault, Rejected, Unwrapped, decode, unwrap};
 use crate::wire::{NOT_FOUND, Raw, ResourceError};
 

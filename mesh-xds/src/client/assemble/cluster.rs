@@ -114,7 +114,6 @@ impl Walk<'_> {
             (Discovery::Aggregate(_), leaves) => aggregate(name, leaves),
             (_, [leaf]) => Cluster {
                 endpoints: Arc::clone(&leaf.endpoints.endpoints),
-                drops: Arc::clone(&leaf.endpoints.drops),
                 ..leaf.spec.cluster.clone()
             },
             _ => return (Vec::new(), Err(not_yet())),
@@ -280,7 +279,6 @@ fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
     Cluster {
         name: name.clone(),
         endpoints: endpoints.into(),
-        drops: Arc::clone(&leaves[0].endpoints.drops),
         tls_matches: tls_matches.into(),
         ..first.clone()
     }

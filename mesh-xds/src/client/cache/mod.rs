@@ -11,19 +11,20 @@ use std::sync::Arc;
 use mesh_core::config::RouteTree;
 
 use crate::decode::{Rejected, Resource};
-use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 
 mod table;
 
-pub(crate) use table::{MAX_RESOURCES, Table};
+pub(crate) use table::{MAX_RESOURCES, Names, Table};
 
-/// The four tables.
+/// A table for each kind.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     listeners: Table<Listener>,
     routes: Table<RouteTree>,
     clusters: Table<ClusterSpec>,
     endpoints: Table<Endpoints>,
+    extensions: Table<Extension>,
 }
 
 /// What is wrong with a resource since its last good value, or from the start.
@@ -73,136 +74,106 @@ impl Cache {
         R::table(self).find(name)
     }
 
+    /// Every good value of a kind, in order of names.
+    pub(crate) fn values<R: Cached + 'static>(&self) -> impl Iterator<Item = Arc<R>> {
+        R::table(self).values()
+    }
+
+    /// Whether the control plane has said of everything what there is.
+    pub(crate) fn is_complete<R: Cached>(&self) -> bool {
+        R::table(self).is_complete()
+    }
+
     /// Begins or ends the memory of names, so that it holds exactly the subscribed ones.
     pub(crate) fn insert(&mut self, kind: ResourceKind, name: &Arc<str>) {
-        match kind {
-            ResourceKind::Listener => self.listeners.insert(name),
-            ResourceKind::Route => self.routes.insert(name),
-            ResourceKind::Cluster => self.clusters.insert(name),
-            ResourceKind::Endpoints => self.endpoints.insert(name),
-        }
+        self.of_mut(kind).insert(name);
     }
 
     pub(crate) fn remove(&mut self, kind: ResourceKind, name: &str) {
-        match kind {
-            ResourceKind::Listener => self.listeners.remove(name),
-            ResourceKind::Route => self.routes.remove(name),
-            ResourceKind::Cluster => self.clusters.remove(name),
-            ResourceKind::Endpoints => self.endpoints.remove(name),
-        }
+        self.of_mut(kind).remove(name);
     }
 
     /// Whether resources that nobody named are kept too.
     pub(crate) fn open(&mut self, kind: ResourceKind, everything: bool) {
-        match kind {
-            ResourceKind::Listener => self.listeners.open(everything),
-            ResourceKind::Route => self.routes.open(everything),
-            ResourceKind::Cluster => self.clusters.open(everything),
-            ResourceKind::Endpoints => self.endpoints.open(everything),
-        }
+        self.of_mut(kind).open(everything);
     }
 
     /// Ends a resource that is not to outlive its time, however good it was.
     pub(crate) fn end(&mut self, kind: ResourceKind, name: &Arc<str>, why: &Arc<str>) {
-        match kind {
-            ResourceKind::Listener => self.listeners.end(name, why),
-            ResourceKind::Route => self.routes.end(name, why),
-            ResourceKind::Cluster => self.clusters.end(name, why),
-            ResourceKind::Endpoints => self.endpoints.end(name, why),
-        }
+        self.of_mut(kind).end(name, why);
     }
 
     /// Notes that the control plane does not have it.
     pub(crate) fn absent(&mut self, kind: ResourceKind, name: &Arc<str>, why: &Arc<str>) {
-        match kind {
-            ResourceKind::Listener => self.listeners.absent(name, why),
-            ResourceKind::Route => self.routes.absent(name, why),
-            ResourceKind::Cluster => self.clusters.absent(name, why),
-            ResourceKind::Endpoints => self.endpoints.absent(name, why),
-        }
+        self.of_mut(kind).absent(name, why);
     }
 
     /// Names and versions of what is held without dispute.
     pub(crate) fn held(&self, kind: ResourceKind) -> Vec<(Arc<str>, Arc<str>)> {
-        match kind {
-            ResourceKind::Listener => self.listeners.held(),
-            ResourceKind::Route => self.routes.held(),
-            ResourceKind::Cluster => self.clusters.held(),
-            ResourceKind::Endpoints => self.endpoints.held(),
-        }
+        self.of(kind).held()
     }
 
-    /// What changed since this was last asked, in order of events; a name may come more than once.
+    /// What changed since this was last asked, kind by kind; a name may come more than once.
     pub(crate) fn take_changed(&mut self) -> Vec<Changed> {
-        let listeners = self.listeners.take_changed();
-        let routes = self.routes.take_changed();
-        let clusters = self.clusters.take_changed();
-        let endpoints = self.endpoints.take_changed();
-        let of = |kind, names: Vec<Arc<str>>| names.into_iter().map(move |name| (kind, name));
-        of(ResourceKind::Listener, listeners)
-            .chain(of(ResourceKind::Route, routes))
-            .chain(of(ResourceKind::Cluster, clusters))
-            .chain(of(ResourceKind::Endpoints, endpoints))
-            .collect()
+        let mut changed = Vec::new();
+        for kind in ResourceKind::ALL {
+            let names = self.of_mut(kind).take_changed();
+            changed.extend(names.into_iter().map(|name| (kind, name)));
+        }
+        changed
     }
 
     /// One row for the status page; `None` when the name is not subscribed to.
     pub(crate) fn row(&self, kind: ResourceKind, name: &str) -> Option<Row<'_>> {
-        match kind {
-            ResourceKind::Listener => self.listeners.row(name),
-            ResourceKind::Route => self.routes.row(name),
-            ResourceKind::Cluster => self.clusters.row(name),
-            ResourceKind::Endpoints => self.endpoints.row(name),
-        }
+        self.of(kind).row(name)
     }
 
     /// Every subscribed name.
     #[cfg(test)]
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.listeners
-            .rows()
-            .chain(self.routes.rows())
-            .chain(self.clusters.rows())
-            .chain(self.endpoints.rows())
+        ResourceKind::ALL.into_iter().flat_map(|kind| self.of(kind).rows())
+    }
+
+    fn of(&self, kind: ResourceKind) -> &dyn Names {
+        match kind {
+            ResourceKind::Listener => &self.listeners,
+            ResourceKind::Route => &self.routes,
+            ResourceKind::Cluster => &self.clusters,
+            ResourceKind::Endpoints => &self.endpoints,
+            ResourceKind::ExtensionConfig => &self.extensions,
+        }
+    }
+
+    fn of_mut(&mut self, kind: ResourceKind) -> &mut dyn Names {
+        match kind {
+            ResourceKind::Listener => &mut self.listeners,
+            ResourceKind::Route => &mut self.routes,
+            ResourceKind::Cluster => &mut self.clusters,
+            ResourceKind::Endpoints => &mut self.endpoints,
+            ResourceKind::ExtensionConfig => &mut self.extensions,
+        }
     }
 }
 
-impl Cached for Listener {
-    fn table(cache: &Cache) -> &Table<Self> {
-        &cache.listeners
-    }
+/// Fits each kind of resource to its table.
+macro_rules! cached {
+    ($($resource:ty => $table:ident),* $(,)?) => {
+        $(impl Cached for $resource {
+            fn table(cache: &Cache) -> &Table<Self> {
+                &cache.$table
+            }
 
-    fn table_mut(cache: &mut Cache) -> &mut Table<Self> {
-        &mut cache.listeners
-    }
+            fn table_mut(cache: &mut Cache) -> &mut Table<Self> {
+                &mut cache.$table
+            }
+        })*
+    };
 }
 
-impl Cached for RouteTree {
-    fn table(cache: &Cache) -> &Table<Self> {
-        &cache.routes
-    }
-
-    fn table_mut(cache: &mut Cache) -> &mut Table<Self> {
-        &mut cache.routes
-    }
-}
-
-impl Cached for ClusterSpec {
-    fn table(cache: &Cache) -> &Table<Self> {
-        &cache.clusters
-    }
-
-    fn table_mut(cache: &mut Cache) -> &mut Table<Self> {
-        &mut cache.clusters
-    }
-}
-
-impl Cached for Endpoints {
-    fn table(cache: &Cache) -> &Table<Self> {
-        &cache.endpoints
-    }
-
-    fn table_mut(cache: &mut Cache) -> &mut Table<Self> {
-        &mut cache.endpoints
-    }
+cached! {
+    Listener => listeners,
+    RouteTree => routes,
+    ClusterSpec => clusters,
+    Endpoints => endpoints,
+    Extension => extensions,
 }

@@ -55,11 +55,6 @@ impl<R: Resource> Table<R> {
         }
     }
 
-    pub(super) fn open(&mut self, everything: bool) {
-        self.everything = everything;
-        self.complete &= everything;
-    }
-
     /// A name that is not there now, is not there.
     pub(crate) fn complete(&mut self) {
         if self.everything && !self.complete {
@@ -72,29 +67,6 @@ impl<R: Resource> Table<R> {
     /// Whether one more name may come in.
     pub(crate) fn has_room(&self, name: &str) -> bool {
         !self.everything || self.entries.len() < MAX_RESOURCES || self.entries.contains_key(name)
-    }
-
-    pub(super) fn insert(&mut self, name: &Arc<str>) {
-        let changed = &mut self.changed;
-        self.entries.entry(Arc::clone(name)).or_insert_with(|| {
-            changed.push(Arc::clone(name));
-            Entry {
-                good: None,
-                received: "".into(),
-                trouble: None,
-            }
-        });
-    }
-
-    /// Forgets a name that nobody looks at any more, unless it goes on being told of anyway.
-    pub(crate) fn remove(&mut self, name: &str) {
-        let told = |entry: &Entry<R>| entry.good.is_some() && !matches!(entry.trouble, Some(Trouble::Absent(_)));
-        if self.everything && self.entries.get(name).is_some_and(told) {
-            return;
-        }
-        if let Some((name, _)) = self.entries.remove_entry(name) {
-            self.changed.push(name);
-        }
     }
 
     /// Whether `bytes` are the last good ones: the same value again, which keeps its `Arc`. If so, what was wrong since is
@@ -153,14 +125,6 @@ impl<R: Resource> Table<R> {
         good.is_some_and(|good| &*good.version == version)
     }
 
-    /// Names and versions of the good values that nothing was said against since.
-    pub(super) fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {
-        let undisputed = self.entries.iter().filter(|(_, entry)| entry.trouble.is_none());
-        undisputed
-            .filter_map(|(name, entry)| Some((Arc::clone(name), Arc::clone(&entry.good.as_ref()?.version))))
-            .collect()
-    }
-
     /// The subscribed names that have a good value.
     pub(crate) fn known(&self) -> impl Iterator<Item = &Arc<str>> {
         self.entries
@@ -169,33 +133,100 @@ impl<R: Resource> Table<R> {
             .map(|(name, _)| name)
     }
 
-    pub(crate) fn absent(&mut self, name: &Arc<str>, why: &Arc<str>) {
+    /// Every good value, in order of names.
+    pub(super) fn values(&self) -> impl Iterator<Item = Arc<R>> {
+        self.entries
+            .values()
+            .filter_map(|entry| Some(Arc::clone(&entry.good.as_ref()?.value)))
+    }
+
+    /// Whether everything was asked for and told.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+}
+
+/// What a table does with names, whatever its resources are.
+pub(crate) trait Names {
+    /// Begins the memory of a name.
+    fn insert(&mut self, name: &Arc<str>);
+    /// Forgets a name that nobody looks at any more, unless it goes on being told of anyway.
+    fn remove(&mut self, name: &str);
+    /// Whether resources that nobody named are kept too.
+    fn open(&mut self, everything: bool);
+    /// Notes that the control plane does not have it. A good value stays.
+    fn absent(&mut self, name: &Arc<str>, why: &Arc<str>);
+    /// Ends a good value.
+    fn end(&mut self, name: &Arc<str>, why: &Arc<str>);
+    /// Names and versions of the good values that nothing was said against since.
+    fn held(&self) -> Vec<(Arc<str>, Arc<str>)>;
+    fn take_changed(&mut self) -> Vec<Arc<str>>;
+    fn row(&self, name: &str) -> Option<Row<'_>>;
+    #[cfg(test)]
+    fn rows(&self) -> Vec<Row<'_>>;
+}
+
+impl<R: Resource> Names for Table<R> {
+    fn insert(&mut self, name: &Arc<str>) {
+        let changed = &mut self.changed;
+        self.entries.entry(Arc::clone(name)).or_insert_with(|| {
+            changed.push(Arc::clone(name));
+            Entry {
+                good: None,
+                received: "".into(),
+                trouble: None,
+            }
+        });
+    }
+
+    fn remove(&mut self, name: &str) {
+        let told = |entry: &Entry<R>| entry.good.is_some() && !matches!(entry.trouble, Some(Trouble::Absent(_)));
+        if self.everything && self.entries.get(name).is_some_and(told) {
+            return;
+        }
+        if let Some((name, _)) = self.entries.remove_entry(name) {
+            self.changed.push(name);
+        }
+    }
+
+    fn open(&mut self, everything: bool) {
+        self.everything = everything;
+        self.complete &= everything;
+    }
+
+    fn absent(&mut self, name: &Arc<str>, why: &Arc<str>) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.trouble = Some(Trouble::Absent(Arc::clone(why)));
             self.changed.push(Arc::clone(name));
         }
     }
 
-    pub(super) fn end(&mut self, name: &Arc<str>, why: &Arc<str>) {
+    fn end(&mut self, name: &Arc<str>, why: &Arc<str>) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.good = None;
         }
         self.absent(name, why);
     }
 
-    pub(super) fn take_changed(&mut self) -> Vec<Arc<str>> {
+    fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let undisputed = self.entries.iter().filter(|(_, entry)| entry.trouble.is_none());
+        undisputed
+            .filter_map(|(name, entry)| Some((Arc::clone(name), Arc::clone(&entry.good.as_ref()?.version))))
+            .collect()
+    }
+
+    fn take_changed(&mut self) -> Vec<Arc<str>> {
         mem::take(&mut self.changed)
     }
 
-    pub(super) fn row(&self, name: &str) -> Option<Row<'_>> {
-        self.entries
-            .get_key_value(name)
-            .map(|(name, entry)| row::<R>(name, entry))
+    fn row(&self, name: &str) -> Option<Row<'_>> {
+        let (name, entry) = self.entries.get_key_value(name)?;
+        Some(row::<R>(name, entry))
     }
 
     #[cfg(test)]
-    pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.entries.iter().map(|(name, entry)| row::<R>(name, entry))
+    fn rows(&self) -> Vec<Row<'_>> {
+        self.entries.iter().map(|(name, entry)| row::<R>(name, entry)).collect()
     }
 }
 

@@ -6,10 +6,26 @@ use mesh_core::config::{ReasonKind, Version};
 
 use super::*;
 use crate::client::ads::{AdsState, Needs};
-use crate::client::assemble::{Assembler, Missing};
+use crate::client::assemble::{Assembler, Missing, Naming, Wanted};
+use crate::convention::Profile;
 use crate::decode::Context;
 use crate::node::Node;
 use crate::wire::Sotw;
+
+fn grpc(template: &str) -> Naming {
+    Naming {
+        profile: Profile::Grpc,
+        client_template: template.into(),
+        server_template: Some("server/%s".into()),
+    }
+}
+
+fn wanted(targets: &[Arc<str>]) -> Wanted {
+    Wanted {
+        targets: targets.into(),
+        inbound: Vec::new(),
+    }
+}
 
 /// The state machines of a client, and a control plane that says only what it is told to.
 struct Mesh {
@@ -32,7 +48,7 @@ impl Mesh {
     fn new(targets: &[&str]) -> Self {
         let mut mesh = Self {
             ads: AdsState::new(Arc::new(Node::default()), Context::default()),
-            assembler: Assembler::new("%s"),
+            assembler: Assembler::new(grpc("%s")),
             targets: names(targets),
             version: 0,
             seen: Seen::default(),
@@ -44,7 +60,9 @@ impl Mesh {
 
     fn step(&mut self) -> Seen {
         let changed = self.ads.take_changed();
-        let assembly = self.assembler.assemble(&self.targets, self.ads.cache(), &changed);
+        let assembly = self
+            .assembler
+            .assemble(&wanted(&self.targets), self.ads.cache(), &changed);
         if let Some(needs) = assembly.needs {
             self.ads.subscribe(&needs);
             drop(self.ads.take_changed());
@@ -89,7 +107,11 @@ fn kind_of<T>(resolved: &Result<T, mesh_core::config::Reason>) -> Option<ReasonK
 
 fn missing(assembly: &Seen, target: &str) -> Vec<(ResourceKind, String)> {
     let missing = &assembly.waiting[target];
-    missing.iter().map(|one| (one.kind, one.name.to_string())).collect()
+    let named = |one: &Missing| match one {
+        Missing::Resource(kind, name) => (*kind, name.to_string()),
+        other => panic!("{other:?}"),
+    };
+    missing.iter().map(named).collect()
 }
 
 #[test]
@@ -252,8 +274,8 @@ fn targets_that_share_a_cluster_share_its_value_and_its_updates() {
 
 #[test]
 fn the_template_makes_a_listeners_name_of_a_targets() {
-    let mut assembler = Assembler::new("mesh/%s/v1");
+    let mut assembler = Assembler::new(grpc("mesh/%s/v1"));
     let ads = AdsState::<Sotw>::new(Arc::new(Node::default()), Context::default());
-    let needs = assembler.assemble(&names(&["t"]), ads.cache(), &[]).needs;
+    let needs = assembler.assemble(&wanted(&names(&["t"])), ads.cache(), &[]).needs;
     assert!(needs.unwrap()[ResourceKind::Listener.index()].contains("mesh/t/v1"));
 }

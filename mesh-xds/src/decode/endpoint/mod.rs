@@ -2,23 +2,31 @@
 //!
 //! Envoy and gRPC choose a locality by weight and then an endpoint in it. Here an endpoint carries its share among all of
 //! its priority, which gives each the same part of the traffic with one draw less.
+//!
+//! Clusters that bring their endpoints along (STATIC, DNS) are read by the same rules, except that their localities need no
+//! name.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_core::config::{Endpoint, Health, Locality, Weight};
+use mesh_core::config::{DropOverload, Endpoint, Health, Metadata, Weight};
 
+use super::address::{is_for_proxies, socket_address};
 use super::{Context, Fault, Notes, Resource};
-use crate::proto::core::{Address, HealthStatus, address, socket_address::PortSpecifier};
+use crate::convention::Profile;
+use crate::proto::core::HealthStatus;
 use crate::proto::endpoint::{
-    ClusterLoadAssignment as Proto, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+    ClusterLoadAssignment as Proto, Endpoint as EndpointProto,
+    cluster_load_assignment::policy::DropOverload as DropProto,
 };
+use crate::proto::percent::{FractionalPercent, fractional_percent::DenominatorType};
 use crate::resource::{Endpoints, ResourceKind};
 
+pub(super) mod groups;
 mod share;
 
-use share::Group;
+use groups::{Member, Place, flatten};
 
 impl Resource for Endpoints {
     const KIND: ResourceKind = ResourceKind::Endpoints;
@@ -28,132 +36,121 @@ impl Resource for Endpoints {
         &proto.cluster_name
     }
 
-    fn decode(proto: &Proto, _context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
-        let drops = proto.policy.as_ref().map_or(0, |policy| policy.drop_overloads.len());
-        if drops > 0 {
-            notes.add("drop_overloads is not applied");
-        }
-        // A control plane that weighs no locality means to pool them, as Envoy does; where some are weighed, one that is
-        // not gets nothing (gRFC A27).
-        let pooled = proto
-            .endpoints
-            .iter()
-            .all(|locality| locality.load_balancing_weight.is_none());
-        let mut groups = Groups::default();
-        for (index, locality) in proto.endpoints.iter().enumerate() {
-            groups
-                .add(locality, pooled, notes)
-                .map_err(|fault| fault.within(format_args!("endpoints[{index}]")))?;
-        }
-        groups.flatten()
+    fn decode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
+        read(proto, true, context, notes)
     }
 }
 
-#[derive(Default)]
-struct Groups {
-    priorities: BTreeMap<u32, Vec<Group>>,
-    localities: BTreeSet<(u32, [String; 3])>,
-    addresses: HashSet<SocketAddr>,
+/// Reads endpoints with IP addresses. `localities_named`: whether a locality must say which it is.
+pub(super) fn read(
+    proto: &Proto,
+    localities_named: bool,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<Endpoints, Fault> {
+    let mut reader = Addresses {
+        seen: HashSet::new(),
+        profile: context.profile,
+    };
+    let endpoints = flatten::<Endpoint, _>(proto, localities_named, context, notes, &mut reader)?;
+    let drops = proto.policy.iter().flat_map(|policy| &policy.drop_overloads);
+    let drops = drops.enumerate().map(|(index, drop)| {
+        drop_overload(drop).map_err(|fault| fault.within(format_args!("policy.drop_overloads[{index}]")))
+    });
+    let drops: Vec<DropOverload> = drops.collect::<Result<_, _>>()?;
+    Ok(Endpoints {
+        endpoints: endpoints.into(),
+        drops: drops.into_iter().filter(|drop| drop.per_million > 0).collect(),
+    })
 }
 
-impl Groups {
-    fn add(&mut self, proto: &LocalityLbEndpoints, pooled: bool, notes: &mut Notes) -> Result<(), Fault> {
-        if proto.lb_config.is_some() {
-            return Err(Fault::new("lb_config", "LEDS is not supported"));
-        }
-        let weight = proto.load_balancing_weight.as_ref().map(|weight| weight.value);
-        if weight == Some(0) || (weight.is_none() && !pooled) {
-            notes.add("a locality without a weight was left out");
-            return Ok(());
-        }
-        let id = proto
-            .locality
-            .as_ref()
-            .ok_or_else(|| Fault::new("locality", "is missing"))?;
-        let key = [id.region.clone(), id.zone.clone(), id.sub_zone.clone()];
-        if !self.localities.insert((proto.priority, key)) {
-            return Err(Fault::new("locality", "is there twice in one priority"));
-        }
-        let locality = Arc::new(Locality {
-            region: id.region.as_str().into(),
-            zone: id.zone.as_str().into(),
-            sub_zone: id.sub_zone.as_str().into(),
-        });
-        let mut endpoints = Vec::with_capacity(proto.lb_endpoints.len());
-        for (index, lb_endpoint) in proto.lb_endpoints.iter().enumerate() {
-            let endpoint = self
-                .endpoint(lb_endpoint, proto.priority, &locality)
-                .map_err(|fault| fault.within(format_args!("lb_endpoints[{index}]")))?;
-            endpoints.push(endpoint);
-        }
-        let sum = endpoints.iter().map(|endpoint| u64::from(endpoint.weight.0)).sum();
-        if sum > u64::from(u32::MAX) {
-            return Err(Fault::new("lb_endpoints", "weights sum to more than 4294967295"));
-        }
-        let weight = weight.map_or(sum, u64::from);
-        let group = Group { endpoints, sum, weight };
-        self.priorities.entry(proto.priority).or_default().push(group);
-        Ok(())
-    }
+/// Reads endpoints and remembers which addresses there were.
+struct Addresses {
+    seen: HashSet<SocketAddr>,
+    profile: Profile,
+}
 
-    fn endpoint(&mut self, proto: &LbEndpoint, priority: u32, locality: &Arc<Locality>) -> Result<Endpoint, Fault> {
-        let Some(HostIdentifier::Endpoint(endpoint)) = &proto.host_identifier else {
-            return Err(Fault::new("endpoint", "is missing"));
-        };
-        let address = socket_address(endpoint.address.as_ref()).map_err(|fault| fault.within("endpoint.address"))?;
-        if !self.addresses.insert(address) {
-            return Err(Fault::new("endpoint.address", format!("{address} is there twice")));
+impl groups::Read<Endpoint> for Addresses {
+    fn read(&mut self, proto: &EndpointProto, place: Place<'_>, notes: &mut Notes) -> Result<Option<Endpoint>, Fault> {
+        let lenient = self.profile == Profile::Envoy;
+        if lenient && is_for_proxies(proto.address.as_ref()) {
+            notes.add("an endpoint whose address only a proxy can use was left out");
+            return Ok(None);
         }
-        let weight = match &proto.load_balancing_weight {
-            None => Weight::ONE,
-            Some(weight) if weight.value == 0 => return Err(Fault::new("load_balancing_weight", "must be at least 1")),
-            Some(weight) => Weight(weight.value),
-        };
-        Ok(Endpoint {
-            address,
-            weight,
-            health: health(proto.health_status),
-            priority,
-            locality: Arc::clone(locality),
-        })
-    }
-
-    fn flatten(self) -> Result<Endpoints, Fault> {
-        let mut all = Vec::new();
-        for (expected, (priority, groups)) in (0..).zip(self.priorities) {
-            if priority != expected {
-                let reason = format!("priority {expected} is missing below priority {priority}");
-                return Err(Fault::new("endpoints", reason));
+        let address = socket_address(proto.address.as_ref()).map_err(|fault| fault.within("address"))?;
+        if !self.seen.insert(address) {
+            if lenient {
+                notes.add("an endpoint that is there twice was left out once");
+                return Ok(None);
             }
-            share::weigh(groups, &mut all)?;
+            return Err(Fault::new("address", format!("{address} is there twice")));
         }
-        Ok(all.into())
+        if !proto.additional_addresses.is_empty() {
+            notes.add("additional_addresses is not used");
+        }
+        Ok(Some(Endpoint {
+            address,
+            weight: place.weight,
+            health: health(place.health),
+            priority: place.priority,
+            locality: Arc::clone(place.locality),
+            metadata: place.metadata,
+        }))
     }
 }
 
-fn socket_address(proto: Option<&Address>) -> Result<SocketAddr, Fault> {
-    let Some(address::Address::SocketAddress(socket)) = proto.and_then(|address| address.address.as_ref()) else {
-        return Err(Fault::new("socket_address", "is missing"));
-    };
-    let ip: IpAddr = socket.address.parse().map_err(|_| {
-        Fault::new(
-            "socket_address.address",
-            format!("is not an IP address: {:?}", socket.address),
-        )
-    })?;
-    let port = match &socket.port_specifier {
-        Some(PortSpecifier::PortValue(port)) => u16::try_from(*port).ok().filter(|port| *port != 0),
-        Some(PortSpecifier::NamedPort(_)) | None => None,
-    };
-    let port = port.ok_or_else(|| Fault::new("socket_address.port_value", "is not a port between 1 and 65535"))?;
-    Ok(SocketAddr::new(ip, port))
+impl Member for Endpoint {
+    fn weight(&mut self) -> &mut Weight {
+        &mut self.weight
+    }
 }
 
-/// gRPC calls endpoints that are healthy or unknown, and no others (gRFC A27).
+/// gRPC calls endpoints that are healthy or unknown, and no others (gRFC A27); Envoy calls degraded ones last.
 fn health(status: i32) -> Health {
     match HealthStatus::try_from(status) {
         Ok(HealthStatus::Unknown | HealthStatus::Healthy) => Health::Healthy,
         Ok(HealthStatus::Draining) => Health::Draining,
-        Ok(HealthStatus::Unhealthy | HealthStatus::Timeout | HealthStatus::Degraded) | Err(_) => Health::Unhealthy,
+        Ok(HealthStatus::Degraded) => Health::Degraded,
+        Ok(HealthStatus::Unhealthy | HealthStatus::Timeout) | Err(_) => Health::Unhealthy,
+    }
+}
+
+fn drop_overload(proto: &DropProto) -> Result<DropOverload, Fault> {
+    let percentage = proto.drop_percentage.as_ref();
+    let per_million = percentage.map_or(Ok(0), per_million);
+    Ok(DropOverload {
+        category: proto.category.as_str().into(),
+        per_million: per_million.map_err(|fault| fault.within("drop_percentage"))?,
+    })
+}
+
+/// More than everything is everything (gRFC A27).
+fn per_million(proto: &FractionalPercent) -> Result<u32, Fault> {
+    let unit = match DenominatorType::try_from(proto.denominator) {
+        Ok(DenominatorType::Hundred) => 10_000,
+        Ok(DenominatorType::TenThousand) => 100,
+        Ok(DenominatorType::Million) => 1,
+        Err(_) => {
+            let reason = format!("{} is not a denominator", proto.denominator);
+            return Err(Fault::new("denominator", reason));
+        }
+    };
+    Ok(proto.numerator.saturating_mul(unit).min(DropOverload::ALL))
+}
+
+/// The metadata of the endpoints of one resource, each value once: most of them say the same.
+#[derive(Default)]
+pub(super) struct Shared {
+    known: HashSet<Arc<Metadata>>,
+}
+
+impl Shared {
+    pub(super) fn one(&mut self, metadata: Metadata) -> Arc<Metadata> {
+        if let Some(known) = self.known.get(&metadata) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(metadata);
+        self.known.insert(Arc::clone(&new));
+        new
     }
 }

@@ -1,22 +1,23 @@
 //! What part of the traffic each endpoint of a priority gets.
 
-use mesh_core::config::{Endpoint, Weight};
+use mesh_core::config::Weight;
 
+use super::groups::Member;
 use crate::decode::Fault;
 
 /// How finely shares are kept when localities are weighted otherwise than by their endpoints: to a thousandth.
 const SHARE_STEPS: u64 = 1000;
 
-/// A locality that takes part: its endpoints and what it weighs against its siblings.
-pub(super) struct Group {
-    pub(super) endpoints: Vec<Endpoint>,
-    /// Sum of the endpoints' weights.
+/// A locality that takes part: its members and what it weighs against its siblings.
+pub(super) struct Group<T> {
+    pub(super) members: Vec<T>,
+    /// Sum of the members' weights.
     pub(super) sum: u64,
     pub(super) weight: u64,
 }
 
-/// Gives each endpoint of one priority its share: the locality's weight, divided by the endpoints' own.
-pub(super) fn weigh(groups: Vec<Group>, all: &mut Vec<Endpoint>) -> Result<(), Fault> {
+/// Gives each member of one priority its share: the locality's weight, divided by the members' own.
+pub(super) fn weigh<T: Member>(groups: Vec<Group<T>>, all: &mut Vec<T>) -> Result<(), Fault> {
     let total: u64 = groups.iter().map(|group| group.weight).sum();
     if total > u64::from(u32::MAX) {
         return Err(Fault::new(
@@ -31,13 +32,13 @@ pub(super) fn weigh(groups: Vec<Group>, all: &mut Vec<Endpoint>) -> Result<(), F
             let share = u128::from(group.weight * steps) * u128::from(own.0) / u128::from(group.sum.max(1));
             Weight(u32::try_from(share).unwrap_or(u32::MAX).max(1))
         };
-        all.extend(group.endpoints.into_iter().map(|endpoint| match as_written {
-            true => endpoint,
-            false => Endpoint {
-                weight: share(endpoint.weight),
-                ..endpoint
-            },
-        }));
+        for mut member in group.members {
+            if !as_written {
+                let own = *member.weight();
+                *member.weight() = share(own);
+            }
+            all.push(member);
+        }
     }
     Ok(())
 }

@@ -42,6 +42,7 @@ impl Resource for RouteTree {
                 .enumerate()
                 .map(host)
                 .collect::<Result<_, _>>()?,
+            ignore_port: proto.ignore_port_in_host_matching,
         })
     }
 }
@@ -104,6 +105,7 @@ fn route(proto: &RouteProto, host: &HostProto, notes: &mut Notes) -> Result<Read
         }
         None => return Err(Fault::new("action", "is missing")),
     };
+    note_what_is_left_out(proto, action, notes);
     let inner = |fault: Fault| fault.within("route");
     let split = match split(action).map_err(inner)? {
         Ok(split) => split,
@@ -119,6 +121,30 @@ fn route(proto: &RouteProto, host: &HostProto, notes: &mut Notes) -> Result<Read
         timeout: timeout(action).map_err(inner)?,
         retry: retry.transpose().map_err(inner)?.unwrap_or_else(RetryPolicy::never),
     })))
+}
+
+/// Things that istiod writes, and that change what a request looks like or where else it goes, but not whom it may reach.
+#[allow(deprecated, reason = "Istio still writes some of them")]
+fn note_what_is_left_out(proto: &RouteProto, action: &RouteAction, notes: &mut Notes) {
+    let rewrites = !action.prefix_rewrite.is_empty()
+        || action.regex_rewrite.is_some()
+        || action.path_rewrite_policy.is_some()
+        || action.host_rewrite_specifier.is_some();
+    let headers = !proto.request_headers_to_add.is_empty()
+        || !proto.request_headers_to_remove.is_empty()
+        || !proto.response_headers_to_add.is_empty()
+        || !proto.response_headers_to_remove.is_empty();
+    let left_out = [
+        ("request_mirror_policies", !action.request_mirror_policies.is_empty()),
+        ("cors", action.cors.is_some()),
+        ("hash_policy", !action.hash_policy.is_empty()),
+        ("rate_limits", !action.rate_limits.is_empty()),
+        ("a rewrite", rewrites),
+        ("a header operation", headers),
+    ];
+    for (what, _) in left_out.iter().filter(|(_, present)| *present) {
+        notes.add(format_args!("{what} is not applied"));
+    }
 }
 
 fn action_word(action: &Action) -> &'static str {

@@ -5,7 +5,7 @@ use mesh_core::config::{Cluster, ExpectedPeers, LbPolicy, MutualTls, TlsMode};
 use super::*;
 use crate::encode::{self, Dialect};
 use crate::proto::{cluster, core, lb, matcher, pack, protobuf, tls};
-use crate::resource::ClusterSpec;
+use crate::resource::{ClusterSpec, Discovery};
 
 fn mutual() -> TlsMode {
     TlsMode::Mutual(MutualTls {
@@ -38,22 +38,20 @@ fn validation(context: &mut tls::UpstreamTlsContext) -> &mut tls::CertificateVal
 
 #[test]
 fn clusters_that_are_refused() {
-    use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy as LbEnum};
+    use cluster::cluster::{ClusterDiscoveryType, LbConfig};
     let bad = |field: &str, spoil: fn(&mut cluster::Cluster)| refused::<ClusterSpec>(cluster_proto(), field, spoil);
-    for kind in [
-        DiscoveryType::Static,
-        DiscoveryType::StrictDns,
-        DiscoveryType::LogicalDns,
-    ] {
-        refused::<ClusterSpec>(cluster_proto(), "type", |proto| {
-            proto.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
-        });
-    }
+    bad("type", |proto| {
+        proto.cluster_discovery_type = Some(ClusterDiscoveryType::Type(99))
+    });
+    bad("type", |proto| proto.cluster_discovery_type = None);
+    bad("eds_cluster_config.service_name", |proto| {
+        proto.name = "xdstp://authority/envoy.config.cluster.v3.Cluster/c".into();
+        proto.eds_cluster_config.as_mut().unwrap().service_name.clear();
+    });
     bad("eds_cluster_config", |proto| proto.eds_cluster_config = None);
     bad("eds_cluster_config.eds_config", |proto| {
         proto.eds_cluster_config.as_mut().unwrap().eds_config = Some(core::ConfigSource::default());
     });
-    bad("lb_policy", |proto| proto.lb_policy = LbEnum::Maglev as i32);
     bad("lb_policy", |proto| proto.lb_policy = 99);
     bad("least_request_lb_config.choice_count", |proto| {
         proto.lb_config = Some(LbConfig::LeastRequestLbConfig(cluster::cluster::LeastRequestLbConfig {
@@ -67,12 +65,9 @@ fn clusters_that_are_refused() {
     bad("connect_timeout", |proto| {
         proto.connect_timeout = Some(protobuf::Duration { seconds: 0, nanos: 0 });
     });
-    bad("transport_socket_matches", |proto| {
-        proto.transport_socket_matches.push(Default::default());
-    });
     bad("transport_socket.typed_config", |proto| {
         let any = protobuf::Any {
-            type_url: "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer".into(),
+            type_url: "type.googleapis.com/envoy.extensions.transport_sockets.alts.v3.Alts".into(),
             value: Vec::new(),
         };
         let config = core::transport_socket::ConfigType::TypedConfig(any);
@@ -203,7 +198,7 @@ fn clusters_that_are_taken() {
         proto.eds_cluster_config.as_mut().unwrap().service_name = "elsewhere".into();
     });
     assert_eq!(plain.cluster, Cluster::new("c", TlsMode::Plaintext, Vec::new()));
-    assert_eq!(&*plain.endpoints, "elsewhere");
+    assert_eq!(plain.discovery, Discovery::Eds("elsewhere".into()));
     // The list wins over the enum; the first known of it counts, also inside a locality policy.
     let policy = |any| cluster::load_balancing_policy::Policy {
         typed_extension_config: Some(core::TypedExtensionConfig {

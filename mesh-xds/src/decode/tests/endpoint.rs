@@ -99,7 +99,7 @@ fn localities_share_by_weight() {
     let shares = |change: fn(&mut endpoint::ClusterLoadAssignment)| -> Vec<u32> {
         let proto = endpoints_proto(&[in_zone("a", 1, 1), in_zone("a", 2, 3), in_zone("b", 3, 5)]);
         let read = accepted::<Endpoints>(proto, change);
-        read.iter().map(|endpoint| endpoint.weight.0).collect()
+        read.endpoints.iter().map(|endpoint| endpoint.weight.0).collect()
     };
     assert_eq!(shares(|_| {}), [1, 3, 5]);
     // Zone a gets three quarters, of which its second endpoint gets three quarters.
@@ -127,13 +127,13 @@ fn health_by_grpcs_rules() {
         (core::HealthStatus::Draining, Health::Draining),
         (core::HealthStatus::Unhealthy, Health::Unhealthy),
         (core::HealthStatus::Timeout, Health::Unhealthy),
-        (core::HealthStatus::Degraded, Health::Unhealthy),
+        (core::HealthStatus::Degraded, Health::Degraded),
     ];
     for (status, expected) in statuses {
         let read = accepted::<Endpoints>(endpoints_proto(&[at(1)]), |proto| {
             proto.endpoints[0].lb_endpoints[0].health_status = status as i32;
         });
-        assert_eq!(read[0].health, expected, "{status:?}");
+        assert_eq!(read.endpoints[0].health, expected, "{status:?}");
     }
-    assert!(accepted::<Endpoints>(endpoints_proto(&[]), |_| {}).is_empty());
+    assert!(accepted::<Endpoints>(endpoints_proto(&[]), |_| {}).endpoints.is_empty());
 }

@@ -5,7 +5,7 @@ use mesh_core::config::RouteTree;
 use super::*;
 use crate::encode;
 use crate::proto::{core, discovery, hcm, listener, pack, protobuf};
-use crate::resource::Listener;
+use crate::resource::{Http, Listener, Routes};
 
 fn listener_proto() -> listener::Listener {
     listener::Listener::decode(&*encode::listener("target", "routes")).unwrap()
@@ -82,13 +82,22 @@ fn listeners_that_are_refused() {
     );
     let at = "api_listener.rds.route_config_name";
     refused::<Listener>(listener_proto(), at, rds(|rds| rds.route_config_name.clear()));
-    refused::<Listener>(listener_proto(), "api_listener", |proto| proto.api_listener = None);
+    refused::<Listener>(listener_proto(), "api_listener", |proto| {
+        proto.api_listener.as_mut().unwrap().api_listener = None;
+    });
+    // Without one it is a server's.
+    refused::<Listener>(listener_proto(), "address.socket_address", |proto| {
+        proto.api_listener = None
+    });
     refused::<Listener>(listener_proto(), "name", |proto| proto.name.clear());
 }
 
 #[test]
 fn listeners_that_are_taken() {
-    let named = Listener::Named("routes".into());
+    let named = Listener::Api(Http {
+        routes: Routes::Named("routes".into()),
+        extensions: Arc::default(),
+    });
     assert_eq!(accepted::<Listener>(listener_proto(), |_| {}), named);
     // An optional unknown filter is skipped; istiod's empty fault filter does nothing.
     let many = accepted::<Listener>(listener_proto(), |proto| {
@@ -107,7 +116,11 @@ fn listeners_that_are_taken() {
             manager.route_specifier = Some(specifier);
         });
     });
-    let Listener::Inline(tree) = inline else {
+    let Listener::Api(Http {
+        routes: Routes::Inline(tree),
+        ..
+    }) = inline
+    else {
         panic!("inline routes stay inline")
     };
     assert_eq!(&*tree.name, "target");

@@ -16,6 +16,15 @@ use crate::convention::PROVIDER;
 fn context() -> Context {
     Context {
         provider: Some(PROVIDER.into()),
+        ..Context::default()
+    }
+}
+
+/// What a process knows that istiod takes for a sidecar.
+fn envoy() -> Context {
+    Context {
+        profile: Profile::Envoy,
+        ..Context::default()
     }
 }
 

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy, MutualTls, PathMatch,
-    Pattern, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split, StringMatch, TlsMode, VirtualHost,
+    Backoff, Cluster, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy, Metadata, MutualTls,
+    PathMatch, Pattern, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split, StringMatch, TRANSPORT_SOCKET_MATCH,
+    TlsMatch, TlsMode, VirtualHost,
 };
 use proptest::prelude::*;
 
 use super::endpoint::in_zone;
 use super::*;
 use crate::encode::{self, Dialect};
-use crate::resource::{ClusterSpec, Endpoints, Listener};
+use crate::resource::{ClusterSpec, Discovery, Endpoints, Extension, Listener};
 
 fn text() -> impl Strategy<Value = Box<str>> {
     "[a-z/.{}*\u{e9}-]{1,12}".prop_map(Box::from)
@@ -87,9 +88,10 @@ fn trees() -> impl Strategy<Value = RouteTree> {
         domains,
         routes,
     });
-    ("[a-z]{1,9}", prop::collection::vec(host, 0..3)).prop_map(|(name, virtual_hosts)| RouteTree {
-        name: name.into(),
-        virtual_hosts,
+    let hosts = prop::collection::vec(host, 0..3);
+    ("[a-z]{1,9}", hosts, any::<bool>()).prop_map(|(name, virtual_hosts, ignore_port)| RouteTree {
+        ignore_port,
+        ..RouteTree::new(name, virtual_hosts)
     })
 }
 
@@ -117,29 +119,60 @@ fn clusters() -> impl Strategy<Value = Cluster> {
             sni,
         })
     });
-    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual];
-    ("[a-z|.]{1,20}", lb, tls, 1u64..100_000, any::<u32>()).prop_map(|(name, lb, tls, millis, max_requests)| Cluster {
-        lb,
-        connect_timeout: Duration::from_millis(millis),
-        max_requests,
-        ..Cluster::new(name.as_str(), tls, Vec::new())
+    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual].boxed();
+    let one = ("[a-z-]{0,9}", metadata(&[TRANSPORT_SOCKET_MATCH]), tls.clone());
+    let one = one.prop_map(|(name, when, mode)| TlsMatch {
+        name: name.into(),
+        when,
+        mode,
+    });
+    let matches = prop::collection::vec(one, 0..3);
+    ("[a-z|.]{1,20}", lb, tls, matches, 1u64..100_000, any::<u32>()).prop_map(
+        |(name, lb, tls, matches, millis, max_requests)| Cluster {
+            lb,
+            tls_matches: matches.into(),
+            connect_timeout: Duration::from_millis(millis),
+            max_requests,
+            ..Cluster::new(name.as_str(), tls, Vec::new())
+        },
+    )
+}
+
+/// Up to four values under these filters.
+fn metadata(filters: &'static [&'static str]) -> impl Strategy<Value = Metadata> {
+    let value = (prop::sample::select(filters), "[a-z]{1,3}", "[a-z0-9]{0,5}");
+    prop::collection::vec(value, 0..4).prop_map(|values| {
+        let values = values
+            .iter()
+            .map(|(filter, key, value)| (*filter, key.as_str(), value.as_str()));
+        Metadata::new(values).unwrap()
     })
 }
 
 /// Up to three priorities without gaps; in each, localities in order, and endpoints with addresses of their own.
 fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
-    let health = prop::sample::select(vec![Health::Healthy, Health::Draining, Health::Unhealthy]);
-    let member = (1u32..1000, health);
+    let health = prop::sample::select(vec![
+        Health::Healthy,
+        Health::Degraded,
+        Health::Draining,
+        Health::Unhealthy,
+    ]);
+    let member = (
+        1u32..1000,
+        health,
+        metadata(&[TRANSPORT_SOCKET_MATCH, "istio", "envoy.lb"]),
+    );
     let zones = prop::collection::btree_map("[a-c]{0,2}", prop::collection::vec(member, 1..4), 1..4);
     prop::collection::vec(zones, 0..3).prop_map(|priorities| {
         let mut all = Vec::new();
         for (priority, zones) in (0..).zip(priorities) {
             for (zone, members) in zones {
-                for (weight, health) in members {
+                for (weight, health, metadata) in members {
                     let port = 1 + all.len() as u16;
                     all.push(Endpoint {
                         health,
                         priority,
+                        metadata: Arc::new(metadata),
                         ..in_zone(&zone, port, weight)
                     });
                 }
@@ -166,17 +199,24 @@ proptest! {
     #[test]
     fn clusters_survive_the_wire(cluster in clusters()) {
         let read = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Mesh));
-        prop_assert_eq!(&*read.endpoints, cluster.name.as_str());
+        prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
         prop_assert_eq!(&read.cluster, &cluster);
-        // For others only the balancing differs.
+        // For others only the balancing differs, and that they know one kind of security and get the better one.
         let told = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Grpc));
-        prop_assert_eq!(told.cluster, Cluster { lb: LbPolicy::RoundRobin, ..cluster });
+        let secure = cluster.tls_matches.iter().map(|one| &one.mode).find(|mode| **mode != TlsMode::Plaintext);
+        let tls = match (&cluster.tls, secure) {
+            (TlsMode::Plaintext, Some(secure)) => secure.clone(),
+            (own, _) => own.clone(),
+        };
+        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), ..cluster };
+        prop_assert_eq!(told.cluster, expected);
     }
 
     #[test]
     fn endpoints_survive_the_wire(list in endpoint_lists()) {
         let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list));
-        prop_assert_eq!(&*read, &*list);
+        prop_assert_eq!(&*read.endpoints, &*list);
+        prop_assert!(read.drops.is_empty());
     }
 
     #[test]
@@ -186,5 +226,7 @@ proptest! {
         drop(decode::<RouteTree>(&raw(RouteTree::KIND.type_url()), &context()));
         drop(decode::<ClusterSpec>(&raw(ClusterSpec::KIND.type_url()), &context()));
         drop(decode::<Endpoints>(&raw(Endpoints::KIND.type_url()), &context()));
+        drop(decode::<Extension>(&raw(Extension::KIND.type_url()), &envoy()));
+        drop(decode::<Listener>(&raw(Listener::KIND.type_url()), &envoy()));
     }
 }

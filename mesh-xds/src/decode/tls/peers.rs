@@ -40,6 +40,12 @@ pub(super) fn expected(validation: &CertificateValidationContext, notes: &mut No
     agreed(typed, asks_typed, plain)
 }
 
+/// Whether any name is asked for.
+#[allow(deprecated, reason = "the deprecated list is the one that gRPC enforces")]
+pub(super) fn are_named(validation: &CertificateValidationContext) -> bool {
+    !validation.match_typed_subject_alt_names.is_empty() || !validation.match_subject_alt_names.is_empty()
+}
+
 /// Peers must pass both lists where there are two: a peer that only one of them admits is not one that the control plane
 /// meant.
 fn agreed(typed: Vec<StringMatch>, asks_typed: bool, plain: Vec<StringMatch>) -> Result<ExpectedPeers, Fault> {

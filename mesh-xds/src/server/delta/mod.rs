@@ -24,7 +24,7 @@ use subscription::Subscription;
 #[derive(Debug)]
 pub(super) struct DeltaState {
     dialect: Dialect,
-    subscriptions: [Option<Subscription>; 4],
+    subscriptions: [Option<Subscription>; ResourceKind::COUNT],
     /// Of the newest response; nonces count from one.
     nonce: u64,
 }

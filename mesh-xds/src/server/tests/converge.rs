@@ -30,7 +30,7 @@ const ROUND_TRIPS_OF_HELD_CLUSTERS: u32 = 3;
 const TARGETS: [&str; 3] = ["t0", "t1", "t2"];
 const CLUSTERS: [&str; 5] = ["c0", "c1", "c2", "c3", "c4"];
 
-type Queues<T> = [VecDeque<T>; 4];
+type Queues<T> = [VecDeque<T>; ResourceKind::COUNT];
 
 struct World<M: Machine<Variant = V>, V: Variant> {
     draw: Draw,

@@ -1,0 +1,97 @@
+//! `Cluster`: how it is called, and how its endpoints are found (gRFCs A27, A37; Envoy's kinds as istiod sends them).
+
+use std::sync::Arc;
+
+use mesh_core::config::{Cluster, TlsMatch, TlsMode};
+
+use super::common::duration;
+use super::{Context, Fault, Notes, Resource, metadata, tls};
+use crate::proto::cluster::{CircuitBreakers, Cluster as Proto};
+use crate::proto::core::RoutingPriority;
+use crate::resource::{ClusterSpec, ResourceKind};
+
+mod discovery;
+mod dns;
+mod lb;
+
+/// The most entries of `transport_socket_matches`: istiod writes two, and each endpoint is held against all of them.
+const MAX_TLS_MATCHES: usize = 32;
+
+impl Resource for ClusterSpec {
+    const KIND: ResourceKind = ResourceKind::Cluster;
+    type Proto = Proto;
+
+    fn name(proto: &Proto) -> &str {
+        &proto.name
+    }
+
+    fn decode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
+        let cluster = Cluster {
+            lb: lb::policy(proto, notes)?,
+            tls_matches: tls_matches(proto, context, notes)?,
+            connect_timeout: match &proto.connect_timeout {
+                None => Cluster::DEFAULT_CONNECT_TIMEOUT,
+                Some(timeout) => match duration("connect_timeout", timeout)? {
+                    zero if zero.is_zero() => return Err(Fault::new("connect_timeout", "must be more than 0")),
+                    timeout => timeout,
+                },
+            },
+            max_requests: proto
+                .circuit_breakers
+                .as_ref()
+                .map_or(Cluster::DEFAULT_MAX_REQUESTS, max_requests),
+            ..Cluster::new(proto.name.as_str(), tls_mode(proto, context, notes)?, Vec::new())
+        };
+        Ok(Self {
+            cluster,
+            discovery: discovery::discovery(proto, context, notes)?,
+        })
+    }
+}
+
+/// The first threshold of the default priority counts, and of it `max_requests` alone (gRFC A32).
+fn max_requests(breakers: &CircuitBreakers) -> u32 {
+    let default = |priority| priority == RoutingPriority::Default as i32;
+    let threshold = breakers.thresholds.iter().find(|threshold| default(threshold.priority));
+    threshold
+        .and_then(|threshold| threshold.max_requests.as_ref())
+        .map_or(Cluster::DEFAULT_MAX_REQUESTS, |max| max.value)
+}
+
+fn tls_mode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<TlsMode, Fault> {
+    // Ignoring it would send in the clear what the control plane meant to be encrypted.
+    if proto.transport_socket_matcher.is_some() {
+        return Err(Fault::new("transport_socket_matcher", "is not supported"));
+    }
+    match &proto.transport_socket {
+        None => Ok(TlsMode::Plaintext),
+        Some(socket) => tls::upstream(socket, context, notes).map_err(|fault| fault.within("transport_socket")),
+    }
+}
+
+/// Honoured in both profiles. grpc-go refuses them and C-core ignores them, which sends in the clear what was meant to be
+/// encrypted.
+fn tls_matches(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Arc<[TlsMatch]>, Fault> {
+    let all = &proto.transport_socket_matches;
+    if all.len() > MAX_TLS_MATCHES {
+        let reason = format!("has more than {MAX_TLS_MATCHES} entries");
+        return Err(Fault::new("transport_socket_matches", reason));
+    }
+    let mut matches = Vec::with_capacity(all.len());
+    for (index, one) in all.iter().enumerate() {
+        let at = |fault: Fault| fault.within(format_args!("transport_socket_matches[{index}]"));
+        let mode = match &one.transport_socket {
+            // Envoy: a match without a socket is one in the clear.
+            None => TlsMode::Plaintext,
+            Some(socket) => {
+                tls::upstream(socket, context, notes).map_err(|fault| at(fault.within("transport_socket")))?
+            }
+        };
+        matches.push(TlsMatch {
+            name: one.name.as_str().into(),
+            when: metadata::criteria(one.r#match.as_ref()).map_err(at)?,
+            mode,
+        });
+    }
+    Ok(matches.into())
+}

@@ -1,0 +1,129 @@
+//! What an HTTP filter means in this process, and `TypedExtensionConfig` (ECDS), which is a filter as a resource of its own.
+//!
+//! A filter that is left out may be the one that kept a call from going where it must not. So what is passed over is a table
+//! of types, each of which does nothing that a process without a proxy would miss; everything else is refused, unless its
+//! listener calls it optional (gRFC A39).
+
+use prost::{Message, Name};
+
+use super::{Context, Fault, Notes, Resource};
+use crate::convention::Profile;
+use crate::proto::core::TypedExtensionConfig;
+use crate::proto::fault::HttpFault;
+use crate::proto::protobuf::Any;
+use crate::proto::router::Router;
+use crate::proto::{TYPED_STRUCTS, TypedStruct};
+use crate::resource::{Extension, Filter, ResourceKind};
+
+/// Filters that istiod gives every sidecar and that mean nothing in process, by type; and why they do not.
+const NO_OPS: [(&str, Means); 9] = [
+    // Which ALPN the proxy offers upstream: the data plane here offers its own.
+    (
+        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+        Means::Nothing,
+    ),
+    // Answers browsers, by what routes say of it: nothing is said here.
+    ("envoy.extensions.filters.http.cors.v3.Cors", Means::NothingWhenEmpty),
+    // Counts: the data plane counts for itself.
+    (
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        Means::Nothing,
+    ),
+    ("stats.PluginConfig", Means::Nothing),
+    // Tells the other proxy who this one is.
+    ("io.istio.http.peer_metadata.Config", Means::Nothing),
+    ("envoy.tcp.metadataexchange.config.MetadataExchange", Means::Nothing),
+    // An empty one is the place where routes would hang their faults.
+    (
+        "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        Means::NothingWhenEmpty,
+    ),
+    // Translate for clients that do not speak gRPC.
+    ("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb", Means::Nothing),
+    (
+        "envoy.extensions.filters.http.grpc_http1_bridge.v3.Config",
+        Means::Nothing,
+    ),
+];
+
+/// Filters that keep calls out. They are never passed over at a server, even when they are called optional.
+const GUARDS: [&str; 6] = [
+    "envoy.extensions.filters.http.rbac.v3.RBAC",
+    "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+    "envoy.extensions.filters.network.rbac.v3.RBAC",
+    "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz",
+    "istio.envoy.config.filter.http.authn.v2alpha1.FilterConfig",
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Means {
+    Nothing,
+    NothingWhenEmpty,
+}
+
+impl Resource for Extension {
+    const KIND: ResourceKind = ResourceKind::ExtensionConfig;
+    type Proto = TypedExtensionConfig;
+
+    fn name(proto: &TypedExtensionConfig) -> &str {
+        &proto.name
+    }
+
+    /// A filter that is not supported is a good resource all the same: what becomes of it is for the listener to say.
+    fn decode(proto: &TypedExtensionConfig, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
+        let any = proto
+            .typed_config
+            .as_ref()
+            .ok_or_else(|| Fault::new("typed_config", "is missing"))?;
+        let (type_url, filter) = meaning(any, context).map_err(|fault| fault.within("typed_config"))?;
+        if let Filter::Unsupported(why) = &filter {
+            notes.add(why);
+        }
+        Ok(Self { type_url, filter })
+    }
+}
+
+/// The filter's type, by URL, and what it means.
+pub(super) fn meaning(any: &Any, context: &Context) -> Result<(Box<str>, Filter), Fault> {
+    let (type_url, empty) = inner_type(any)?;
+    let name = type_name(&type_url);
+    let known = NO_OPS.iter().find(|(known, _)| *known == name);
+    let filter = match known {
+        _ if name == Router::full_name() => Filter::Router,
+        // What a gRPC client is sent is judged by gRPC's rules: an empty fault filter is all that it is ever sent besides.
+        Some(_) if context.profile == Profile::Grpc && name != HttpFault::full_name() => unsupported(&type_url),
+        Some((_, means)) if empty || *means == Means::Nothing => Filter::NoOp,
+        Some(_) => {
+            Filter::Unsupported(format!("filter type {type_url:?} with a configuration is not supported").into())
+        }
+        None if is_guard(&type_url) => {
+            Filter::Unsupported(format!("filter type {type_url:?} guards, and is not enforced here").into())
+        }
+        None => unsupported(&type_url),
+    };
+    Ok((type_url.into(), filter))
+}
+
+/// Whether a type, by URL, is that of a filter that keeps calls out.
+pub(super) fn is_guard(type_url: &str) -> bool {
+    GUARDS.contains(&type_name(type_url))
+}
+
+fn unsupported(type_url: &str) -> Filter {
+    Filter::Unsupported(format!("filter type {type_url:?} is not supported").into())
+}
+
+/// The type that a configuration has in truth, and whether it says nothing.
+fn inner_type(any: &Any) -> Result<(String, bool), Fault> {
+    if !TYPED_STRUCTS.contains(&type_name(&any.type_url)) {
+        return Ok((any.type_url.clone(), any.value.is_empty()));
+    }
+    let wrapped = TypedStruct::decode(&*any.value).map_err(|error| Fault::new("", error))?;
+    Ok((wrapped.type_url, wrapped.value.is_empty()))
+}
+
+/// A type's full name, by its URL.
+pub(super) fn type_name(type_url: &str) -> &str {
+    type_url.rsplit('/').next().unwrap_or_default()
+}

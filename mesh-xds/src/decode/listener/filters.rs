@@ -1,0 +1,111 @@
+//! The list of HTTP filters (gRFC A39): unique names, and the router the last and only terminal one.
+
+use std::collections::HashSet;
+
+use prost::Name;
+
+use super::Side;
+use crate::convention::Profile;
+use crate::decode::common::from_this_stream;
+use crate::decode::extension::{is_guard, meaning, type_name};
+use crate::decode::{Context, Fault, Notes};
+use crate::proto::core::ExtensionConfigSource;
+use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
+use crate::proto::router::Router;
+use crate::resource::{ExtensionRef, Filter};
+
+/// Checks the filters, and says which of them are resources of their own.
+pub(super) fn read(
+    filters: &[HttpFilter],
+    side: Side,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<Vec<ExtensionRef>, Fault> {
+    let mut names = HashSet::new();
+    let mut terminal = None;
+    let mut extensions = Vec::new();
+    for (index, filter) in filters.iter().enumerate() {
+        let at = |fault: Fault| fault.within(format_args!("http_filters[{index}]"));
+        if !names.insert(filter.name.as_str()) {
+            return Err(at(Fault::new("name", format!("{:?} is there twice", filter.name))));
+        }
+        let is_router = match one(filter, side, context, notes).map_err(at)? {
+            One::Known(filter) => filter == Filter::Router,
+            One::Elsewhere(extension) => {
+                let is_router = may_only_be_router(&extension);
+                extensions.push(extension);
+                is_router
+            }
+        };
+        if is_router && terminal.replace(index).is_some() {
+            return Err(Fault::new("http_filters", "there is more than one router"));
+        }
+    }
+    match terminal {
+        Some(last) if last + 1 == filters.len() => Ok(extensions),
+        Some(_) => Err(Fault::new("http_filters", "the router must be the last")),
+        None => Err(Fault::new("http_filters", "the last must be the router")),
+    }
+}
+
+enum One {
+    /// Either the router or one to be passed over.
+    Known(Filter),
+    Elsewhere(ExtensionRef),
+}
+
+fn one(filter: &HttpFilter, side: Side, context: &Context, notes: &mut Notes) -> Result<One, Fault> {
+    let (field, what) = match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) => {
+            match meaning(any, context).map_err(|fault| fault.within("typed_config"))? {
+                (type_url, Filter::Unsupported(why)) if side == Side::Server && is_guard(&type_url) => {
+                    return Err(Fault::new("typed_config", why));
+                }
+                (_, Filter::Unsupported(why)) => ("typed_config", String::from(why)),
+                (_, known) => return Ok(One::Known(known)),
+            }
+        }
+        Some(ConfigType::ConfigDiscovery(source)) if context.profile == Profile::Envoy => {
+            let found = reference(filter, source, context).map_err(|fault| fault.within("config_discovery"))?;
+            return Ok(One::Elsewhere(found));
+        }
+        Some(ConfigType::ConfigDiscovery(_)) => ("config_discovery", "is not supported (gRFC A39)".into()),
+        None => ("typed_config", "has no typed configuration".into()),
+    };
+    if filter.is_optional || filter.disabled {
+        notes.add(format_args!("http filter {:?} was skipped: {what}", filter.name));
+        return Ok(One::Known(Filter::NoOp));
+    }
+    Err(Fault::new(field, what))
+}
+
+/// A filter's resource goes by the filter's name (Envoy).
+fn reference(filter: &HttpFilter, source: &ExtensionConfigSource, context: &Context) -> Result<ExtensionRef, Fault> {
+    from_this_stream("config_source", source.config_source.as_ref())?;
+    if filter.name.is_empty() {
+        return Err(Fault::new("name", "is empty"));
+    }
+    if source.type_urls.is_empty() {
+        return Err(Fault::new("type_urls", "is empty"));
+    }
+    let default = source.default_config.as_ref();
+    let default = default.map(|any| meaning(any, context).map_err(|fault| fault.within("default_config")));
+    let default = default.transpose()?.map(|(_, filter)| filter);
+    if source.apply_default_config_without_warming && default.is_none() {
+        return Err(Fault::new(
+            "apply_default_config_without_warming",
+            "asks for a default_config",
+        ));
+    }
+    Ok(ExtensionRef {
+        name: filter.name.as_str().into(),
+        types: source.type_urls.iter().map(|url| url.as_str().into()).collect(),
+        default,
+        default_without_warming: source.apply_default_config_without_warming,
+        optional: filter.is_optional || filter.disabled,
+    })
+}
+
+fn may_only_be_router(extension: &ExtensionRef) -> bool {
+    extension.types.iter().all(|url| type_name(url) == Router::full_name())
+}

@@ -1,0 +1,146 @@
+//! What a server accepts connections by: gRFC A36's listeners, and Istio's `virtualInbound`.
+//!
+//! A server that left out what it does not understand would let in whom the control plane keeps out. So everything that
+//! could keep a connection or a call out is honoured or refused; only what shapes a proxy is passed over.
+
+use std::sync::Arc;
+
+use mesh_core::config::{ChainMatch, FilterChain, Inbound, InboundSecurity};
+
+use super::chain::{self, Rules};
+use super::manager;
+use super::network::{Terminal, terminal};
+use crate::convention::Profile;
+use crate::decode::address::socket_address;
+use crate::decode::extension::type_name;
+use crate::decode::{Context, Fault, Notes, tls};
+use crate::proto::listener::{
+    FilterChain as ChainProto, Listener as Proto, ListenerFilter, listener_filter::ConfigType,
+};
+use crate::resource::Listener;
+
+/// The most chains of a listener: Istio writes a few for each port of a workload, and each is held against all others.
+const MAX_CHAINS: usize = 1024;
+
+/// Listener filters that only look at how a connection begins, which a server here does by itself.
+const LISTENER_NO_OPS: [&str; 3] = [
+    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+];
+
+pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Listener, Fault> {
+    listener_wide(proto, context)?;
+    let address = socket_address(proto.address.as_ref()).map_err(|fault| fault.within("address"))?;
+    if proto.filter_chains.is_empty() && proto.default_filter_chain.is_none() {
+        return Err(Fault::new(
+            "filter_chains",
+            "is empty, and there is no default_filter_chain",
+        ));
+    }
+    if proto.filter_chains.len() > MAX_CHAINS {
+        let reason = format!("holds more than {MAX_CHAINS} chains");
+        return Err(Fault::new("filter_chains", reason));
+    }
+    let mut chains: Vec<(usize, FilterChain)> = Vec::new();
+    let mut rules = Rules::default();
+    for (index, chain) in proto.filter_chains.iter().enumerate() {
+        let at = |fault: Fault| fault.within(format_args!("filter_chains[{index}]"));
+        // Also of one that takes nothing: it is no less wrong for that (gRFC A36).
+        let (security, traffic) = filter_chain(chain, context, notes).map_err(at)?;
+        let matches = chain::matches(chain.filter_chain_match.as_ref(), &mut rules, context);
+        let matches = matches.map_err(|fault| at(fault.within("filter_chain_match")))?;
+        let matches = match matches {
+            Ok(matches) => matches,
+            Err(why) => {
+                notes.add(format_args!("chain {:?} takes no connection: {why}", chain.name));
+                continue;
+            }
+        };
+        if let Some((other, _)) = chains.iter().find(|(_, other)| other.matches.overlaps(&matches)) {
+            let reason = format!("takes the same connections as filter_chains[{other}]");
+            return Err(at(Fault::new("filter_chain_match", reason)));
+        }
+        let name = chain.name.as_str().into();
+        chains.push((
+            index,
+            FilterChain {
+                name,
+                matches,
+                security,
+                traffic,
+            },
+        ));
+    }
+    let default = proto.default_filter_chain.as_ref().map(|chain| {
+        let read = filter_chain(chain, context, notes).map_err(|fault| fault.within("default_filter_chain"));
+        read.map(|(security, traffic)| FilterChain {
+            name: chain.name.as_str().into(),
+            matches: ChainMatch::default(),
+            security,
+            traffic,
+        })
+    });
+    Ok(Listener::Inbound(Arc::new(Inbound {
+        name: proto.name.as_str().into(),
+        address,
+        chains: chains.into_iter().map(|(_, chain)| chain).collect(),
+        default: default.transpose()?,
+    })))
+}
+
+fn listener_wide(proto: &Proto, context: &Context) -> Result<(), Fault> {
+    if context.profile == Profile::Grpc {
+        if !proto.listener_filters.is_empty() {
+            return Err(Fault::new("listener_filters", "must be empty (gRFC A36)"));
+        }
+        if proto.use_original_dst.is_some_and(|flag| flag.value) {
+            return Err(Fault::new("use_original_dst", "must not be set (gRFC A36)"));
+        }
+    }
+    for (index, filter) in proto.listener_filters.iter().enumerate() {
+        known(filter).map_err(|fault| fault.within(format_args!("listener_filters[{index}]")))?;
+    }
+    let refused = [
+        ("filter_chain_matcher", proto.filter_chain_matcher.is_some()),
+        ("fcds_config", proto.fcds_config.is_some()),
+        ("udp_listener_config", proto.udp_listener_config.is_some()),
+    ];
+    match refused.iter().find(|(_, present)| *present) {
+        Some((field, _)) => Err(Fault::new(*field, "is not supported")),
+        None => Ok(()),
+    }
+}
+
+fn known(filter: &ListenerFilter) -> Result<(), Fault> {
+    match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) if LISTENER_NO_OPS.contains(&type_name(&any.type_url)) => Ok(()),
+        Some(ConfigType::TypedConfig(any)) => {
+            let reason = format!("listener filter {:?} is not supported", any.type_url);
+            Err(Fault::new("typed_config", reason))
+        }
+        Some(ConfigType::ConfigDiscovery(_)) => Err(Fault::new("config_discovery", "is not supported")),
+        None => Err(Fault::new("typed_config", "is missing")),
+    }
+}
+
+#[allow(deprecated, reason = "a deprecated field that changes who the peer is")]
+fn filter_chain(
+    chain: &ChainProto,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<(InboundSecurity, mesh_core::config::Traffic), Fault> {
+    if chain.use_proxy_proto.is_some_and(|flag| flag.value) {
+        return Err(Fault::new("use_proxy_proto", "is not supported"));
+    }
+    let terminal = terminal(chain, context, notes)?;
+    if let Terminal::Http { manager, index } = &terminal {
+        manager::server(manager, context, notes)
+            .map_err(|fault| fault.within(format_args!("filters[{index}].typed_config")))?;
+    }
+    let security = match &chain.transport_socket {
+        None => InboundSecurity::Plaintext,
+        Some(socket) => tls::downstream(socket, context, notes).map_err(|fault| fault.within("transport_socket"))?,
+    };
+    Ok((security, terminal.traffic()))
+}

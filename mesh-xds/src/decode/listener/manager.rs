@@ -1,0 +1,92 @@
+//! The HTTP connection manager: where the routes are, and the filters on the way.
+
+use std::sync::Arc;
+
+use mesh_core::config::RouteTree;
+
+use super::{Side, filters};
+use crate::convention::Profile;
+use crate::decode::common::from_this_stream;
+use crate::decode::{Context, Fault, Notes, Resource};
+use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
+use crate::resource::{Http, Routes};
+
+/// Reads a client's connection manager.
+pub(super) fn http(
+    manager: &HttpConnectionManager,
+    listener: &str,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<Http, Fault> {
+    let extensions = common(manager, Side::Client, context, notes)?;
+    let routes = match &manager.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) => by_name(rds).map_err(|fault| fault.within("rds"))?,
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            let mut tree = RouteTree::decode(config, context, notes).map_err(|fault| fault.within("route_config"))?;
+            if tree.name.is_empty() {
+                tree.name = listener.into();
+            }
+            Routes::Inline(Arc::new(tree))
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) => return Err(Fault::new("scoped_routes", "is not supported")),
+        None => return Err(Fault::new("route_specifier", "is missing")),
+    };
+    Ok(Http {
+        routes,
+        extensions: extensions.into(),
+    })
+}
+
+/// Checks a server's connection manager. Its routes choose no cluster here: the application serves what it is called for.
+pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: &mut Notes) -> Result<(), Fault> {
+    let extensions = common(manager, Side::Server, context, notes)?;
+    if let Some(first) = extensions.iter().find(|extension| !extension.optional) {
+        // It may be a guard, and nobody at a server looks into it yet.
+        let reason = format!(
+            "{:?} comes as a resource of its own, which is not supported at a server",
+            first.name
+        );
+        return Err(Fault::new("http_filters", reason));
+    }
+    match &manager.route_specifier {
+        Some(RouteSpecifier::Rds(_) | RouteSpecifier::RouteConfig(_)) => Ok(()),
+        Some(RouteSpecifier::ScopedRoutes(_)) => Err(Fault::new("scoped_routes", "is not supported")),
+        None => Err(Fault::new("route_specifier", "is missing")),
+    }
+}
+
+fn common(
+    manager: &HttpConnectionManager,
+    side: Side,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<Vec<crate::resource::ExtensionRef>, Fault> {
+    let hops = [
+        ("xff_num_trusted_hops", manager.xff_num_trusted_hops != 0),
+        (
+            "original_ip_detection_extensions",
+            !manager.original_ip_detection_extensions.is_empty(),
+        ),
+    ];
+    for (field, present) in hops {
+        match context.profile {
+            _ if !present => {}
+            Profile::Grpc => return Err(Fault::new(field, "must not be set (gRFC A41)")),
+            // The peer's address is the peer's address here.
+            Profile::Envoy => notes.add(format_args!("{field} is not applied")),
+        }
+    }
+    let options = manager.common_http_protocol_options.as_ref();
+    if options.is_some_and(|options| options.max_stream_duration.is_some()) {
+        notes.add("common_http_protocol_options.max_stream_duration is not applied");
+    }
+    filters::read(&manager.http_filters, side, context, notes)
+}
+
+fn by_name(rds: &Rds) -> Result<Routes, Fault> {
+    from_this_stream("config_source", rds.config_source.as_ref())?;
+    if rds.route_config_name.is_empty() {
+        return Err(Fault::new("route_config_name", "is empty"));
+    }
+    Ok(Routes::Named(rds.route_config_name.as_str().into()))
+}
