@@ -26,7 +26,8 @@ use mesh_core::{Link, Snapshot, live};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Bootstrap, Credentials, Protocol};
+use crate::bootstrap::{Bootstrap, Protocol};
+use crate::connect::Access;
 use crate::connector::Connector;
 use crate::decode::Context;
 use crate::error::StartError;
@@ -131,7 +132,7 @@ impl XdsClientBuilder {
         let context = Context {
             provider: provider.map(|(name, _)| name.into()),
         };
-        let shows_identity = provider.is_some() && matches!(bootstrap.server().credentials, Credentials::Tls(_));
+        let shows_identity = provider.is_some() && bootstrap.server().credentials.shows_identity();
         let bell = Arc::new(Notify::new());
         let ring = Arc::clone(&bell);
         let interest_changes = link.interest().on_change(move || ring.notify_one());
@@ -178,15 +179,18 @@ struct Begin<'a> {
 impl Begin<'_> {
     fn task<V: ads::Variant>(self, bootstrap: &Bootstrap) -> stream::Task<V> {
         let ads = ads::AdsState::<V>::new(Arc::new(node(bootstrap.node())), self.context);
-        let assembler = assemble::Assembler::new(bootstrap.client_listener_template());
+        let assembler = assemble::Assembler::new(bootstrap.listener_names().clone());
         let server = bootstrap.server().clone();
         let name = server.uri.to_string();
         stream::Task {
             state: state::State::new(self.link, self.snapshots, ads, assembler, self.reports, name),
             bell: self.bell,
-            server,
-            connector: self.connector,
-            clock: Arc::clone(self.link.wall_clock()),
+            access: Access::new(
+                server,
+                self.connector,
+                Arc::clone(self.link.wall_clock()),
+                self.link.entropy(),
+            ),
             identity: self.shows_identity.then(|| self.link.identity().clone()),
             backoff: Backoff::new(self.link.entropy().clone()),
         }

@@ -15,6 +15,7 @@ use mesh_core::config::{ClusterName, Resolved, RouteTree, Snapshot, Version};
 
 use super::ads::Needs;
 use super::cache::{Cache, Changed};
+use crate::bootstrap::ListenerNames;
 use crate::resource::ResourceKind;
 
 mod walk;
@@ -24,8 +25,8 @@ use walk::{Memo, Walk};
 /// What the last call left behind.
 #[derive(Debug)]
 pub(crate) struct Assembler {
-    /// gRPC's `client_default_listener_resource_name_template`; `%s` stands for the target.
-    template: Box<str>,
+    /// Makes the names of listeners, by the bootstrap's templates.
+    names: ListenerNames,
     targets: Vec<Arc<str>>,
     /// The last whole tree of each target.
     trees: BTreeMap<Arc<str>, Resolved<RouteTree>>,
@@ -57,9 +58,9 @@ pub(crate) struct Missing {
 }
 
 impl Assembler {
-    pub(crate) fn new(template: impl Into<Box<str>>) -> Self {
+    pub(crate) fn new(names: impl Into<ListenerNames>) -> Self {
         Self {
-            template: template.into(),
+            names: names.into(),
             targets: Vec::new(),
             trees: BTreeMap::new(),
             clusters: HashMap::new(),
@@ -123,7 +124,7 @@ impl Assembler {
         let (mut walk, mut waiting) = (Walk::new(cache), BTreeMap::new());
         let mut used = BTreeSet::new();
         for target in targets {
-            let tree = walk.target(target, &self.template);
+            let tree = walk.target(target, &self.names);
             if let Some(Ok(tree)) = &tree {
                 self.renew(&mut walk, tree, &mut used);
             }

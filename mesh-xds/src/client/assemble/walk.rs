@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mesh_core::config::{Cluster, ClusterName, Reason, ReasonKind, Resolved, RouteTree};
 
 use super::Missing;
+use crate::bootstrap::ListenerNames;
 use crate::client::ads::Needs;
 use crate::client::cache::{Cache, Cached, Changed, Found, Trouble};
 use crate::decode::UNSERVED;
@@ -30,8 +31,11 @@ impl<'a> Walk<'a> {
     }
 
     /// The target's routes, or `None` while it is not known what they are.
-    pub(super) fn target(&mut self, target: &str, template: &str) -> Option<Resolved<RouteTree>> {
-        let name: Arc<str> = template.replace("%s", target).into();
+    pub(super) fn target(&mut self, target: &str, names: &ListenerNames) -> Option<Resolved<RouteTree>> {
+        let name: Arc<str> = match names.of_target(target) {
+            Ok(name) => name.into(),
+            Err(invalid) => return Some(Err(Reason::new(ReasonKind::NoListener, invalid.to_string()))),
+        };
         let listener = match self.look::<Listener>(&name) {
             Found::Value(listener) => listener,
             Found::None(trouble) => return Some(Err(reason(trouble, ReasonKind::NoListener))),

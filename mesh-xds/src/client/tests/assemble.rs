@@ -257,3 +257,18 @@ fn the_template_makes_a_listeners_name_of_a_targets() {
     let needs = assembler.assemble(&names(&["t"]), ads.cache(), &[]).needs;
     assert!(needs.unwrap()[ResourceKind::Listener.index()].contains("mesh/t/v1"));
 }
+
+#[test]
+fn a_target_of_an_unknown_authority_is_told_at_once() {
+    let mut assembler = Assembler::new("%s");
+    let ads = AdsState::<Sotw>::new(Arc::new(Node::default()), Context::default());
+    let assembly = assembler.assemble(&names(&["xds://nobody/t"]), ads.cache(), &[]);
+    assert!(assembly.waiting.unwrap().is_empty());
+    let snapshot = assembly.snapshot.unwrap();
+    let reason = snapshot.target("xds://nobody/t").unwrap().as_ref().unwrap_err();
+    assert_eq!(reason.kind(), ReasonKind::NoListener);
+    assert!(
+        reason.to_string().contains("the bootstrap has no authority \"nobody\""),
+        "{reason}"
+    );
+}
