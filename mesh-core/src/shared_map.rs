@@ -21,7 +21,7 @@ const SHARDS: usize = 256;
 type Fixed = BuildHasherDefault<DefaultHasher>;
 type Shard<K, V> = HashMap<K, V, Fixed>;
 
-/// See the [module](self).
+/// A map whose clones share all that neither changed since: one changed entry of ten thousand copies about forty.
 ///
 /// ```
 /// use mesh_core::SharedMap;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -20,17 +21,20 @@ pub(crate) type Io = Box<dyn Duplex>;
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// How connections to a control plane are dialled. Default: TCP. Tests and simulations inject their own.
+/// How connections to a control plane are dialled. Default: as the address says, TCP or a socket file. Tests and simulations inject their own.
 #[derive(Clone)]
 pub struct Connector(Arc<Dial>);
 
 impl Connector {
-    /// TCP, with Nagle's algorithm off.
+    /// TCP, with Nagle's algorithm off; and the Unix socket of an address that is one.
     pub fn tcp() -> Self {
         Self::new(|uri: ServerUri| async move {
+            if let Some(path) = uri.socket_path() {
+                return socket(path).await;
+            }
             let stream = TcpStream::connect((uri.host(), uri.port())).await?;
             stream.set_nodelay(true)?;
-            Ok(stream)
+            Ok(Box::new(stream) as Io)
         })
     }
 
@@ -50,6 +54,16 @@ impl Connector {
     pub(crate) async fn dial(&self, uri: ServerUri) -> io::Result<Io> {
         (self.0)(uri).await
     }
+}
+
+#[cfg(unix)]
+async fn socket(path: &Path) -> io::Result<Io> {
+    Ok(Box::new(tokio::net::UnixStream::connect(path).await?))
+}
+
+#[cfg(not(unix))]
+async fn socket(_: &Path) -> io::Result<Io> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 impl Default for Connector {

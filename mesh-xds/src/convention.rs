@@ -1,19 +1,5 @@
 //! Names on which both ends of this crate agree, beyond what the protocol says.
 
-/// Whose rules a control plane writes by.
-///
-/// A control plane that knows its client for gRPC sends what the gRFCs describe, and what they forbid is a mistake. One that
-/// takes it for a proxy (istiod, when the node does not say `GENERATOR: grpc`) sends a good deal that only a proxy can use,
-/// and nothing of that is a mistake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Profile {
-    /// gRPC's: resources are judged by the gRFCs.
-    #[default]
-    Grpc,
-    /// Envoy's: what is meant for a proxy is honoured or passed over, and said so. What guards is refused in both.
-    Envoy,
-}
-
 /// The instance name that TLS contexts ask for keys and roots, and that our bootstraps define. gRPC and istiod use it too.
 pub(crate) const PROVIDER: &str = "default";
 

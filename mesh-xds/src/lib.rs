@@ -20,6 +20,8 @@
 //! |---|---|
 //! | [`bootstrap`] | where the control plane is, who this process is, where its identity comes from |
 //! | [`client`] | the stream, the protocol, the cache, whole trees, the status |
+//! | [`ResourceName`] | names, plain or of the `xdstp` scheme, in a normal form |
+//! | `credentials` | what a control plane is judged by, and what is shown to it |
 //! | `identity` | certificates from files or a CA, renewed before they end |
 //! | `decode`, `encode` | resources from and to core values, mirror images |
 //! | `server` (feature `server`) | the serving end: a snapshot per group of clients |
@@ -33,11 +35,13 @@ pub mod client;
 mod connect;
 mod connector;
 mod convention;
+mod credentials;
 mod decode;
 #[cfg(feature = "server")]
 mod encode;
 mod error;
 mod identity;
+mod name;
 mod node;
 mod pem;
 mod proto;
@@ -49,8 +53,8 @@ mod wire;
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use client::{ConfigStatus, XdsClient};
 pub use connector::Connector;
-pub use convention::Profile;
 pub use decode::Rejected;
 pub use error::StartError;
+pub use name::{InvalidResourceName, ResourceName};
 pub use node::{Node, NodeLocality};
 pub use resource::ResourceKind;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// The `node` of an xDS client (Envoy `core.v3.Node`). Sent as it was written: a control plane such as istiod decides by its
@@ -16,10 +16,10 @@ pub struct Node {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cluster: String,
     /// Free-form facts.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
     pub metadata: BTreeMap<String, Value>,
     /// Where it runs.
-    #[serde(skip_serializing_if = "NodeLocality::is_unknown")]
+    #[serde(skip_serializing_if = "NodeLocality::is_unknown", deserialize_with = "nullable")]
     pub locality: NodeLocality,
     /// What software asks, such as `mesh-xds` or `gRPC C-core linux`. A bootstrap file cannot set it.
     #[serde(skip)]
@@ -58,4 +58,9 @@ impl Node {
     pub fn metadata_text(&self, key: &str) -> Option<&str> {
         self.metadata.get(key)?.as_str()
     }
+}
+
+/// Takes `null` as absent: a writer in Go leaves it for what has no value.
+pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }

@@ -18,4 +18,4 @@ pub mod verify;
 
 pub use bundle::{InvalidBundle, TrustBundle};
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};
-pub use svid::{Identity, InvalidSvid, Svid};
+pub use svid::{ClientCertificate, Identity, InvalidSvid, Svid};

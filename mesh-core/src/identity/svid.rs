@@ -30,17 +30,16 @@ impl Svid {
     ///
     /// When the leaf is not one that a peer would accept (the rules of [`verify`](super::verify)), or the key is unusable or
     /// another certificate's.
-    pub fn new(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'static>) -> Result<Self, InvalidSvid> {
-        let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key);
-        key.zeroize();
-        let leaf = chain.first().ok_or(InvalidSvid::Empty)?;
-        let leaf = Leaf::read(leaf).map_err(InvalidSvid::Leaf)?;
-        chain::check_size(chain.iter()).map_err(InvalidSvid::Leaf)?;
-        let certified = CertifiedKey::new(chain, signing.map_err(|_| InvalidSvid::Key)?);
-        certified.keys_match().map_err(|_| InvalidSvid::KeyMismatch)?;
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, InvalidSvid> {
+        let leaf = chain.first().ok_or(InvalidSvid::Empty).and_then(|leaf| {
+            let leaf = Leaf::read(leaf).map_err(InvalidSvid::Leaf)?;
+            chain::check_size(chain.iter()).map_err(InvalidSvid::Leaf)?;
+            Ok(leaf)
+        });
+        let certified = certify(chain, key);
         Ok(Self {
-            leaf,
-            certified: Arc::new(certified),
+            leaf: leaf?,
+            certified: certified?,
         })
     }
 
@@ -68,6 +67,60 @@ impl Svid {
     pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
     }
+}
+
+/// Any certificate with its private key, to show to a server that is no part of the mesh and judges by rules of its own.
+#[derive(Clone)]
+pub struct ClientCertificate {
+    certified: Arc<CertifiedKey>,
+}
+
+impl ClientCertificate {
+    /// A certificate chain, leaf first, and the leaf's private key. The bytes of `key` are wiped.
+    ///
+    /// # Errors
+    ///
+    /// When there is no certificate, or the key is unusable or another certificate's.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, InvalidSvid> {
+        let certified = certify(chain, key)?;
+        Ok(Self { certified })
+    }
+
+    /// What rustls signs with.
+    pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+}
+
+impl From<&Identity> for ClientCertificate {
+    fn from(identity: &Identity) -> Self {
+        Self {
+            certified: Arc::clone(identity.svid().certified()),
+        }
+    }
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCertificate")
+            .field("certificates", &self.certified.cert.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The one place where key bytes become a signing handle. They are wiped whatever comes of it.
+fn certify(
+    chain: Vec<CertificateDer<'static>>,
+    mut key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, InvalidSvid> {
+    let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key);
+    key.zeroize();
+    if chain.is_empty() {
+        return Err(InvalidSvid::Empty);
+    }
+    let certified = CertifiedKey::new(chain, signing.map_err(|_| InvalidSvid::Key)?);
+    certified.keys_match().map_err(|_| InvalidSvid::KeyMismatch)?;
+    Ok(Arc::new(certified))
 }
 
 impl fmt::Debug for Svid {

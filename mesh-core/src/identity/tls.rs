@@ -16,8 +16,8 @@ use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, Error, NoKeyLog, RootCertStore, ServerConfig, version};
 
-use super::Identity;
 use super::verify::{ClientVerifier, ServerVerifier};
+use super::{ClientCertificate, Identity};
 use crate::config::ExpectedPeers;
 
 /// Whether a client must show who it is.
@@ -56,14 +56,14 @@ pub fn client_config(
 
 /// A workload's way to the control plane: an ordinary server name, judged by webpki against `roots` and no others.
 ///
-/// `identity` is shown if there is one yet.
+/// `shown` is what the workload shows, if it has something: its identity, or a certificate of another kind.
 ///
 /// # Errors
 ///
 /// When there is no root, or one is not a certificate.
 pub fn pinned_client_config(
     roots: &[CertificateDer<'static>],
-    identity: Option<&Identity>,
+    shown: Option<&ClientCertificate>,
     clock: Arc<dyn TimeProvider>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsError> {
@@ -75,8 +75,11 @@ pub fn pinned_client_config(
         .build()
         .map_err(Kind::Roots)?;
     let builder = client_builder(clock)?.with_webpki_verifier(verifier);
-    let config = match identity {
-        Some(identity) => builder.with_client_cert_resolver(resolver(identity)),
+    let config = match shown {
+        Some(certificate) => {
+            let certified = Arc::clone(certificate.certified());
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+        }
         None => builder.with_no_client_auth(),
     };
     Ok(finish_client(config, alpn))

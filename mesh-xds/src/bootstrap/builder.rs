@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::file::{CredsEntry, File, MeshCaConfig, ProviderEntry, XdsServer};
-use super::{Bootstrap, BootstrapError, Protocol};
+use super::file::{CredsEntry, File, MeshCaConfig, ProviderEntry, XdsAuthority, XdsServer};
+use super::{Bootstrap, BootstrapError, Profile, Protocol, ServerFeature};
 use crate::convention::PROVIDER;
 use crate::node::Node;
 
@@ -24,14 +24,26 @@ impl BootstrapBuilder {
         }
     }
 
+    /// A control plane. The first is asked first; each later one is a fallback for those before it.
+    pub fn server(mut self, server: ServerEntry) -> Self {
+        self.file.xds_servers.push(server.entry);
+        self
+    }
+
     /// A control plane that is spoken to in the clear.
     pub fn insecure(self, server_uri: &str) -> Self {
-        self.server(server_uri, "insecure", Value::Null)
+        self.server(ServerEntry::insecure(server_uri))
     }
 
     /// A control plane that is spoken to over TLS and judged by these PEM certificates alone.
     pub fn tls(self, server_uri: &str, roots_pem: &str) -> Self {
-        self.server(server_uri, "tls", json!({ "ca_certificate": roots_pem }))
+        self.server(ServerEntry::tls(server_uri, roots_pem))
+    }
+
+    /// An authority whose names have servers or a template of their own (gRFC A47).
+    pub fn authority(mut self, name: &str, authority: AuthorityEntry) -> Self {
+        self.file.authorities.insert(name.into(), authority.entry);
+        self
     }
 
     /// A CA at `server_uri`, judged by these PEM certificates, that is asked for the identity
@@ -75,6 +87,24 @@ impl BootstrapBuilder {
         self
     }
 
+    /// The template that makes a listener's name of an address that a server listens on. There is no default.
+    pub fn server_listener_template(mut self, template: &str) -> Self {
+        self.file.server_listener_resource_name_template = Some(template.into());
+        self
+    }
+
+    /// For whom the control plane shapes its resources. Default: as the node says.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.file.x_mesh.profile = Some(profile);
+        self
+    }
+
+    /// Where the last good configuration may be kept. Default: nowhere.
+    pub fn cache_directory(mut self, path: &str) -> Self {
+        self.file.x_mesh.cache_directory = Some(path.into());
+        self
+    }
+
     /// The variant of xDS that the stream speaks. Default: state of the world.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.file.x_mesh.protocol = protocol;
@@ -88,18 +118,6 @@ impl BootstrapBuilder {
     /// When it could not be used; the error names the path within the JSON.
     pub fn build(self) -> Result<Bootstrap, BootstrapError> {
         Bootstrap::resolve(self.file)
-    }
-
-    fn server(mut self, server_uri: &str, kind: &str, config: Value) -> Self {
-        self.file.xds_servers.push(XdsServer {
-            server_uri: server_uri.into(),
-            channel_creds: vec![CredsEntry {
-                kind: kind.into(),
-                config,
-            }],
-            server_features: vec![Value::from("xds_v3")],
-        });
-        self
     }
 
     fn provider(mut self, plugin_name: &str, config: Value) -> Self {
@@ -117,6 +135,114 @@ impl std::fmt::Debug for BootstrapBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BootstrapBuilder")
             .field("node", &self.file.node.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A control plane in a bootstrap that is being built.
+#[derive(Clone)]
+#[must_use]
+pub struct ServerEntry {
+    entry: XdsServer,
+}
+
+impl ServerEntry {
+    /// Spoken to in the clear.
+    pub fn insecure(server_uri: &str) -> Self {
+        Self::new(server_uri, "insecure", Value::Null)
+    }
+
+    /// Spoken to over TLS and judged by these PEM certificates alone. The workload's identity is shown, if it has one.
+    pub fn tls(server_uri: &str, roots_pem: &str) -> Self {
+        Self::new(server_uri, "tls", json!({ "ca_certificate": roots_pem }))
+    }
+
+    /// Spoken to over TLS and judged by the PEM certificates in a file alone.
+    pub fn tls_file(server_uri: &str, roots_file: &str) -> Self {
+        Self::new(server_uri, "tls", json!({ "ca_certificate_file": roots_file }))
+    }
+
+    /// Shows the certificate in these PEM files instead of the workload's identity. Of no effect in the clear.
+    pub fn certificate(mut self, certificate_file: &str, private_key_file: &str) -> Self {
+        for creds in &mut self.entry.channel_creds {
+            if let Value::Object(config) = &mut creds.config {
+                config.insert("certificate_file".into(), certificate_file.into());
+                config.insert("private_key_file".into(), private_key_file.into());
+            }
+        }
+        self
+    }
+
+    /// Shows the JWT in a file with every call (gRFC A97). In the clear that is refused, unless through a socket file.
+    pub fn call_credentials(mut self, jwt_token_file: &str) -> Self {
+        self.entry.call_creds.push(CredsEntry {
+            kind: "jwt_token_file".into(),
+            config: json!({ "jwt_token_file": jwt_token_file }),
+        });
+        self
+    }
+
+    /// What the server can do, or is trusted with.
+    pub fn feature(mut self, feature: ServerFeature) -> Self {
+        self.entry.server_features.push(feature.as_str().into());
+        self
+    }
+
+    fn new(server_uri: &str, kind: &str, config: Value) -> Self {
+        let entry = XdsServer {
+            server_uri: server_uri.into(),
+            channel_creds: vec![CredsEntry {
+                kind: kind.into(),
+                config,
+            }],
+            call_creds: Vec::new(),
+            server_features: vec![ServerFeature::XdsV3.as_str().into()],
+        };
+        Self { entry }
+    }
+}
+
+/// An authority in a bootstrap that is being built. By default it has the servers of the others, and names its listeners
+/// `xdstp://NAME/envoy.config.listener.v3.Listener/TARGET`.
+#[derive(Clone, Default)]
+#[must_use]
+pub struct AuthorityEntry {
+    entry: XdsAuthority,
+}
+
+impl AuthorityEntry {
+    /// A control plane of its own. The first is asked first; each later one is a fallback for those before it.
+    pub fn server(mut self, server: ServerEntry) -> Self {
+        self.entry.xds_servers.push(server.entry);
+        self
+    }
+
+    /// The template that makes a listener's name of a target's. It begins with `xdstp://NAME/`.
+    pub fn client_listener_template(mut self, template: &str) -> Self {
+        self.entry.client_listener_resource_name_template = Some(template.into());
+        self
+    }
+
+    /// Only an unreachable server makes clients fall back to the next (gRFC A95).
+    pub fn fallback_on_reachability_only(mut self) -> Self {
+        self.entry.fallback_on_reachability_only = true;
+        self
+    }
+}
+
+impl std::fmt::Debug for ServerEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerEntry")
+            .field("server_uri", &self.entry.server_uri)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for AuthorityEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let template = &self.entry.client_listener_resource_name_template;
+        f.debug_struct("AuthorityEntry")
+            .field("template", template)
             .finish_non_exhaustive()
     }
 }

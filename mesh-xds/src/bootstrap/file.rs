@@ -5,44 +5,46 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Protocol;
-use crate::node::Node;
+use super::options::Options;
+use crate::node::{Node, nullable};
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct File {
     pub(super) xds_servers: Vec<XdsServer>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
+    pub(super) authorities: BTreeMap<String, XdsAuthority>,
+    #[serde(default, deserialize_with = "nullable")]
     pub(super) node: Node,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
     pub(super) certificate_providers: BTreeMap<String, ProviderEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) client_default_listener_resource_name_template: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) server_listener_resource_name_template: Option<String>,
-    #[serde(default, skip_serializing_if = "Options::is_default")]
+    #[serde(default, skip_serializing_if = "Options::is_default", deserialize_with = "nullable")]
     pub(super) x_mesh: Options,
-}
-
-/// What only this client reads.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Options {
-    #[serde(default)]
-    pub(super) protocol: Protocol,
-}
-
-impl Options {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct XdsServer {
     pub(super) server_uri: String,
     pub(super) channel_creds: Vec<CredsEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub(super) call_creds: Vec<CredsEntry>,
     /// Unknown features are ignored whatever their JSON type (gRFC A30).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
     pub(super) server_features: Vec<Value>,
+}
+
+/// Whose names are asked of which servers (gRFC A47).
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct XdsAuthority {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) client_listener_resource_name_template: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub(super) xds_servers: Vec<XdsServer>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "nullable")]
+    pub(super) fallback_on_reachability_only: bool,
 }
 
 /// Credentials of some kind; the configuration is read once the kind is known to be one of ours.
@@ -62,14 +64,26 @@ pub(super) struct ProviderEntry {
     pub(super) config: Value,
 }
 
-/// `tls` (gRFC A65), with the roots inline if so wished. The workload's own certificate comes from its identity, so a
-/// certificate named here is not read.
+/// `tls` (gRFC A65), with the roots inline if so wished.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct TlsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ca_certificate_file: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ca_certificate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) certificate_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) private_key_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) refresh_interval: Option<String>,
+}
+
+/// `jwt_token_file` (gRFC A97).
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct JwtTokenFileConfig {
+    #[serde(default)]
+    pub(super) jwt_token_file: Option<String>,
 }
 
 /// `file_watcher` (gRFC A29).
@@ -81,6 +95,8 @@ pub(super) struct FileWatcherConfig {
     pub(super) private_key_file: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ca_certificate_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spiffe_trust_bundle_map_file: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) refresh_interval: Option<String>,
 }

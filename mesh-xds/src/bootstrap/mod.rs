@@ -1,33 +1,45 @@
-//! The bootstrap file of a gRPC xDS client (gRFCs A27, A29, A65), with one certificate provider more: joining a CA. A key of
-//! our own at the top level, `"x_mesh": {"protocol": "delta"}`, chooses the incremental variant of xDS for the stream.
+//! The bootstrap file of a gRPC xDS client (gRFCs A27, A29, A47, A65, A71, A87, A97), with one certificate provider more:
+//! joining a CA. An object of our own at the top level, such as `"x_mesh": {"protocol": "delta"}`, says what other clients
+//! have no word for.
 //!
 //! The file is read in two steps. [`file`] is its shape, one set of structs to read and to print; here the parts that come
-//! in kinds (credentials, providers) are resolved. gRPC's readers skip what they do not know, at every level, so one file
-//! serves them and us; an error says which path of the file is wrong.
+//! in kinds (credentials, providers) or belong together (authorities and their servers) are resolved, so that a
+//! [`Bootstrap`] that exists is usable as far as a file can say. gRPC's readers skip what they do not know, at every level,
+//! so one file serves them and us; an error says which path of the file is wrong.
 
+mod authority;
 mod builder;
 mod error;
+mod features;
 mod file;
+mod options;
 mod provider;
 mod server;
+mod uri;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use crate::convention::PROVIDER;
 use crate::node::Node;
 
-pub use builder::BootstrapBuilder;
+pub use authority::{Authority, InvalidTarget, NoServerListener};
+pub use builder::{AuthorityEntry, BootstrapBuilder, ServerEntry};
 pub use error::BootstrapError;
-pub use provider::{FileWatcher, MeshCa, Provider, Token};
-pub use server::{Credentials, InvalidServerUri, Roots, Server, ServerUri};
+pub use features::{ServerFeature, ServerFeatures};
+pub use options::{Profile, Protocol};
+pub use provider::{FileWatcher, MeshCa, Provider, Token, TrustFile};
+pub use server::{CallCredentials, CertificateFiles, Credentials, Roots, Server, TlsCredentials};
+pub use uri::{InvalidServerUri, ServerUri};
+
+pub(crate) use authority::ListenerNames;
 
 use file::File;
 
@@ -36,24 +48,8 @@ pub const FILE_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP";
 /// Holds the bootstrap itself.
 pub const CONFIG_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP_CONFIG";
 
-/// The template that makes a listener's name of a target's (gRFC A47).
-const DEFAULT_CLIENT_TEMPLATE: &str = "%s";
-
 /// The most bytes a bootstrap may have; an ordinary one has a few thousand.
 const MAX_BYTES: usize = 1024 * 1024;
-
-/// The variant of xDS that the stream speaks: `x_mesh.protocol`. State of the world unless the file says otherwise, since
-/// every control plane serves that, and the `GENERATOR=grpc` of istiod is not tested with the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Protocol {
-    /// State of the world (`"sotw"`): listeners and clusters come whole with every change.
-    #[default]
-    Sotw,
-    /// Incremental (`"delta"`): only what changed comes, and after a lost stream only what changed meanwhile.
-    Delta,
-}
 
 /// What a process needs to know to take part in a mesh: the control plane, its own name, and how to come by an identity.
 ///
@@ -61,23 +57,32 @@ pub enum Protocol {
 #[derive(Clone)]
 pub struct Bootstrap {
     file: File,
-    server: Server,
+    /// At least one.
+    servers: Vec<Server>,
+    authorities: BTreeMap<String, Authority>,
+    names: ListenerNames,
     providers: BTreeMap<String, Provider>,
 }
 
 impl Bootstrap {
-    /// Reads the file that `GRPC_XDS_BOOTSTRAP` names, else the JSON in `GRPC_XDS_BOOTSTRAP_CONFIG`.
+    /// Reads the file that `GRPC_XDS_BOOTSTRAP` names, else the JSON in `GRPC_XDS_BOOTSTRAP_CONFIG`. Empty is not set.
     ///
     /// # Errors
     ///
     /// When neither is set, the file cannot be read, or it is not a bootstrap.
     pub fn from_env() -> Result<Self, BootstrapError> {
-        if let Some(path) = env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
-            return Self::from_file(path);
-        }
-        match env::var(CONFIG_VARIABLE) {
-            Ok(json) if !json.is_empty() => Self::from_json(&json),
-            _ => Err(BootstrapError::not_set()),
+        Self::from_variables(|name| env::var_os(name))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, BootstrapError> {
+        let variable = |name| variable(name).filter(|value| !value.is_empty());
+        match (variable(FILE_VARIABLE), variable(CONFIG_VARIABLE)) {
+            (Some(path), _) => Self::from_file(path),
+            (None, Some(json)) => match json.to_str() {
+                Some(json) => Self::from_json(json),
+                None => Err(BootstrapError::at("", format!("{CONFIG_VARIABLE} is not UTF-8"))),
+            },
+            (None, None) => Err(BootstrapError::not_set()),
         }
     }
 
@@ -88,7 +93,7 @@ impl Bootstrap {
     /// When it cannot be read, or is not a bootstrap.
     pub fn from_file(path: impl Into<PathBuf>) -> Result<Self, BootstrapError> {
         let path = path.into();
-        match std::fs::read_to_string(&path) {
+        match read(&path) {
             Ok(json) => Self::from_json(&json),
             Err(error) => Err(BootstrapError::unreadable(path, error)),
         }
@@ -106,7 +111,9 @@ impl Bootstrap {
         let mut reader = serde_json::Deserializer::from_str(json);
         let file: File = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let path = error.path().to_string();
-            BootstrapError::at(path.trim_matches('.'), error.into_inner())
+            // Text that is not JSON leaves a question mark where it broke off.
+            let path = path.strip_suffix('?').unwrap_or(&path).trim_matches('.');
+            BootstrapError::at(path, error.into_inner())
         })?;
         Self::resolve(file)
     }
@@ -126,14 +133,64 @@ impl Bootstrap {
         &self.file.node
     }
 
-    /// The control plane: the first server of the list whose credentials are supported.
+    /// The control planes in order of priority: a later one is a fallback for those before it (gRFC A71). At least one.
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The control plane that is asked first.
     pub fn server(&self) -> &Server {
-        &self.server
+        &self.servers[0]
+    }
+
+    /// Those whose names are asked of servers of their own (gRFC A47), by name. Names without an authority are not here.
+    pub fn authorities(&self) -> &BTreeMap<String, Authority> {
+        &self.authorities
+    }
+
+    /// Whom to ask for names of this authority, in order of priority: of `None`, which plain names have, those at the top
+    /// of the file. `None` is the answer for an authority that the file does not know.
+    pub fn servers_for(&self, authority: Option<&str>) -> Option<&[Server]> {
+        match authority {
+            None => Some(&self.servers),
+            Some(name) => self.authorities.get(name).map(Authority::servers),
+        }
+    }
+
+    /// The name of a target's listener (gRFC A47): a bare name, `xds:name` and `xds:///name` go by the template at the top
+    /// of the file, `xds://AUTHORITY/name` by the authority's own. The value is percent-encoded where the template is one of
+    /// `xdstp:` names.
+    ///
+    /// # Errors
+    ///
+    /// When the target is empty or malformed, or the file does not know its authority, or that of the name made of it.
+    pub fn listener_name(&self, target: &str) -> Result<String, InvalidTarget> {
+        self.names.of_target(target)
+    }
+
+    /// The name of the listener of a server at `address`, as in `127.0.0.1:80` or `[::1]:80` (gRFC A36).
+    ///
+    /// # Errors
+    ///
+    /// When the file has no template for such names, or does not know the authority of the name.
+    pub fn server_listener_name(&self, address: &str) -> Result<String, NoServerListener> {
+        self.names.of_address(address)
     }
 
     /// The variant of xDS that the stream speaks.
     pub fn protocol(&self) -> Protocol {
         self.file.x_mesh.protocol
+    }
+
+    /// For whom the control plane shapes its resources.
+    pub fn profile(&self) -> Profile {
+        let options = &self.file.x_mesh;
+        options.profile.unwrap_or_else(|| Profile::of(&self.file.node))
+    }
+
+    /// Where the last good configuration may be kept for a start without a control plane: `x_mesh.cache_directory`.
+    pub fn cache_directory(&self) -> Option<&Path> {
+        self.file.x_mesh.cache_directory.as_deref().map(Path::new)
     }
 
     /// The certificate providers of a known kind, by instance name.
@@ -151,34 +208,63 @@ impl Bootstrap {
         Some((name, provider))
     }
 
-    /// Makes a listener's name of a target's: every `%s` stands for the target.
+    /// Makes a listener's name of a target's: every `%s` stands for the target. [`listener_name`](Self::listener_name) uses
+    /// it.
     pub fn client_listener_template(&self) -> &str {
-        self.file
-            .client_default_listener_resource_name_template
-            .as_deref()
-            .unwrap_or(DEFAULT_CLIENT_TEMPLATE)
+        self.names.client_template()
     }
 
     /// Makes a listener's name of an address that a server listens on, if the file says how (gRFC A36).
     pub fn server_listener_template(&self) -> Option<&str> {
-        self.file.server_listener_resource_name_template.as_deref()
+        self.names.server_template()
+    }
+
+    pub(crate) fn listener_names(&self) -> &ListenerNames {
+        &self.names
     }
 
     fn resolve(file: File) -> Result<Self, BootstrapError> {
-        let server = server::first_usable(&file.xds_servers)?;
-        let providers = provider::known(&file.certificate_providers)?;
+        let servers = server::all("xds_servers", &file.xds_servers)?;
+        if servers.is_empty() {
+            return Err(BootstrapError::at("xds_servers", "is empty"));
+        }
+        let authorities = authority::all(&file.authorities, &servers)?;
+        let template = |at: &str, template: &Option<String>| match template.as_deref() {
+            None | Some("") => Ok(None),
+            Some(template) => authority::check(at, template).map(|()| Some(template.to_owned())),
+        };
+        let client = template(
+            "client_default_listener_resource_name_template",
+            &file.client_default_listener_resource_name_template,
+        )?;
+        let server = template(
+            "server_listener_resource_name_template",
+            &file.server_listener_resource_name_template,
+        )?;
+        file.x_mesh.check()?;
         Ok(Self {
+            names: ListenerNames::new(client.as_deref(), server.as_deref(), &authorities),
+            providers: provider::known(&file.certificate_providers)?,
             file,
-            server,
-            providers,
+            servers,
+            authorities,
         })
     }
+}
+
+/// Reads no more than could be a bootstrap.
+fn read(path: &Path) -> io::Result<String> {
+    let mut json = String::new();
+    let file = std::fs::File::open(path)?;
+    file.take(MAX_BYTES as u64 + 1).read_to_string(&mut json)?;
+    Ok(json)
 }
 
 impl fmt::Debug for Bootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bootstrap")
-            .field("server", &self.server)
+            .field("servers", &self.servers)
+            .field("authorities", &self.authorities)
             .field("node", &self.file.node.id)
             .field("providers", &self.providers)
             .finish_non_exhaustive()

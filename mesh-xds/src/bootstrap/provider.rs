@@ -9,12 +9,8 @@ use mesh_core::identity::{SpiffeId, TrustDomain};
 
 use super::BootstrapError;
 use super::file::{FileWatcherConfig, MeshCaConfig, ProviderEntry};
-use super::server::{Roots, ServerUri, config, roots};
-
-/// How often files are read again when nothing is said (gRFC A65, grpc-go).
-const DEFAULT_REFRESH: Duration = Duration::from_secs(600);
-/// More often than this is a busy loop.
-const MIN_REFRESH: Duration = Duration::from_millis(100);
+use super::server::{certificate_files, config, path, refresh_interval, roots};
+use super::{CertificateFiles, Roots, ServerUri};
 
 /// A source of the workload's identity.
 #[derive(Clone, Debug)]
@@ -29,14 +25,22 @@ pub enum Provider {
 /// `file_watcher`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileWatcher {
-    /// The certificate chain, leaf first, in PEM.
-    pub certificate: PathBuf,
-    /// The leaf's private key, in PEM.
-    pub private_key: PathBuf,
-    /// The roots of the trust domain, in PEM.
-    pub roots: PathBuf,
+    /// The workload's certificate and key.
+    pub identity: CertificateFiles,
+    /// Whom the workload trusts.
+    pub trust: TrustFile,
     /// How often they are read again. Default: 600 s.
     pub refresh_interval: Duration,
+}
+
+/// A file that says whom a workload trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrustFile {
+    /// The roots of the workload's own trust domain, in PEM (`ca_certificate_file`).
+    Roots(PathBuf),
+    /// The SPIFFE bundle of each trust domain, in JSON (`spiffe_trust_bundle_map_file`, gRFC A87). Roots named beside it
+    /// are ignored: they are for clients that do not know it.
+    BundleMap(PathBuf),
 }
 
 /// `mesh_ca`: the workload makes its key, sends a certificate signing request to an `IstioCertificateService`, and proves who
@@ -91,36 +95,23 @@ pub(super) fn known(entries: &BTreeMap<String, ProviderEntry>) -> Result<BTreeMa
 
 /// `None` for one that gives no identity: gRPC has uses for a certificate without roots, and for roots alone.
 fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<Option<FileWatcher>, BootstrapError> {
-    let missing = |field: &str| BootstrapError::at(format!("{at}.{field}"), "is missing");
-    let refresh_interval = match config.refresh_interval.as_deref().map(seconds) {
-        None => DEFAULT_REFRESH,
-        Some(Some(interval)) => interval.max(MIN_REFRESH),
-        Some(None) => {
-            let reason = "is not a duration such as \"600s\" or \"0.5s\"";
-            return Err(BootstrapError::at(format!("{at}.refresh_interval"), reason));
-        }
-    };
-    let path = |text: Option<String>| text.filter(|path| !path.is_empty()).map(PathBuf::from);
-    let roots = path(config.ca_certificate_file);
-    let (certificate, private_key) = match (path(config.certificate_file), path(config.private_key_file)) {
-        (Some(certificate), Some(private_key)) => (certificate, private_key),
-        (Some(_), None) => return Err(missing("private_key_file")),
-        (None, Some(_)) => return Err(missing("certificate_file")),
-        (None, None) if roots.is_none() => return Err(missing("ca_certificate_file")),
-        (None, None) => return Ok(None),
-    };
-    Ok(roots.map(|roots| FileWatcher {
-        certificate,
-        private_key,
-        roots,
-        refresh_interval,
-    }))
-}
-
-/// Reads protobuf's JSON form of a duration.
-fn seconds(text: &str) -> Option<Duration> {
-    let number: f64 = text.strip_suffix('s')?.parse().ok()?;
-    Duration::try_from_secs_f64(number).ok()
+    let refresh_interval = refresh_interval(at, config.refresh_interval.as_deref())?;
+    let trust = path(config.spiffe_trust_bundle_map_file).map(TrustFile::BundleMap);
+    let trust = trust.or_else(|| path(config.ca_certificate_file).map(TrustFile::Roots));
+    let identity = certificate_files(at, config.certificate_file, config.private_key_file)?;
+    match (identity, trust) {
+        (Some(identity), Some(trust)) => Ok(Some(FileWatcher {
+            identity,
+            trust,
+            refresh_interval,
+        })),
+        (None, None) => Err(BootstrapError::at(
+            at,
+            "names no file: it needs certificate_file and private_key_file, and ca_certificate_file or \
+             spiffe_trust_bundle_map_file",
+        )),
+        _ => Ok(None),
+    }
 }
 
 fn mesh_ca(at: &str, config: MeshCaConfig) -> Result<MeshCa, BootstrapError> {

@@ -26,7 +26,8 @@ use mesh_core::{Link, Snapshot, live};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Bootstrap, Credentials, Protocol};
+use crate::bootstrap::{Bootstrap, Protocol};
+use crate::connect::Access;
 use crate::connector::Connector;
 use crate::decode::Context;
 use crate::error::StartError;
@@ -130,9 +131,9 @@ impl XdsClientBuilder {
         let provider = bootstrap.identity_provider();
         let context = Context {
             provider: provider.map(|(name, _)| name.into()),
-            ..Context::default()
+            profile: bootstrap.profile(),
         };
-        let shows_identity = provider.is_some() && matches!(bootstrap.server().credentials, Credentials::Tls(_));
+        let shows_identity = provider.is_some() && bootstrap.server().credentials.shows_identity();
         let bell = Arc::new(Notify::new());
         let ring = Arc::clone(&bell);
         let interest_changes = link.interest().on_change(move || ring.notify_one());
@@ -180,8 +181,7 @@ impl Begin<'_> {
     fn task<V: ads::Variant>(self, bootstrap: &Bootstrap) -> stream::Task<V> {
         let assembler = assemble::Assembler::new(assemble::Naming {
             profile: self.context.profile,
-            client_template: bootstrap.client_listener_template().into(),
-            server_template: bootstrap.server_listener_template().map(Into::into),
+            names: bootstrap.listener_names().clone(),
         });
         let ads = ads::AdsState::<V>::new(Arc::new(node(bootstrap.node())), self.context);
         let server = bootstrap.server().clone();
@@ -189,9 +189,12 @@ impl Begin<'_> {
         stream::Task {
             state: state::State::new(self.link, self.snapshots, ads, assembler, self.reports, name),
             bell: self.bell,
-            server,
-            connector: self.connector,
-            clock: Arc::clone(self.link.wall_clock()),
+            access: Access::new(
+                server,
+                self.connector,
+                Arc::clone(self.link.wall_clock()),
+                self.link.entropy(),
+            ),
             identity: self.shows_identity.then(|| self.link.identity().clone()),
             backoff: Backoff::new(self.link.entropy().clone()),
         }

@@ -14,18 +14,15 @@ use std::time::Duration;
 use mesh_core::identity::Identity;
 use mesh_core::link::Standing;
 use mesh_core::live;
-use rustls::time_provider::TimeProvider;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
-use tonic::transport::Channel;
 
 use super::ads::Variant;
 use super::backoff::Backoff;
 use super::report::Phase;
 use super::state::State;
-use crate::bootstrap::Server;
-use crate::connect::connect;
-use crate::connector::Connector;
+use crate::connect::Access;
+use crate::credentials::Credentialed;
 use crate::wire::Incoming;
 
 /// Stands in for "no deadline" in a timer that must have one.
@@ -36,9 +33,7 @@ pub(super) struct Task<V: Variant> {
     pub(super) state: State<V>,
     /// Rung when the interest changes.
     pub(super) bell: Arc<Notify>,
-    pub(super) server: Server,
-    pub(super) connector: Connector,
-    pub(super) clock: Arc<dyn TimeProvider>,
+    pub(super) access: Access,
     /// Set when the control plane is to be shown an identity that a provider gives.
     pub(super) identity: Option<live::Reader<Standing>>,
     pub(super) backoff: Backoff,
@@ -91,16 +86,14 @@ impl<V: Variant> Task<V> {
         }
     }
 
-    async fn open(&mut self) -> Result<Channel, String> {
+    async fn open(&mut self) -> Result<Credentialed, String> {
         let identity = match self.identity.clone() {
             Some(reader) => Some(self.joined(&reader).await),
             None => None,
         };
         self.state.connecting();
-        let Server { uri, credentials } = &self.server;
-        connect(&self.connector, uri, credentials, identity.as_ref(), &self.clock)
-            .await
-            .map_err(|error| format!("connecting to {uri}: {error}"))
+        let connected = self.access.connect(identity.as_ref()).await;
+        connected.map_err(|error| format!("connecting to {}: {error}", self.access.server().uri))
     }
 
     /// Waits for the identity that the control plane asks to see.
@@ -121,12 +114,12 @@ impl<V: Variant> Task<V> {
     }
 
     /// Talks until the stream ends, and says why it did.
-    async fn stream(&mut self, channel: Channel) -> String {
+    async fn stream(&mut self, channel: Credentialed) -> String {
         let (requests, outgoing) = mpsc::channel::<V::Request>(1);
         let mut incoming = Incoming::<V>::open(channel, outgoing);
         self.state.opened();
         let ended = self.talk(&requests, &mut incoming).await;
-        format!("stream to {}: {ended}", self.server.uri)
+        format!("stream to {}: {ended}", self.access.server().uri)
     }
 
     async fn talk(&mut self, requests: &mpsc::Sender<V::Request>, incoming: &mut Incoming<V>) -> String {

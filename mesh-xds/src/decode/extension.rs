@@ -7,7 +7,7 @@
 use prost::{Message, Name};
 
 use super::{Context, Fault, Notes, Resource};
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::fault::HttpFault;
 use crate::proto::protobuf::Any;

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use prost::Message;
 
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::proto::discovery;
 use crate::resource::ResourceKind;
 use crate::wire::{Raw, time_to_live};

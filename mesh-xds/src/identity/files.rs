@@ -1,4 +1,4 @@
-//! `file_watcher` (gRFC A29): a chain, its key and the roots in files that somebody else renews.
+//! `file_watcher` (gRFCs A29, A87): a chain, its key and the roots in files that somebody else renews.
 //!
 //! They are read again on an interval rather than watched, since renewal by symbolic links and mounted secrets escapes
 //! watches. The three are taken together or not at all; a reader that meets a half-written set tries again later.
@@ -10,7 +10,8 @@ use std::time::Duration;
 use mesh_core::identity::{Identity, InvalidBundle, InvalidSvid, Svid, TrustBundle};
 
 use super::Outlet;
-use crate::bootstrap::FileWatcher;
+use super::bundle_map::{self, InvalidBundleMap};
+use crate::bootstrap::{FileWatcher, TrustFile};
 use crate::connect::Chain;
 use crate::pem::{self, PemError};
 
@@ -22,7 +23,7 @@ pub(super) async fn supply(files: &FileWatcher, outlet: &Outlet) -> Infallible {
     loop {
         match Material::read(files).await {
             Ok(material) if last.as_ref() == Some(&material) => {}
-            Ok(material) => match material.identity() {
+            Ok(material) => match material.identity(&files.trust) {
                 Ok(identity) => {
                     outlet.issued(identity);
                     last = Some(material);
@@ -44,24 +45,41 @@ pub(super) async fn supply(files: &FileWatcher, outlet: &Outlet) -> Infallible {
 struct Material {
     certificate: Vec<u8>,
     private_key: Vec<u8>,
-    roots: Vec<u8>,
+    trust: Vec<u8>,
 }
 
 impl Material {
     async fn read(files: &FileWatcher) -> Result<Self, PemError> {
         Ok(Self {
-            certificate: pem::read(&files.certificate).await?,
-            private_key: pem::read(&files.private_key).await?,
-            roots: pem::read(&files.roots).await?,
+            certificate: pem::read(&files.identity.certificate).await?,
+            private_key: pem::read(&files.identity.private_key).await?,
+            trust: match &files.trust {
+                TrustFile::Roots(path) | TrustFile::BundleMap(path) => pem::read(path).await?,
+            },
         })
     }
 
-    fn identity(&self) -> Result<Identity, FileError> {
+    fn identity(&self, kind: &TrustFile) -> Result<Identity, FileError> {
         let chain = pem::certificates(&self.certificate).map_err(FileError::Pem)?;
         let key = pem::private_key(&self.private_key).map_err(FileError::Pem)?;
-        let roots = pem::certificates(&self.roots).map_err(FileError::Pem)?;
         let svid = Svid::new(chain, key).map_err(FileError::Svid)?;
-        let bundle = TrustBundle::new(svid.id().trust_domain().clone(), roots).map_err(FileError::Bundle)?;
+        let own = svid.id().trust_domain().clone();
+        let bundle = match kind {
+            TrustFile::Roots(_) => {
+                let roots = pem::certificates(&self.trust).map_err(FileError::Pem)?;
+                TrustBundle::new(own, roots).map_err(FileError::Bundle)?
+            }
+            TrustFile::BundleMap(_) => {
+                let mut domains = bundle_map::parse(&self.trust).map_err(FileError::BundleMap)?;
+                // A map that does not name the workload's own domain trusts nobody in it.
+                let roots = domains.remove(&own).unwrap_or_default();
+                let bundle = TrustBundle::new(own, roots).map_err(FileError::Bundle)?;
+                let mut domains = domains.into_iter();
+                domains
+                    .try_fold(bundle, |bundle, (domain, roots)| bundle.with_domain(domain, roots))
+                    .map_err(FileError::Bundle)?
+            }
+        };
         Ok(Identity::new(svid, bundle))
     }
 }
@@ -70,6 +88,7 @@ enum FileError {
     Pem(PemError),
     Svid(InvalidSvid),
     Bundle(InvalidBundle),
+    BundleMap(InvalidBundleMap),
 }
 
 impl fmt::Display for FileError {
@@ -78,6 +97,7 @@ impl fmt::Display for FileError {
             Self::Pem(error) => write!(f, "{error}"),
             Self::Svid(error) => write!(f, "{}", Chain(error)),
             Self::Bundle(error) => write!(f, "{}", Chain(error)),
+            Self::BundleMap(error) => write!(f, "SPIFFE bundle map: {error}"),
         }
     }
 }

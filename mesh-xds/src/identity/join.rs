@@ -82,7 +82,7 @@ async fn attempt(
     if current.is_none() {
         request.metadata_mut().insert("authorization", bearer(&ca.token).await?);
     }
-    let credentials = Credentials::Tls(ca.roots.clone());
+    let credentials = Credentials::Tls(ca.roots.clone().into());
     let channel = connect(connector, &ca.uri, &credentials, current.as_ref(), &outlet.clock)
         .await
         .map_err(IssueError::Connect)?;

@@ -94,3 +94,74 @@ fn renewal_is_at_half_of_what_is_left_give_or_take_a_tenth() {
         now.as_secs() + 1
     );
 }
+
+/// A map of these domains, in the shape of gRFC A87.
+fn bundle_map(domains: &[(&str, &[&TestCa])]) -> String {
+    use base64::Engine;
+    let key = |ca: &&TestCa| {
+        let der = base64::engine::general_purpose::STANDARD.encode(ca.root());
+        serde_json::json!({"kty": "EC", "use": "x509-svid", "x5c": [der]})
+    };
+    let bundle = |cas: &[&TestCa]| {
+        let mut keys: Vec<_> = cas.iter().map(key).collect();
+        keys.push(serde_json::json!({"kty": "EC", "use": "jwt-svid", "kid": "1"}));
+        keys.push(serde_json::json!({"kty": "EC", "x5c": ["not for us", "either"]}));
+        serde_json::json!({"spiffe_sequence": 7, "spiffe_refresh_hint": 60, "keys": keys})
+    };
+    let domains: serde_json::Map<_, _> = domains
+        .iter()
+        .map(|(name, cas)| ((*name).to_owned(), bundle(cas)))
+        .collect();
+    serde_json::json!({ "trust_domains": domains }).to_string()
+}
+
+#[test]
+fn spiffe_bundles_of_several_domains() {
+    let (one, two, old) = (TestCa::new("d"), TestCa::new("e"), TestCa::new("d"));
+    let map = super::bundle_map::parse(bundle_map(&[("d", &[&one, &old]), ("e", &[&two]), ("f", &[])]).as_bytes());
+    let map = map.unwrap();
+    let counts: Vec<_> = map
+        .iter()
+        .map(|(domain, roots)| (domain.as_str(), roots.len()))
+        .collect();
+    assert_eq!(counts, [("d", 2), ("e", 1), ("f", 0)]);
+    assert!(map.values().flatten().any(|root| *root == two.root()));
+    assert!(
+        super::bundle_map::parse(br#"{"trust_domains": {}}"#)
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        super::bundle_map::parse(br#"{"trust_domains": {"d": {}}}"#)
+            .unwrap()
+            .len(),
+        1
+    );
+
+    let key = |key: &str| format!(r#"{{"trust_domains": {{"d": {{"keys": [{{"use": "jwt-svid"}}, {key}]}}}}}}"#);
+    let refused = [
+        ("{}".to_owned(), "missing field `trust_domains`"),
+        ("not JSON".to_owned(), "expected ident"),
+        (r#"{"trust_domains": {"D": {}}}"#.to_owned(), "trust_domains.D: "),
+        (
+            r#"{"trust_domains": {"d": {"keys": 1}}}"#.to_owned(),
+            "trust_domains.d.keys: invalid type",
+        ),
+        (
+            key(r#"{"use": "x509-svid"}"#),
+            "trust_domains.d.keys[1].x5c: there are 0 certificates",
+        ),
+        (
+            key(r#"{"use": "x509-svid", "x5c": ["", ""]}"#),
+            "trust_domains.d.keys[1].x5c: there are 2 certificates",
+        ),
+        (
+            key(r#"{"use": "x509-svid", "x5c": ["-"]}"#),
+            "keys[1].x5c: the certificate is not base64",
+        ),
+    ];
+    for (json, expected) in refused {
+        let error = super::bundle_map::parse(json.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{json}: {error}");
+    }
+}

@@ -5,10 +5,10 @@ use std::pin::Pin;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::Variant;
+use crate::credentials::Credentialed;
 use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
 /// The largest response taken: control planes send everything in one message, tens of MiB in a large mesh.
@@ -27,7 +27,7 @@ enum Stage<M> {
 
 impl<V: Variant> Incoming<V> {
     /// Opens a stream that says what comes through `outgoing`.
-    pub(crate) fn open(channel: Channel, outgoing: mpsc::Receiver<V::Request>) -> Self {
+    pub(crate) fn open(channel: Credentialed, outgoing: mpsc::Receiver<V::Request>) -> Self {
         let client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
         Self(Stage::Opening(Box::pin(V::call(client, ReceiverStream::new(outgoing)))))
     }

@@ -197,3 +197,19 @@ fn status(message: String) -> rpc::Status {
         details: Vec::new(),
     }
 }
+
+/// A resource in an envelope, with a time to live; without one, a heartbeat.
+#[cfg(test)]
+pub(crate) fn enveloped(name: &str, resource: Option<Raw>, ttl: Duration) -> Raw {
+    use prost::{Message as _, Name as _};
+    let envelope = discovery::Resource {
+        name: name.into(),
+        resource: resource.map(Into::into),
+        ttl: Some(duration(ttl)),
+        ..discovery::Resource::default()
+    };
+    Raw {
+        type_url: discovery::Resource::type_url(),
+        bytes: envelope.encode_to_vec(),
+    }
+}

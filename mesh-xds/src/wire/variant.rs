@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::{DeltaRequest, DeltaResponse, Request, Response};
+use crate::credentials::Credentialed;
 #[cfg(feature = "server")]
 use crate::node::Node;
 use crate::proto::discovery::{
@@ -27,7 +27,7 @@ pub(crate) trait Variant: fmt::Debug + Send + Sync + 'static {
 
     /// Opens a stream that says `requests`.
     fn call(
-        client: AggregatedDiscoveryServiceClient<Channel>,
+        client: AggregatedDiscoveryServiceClient<Credentialed>,
         requests: ReceiverStream<Self::Request>,
     ) -> impl Future<Output = Result<Streaming<Self::ResponseMessage>, Status>> + Send;
 
@@ -51,7 +51,7 @@ impl Variant for Sotw {
     type ResponseMessage = DiscoveryResponse;
 
     async fn call(
-        mut client: AggregatedDiscoveryServiceClient<Channel>,
+        mut client: AggregatedDiscoveryServiceClient<Credentialed>,
         requests: ReceiverStream<Request>,
     ) -> Result<Streaming<DiscoveryResponse>, Status> {
         let response = client.stream_aggregated_resources(requests.map(Into::into)).await?;
@@ -71,7 +71,7 @@ impl Variant for Delta {
     type ResponseMessage = DeltaDiscoveryResponse;
 
     async fn call(
-        mut client: AggregatedDiscoveryServiceClient<Channel>,
+        mut client: AggregatedDiscoveryServiceClient<Credentialed>,
         requests: ReceiverStream<DeltaRequest>,
     ) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
         let response = client.delta_aggregated_resources(requests.map(Into::into)).await?;

@@ -189,7 +189,7 @@ fn modes_of_ports() {
     assert_eq!(mode(vec![strict.clone()], None), MtlsMode::Strict);
     // What the chain does not take, the default one lets in.
     assert_eq!(mode(vec![strict.clone()], Some(plain.clone())), MtlsMode::Permissive);
-    let permissive = vec![strict.clone(), chain("raw", plain.clone(), raw)];
+    let permissive = vec![strict, chain("raw", plain.clone(), raw)];
     assert_eq!(mode(permissive, None), MtlsMode::Permissive);
     assert_eq!(mode(vec![chain("raw", plain.clone(), raw)], None), MtlsMode::Disable);
     let one_sided = chain("tls", InboundSecurity::OneSided, tls);

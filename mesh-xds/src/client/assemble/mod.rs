@@ -24,7 +24,7 @@ use mesh_core::config::{ClusterName, Inbound, Resolved, RouteTree, Snapshot, Ver
 
 use super::ads::Needs;
 use super::cache::{Cache, Changed};
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::resource::ResourceKind;
 
 mod cluster;

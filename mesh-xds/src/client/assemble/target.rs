@@ -12,18 +12,16 @@ use mesh_core::config::{Inbound, Reason, ReasonKind, Resolved, RouteTree};
 use mesh_core::route;
 
 use super::walk::{Walk, reason};
+use crate::bootstrap::{ListenerNames, Profile};
 use crate::client::cache::Found;
-use crate::convention::Profile;
 use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, Routes};
 
 /// How listeners are found.
 #[derive(Clone, Debug)]
 pub(crate) struct Naming {
     pub(crate) profile: Profile,
-    /// Makes a listener's name of a target's, in gRPC's shape.
-    pub(crate) client_template: Box<str>,
-    /// Makes a listener's name of an address that a server listens on, in gRPC's shape.
-    pub(crate) server_template: Option<Box<str>>,
+    /// The names of listeners in gRPC's shape, by the bootstrap's templates.
+    pub(crate) names: ListenerNames,
 }
 
 /// A port's routes, cut down to one target's virtual host, and what they were cut from.
@@ -42,7 +40,7 @@ impl Walk<'_> {
         before: Option<&Cut>,
     ) -> (Option<Resolved<RouteTree>>, Option<Cut>) {
         match naming.profile {
-            Profile::Grpc => (self.by_name(target, &naming.client_template), None),
+            Profile::Grpc => (self.by_name(target, &naming.names), None),
             Profile::Envoy => match self.by_port(target) {
                 None => (None, before.cloned()),
                 Some(Err(reason)) => (Some(Err(reason)), None),
@@ -57,13 +55,16 @@ impl Walk<'_> {
     /// What is asked of the clients of a server at `address`, or `None` while it is not known.
     pub(super) fn inbound(&mut self, address: &str, naming: &Naming) -> Option<Resolved<Inbound>> {
         match naming.profile {
-            Profile::Grpc => self.inbound_by_name(address, naming.server_template.as_deref()),
+            Profile::Grpc => self.inbound_by_name(address, &naming.names),
             Profile::Envoy => self.virtual_inbound(address),
         }
     }
 
-    fn by_name(&mut self, target: &str, template: &str) -> Option<Resolved<RouteTree>> {
-        let name: Arc<str> = template.replace("%s", target).into();
+    fn by_name(&mut self, target: &str, names: &ListenerNames) -> Option<Resolved<RouteTree>> {
+        let name: Arc<str> = match names.of_target(target) {
+            Ok(name) => name.into(),
+            Err(invalid) => return Some(Err(no_listener(invalid.to_string()))),
+        };
         match self.look::<Listener>(&name) {
             Found::Value(listener) => match &*listener {
                 Listener::Api(http) => self.routes(http),
@@ -152,15 +153,17 @@ impl Walk<'_> {
         })
     }
 
-    fn inbound_by_name(&mut self, address: &str, template: Option<&str>) -> Option<Resolved<Inbound>> {
-        let Some(template) = template else {
-            let text = "the bootstrap does not say what listeners of servers are called";
-            return Some(Err(no_listener(text)));
+    fn inbound_by_name(&mut self, address: &str, names: &ListenerNames) -> Option<Resolved<Inbound>> {
+        let Ok(socket) = address.parse::<SocketAddr>() else {
+            return Some(Err(no_listener(format!("{address:?} is not an address with a port"))));
         };
-        let name: Arc<str> = template.replace("%s", address).into();
+        let name: Arc<str> = match names.of_address(address) {
+            Ok(name) => name.into(),
+            Err(missing) => return Some(Err(no_listener(missing.to_string()))),
+        };
         match self.look::<Listener>(&name) {
             Found::Value(listener) => match &*listener {
-                Listener::Inbound(inbound) if is_at(inbound, address) => Some(Ok(Arc::clone(inbound))),
+                Listener::Inbound(inbound) if inbound.address == socket => Some(Ok(Arc::clone(inbound))),
                 Listener::Inbound(inbound) => Some(Err(no_listener(format!(
                     "listener {name:?} is for {}, and the server listens on {address} (gRFC A36)",
                     inbound.address
@@ -244,12 +247,6 @@ fn cut(target: &str, whole: Arc<RouteTree>, before: Option<&Cut>) -> Result<Cut,
 fn host_and_port(target: &str) -> Option<(&str, u16)> {
     let (host, port) = target.rsplit_once(':')?;
     Some((host, port.parse().ok()?))
-}
-
-fn is_at(inbound: &Inbound, address: &str) -> bool {
-    address
-        .parse::<SocketAddr>()
-        .is_ok_and(|address| address == inbound.address)
 }
 
 fn no_listener(text: impl Into<Arc<str>>) -> Reason {

@@ -10,7 +10,7 @@ use crate::client::cache::{Found, Trouble};
 use crate::decode::Context;
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Listener};
-use crate::wire::{Request, ResourceError, Sotw};
+use crate::wire::{Request, ResourceError, Sotw, enveloped};
 
 fn needs(wanted: &[(ResourceKind, &[&str])]) -> Needs {
     let mut needs = Needs::default();
@@ -434,32 +434,21 @@ fn everything_is_asked_for_without_names_and_what_is_not_listed_is_not_there() {
     assert_eq!(found(&stream, "b"), "there");
 }
 
-/// A resource in an envelope with a time to live of `seconds`; without one, a heartbeat.
-fn enveloped(name: &str, resource: Option<Raw>, seconds: i64) -> Raw {
-    use prost::Message as _;
-    let envelope = crate::proto::discovery::Resource {
-        name: name.into(),
-        resource: resource.map(Into::into),
-        ttl: Some(crate::proto::protobuf::Duration { seconds, nanos: 0 }),
-        ..Default::default()
-    };
-    Raw {
-        type_url: "type.googleapis.com/envoy.service.discovery.v3.Resource".into(),
-        bytes: envelope.encode_to_vec(),
-    }
-}
-
 #[test]
 fn a_time_to_live_ends_a_resource_unless_a_heartbeat_renews_it() {
     let (mut stream, _) = Stream::open(&[(RDS, &["a"])]);
     let there = |stream: &Stream| matches!(stream.ads.cache().find::<RouteTree>("a"), Found::Value(_));
     let second = Duration::from_secs(1);
-    let ack = stream.answer(response(RDS, "1", vec![enveloped("a", Some(routes("a", "c")), 10)]));
+    let ack = stream.answer(response(
+        RDS,
+        "1",
+        vec![enveloped("a", Some(routes("a", "c")), 10 * second)],
+    ));
     assert_eq!((ack.error, there(&stream)), (None, true));
     assert_eq!(stream.ads.deadline(stream.now), Some(stream.now + 10 * second));
     stream.now += 9 * second;
     assert!(!stream.ads.on_timer(stream.now));
-    stream.answer(response(RDS, "1", vec![enveloped("a", None, 10)]));
+    stream.answer(response(RDS, "1", vec![enveloped("a", None, 10 * second)]));
     stream.now += 9 * second;
     assert!(!stream.ads.on_timer(stream.now) && there(&stream));
     // A control plane that is gone does not renew it, and that is what the time is for.

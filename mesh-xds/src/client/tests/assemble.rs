@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use mesh_core::config::{ReasonKind, Version};
 
 use super::*;
+use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Needs};
 use crate::client::assemble::{Assembler, Missing, Naming, Wanted};
-use crate::convention::Profile;
 use crate::decode::Context;
 use crate::node::Node;
 use crate::wire::Sotw;
@@ -15,8 +15,7 @@ use crate::wire::Sotw;
 fn grpc(template: &str) -> Naming {
     Naming {
         profile: Profile::Grpc,
-        client_template: template.into(),
-        server_template: Some("server/%s".into()),
+        names: template.into(),
     }
 }
 
@@ -278,4 +277,19 @@ fn the_template_makes_a_listeners_name_of_a_targets() {
     let ads = AdsState::<Sotw>::new(Arc::new(Node::default()), Context::default());
     let needs = assembler.assemble(&wanted(&names(&["t"])), ads.cache(), &[]).needs;
     assert!(needs.unwrap()[ResourceKind::Listener.index()].contains("mesh/t/v1"));
+}
+
+#[test]
+fn a_target_of_an_unknown_authority_is_told_at_once() {
+    let mut assembler = Assembler::new(grpc("%s"));
+    let ads = AdsState::<Sotw>::new(Arc::new(Node::default()), Context::default());
+    let assembly = assembler.assemble(&wanted(&names(&["xds://nobody/t"])), ads.cache(), &[]);
+    assert!(assembly.waiting.unwrap().is_empty());
+    let snapshot = assembly.snapshot.unwrap();
+    let reason = snapshot.target("xds://nobody/t").unwrap().as_ref().unwrap_err();
+    assert_eq!(reason.kind(), ReasonKind::NoListener);
+    assert!(
+        reason.to_string().contains("the bootstrap has no authority \"nobody\""),
+        "{reason}"
+    );
 }

@@ -4,7 +4,7 @@ use mesh_core::config::ClusterName;
 use prost::Name;
 
 use super::dns;
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::decode::common::{from_this_stream, unpack};
 use crate::decode::{Context, Fault, Notes, endpoint};
 use crate::proto::aggregate::ClusterConfig;

@@ -7,7 +7,7 @@ use mesh_core::config::{Locality, Metadata, Weight};
 
 use super::Shared;
 use super::share::{Group, weigh};
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::decode::{Context, Fault, Notes, metadata};
 use crate::proto::core;
 use crate::proto::endpoint::{

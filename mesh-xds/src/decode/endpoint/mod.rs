@@ -14,7 +14,7 @@ use mesh_core::config::{DropOverload, Endpoint, Health, Metadata, Weight};
 
 use super::address::{is_for_proxies, socket_address};
 use super::{Context, Fault, Notes, Resource};
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::proto::core::HealthStatus;
 use crate::proto::endpoint::{
     ClusterLoadAssignment as Proto, Endpoint as EndpointProto,

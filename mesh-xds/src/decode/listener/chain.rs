@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use mesh_core::config::{ChainMatch, Domain, IpPrefix, SourceType, Transport};
 
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::decode::{Context, Fault};
 use crate::proto::core::CidrRange;
 use crate::proto::listener::{FilterChainMatch as Proto, filter_chain_match::ConnectionSourceType};

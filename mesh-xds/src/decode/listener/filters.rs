@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use prost::Name;
 
 use super::Side;
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::{is_guard, meaning, type_name};
 use crate::decode::{Context, Fault, Notes};

@@ -10,7 +10,7 @@ use mesh_core::config::{ChainMatch, FilterChain, Inbound, InboundSecurity};
 use super::chain::{self, Rules};
 use super::manager;
 use super::network::{Terminal, terminal};
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::decode::address::socket_address;
 use crate::decode::extension::type_name;
 use crate::decode::{Context, Fault, Notes, tls};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_core::config::RouteTree;
 
 use super::{Side, filters};
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::{Context, Fault, Notes, Resource};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};

@@ -4,7 +4,7 @@
 
 use super::common::unpack;
 use super::{Context, Fault, Notes, Resource};
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::proto::core::TrafficDirection;
 use crate::proto::hcm::HttpConnectionManager;
 use crate::proto::listener::Listener as Proto;

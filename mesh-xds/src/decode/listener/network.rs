@@ -3,7 +3,7 @@
 use mesh_core::config::Traffic;
 use prost::Name;
 
-use crate::convention::Profile;
+use crate::bootstrap::Profile;
 use crate::decode::common::unpack;
 use crate::decode::extension::{is_guard, type_name};
 use crate::decode::{Context, Fault, Notes};

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::refuse;
-use crate::convention::{Profile, SDS_IDENTITY, SDS_ROOTS};
+use crate::bootstrap::Profile;
+use crate::convention::{SDS_IDENTITY, SDS_ROOTS};
 use crate::decode::{Context, Fault, Notes};
 use crate::proto::tls::{
     CertificateValidationContext, CommonTlsContext, SdsSecretConfig, TlsParameters,

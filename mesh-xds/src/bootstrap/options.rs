@@ -1,0 +1,70 @@
+//! What only this client reads: the object `x_mesh`, which other readers of the file skip.
+
+use serde::{Deserialize, Serialize};
+
+use super::BootstrapError;
+use crate::node::Node;
+
+/// The variant of xDS that the stream speaks: `x_mesh.protocol`. State of the world unless the file says otherwise, since
+/// every control plane serves that, and the `GENERATOR=grpc` of istiod is not tested with the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Protocol {
+    /// State of the world (`"sotw"`): listeners and clusters come whole with every change.
+    #[default]
+    Sotw,
+    /// Incremental (`"delta"`): only what changed comes, and after a lost stream only what changed meanwhile.
+    Delta,
+}
+
+/// For whom the control plane shapes its resources: `x_mesh.profile`.
+///
+/// Unless the file says otherwise it follows from the node, as istiod's choice does: an Istio node (`a~b~c~d`) whose
+/// metadata have no `GENERATOR` of `grpc` is sent what a sidecar gets; every other node what a gRPC client gets. A control
+/// plane that takes its client for a proxy sends a good deal that only a proxy can use, and nothing of that is a mistake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Profile {
+    /// For gRPC clients (`"grpc"`): an API listener per target, certificate providers. Judged by the gRFCs.
+    #[default]
+    Grpc,
+    /// For Envoy as a sidecar (`"envoy"`): listeners per port, secrets by SDS names. What is meant for a proxy is honoured or
+    /// passed over, and said so. What guards is refused in both.
+    Envoy,
+}
+
+impl Profile {
+    /// By what the node says of itself.
+    pub(super) fn of(node: &Node) -> Self {
+        let is_istio = node.id.split('~').count() == 4;
+        match is_istio && node.metadata_text("GENERATOR") != Some("grpc") {
+            true => Self::Envoy,
+            false => Self::Grpc,
+        }
+    }
+}
+
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Options {
+    #[serde(default)]
+    pub(super) protocol: Protocol,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) profile: Option<Profile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cache_directory: Option<String>,
+}
+
+impl Options {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(super) fn check(&self) -> Result<(), BootstrapError> {
+        match self.cache_directory.as_deref() {
+            Some("") => Err(BootstrapError::at("x_mesh.cache_directory", "is empty")),
+            _ => Ok(()),
+        }
+    }
+}
