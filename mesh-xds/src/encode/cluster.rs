@@ -23,14 +23,20 @@ use crate::proto::upstream_http::{
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     let (lb_policy, lb_config) = match dialect {
-        Dialect::Mesh => lb(cluster.lb),
+        Dialect::Mesh | Dialect::Envoy(_) => lb(cluster.lb),
         Dialect::Grpc => (LbEnum::RoundRobin, None),
     };
-    let threshold = Thresholds {
+    let mut threshold = Thresholds {
         priority: RoutingPriority::Default as i32,
         max_requests: uint(cluster.max_requests),
         ..Thresholds::default()
     };
+    if let Dialect::Envoy(_) = dialect {
+        // Of what is not said Envoy has limits of its own (1024 connections and pending requests, 3 retries at once).
+        threshold.max_connections = uint(u32::MAX);
+        threshold.max_pending_requests = uint(cluster.max_requests);
+        threshold.max_retries = uint(cluster.max_requests);
+    }
     Proto {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -48,7 +54,7 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         typed_extension_protocol_options: http2(),
         transport_socket: match &cluster.tls {
             TlsMode::Plaintext => None,
-            TlsMode::Mutual(mutual) => Some(tls::upstream(mutual)),
+            TlsMode::Mutual(mutual) => Some(tls::upstream(mutual, dialect)),
         },
         ..Proto::default()
     }
