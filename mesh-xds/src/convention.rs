@@ -15,3 +15,6 @@ pub(crate) const RETRY_IS_DEFAULT: (&str, &str) = ("mesh", "retry_is_default");
 
 /// The `user_agent_name` of our client.
 pub(crate) const OUR_USER_AGENT: &str = "mesh-xds";
+
+/// The trailer by which a server says after how many milliseconds to come again (gRFC A6).
+pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";

@@ -16,7 +16,7 @@ use mesh_core::config::{Cluster, ReasonKind, Route, Split, TlsMode};
 use mesh_core::identity::{Identity, SpiffeId, TrustBundle, TrustDomain, tls, verify};
 use mesh_core::testing::TestCa;
 use mesh_xds::client::Phase;
-use mesh_xds::server::{AdsService, Caller, Io, Peer, Refusal, SnapshotCache};
+use mesh_xds::server::{AdsService, Caller, Io, Line, Peer, Refusal, SnapshotCache};
 use mesh_xds::{Bootstrap, Node, XdsClient};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rcgen::{KeyUsagePurpose, SanType};
@@ -76,7 +76,12 @@ impl Authority {
         if self.is_ill.load(Ordering::Relaxed) {
             return Err(Status::unavailable("ill"));
         }
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let peer = request
+            .extensions()
+            .get::<Line>()
+            .map(Line::peer)
+            .cloned()
+            .unwrap_or_default();
         let token = request.metadata().get("authorization");
         let proof = match (peer.identity, token) {
             (Some(id), None) => Proof::Certificate(id),

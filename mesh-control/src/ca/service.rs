@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mesh_core::identity::SpiffeId;
 use mesh_core::report::Tally;
-use mesh_xds::server::Peer;
+use mesh_xds::server::{Line, Peer};
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataMap;
@@ -81,7 +81,12 @@ impl CertificateService {
         &self,
         request: &Request<CreateCertificateRequest>,
     ) -> Result<CreateCertificateResponse, Status> {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let peer = request
+            .extensions()
+            .get::<Line>()
+            .map(Line::peer)
+            .cloned()
+            .unwrap_or_default();
         let source = peer
             .address
             .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());

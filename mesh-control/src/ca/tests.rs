@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_core::identity::{SpiffeId, TrustDomain, verify};
 use mesh_core::report::Tally;
-use mesh_xds::server::Peer;
+use mesh_xds::server::{Line, Peer};
 use rcgen::{
     CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
     PKCS_RSA_SHA256, SanType,
@@ -121,10 +121,10 @@ impl Bench {
                 .metadata_mut()
                 .insert("authorization", format!("Bearer {token}").parse().unwrap());
         }
-        request.extensions_mut().insert(Peer {
+        request.extensions_mut().insert(Line::from(Peer {
             identity: certificate.map(id),
             address: Some(SocketAddr::from(([192, 0, 2, 1], 1))),
-        });
+        }));
         self.service.create(&request)
     }
 }

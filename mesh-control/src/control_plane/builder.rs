@@ -141,7 +141,8 @@ impl ControlPlaneBuilder {
         if let Some(state) = state {
             enrolment.note(state).map_err(Kind::Enrol)?;
         }
-        let (cache, tally) = (SnapshotCache::new(), Tally::default());
+        let tally = Tally::default();
+        let cache = SnapshotCache::counting(tally.clone());
         let publisher = Arc::new(Publisher::new(self.mesh, cache.clone(), tally.clone()));
         let mut status = publisher.status();
         let (closing, closed) = watch::channel(false);

@@ -1,7 +1,7 @@
 //! The two ports: one over TLS for the mesh, one in the clear for its loopback.
 //!
-//! The TLS port serves ADS and the CA together. A client certificate is optional there, because a workload that joins has
-//! none yet; what each service asks is its own: ADS a certificate, the CA a certificate or a token. The plaintext port is for
+//! The TLS port serves xDS (ADS, and LDS, RDS, CDS and EDS alone) and the CA together. A client certificate is optional there, because a workload that joins has
+//! none yet; what each service asks is its own: xDS a certificate, the CA a certificate or a token. The plaintext port is for
 //! xDS clients that have no TLS to the control plane; it binds loopback only and has no CA, so no secret crosses it.
 
 mod accept;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::report::Tally;
-use mesh_xds::server::{AdsService, Caller, SnapshotCache};
+use mesh_xds::server::{Caller, DiscoveryServices, SnapshotCache};
 use rustls::time_provider::TimeProvider;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -45,18 +45,18 @@ pub(crate) struct Shared {
     pub(crate) closing: watch::Receiver<bool>,
 }
 
-/// Serves ADS and the CA over TLS until `closing`.
+/// Serves xDS and the CA over TLS until `closing`.
 pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<()>> {
     let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
     let publisher = Arc::clone(&shared.publisher);
-    let ads = AdsService::new(shared.cache.clone(), move |caller: &Caller| {
+    let xds = DiscoveryServices::new(shared.cache.clone(), move |caller: &Caller| {
         group::authenticated(&publisher, caller)
     });
     let ca = CertificateService::new(Arc::clone(&shared.authority), shared.tally.clone());
     let closed = closed(shared.closing.clone());
     let aged = builder().max_connection_age(MAX_CONNECTION_AGE);
     let mut server = aged.max_connection_age_grace(MAX_CONNECTION_AGE_GRACE);
-    let serving = server.add_service(ads).add_service(ca);
+    let serving = server.add_routes(xds.into_routes()).add_service(ca);
     let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
     let accepting = accept::secure(listener, ready, shared.clone());
     vec![
@@ -65,15 +65,15 @@ pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<(
     ]
 }
 
-/// Serves ADS in the clear until `closing`.
+/// Serves xDS in the clear until `closing`.
 pub(crate) fn plaintext(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<()>> {
     let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
     let publisher = Arc::clone(&shared.publisher);
-    let ads = AdsService::new(shared.cache.clone(), move |caller: &Caller| {
+    let xds = DiscoveryServices::new(shared.cache.clone(), move |caller: &Caller| {
         Ok(group::claimed(&publisher, caller))
     });
     let closed = closed(shared.closing.clone());
-    let serving = builder().add_service(ads);
+    let serving = builder().add_routes(xds.into_routes());
     let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
     let accepting = accept::plaintext(listener, ready, shared.closing.clone());
     vec![

@@ -1,4 +1,13 @@
 //! How long to wait before the next attempt at a stream (gRFC A57, gRPC's connection backoff).
+//!
+//! Three cases:
+//!
+//! - A stream on which something was heard has ended. gRPC comes again at once, and so a thousand clients of a control
+//!   plane that restarted come again in the same millisecond. Here each draws from a whole second ("full jitter"). This is
+//!   no failure and does not count as one.
+//! - The control plane said when to come again (gRFC A6, `grpc-retry-pushback-ms`): then, within this backoff's bounds. It
+//!   sees how many come and spreads them, which no client can. This is no failure either.
+//! - An attempt failed: 1 s, growing by 1.6 to 120 s, each a fifth more or less.
 
 use std::time::Duration;
 
@@ -16,24 +25,52 @@ const JITTER_DIVISOR: u64 = 5;
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
+    /// Something was heard since the last pause.
+    heard: bool,
+    /// When the control plane wants to be asked again.
+    asked: Option<Duration>,
     entropy: Entropy,
 }
 
 impl Backoff {
     pub(crate) fn new(entropy: Entropy) -> Self {
-        Self { next: FIRST, entropy }
+        Self {
+            next: FIRST,
+            heard: false,
+            asked: None,
+            entropy,
+        }
     }
 
     pub(crate) fn reset(&mut self) {
         self.next = FIRST;
     }
 
+    /// Something was heard on a stream.
+    pub(crate) fn heard(&mut self) {
+        self.reset();
+        self.heard = true;
+    }
+
+    /// Takes the control plane's word for the next pause alone.
+    pub(crate) fn asked_for(&mut self, pause: Option<Duration>) {
+        self.asked = pause;
+    }
+
     pub(crate) fn next(&mut self) -> Duration {
+        let heard = std::mem::take(&mut self.heard);
         let base = self.next;
-        self.next = (base * FACTOR_TENTHS / 10).min(MAX);
         let spread = base.as_micros() as u64 / JITTER_DIVISOR;
-        let offset = self.entropy.draw().below(2 * spread + 1);
-        Duration::from_micros(base.as_micros() as u64 - spread + offset)
+        let shortest = Duration::from_micros(base.as_micros() as u64 - spread);
+        if let Some(pause) = self.asked.take() {
+            // Never sooner than after a first failure, so that a control plane cannot make its clients its attackers.
+            return pause.clamp(FIRST - FIRST / JITTER_DIVISOR as u32, MAX);
+        }
+        if heard {
+            return Duration::from_micros(self.entropy.draw().below(FIRST.as_micros() as u64));
+        }
+        self.next = (base * FACTOR_TENTHS / 10).min(MAX);
+        shortest + Duration::from_micros(self.entropy.draw().below(2 * spread + 1))
     }
 }
 
@@ -53,7 +90,40 @@ mod tests {
             );
             base = (base * 1.6).min(120.0);
         }
-        backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(1200));
+        backoff.heard();
+        assert!(backoff.next() < FIRST);
+        let again = backoff.next();
+        assert!(again >= Duration::from_millis(800) && again <= Duration::from_millis(1200));
+    }
+
+    #[test]
+    fn cp_11_clients_that_were_heard_spread_over_a_whole_second() {
+        let mut tenths = [0u32; 10];
+        for seed in 0..1_000 {
+            let mut backoff = Backoff::new(Entropy::seeded(seed));
+            backoff.heard();
+            tenths[(backoff.next().as_millis() / 100) as usize] += 1;
+        }
+        // 100 are expected in each, with a standard deviation of 9.5; the seeds are fixed.
+        assert!(tenths.iter().all(|count| (60..=140).contains(count)), "{tenths:?}");
+    }
+
+    #[test]
+    fn cp_11_an_appointment_is_kept_once_within_bounds_and_is_no_failure() {
+        let mut backoff = Backoff::new(Entropy::seeded(1));
+        let secs = Duration::from_secs;
+        for (asked, pause) in [
+            (secs(7), secs(7)),
+            (secs(3_600), MAX),
+            (secs(0), Duration::from_millis(800)),
+        ] {
+            backoff.asked_for(Some(asked));
+            assert_eq!(backoff.next(), pause);
+        }
+        let next = backoff.next();
+        assert!(
+            next >= Duration::from_millis(800) && next <= Duration::from_millis(1200),
+            "{next:?}"
+        );
     }
 }

@@ -137,10 +137,13 @@ impl<V: Variant> Task<V> {
                 }
                 response = incoming.next(), if self.state.ads.can_receive() => match response {
                     Ok(response) => {
-                        self.backoff.reset();
+                        self.backoff.heard();
                         self.state.receive(response, now());
                     }
-                    Err(why) => return why,
+                    Err(ended) => {
+                        self.backoff.asked_for(ended.pushback);
+                        return ended.why;
+                    }
                 },
                 () = self.bell.notified() => self.state.refresh(now()),
                 () = sleep_until(wake) => self.state.on_timer(now()),

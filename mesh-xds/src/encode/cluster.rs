@@ -24,14 +24,20 @@ use crate::proto::upstream_http::{
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     let (lb_policy, lb_config) = match dialect {
-        Dialect::Mesh => lb(cluster.lb),
+        Dialect::Mesh | Dialect::Envoy(_) => lb(cluster.lb),
         Dialect::Grpc => (LbEnum::RoundRobin, None),
     };
-    let threshold = Thresholds {
+    let mut threshold = Thresholds {
         priority: RoutingPriority::Default as i32,
         max_requests: uint(cluster.max_requests),
         ..Thresholds::default()
     };
+    if let Dialect::Envoy(_) = dialect {
+        // Of what is not said Envoy has limits of its own (1024 connections and pending requests, 3 retries at once).
+        threshold.max_connections = uint(u32::MAX);
+        threshold.max_pending_requests = uint(cluster.max_requests);
+        threshold.max_retries = uint(cluster.max_requests);
+    }
     Proto {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -47,9 +53,12 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             ..CircuitBreakers::default()
         }),
         typed_extension_protocol_options: http2(),
-        transport_socket: socket(own_mode(cluster, dialect)),
+        transport_socket: socket(own_mode(cluster, dialect), dialect),
         transport_socket_matches: match dialect {
-            Dialect::Mesh => cluster.tls_matches.iter().map(tls_match).collect(),
+            Dialect::Mesh | Dialect::Envoy(_) => {
+                let matches = cluster.tls_matches.iter();
+                matches.map(|one| tls_match(one, dialect)).collect()
+            }
             Dialect::Grpc => Vec::new(),
         },
         ..Proto::default()
@@ -70,20 +79,20 @@ fn own_mode(cluster: &Cluster, dialect: Dialect) -> &TlsMode {
     }
 }
 
-fn socket(mode: &TlsMode) -> Option<TransportSocket> {
+fn socket(mode: &TlsMode, dialect: Dialect) -> Option<TransportSocket> {
     match mode {
         TlsMode::Plaintext => None,
-        TlsMode::Mutual(mutual) => Some(tls::upstream(mutual)),
+        TlsMode::Mutual(mutual) => Some(tls::upstream(mutual, dialect)),
     }
 }
 
-fn tls_match(one: &TlsMatch) -> TransportSocketMatch {
+fn tls_match(one: &TlsMatch, dialect: Dialect) -> TransportSocketMatch {
     let values = one.when.iter();
     let values = values.filter_map(|(filter, key, value)| (filter == TRANSPORT_SOCKET_MATCH).then_some((key, value)));
     TransportSocketMatch {
         name: one.name.clone().into(),
         r#match: Some(texts(values)),
-        transport_socket: socket(&one.mode),
+        transport_socket: Some(socket(&one.mode, dialect).unwrap_or_else(tls::raw_buffer)),
     }
 }
 

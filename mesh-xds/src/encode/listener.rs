@@ -12,13 +12,8 @@ use crate::proto::router::Router;
 const ROUTER: &str = "envoy.filters.http.router";
 
 pub(super) fn listener(target: &str, routes: &str) -> Listener {
-    let router = HttpFilter {
-        name: ROUTER.into(),
-        config_type: Some(ConfigType::TypedConfig(pack(&Router::default()))),
-        ..HttpFilter::default()
-    };
     let manager = HttpConnectionManager {
-        http_filters: vec![router],
+        http_filters: vec![router()],
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: routes.into(),
@@ -31,5 +26,14 @@ pub(super) fn listener(target: &str, routes: &str) -> Listener {
             api_listener: Some(pack(&manager)),
         }),
         ..Listener::default()
+    }
+}
+
+/// The filter that every chain ends with.
+pub(super) fn router() -> HttpFilter {
+    HttpFilter {
+        name: ROUTER.into(),
+        config_type: Some(ConfigType::TypedConfig(pack(&Router::default()))),
+        ..HttpFilter::default()
     }
 }

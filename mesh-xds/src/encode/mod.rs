@@ -1,45 +1,95 @@
-//! Core values to generated types, in the shape that any gRPC xDS client understands.
+//! Core values to generated types, in the shape that each kind of client understands.
 //!
-//! The mirror of `decode`: what is written here is read there to the same value, which a property test holds to. Where
-//! clients differ, the [`Dialect`] says for whom; nothing else looks at the client.
+//! The mirror of `decode`: what is written here for gRPC clients is read there to the same value, which a property test
+//! holds to. Where clients differ, the [`Dialect`] says for whom; nothing else looks at the client.
+//!
+//! | | our client | gRPC (C-core, Go, Java, Node) | Envoy |
+//! |---|---|---|---|
+//! | listeners | API listener per target | the same | socket per port ([`socket`]) |
+//! | route configurations | per target's tree | the same | per port, merged ([`egress`]) |
+//! | balancing | as configured | ROUND_ROBIN: C-core refuses LEAST_REQUEST by its number | as configured |
+//! | certificates | provider instances | the same | SDS names `default` and `ROOTCA` ([`tls`]) |
+//! | endpoints | with a weight on every locality, none of them empty | the same | the same |
 
 mod cluster;
 mod common;
+mod egress;
 mod endpoint;
 mod listener;
 mod matcher;
 mod route;
+mod socket;
+#[cfg(test)]
+mod tests;
 mod tls;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_core::config::{Cluster, ClusterName, Endpoint, RouteTree};
 use prost::Message;
 
 use crate::convention::OUR_USER_AGENT;
+use crate::node::Node;
+
+pub(crate) use egress::by_port;
+
+/// The `user_agent_name` of Envoy, and of Istio's build of it.
+const ENVOY_USER_AGENT: &str = "envoy";
+/// The metadata in which an Envoy says on which address its listeners shall be, if not on [`EGRESS_ADDRESS`]: one whose
+/// loopback ports are taken, because the application beside it serves on the same numbers, uses 127.0.0.2.
+const EGRESS_BIND: &str = "EGRESS_BIND";
+/// Loopback: whoever can connect to an egress listener speaks with the workload's certificate.
+pub(crate) const EGRESS_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// For whom a resource is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Dialect {
     /// Our own client, which honours every load balancing policy.
     Mesh,
-    /// Any other. C-core refuses a cluster with LEAST_REQUEST, so everyone is told ROUND_ROBIN.
+    /// Any other gRPC client. C-core refuses a cluster with LEAST_REQUEST, so everyone is told ROUND_ROBIN.
     Grpc,
+    /// Envoy, whose listeners bind this address.
+    Envoy(IpAddr),
 }
 
 impl Dialect {
-    pub(crate) const ALL: [Self; 2] = [Self::Mesh, Self::Grpc];
-
-    /// What to speak with a client of this name.
-    pub(crate) fn of(user_agent: &str) -> Self {
-        match user_agent {
-            OUR_USER_AGENT => Self::Mesh,
-            _ => Self::Grpc,
+    /// What to speak with this node.
+    pub(crate) fn of(node: &Node) -> Result<Self, NotAnAddress> {
+        match &*node.user_agent {
+            OUR_USER_AGENT => Ok(Self::Mesh),
+            ENVOY_USER_AGENT => match node.metadata_text(EGRESS_BIND) {
+                None => Ok(Self::Envoy(EGRESS_ADDRESS)),
+                Some(text) => text.parse().map(Self::Envoy).map_err(|_| NotAnAddress(text.into())),
+            },
+            _ => Ok(Self::Grpc),
         }
+    }
+}
+
+/// An `EGRESS_BIND` that is no IP address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotAnAddress(Box<str>);
+
+impl fmt::Display for NotAnAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node.metadata.{EGRESS_BIND}: not an IP address: {:?}", self.0)
     }
 }
 
 /// A listener named `target` whose routes are the configuration named `routes`.
 pub(crate) fn listener(target: &str, routes: &str) -> Vec<u8> {
     listener::listener(target, routes).encode_to_vec()
+}
+
+/// A listener on `port` of an address, whose routes are the configuration named by the port. For Envoy alone.
+pub(crate) fn socket_listener(address: IpAddr, port: u16) -> Vec<u8> {
+    socket::listener(address, port).encode_to_vec()
+}
+
+/// The name of that listener.
+pub(crate) fn socket_name(port: u16) -> String {
+    socket::name(port)
 }
 
 /// A route configuration.

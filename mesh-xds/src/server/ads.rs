@@ -11,9 +11,11 @@
 //!   if it is not the first.
 //! - A refusal is known by its error and nonce alone; its version may be anything.
 
+use std::sync::Arc;
+
 use super::clients::{Acknowledged, SubscriptionReport};
-use super::encoded::Encoded;
-use super::machine::{Machine, SEND_ORDER};
+use super::encoded::View;
+use super::machine::{MAX_NAMES, Machine, Misuse, SEND_ORDER};
 use super::subscription::Subscription;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
@@ -38,15 +40,18 @@ impl Machine for StreamState {
         }
     }
 
-    fn on_request(&mut self, request: Request) {
+    fn on_request(&mut self, request: Request) -> Result<(), Misuse> {
         // A type that is not served is not answered: an error would end the stream for all the others.
         let Some(kind) = ResourceKind::from_type_url(&request.type_url) else {
-            return;
+            return Ok(());
         };
+        if request.names.len() > MAX_NAMES {
+            return Err(Misuse::TooManyNames(kind));
+        }
         let first = self.subscriptions[kind.index()].is_none();
         let subscription = self.subscriptions[kind.index()].get_or_insert_default();
         if !first && !request.nonce.is_empty() && request.nonce != subscription.nonce {
-            return;
+            return Ok(());
         }
         if !first && !request.nonce.is_empty() {
             subscription.acknowledge(request.error.as_deref());
@@ -57,21 +62,26 @@ impl Machine for StreamState {
             subscription.sent.clear();
             subscription.told_absent.clear();
         }
+        Ok(())
     }
 
-    fn next_response(&mut self, published: &Encoded) -> Option<Response> {
+    fn next_response(&mut self, published: &View) -> Option<Response> {
         for kind in SEND_ORDER {
-            let set = published.of(self.dialect, kind);
+            let set = published.of(kind);
             let hold = kind == ResourceKind::Cluster && !self.routes_settled(published);
             let Some(subscription) = &mut self.subscriptions[kind.index()] else {
                 continue;
             };
+            let renewed = subscription.renewed(kind, set);
             let Some(mut response) = subscription.response(kind, set, hold, self.dialect) else {
                 continue;
             };
             response.nonce = self.next_nonce.to_string();
             self.next_nonce += 1;
             subscription.nonce.clone_from(&response.nonce);
+            if let Dialect::Envoy(_) = self.dialect {
+                self.warm(&renewed);
+            }
             return Some(response);
         }
         None
@@ -92,15 +102,23 @@ impl Machine for StreamState {
 }
 
 impl StreamState {
+    /// Envoy makes a changed cluster anew and waits for its endpoints before it uses it, even if they are those that it has
+    /// (xDS protocol, "Resource warming").
+    fn warm(&mut self, clusters: &[Arc<str>]) {
+        if let Some(endpoints) = &mut self.subscriptions[ResourceKind::Endpoints.index()] {
+            endpoints.sent.retain(|name, _| !clusters.contains(name));
+        }
+    }
+
     /// Whether the client has said something to the newest listeners and routes: what it is still subscribed to after
     /// that, it needs for nothing that is published.
-    fn routes_settled(&self, published: &Encoded) -> bool {
+    fn routes_settled(&self, published: &View) -> bool {
         [ResourceKind::Listener, ResourceKind::Route].into_iter().all(|kind| {
             let Some(subscription) = &self.subscriptions[kind.index()] else {
                 return true;
             };
             let waiting = subscription.version.is_some() && subscription.acknowledged == Acknowledged::Waiting;
-            !waiting && !subscription.differs(published.of(self.dialect, kind))
+            !waiting && !subscription.differs(kind, published.of(kind))
         })
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_core::Snapshot;
+use mesh_core::report::Tally;
 use tokio::sync::watch;
 
 use super::clients::{ClientReport, Registry};
@@ -20,6 +21,7 @@ use crate::resource::ResourceKind;
 pub struct SnapshotCache {
     groups: Arc<Mutex<Groups>>,
     clients: Registry,
+    tally: Tally,
 }
 
 #[derive(Default)]
@@ -50,6 +52,15 @@ impl SnapshotCache {
         Self::default()
     }
 
+    /// An empty one whose streams are counted in `tally`: `xds_stream_refused` when one did not begin, `xds_stream_dropped`
+    /// when one was ended from this side.
+    pub fn counting(tally: Tally) -> Self {
+        Self {
+            tally,
+            ..Self::default()
+        }
+    }
+
     /// Publishes `snapshot` to a group of clients, and says under which versions. Kinds that did not change keep theirs and
     /// are not sent again.
     ///
@@ -62,7 +73,8 @@ impl SnapshotCache {
         let previous = entry.sender.borrow().clone();
         let encoded = Encoded::new(snapshot, previous.as_deref(), entry.generation + 1)?;
         entry.generation += 1;
-        let versions = ResourceKind::ALL.map(|kind| Arc::clone(&encoded.of(Dialect::Mesh, kind).version));
+        let ours = encoded.view(Dialect::Mesh);
+        let versions = ResourceKind::ALL.map(|kind| Arc::clone(&ours.of(kind).version));
         entry.sender.send_replace(Some(Arc::new(encoded)));
         Ok(Versions(versions))
     }
@@ -95,6 +107,10 @@ impl SnapshotCache {
     pub(super) fn watch(&self, group: &str) -> Option<watch::Receiver<Option<Arc<Encoded>>>> {
         let mut groups = self.lock();
         (!groups.closed).then(|| groups.entry(group).sender.subscribe())
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     pub(super) fn registry(&self) -> &Registry {

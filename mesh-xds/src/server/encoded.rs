@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
@@ -9,7 +10,7 @@ use mesh_core::config::RouteTree;
 
 use crate::convention::PROVIDER;
 use crate::decode::{self, Context, Rejected, Resource, UNSERVED};
-use crate::encode::{self, Dialect};
+use crate::encode::{self, Dialect, EGRESS_ADDRESS};
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
 use crate::wire::Raw;
 
@@ -26,7 +27,22 @@ pub(crate) struct TypeSet {
 /// What one group of clients is told, in each dialect.
 #[derive(Clone, Debug)]
 pub(crate) struct Encoded {
-    sets: [[Arc<TypeSet>; ResourceKind::COUNT]; 2],
+    mesh: View,
+    grpc: View,
+    /// For Envoys whose listeners are on the usual address.
+    envoy: View,
+    /// The ports of Envoy's listeners.
+    ports: Arc<[u16]>,
+}
+
+/// What one client is told: the sets of its dialect.
+#[derive(Clone, Debug)]
+pub(crate) struct View([Arc<TypeSet>; ResourceKind::COUNT]);
+
+impl View {
+    pub(crate) fn of(&self, kind: ResourceKind) -> &Arc<TypeSet> {
+        &self.0[kind.index()]
+    }
 }
 
 /// A snapshot that clients could not use. Nothing of it is sent: a bad resource over the wire could cost them the good one
@@ -86,19 +102,29 @@ impl Encoded {
         let endpoints = served()
             .map(|(name, cluster)| (name.as_str().into(), encode::endpoints(name, &cluster.endpoints).into()))
             .collect();
-        let clusters = Dialect::ALL.map(|dialect| {
+        let clusters = |dialect| {
             served()
                 .map(|(name, cluster)| (name.as_str().into(), encode::cluster(cluster, dialect).into()))
                 .collect::<Resources>()
-        });
+        };
+        let egress = encode::by_port(snapshot);
+        let egress_routes = egress
+            .values()
+            .map(|tree| (Arc::clone(&tree.name), encode::routes(tree).into()))
+            .collect();
+        let ports: Arc<[u16]> = egress.into_keys().collect();
+        let sockets = sockets(&ports, EGRESS_ADDRESS);
+        let for_mesh = clusters(Dialect::Mesh);
+        let for_grpc = clusters(Dialect::Grpc);
         check::<Listener>(&listeners)?;
         check::<RouteTree>(&routes)?;
+        check::<RouteTree>(&egress_routes)?;
         check::<Endpoints>(&endpoints)?;
-        for clusters in &clusters {
-            check::<ClusterSpec>(clusters)?;
-        }
-        let set = |dialect: Dialect, kind: ResourceKind, resources: Resources| {
-            let before = previous.map(|previous| previous.of(dialect, kind));
+        // Envoy's differ from these in the names of secrets alone.
+        check::<ClusterSpec>(&for_mesh)?;
+        check::<ClusterSpec>(&for_grpc)?;
+        let set = |view: fn(&Self) -> &View, kind: ResourceKind, resources: Resources| {
+            let before = previous.map(|previous| view(previous).of(kind));
             match before {
                 Some(before) if before.resources == resources => Arc::clone(before),
                 _ => Arc::new(TypeSet {
@@ -108,33 +134,68 @@ impl Encoded {
                 }),
             }
         };
-        let [ours, others] = clusters;
-        let shared = [
-            (ResourceKind::Listener, listeners),
-            (ResourceKind::Route, routes),
-            (ResourceKind::Endpoints, endpoints),
-            // No filter of ours is a resource of its own.
-            (ResourceKind::ExtensionConfig, Resources::new()),
-        ];
-        let [listeners, routes, endpoints, extensions] =
-            shared.map(|(kind, resources)| set(Dialect::Mesh, kind, resources));
-        let ours = set(Dialect::Mesh, ResourceKind::Cluster, ours);
-        let others = set(Dialect::Grpc, ResourceKind::Cluster, others);
-        let sets = [ours, others].map(|clusters| {
-            [
-                Arc::clone(&listeners),
-                Arc::clone(&routes),
+        let listeners = set(|e| &e.mesh, ResourceKind::Listener, listeners);
+        let routes = set(|e| &e.mesh, ResourceKind::Route, routes);
+        let endpoints = set(|e| &e.mesh, ResourceKind::Endpoints, endpoints);
+        // No filter of ours is a resource of its own.
+        let extensions = set(|e| &e.mesh, ResourceKind::ExtensionConfig, Resources::new());
+        let grpc = |clusters| {
+            View([
+                listeners.clone(),
+                routes.clone(),
                 clusters,
-                Arc::clone(&endpoints),
-                Arc::clone(&extensions),
-            ]
-        });
-        Ok(Self { sets })
+                endpoints.clone(),
+                extensions.clone(),
+            ])
+        };
+        Ok(Self {
+            mesh: grpc(set(|e| &e.mesh, ResourceKind::Cluster, for_mesh)),
+            grpc: grpc(set(|e| &e.grpc, ResourceKind::Cluster, for_grpc)),
+            envoy: View([
+                set(|e| &e.envoy, ResourceKind::Listener, sockets),
+                set(|e| &e.envoy, ResourceKind::Route, egress_routes),
+                set(
+                    |e| &e.envoy,
+                    ResourceKind::Cluster,
+                    clusters(Dialect::Envoy(EGRESS_ADDRESS)),
+                ),
+                endpoints.clone(),
+                extensions.clone(),
+            ]),
+            ports,
+        })
     }
 
-    pub(crate) fn of(&self, dialect: Dialect, kind: ResourceKind) -> &Arc<TypeSet> {
-        &self.sets[dialect as usize][kind.index()]
+    /// What a client of this dialect is told. Cheap, but for an Envoy with an address of its own, whose listeners are
+    /// written here: ask once for each publish and stream.
+    pub(crate) fn view(&self, dialect: Dialect) -> View {
+        match dialect {
+            Dialect::Mesh => self.mesh.clone(),
+            Dialect::Grpc => self.grpc.clone(),
+            Dialect::Envoy(EGRESS_ADDRESS) => self.envoy.clone(),
+            Dialect::Envoy(address) => {
+                let mut view = self.envoy.clone();
+                let usual = view.of(ResourceKind::Listener);
+                let resources = sockets(&self.ports, address);
+                let elsewhere = TypeSet {
+                    // The same ports on another address: it changes when the usual ones do, and only then.
+                    version: format!("{}@{address}", usual.version).into(),
+                    versions: versions(&resources),
+                    resources,
+                };
+                view.0[ResourceKind::Listener.index()] = Arc::new(elsewhere);
+                view
+            }
+        }
     }
+}
+
+fn sockets(ports: &[u16], address: IpAddr) -> Resources {
+    let one = |port: &u16| {
+        let listener = encode::socket_listener(address, *port);
+        (encode::socket_name(*port).into(), listener.into())
+    };
+    ports.iter().map(one).collect()
 }
 
 fn listeners_and_routes(snapshot: &Snapshot) -> Result<(Resources, Resources), Unpublishable> {

@@ -1,7 +1,11 @@
 //! What the two variants of the protocol have in common on the serving end.
 
+use std::fmt;
+
+use tonic::Status;
+
 use super::clients::SubscriptionReport;
-use super::encoded::Encoded;
+use super::encoded::View;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::Variant;
@@ -18,6 +22,10 @@ pub(super) const SEND_ORDER: [ResourceKind; ResourceKind::COUNT] = [
 /// The name that asks for everything (xDS protocol, "Wildcard").
 pub(super) const WILDCARD: &str = "*";
 
+/// The most names of one kind that one stream may be subscribed to. Ten times the largest mesh that is planned for; each
+/// costs some hundred bytes, here and in the client, and a client that adds names without end is broken or hostile.
+pub(super) const MAX_NAMES: usize = 100_000;
+
 /// The server's side of one stream: requests in, responses pulled out by whoever has room to send one.
 pub(super) trait Machine: Send + 'static {
     type Variant: Variant;
@@ -25,10 +33,67 @@ pub(super) trait Machine: Send + 'static {
     fn new(dialect: Dialect) -> Self;
 
     /// Takes a request in.
-    fn on_request(&mut self, request: <Self::Variant as Variant>::Request);
+    ///
+    /// # Errors
+    ///
+    /// When the stream cannot go on after it.
+    fn on_request(&mut self, request: <Self::Variant as Variant>::Request) -> Result<(), Misuse>;
 
     /// What to send next, if anything differs from what was sent.
-    fn next_response(&mut self, published: &Encoded) -> Option<<Self::Variant as Variant>::Response>;
+    fn next_response(&mut self, published: &View) -> Option<<Self::Variant as Variant>::Response>;
 
     fn report(&self) -> Vec<SubscriptionReport>;
+}
+
+/// What a client may not do. It ends the stream; nobody else notices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Misuse {
+    /// Of the aggregated service, which must be told what is asked for.
+    NoType,
+    /// Of a service of one type.
+    AnotherType { asked: String, served: ResourceKind },
+    /// More than [`MAX_NAMES`].
+    TooManyNames(ResourceKind),
+}
+
+/// Settles the type that a request is about. The service of one type takes an empty one for its own and no other; the
+/// aggregated service (`only` is `None`) takes any but an empty one (xDS protocol, "ADS").
+pub(super) fn settle_type(only: Option<ResourceKind>, type_url: &mut String) -> Result<(), Misuse> {
+    match only {
+        None if type_url.is_empty() => Err(Misuse::NoType),
+        None => Ok(()),
+        Some(served) if type_url.is_empty() => {
+            served.type_url().clone_into(type_url);
+            Ok(())
+        }
+        Some(served) if type_url == served.type_url() => Ok(()),
+        Some(served) => Err(Misuse::AnotherType {
+            asked: std::mem::take(type_url),
+            served,
+        }),
+    }
+}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoType => f.write_str("type_url: empty on an aggregated stream"),
+            Self::AnotherType { asked, served } => write!(
+                f,
+                "type_url: {asked:?} on a stream of {served} resources ({})",
+                served.type_url()
+            ),
+            Self::TooManyNames(kind) => write!(f, "resource_names: more than {MAX_NAMES} of kind {kind}"),
+        }
+    }
+}
+
+impl From<Misuse> for Status {
+    fn from(misuse: Misuse) -> Self {
+        let text = misuse.to_string();
+        match misuse {
+            Misuse::NoType | Misuse::AnotherType { .. } => Self::invalid_argument(text),
+            Misuse::TooManyNames(_) => Self::resource_exhausted(text),
+        }
+    }
 }

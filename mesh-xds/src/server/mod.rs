@@ -1,4 +1,4 @@
-//! The serving end of ADS, for a control plane (feature `server`).
+//! The serving end of xDS, for a control plane (feature `server`).
 //!
 //! ```text
 //! Snapshot - publish - SnapshotCache (encoded once per group) - stream.rs - StreamState or DeltaState - wire
@@ -13,6 +13,7 @@ mod clients;
 mod delta;
 mod encoded;
 mod machine;
+mod pace;
 mod peer;
 mod service;
 mod stream;
@@ -24,5 +25,5 @@ mod tests;
 pub use cache::{SnapshotCache, Versions};
 pub use clients::{Acknowledged, ClientReport, SubscriptionReport};
 pub use encoded::Unpublishable;
-pub use peer::{Io, Peer};
-pub use service::{AdsService, Caller, Grouping, Refusal};
+pub use peer::{Io, Line, Peer};
+pub use service::{AdsService, Caller, DiscoveryServices, Grouping, Refusal};

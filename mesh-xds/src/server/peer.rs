@@ -1,10 +1,11 @@
-//! Who is at the other end of a connection, as whoever accepted it found out.
+//! Who is at the other end of a connection, as whoever accepted it found out, and how to be rid of it.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use mesh_core::identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,36 +20,103 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
 }
 
+/// A connection as each request on it knows it (in the request's extensions): who is there, and a way to hang up. Clones are
+/// one connection.
+#[derive(Clone, Debug, Default)]
+pub struct Line {
+    peer: Peer,
+    cut: Arc<Mutex<Cut>>,
+}
+
+#[derive(Debug, Default)]
+struct Cut {
+    done: bool,
+    /// Whoever waits to read: the task that serves the connection.
+    reader: Option<Waker>,
+}
+
+impl Line {
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Ends the connection and with it every stream on it, whatever waits to be sent.
+    pub(super) fn hang_up(&self) {
+        let mut cut = self.lock();
+        cut.done = true;
+        if let Some(reader) = cut.reader.take() {
+            reader.wake();
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.lock().done {
+            true => Err(io::ErrorKind::ConnectionAborted.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn check_and_watch(&self, cx: &Context<'_>) -> io::Result<()> {
+        let mut cut = self.lock();
+        if cut.done {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        match &mut cut.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cut> {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Peer> for Line {
+    fn from(peer: Peer) -> Self {
+        Self {
+            peer,
+            cut: Arc::default(),
+        }
+    }
+}
+
 /// A connection that knows its [`Peer`], to be handed to `tonic`'s `serve_with_incoming`.
-#[derive(Clone)]
 pub struct Io<S> {
     inner: S,
-    peer: Peer,
+    line: Line,
 }
 
 impl<S> Io<S> {
     /// `inner`, from `peer`.
     pub fn new(inner: S, peer: Peer) -> Self {
-        Self { inner, peer }
+        Self {
+            inner,
+            line: peer.into(),
+        }
     }
 }
 
 impl<S> Connected for Io<S> {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Line;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Line {
+        self.line.clone()
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.line.check_and_watch(cx)?;
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.line.check()?;
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -65,6 +133,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.line.check()?;
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
@@ -75,6 +144,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
 
 impl<S> fmt::Debug for Io<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Io").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Io")
+            .field("peer", &self.line.peer)
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The `AggregatedDiscoveryService` of a control plane, and who is told what.
+//! The discovery services of a control plane, aggregated and of one type each, and who is told what.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 use tower::Service;
 
 use super::cache::SnapshotCache;
@@ -65,8 +66,41 @@ where
     }
 }
 
-/// The `AggregatedDiscoveryService` of a control plane, for tonic's router, in both variants: state of the world and
-/// incremental.
+/// All discovery services of a control plane for tonic's router: the aggregated one, and those of listeners, routes, clusters
+/// and endpoints alone (LDS, RDS, CDS, EDS), each in both variants. `Fetch*`, the variant without a stream, is UNIMPLEMENTED.
+///
+/// A stream of one type follows the rules of the aggregated one, but nobody can promise an order among streams: a client
+/// that wants a cluster before the route to it (make before break) asks on one aggregated stream.
+///
+/// ```no_run
+/// # async fn serve(cache: mesh_xds::server::SnapshotCache) -> Result<(), tonic::transport::Error> {
+/// use mesh_xds::server::{Caller, DiscoveryServices};
+///
+/// let services = DiscoveryServices::new(cache, |_: &Caller| Ok("everybody".into()));
+/// let router = tonic::transport::Server::builder().add_routes(services.into_routes());
+/// router.serve(([127, 0, 0, 1], 15010).into()).await
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct DiscoveryServices {
+    streams: Streams,
+}
+
+impl DiscoveryServices {
+    /// Serves `cache`, each caller its group.
+    pub fn new(cache: SnapshotCache, grouping: impl Grouping) -> Self {
+        Self {
+            streams: Streams::new(cache, Box::new(grouping)),
+        }
+    }
+
+    /// The services, to be mounted. All of them together keep to the bounds of one.
+    pub fn into_routes(self) -> Routes {
+        wire::routes(&self.streams)
+    }
+}
+
+/// The `AggregatedDiscoveryService` alone, for tonic's router, in both variants: state of the world and incremental.
 ///
 /// Served over [`Io`](super::Io), it knows its callers' certificates.
 #[derive(Clone, Debug)]
@@ -77,9 +111,8 @@ pub struct AdsService {
 impl AdsService {
     /// Serves `cache`, each caller its group.
     pub fn new(cache: SnapshotCache, grouping: impl Grouping) -> Self {
-        let streams = Streams::new(cache, Arc::new(grouping));
         Self {
-            inner: wire::service(streams),
+            inner: wire::service(Streams::new(cache, Box::new(grouping))),
         }
     }
 }

@@ -1,20 +1,29 @@
-//! Serves ADS streams out of a [`SnapshotCache`]; IO only.
+//! Serves streams out of a [`SnapshotCache`]; IO only.
+//!
+//! Each stream is one task with a queue of one response. The next is made when that one is taken, from what is published
+//! then, so a client that reads slowly costs no memory and skips what it missed. One that reads nothing for
+//! [`PATIENCE`] is cut off together with its connection: HTTP/2 has no other way to be rid of a message that waits for
+//! a window, and a thousand such would be a thousand messages.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mesh_core::report::Tally;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Extensions, Status};
 
 use super::ads::StreamState;
 use super::cache::SnapshotCache;
 use super::clients::{ClientReport, Registered};
 use super::delta::DeltaState;
-use super::encoded::Encoded;
-use super::machine::Machine;
-use super::peer::Peer;
+use super::encoded::{Encoded, View};
+use super::machine::{Machine, Misuse, settle_type};
+use super::pace::Pace;
+use super::peer::Line;
 use super::service::{Caller, Grouping};
+use crate::convention::PUSHBACK;
 use crate::encode::Dialect;
 use crate::wire::{Delta, Requests, Responses, Serve, Sotw, Variant};
 
@@ -24,27 +33,43 @@ const MAX_STREAMS: usize = 10_000;
 /// How long a client may keep a stream open without saying who it is.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves each caller its group of a cache.
-pub(super) struct Streams {
+/// How long a response may wait to be taken. Three times what a slow handshake or a long pause of a client's garbage
+/// collector takes; as long as the client's own keep-alive waits before it asks.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Stands in for "no deadline" in a timer that must have one.
+const FAR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is counted of streams, by reason: those that did not begin, and those that were ended here.
+const REFUSED: &str = "xds_stream_refused";
+const DROPPED: &str = "xds_stream_dropped";
+
+/// Serves each caller its group of a cache. Clones are one.
+#[derive(Clone)]
+pub(super) struct Streams(Arc<Shared>);
+
+struct Shared {
     room: Arc<Semaphore>,
+    pace: Mutex<Pace>,
     cache: SnapshotCache,
-    grouping: Arc<dyn Grouping>,
+    grouping: Box<dyn Grouping>,
 }
 
 impl Streams {
-    pub(super) fn new(cache: SnapshotCache, grouping: Arc<dyn Grouping>) -> Self {
-        Self {
+    pub(super) fn new(cache: SnapshotCache, grouping: Box<dyn Grouping>) -> Self {
+        Self(Arc::new(Shared {
             room: Arc::new(Semaphore::new(MAX_STREAMS)),
+            pace: Mutex::default(),
             cache,
             grouping,
-        }
+        }))
     }
 }
 
 impl fmt::Debug for Streams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Streams")
-            .field("cache", &self.cache)
+            .field("cache", &self.0.cache)
             .finish_non_exhaustive()
     }
 }
@@ -65,16 +90,27 @@ impl Streams {
         extensions: &Extensions,
         requests: Requests<M::Variant>,
     ) -> Result<Responses<M::Variant>, Status> {
-        let full = |_| Status::resource_exhausted("too many streams");
-        let place = Arc::clone(&self.room).try_acquire_owned().map_err(full)?;
-        let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
+        let shared = Arc::clone(&self.0);
+        let tally = shared.cache.tally();
+        let pace = shared
+            .pace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .begin(Instant::now());
+        if let Err(wait) = pace {
+            tally.count(REFUSED, "too_fast");
+            return Err(come_again(wait));
+        }
+        let place = Arc::clone(&shared.room).try_acquire_owned().map_err(|_| {
+            tally.count(REFUSED, "too_many");
+            Status::resource_exhausted("too many streams")
+        })?;
+        let line = extensions.get::<Line>().cloned().unwrap_or_default();
         let (sender, receiver) = mpsc::channel(1);
-        let (cache, grouping) = (self.cache.clone(), Arc::clone(&self.grouping));
         // Ends with the client's half of the stream, when the receiver is dropped, or when the cache is closed.
         tokio::spawn(async move {
-            let ended = serve::<M>(&cache, &*grouping, peer, requests, &sender).await;
-            if let Err(status) = ended {
-                drop(sender.send(Err(status)).await);
+            if let Err(end) = serve::<M>(&shared, &line, requests, &sender).await {
+                part::<M::Variant>(end, shared.cache.tally(), &line, &sender).await;
             }
             drop(place);
         });
@@ -82,28 +118,85 @@ impl Streams {
     }
 }
 
+/// An appointment in gRPC's words, for whoever reads them (gRFC A6).
+fn come_again(wait: Duration) -> Status {
+    let mut status = Status::resource_exhausted(format!(
+        "too many streams begin at once; come again in {} ms",
+        wait.as_millis()
+    ));
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    status.metadata_mut().insert(PUSHBACK, millis.into());
+    status
+}
+
+/// Why a stream was ended from this side.
+enum End {
+    /// It is told so.
+    Told { reason: &'static str, status: Status },
+    /// It takes nothing, so it is told nothing.
+    Slow,
+}
+
+impl End {
+    fn told(reason: &'static str, status: impl Into<Status>) -> Self {
+        let status = status.into();
+        Self::Told { reason, status }
+    }
+
+    /// The cache was closed, or the group retired.
+    fn closed() -> Self {
+        let text = "the control plane is shutting down, or groups its clients anew";
+        Self::told("closed", Status::unavailable(text))
+    }
+}
+
+impl From<Misuse> for End {
+    fn from(misuse: Misuse) -> Self {
+        Self::told("misuse", misuse)
+    }
+}
+
+async fn part<V: Variant>(end: End, tally: &Tally, line: &Line, sender: &Sender<V>) {
+    let reason = match end {
+        End::Told { reason, status } => {
+            // An error is late if a response waits before it, and lost if the client never takes that.
+            drop(timeout(PATIENCE, sender.send(Err(status))).await);
+            reason
+        }
+        End::Slow => {
+            tracing::warn!(peer = ?line.peer(), "a client took no response for {} s: cut off", PATIENCE.as_secs());
+            line.hang_up();
+            "slow_reader"
+        }
+    };
+    tally.count(DROPPED, reason);
+}
+
 type Sender<V> = mpsc::Sender<Result<<V as Variant>::Response, Status>>;
 
 async fn serve<M: Machine>(
-    cache: &SnapshotCache,
-    grouping: &dyn Grouping,
-    peer: Peer,
+    shared: &Shared,
+    line: &Line,
     mut requests: Requests<M::Variant>,
     sender: &Sender<M::Variant>,
-) -> Result<(), Status> {
-    let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, requests.next()).await;
-    let late = |_| Status::deadline_exceeded("the first request did not come");
-    let Some(first) = first.map_err(late)? else {
+) -> Result<(), End> {
+    let first = timeout(FIRST_REQUEST_TIMEOUT, requests.next()).await;
+    let late = |_| End::told("late", Status::deadline_exceeded("the first request did not come"));
+    let Some(mut first) = first.map_err(late)? else {
         return Ok(());
     };
+    settle_type(requests.only(), M::Variant::type_url(&mut first))?;
     let node = M::Variant::node(&first).cloned().unwrap_or_default();
-    let caller = Caller { node, peer };
-    let group = grouping
-        .group(&caller)
-        .map_err(|refusal| Status::permission_denied(refusal.to_string()))?;
-    let closed = || Status::unavailable("the control plane is shutting down, or groups its clients anew");
-    let published = cache.watch(&group).ok_or_else(closed)?;
-    let registered = cache.registry().add(ClientReport {
+    let caller = Caller {
+        node,
+        peer: line.peer().clone(),
+    };
+    let dialect =
+        Dialect::of(&caller.node).map_err(|error| End::told("misuse", Status::invalid_argument(error.to_string())))?;
+    let refused = |refusal: super::Refusal| End::told("refused", Status::permission_denied(refusal.to_string()));
+    let group = shared.grouping.group(&caller).map_err(refused)?;
+    let published = shared.cache.watch(&group).ok_or_else(End::closed)?;
+    let registered = shared.cache.registry().add(ClientReport {
         stream: 0,
         node: Arc::clone(&caller.node),
         peer: caller.peer.identity,
@@ -111,47 +204,84 @@ async fn serve<M: Machine>(
         group,
         subscriptions: Vec::new(),
     });
-    let mut state = M::new(Dialect::of(&caller.node.user_agent));
-    state.on_request(first);
-    talk(state, published, requests, sender, &registered)
-        .await
-        .map_err(|Closed| closed())
+    let mut state = M::new(dialect);
+    state.on_request(first)?;
+    let talk = Talk {
+        state,
+        told: Published {
+            newest: published,
+            dialect,
+            view: None,
+        },
+        registered,
+    };
+    talk.run(requests, sender).await
 }
 
-/// The cache was closed, or the group retired.
-struct Closed;
+/// What is published, as one client is told it.
+struct Published {
+    newest: watch::Receiver<Option<Arc<Encoded>>>,
+    dialect: Dialect,
+    view: Option<(Arc<Encoded>, View)>,
+}
 
-async fn talk<M: Machine>(
-    mut state: M,
-    mut published: watch::Receiver<Option<Arc<Encoded>>>,
-    mut requests: Requests<M::Variant>,
-    sender: &Sender<M::Variant>,
-    registered: &Registered,
-) -> Result<(), Closed> {
-    // Whether there may be something to send: asked once after each event.
-    let mut stale = true;
-    loop {
-        registered.update(state.report());
-        tokio::select! {
-            room = sender.reserve(), if stale => {
-                let Ok(room) = room else { return Ok(()) };
-                let newest = published.borrow_and_update().clone();
-                match newest.and_then(|newest| state.next_response(&newest)) {
-                    Some(response) => room.send(Ok(response)),
-                    None => stale = false,
+impl Published {
+    /// The newest; `None` until there is one.
+    fn view(&mut self) -> Option<&View> {
+        let newest = self.newest.borrow_and_update().clone()?;
+        if !matches!(&self.view, Some((seen, _)) if Arc::ptr_eq(seen, &newest)) {
+            let view = newest.view(self.dialect);
+            self.view = Some((newest, view));
+        }
+        self.view.as_ref().map(|(_, view)| view)
+    }
+}
+
+/// A stream whose client is known.
+struct Talk<M> {
+    state: M,
+    told: Published,
+    registered: Registered,
+}
+
+impl<M: Machine> Talk<M> {
+    async fn run(mut self, mut requests: Requests<M::Variant>, sender: &Sender<M::Variant>) -> Result<(), End> {
+        // Whether there may be something to send: asked once after each event.
+        let mut stale = true;
+        // Since when a response waits to be taken.
+        let mut waiting: Option<Instant> = None;
+        self.registered.update(self.state.report());
+        loop {
+            let patience = waiting.map_or_else(|| Instant::now() + FAR, |since| since + PATIENCE);
+            tokio::select! {
+                room = sender.reserve(), if stale || waiting.is_some() => {
+                    let Ok(room) = room else { return Ok(()) };
+                    waiting = None;
+                    let view = if stale { self.told.view() } else { None };
+                    match view.and_then(|view| self.state.next_response(view)) {
+                        Some(response) => {
+                            room.send(Ok(response));
+                            waiting = Some(Instant::now());
+                            self.registered.update(self.state.report());
+                        }
+                        None => stale = false,
+                    }
                 }
+                request = requests.next() => match request {
+                    Some(mut request) => {
+                        settle_type(requests.only(), M::Variant::type_url(&mut request))?;
+                        self.state.on_request(request)?;
+                        self.registered.update(self.state.report());
+                        stale = true;
+                    }
+                    None => return Ok(()),
+                },
+                changed = self.told.newest.changed() => match changed {
+                    Ok(()) => stale = true,
+                    Err(_) => return Err(End::closed()),
+                },
+                () = sleep_until(patience), if waiting.is_some() => return Err(End::Slow),
             }
-            request = requests.next() => match request {
-                Some(request) => {
-                    state.on_request(request);
-                    stale = true;
-                }
-                None => return Ok(()),
-            },
-            changed = published.changed() => match changed {
-                Ok(()) => stale = true,
-                Err(_) => return Err(Closed),
-            },
         }
     }
 }

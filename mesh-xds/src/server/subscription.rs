@@ -52,10 +52,24 @@ impl Subscription {
         self.wildcard || self.names.contains(name)
     }
 
-    /// Whether something that is wanted and published was not sent, or not so.
-    pub(super) fn differs(&self, set: &TypeSet) -> bool {
+    /// Whether something that is wanted and published was not sent, or not so; of a kind whose absence deletes, also whether
+    /// something is to be deleted.
+    pub(super) fn differs(&self, kind: ResourceKind, set: &TypeSet) -> bool {
         let mut wanted = set.resources.iter().filter(|(name, _)| self.wants(name));
+        let mut gone = self.sent.keys().filter(|name| !set.resources.contains_key(*name));
         wanted.any(|(name, bytes)| self.sent.get(name) != Some(bytes))
+            || (kind.absence_means_deleted() && gone.next().is_some())
+    }
+
+    /// The clusters that were sent otherwise than they are now. Of other kinds nobody asks.
+    pub(super) fn renewed(&self, kind: ResourceKind, set: &TypeSet) -> Vec<Arc<str>> {
+        if kind != ResourceKind::Cluster {
+            return Vec::new();
+        }
+        let renewed =
+            |(name, bytes): &(&Arc<str>, &Arc<[u8]>)| set.resources.get(*name).is_some_and(|new| new != *bytes);
+        let sent = self.sent.iter().filter(renewed);
+        sent.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     pub(super) fn response(

@@ -2,12 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::Variant;
+use crate::convention::PUSHBACK;
 use crate::credentials::Credentialed;
 use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
@@ -33,7 +35,7 @@ impl<V: Variant> Incoming<V> {
     }
 
     /// The next response, or why there will be none. Cancelling the wait loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<V::Response, String> {
+    pub(crate) async fn next(&mut self) -> Result<V::Response, Ended> {
         loop {
             match &mut self.0 {
                 Stage::Opening(opening) => {
@@ -43,7 +45,10 @@ impl<V: Variant> Incoming<V> {
                 Stage::Open(stream) => {
                     return match stream.message().await {
                         Ok(Some(response)) => Ok(response.into()),
-                        Ok(None) => Err("ended by the control plane".into()),
+                        Ok(None) => Err(Ended {
+                            why: "ended by the control plane".into(),
+                            pushback: None,
+                        }),
                         Err(status) => Err(ended(&status)),
                     };
                 }
@@ -52,10 +57,25 @@ impl<V: Variant> Incoming<V> {
     }
 }
 
+/// Why a stream ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// For operators.
+    pub(crate) why: String,
+    /// When the control plane asks to come again (gRFC A6).
+    pub(crate) pushback: Option<Duration>,
+}
+
 /// A control plane's status is told to operators and never to callers (gRFC A54).
-fn ended(status: &Status) -> String {
-    match status.message() {
+fn ended(status: &Status) -> Ended {
+    let why = match status.message() {
         "" => format!("{:?}", status.code()),
         message => format!("{:?}: {message}", status.code()),
+    };
+    let pushback = status.metadata().get(PUSHBACK).and_then(|value| value.to_str().ok());
+    Ended {
+        why,
+        // A negative one says "do not come again", which no client of a control plane may heed.
+        pushback: pushback.and_then(|text| text.parse().ok()).map(Duration::from_millis),
     }
 }

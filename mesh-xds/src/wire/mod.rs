@@ -19,7 +19,7 @@ pub(crate) use client::Incoming;
 pub(crate) use delta::Versioned;
 pub(crate) use delta::{DeltaRequest, DeltaResponse};
 #[cfg(feature = "server")]
-pub(crate) use server::{AdsServer, Requests, Responses, Serve, service};
+pub(crate) use server::{AdsServer, Requests, Responses, Serve, routes, service};
 pub(crate) use variant::{Delta, Sotw, Variant};
 
 /// The code of every NACK: gRPC's INVALID_ARGUMENT, as Envoy and gRPC send it.

@@ -34,6 +34,10 @@ pub(crate) trait Variant: fmt::Debug + Send + Sync + 'static {
     /// Who asks, if the request says so.
     #[cfg(feature = "server")]
     fn node(request: &Self::Request) -> Option<&Arc<Node>>;
+
+    /// What the request is about.
+    #[cfg(feature = "server")]
+    fn type_url(request: &mut Self::Request) -> &mut String;
 }
 
 /// State of the world: a request lists every name, and a response is taken as one version.
@@ -62,6 +66,11 @@ impl Variant for Sotw {
     fn node(request: &Request) -> Option<&Arc<Node>> {
         request.node.as_ref()
     }
+
+    #[cfg(feature = "server")]
+    fn type_url(request: &mut Request) -> &mut String {
+        &mut request.type_url
+    }
 }
 
 impl Variant for Delta {
@@ -81,5 +90,10 @@ impl Variant for Delta {
     #[cfg(feature = "server")]
     fn node(request: &DeltaRequest) -> Option<&Arc<Node>> {
         request.node.as_ref()
+    }
+
+    #[cfg(feature = "server")]
+    fn type_url(request: &mut DeltaRequest) -> &mut String {
+        &mut request.type_url
     }
 }

@@ -11,9 +11,11 @@
 
 mod subscription;
 
+use std::sync::Arc;
+
 use super::clients::SubscriptionReport;
-use super::encoded::Encoded;
-use super::machine::{Machine, SEND_ORDER};
+use super::encoded::View;
+use super::machine::{Machine, Misuse, SEND_ORDER};
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::{Delta, DeltaRequest, DeltaResponse};
@@ -40,10 +42,10 @@ impl Machine for DeltaState {
         }
     }
 
-    fn on_request(&mut self, request: DeltaRequest) {
+    fn on_request(&mut self, request: DeltaRequest) -> Result<(), Misuse> {
         // A type that is not served is not answered: an error would end the stream for all the others.
         let Some(kind) = ResourceKind::from_type_url(&request.type_url) else {
-            return;
+            return Ok(());
         };
         let first = self.subscriptions[kind.index()].is_none();
         let subscription = self.subscriptions[kind.index()].get_or_insert_default();
@@ -58,18 +60,26 @@ impl Machine for DeltaState {
         if first {
             subscription.resume(request.held);
         }
+        if subscription.is_too_large() {
+            return Err(Misuse::TooManyNames(kind));
+        }
+        Ok(())
     }
 
-    fn next_response(&mut self, published: &Encoded) -> Option<DeltaResponse> {
+    fn next_response(&mut self, published: &View) -> Option<DeltaResponse> {
         for kind in SEND_ORDER {
-            let set = published.of(self.dialect, kind);
+            let set = published.of(kind);
             let named_by_routes = matches!(kind, ResourceKind::Cluster | ResourceKind::Endpoints);
             let hold = named_by_routes && !self.routes_settled(published);
             let Some(subscription) = &mut self.subscriptions[kind.index()] else {
                 continue;
             };
+            let renewed = subscription.renewed(kind, set);
             if let Some(response) = subscription.response(kind, set, hold, self.nonce + 1) {
                 self.nonce += 1;
+                if let Dialect::Envoy(_) = self.dialect {
+                    self.warm(&renewed);
+                }
                 return Some(response);
             }
         }
@@ -83,11 +93,18 @@ impl Machine for DeltaState {
 }
 
 impl DeltaState {
+    /// See [`StreamState`](super::ads::StreamState): a changed cluster is sent its endpoints again.
+    fn warm(&mut self, clusters: &[Arc<str>]) {
+        if let Some(endpoints) = &mut self.subscriptions[ResourceKind::Endpoints.index()] {
+            endpoints.forget(clusters);
+        }
+    }
+
     /// Whether the client has said something to the newest listeners and routes.
-    fn routes_settled(&self, published: &Encoded) -> bool {
+    fn routes_settled(&self, published: &View) -> bool {
         [ResourceKind::Listener, ResourceKind::Route].into_iter().all(|kind| {
             let subscription = self.subscriptions[kind.index()].as_ref();
-            subscription.is_none_or(|one| one.is_answered() && !one.differs(published.of(self.dialect, kind)))
+            subscription.is_none_or(|one| one.is_answered() && !one.differs(published.of(kind)))
         })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::resource::ResourceKind;
 use crate::server::clients::{Acknowledged, SubscriptionReport};
 use crate::server::encoded::TypeSet;
-use crate::server::machine::WILDCARD;
+use crate::server::machine::{MAX_NAMES, WILDCARD};
 use crate::wire::{DeltaResponse, Raw, Versioned};
 
 /// The most unanswered responses that are remembered. A client that lags further behind goes on being served; what it says
@@ -117,6 +117,28 @@ impl Subscription {
             if self.wants(&name) {
                 self.told.insert(name, Told::Held(version));
             }
+        }
+    }
+
+    /// Whether it asks for more than a stream may.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.names.len() > MAX_NAMES
+    }
+
+    /// The clusters that were told otherwise than they are now. Of other kinds nobody asks.
+    pub(super) fn renewed(&self, kind: ResourceKind, set: &TypeSet) -> Vec<Arc<str>> {
+        if kind != ResourceKind::Cluster {
+            return Vec::new();
+        }
+        let changed = self.changed(set).map(|(name, _)| name);
+        let known = changed.filter(|name| self.told.get(*name).is_some_and(|told| told.version().is_some()));
+        known.cloned().collect()
+    }
+
+    /// Tells these once more, as if the client had never heard of them.
+    pub(super) fn forget(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            self.told.remove(name);
         }
     }
 

@@ -78,7 +78,7 @@ where
             8..12 => {
                 let times = self.times();
                 if let Some(request) = self.up.pop_front() {
-                    (0..times).for_each(|_| self.server.on_request(request.clone()));
+                    (0..times).for_each(|_| self.server.on_request(request.clone()).unwrap());
                 }
             }
             12..16 => self.respond(),
@@ -120,7 +120,7 @@ where
     }
 
     fn respond(&mut self) {
-        if let Some(response) = self.server.next_response(&self.published) {
+        if let Some(response) = self.server.next_response(&self.published.view(Dialect::Mesh)) {
             let kind = V::kind(&response).expect("only what was asked for is sent");
             self.down[kind.index()].push_back(response);
         }
@@ -146,7 +146,7 @@ where
         }
         assert!(!self.client.has_request(self.now));
         for request in mem::take(&mut self.up) {
-            self.server.on_request(request);
+            self.server.on_request(request).unwrap();
         }
     }
 
@@ -162,7 +162,7 @@ where
     fn is_at_rest(&mut self, seed: u64) {
         self.client_speaks();
         assert!(
-            self.server.next_response(&self.published).is_none(),
+            self.server.next_response(&self.published.view(Dialect::Mesh)).is_none(),
             "seed {seed}: not at rest"
         );
     }
@@ -183,7 +183,8 @@ where
 
     #[track_caller]
     fn agrees_on<R: Cached + PartialEq + Debug>(&self, seed: u64, held: bool) {
-        let set = self.published.of(Dialect::Mesh, R::KIND);
+        let set = self.published.view(Dialect::Mesh);
+        let set = set.of(R::KIND);
         for name in &self.needs[R::KIND.index()] {
             let trouble = self.trouble(R::KIND, name);
             let about = format!("seed {seed}: {} {name:?}: {trouble:?}", R::KIND);

@@ -17,10 +17,12 @@ impl Client {
     }
 
     fn says(&mut self, kind: ResourceKind, request: DeltaRequest) {
-        self.state.on_request(DeltaRequest {
-            type_url: kind.type_url().into(),
-            ..request
-        });
+        self.state
+            .on_request(DeltaRequest {
+                type_url: kind.type_url().into(),
+                ..request
+            })
+            .unwrap();
     }
 
     fn asks(&mut self, kind: ResourceKind, subscribe: &[&str]) {
@@ -64,12 +66,14 @@ impl Client {
 
     #[track_caller]
     fn hears(&mut self, published: &Encoded) -> DeltaResponse {
-        self.state.next_response(published).expect("there is something to send")
+        self.state
+            .next_response(&published.view(Dialect::Grpc))
+            .expect("there is something to send")
     }
 
     #[track_caller]
     fn hears_nothing(&mut self, published: &Encoded) {
-        let response = self.state.next_response(published);
+        let response = self.state.next_response(&published.view(Dialect::Grpc));
         assert!(response.is_none(), "{response:?}");
     }
 
@@ -105,7 +109,7 @@ fn only_what_changed_is_sent_and_only_of_types_that_were_asked_for() {
     assert_eq!(told(&response), (vec!["d"], vec![]));
     assert_eq!(
         response.resources[0].version,
-        three.of(Dialect::Grpc, EDS).versions["d"]
+        three.view(Dialect::Grpc).of(EDS).versions["d"]
     );
     client.hears_nothing(&three);
     let unknown = DeltaRequest {
@@ -113,7 +117,7 @@ fn only_what_changed_is_sent_and_only_of_types_that_were_asked_for() {
         subscribe: names(&["c"]),
         ..DeltaRequest::default()
     };
-    client.state.on_request(unknown);
+    client.state.on_request(unknown).unwrap();
     client.hears_nothing(&three);
 }
 
@@ -166,7 +170,8 @@ fn a_wildcard_is_an_empty_first_subscription_or_a_star_until_it_is_unsubscribed(
 #[test]
 fn after_a_lost_stream_nothing_that_is_held_is_sent_again() {
     let one = encoded(&snapshot("c", &[("c", 1), ("d", 2), ("e", 3)]), None, 1);
-    let versions = &one.of(Dialect::Grpc, EDS).versions;
+    let view = one.view(Dialect::Grpc);
+    let versions = &view.of(EDS).versions;
     let held: Vec<_> = ["c", "d", "e"]
         .map(|name| (Arc::from(name), Arc::clone(&versions[name])))
         .into();

@@ -2,6 +2,9 @@
 
 mod converge;
 mod delta;
+mod order;
+mod services;
+mod slow;
 
 use std::sync::Arc;
 
@@ -17,6 +20,7 @@ use super::machine::Machine;
 use super::*;
 use crate::decode::{Context, decode};
 use crate::encode::Dialect;
+use crate::node::Node;
 use crate::resource::{ClusterSpec, ResourceKind};
 use crate::wire::{Request, Response};
 
@@ -48,30 +52,43 @@ fn request(kind: ResourceKind, nonce: &str, names: &[&str]) -> Request {
     }
 }
 
+/// The dialect of a client of this name.
+fn of(user_agent: &str) -> Dialect {
+    let node = Node {
+        user_agent: user_agent.into(),
+        ..Node::default()
+    };
+    Dialect::of(&node).unwrap()
+}
+
 /// A client that answers everything, and what it was sent.
 struct Client {
     state: StreamState,
+    dialect: Dialect,
 }
 
 impl Client {
     fn new(dialect: Dialect) -> Self {
         Self {
             state: StreamState::new(dialect),
+            dialect,
         }
     }
 
     fn asks(&mut self, kind: ResourceKind, nonce: &str, names: &[&str]) {
-        self.state.on_request(request(kind, nonce, names));
+        self.state.on_request(request(kind, nonce, names)).unwrap();
     }
 
     #[track_caller]
     fn hears(&mut self, published: &Encoded) -> Response {
-        self.state.next_response(published).expect("there is something to send")
+        self.state
+            .next_response(&published.view(self.dialect))
+            .expect("there is something to send")
     }
 
     #[track_caller]
     fn hears_nothing(&mut self, published: &Encoded) {
-        let response = self.state.next_response(published);
+        let response = self.state.next_response(&published.view(self.dialect));
         assert!(response.is_none(), "{response:?}");
     }
 
@@ -93,7 +110,7 @@ fn only_what_was_asked_for_is_sent() {
     client.hears_nothing(&published);
     let mut unknown = request(EDS, "", &["x"]);
     unknown.type_url = "type.googleapis.com/x.Y".into();
-    client.state.on_request(unknown);
+    client.state.on_request(unknown).unwrap();
     client.hears_nothing(&published);
 }
 
@@ -147,14 +164,20 @@ fn kinds_that_did_not_change_keep_their_version_and_are_not_sent_again() {
     let one = encoded(&snapshot("c", &[("c", 1)]), None, 1);
     let two = encoded(&snapshot("c", &[("c", 2)]), Some(&one), 2);
     for kind in [LDS, RDS, CDS] {
-        assert_eq!(one.of(Dialect::Grpc, kind).version, two.of(Dialect::Grpc, kind).version);
+        assert_eq!(
+            one.view(Dialect::Grpc).of(kind).version,
+            two.view(Dialect::Grpc).of(kind).version
+        );
     }
-    assert_ne!(one.of(Dialect::Grpc, EDS).version, two.of(Dialect::Grpc, EDS).version);
+    assert_ne!(
+        one.view(Dialect::Grpc).of(EDS).version,
+        two.view(Dialect::Grpc).of(EDS).version
+    );
     // The same content after a restart goes by another version than other content of the same generation.
     let restarted = encoded(&snapshot("c", &[("c", 2)]), None, 1);
     assert_ne!(
-        one.of(Dialect::Grpc, EDS).version,
-        restarted.of(Dialect::Grpc, EDS).version
+        one.view(Dialect::Grpc).of(EDS).version,
+        restarted.view(Dialect::Grpc).of(EDS).version
     );
 }
 
@@ -167,7 +190,7 @@ fn a_refusal_is_known_by_its_error_and_not_taken_back_by_a_later_subscription() 
     let mut nack = request(CDS, &sent.nonce, &["c"]);
     // Some clients send the refused version with their refusal.
     (nack.version, nack.error) = (sent.version, Some("bad".into()));
-    client.state.on_request(nack);
+    client.state.on_request(nack).unwrap();
     assert_eq!(client.said(CDS), Acknowledged::Refused("bad".into()));
     client.hears_nothing(&published);
     client.asks(CDS, &sent.nonce, &["c", "d"]);
@@ -293,8 +316,8 @@ fn only_our_own_client_is_told_of_least_request() {
             .cluster
             .lb
     };
-    assert_eq!(told(Dialect::of("mesh-xds")), LbPolicy::LeastRequest { choices: 2 });
-    assert_eq!(told(Dialect::of("gRPC C-core linux")), LbPolicy::RoundRobin);
+    assert_eq!(told(of("mesh-xds")), LbPolicy::LeastRequest { choices: 2 });
+    assert_eq!(told(of("gRPC C-core linux")), LbPolicy::RoundRobin);
 }
 
 #[test]
@@ -351,6 +374,6 @@ fn what_is_an_error_in_the_snapshot_is_not_sent() {
         .build()
         .unwrap();
     let published = encoded(&snapshot, None, 1);
-    assert!(published.of(Dialect::Mesh, CDS).resources.is_empty());
-    assert_eq!(published.of(Dialect::Mesh, RDS).resources.len(), 1);
+    assert!(published.view(Dialect::Mesh).of(CDS).resources.is_empty());
+    assert_eq!(published.view(Dialect::Mesh).of(RDS).resources.len(), 1);
 }

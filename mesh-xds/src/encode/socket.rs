@@ -1,0 +1,56 @@
+//! Envoy's listener: a socket per service port, and behind it the routes of every service that has this port.
+//!
+//! An Envoy that subscribes to all listeners must not be given an API listener, and a gRPC client refuses one that has an
+//! address only, so the two never share a resource. The application dials `127.0.0.1:PORT` and names the service in
+//! `:authority` or `Host`. Nothing is intercepted: traffic that was not sent to the port is not seen (Istio does that with
+//! `original_dst` and the kernel's help).
+
+use std::net::IpAddr;
+
+use super::common::ads;
+use super::listener::router;
+use crate::proto::core::{Address, SocketAddress, TrafficDirection, address, socket_address::PortSpecifier};
+use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
+use crate::proto::listener::{Filter, FilterChain, Listener, filter::ConfigType};
+use crate::proto::pack;
+
+/// The name Envoy's documents give the filter.
+const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
+
+pub(super) fn name(port: u16) -> String {
+    format!("egress_{port}")
+}
+
+pub(super) fn listener(ip: IpAddr, port: u16) -> Listener {
+    // Both HTTP/1.1 and HTTP/2 are taken: the codec is AUTO, which is the default.
+    let manager = HttpConnectionManager {
+        stat_prefix: name(port),
+        http_filters: vec![router()],
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: ads(),
+            route_config_name: port.to_string(),
+        })),
+        ..HttpConnectionManager::default()
+    };
+    let filter = Filter {
+        name: CONNECTION_MANAGER.into(),
+        config_type: Some(ConfigType::TypedConfig(pack(&manager))),
+    };
+    let socket = SocketAddress {
+        address: ip.to_string(),
+        port_specifier: Some(PortSpecifier::PortValue(port.into())),
+        ..SocketAddress::default()
+    };
+    Listener {
+        name: name(port),
+        address: Some(Address {
+            address: Some(address::Address::SocketAddress(socket)),
+        }),
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            ..FilterChain::default()
+        }],
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Listener::default()
+    }
+}
