@@ -139,14 +139,19 @@ impl Enrolment {
     }
 }
 
-/// The node of a workload: what it claims must agree with its certificate.
+/// The node of a workload: what it claims must agree with its certificate. An Istio node is told what a sidecar is told
+/// unless it asks for gRPC's shape (istiod's `GENERATOR`), which is the one that our clients are written here.
 pub(crate) fn node(namespace: &str, service_account: &str) -> Node {
     Node {
         id: format!("sidecar~127.0.0.1~{service_account}.{namespace}~{namespace}.svc.cluster.local"),
         cluster: format!("{service_account}.{namespace}"),
-        metadata: [("NAMESPACE", namespace), ("SERVICE_ACCOUNT", service_account)]
-            .map(|(key, value)| (key.to_owned(), value.into()))
-            .into(),
+        metadata: [
+            ("GENERATOR", "grpc"),
+            ("NAMESPACE", namespace),
+            ("SERVICE_ACCOUNT", service_account),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .into(),
         ..Node::default()
     }
 }
