@@ -106,7 +106,7 @@ async fn the_aggregated_service_must_be_told_a_type() {
     let channel = start().await;
     let method =
         |verb: &str| format!("/envoy.service.discovery.v3.AggregatedDiscoveryService/{verb}AggregatedResources");
-    for kind in ResourceKind::ALL {
+    for kind in [LDS, RDS, CDS, EDS] {
         let (sotw, delta) = asks(kind.type_url(), kind);
         let told = first::<Sotw>(&channel, method("Stream"), sotw).await.unwrap();
         assert_eq!(told.kind(), Some(kind));
