@@ -1,0 +1,297 @@
+"""The scenarios, one line each, and their figures as one JSON object at the end. `run` installs what this needs.
+
+Shares: with 10,000 calls at 95/5 a right split gives v2 between 430 and 573 in 999 of 1,000 runs. The peers draw by chance
+of their own, so a gate there would fail one good run in a thousand: the gate is the interval that a right split leaves once
+in a million runs, and the narrower one is told.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+
+from lab import IMPOSTOR, SERVICE, Failed, Lab, spiffe
+from peers import (
+    CALLER,
+    EnvoyDelta,
+    EnvoyServer,
+    EnvoySotw,
+    GrpcJs,
+    Grpcio,
+    GrpcioOverTls,
+    GrpcioServer,
+)
+
+CALLS = 10_000
+INTERVAL_999 = range(430, 573 + 1)
+INTERVAL_MILLIONTH = range(397, 610 + 1)
+AT_ONCE = 8
+# Weight changes under load, the calls of which run from so many callers at once.
+CHANGES = 200
+LOAD = 4
+# Servers that come and go under load.
+MOVES = 10
+# From a save to calls that obey it. Far more than it takes, since times are told and not judged.
+EFFECT_SECONDS = 20
+# The same after the control plane was away, with the peers' backoff in it.
+RETURN_SECONDS = 60
+# Calls that must all be refused, and calls that must all be served.
+REFUSED = 50
+SERVED = 1_000
+# So much of the end of what was said is told: causes come last.
+SAID = 200
+CHECKOUT_SECONDS = 120
+
+
+def split(mesh: Lab, peer) -> dict:
+    """10,000 calls at 95/5."""
+    caller = peer.ready_caller()
+    began = time.monotonic()
+    tally = caller.ask({"do": "calls", "count": CALLS, "at_once": AT_ONCE})
+    v2 = tally["by"].get("v2", 0)
+    figures = {
+        "calls": CALLS,
+        "v2": v2,
+        "inside_999": v2 in INTERVAL_999,
+        "failed": tally["failed"],
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    require(tally["failed"] == 0, figures, f"calls failed: {tally['errors']}")
+    require(v2 in INTERVAL_MILLIONTH, figures, "v2 is outside of what a right split leaves once in a million runs")
+    return figures
+
+
+def swaps(mesh: Lab, peer) -> dict:
+    """200 weight changes under load, each seen to take effect, and no call fails."""
+    caller = peer.ready_caller()
+    caller.ask({"do": "start", "at_once": LOAD})
+    took = []
+    for change in range(CHANGES):
+        version = ("v2", "v1")[change % 2]
+        mesh.split(*((0, 100) if version == "v2" else (100, 0)))
+        seen = caller.ask({"do": "await", "version": version, "limit": EFFECT_SECONDS})
+        if not seen["seen"]:
+            break
+        took.append(seen["ms"])
+    figures, tally = changes_under_load(caller, took)
+    require(len(took) == CHANGES, figures, f"a change took no effect within {EFFECT_SECONDS} s; {tally['errors']}")
+    require(tally["failed"] == 0, figures, f"calls failed: {tally['errors']}")
+    return figures
+
+
+def moved(mesh: Lab, peer) -> dict:
+    """A server is replaced ten times by another at another address, under load, and no call fails."""
+    caller = peer.ready_caller()
+    caller.ask({"do": "start", "at_once": LOAD})
+    took = []
+    for move in range(MOVES):
+        version = f"v2-{move}"
+        old = mesh.replace_v2(version)
+        seen = caller.ask({"do": "await", "version": version, "limit": EFFECT_SECONDS})
+        old.end()
+        # Calls that begin after the old one ended must go on.
+        after = caller.ask({"do": "await", "version": version, "limit": EFFECT_SECONDS})
+        if not (seen["seen"] and after["seen"]):
+            break
+        took.append(seen["ms"])
+    figures, tally = changes_under_load(caller, took)
+    require(len(took) == MOVES, figures, f"a new server is not called; {tally['errors']}")
+    require(tally["failed"] == 0, figures, f"calls failed: {tally['errors']}")
+    return figures
+
+
+def changes_under_load(caller, took: list) -> tuple[dict, dict]:
+    """Ends the load: figures of the changes that took effect, and the tally."""
+    tally = caller.ask({"do": "stop"})
+    figures = {
+        "changes": len(took),
+        "calls": tally["ok"] + tally["failed"],
+        "failed": tally["failed"],
+        "effect_ms_median": round(statistics.median(took), 1) if took else None,
+        "effect_ms_most": max(took, default=None),
+    }
+    return figures, tally
+
+
+def restarted(mesh: Lab, peer) -> dict:
+    """The control plane is restarted under load: no call fails, and the next change takes effect."""
+    caller = peer.ready_caller()
+    caller.ask({"do": "start", "at_once": LOAD})
+    mesh.split(0, 100)
+    before = caller.ask({"do": "await", "version": "v2", "limit": EFFECT_SECONDS})
+    mesh.restart_control_plane()
+    mesh.split(100, 0)
+    after = caller.ask({"do": "await", "version": "v1", "limit": RETURN_SECONDS})
+    tally = caller.ask({"do": "stop"})
+    figures = {"calls": tally["ok"] + tally["failed"], "failed": tally["failed"], "effect_ms": after["ms"]}
+    require(before["seen"] and after["seen"], figures, f"a change took no effect; {tally['errors']}")
+    require(tally["failed"] == 0, figures, f"calls failed: {tally['errors']}")
+    return figures
+
+
+def identity(mesh: Lab, peer) -> dict:
+    """A server with another identity than is written down for it is refused; the same server under its own is not."""
+    peer.ready_caller()
+    before = peer.refusals()
+    tally = peer.caller(IMPOSTOR).ask({"do": "calls", "count": REFUSED, "at_once": 1})
+    figures = {"calls": REFUSED, "refused": tally["failed"], "said": max(tally["errors"], default="")[-SAID:]}
+    counted = peer.refusals() - before
+    if counted:
+        figures["counted_fail_verify_san"] = counted
+    require(tally["ok"] == 0, figures, "a server with another identity was called")
+    named = counted > 0 or (peer.refusal and all(peer.refusal in error for error in tally["errors"]))
+    require(named, figures, f"refused, but not for the identity: {tally['errors']}")
+    return figures
+
+
+def accepted_updates(mesh: Lab, peer) -> dict:
+    """Envoy refused nothing that it was told, of any type."""
+    peer.ready_caller()
+    of_type = {
+        "cds": r"cluster_manager\.cds\.",
+        "eds": r"cluster\.outbound\|.*\.",
+        "lds": r"listener_manager\.lds\.",
+        "rds": r"http\..*\.rds\..*\.",
+    }
+    sums = {
+        end: {kind: peer.envoy.total(f"^{start}update_{end}$") for kind, start in of_type.items()}
+        for end in ("success", "rejected")
+    }
+    figures = {"update_rejected": sum(sums["rejected"].values()), "update_success": sums["success"]}
+    require(all(sums["success"].values()), figures, f"Envoy was not told everything; see {peer.envoy.process.log}")
+    require(figures["update_rejected"] == 0, figures, f"{sums['rejected']}; see {peer.envoy.process.log}")
+    return figures
+
+
+def served(mesh: Lab, server) -> dict:
+    """Our client calls a peer that is whom it claims to be, which sees who calls."""
+    mesh.publish_peer(server.port, server.account)
+    report = checkout(mesh, SERVED)
+    seen = server.served()
+    figures = {"calls": SERVED, "ok": report["ok"], "caller": seen["callers"], "p50_us": report["p50_us"]}
+    require(report["ok"] == SERVED, figures, f"calls failed: {report['errors']}")
+    require(seen == {"calls": SERVED, "callers": [spiffe(CALLER)]}, figures, f"the peer saw {seen}")
+    return figures
+
+
+def refused(mesh: Lab, server) -> dict:
+    """Our client does not call a peer that shows another identity of the same CA, and says whom it met."""
+    mesh.publish_peer(server.port, "payment")
+    report = checkout(mesh, REFUSED)
+    seen = server.served()
+    said = max(report["errors"], default="")
+    figures = {"calls": REFUSED, "refused": report["failed"], "said": said[-SAID:]}
+    require(report["ok"] == 0 and seen["calls"] == 0, figures, "a peer with another identity was called")
+    told = all(spiffe(server.account) in error for error in report["errors"])
+    require(told, figures, f"the reason does not say whom it met: {report['errors']}")
+    return figures
+
+
+def stranger(mesh: Lab, server) -> dict:
+    """A peer that lets in only somebody else refuses our client; the calls end, with the reason."""
+    mesh.publish_peer(server.port, server.account)
+    report = checkout(mesh, REFUSED)
+    figures = {"calls": REFUSED, "refused": report["failed"], "said": max(report["errors"], default="")[-SAID:],
+               "counted_fail_verify_san": server.envoy.total(r"ssl\.fail_verify_san$")}
+    require(report["ok"] == 0 and server.served()["calls"] == 0, figures, "a caller was served that is not let in")
+    require(figures["counted_fail_verify_san"] > 0, figures, "refused, but not for the identity")
+    return figures
+
+
+def checkout(mesh: Lab, calls: int) -> dict:
+    """Our client, as a process of its own that joins the mesh."""
+    command = [mesh.binaries / "checkout", "--target", f"xds:///{SERVICE}", "--calls", calls, "--concurrency", AT_ONCE]
+    caller = mesh.start("checkout", command, GRPC_XDS_BOOTSTRAP=str(mesh.bootstrap(CALLER)))
+    return caller.answer(CHECKOUT_SECONDS)
+
+
+def require(kept: bool, figures: dict, otherwise: str):
+    if not kept:
+        raise Failed(otherwise, figures)
+
+
+def client(make):
+    def start(mesh: Lab):
+        mesh.serve_payments()
+        return make(mesh)
+
+    return start
+
+
+# Name of a group: how its peer is started, and what is tried with it. A group has a mesh of its own.
+GROUPS = {
+    "grpcio": (client(Grpcio), (split, swaps, restarted, moved, identity)),
+    "grpcio-over-tls": (client(GrpcioOverTls), (split, identity)),
+    "grpc-js": (client(GrpcJs), (split, swaps, restarted, moved, identity)),
+    "envoy-sotw": (client(EnvoySotw), (split, swaps, restarted, moved, identity, accepted_updates)),
+    "envoy-delta": (client(EnvoyDelta), (split, swaps, restarted, moved, identity, accepted_updates)),
+    "grpcio-server": (lambda mesh: GrpcioServer(mesh, "payment"), (served,)),
+    "grpcio-other-server": (lambda mesh: GrpcioServer(mesh, "somebody-else"), (refused,)),
+    "envoy-server": (lambda mesh: EnvoyServer(mesh, "payment"), (served,)),
+    "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
+    "envoy-closed-server": (lambda mesh: EnvoyServer(mesh, "payment", caller="somebody-else"), (stranger,)),
+}
+
+
+def main() -> int:
+    names = [f"{group}/{scenario.__name__}" for group, (_, tried) in GROUPS.items() for scenario in tried]
+    parser = argparse.ArgumentParser(description="Real peers against both ends of our xDS stream.")
+    parser.add_argument("wanted", nargs="*", help="groups or scenarios; all of them by default")
+    parser.add_argument("--list", action="store_true", help="print the names")
+    parser.add_argument("--binaries", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(names))
+        return 0
+    wanted = [name for name in names if not arguments.wanted or {name, name.split("/")[0]} & set(arguments.wanted)]
+    unknown = set(arguments.wanted) - set(names) - set(GROUPS)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    # So that `with` blocks end what they started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    work = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=arguments.work))
+    results = {}
+    for group, (start, scenarios) in GROUPS.items():
+        chosen = [scenario for scenario in scenarios if f"{group}/{scenario.__name__}" in wanted]
+        if chosen:
+            play(group, start, chosen, Lab(work / group, arguments.binaries), results)
+    failed = [name for name, figures in results.items() if not figures["kept"]]
+    print(json.dumps({"verdict": "FAILED" if failed else "ok", "failed": failed, "scenarios": results}))
+    if failed:
+        print(f"logs: {work}", file=sys.stderr)
+    else:
+        shutil.rmtree(work)
+    return 1 if failed else 0
+
+
+def play(group: str, start, scenarios: list, mesh: Lab, results: dict):
+    """Runs the scenarios of a group one after the other; one that fails does not end the others."""
+    left = [f"{group}/{scenario.__name__}" for scenario in scenarios]
+    try:
+        with mesh:
+            peer = start(mesh)
+            for scenario in scenarios:
+                try:
+                    figures, why = scenario(mesh, peer), ""
+                except Failed as broken:
+                    figures, why = broken.figures, str(broken)
+                tell(left.pop(0), figures, why, results)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the scenarios that are left did not keep their promise
+        for name in left:
+            tell(name, {}, f"{type(error).__name__}: {error}", results)
+
+
+def tell(name: str, figures: dict, why: str, results: dict):
+    told = " ".join(f"{key}={value}" for key, value in figures.items())
+    print(f"{'FAILED' if why else 'ok'} {name} {told}{': ' + why if why else ''}", flush=True)
+    results[name] = {"kept": not why, **figures, **({"why": why} if why else {})}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
