@@ -9,15 +9,15 @@ use std::net::IpAddr;
 use super::{ChainMatch, ConnectionFacts, FilterChain, Inbound, IpPrefix, SourceType};
 use crate::config::Domain;
 
-/// How well a chain's rule of one step fits; `None`: not at all.
-type Fit<'a> = &'a dyn Fn(&ChainMatch) -> Option<usize>;
+/// How well one of a chain's rules fits a connection; `None`: not at all.
+type Step<'a> = &'a dyn Fn(&ChainMatch) -> Option<usize>;
 
 impl Inbound {
     /// The chain that takes a connection; `None`: it is refused.
     pub fn chain_for(&self, facts: &ConnectionFacts<'_>) -> Option<&FilterChain> {
         let mut left: Vec<&FilterChain> = self.chains.iter().collect();
         let source = facts.source.ip();
-        let steps: [Fit<'_>; 9] = [
+        let steps: [Step<'_>; 9] = [
             &|rule| one(rule.port.as_ref(), &facts.destination.port()),
             &|rule| range(&rule.destinations, facts.destination.ip()),
             &|rule| server_name(&rule.server_names, facts.server_name),

@@ -1,7 +1,10 @@
 //! Each questionable resource and what is said to it; and that what is encoded is decoded to the same value.
 
 mod cluster;
+mod cp6;
 mod endpoint;
+pub(crate) mod istiod;
+mod kinds;
 mod listener;
 mod roundtrip;
 mod route;
@@ -13,7 +16,7 @@ use prost::{Message, Name};
 use super::*;
 use crate::convention::PROVIDER;
 
-fn context() -> Context {
+pub(crate) fn context() -> Context {
     Context {
         provider: Some(PROVIDER.into()),
         ..Context::default()
@@ -21,14 +24,14 @@ fn context() -> Context {
 }
 
 /// What a process knows that istiod takes for a sidecar.
-fn envoy() -> Context {
+pub(crate) fn envoy() -> Context {
     Context {
         profile: Profile::Envoy,
         ..Context::default()
     }
 }
 
-fn raw<P: Message + Name>(proto: &P) -> Raw {
+pub(crate) fn raw<P: Message + Name>(proto: &P) -> Raw {
     Raw {
         type_url: P::type_url(),
         bytes: proto.encode_to_vec(),

@@ -1,0 +1,351 @@
+//! Clusters: what cannot be honoured of their security, one field after another, and their kinds.
+//!
+//! Clusters that lead to one another in a circle are not among them: each by itself is good.
+
+use super::super::kinds::{aggregate, inline};
+use super::*;
+use crate::proto::cluster::{Cluster as Proto, cluster::ClusterDiscoveryType, cluster::DiscoveryType};
+use crate::proto::protobuf::{Any, BoolValue, Duration as DurationProto, UInt32Value};
+use crate::proto::tls::{
+    CertificateValidationContext, CommonTlsContext, UpstreamTlsContext,
+    common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+};
+use crate::proto::{core, pack};
+use crate::resource::ClusterSpec;
+
+/// The configuration of the cluster's socket, or of its first match.
+fn any_of(proto: &mut Proto) -> &mut Any {
+    let first = proto.transport_socket_matches.first_mut();
+    let socket = match first {
+        Some(first) => first.transport_socket.as_mut(),
+        None => proto.transport_socket.as_mut(),
+    };
+    match &mut socket.unwrap().config_type {
+        Some(core::transport_socket::ConfigType::TypedConfig(any)) => any,
+        None => panic!("the socket has a configuration"),
+    }
+}
+
+fn tls(proto: &mut Proto, change: impl FnOnce(&mut UpstreamTlsContext)) {
+    let any = any_of(proto);
+    let mut context = UpstreamTlsContext::decode(&*any.value).unwrap();
+    change(&mut context);
+    *any = pack(&context);
+}
+
+fn common(proto: &mut Proto, change: impl FnOnce(&mut CommonTlsContext)) {
+    tls(proto, |context| change(context.common_tls_context.as_mut().unwrap()));
+}
+
+fn combined(proto: &mut Proto, change: impl FnOnce(&mut CombinedCertificateValidationContext)) {
+    common(proto, |common| match &mut common.validation_context_type {
+        Some(ValidationContextType::CombinedValidationContext(combined)) => change(combined),
+        _ => panic!("the context is a combined one"),
+    });
+}
+
+fn validation(proto: &mut Proto, change: impl FnOnce(&mut CertificateValidationContext)) {
+    combined(proto, |combined| {
+        change(combined.default_validation_context.as_mut().unwrap())
+    });
+}
+
+/// Leaked: a few dozen names, once per test run, so that the tables are plain lists.
+fn under(outer: &str, rest: &str) -> &'static str {
+    Box::leak(format!("{outer}.{rest}").into_boxed_str())
+}
+
+const CHECKS: &str = "combined_validation_context.default_validation_context";
+
+#[test]
+#[allow(deprecated, reason = "the deprecated list is the one that gRPC enforces")]
+fn cp_6_security_of_clusters() {
+    let socket = "transport_socket.typed_config";
+    let at = |rest: &str| under("transport_socket.typed_config.common_tls_context", rest);
+    let of_peer = |rest: &str| at(&format!("{CHECKS}.{rest}"));
+    let mutators: [Mutator<Proto>; 25] = [
+        ("transport_socket.typed_config", |p| {
+            p.transport_socket.as_mut().unwrap().config_type = None
+        }),
+        ("transport_socket.typed_config", |p| {
+            any_of(p).type_url = "type.googleapis.com/x.Y".into()
+        }),
+        ("transport_socket.typed_config", |p| any_of(p).value = vec![0xff]),
+        // A field of a version of the API to come.
+        ("transport_socket.typed_config", |p| {
+            with_unknown_field(&mut any_of(p).value)
+        }),
+        ("transport_socket_matcher", |p| {
+            p.transport_socket_matcher = Some(Default::default())
+        }),
+        ("transport_socket_matches[0].match", |p| {
+            use crate::proto::protobuf::{Struct, Value, value::Kind};
+            let number = Value {
+                kind: Some(Kind::NumberValue(1.0)),
+            };
+            let criteria = Struct {
+                fields: [("v".to_owned(), number)].into(),
+            };
+            p.transport_socket_matches.push(Default::default());
+            p.transport_socket_matches[0].r#match = Some(criteria);
+        }),
+        ("transport_socket_matches", |p| {
+            p.transport_socket_matches = vec![Default::default(); 33]
+        }),
+        (under(socket, "sni"), |p| tls(p, |tls| tls.sni = "x".repeat(256))),
+        (under(socket, "common_tls_context"), |p| {
+            tls(p, |tls| tls.common_tls_context = None)
+        }),
+        (at("tls_params"), |p| {
+            common(p, |c| c.tls_params = Some(Default::default()))
+        }),
+        (at("custom_handshaker"), |p| {
+            common(p, |c| c.custom_handshaker = Some(Default::default()))
+        }),
+        (at("custom_tls_certificate_selector"), |p| {
+            common(p, |c| c.custom_tls_certificate_selector = Some(Default::default()));
+        }),
+        (at("tls_certificates"), |p| {
+            common(p, |c| c.tls_certificates.push(Default::default()))
+        }),
+        (at("tls_certificate_sds_secret_configs"), |p| {
+            common(p, |c| c.tls_certificate_sds_secret_configs.push(Default::default()));
+        }),
+        (at("tls_certificate_provider_instance.instance_name"), |p| {
+            common(p, |c| {
+                c.tls_certificate_provider_instance.as_mut().unwrap().instance_name = "other".into()
+            });
+        }),
+        (at("validation_context"), |p| {
+            common(p, |c| c.validation_context_type = None)
+        }),
+        (at("validation_context_type"), |p| {
+            common(p, |c| {
+                let secret = ValidationContextType::ValidationContextSdsSecretConfig(Default::default());
+                c.validation_context_type = Some(secret);
+            });
+        }),
+        (
+            at("combined_validation_context.validation_context_sds_secret_config"),
+            |p| {
+                combined(p, |c| c.validation_context_sds_secret_config = Some(Default::default()));
+            },
+        ),
+        (of_peer("verify_certificate_spki"), |p| {
+            validation(p, |v| v.verify_certificate_spki.push("x".into()))
+        }),
+        (of_peer("verify_certificate_hash"), |p| {
+            validation(p, |v| v.verify_certificate_hash.push("x".into()))
+        }),
+        (of_peer("require_signed_certificate_timestamp"), |p| {
+            validation(p, |v| {
+                v.require_signed_certificate_timestamp = Some(BoolValue { value: true })
+            });
+        }),
+        (of_peer("crl"), |p| validation(p, |v| v.crl = Some(Default::default()))),
+        (of_peer("custom_validator_config"), |p| {
+            validation(p, |v| v.custom_validator_config = Some(Default::default()));
+        }),
+        (of_peer("match_subject_alt_names[0].match_pattern"), |p| {
+            validation(p, |v| v.match_subject_alt_names[0].match_pattern = None);
+        }),
+        (of_peer("match_subject_alt_names[0].safe_regex"), |p| {
+            use crate::proto::matcher::{RegexMatcher, string_matcher::MatchPattern};
+            let regex = RegexMatcher {
+                regex: "(".into(),
+                engine_type: None,
+            };
+            validation(p, |v| {
+                v.match_subject_alt_names[0].match_pattern = Some(MatchPattern::SafeRegex(regex))
+            });
+        }),
+    ];
+    let base = istiod::proxyless::cluster(istiod::CLUSTER);
+    let small = inline(DiscoveryType::Static, &[]);
+    table::<ClusterSpec>(context(), &base, &small, &mutators);
+}
+
+#[test]
+fn cp_6_security_of_a_sidecars_clusters() {
+    let at = |rest: &str| {
+        under(
+            "transport_socket_matches[0].transport_socket.typed_config.common_tls_context",
+            rest,
+        )
+    };
+    let mutators: [Mutator<Proto>; 9] = [
+        (at("tls_certificate_sds_secret_configs[0].name"), |p| {
+            common(p, |c| {
+                c.tls_certificate_sds_secret_configs[0].name = "kubernetes://credential".into()
+            });
+        }),
+        (
+            at("combined_validation_context.validation_context_sds_secret_config.name"),
+            |p| {
+                combined(p, |c| {
+                    c.validation_context_sds_secret_config.as_mut().unwrap().name = "other-roots".into()
+                });
+            },
+        ),
+        (at(&format!("{CHECKS}.ca_certificate_provider_instance")), |p| {
+            combined(p, |c| c.validation_context_sds_secret_config = None);
+        }),
+        (at(&format!("{CHECKS}.trusted_ca")), |p| {
+            validation(p, |v| v.trusted_ca = Some(Default::default()));
+        }),
+        (at("validation_context"), |p| {
+            common(p, |c| c.validation_context_type = None)
+        }),
+        (at("tls_certificates"), |p| {
+            common(p, |c| c.tls_certificates.push(Default::default()))
+        }),
+        (at("tls_params.tls_maximum_protocol_version"), |p| {
+            common(p, |c| c.tls_params.as_mut().unwrap().tls_maximum_protocol_version = 3);
+        }),
+        (at("tls_params.tls_minimum_protocol_version"), |p| {
+            common(p, |c| c.tls_params.as_mut().unwrap().tls_minimum_protocol_version = 9);
+        }),
+        (at("tls_params.compliance_policies"), |p| {
+            common(p, |c| c.tls_params.as_mut().unwrap().compliance_policies.push(0));
+        }),
+    ];
+    let base = istiod::sidecar::cluster(istiod::CLUSTER);
+    let small = inline(DiscoveryType::Static, &[]);
+    table::<ClusterSpec>(envoy(), &base, &small, &mutators);
+}
+
+#[test]
+fn cp_6_clusters() {
+    use crate::proto::cluster::cluster::{LbConfig, LeastRequestLbConfig};
+    let mutators: [Mutator<Proto>; 11] = [
+        ("type", |p| p.cluster_discovery_type = None),
+        ("type", |p| {
+            p.cluster_discovery_type = Some(ClusterDiscoveryType::Type(77))
+        }),
+        ("cluster_type.typed_config", |p| {
+            p.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(Default::default()))
+        }),
+        ("eds_cluster_config", |p| p.eds_cluster_config = None),
+        ("eds_cluster_config.eds_config", |p| {
+            p.eds_cluster_config.as_mut().unwrap().eds_config = None
+        }),
+        ("eds_cluster_config.eds_config", |p| {
+            p.eds_cluster_config.as_mut().unwrap().eds_config = Some(core::ConfigSource {
+                config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::PathConfigSource(
+                    Default::default(),
+                )),
+                ..Default::default()
+            });
+        }),
+        ("lb_policy", |p| p.lb_policy = 99),
+        ("least_request_lb_config.choice_count", |p| {
+            p.lb_policy = 1;
+            p.lb_config = Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+                choice_count: Some(UInt32Value { value: 1 }),
+                ..Default::default()
+            }));
+        }),
+        ("load_balancing_policy.policies", |p| {
+            p.load_balancing_policy = Some(Default::default())
+        }),
+        ("connect_timeout", |p| {
+            p.connect_timeout = Some(DurationProto { seconds: 0, nanos: -1 })
+        }),
+        ("connect_timeout", |p| {
+            p.connect_timeout = Some(DurationProto { seconds: 0, nanos: 0 })
+        }),
+    ];
+    let base = istiod::proxyless::cluster(istiod::CLUSTER);
+    let small = inline(DiscoveryType::Static, &[]);
+    table::<ClusterSpec>(context(), &base, &small, &mutators);
+    // Clusters that go by a name of the federation's kind have a rule of their own.
+    let mut federated = base;
+    federated.name = "xdstp://a/envoy.config.cluster.v3.Cluster/c".into();
+    federated.eds_cluster_config.as_mut().unwrap().service_name.clear();
+    assert_eq!(
+        read::<ClusterSpec>(&federated).unwrap_err().field(),
+        "eds_cluster_config.service_name"
+    );
+}
+
+#[test]
+#[allow(deprecated, reason = "istiod writes the deprecated refresh rate")]
+fn cp_6_kinds_of_clusters() {
+    use crate::proto::core::address::Address;
+    use crate::proto::endpoint::lb_endpoint::HostIdentifier;
+    fn socket(proto: &mut Proto) -> &mut core::SocketAddress {
+        let assignment = proto.load_assignment.as_mut().unwrap();
+        let Some(HostIdentifier::Endpoint(endpoint)) = &mut assignment.endpoints[0].lb_endpoints[0].host_identifier
+        else {
+            panic!("the endpoint has an address")
+        };
+        match endpoint.address.as_mut().unwrap().address.as_mut().unwrap() {
+            Address::SocketAddress(socket) => socket,
+            _ => panic!("the address is a socket's"),
+        }
+    }
+    let small = inline(DiscoveryType::Static, &[]);
+    let logical: [Mutator<Proto>; 9] = [
+        ("load_assignment", |p| p.load_assignment = None),
+        ("load_assignment.endpoints", |p| {
+            p.load_assignment.as_mut().unwrap().endpoints.clear()
+        }),
+        ("load_assignment.endpoints", |p| {
+            let assignment = p.load_assignment.as_mut().unwrap();
+            assignment.endpoints.push(assignment.endpoints[0].clone());
+        }),
+        ("load_assignment.endpoints[0].lb_endpoints", |p| {
+            p.load_assignment.as_mut().unwrap().endpoints[0].lb_endpoints.clear();
+        }),
+        ("load_assignment.endpoints", |p| {
+            p.load_assignment.as_mut().unwrap().endpoints[0].load_balancing_weight = Some(UInt32Value { value: 0 });
+        }),
+        (
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address",
+            |p| {
+                socket(p).address.clear();
+            },
+        ),
+        (
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.resolver_name",
+            |p| {
+                socket(p).resolver_name = "custom".into();
+            },
+        ),
+        (
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value",
+            |p| {
+                socket(p).port_specifier = None;
+            },
+        ),
+        ("dns_refresh_rate", |p| {
+            p.dns_refresh_rate = Some(DurationProto { seconds: 0, nanos: 0 })
+        }),
+    ];
+    table::<ClusterSpec>(
+        context(),
+        &inline(DiscoveryType::LogicalDns, &["a.example"]),
+        &small,
+        &logical,
+    );
+    let fixed: [Mutator<Proto>; 2] = [
+        (
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address",
+            |p| {
+                socket(p).address = "a.example".into();
+            },
+        ),
+        ("load_assignment.endpoints", |p| {
+            p.load_assignment.as_mut().unwrap().endpoints[0].priority = 2
+        }),
+    ];
+    table::<ClusterSpec>(context(), &inline(DiscoveryType::Static, &["10.0.0.1"]), &small, &fixed);
+    fn lead_to(proto: &mut Proto, names: &[&str]) {
+        proto.cluster_discovery_type = aggregate(names).cluster_discovery_type;
+    }
+    let many: [Mutator<Proto>; 2] = [
+        ("cluster_type.typed_config.clusters", |p| lead_to(p, &[])),
+        ("cluster_type.typed_config.clusters[1]", |p| lead_to(p, &["a", ""])),
+    ];
+    table::<ClusterSpec>(context(), &aggregate(&["a", "b"]), &small, &many);
+}

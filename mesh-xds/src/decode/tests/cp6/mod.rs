@@ -1,0 +1,138 @@
+//! One bad resource among 999 good ones, for every way of being bad that is known (CP-6): the 999 are taken, the bad one keeps
+//! its last good value, and the refusal names it and the field and nothing else (gRFCs A46 and A29).
+
+mod clusters;
+mod endpoints;
+mod listeners;
+mod routes;
+mod servers;
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::client::ads::{AdsState, Needs};
+use crate::client::cache::{Cached, Found, Trouble};
+use crate::node::Node;
+use crate::wire::{Response, Sotw};
+
+/// A way of being bad, and the field that it shows in.
+type Mutator<P> = (&'static str, fn(&mut P));
+
+const GOOD: usize = 999;
+const BAD: &str = "the-bad-one";
+
+/// Says a resource's name in its place.
+trait Named {
+    fn rename(&mut self, name: &str);
+}
+
+macro_rules! named {
+    ($($proto:ty: $field:ident),*) => {
+        $(impl Named for $proto {
+            fn rename(&mut self, name: &str) {
+                self.$field = name.into();
+            }
+        })*
+    };
+}
+
+named!(
+    crate::proto::listener::Listener: name,
+    crate::proto::route::RouteConfiguration: name,
+    crate::proto::cluster::Cluster: name,
+    crate::proto::endpoint::ClusterLoadAssignment: cluster_name
+);
+
+/// Runs a table: `base` is good, and bad after any of `mutators`; `small` is what the 999 are.
+#[track_caller]
+fn table<R: Cached>(context: Context, base: &R::Proto, small: &R::Proto, mutators: &[Mutator<R::Proto>])
+where
+    R::Proto: Name + Named + Clone,
+{
+    let names: Vec<String> = (0..GOOD).map(|n| format!("good-{n:03}")).collect();
+    let mut ads = AdsState::<Sotw>::new(Arc::new(Node::default()), context);
+    let mut needs = Needs::default();
+    needs[R::KIND.index()].extend(names.iter().map(|name| Arc::from(name.as_str())));
+    needs[R::KIND.index()].insert(BAD.into());
+    ads.subscribe(&needs);
+    ads.stream_opened();
+    let mut now = Instant::now();
+    while ads.next_request(now).is_some() {}
+
+    let named = |proto: &R::Proto, name: &str| {
+        let mut proto = proto.clone();
+        proto.rename(name);
+        raw(&proto)
+    };
+    let good: Vec<Raw> = names.iter().map(|name| named(small, name)).collect();
+    let response = |version: usize, bad: Raw| Response {
+        type_url: R::KIND.type_url().into(),
+        version: version.to_string(),
+        nonce: version.to_string(),
+        resources: good.iter().cloned().chain([bad]).collect(),
+        errors: Vec::new(),
+    };
+    let received = ads.receive(response(0, named(base, BAD)), now);
+    assert_eq!(received.rejected, [], "the resources were bad from the start");
+    let Found::Value(last_good) = ads.cache().find::<R>(BAD) else {
+        panic!("a good resource was not taken")
+    };
+    for (index, (field, spoil)) in mutators.iter().enumerate() {
+        let mut bad = base.clone();
+        bad.rename(BAD);
+        spoil(&mut bad);
+        let version = index + 1;
+        let received = ads.receive(response(version, raw(&bad)), now);
+        let [rejected] = &received.rejected[..] else {
+            panic!("mutator {index} ({field}): {:?}", received.rejected)
+        };
+        assert_eq!(
+            (rejected.resource(), rejected.field()),
+            (BAD, *field),
+            "mutator {index}: {rejected}"
+        );
+        now += Duration::from_secs(1);
+        let nack = ads.next_request(now).unwrap();
+        let error = nack.error.unwrap();
+        assert!(
+            error.contains(BAD) && error.contains(field) && !error.contains("good-"),
+            "{error}"
+        );
+        let text = version.to_string();
+        for name in &names {
+            let row = ads.cache().row(R::KIND, name).unwrap();
+            assert_eq!(
+                (row.accepted.map(|version| &**version), row.trouble),
+                (Some(&*text), None)
+            );
+        }
+        let row = ads.cache().row(R::KIND, BAD).unwrap();
+        assert_eq!(row.accepted.map(|version| &**version), Some("0"));
+        assert!(matches!(row.trouble, Some(Trouble::Refused(_))));
+        assert!(matches!(ads.cache().find::<R>(BAD), Found::Value(value) if Arc::ptr_eq(&value, &last_good)));
+    }
+}
+
+/// A field that no version of the API has, behind a message.
+fn with_unknown_field(bytes: &mut Vec<u8>) {
+    // Tag 20,000, a varint.
+    bytes.extend([0x80, 0xe2, 0x09, 0x01]);
+}
+
+#[test]
+fn cp_6_an_unknown_field_is_tolerated_where_it_can_guard_nothing() {
+    fn tolerated<R: Resource + PartialEq + fmt::Debug>(proto: &R::Proto)
+    where
+        R::Proto: Name,
+    {
+        let mut unknown = raw(proto);
+        with_unknown_field(&mut unknown.bytes);
+        let value = decode::<R>(&unknown, &context()).unwrap().value.unwrap();
+        assert_eq!(value, read::<R>(proto).unwrap());
+    }
+    use istiod::proxyless;
+    tolerated::<crate::resource::Listener>(&proxyless::listener());
+    tolerated::<mesh_core::config::RouteTree>(&proxyless::routes());
+    tolerated::<crate::resource::ClusterSpec>(&proxyless::cluster(istiod::CLUSTER));
+    tolerated::<crate::resource::Endpoints>(&istiod::endpoints(istiod::CLUSTER));
+}

@@ -1,0 +1,171 @@
+//! Route configurations. A route to a cluster that does not exist is not among them: that is data, and fails the calls that
+//! meet it (gRFC A74).
+
+use mesh_core::config::RouteTree;
+
+use super::*;
+use crate::proto::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use crate::proto::protobuf::{Duration as DurationProto, UInt32Value};
+use crate::proto::route::{
+    HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration as Proto, RouteMatch, WeightedCluster,
+    header_matcher::HeaderMatchSpecifier, retry_policy::RetryBackOff, route::Action, route_action::ClusterSpecifier,
+    route_match::PathSpecifier,
+};
+
+fn route(proto: &mut Proto) -> &mut Route {
+    &mut proto.virtual_hosts[0].routes[0]
+}
+
+fn matches(proto: &mut Proto) -> &mut RouteMatch {
+    route(proto).r#match.as_mut().unwrap()
+}
+
+fn action(proto: &mut Proto) -> &mut RouteAction {
+    match &mut route(proto).action {
+        Some(Action::Route(action)) => action,
+        _ => panic!("the route has a route action"),
+    }
+}
+
+fn retry(proto: &mut Proto) -> &mut RetryPolicy {
+    action(proto).retry_policy.as_mut().unwrap()
+}
+
+fn weighted(proto: &mut Proto) -> &mut WeightedCluster {
+    match &mut action(proto).cluster_specifier {
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted,
+        _ => panic!("the route is a split"),
+    }
+}
+
+fn weigh(proto: &mut Proto, weights: [u32; 2]) {
+    for (share, value) in weighted(proto).clusters.iter_mut().zip(weights) {
+        share.weight = Some(UInt32Value { value });
+    }
+}
+
+fn header(proto: &mut Proto, name: &str, test: HeaderMatchSpecifier) {
+    matches(proto).headers.push(HeaderMatcher {
+        name: name.into(),
+        header_match_specifier: Some(test),
+        ..Default::default()
+    });
+}
+
+fn text(proto: &mut Proto, match_pattern: Option<MatchPattern>) {
+    let matcher = StringMatcher {
+        match_pattern,
+        ignore_case: false,
+    };
+    header(proto, "x", HeaderMatchSpecifier::StringMatch(matcher));
+}
+
+fn regex(source: &str) -> RegexMatcher {
+    RegexMatcher {
+        regex: source.into(),
+        engine_type: None,
+    }
+}
+
+fn nanos(seconds: i64, nanos: i32) -> Option<DurationProto> {
+    Some(DurationProto { seconds, nanos })
+}
+
+fn backoff(proto: &mut Proto, base: Option<DurationProto>, max: Option<DurationProto>) {
+    retry(proto).retry_back_off = Some(RetryBackOff {
+        base_interval: base,
+        max_interval: max,
+    });
+}
+
+#[test]
+#[allow(deprecated, reason = "older control planes write the deprecated forms")]
+fn cp_6_routes() {
+    const R: &str = "virtual_hosts[0].routes[0]";
+    let at = |rest: &'static str| -> &'static str {
+        // Leaked: a few dozen names, once per test run, so that the table is a plain list.
+        Box::leak(format!("{R}.{rest}").into_boxed_str())
+    };
+    let mutators: [Mutator<Proto>; 31] = [
+        ("virtual_hosts[0].domains[0]", |p| {
+            p.virtual_hosts[0].domains[0] = "a*b".into()
+        }),
+        ("virtual_hosts[0].domains[0]", |p| p.virtual_hosts[0].domains[0].clear()),
+        (at("match"), |p| route(p).r#match = None),
+        (at("action"), |p| route(p).action = None),
+        (at("match.path_specifier"), |p| matches(p).path_specifier = None),
+        (at("match.safe_regex"), |p| {
+            matches(p).path_specifier = Some(PathSpecifier::SafeRegex(regex("(")))
+        }),
+        (at("match.safe_regex"), |p| {
+            matches(p).path_specifier = Some(PathSpecifier::SafeRegex(regex("(a{999}){999}")));
+        }),
+        (at("match.path_separated_prefix"), |p| {
+            matches(p).path_specifier = Some(PathSpecifier::PathSeparatedPrefix("/a/".into()));
+        }),
+        (at("match.path_specifier"), |p| {
+            matches(p).path_specifier = Some(PathSpecifier::ConnectMatcher(Default::default()));
+        }),
+        (at("match.runtime_fraction"), |p| {
+            matches(p).runtime_fraction = Some(Default::default())
+        }),
+        (at("match.headers[0].string_match.match_pattern"), |p| text(p, None)),
+        (at("match.headers[0].string_match.prefix"), |p| {
+            text(p, Some(MatchPattern::Prefix(String::new())))
+        }),
+        (at("match.headers[0].string_match.suffix"), |p| {
+            text(p, Some(MatchPattern::Suffix(String::new())))
+        }),
+        (at("match.headers[0].string_match.contains"), |p| {
+            text(p, Some(MatchPattern::Contains(String::new())))
+        }),
+        (at("match.headers[0].string_match.safe_regex"), |p| {
+            text(p, Some(MatchPattern::SafeRegex(regex("["))))
+        }),
+        (at("match.headers[0].string_match.custom"), |p| {
+            text(p, Some(MatchPattern::Custom(Default::default())))
+        }),
+        (at("match.headers[0].safe_regex_match"), |p| {
+            header(p, "x", HeaderMatchSpecifier::SafeRegexMatch(regex("*")));
+        }),
+        (at("match.headers[0].prefix_match"), |p| {
+            header(p, "x", HeaderMatchSpecifier::PrefixMatch(String::new()));
+        }),
+        (at("match.headers[0].range_match"), |p| {
+            header(p, "x", HeaderMatchSpecifier::RangeMatch(Default::default()))
+        }),
+        (at("match.headers[0].name"), |p| {
+            header(p, "no name", HeaderMatchSpecifier::PresentMatch(true))
+        }),
+        (at("route.cluster"), |p| {
+            action(p).cluster_specifier = Some(ClusterSpecifier::Cluster(String::new()));
+        }),
+        (at("route.weighted_clusters.clusters"), |p| weighted(p).clusters.clear()),
+        (at("route.weighted_clusters.clusters"), |p| weigh(p, [0, 0])),
+        (at("route.weighted_clusters.clusters"), |p| weigh(p, [u32::MAX, 1])),
+        (at("route.weighted_clusters.clusters[1].name"), |p| {
+            weighted(p).clusters[1].name.clear()
+        }),
+        (at("route.max_stream_duration.max_stream_duration"), |p| {
+            action(p).max_stream_duration.as_mut().unwrap().max_stream_duration = nanos(-1, 0);
+        }),
+        (at("route.timeout"), |p| {
+            action(p).max_stream_duration = None;
+            action(p).timeout = nanos(0, 1_000_000_000);
+        }),
+        (at("route.retry_policy.per_try_timeout"), |p| {
+            retry(p).per_try_timeout = nanos(i64::MAX, 0)
+        }),
+        (at("route.retry_policy.retry_back_off.base_interval"), |p| {
+            backoff(p, None, None)
+        }),
+        (at("route.retry_policy.retry_back_off"), |p| {
+            backoff(p, nanos(1, 0), nanos(0, 1))
+        }),
+        (at("route.retry_policy.retry_back_off"), |p| {
+            backoff(p, nanos(0, 0), None)
+        }),
+    ];
+    let small = Proto::default();
+    table::<RouteTree>(context(), &istiod::proxyless::routes(), &small, &mutators);
+}
