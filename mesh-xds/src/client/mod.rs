@@ -1,32 +1,37 @@
-//! The client's end: one task, one stream, and what the process knows of the mesh.
+//! The client's end: a task and a stream for each control plane in use, and what the process knows of the mesh.
 //!
 //! ```text
 //! wire - ads (protocol, cache) - assemble (whole trees) - Link (snapshot) - the data plane
 //!         ^ stream.rs moves bytes between them; status.rs shows what happened
+//!         ^ fallback.rs decides which control planes are asked; state.rs brings it all together
 //! ```
 
 pub(crate) mod ads;
 mod assemble;
 mod backoff;
 pub(crate) mod cache;
+mod fallback;
+mod line;
 mod report;
 mod state;
 mod status;
 mod stream;
 mod targets;
+mod updates;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use mesh_core::link::Parts;
 use mesh_core::{Link, Snapshot, live};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Bootstrap, Protocol};
+use crate::bootstrap::{Bootstrap, Protocol, Server};
 use crate::connect::Access;
 use crate::connector::Connector;
 use crate::decode::Context;
@@ -38,6 +43,7 @@ use crate::{convention, identity};
 pub(crate) use backoff::Backoff;
 pub use report::{Connection, Phase, RawBytes, Report, ResourceStatus};
 pub use status::{ConfigStatus, NotYet};
+pub use updates::Updates;
 
 /// Optional abilities that gRPC clients announce: no overprovisioning factor, and resources may come in envelopes.
 const FEATURES: [&str; 2] = [
@@ -47,8 +53,9 @@ const FEATURES: [&str; 2] = [
 
 /// The membership of this process in a mesh, fed by a control plane.
 ///
-/// It runs one task with one ADS stream, for any number of targets, and one more where the bootstrap has a certificate
-/// provider. Both end when this and every clone of its [`link`](Self::link) are dropped.
+/// It runs one task for each control plane of the bootstrap, with one ADS stream where that is in use, for any number of
+/// targets; and one more where the bootstrap has a certificate provider. All end when this and every clone of its
+/// [`link`](Self::link) are dropped.
 #[derive(Clone)]
 pub struct XdsClient {
     link: Link,
@@ -133,28 +140,19 @@ impl XdsClientBuilder {
             provider: provider.map(|(name, _)| name.into()),
             profile: bootstrap.profile(),
         };
-        let shows_identity = provider.is_some() && bootstrap.server().credentials.shows_identity();
-        let bell = Arc::new(Notify::new());
-        let ring = Arc::clone(&bell);
-        let interest_changes = link.interest().on_change(move || ring.notify_one());
         let (reports, receiver) = watch::channel(Arc::new(Report::default()));
         let status = ConfigStatus::new(receiver, link.applied());
-        // The senders go with the link; their receivers then tell the tasks to end.
-        let (alive, gone) = oneshot::channel::<()>();
-        link.keep_alive((alive, interest_changes));
-        let stop = async move { drop(gone.await) };
         let begin = Begin {
+            runtime: &runtime,
             link: &link,
             snapshots: source.snapshots,
             context,
             reports,
-            bell,
             connector: connector.clone(),
-            shows_identity,
         };
         match bootstrap.protocol() {
-            Protocol::Sotw => drop(runtime.spawn(begin.task::<Sotw>(&bootstrap).run(stop))),
-            Protocol::Delta => drop(runtime.spawn(begin.task::<Delta>(&bootstrap).run(stop))),
+            Protocol::Sotw => begin.tasks::<Sotw>(&bootstrap),
+            Protocol::Delta => begin.tasks::<Delta>(&bootstrap),
         }
         if let Some((_, provider)) = bootstrap.identity_provider() {
             let (alive, gone) = oneshot::channel::<()>();
@@ -166,38 +164,101 @@ impl XdsClientBuilder {
     }
 }
 
-/// What the stream's task is made of, whichever variant of the protocol it speaks.
+/// What the tasks are made of, whichever variant of the protocol they speak.
 struct Begin<'a> {
+    runtime: &'a Handle,
     link: &'a Link,
     snapshots: live::Writer<Snapshot>,
     context: Context,
     reports: watch::Sender<Arc<Report>>,
-    bell: Arc<Notify>,
     connector: Connector,
-    shows_identity: bool,
 }
 
 impl Begin<'_> {
-    fn task<V: ads::Variant>(self, bootstrap: &Bootstrap) -> stream::Task<V> {
-        let assembler = assemble::Assembler::new(assemble::Naming {
+    /// Starts a task for each control plane of the bootstrap. Most sleep until they are needed.
+    fn tasks<V: ads::Variant>(self, bootstrap: &Bootstrap) {
+        let plan = Plan::of(bootstrap);
+        let naming = assemble::Naming {
             profile: self.context.profile,
             names: bootstrap.listener_names().clone(),
+        };
+        let node = Arc::new(node(bootstrap.node()));
+        let line = |(server, authorities): &(&Server, Vec<String>)| {
+            let ads = ads::AdsState::<V>::new(Arc::clone(&node), self.context.clone());
+            let ads = ads.with_rules(ads::Rules::from(&server.features));
+            line::Line::new(ads, server.uri.to_string(), authorities.clone())
+        };
+        let lines: Vec<line::Line<V>> = plan.servers.iter().map(line).collect();
+        let bells: Vec<Arc<Notify>> = lines.iter().map(|line| Arc::clone(&line.bell)).collect();
+        let interest_changed = Arc::new(AtomicBool::new(true));
+        let (flag, ring) = (Arc::clone(&interest_changed), bells.clone());
+        let interest_changes = self.link.interest().on_change(move || {
+            flag.store(true, Ordering::Release);
+            ring.iter().for_each(|bell| bell.notify_one());
         });
-        let ads = ads::AdsState::<V>::new(Arc::new(node(bootstrap.node())), self.context);
-        let server = bootstrap.server().clone();
-        let name = server.uri.to_string();
-        stream::Task {
-            state: state::State::new(self.link, self.snapshots, ads, assembler, self.reports, name),
-            bell: self.bell,
-            access: Access::new(
-                server,
-                self.connector,
-                Arc::clone(self.link.wall_clock()),
-                self.link.entropy(),
-            ),
-            identity: self.shows_identity.then(|| self.link.identity().clone()),
-            backoff: Backoff::new(self.link.entropy().clone()),
+        self.link.keep_alive(interest_changes);
+        let state = state::State::new(state::Parts {
+            link: self.link,
+            snapshots: self.snapshots,
+            lines,
+            authorities: plan.authorities.into_iter().map(state::Authority::new).collect(),
+            directory: cache::Authorities::new(bootstrap.authorities().keys().map(String::as_str)),
+            naming,
+            reports: self.reports,
+            interest_changed,
+        });
+        let state = Arc::new(Mutex::new(state));
+        for (id, (bell, (server, _))) in bells.into_iter().zip(plan.servers).enumerate() {
+            let (entropy, clock) = (self.link.entropy(), self.link.wall_clock());
+            let shows_identity = bootstrap.identity_provider().is_some() && server.credentials.shows_identity();
+            let task = stream::Task::new(
+                stream::Handle::new(Arc::clone(&state), id, bell),
+                Access::new(server.clone(), self.connector.clone(), Arc::clone(clock), entropy),
+                shows_identity.then(|| self.link.identity().clone()),
+                Backoff::new(entropy.clone()),
+            );
+            // The sender goes with the link; its receiver then tells the task to end.
+            let (alive, gone) = oneshot::channel::<()>();
+            self.link.keep_alive(alive);
+            self.runtime.spawn(task.run(async move { drop(gone.await) }));
         }
+    }
+}
+
+/// Who is asked for what: equal servers of several authorities are one (gRFC A47).
+struct Plan<'a> {
+    /// Each once, with the names of the authorities that it serves.
+    servers: Vec<(&'a Server, Vec<String>)>,
+    /// Places in that list, by authority, in order of priority. The nameless one first.
+    authorities: Vec<Vec<usize>>,
+}
+
+impl<'a> Plan<'a> {
+    fn of(bootstrap: &'a Bootstrap) -> Self {
+        let named = bootstrap.authorities().iter();
+        let named = named.map(|(name, authority)| (name.as_str(), authority.servers()));
+        let mut plan = Self {
+            servers: Vec::new(),
+            authorities: Vec::new(),
+        };
+        for (name, servers) in std::iter::once(("", bootstrap.servers())).chain(named) {
+            let places = servers.iter().map(|server| plan.place(server, name)).collect();
+            plan.authorities.push(places);
+        }
+        plan
+    }
+
+    fn place(&mut self, server: &'a Server, authority: &str) -> usize {
+        let known = self.servers.iter().position(|(known, _)| *known == server);
+        let place = known.unwrap_or_else(|| {
+            self.servers.push((server, Vec::new()));
+            self.servers.len() - 1
+        });
+        let authorities = &mut self.servers[place].1;
+        if !authorities.iter().any(|known| known == authority) {
+            authorities.push(authority.into());
+        }
+        place
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_core::SharedMap;
 use mesh_core::config::Version;
 
-use super::cache::{Cache, Changed, Row, Trouble};
+use super::cache::{Changed, Row, Sources, Trouble};
+use super::updates::Updates;
 use crate::decode::Rejected;
 use crate::resource::ResourceKind;
 
@@ -16,8 +17,12 @@ use crate::resource::ResourceKind;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Report {
-    /// The stream.
+    /// The stream to the control plane whose word counts for plain names.
     pub connection: Connection,
+    /// The same for every control plane of the bootstrap, those of named authorities and those that are only a fallback.
+    pub connections: Vec<Connection>,
+    /// When anything was last heard of any of them.
+    pub last_heard: Option<Instant>,
     /// The version of the snapshot that was published last.
     pub published: Version,
     /// Every subscribed resource, by kind and name.
@@ -36,6 +41,10 @@ pub struct Report {
 pub struct Connection {
     /// The control plane's address.
     pub server: String,
+    /// The authorities whose names it is asked for: first or as a fallback. Plain names have the empty one.
+    pub authorities: Vec<String>,
+    /// Whether its word counts for one of them now.
+    pub in_use: bool,
     /// What it is doing.
     pub phase: Phase,
     /// Attempts to open a stream since something was last heard.
@@ -44,8 +53,17 @@ pub struct Connection {
     pub streams: u64,
     /// Responses received since the start.
     pub responses: u64,
+    /// When the last of them came.
+    pub last_heard: Option<Instant>,
     /// Why the last stream, or attempt at one, ended.
     pub last_error: Option<String>,
+    /// Whether the last attempt at a stream ended before anything was heard (gRFC A57). A stream that was heard of and ended
+    /// is none.
+    pub is_failing: bool,
+    /// How often it began to fail (gRFC A78's `server_failure`).
+    pub failures: u64,
+    /// What it sent since the start.
+    pub updates: Updates,
 }
 
 /// What the stream is doing.
@@ -87,6 +105,8 @@ pub struct ResourceStatus {
     pub rejected: Option<Rejected>,
     /// Set when the control plane does not have it, or has deleted it: in its words or ours.
     pub absent: Option<Arc<str>>,
+    /// Set when the control plane could not say whether it has it, or what it is now, for a reason that passes.
+    pub unavailable: Option<Arc<str>>,
 }
 
 /// A resource as it crossed the wire. Clones share it.
@@ -112,6 +132,11 @@ impl Report {
         self.resources.get(&(kind, Arc::from(name))).map(|status| &**status)
     }
 
+    /// How long ago anything was last heard, as of `now`: the age that the configuration may have.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        self.last_heard.map(|heard| now.saturating_duration_since(heard))
+    }
+
     /// Whether a stream is open.
     pub fn is_connected(&self) -> bool {
         self.connection.phase == Phase::Connected
@@ -121,11 +146,11 @@ impl Report {
 /// Brings the rows of what changed up to date.
 pub(super) fn update(
     resources: &mut SharedMap<(ResourceKind, Arc<str>), Arc<ResourceStatus>>,
-    cache: &Cache,
+    sources: Sources<'_>,
     changed: Vec<Changed>,
 ) {
     for key in changed {
-        match cache.row(key.0, &key.1) {
+        match sources.row(key.0, &key.1) {
             Some(row) => drop(resources.insert(key, Arc::new(row.into()))),
             None => drop(resources.remove(&key)),
         }
@@ -147,6 +172,10 @@ impl From<Row<'_>> for ResourceStatus {
             },
             absent: match row.trouble {
                 Some(Trouble::Absent(why)) => Some(Arc::clone(why)),
+                _ => None,
+            },
+            unavailable: match row.trouble {
+                Some(Trouble::Failed(why) | Trouble::TimedOut(why)) => Some(Arc::clone(why)),
                 _ => None,
             },
         }

@@ -1,8 +1,16 @@
-//! What the task knows, and the one step that follows every event: assemble, subscribe to what is missing, publish what is
+//! What the tasks know, and the one step that follows every event: assemble, subscribe to what is missing, publish what is
 //! whole, report. No IO and no clock.
+//!
+//! There is a [`Line`] for each control plane and a task for each line. They share this state behind a lock that is held for
+//! one step and never across an await; a step that gives another line something to do rings that line's bell.
+//!
+//! While one control plane is to take over from another, a second assembler looks ahead: it builds the trees that there
+//! would be, so that what the newcomer has to be asked for is found, and the moment is known at which it has told it all.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use mesh_core::config::{Reason, ReasonKind, Snapshot};
@@ -11,71 +19,183 @@ use mesh_core::live;
 use mesh_core::report::Tally;
 use tokio::sync::watch;
 
-use super::ads::{AdsState, Variant};
-use super::assemble::{Assembler, Missing, Wanted};
+use super::ads::{Needs, Received, Variant};
+use super::assemble::{Assembler, Missing, Naming, Wanted};
+use super::cache::{Authorities, Cache, Changed, Sources};
+use super::fallback::{Condition, Roles};
+use super::line::Line;
 use super::report::{self, Phase, Report};
 use super::targets::Targets;
 
 /// The most names told in the reason for a wait; the report has them all.
 const MAX_NAMED: usize = 3;
 
+/// What an authority's names are asked of.
+#[derive(Debug)]
+pub(super) struct Authority {
+    /// Places in the list of lines, in order of priority. Never empty.
+    pub(super) lines: Vec<usize>,
+    pub(super) roles: Roles,
+    /// Something of it is wanted.
+    is_needed: bool,
+}
+
+impl Authority {
+    pub(super) fn new(lines: Vec<usize>) -> Self {
+        Self {
+            lines,
+            roles: Roles::default(),
+            is_needed: false,
+        }
+    }
+
+    fn source(&self) -> usize {
+        self.lines[self.roles.source()]
+    }
+
+    fn next_source(&self) -> usize {
+        self.lines[self.roles.next_source()]
+    }
+
+    /// Whether a line is to be asked for this authority's names.
+    fn asks(&self, line: usize) -> bool {
+        let mut open = self.lines.iter().enumerate();
+        self.is_needed && open.any(|(position, id)| *id == line && self.roles.is_open(position))
+    }
+
+    /// The lines that are to be asked for its names.
+    fn asked(&self) -> impl Iterator<Item = usize> {
+        let open = self.lines.iter().enumerate();
+        open.filter(|(position, _)| self.roles.is_open(*position))
+            .map(|(_, id)| *id)
+    }
+}
+
+/// A look at what there would be if the candidates had taken over.
+#[derive(Debug)]
+struct Ahead {
+    assembler: Assembler,
+    needs: Needs,
+    /// What is missing of it.
+    missing: Vec<Missing>,
+}
+
+/// What a [`State`] is made of.
+pub(super) struct Parts<'a, V: Variant> {
+    pub(super) link: &'a mesh_core::Link,
+    pub(super) snapshots: live::Writer<Snapshot>,
+    pub(super) lines: Vec<Line<V>>,
+    /// The nameless one first.
+    pub(super) authorities: Vec<Authority>,
+    pub(super) directory: Authorities,
+    pub(super) naming: Naming,
+    pub(super) reports: watch::Sender<Arc<Report>>,
+    /// Set when the interest changed since it was last looked at.
+    pub(super) interest_changed: Arc<AtomicBool>,
+}
+
 /// See the module's documentation.
 pub(super) struct State<V: Variant> {
     link: WeakLink,
     interest: Interest,
+    interest_changed: Arc<AtomicBool>,
     snapshots: live::Writer<Snapshot>,
-    pub(super) ads: AdsState<V>,
+    lines: Vec<Line<V>>,
+    authorities: Vec<Authority>,
+    directory: Authorities,
+    naming: Naming,
     assembler: Assembler,
+    needs: Needs,
+    ahead: Option<Ahead>,
     targets: Targets,
     report: Report,
     reports: watch::Sender<Arc<Report>>,
     tally: Tally,
-    /// Why nothing can be heard at the moment.
-    trouble: Option<Reason>,
 }
 
 impl<V: Variant> State<V> {
-    pub(super) fn new(
-        link: &mesh_core::Link,
-        snapshots: live::Writer<Snapshot>,
-        ads: AdsState<V>,
-        assembler: Assembler,
-        reports: watch::Sender<Arc<Report>>,
-        server: String,
-    ) -> Self {
-        let mut report = Report::default();
-        report.connection.server = server;
-        Self {
-            link: link.downgrade(),
-            interest: link.interest().clone(),
-            snapshots,
-            ads,
-            assembler,
+    pub(super) fn new(parts: Parts<'_, V>) -> Self {
+        let mut state = Self {
+            link: parts.link.downgrade(),
+            interest: parts.link.interest().clone(),
+            interest_changed: parts.interest_changed,
+            snapshots: parts.snapshots,
+            lines: parts.lines,
+            authorities: parts.authorities,
+            directory: parts.directory,
+            assembler: Assembler::new(parts.naming.clone()),
+            naming: parts.naming,
+            needs: Needs::default(),
+            ahead: None,
             targets: Targets::default(),
-            report,
-            reports,
-            tally: link.tally().clone(),
-            trouble: None,
+            report: Report::default(),
+            reports: parts.reports,
+            tally: parts.link.tally().clone(),
+        };
+        state.tell();
+        state
+    }
+
+    pub(super) fn line(&self, id: usize) -> &Line<V> {
+        &self.lines[id]
+    }
+
+    /// What the bell of a line may have meant: other targets, for one.
+    pub(super) fn attend(&mut self, now: Instant) {
+        if self.interest_changed.swap(false, Ordering::AcqRel) {
+            self.refresh(now);
         }
     }
 
-    /// Whether there is a reason to have a stream.
-    pub(super) fn is_wanted(&self) -> bool {
-        !self.targets.is_empty()
+    /// What follows every event.
+    fn refresh(&mut self, now: Instant) {
+        self.targets.update(&self.interest.wanted(), now);
+        let mut changed = self.take_changed();
+        self.assemble(&changed);
+        // What is known decides who is asked, and who is asked what is known. Each turn connects one more or lets one take
+        // over, and after an event neither can happen to a control plane twice.
+        let turns: usize = self.authorities.iter().map(|authority| 2 * authority.lines.len()).sum();
+        for _ in 0..turns {
+            let Some(more) = self.turn() else { break };
+            self.subscribe();
+            changed.extend(more);
+            changed.extend(self.take_changed());
+            self.assemble(&changed);
+        }
+        changed.extend(self.take_changed());
+        let caches = caches(&self.lines, &self.authorities, Authority::source);
+        let sources = Sources::Each(&self.directory, &caches);
+        report::update(&mut self.report.resources, sources, changed);
+        self.tell();
     }
 
-    /// What follows every event.
-    pub(super) fn refresh(&mut self, now: Instant) {
-        self.targets.update(&self.interest.wanted(), now);
+    fn take_changed(&mut self) -> Vec<Changed> {
+        let lines = self.lines.iter_mut();
+        lines.flat_map(|line| line.ads.take_changed()).collect()
+    }
+
+    /// Brings the snapshot, and the look ahead, up to what is known.
+    fn assemble(&mut self, changed: &[Changed]) {
         let wanted = Wanted {
             targets: self.targets.list(),
             inbound: self.interest.wanted_inbound(),
         };
-        let mut changed = self.ads.take_changed();
-        let assembly = self.assembler.assemble(&wanted, self.ads.cache(), &changed);
-        if let Some(needs) = &assembly.needs {
-            self.ads.subscribe(needs);
-            changed.extend(self.ads.take_changed());
+        let now = caches(&self.lines, &self.authorities, Authority::source);
+        let now = Sources::Each(&self.directory, &now);
+        let assembly = self.assembler.assemble(&wanted, now, changed);
+        let mut needs_changed = assembly.needs.is_some();
+        self.needs = assembly.needs.unwrap_or_else(|| std::mem::take(&mut self.needs));
+        if let Some(ahead) = &mut self.ahead {
+            let then = caches(&self.lines, &self.authorities, Authority::next_source);
+            let then = Sources::Each(&self.directory, &then);
+            let look = ahead.assembler.assemble(&wanted, then, changed);
+            if let Some(needs) = look.needs {
+                ahead.needs = needs;
+                needs_changed = true;
+            }
+            if let Some(waiting) = look.waiting {
+                ahead.missing = waiting.into_values().flatten().collect();
+            }
         }
         if let Some(snapshot) = assembly.snapshot {
             self.report.published = snapshot.version();
@@ -87,103 +207,350 @@ impl<V: Variant> State<V> {
                 .map(|(target, names)| (target, names.iter().map(Missing::to_string).collect()))
                 .collect();
         }
-        report::update(&mut self.report.resources, self.ads.cache(), changed);
-        self.tell();
+        if needs_changed {
+            self.subscribe();
+        }
     }
 
-    /// Takes in what the control plane said.
-    pub(super) fn receive(&mut self, response: V::Response, now: Instant) {
-        self.report.connection.attempts = 0;
-        self.report.connection.responses += 1;
-        self.report.connection.last_error = None;
-        self.trouble = None;
-        let received = self.ads.receive(response, now);
-        for rejected in &received.rejected {
-            tracing::warn!(%rejected, "a resource was refused; the last good one stays");
-            self.tally.count("xds_resource", "refused");
+    /// Asks each line for what it is to be asked for, and lets go of lines that are asked for nothing.
+    fn subscribe(&mut self) {
+        let wanted = match &self.ahead {
+            Some(ahead) => Cow::Owned(self.needs.union(&ahead.needs)),
+            None => Cow::Borrowed(&self.needs),
+        };
+        let directory = &self.directory;
+        for (place, authority) in self.authorities.iter_mut().enumerate() {
+            authority.is_needed = wanted.any(|name| directory.of(name) == Ok(place), place == 0);
+            if !authority.is_needed {
+                authority.roles = Roles::default();
+            }
         }
-        self.report.rejections += received.rejected.len() as u64;
-        if let Some(last) = received.rejected.into_iter().next_back() {
-            self.report.last_rejection = Some(last);
+        let whole = !wanted.any(|name| directory.of(name) != Ok(0), false);
+        for (id, line) in self.lines.iter_mut().enumerate() {
+            let asked = |place: usize| self.authorities[place].asks(id);
+            let is_wanted = (0..self.authorities.len()).any(asked);
+            line.want(is_wanted);
+            if !is_wanted {
+                continue;
+            }
+            match whole && asked(0) {
+                true => line.ads.subscribe(&wanted),
+                false => {
+                    let of_line = |name: &str| directory.of(name).is_ok_and(asked);
+                    line.ads.subscribe(&wanted.filter(of_line, asked(0)));
+                }
+            }
+            line.bell.notify_one();
         }
+    }
+
+    /// Decides for one authority who is asked, or whose word counts. `None` when all is as it should be; else what may look
+    /// different now.
+    fn turn(&mut self) -> Option<Vec<Changed>> {
+        for place in 0..self.authorities.len() {
+            let authority = &mut self.authorities[place];
+            if !authority.is_needed {
+                continue;
+            }
+            let lines = authority.lines.iter();
+            let conditions: Vec<Condition> = lines.map(|id| self.lines[*id].condition()).collect();
+            let before = authority.roles;
+            if authority.roles.elect(&conditions) {
+                self.look_ahead();
+                return Some(Vec::new());
+            }
+            if authority.roles != before {
+                return Some(Vec::new());
+            }
+            if authority.roles.candidate().is_some() {
+                if self.is_ready(place) {
+                    return Some(self.take_over(place));
+                }
+            } else if authority.roles.all_fail(&conditions)
+                && self.lacks(place)
+                && self.authorities[place].roles.fall_back(&conditions)
+            {
+                return Some(Vec::new());
+            }
+        }
+        None
+    }
+
+    /// Begins to look ahead anew, if there is a candidate.
+    fn look_ahead(&mut self) {
+        let mut authorities = self.authorities.iter();
+        let is_needed = authorities.any(|authority| authority.roles.candidate().is_some());
+        self.ahead = is_needed.then(|| Ahead {
+            assembler: Assembler::new(self.naming.clone()),
+            needs: Needs::default(),
+            missing: Vec::new(),
+        });
+    }
+
+    /// Whether an authority's candidate has told everything, or there is nothing that its word could be mixed with.
+    fn is_ready(&self, place: usize) -> bool {
+        let belongs = |name: &str| self.directory.of(name) == Ok(place);
+        let source = &self.lines[self.authorities[place].source()];
+        let lacks = |missing: &Missing| match missing {
+            Missing::Resource(_, name) => belongs(name),
+            Missing::All(_) => place == 0,
+            // Nobody's word.
+            Missing::Host(_) => false,
+        };
+        let whole = |ahead: &Ahead| !ahead.missing.iter().any(lacks);
+        !source.ads.cache().has_any(belongs) || self.ahead.as_ref().is_some_and(whole)
+    }
+
+    /// Whether something that is wanted of an authority is not known.
+    fn lacks(&self, place: usize) -> bool {
+        let cache = self.lines[self.authorities[place].source()].ads.cache();
+        let mut names = self.needs.names();
+        let everything = place == 0 && cache.awaits_everything();
+        everything || names.any(|(kind, name)| self.directory.of(name) == Ok(place) && cache.is_unknown(kind, name))
+    }
+
+    /// From now on the candidate's word counts. Of what it does not have, the last good values go on (gRFC A88).
+    fn take_over(&mut self, place: usize) -> Vec<Changed> {
+        let authority = &mut self.authorities[place];
+        let old = authority.source();
+        authority.roles.take_over();
+        let new = authority.source();
+        let (is_asked, directory) = (authority.asks(old), &self.directory);
+        let belongs = |name: &str| directory.of(name) == Ok(place);
+        tracing::info!(
+            from = self.lines[old].connection.server,
+            to = self.lines[new].connection.server,
+            "another control plane's word counts"
+        );
+        let of_place = |(kind, name): Changed| belongs(&name).then_some((kind, name));
+        let mut changed: Vec<Changed> = self.lines[old].ads.cache().names().filter_map(of_place).collect();
+        changed.extend(self.lines[new].ads.cache().names().filter_map(of_place));
+        if let Ok([old, new]) = self.lines.get_disjoint_mut([old, new])
+            && !new.ads.rules().fail_on_data_errors
+        {
+            new.ads.cache_mut().inherit(old.ads.cache(), belongs);
+        }
+        self.look_ahead_is_over();
+        // What it said before is not to be believed when it comes back: the other may have gone on since.
+        if is_asked && old != new {
+            self.forget(old, place);
+        }
+        changed
+    }
+
+    /// Stops looking ahead when nobody is to take over any more. What that found needed is, until the next look at what is.
+    fn look_ahead_is_over(&mut self) {
+        if let Some(ahead) = &self.ahead {
+            self.needs = self.needs.union(&ahead.needs);
+        }
+        let mut authorities = self.authorities.iter();
+        if !authorities.any(|authority| authority.roles.candidate().is_some()) {
+            self.ahead = None;
+        }
+    }
+
+    /// Makes a line forget what it said of an authority, in such a way that it says it anew.
+    fn forget(&mut self, id: usize, place: usize) {
+        let others = |name: &str| {
+            let of = self.directory.of(name);
+            of.is_ok_and(|other| other != place && self.authorities[other].asks(id))
+        };
+        let kept = self.needs.filter(others, place != 0 && self.authorities[0].asks(id));
+        let line = &mut self.lines[id];
+        match kept.is_empty() {
+            true => line.ads.reset(),
+            false => {
+                line.ads.subscribe(&kept);
+                line.ads.forget_versions();
+            }
+        }
+        line.leave();
+    }
+
+    /// Takes in what a control plane said.
+    pub(super) fn receive(&mut self, id: usize, response: V::Response, now: Instant) {
+        let line = &mut self.lines[id];
+        // It is being let go of, and what it says is nobody's business any more.
+        if line.is_to_leave || !line.is_wanted {
+            return;
+        }
+        line.connection.attempts = 0;
+        line.connection.responses += 1;
+        line.connection.last_error = None;
+        line.connection.is_failing = false;
+        line.connection.last_heard = Some(now);
+        line.trouble = None;
+        line.answers = true;
+        self.report.last_heard = Some(now);
+        let received = line.ads.receive(response, now);
+        self.note(id, received);
         self.refresh(now);
     }
 
-    /// When [`on_timer`](Self::on_timer) has something to do.
-    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        [self.ads.deadline(now), self.targets.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+    /// Shows what came of a response.
+    fn note(&mut self, id: usize, received: Received) {
+        let (Received { kind, taken }, line) = (received, &mut self.lines[id]);
+        let Some(kind) = kind else { return };
+        let (server, failing) = (&line.connection.server, line.ads.rules().fail_on_data_errors);
+        let refused = taken.rejected.len();
+        line.connection.updates.count(kind, taken.valid + refused, refused);
+        for rejected in &taken.rejected {
+            match failing {
+                true => tracing::warn!(server, %rejected, "a resource was refused and is out of use"),
+                false => tracing::warn!(server, %rejected, "a resource was refused; the last good one stays"),
+            }
+            self.tally.count("xds_resource", "refused");
+        }
+        for name in &taken.deleted {
+            tracing::warn!(server, %kind, name = &**name, "deleted by the control plane; the last value is kept");
+            self.tally.count("xds_resource", "deleted");
+        }
+        for name in &taken.returned {
+            tracing::info!(server, %kind, name = &**name, "the control plane has it again");
+        }
+        self.report.rejections += taken.rejected.len() as u64;
+        if let Some(last) = taken.rejected.into_iter().next_back() {
+            self.report.last_rejection = Some(last);
+        }
     }
 
-    pub(super) fn on_timer(&mut self, now: Instant) {
-        let expired = self.ads.on_timer(now);
+    /// When [`on_timer`](Self::on_timer) has something to do.
+    pub(super) fn deadline(&self, id: usize, now: Instant) -> Option<Instant> {
+        let deadlines = [self.lines[id].ads.deadline(now), self.targets.deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    pub(super) fn on_timer(&mut self, id: usize, now: Instant) {
+        let expired = self.lines[id].ads.on_timer(now);
         if expired || self.targets.deadline().is_some_and(|deadline| deadline <= now) {
             self.refresh(now);
         }
     }
 
-    pub(super) fn connecting(&mut self) {
-        self.report.connection.attempts += 1;
-        self.phase(Phase::Connecting);
+    /// The next request to a control plane, for somebody who can send it at once.
+    pub(super) fn next_request(&mut self, id: usize, now: Instant) -> Option<V::Request> {
+        self.lines[id].ads.next_request(now)
     }
 
-    pub(super) fn opened(&mut self) {
-        self.ads.stream_opened();
+    pub(super) fn connecting(&mut self, id: usize) {
+        self.lines[id].connection.attempts += 1;
+        self.phase(id, Phase::Connecting);
+    }
+
+    pub(super) fn opened(&mut self, id: usize) {
+        let line = &mut self.lines[id];
+        if !line.is_wanted {
+            // Its task has not noticed, and must, even if it is wanted again by then.
+            line.is_to_leave = true;
+            return;
+        }
+        line.ads.stream_opened();
+        line.connection.streams += 1;
         self.tally.count("xds_stream", "opened");
-        self.report.connection.streams += 1;
-        self.phase(Phase::Connected);
+        self.phase(id, Phase::Connected);
     }
 
-    /// A stream, or the attempt at one, ended. What is known stays.
-    pub(super) fn ended(&mut self, why: &str) {
-        tracing::warn!(
-            server = self.report.connection.server,
-            reason = why,
-            "no stream to the control plane"
-        );
-        self.ads.stream_closed();
+    /// A stream, or the attempt at one, ended. What is known stays. Only one that ended before a word came is a failure
+    /// (gRFC A57).
+    pub(super) fn ended(&mut self, id: usize, why: &str, now: Instant) {
+        let is_source = self.authorities.iter().any(|authority| authority.source() == id);
+        let line = &mut self.lines[id];
+        let server = &line.connection.server;
+        tracing::warn!(server, reason = why, "no stream to the control plane");
         self.tally.count("xds_stream", "failed");
-        self.report.connection.last_error = Some(why.into());
-        self.trouble = Some(Reason::new(ReasonKind::Waiting, why));
+        line.ads.stream_closed();
+        let fails = !std::mem::take(&mut line.answers);
+        line.connection.failures += u64::from(fails && !line.connection.is_failing);
+        line.connection.is_failing = fails;
+        line.connection.last_error = Some(why.into());
+        line.trouble = Some(Reason::new(ReasonKind::Waiting, why));
+        if !is_source && !fails {
+            // It was to take over, perhaps, and did not get to it; by the next time it may have other things to say.
+            line.ads.reset();
+            self.subscribe();
+        }
+        self.refresh(now);
+    }
+
+    /// A line's task left what it had, as it was told.
+    pub(super) fn left(&mut self, id: usize) {
+        let line = &mut self.lines[id];
+        line.is_to_leave = false;
+        line.ads.stream_closed();
+        self.phase(id, Phase::Idle);
     }
 
     /// The workload has no identity to show yet.
-    pub(super) fn joining(&mut self, why: &Reason) {
-        self.trouble = Some(why.clone());
-        self.phase(Phase::Joining);
+    pub(super) fn joining(&mut self, id: usize, why: &Reason) {
+        self.lines[id].trouble = Some(why.clone());
+        self.phase(id, Phase::Joining);
     }
 
-    pub(super) fn phase(&mut self, phase: Phase) {
-        self.report.connection.phase = phase;
+    pub(super) fn phase(&mut self, id: usize, phase: Phase) {
+        self.lines[id].connection.phase = phase;
         self.tell();
     }
 
-    fn tell(&self) {
+    fn tell(&mut self) {
         if let Some(link) = self.link.upgrade() {
             let reason = self.waiting_reason();
             if link.waiting_reason() != reason {
                 link.set_waiting(reason);
             }
         }
+        let in_use = |id: usize| {
+            let mut needed = self.authorities.iter().filter(|authority| authority.is_needed);
+            needed.any(|authority| authority.source() == id)
+        };
+        let lines = self.lines.iter().enumerate();
+        let connections = lines.map(|(id, line)| report::Connection {
+            in_use: in_use(id),
+            ..line.connection.clone()
+        });
+        self.report.connections = connections.collect();
+        self.report.connection = self.report.connections[self.authorities[0].source()].clone();
         self.reports.send_replace(Arc::new(self.report.clone()));
     }
 
-    /// What a call to a target that is not there yet is told.
+    /// What a call to a target that is not there yet is told. Trouble with one control plane is no reason while another may
+    /// help.
     fn waiting_reason(&self) -> Option<Reason> {
-        if self.trouble.is_some() || self.report.waiting.is_empty() {
-            return self.trouble.clone();
+        let needed = || self.authorities.iter().filter(|authority| authority.is_needed);
+        for authority in needed() {
+            let mut asked: Vec<usize> = authority.asked().collect();
+            asked.dedup();
+            let troubles: Option<Vec<&Reason>> = asked.iter().map(|id| self.lines[*id].trouble.as_ref()).collect();
+            match troubles.as_deref() {
+                Some([only]) => return Some((*only).clone()),
+                Some(all) => {
+                    let all: Vec<String> = all.iter().map(|reason| reason.to_string()).collect();
+                    return Some(Reason::new(ReasonKind::Waiting, all.join("; ")));
+                }
+                None => {}
+            }
         }
-        let Report {
-            connection, waiting, ..
-        } = &self.report;
+        if self.report.waiting.is_empty() {
+            return None;
+        }
+        let hopeful = needed().flat_map(|authority| authority.asked());
+        let mut hopeful = hopeful.filter(|id| self.lines[*id].trouble.is_none());
+        let connection = &self.lines[hopeful.next()?].connection;
         let text = match connection.phase {
-            Phase::Connected => format!("waiting for {} from {}", some(waiting), connection.server),
+            Phase::Connected => format!("waiting for {} from {}", some(&self.report.waiting), connection.server),
             _ => format!("connecting to {}", connection.server),
         };
         Some(Reason::new(ReasonKind::Waiting, text))
     }
+}
+
+/// The cache that counts for each authority.
+fn caches<'a, V: Variant>(
+    lines: &'a [Line<V>],
+    authorities: &[Authority],
+    choice: impl Fn(&Authority) -> usize,
+) -> Vec<&'a Cache> {
+    let chosen = authorities.iter().map(choice);
+    chosen.map(|id| lines[id].ads.cache()).collect()
 }
 
 /// The first few names of a list.

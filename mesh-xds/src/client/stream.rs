@@ -1,4 +1,4 @@
-//! The one task of an [`XdsClient`](super::XdsClient): it moves bytes and watches clocks, and decides nothing.
+//! The task of one control plane: it moves bytes and watches clocks, and decides nothing.
 //!
 //! One stream for any number of targets. Requests are handed over only when there is room for one, so no queue builds up; a
 //! response is taken in whole before the next is read, which is the flow control the protocol asks for.
@@ -8,14 +8,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_core::identity::Identity;
 use mesh_core::link::Standing;
 use mesh_core::live;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ads::Variant;
 use super::backoff::Backoff;
@@ -28,127 +28,189 @@ use crate::wire::Incoming;
 /// Stands in for "no deadline" in a timer that must have one.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Everything the task owns.
+/// The state that all tasks share, and which of its lines this one drives.
+pub(super) struct Handle<V: Variant> {
+    state: Arc<Mutex<State<V>>>,
+    id: usize,
+    /// Rung when there is something to look at.
+    bell: Arc<Notify>,
+}
+
+/// Everything one task owns.
 pub(super) struct Task<V: Variant> {
-    pub(super) state: State<V>,
-    /// Rung when the interest changes.
-    pub(super) bell: Arc<Notify>,
-    pub(super) access: Access,
+    line: Handle<V>,
+    access: Access,
     /// Set when the control plane is to be shown an identity that a provider gives.
-    pub(super) identity: Option<live::Reader<Standing>>,
-    pub(super) backoff: Backoff,
+    identity: Option<live::Reader<Standing>>,
+    backoff: Backoff,
+}
+
+impl<V: Variant> Handle<V> {
+    pub(super) fn new(state: Arc<Mutex<State<V>>>, id: usize, bell: Arc<Notify>) -> Self {
+        Self { state, id, bell }
+    }
+
+    /// For one step; never kept across an await.
+    fn state(&self) -> MutexGuard<'_, State<V>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.state().line(self.id).is_wanted
+    }
+
+    /// Whether what the task has is to be let go of.
+    fn is_over(&self) -> bool {
+        let state = self.state();
+        let line = state.line(self.id);
+        line.is_to_leave || !line.is_wanted
+    }
+
+    /// The next moment at which time alone changes something.
+    fn wake(&self) -> Instant {
+        let deadline = self.state().deadline(self.id, now());
+        deadline.map_or_else(|| Instant::now() + FAR, Instant::from_std)
+    }
+
+    /// Keeps up with the bell and the clock while `work` is done. `None` when there is no reason to do it any more.
+    async fn meanwhile<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        while !self.is_over() {
+            tokio::select! {
+                done = &mut work => return Some(done),
+                () = self.bell.notified() => self.state().attend(now()),
+                () = sleep_until(self.wake()) => self.state().on_timer(self.id, now()),
+            }
+        }
+        None
+    }
 }
 
 impl<V: Variant> Task<V> {
+    pub(super) fn new(
+        line: Handle<V>,
+        access: Access,
+        identity: Option<live::Reader<Standing>>,
+        backoff: Backoff,
+    ) -> Self {
+        Self {
+            line,
+            access,
+            identity,
+            backoff,
+        }
+    }
+
     /// Runs until `stop` completes.
     pub(super) async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::select! {
             () = stop => {}
             never = self.serve() => match never {},
         }
-        self.state.phase(Phase::Stopped);
+        self.line.state().phase(self.line.id, Phase::Stopped);
     }
 
     async fn serve(&mut self) -> Infallible {
         loop {
             self.until_wanted().await;
-            let ended = match self.open().await {
-                Ok(channel) => self.stream(channel).await,
-                Err(why) => why,
-            };
-            self.state.ended(&ended);
-            let pause = self.backoff.next();
-            self.state.phase(Phase::BackingOff(pause));
-            self.attend(Instant::now() + pause).await;
+            while let Some(ended) = self.session().await {
+                let pause = self.backoff.next();
+                self.line.state().ended(self.line.id, &ended, now());
+                self.line.state().phase(self.line.id, Phase::BackingOff(pause));
+                if self.line.meanwhile(sleep(pause)).await.is_none() {
+                    break;
+                }
+            }
+            self.line.state().left(self.line.id);
         }
     }
 
-    /// A process that asks for nothing opens no stream.
+    /// A process that asks for nothing opens no stream, and a fallback that is not needed is left alone.
     async fn until_wanted(&mut self) {
         loop {
-            self.state.refresh(now());
-            if self.state.is_wanted() {
+            self.line.state().attend(now());
+            if self.line.is_wanted() {
                 return;
             }
-            self.state.phase(Phase::Idle);
-            self.bell.notified().await;
+            self.line.bell.notified().await;
         }
     }
 
-    /// Keeps up with what is wanted until `until`.
-    async fn attend(&mut self, until: Instant) {
-        let mut pause = pin!(sleep_until(until));
-        loop {
-            tokio::select! {
-                () = &mut pause => return,
-                () = self.bell.notified() => self.state.refresh(now()),
-            }
-        }
-    }
-
-    async fn open(&mut self) -> Result<Credentialed, String> {
+    /// One connection, to its end, and why it ended. `None` when there is no reason to have it any more.
+    async fn session(&mut self) -> Option<String> {
         let identity = match self.identity.clone() {
-            Some(reader) => Some(self.joined(&reader).await),
+            Some(reader) => Some(self.line.meanwhile(joined(&self.line, &reader)).await?),
             None => None,
         };
-        self.state.connecting();
-        let connected = self.access.connect(identity.as_ref()).await;
-        connected.map_err(|error| format!("connecting to {}: {error}", self.access.server().uri))
-    }
-
-    /// Waits for the identity that the control plane asks to see.
-    async fn joined(&mut self, reader: &live::Reader<Standing>) -> Identity {
-        let changed = Arc::new(Notify::new());
-        let ring = Arc::clone(&changed);
-        let _subscription = reader.on_change(move || ring.notify_one());
-        loop {
-            match &**reader.load() {
-                Ok(identity) => return identity.clone(),
-                Err(reason) => self.state.joining(reason),
-            }
-            tokio::select! {
-                () = changed.notified() => {}
-                () = self.bell.notified() => self.state.refresh(now()),
-            }
+        self.line.state().connecting(self.line.id);
+        let connecting = self.access.connect(identity.as_ref());
+        match self.line.meanwhile(connecting).await? {
+            Ok(channel) => self.stream(channel).await,
+            Err(error) => Some(format!("connecting to {}: {error}", self.access.server().uri)),
         }
     }
 
-    /// Talks until the stream ends, and says why it did.
-    async fn stream(&mut self, channel: Credentialed) -> String {
+    /// Talks until the stream ends.
+    async fn stream(&mut self, channel: Credentialed) -> Option<String> {
         let (requests, outgoing) = mpsc::channel::<V::Request>(1);
         let mut incoming = Incoming::<V>::open(channel, outgoing);
-        self.state.opened();
-        let ended = self.talk(&requests, &mut incoming).await;
-        format!("stream to {}: {ended}", self.access.server().uri)
+        self.line.state().opened(self.line.id);
+        let ended = self.talk(&requests, &mut incoming).await?;
+        Some(format!("stream to {}: {ended}", self.access.server().uri))
     }
 
-    async fn talk(&mut self, requests: &mpsc::Sender<V::Request>, incoming: &mut Incoming<V>) -> String {
+    async fn talk(&mut self, requests: &mpsc::Sender<V::Request>, incoming: &mut Incoming<V>) -> Option<String> {
+        let Self { line, backoff, .. } = self;
         loop {
-            let wake = self
-                .state
-                .deadline(now())
-                .map_or_else(|| Instant::now() + FAR, Instant::from_std);
-            tokio::select! {
-                room = requests.reserve(), if self.state.ads.has_request(now()) => {
-                    let Ok(room) = room else { return "closed by the control plane".into() };
-                    if let Some(request) = self.state.ads.next_request(now()) {
-                        room.send(request);
+            let (has_request, can_receive) = {
+                let state = line.state();
+                let ads = &state.line(line.id).ads;
+                (ads.has_request(now()), ads.can_receive())
+            };
+            let step = async {
+                tokio::select! {
+                    room = requests.reserve(), if has_request => {
+                        let Ok(room) = room else { return Some("closed by the control plane".into()) };
+                        if let Some(request) = line.state().next_request(line.id, now()) {
+                            room.send(request);
+                        }
                     }
+                    response = incoming.next(), if can_receive => match response {
+                        Ok(response) => {
+                            backoff.heard();
+                            line.state().receive(line.id, response, now());
+                        }
+                        Err(ended) => {
+                            backoff.asked_for(ended.pushback);
+                            return Some(ended.why);
+                        }
+                    },
+                    () = line.bell.notified() => line.state().attend(now()),
+                    () = sleep_until(line.wake()) => line.state().on_timer(line.id, now()),
                 }
-                response = incoming.next(), if self.state.ads.can_receive() => match response {
-                    Ok(response) => {
-                        self.backoff.heard();
-                        self.state.receive(response, now());
-                    }
-                    Err(ended) => {
-                        self.backoff.asked_for(ended.pushback);
-                        return ended.why;
-                    }
-                },
-                () = self.bell.notified() => self.state.refresh(now()),
-                () = sleep_until(wake) => self.state.on_timer(now()),
+                None
+            };
+            if line.is_over() {
+                return None;
+            }
+            if let Some(ended) = step.await {
+                return Some(ended);
             }
         }
+    }
+}
+
+/// Waits for the identity that the control plane asks to see.
+async fn joined<V: Variant>(line: &Handle<V>, reader: &live::Reader<Standing>) -> Identity {
+    let changed = Arc::new(Notify::new());
+    let ring = Arc::clone(&changed);
+    let _subscription = reader.on_change(move || ring.notify_one());
+    loop {
+        match &**reader.load() {
+            Ok(identity) => return identity.clone(),
+            Err(reason) => line.state().joining(line.id, reason),
+        }
+        changed.notified().await;
     }
 }
 

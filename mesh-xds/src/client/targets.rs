@@ -36,10 +36,6 @@ impl Targets {
         self.until.values().flatten().min().copied()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.until.is_empty()
-    }
-
     pub(crate) fn list(&self) -> Vec<Arc<str>> {
         self.until.keys().cloned().collect()
     }

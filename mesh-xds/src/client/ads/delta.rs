@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use super::Variant;
 use super::kind::{Reply, Timer, TypeState};
-use super::take::Taking;
+use super::take::{Taken, Taking};
 use crate::client::cache::{Cache, Cached};
-use crate::decode::Rejected;
 use crate::node::Node;
 use crate::resource::ResourceKind;
 use crate::wire::{Delta, DeltaRequest, DeltaResponse};
@@ -78,7 +77,7 @@ impl Variant for Delta {
         request
     }
 
-    fn take<R: Cached>(response: DeltaResponse, _: &mut Memory, mut taking: Taking<'_, R>) -> Vec<Rejected> {
+    fn take<R: Cached>(response: DeltaResponse, _: &mut Memory, mut taking: Taking<'_, R>) -> Taken {
         for (index, one) in response.resources.into_iter().enumerate() {
             match one.raw {
                 Some(raw) => taking.resource(index, raw, &one.version, Some(&one.name), one.ttl),
@@ -92,6 +91,6 @@ impl Variant for Delta {
             taking.remove(name);
         }
         taking.complete();
-        taking.rejected()
+        taking.taken()
     }
 }

@@ -16,12 +16,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mesh_core::config::RouteTree;
 
 use super::cache::{Cache, Cached, Changed};
-use crate::decode::{Context, Rejected};
+use crate::decode::Context;
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 use crate::wire;
@@ -30,16 +30,16 @@ mod delta;
 mod kind;
 mod needs;
 mod refusal;
+mod rules;
 mod sotw;
 mod take;
 
 use kind::{Reply, Timer, TypeState};
 pub(crate) use needs::Needs;
 use refusal::refusal;
+pub(crate) use rules::Rules;
+pub(crate) use take::Taken;
 use take::{Heard, Taking};
-
-/// How long a subscribed resource may stay unheard of before it counts as not existing (gRFC A57).
-const DOES_NOT_EXIST_AFTER: Duration = Duration::from_secs(15);
 
 /// What a client does differently in each variant of the protocol.
 pub(crate) trait Variant: wire::Variant {
@@ -62,8 +62,8 @@ pub(crate) trait Variant: wire::Variant {
         node: Option<Arc<Node>>,
     ) -> Self::Request;
 
-    /// Takes the resources of a response, and says which it refuses.
-    fn take<R: Cached>(response: Self::Response, memory: &mut Self::Memory, taking: Taking<'_, R>) -> Vec<Rejected>;
+    /// Takes the resources of a response, and says what came of it.
+    fn take<R: Cached>(response: Self::Response, memory: &mut Self::Memory, taking: Taking<'_, R>) -> Taken;
 }
 
 /// See the module's documentation.
@@ -71,6 +71,7 @@ pub(crate) trait Variant: wire::Variant {
 pub(crate) struct AdsState<V: Variant> {
     node: Arc<Node>,
     context: Context,
+    rules: Rules,
     cache: Cache,
     types: [TypeState<V::Memory>; ResourceKind::COUNT],
     connected: bool,
@@ -80,10 +81,10 @@ pub(crate) struct AdsState<V: Variant> {
 /// What a response did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Received {
-    /// Of a known, subscribed type.
-    pub(crate) understood: bool,
-    /// What was refused of it.
-    pub(crate) rejected: Vec<Rejected>,
+    /// Set if it was of a known, subscribed type.
+    pub(crate) kind: Option<ResourceKind>,
+    /// What came of it then.
+    pub(crate) taken: Taken,
 }
 
 impl<V: Variant> AdsState<V> {
@@ -91,6 +92,7 @@ impl<V: Variant> AdsState<V> {
         Self {
             node,
             context,
+            rules: Rules::default(),
             cache: Cache::default(),
             types: Default::default(),
             connected: false,
@@ -98,8 +100,38 @@ impl<V: Variant> AdsState<V> {
         }
     }
 
+    /// Treats data errors and silence as this control plane's features say.
+    pub(crate) fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// Forgets everything but who asks: what is known of resources, and what the control plane was told. There must be no
+    /// stream, or it must end now.
+    pub(crate) fn reset(&mut self) {
+        self.cache = Cache::default();
+        self.types = Default::default();
+        self.stream_closed();
+    }
+
+    /// Forgets versions, so that the next stream asks for everything as if for the first time. There must be no stream, or
+    /// it must end now.
+    pub(crate) fn forget_versions(&mut self) {
+        self.stream_closed();
+        for state in &mut self.types {
+            state.memory = V::Memory::default();
+        }
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        self.rules
+    }
+
     pub(crate) fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    pub(crate) fn cache_mut(&mut self) -> &mut Cache {
+        &mut self.cache
     }
 
     /// What changed in the cache since this was last asked.
@@ -171,7 +203,7 @@ impl<V: Variant> AdsState<V> {
         }
         let node = (!self.node_sent).then(|| Arc::clone(&self.node));
         let request = V::request(kind, state, &self.cache, reply, node);
-        state.ask(now + DOES_NOT_EXIST_AFTER);
+        state.ask(now + self.rules.patience());
         self.node_sent = true;
         Some(request)
     }
@@ -188,33 +220,33 @@ impl<V: Variant> AdsState<V> {
             return Received::default();
         };
         let nonce = V::nonce(&response).to_owned();
-        let rejected = match kind {
+        let taken = match kind {
             ResourceKind::Listener => self.take::<Listener>(response, now),
             ResourceKind::Route => self.take::<RouteTree>(response, now),
             ResourceKind::Cluster => self.take::<ClusterSpec>(response, now),
             ResourceKind::Endpoints => self.take::<Endpoints>(response, now),
             ResourceKind::ExtensionConfig => self.take::<Extension>(response, now),
         };
-        let refused = (!rejected.is_empty()).then(|| refusal(&self.node.id, &rejected));
+        let refused = (!taken.rejected.is_empty()).then(|| refusal(&self.node.id, &taken.rejected));
         let state = &mut self.types[kind.index()];
         if !V::ANSWERS_EACH {
             state.replies.clear();
         }
         state.replies.push_back(Reply { nonce, refused });
         Received {
-            understood: true,
-            rejected,
+            kind: Some(kind),
+            taken,
         }
     }
 
-    fn take<R: Cached>(&mut self, response: V::Response, now: Instant) -> Vec<Rejected> {
+    fn take<R: Cached>(&mut self, response: V::Response, now: Instant) -> Taken {
         let state = &mut self.types[R::KIND.index()];
         let heard = Heard {
             names: &mut state.names,
             lives: &mut state.lives,
             now,
         };
-        let taking = Taking::<R>::new(&self.context, heard, R::table_mut(&mut self.cache));
+        let taking = Taking::<R>::new(&self.context, self.rules, heard, R::table_mut(&mut self.cache));
         V::take(response, &mut state.memory, taking)
     }
 
@@ -238,9 +270,7 @@ impl<V: Variant> AdsState<V> {
         for kind in ResourceKind::ALL {
             let state = &mut self.types[kind.index()];
             for name in state.gave_up(now) {
-                let seconds = DOES_NOT_EXIST_AFTER.as_secs();
-                let why = format!("{kind} {name:?} does not exist: the control plane did not send it in {seconds} s");
-                self.cache.absent(kind, &name, &why.into());
+                self.cache.trouble(kind, &name, self.rules.silence(kind, &name));
                 any = true;
             }
             for name in state.ended(now) {

@@ -27,6 +27,40 @@ impl Needs {
         self.everything[kind.index()]
     }
 
+    /// Each name and its kind.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (ResourceKind, &Arc<str>)> {
+        let kinds = ResourceKind::ALL.into_iter();
+        kinds.flat_map(|kind| self.names[kind.index()].iter().map(move |name| (kind, name)))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.iter().all(BTreeSet::is_empty) && !self.everything.contains(&true)
+    }
+
+    /// Whether there is a name of which `belongs` is true; or, where that counts, a kind of which everything is wanted.
+    pub(crate) fn any(&self, belongs: impl Fn(&str) -> bool, everything_counts: bool) -> bool {
+        (everything_counts && self.everything.contains(&true)) || self.names().any(|(_, name)| belongs(name))
+    }
+
+    /// Those names of which `belongs` is true, with or without the kinds of which everything is wanted.
+    pub(crate) fn filter(&self, belongs: impl Fn(&str) -> bool, with_everything: bool) -> Self {
+        let kept = |names: &BTreeSet<Arc<str>>| names.iter().filter(|name| belongs(name)).cloned().collect();
+        Self {
+            names: self.names.each_ref().map(kept),
+            everything: self.everything.map(|everything| everything && with_everything),
+        }
+    }
+
+    /// What either wants.
+    pub(crate) fn union(&self, other: &Self) -> Self {
+        let mut union = self.clone();
+        for kind in ResourceKind::ALL.map(ResourceKind::index) {
+            union.names[kind].extend(other.names[kind].iter().cloned());
+            union.everything[kind] |= other.everything[kind];
+        }
+        union
+    }
+
     /// The names of each kind.
     #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &BTreeSet<Arc<str>>> {

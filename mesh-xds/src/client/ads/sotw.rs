@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use super::Variant;
 use super::kind::{Reply, Timer, TypeState};
-use super::take::Taking;
+use super::take::{Taken, Taking};
 use crate::client::cache::{Cache, Cached};
-use crate::decode::Rejected;
 use crate::node::Node;
 use crate::resource::ResourceKind;
 use crate::wire::{Request, Response, Sotw};
@@ -90,7 +89,7 @@ impl Variant for Sotw {
         }
     }
 
-    fn take<R: Cached>(response: Response, memory: &mut Memory, mut taking: Taking<'_, R>) -> Vec<Rejected> {
+    fn take<R: Cached>(response: Response, memory: &mut Memory, mut taking: Taking<'_, R>) -> Taken {
         let version: Arc<str> = response.version.into();
         for (index, raw) in response.resources.into_iter().enumerate() {
             taking.resource(index, raw, &version, None, None);
@@ -102,11 +101,11 @@ impl Variant for Sotw {
             taking.delete_the_rest();
         }
         taking.complete();
-        let rejected = taking.rejected();
+        let taken = taking.taken();
         memory.nonce = response.nonce;
-        if rejected.is_empty() {
+        if taken.rejected.is_empty() {
             memory.version = version;
         }
-        rejected
+        taken
     }
 }

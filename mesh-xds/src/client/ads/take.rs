@@ -1,11 +1,13 @@
 //! One response into the cache: each resource by itself, so that the good ones of a bad response are used (gRFC A46).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kind::Timer;
-use crate::client::cache::{Cached, MAX_RESOURCES, Names as _, Table};
+use super::rules::Rules;
+use crate::client::cache::{Cached, MAX_RESOURCES, Names as _, Table, Trouble, normal_form};
 use crate::decode::{Context, Decoded, Fault, Rejected, Unwrapped, decode, unwrap};
 use crate::wire::{NOT_FOUND, Raw, ResourceError};
 
@@ -15,11 +17,25 @@ const PERMISSION_DENIED: i32 = 7;
 /// The taking in of one response.
 pub(crate) struct Taking<'a, R> {
     context: &'a Context,
+    rules: Rules,
     heard: Heard<'a>,
     table: &'a mut Table<R>,
     /// What the response spoke of.
     present: HashSet<Arc<str>>,
-    rejected: Vec<Rejected>,
+    taken: Taken,
+}
+
+/// What came of a response.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// How many resources were good.
+    pub(crate) valid: usize,
+    /// Those that were not.
+    pub(crate) rejected: Vec<Rejected>,
+    /// The names that the control plane deleted, whose last good value is kept.
+    pub(crate) deleted: Vec<Arc<str>>,
+    /// The names that it had deleted and has again.
+    pub(crate) returned: Vec<Arc<str>>,
 }
 
 /// What hearing of a name ends and begins: the wait for it, and its time to live.
@@ -45,19 +61,20 @@ impl Heard<'_> {
 }
 
 impl<'a, R: Cached> Taking<'a, R> {
-    pub(super) fn new(context: &'a Context, heard: Heard<'a>, table: &'a mut Table<R>) -> Self {
+    pub(super) fn new(context: &'a Context, rules: Rules, heard: Heard<'a>, table: &'a mut Table<R>) -> Self {
         Self {
             context,
+            rules,
             heard,
             table,
             present: HashSet::new(),
-            rejected: Vec::new(),
+            taken: Taken::default(),
         }
     }
 
-    /// What was refused.
-    pub(super) fn rejected(self) -> Vec<Rejected> {
-        self.rejected
+    /// What came of it.
+    pub(super) fn taken(self) -> Taken {
+        self.taken
     }
 
     /// A resource, the `index`th of its response. `label` is the name it goes by outside, where it has one.
@@ -78,12 +95,14 @@ impl<'a, R: Cached> Taking<'a, R> {
             Ok(Unwrapped::Heartbeat { name, ttl }) => return self.heartbeat(&name, version, ttl),
             Err(rejected) => Err(rejected),
         };
-        let (mut decoded, bytes) = match (raw.and_then(|raw| self.decode(raw)), label) {
+        let label = label.map(|label| normal(Arc::clone(label)));
+        let (mut decoded, bytes) = match (raw.and_then(|raw| self.decode(raw)), &label) {
             (Ok((decoded, bytes)), _) => (decoded, bytes),
             (Err(nameless), Some(name)) => (refused(name, nameless.of(name)), Vec::new()),
-            (Err(nameless), None) => return self.rejected.push(nameless.at(index)),
+            (Err(nameless), None) => return self.taken.rejected.push(nameless.at(index)),
         };
-        if let Some(label) = label
+        decoded.name = normal(decoded.name);
+        if let Some(label) = &label
             && *label != decoded.name
         {
             let fault = Fault::new("name", format!("is {:?} inside", decoded.name));
@@ -99,8 +118,15 @@ impl<'a, R: Cached> Taking<'a, R> {
             decoded.value = Err(Rejected::new(R::KIND, Arc::clone(&decoded.name), fault));
         }
         if let Err(why) = &decoded.value {
-            self.rejected.push(why.clone());
+            self.taken.rejected.push(why.clone());
+            if self.rules.fail_on_data_errors {
+                self.table.discard(&decoded.name);
+            }
         } else {
+            self.taken.valid += 1;
+            if self.table.is_deleted(&decoded.name) {
+                self.taken.returned.push(Arc::clone(&decoded.name));
+            }
             self.heard.lives(&decoded.name, ttl);
             if self.table.confirm(&decoded.name, &bytes, version) {
                 return;
@@ -111,28 +137,34 @@ impl<'a, R: Cached> Taking<'a, R> {
 
     /// Word that a resource is there as it was. One of a version that is not held says nothing.
     pub(super) fn heartbeat(&mut self, name: &Arc<str>, version: &Arc<str>, ttl: Option<Duration>) {
-        if self.table.holds(name, version) {
-            self.heard.of(name);
-            self.heard.lives(name, ttl);
+        let name = normal(Arc::clone(name));
+        if self.table.holds(&name, version) {
+            self.heard.of(&name);
+            self.heard.lives(&name, ttl);
         }
-        self.present.insert(Arc::clone(name));
+        self.present.insert(name);
     }
 
-    /// An error in the place of a resource.
+    /// An error in the place of a resource: it is not there, or the control plane has trouble of its own, which passes and
+    /// says nothing about the resource (gRFC A88).
     pub(super) fn error(&mut self, error: ResourceError) {
-        // Anything else is the control plane's own trouble, which passes (gRFC A88).
-        if matches!(error.code, NOT_FOUND | PERMISSION_DENIED) {
-            let ResourceError { name, message, .. } = error;
-            let why = format!("{} {name:?}: the control plane says: {message}", R::KIND);
-            self.absent(name.into(), why);
+        let ResourceError { name, code, message } = error;
+        let name = normal(name.into());
+        let why = format!("{} {name:?}: the control plane says: {message}", R::KIND);
+        if matches!(code, NOT_FOUND | PERMISSION_DENIED) {
+            return self.absent(name, why);
         }
+        self.heard.of(&name);
+        self.table.trouble(&name, Trouble::Failed(why.into()));
+        self.present.insert(name);
     }
 
     /// Word that a resource is not there. One that is in the same response is.
     pub(super) fn remove(&mut self, name: Arc<str>) {
+        let name = normal(name);
         if !self.present.contains(&name) {
             let why = match self.table.has(&name) {
-                true => deleted::<R>(&name),
+                true => self.deleted(&name),
                 false => format!("{} {name:?} does not exist: the control plane says so", R::KIND),
             };
             self.absent(name, why);
@@ -144,7 +176,8 @@ impl<'a, R: Cached> Taking<'a, R> {
         let known = self.table.known().filter(|name| !self.present.contains(*name));
         let gone: Vec<Arc<str>> = known.cloned().collect();
         for name in gone {
-            self.gone(&name, deleted::<R>(&name));
+            let why = self.deleted(&name);
+            self.gone(&name, why);
         }
     }
 
@@ -165,10 +198,23 @@ impl<'a, R: Cached> Taking<'a, R> {
 
     fn gone(&mut self, name: &Arc<str>, why: String) {
         self.heard.lives(name, None);
-        self.table.absent(name, &why.into());
+        if self.rules.fail_on_data_errors {
+            self.table.discard(name);
+        }
+        if self.table.trouble(name, Trouble::Absent(why.into())) {
+            self.taken.deleted.push(Arc::clone(name));
+        }
         if !self.heard.names.contains_key(name) {
             self.table.remove(name);
         }
+    }
+
+    fn deleted(&self, name: &str) -> String {
+        let kept = match self.rules.fail_on_data_errors {
+            true => "",
+            false => "; its last value is kept",
+        };
+        format!("{} {name:?} was deleted by the control plane{kept}", R::KIND)
     }
 }
 
@@ -180,9 +226,10 @@ fn refused<R>(name: &Arc<str>, why: Rejected) -> Decoded<R> {
     }
 }
 
-fn deleted<R: Cached>(name: &str) -> String {
-    format!(
-        "{} {name:?} was deleted by the control plane; its last value is kept",
-        R::KIND
-    )
+/// A name as it is remembered. What comes for one that was subscribed to may be spelt another way (gRFC A47).
+fn normal(name: Arc<str>) -> Arc<str> {
+    match normal_form(&name) {
+        Cow::Borrowed(_) => name,
+        Cow::Owned(normal) => normal.into(),
+    }
 }

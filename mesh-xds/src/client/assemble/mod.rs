@@ -23,7 +23,7 @@ use std::time::Duration;
 use mesh_core::config::{ClusterName, Inbound, Resolved, RouteTree, Snapshot, Version};
 
 use super::ads::Needs;
-use super::cache::{Cache, Changed};
+use super::cache::{Changed, Sources};
 use crate::bootstrap::Profile;
 use crate::resource::ResourceKind;
 
@@ -129,22 +129,33 @@ impl Assembler {
         self.hosts.resolved(host, outcome);
     }
 
-    /// Brings the snapshot up to the cache, in which `changed` differs from what it was at the last call.
-    pub(crate) fn assemble(&mut self, wanted: &Wanted, cache: &Cache, changed: &[Changed]) -> Assembly {
+    /// Brings the snapshot up to the sources, in which `changed` differs from what it was at the last call.
+    pub(crate) fn assemble<'a>(
+        &mut self,
+        wanted: &Wanted,
+        sources: impl Into<Sources<'a>>,
+        changed: &[Changed],
+    ) -> Assembly {
+        let sources = sources.into();
         let hosts = self.hosts.take_changed();
         if self.wanted == *wanted
-            && let Some(snapshot) = self.touch(cache, changed, hosts)
+            && let Some(snapshot) = self.touch(sources, changed, hosts)
         {
             return Assembly {
                 snapshot,
                 ..Assembly::default()
             };
         }
-        self.walk(wanted, cache)
+        self.walk(wanted, sources)
     }
 
     /// Renews the clusters that depend on what changed, if that is all there is to do: no reference is another one.
-    fn touch(&mut self, cache: &Cache, changed: &[Changed], hosts: BTreeSet<Arc<str>>) -> Option<Option<Snapshot>> {
+    fn touch(
+        &mut self,
+        sources: Sources<'_>,
+        changed: &[Changed],
+        hosts: BTreeSet<Arc<str>>,
+    ) -> Option<Option<Snapshot>> {
         let mut clusters: BTreeSet<&ClusterName> = BTreeSet::new();
         for (kind, name) in changed {
             // What nobody looks at may change as it likes: a control plane that sends all its clusters sends many of those.
@@ -166,7 +177,7 @@ impl Assembler {
         let mut renewed = Vec::new();
         for name in clusters {
             let before = self.clusters.get(name)?;
-            let mut walk = Walk::new(cache, &self.hosts);
+            let mut walk = Walk::new(sources, &self.hosts);
             // One that waits for something, or refers to something else, is for the walk.
             let memo = walk.cluster(name);
             if !walk.missing.is_empty() || memo.looked_at != before.looked_at {
@@ -187,10 +198,10 @@ impl Assembler {
     }
 
     /// Follows the references of all targets.
-    fn walk(&mut self, wanted: &Wanted, cache: &Cache) -> Assembly {
+    fn walk(&mut self, wanted: &Wanted, sources: Sources<'_>) -> Assembly {
         self.wanted.clone_from(wanted);
         let hosts = std::mem::take(&mut self.hosts);
-        let mut walk = Walk::new(cache, &hosts);
+        let mut walk = Walk::new(sources, &hosts);
         if self.naming.profile == Profile::Envoy && *wanted != Wanted::default() {
             walk.needs.want_everything(ResourceKind::Listener);
             walk.needs.want_everything(ResourceKind::Cluster);

@@ -83,12 +83,12 @@ impl Walk<'_> {
             let text = format!("target {target:?} has no port, by which a sidecar's listeners are found");
             return Some(Err(no_listener(text)));
         };
-        if !self.cache.is_complete::<Listener>() {
+        if !self.sources.plain().is_complete::<Listener>() {
             self.misses_all::<Listener>();
             return None;
         }
         let mut found = None;
-        for listener in candidates(self.cache.values::<Listener>(), target, host, port) {
+        for listener in candidates(self.sources.plain().values::<Listener>(), target, host, port) {
             let Listener::Outbound { http, .. } = &*listener else {
                 continue;
             };
@@ -177,7 +177,7 @@ impl Walk<'_> {
 
     /// A sidecar has one listener for all that is sent to its workload, whose chains look at the port.
     fn virtual_inbound(&mut self, address: &str) -> Option<Resolved<Inbound>> {
-        if !self.cache.is_complete::<Listener>() {
+        if !self.sources.plain().is_complete::<Listener>() {
             self.misses_all::<Listener>();
             return None;
         }
@@ -185,7 +185,7 @@ impl Walk<'_> {
             Listener::Inbound(inbound) => Some(Arc::clone(inbound)),
             _ => None,
         };
-        let found = self.cache.values::<Listener>().find_map(inbound);
+        let found = self.sources.plain().values::<Listener>().find_map(inbound);
         Some(found.ok_or_else(|| {
             no_listener(format!(
                 "the control plane has no inbound listener for the server at {address}"

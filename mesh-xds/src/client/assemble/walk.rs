@@ -1,5 +1,6 @@
 //! Down the references of targets and clusters, noting each name that is needed and each that is missing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
@@ -11,11 +12,11 @@ use super::cluster::Memo;
 use super::hosts::{Answer, Hosts};
 use super::{Key, Missing};
 use crate::client::ads::Needs;
-use crate::client::cache::{Cache, Cached, Found, Trouble};
+use crate::client::cache::{Cached, Found, Sources, Trouble, normal_form};
 
 /// A walk down the references of targets or clusters.
 pub(super) struct Walk<'a> {
-    pub(super) cache: &'a Cache,
+    pub(super) sources: Sources<'a>,
     hosts: &'a Hosts,
     pub(super) needs: Needs,
     /// The names to be resolved, and how often.
@@ -26,9 +27,9 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(cache: &'a Cache, hosts: &'a Hosts) -> Self {
+    pub(super) fn new(sources: Sources<'a>, hosts: &'a Hosts) -> Self {
         Self {
-            cache,
+            sources,
             hosts,
             needs: Needs::default(),
             lookups: BTreeMap::new(),
@@ -46,9 +47,13 @@ impl<'a> Walk<'a> {
 
     /// What a name is, noting that it was looked at, and that it is missing if it is.
     pub(super) fn look<R: Cached>(&mut self, name: &Arc<str>) -> Found<R> {
+        let name = &match normal_form(name) {
+            Cow::Borrowed(_) => Arc::clone(name),
+            Cow::Owned(normal) => normal.into(),
+        };
         self.needs[R::KIND.index()].insert(Arc::clone(name));
         self.looked_at.push(Key::Resource(R::KIND, Arc::clone(name)));
-        let found = self.cache.find(name);
+        let found = self.sources.find(name);
         if matches!(found, Found::Pending) {
             self.misses(Missing::Resource(R::KIND, Arc::clone(name)));
         }
@@ -83,6 +88,7 @@ impl<'a> Walk<'a> {
 pub(super) fn reason(trouble: Trouble, absent: ReasonKind) -> Reason {
     match trouble {
         Trouble::Absent(why) => Reason::new(absent, why),
+        Trouble::Failed(why) | Trouble::TimedOut(why) => Reason::new(ReasonKind::Waiting, why),
         Trouble::Refused(rejected) => Reason::new(
             ReasonKind::Refused,
             format!("refused, and there was no good one before: {rejected}"),

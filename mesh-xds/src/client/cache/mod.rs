@@ -13,8 +13,10 @@ use mesh_core::config::RouteTree;
 use crate::decode::{Rejected, Resource};
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 
+mod sources;
 mod table;
 
+pub(crate) use sources::{Authorities, Sources, normal_form};
 pub(crate) use table::{MAX_RESOURCES, Names, Table};
 
 /// A table for each kind.
@@ -34,6 +36,10 @@ pub(crate) enum Trouble {
     Refused(Rejected),
     /// The control plane does not have it: it said so, or did not answer in time, or stopped listing it.
     Absent(Arc<str>),
+    /// The control plane could not say, for a reason of its own that passes (xRFC TP3): whether there is one is not known.
+    Failed(Arc<str>),
+    /// The control plane did not say in time, where that means that it is ill (gRFC A88).
+    TimedOut(Arc<str>),
 }
 
 /// A name of which something changed: its value, its trouble, or whether it is subscribed to.
@@ -103,9 +109,44 @@ impl Cache {
         self.of_mut(kind).end(name, why);
     }
 
-    /// Notes that the control plane does not have it.
-    pub(crate) fn absent(&mut self, kind: ResourceKind, name: &Arc<str>, why: &Arc<str>) {
-        self.of_mut(kind).absent(name, why);
+    /// Notes what is wrong with a name. A good value stays.
+    pub(crate) fn trouble(&mut self, kind: ResourceKind, name: &Arc<str>, trouble: Trouble) {
+        self.of_mut(kind).trouble(name, trouble);
+    }
+
+    /// Whether nothing at all was heard of a subscribed name.
+    pub(crate) fn is_unknown(&self, kind: ResourceKind, name: &str) -> bool {
+        self.of(kind).is_unknown(name)
+    }
+
+    /// Whether everything of some kind was asked for and is not told yet.
+    pub(crate) fn awaits_everything(&self) -> bool {
+        ResourceKind::ALL
+            .into_iter()
+            .any(|kind| self.of(kind).awaits_everything())
+    }
+
+    /// Whether there is a good value of any name that `belongs`.
+    pub(crate) fn has_any(&self, belongs: impl Fn(&str) -> bool) -> bool {
+        ResourceKind::ALL
+            .into_iter()
+            .any(|kind| self.of(kind).has_any(&belongs))
+    }
+
+    /// Every name of which something is remembered.
+    pub(crate) fn names(&self) -> impl Iterator<Item = Changed> {
+        let kinds = ResourceKind::ALL.into_iter();
+        kinds.flat_map(|kind| self.of(kind).names().into_iter().map(move |name| (kind, name)))
+    }
+
+    /// Takes over the last good values of another control plane where this one has told none: what was good once is served
+    /// on (gRFC A88), whoever told it.
+    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool) {
+        self.listeners.inherit(&from.listeners, &belongs);
+        self.routes.inherit(&from.routes, &belongs);
+        self.clusters.inherit(&from.clusters, &belongs);
+        self.endpoints.inherit(&from.endpoints, &belongs);
+        self.extensions.inherit(&from.extensions, &belongs);
     }
 
     /// Names and versions of what is held without dispute.

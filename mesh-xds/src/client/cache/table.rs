@@ -40,6 +40,17 @@ struct Good<R> {
     notes: Vec<Box<str>>,
 }
 
+impl<R> Clone for Good<R> {
+    fn clone(&self) -> Self {
+        Self {
+            value: Arc::clone(&self.value),
+            bytes: Arc::clone(&self.bytes),
+            version: Arc::clone(&self.version),
+            notes: self.notes.clone(),
+        }
+    }
+}
+
 impl<R: Resource> Table<R> {
     pub(super) fn find(&self, name: &str) -> Found<R> {
         match self.entries.get(name) {
@@ -140,6 +151,29 @@ impl<R: Resource> Table<R> {
             .filter_map(|entry| Some(Arc::clone(&entry.good.as_ref()?.value)))
     }
 
+    /// Whether a good value is kept that the control plane no longer has.
+    pub(crate) fn is_deleted(&self, name: &str) -> bool {
+        let entry = self.entries.get(name);
+        entry.is_some_and(|entry| entry.good.is_some() && matches!(entry.trouble, Some(Trouble::Absent(_))))
+    }
+
+    /// Gives a good value up.
+    pub(crate) fn discard(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.good = None;
+        }
+    }
+
+    pub(super) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool) {
+        let mine = self.entries.iter_mut();
+        for (name, entry) in mine.filter(|(name, entry)| belongs(name) && entry.good.is_none()) {
+            if let Some(good) = from.entries.get(name).and_then(|entry| entry.good.as_ref()) {
+                entry.good = Some(good.clone());
+                self.changed.push(Arc::clone(name));
+            }
+        }
+    }
+
     /// Whether everything was asked for and told.
     pub(super) fn is_complete(&self) -> bool {
         self.complete
@@ -154,12 +188,20 @@ pub(crate) trait Names {
     fn remove(&mut self, name: &str);
     /// Whether resources that nobody named are kept too.
     fn open(&mut self, everything: bool);
-    /// Notes that the control plane does not have it. A good value stays.
-    fn absent(&mut self, name: &Arc<str>, why: &Arc<str>);
+    /// Notes what is wrong with a name, beside its good value; whether there is one, and nothing of the sort was wrong before.
+    fn trouble(&mut self, name: &Arc<str>, trouble: Trouble) -> bool;
     /// Ends a good value.
     fn end(&mut self, name: &Arc<str>, why: &Arc<str>);
     /// Names and versions of the good values that nothing was said against since.
     fn held(&self) -> Vec<(Arc<str>, Arc<str>)>;
+    /// Every name of which something is remembered.
+    fn names(&self) -> Vec<Arc<str>>;
+    /// Whether nothing at all was heard of a name.
+    fn is_unknown(&self, name: &str) -> bool;
+    /// Whether everything was asked for and is not told yet.
+    fn awaits_everything(&self) -> bool;
+    /// Whether there is a good value of any name that `belongs`.
+    fn has_any(&self, belongs: &dyn Fn(&str) -> bool) -> bool;
     fn take_changed(&mut self) -> Vec<Arc<str>>;
     fn row(&self, name: &str) -> Option<Row<'_>>;
     #[cfg(test)]
@@ -194,18 +236,36 @@ impl<R: Resource> Names for Table<R> {
         self.complete &= everything;
     }
 
-    fn absent(&mut self, name: &Arc<str>, why: &Arc<str>) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.trouble = Some(Trouble::Absent(Arc::clone(why)));
-            self.changed.push(Arc::clone(name));
-        }
+    fn trouble(&mut self, name: &Arc<str>, trouble: Trouble) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return false;
+        };
+        let before = entry.trouble.as_ref().map(mem::discriminant);
+        let is_new = before != Some(mem::discriminant(&trouble));
+        entry.trouble = Some(trouble);
+        self.changed.push(Arc::clone(name));
+        is_new && entry.good.is_some()
     }
 
     fn end(&mut self, name: &Arc<str>, why: &Arc<str>) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.good = None;
-        }
-        self.absent(name, why);
+        self.discard(name);
+        self.trouble(name, Trouble::Absent(Arc::clone(why)));
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        self.entries.keys().cloned().collect()
+    }
+
+    fn is_unknown(&self, name: &str) -> bool {
+        matches!(self.find(name), Found::Pending)
+    }
+
+    fn awaits_everything(&self) -> bool {
+        self.everything && !self.complete
+    }
+
+    fn has_any(&self, belongs: &dyn Fn(&str) -> bool) -> bool {
+        self.known().any(|name| belongs(name))
     }
 
     fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {

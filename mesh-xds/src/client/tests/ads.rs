@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mesh_core::config::RouteTree;
 
 use super::*;
-use crate::client::ads::{AdsState, Needs};
+use crate::client::ads::{AdsState, Needs, Rules};
 use crate::client::cache::{Found, Trouble};
 use crate::decode::Context;
 use crate::node::Node;
@@ -258,12 +258,13 @@ fn types_that_are_unknown_or_were_not_asked_for_are_not_answered() {
     let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
     let mut unknown = response(LDS, "1", vec![]);
     unknown.type_url = "type.googleapis.com/x.Y".into();
-    assert!(!stream.ads.receive(unknown, stream.now).understood);
+    assert!(!stream.ads.receive(unknown, stream.now).kind.is_some());
     assert!(
         !stream
             .ads
             .receive(response(CDS, "1", vec![cluster("c")]), stream.now)
-            .understood
+            .kind
+            .is_some()
     );
     assert!(stream.sent().is_empty());
 }
@@ -356,7 +357,121 @@ fn the_control_planes_word_that_a_resource_is_not_there_needs_no_timer() {
         Found::None(Trouble::Absent(_))
     ));
     assert!(matches!(stream.ads.cache().find::<Listener>("b"), Found::Value(_)));
-    assert!(matches!(stream.ads.cache().find::<Listener>("c"), Found::Pending));
+    assert!(matches!(
+        stream.ads.cache().find::<Listener>("c"),
+        Found::None(Trouble::Failed(_))
+    ));
+    assert_eq!(stream.ads.deadline(stream.now), None, "neither is waited for any more");
+    // A passing error beside a good value changes nothing, and neither is forgotten by a response that is silent about it.
+    let mut passing = response(LDS, "3", vec![listener("c", "r")]);
+    passing.errors = vec![error("b", 13)];
+    assert_eq!(stream.answer(passing).error, None);
+    for name in ["b", "c"] {
+        assert!(
+            matches!(stream.ads.cache().find::<Listener>(name), Found::Value(_)),
+            "{name}"
+        );
+    }
+    let rows = stream.ads.cache().rows();
+    let troubles: Vec<_> = rows.map(|row| row.trouble.is_some()).collect();
+    assert_eq!(troubles, [true, true, false]);
+}
+
+#[test]
+fn cp_8_a_deleted_listener_or_cluster_is_kept_by_default_and_told_once() {
+    for kind in [LDS, CDS] {
+        let (mut stream, _) = Stream::open(&[(kind, &["a"])]);
+        let there = |version: &str| match kind {
+            LDS => response(kind, version, vec![listener("a", "r")]),
+            _ => response(kind, version, vec![cluster("a")]),
+        };
+        stream.answer(there("1"));
+        let deleted = stream.ads.receive(response(kind, "2", vec![]), stream.now).taken;
+        assert_eq!((deleted.deleted, deleted.valid), (names(&["a"]), 0));
+        let again = stream.ads.receive(response(kind, "3", vec![]), stream.now).taken;
+        assert!(again.deleted.is_empty(), "once");
+        let row = stream.ads.cache().rows().next().unwrap();
+        assert!(row.accepted.is_some() && matches!(row.trouble, Some(Trouble::Absent(why)) if why.contains("kept")));
+        let back = stream.ads.receive(there("4"), stream.now).taken;
+        assert_eq!((back.returned, back.valid), (names(&["a"]), 1));
+        assert_eq!(stream.ads.cache().rows().next().unwrap().trouble, None);
+    }
+}
+
+#[test]
+fn cp_8_data_errors_end_a_resource_where_the_control_plane_is_said_to_mean_them() {
+    let error = ResourceError {
+        name: "a".into(),
+        code: 7,
+        message: "not yours".into(),
+    };
+    let mut denied = response(CDS, "2", vec![]);
+    denied.errors = vec![error];
+    let mut passing = denied.clone();
+    passing.errors[0].code = 14;
+    for (said, is_kept, text) in [
+        (response(CDS, "2", vec![]), false, "was deleted by the control plane"),
+        (response(CDS, "2", vec![bad_cluster("a")]), false, "instance_name"),
+        (denied, false, "not yours"),
+        (passing, true, "not yours"),
+    ] {
+        let (mut stream, _) = Stream::open(&[(CDS, &["a"])]);
+        let rules = Rules {
+            fail_on_data_errors: true,
+            ..Rules::default()
+        };
+        stream.ads = AdsState::new(Arc::default(), Context::default()).with_rules(rules);
+        stream.ads.subscribe(&needs(&[(CDS, &["a"])]));
+        stream.ads.stream_opened();
+        stream.sent();
+        stream.answer(response(CDS, "1", vec![cluster("a")]));
+        stream.answer(said);
+        let is_there = matches!(stream.ads.cache().find::<ClusterSpec>("a"), Found::Value(_));
+        let trouble = stream.ads.cache().rows().next().unwrap().trouble.cloned();
+        assert_eq!(is_there, is_kept, "{trouble:?}");
+        assert!(format!("{trouble:?}").contains(text), "{trouble:?}");
+        assert!(!format!("{trouble:?}").contains("kept"), "{trouble:?}");
+        stream.answer(response(CDS, "3", vec![cluster("a")]));
+        assert!(matches!(stream.ads.cache().find::<ClusterSpec>("a"), Found::Value(_)));
+    }
+}
+
+#[test]
+fn silence_is_a_passing_trouble_where_the_control_plane_is_said_to_mean_that() {
+    let (mut stream, _) = Stream::open(&[]);
+    let rules = Rules {
+        silence_is_transient: true,
+        ..Rules::default()
+    };
+    stream.ads = AdsState::new(Arc::default(), Context::default()).with_rules(rules);
+    stream.ads.subscribe(&needs(&[(LDS, &["a"])]));
+    stream.ads.stream_opened();
+    stream.sent();
+    let half_a_minute = stream.now + Duration::from_secs(30);
+    assert_eq!(stream.ads.deadline(stream.now), Some(half_a_minute));
+    assert!(stream.ads.on_timer(half_a_minute));
+    match stream.ads.cache().find::<Listener>("a") {
+        Found::None(Trouble::TimedOut(why)) => assert!(why.contains("30 s") && !why.contains("exist"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_forgotten_is_asked_for_without_a_version() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["a"])]);
+    stream.answer(response(CDS, "1", vec![cluster("a")]));
+    stream.ads.forget_versions();
+    stream.ads.stream_opened();
+    let first = stream.sent().remove(0);
+    assert_eq!((first.version.as_str(), first.names), ("", names(&["a"])));
+    assert!(
+        matches!(stream.ads.cache().find::<ClusterSpec>("a"), Found::Value(_)),
+        "values stay"
+    );
+    stream.ads.reset();
+    assert_eq!(stream.ads.cache().rows().count(), 0);
+    stream.ads.subscribe(&needs(&[(CDS, &["a"])]));
+    assert!(stream.sent().is_empty(), "there is no stream");
 }
 
 #[test]
@@ -405,6 +520,7 @@ fn everything_is_asked_for_without_names_and_what_is_not_listed_is_not_there() {
         Found::Value(_) => "there",
         Found::None(Trouble::Absent(_)) => "absent",
         Found::None(Trouble::Refused(_)) => "refused",
+        Found::None(Trouble::Failed(_) | Trouble::TimedOut(_)) => "unavailable",
         Found::Pending => "pending",
     };
     assert_eq!(found(&stream, "missing"), "pending");

@@ -3,6 +3,10 @@
 mod ads;
 mod assemble;
 mod delta;
+mod fallback;
+mod federation;
+mod outage;
+mod plane;
 mod stream;
 
 use std::sync::Arc;

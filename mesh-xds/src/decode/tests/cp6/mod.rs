@@ -73,7 +73,7 @@ where
         errors: Vec::new(),
     };
     let received = ads.receive(response(0, named(base, BAD)), now);
-    assert_eq!(received.rejected, [], "the resources were bad from the start");
+    assert_eq!(received.taken.rejected, [], "the resources were bad from the start");
     let Found::Value(last_good) = ads.cache().find::<R>(BAD) else {
         panic!("a good resource was not taken")
     };
@@ -83,8 +83,8 @@ where
         spoil(&mut bad);
         let version = index + 1;
         let received = ads.receive(response(version, raw(&bad)), now);
-        let [rejected] = &received.rejected[..] else {
-            panic!("mutator {index} ({field}): {:?}", received.rejected)
+        let [rejected] = &received.taken.rejected[..] else {
+            panic!("mutator {index} ({field}): {:?}", received.taken.rejected)
         };
         assert_eq!(
             (rejected.resource(), rejected.field()),

@@ -1,0 +1,209 @@
+//! Several control planes for one authority (gRFC A71), named after grpc-go's tests where there is one.
+
+use std::time::Duration;
+
+use super::plane::{BOTH, EVER, Net, Plane, Subject, Way, settle};
+use super::*;
+use crate::bootstrap::{Bootstrap, Protocol, ServerEntry, ServerFeature};
+use crate::node::Node;
+
+const FIRST: &str = "first:1";
+const SECOND: &str = "second:1";
+const THIRD: &str = "third:1";
+
+/// Two planes that tell the same target differently.
+fn two(net: &Net) -> (Arc<Plane>, Arc<Plane>) {
+    let (first, second) = (net.plane(FIRST), net.plane(SECOND));
+    first.tell("t", "one", 1);
+    second.tell("t", "two", 2);
+    (first, second)
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_10_on_startup_the_second_serves_until_the_first_is_there() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (first, second) = two(&net);
+        first.go(Way::Down);
+        let subject = Subject::of(&net, protocol, &[FIRST, SECOND], &["t"]);
+        subject.until("t", "two:2").await;
+        let report = subject.client.status().report();
+        assert_eq!(report.connection.server, SECOND);
+        let in_use: Vec<bool> = report.connections.iter().map(|one| one.in_use).collect();
+        assert_eq!((in_use, report.connections[0].failures), (vec![false, true], 1));
+        assert_eq!(subject.link.waiting_reason(), None, "nothing is wrong for a caller");
+        // The first goes on being tried, and its word counts as soon as it is whole.
+        first.go(Way::Open);
+        subject.until("t", "one:1").await;
+        settle().await;
+        assert_eq!((first.log().open, second.log().open), (1, 0), "the second is let go of");
+        assert_eq!(subject.history("t"), ["two:2", "one:1"]);
+        assert_eq!(subject.client.status().report().connection.server, FIRST);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_10_mid_startup_the_second_tells_everything_and_nothing_is_mixed() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (first, second) = two(&net);
+        first.delete(ResourceKind::Cluster, "one");
+        first.delete(ResourceKind::Endpoints, "one");
+        second.delete(ResourceKind::Endpoints, "two");
+        let subject = Subject::of(&net, protocol, &[FIRST, SECOND], &["t"]);
+        settle().await;
+        assert_eq!(second.log().dials.len(), 0, "the first answers");
+        first.go(Way::Down);
+        // The first is tried again before the second is asked: its stream had answered.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(second.log().open, 1);
+        assert_eq!(subject.ports("t"), "nothing", "half of each is no configuration");
+        second.cluster("two", 2);
+        subject.until("t", "two:2").await;
+        assert_eq!(subject.history("t"), ["two:2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_10_mid_update_the_last_whole_configuration_serves_until_the_second_is_whole() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (first, second) = two(&net);
+        let subject = Subject::of(&net, protocol, &[FIRST, SECOND], &["t"]);
+        subject.until("t", "one:1").await;
+        // An update that refers to a cluster which never comes.
+        first.set(ResourceKind::Route, "t", routes("t", "new"));
+        settle().await;
+        assert!(first.log().asked.contains(&(ResourceKind::Cluster, "new".into())));
+        first.go(Way::Down);
+        subject.until("t", "two:2").await;
+        assert_eq!(subject.history("t"), ["one:1", "two:2"]);
+        assert!(second.log().claims.is_empty(), "{:?}", second.log().claims);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_10_an_outage_that_costs_nothing_is_no_reason_to_fall_back() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (first, second) = two(&net);
+        let mut subject = Subject::of(&net, protocol, &[FIRST, SECOND], &["t"]);
+        subject.until("t", "one:1").await;
+        first.go(Way::Down);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!((second.log().dials.len(), subject.ports("t")), (0, "one:1".into()));
+        // Now something is wanted that is not known.
+        second.tell("u", "two", 2);
+        subject.want("u");
+        subject.until("u", "two:2").await;
+        assert_eq!(subject.ports("t"), "two:2", "one plane's word counts for all");
+        assert_eq!(subject.history("t"), ["one:1", "two:2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_10_of_three_the_best_that_answers_is_used_and_promoted_step_by_step() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (first, second) = two(&net);
+        let third = net.plane(THIRD);
+        third.tell("t", "three", 3);
+        first.go(Way::Down);
+        second.go(Way::Down);
+        let subject = Subject::of(&net, protocol, &[FIRST, SECOND, THIRD], &["t"]);
+        subject.until("t", "three:3").await;
+        second.go(Way::Open);
+        subject.until("t", "two:2").await;
+        settle().await;
+        assert_eq!((third.log().open, second.log().open), (0, 1));
+        first.go(Way::Open);
+        subject.until("t", "one:1").await;
+        settle().await;
+        assert_eq!((third.log().open, second.log().open, first.log().open), (0, 0, 1));
+        assert_eq!(subject.history("t"), ["three:3", "two:2", "one:1"]);
+        // And down again, both steps at once.
+        let mut subject = subject;
+        third.tell("u", "three", 3);
+        first.go(Way::Down);
+        second.go(Way::Down);
+        subject.want("u");
+        subject.until("u", "three:3").await;
+        assert_eq!(subject.ports("t"), "three:3");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_10_a_first_that_dies_before_it_is_whole_changes_nothing() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (first, second) = two(&net);
+        first.go(Way::Down);
+        first.delete(ResourceKind::Endpoints, "one");
+        let subject = Subject::of(&net, protocol, &[FIRST, SECOND], &["t"]);
+        subject.until("t", "two:2").await;
+        first.go(Way::Open);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!((first.log().open, second.log().open), (1, 1));
+        // What the second says meanwhile is heard.
+        second.cluster("two", 22);
+        subject.until("t", "two:22").await;
+        first.go(Way::Down);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(subject.history("t"), ["two:2", "two:22"]);
+        first.set(ResourceKind::Endpoints, "one", endpoints("one", &[1]));
+        first.go(Way::Open);
+        subject.until("t", "one:1").await;
+        assert_eq!(subject.history("t"), ["two:2", "two:22", "one:1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_10_what_the_next_does_not_have_keeps_its_last_value_unless_told_otherwise() {
+    for (feature, expected) in [(None, "one:1"), (Some(ServerFeature::FailOnDataErrors), "error")] {
+        let net = Net::default();
+        let (first, second) = two(&net);
+        let entry = |address| {
+            let entry = ServerEntry::insecure(address);
+            match feature {
+                Some(feature) => entry.feature(feature),
+                None => entry,
+            }
+        };
+        let builder = Bootstrap::builder(Node::default())
+            .server(entry(FIRST))
+            .server(entry(SECOND));
+        let mut subject = Subject::start(&net, builder, &["t"]);
+        subject.until("t", "one:1").await;
+        second.delete(ResourceKind::Listener, "t");
+        second.delete(ResourceKind::Route, "t");
+        second.tell("u", "two", 2);
+        first.go(Way::Down);
+        subject.want("u");
+        // The switch waits for the timer of what the second does not have.
+        subject.until("u", "two:2").await;
+        let status = subject.client.status();
+        let absent = |report: &crate::client::Report| {
+            let row = report.resource(ResourceKind::Listener, "t");
+            row.is_some_and(|row| row.absent.is_some())
+        };
+        status.until(EVER, absent).await.unwrap();
+        assert!(subject.ports("t").starts_with(expected), "{}", subject.ports("t"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_10_a_caller_is_told_of_trouble_only_when_all_have_it() {
+    let net = Net::default();
+    let (first, second) = two(&net);
+    first.go(Way::Down);
+    second.go(Way::Black);
+    let subject = Subject::of(&net, Protocol::Sotw, &[FIRST, SECOND], &["t"]);
+    settle().await;
+    let reason = || subject.link.waiting_reason().unwrap().to_string();
+    assert_eq!(reason(), format!("waiting for listener \"t\" from {SECOND}"));
+    second.go(Way::Down);
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    let both = reason();
+    assert!(both.contains(FIRST) && both.contains(SECOND), "{both}");
+    assert_eq!(subject.ports("t"), "nothing");
+}

@@ -1,0 +1,229 @@
+//! What becomes of a process when its control plane is gone, silent, slow or rude.
+
+use std::time::Duration;
+
+use mesh_core::config::ReasonKind;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::plane::{BOTH, EVER, Net, Subject, Way, settle};
+use super::*;
+use crate::bootstrap::{Bootstrap, Protocol, ServerEntry, ServerFeature};
+use crate::client::Phase;
+use crate::node::Node;
+
+const HOME: &str = "home:1";
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn cp_1_an_hour_without_a_control_plane_changes_nothing_for_calls() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let home = net.plane(HOME);
+        home.tell("t", "home", 1);
+        let subject = Subject::of(&net, protocol, &[HOME], &["t"]);
+        subject.until("t", "home:1").await;
+        let before = subject.link.snapshots().load_full();
+        let killed = Instant::now();
+        home.go(Way::Down);
+        tokio::time::sleep(3600 * SECOND).await;
+        assert!(Arc::ptr_eq(&before, &subject.link.snapshots().load_full()));
+        let report = subject.client.status().report();
+        let age = report.age(Instant::now().into_std()).unwrap();
+        assert!(age >= 3600 * SECOND && age < 3601 * SECOND, "{age:?}");
+        // gRPC's backoff: 1 s, then 1.6 times as much each time up to 120 s, and a fifth less or more.
+        let dials = home.log().dials.split_off(1);
+        let (mut last, mut base) = (killed, 1.0f64);
+        for dial in &dials {
+            let gap = (*dial - last).as_secs_f64();
+            assert!(gap > base * 0.8 - 0.01 && gap < base * 1.2 + 0.01, "{gap} of {base}");
+            (last, base) = (*dial, (base * 1.6).min(120.0));
+        }
+        println!("{protocol:?}: {} attempts in an hour", dials.len());
+        assert!((30..50).contains(&dials.len()), "{}", dials.len());
+        assert_eq!(report.connection.attempts as usize, dials.len());
+        // One that is back is heard of, and only what changed makes a difference.
+        home.go(Way::Open);
+        home.cluster("home", 2);
+        subject.until("t", "home:2").await;
+        assert_eq!(subject.history("t"), ["home:1", "home:2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_2_without_a_first_configuration_the_reason_is_told_and_one_pause_after_the_return_it_is_there() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let home = net.plane(HOME);
+        home.tell("t", "home", 1);
+        home.go(Way::Down);
+        let subject = Subject::of(&net, protocol, &[HOME], &["t"]);
+        settle().await;
+        let reason = subject.link.waiting_reason().unwrap();
+        assert_eq!(reason.kind(), ReasonKind::Waiting);
+        assert!(
+            reason.to_string().contains("connecting to home:1: connection refused"),
+            "{reason}"
+        );
+        tokio::time::sleep(600 * SECOND).await;
+        assert_eq!(subject.ports("t"), "nothing", "waiting is not an answer");
+        home.go(Way::Open);
+        let Phase::BackingOff(pause) = subject.client.status().report().connection.phase else {
+            panic!("it pauses");
+        };
+        let back = Instant::now();
+        subject.until("t", "home:1").await;
+        assert!(
+            back.elapsed() <= pause + SECOND / 100,
+            "{:?} of {pause:?}",
+            back.elapsed()
+        );
+        assert_eq!(subject.link.waiting_reason(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_3_a_connection_that_swallows_everything_is_found_dead_and_made_anew() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let home = net.plane(HOME);
+        home.tell("t", "home", 1);
+        let subject = Subject::of(&net, protocol, &[HOME], &["t"]);
+        subject.until("t", "home:1").await;
+        // A quiet hour is no reason for anything.
+        tokio::time::sleep(3600 * SECOND).await;
+        assert_eq!(home.log().dials.len(), 1);
+        home.go(Way::Black);
+        settle().await;
+        home.go(Way::Open);
+        let lost = Instant::now();
+        home.cluster("home", 2);
+        let is_lost = |report: &crate::client::Report| !report.is_connected();
+        let report = subject.client.status().until(EVER, is_lost).await.unwrap();
+        println!("{protocol:?}: noticed after {:?}", lost.elapsed());
+        assert!(lost.elapsed() <= 40 * SECOND + SECOND / 100, "{:?}", lost.elapsed());
+        let why = report.connection.last_error.clone().unwrap();
+        assert!(why.contains("keep-alive") || why.contains("timed out"), "{why}");
+        subject.until("t", "home:2").await;
+        assert!(lost.elapsed() <= 42 * SECOND, "{:?}", lost.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_4_a_first_answer_within_15_s_is_in_time_and_a_later_one_heals() {
+    for protocol in BOTH {
+        for (after, is_in_time) in [(14, true), (16, false)] {
+            let net = Net::default();
+            let home = net.plane(HOME);
+            let subject = Subject::of(&net, protocol, &[HOME], &["t"]);
+            tokio::time::sleep(after * SECOND).await;
+            let meanwhile = subject.ports("t");
+            match is_in_time {
+                true => assert_eq!(meanwhile, "nothing"),
+                false => assert!(meanwhile.contains("listener \"t\" does not exist"), "{meanwhile}"),
+            }
+            home.tell("t", "home", 1);
+            subject.until("t", "home:1").await;
+            assert_eq!(subject.history("t").len(), if is_in_time { 1 } else { 2 });
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_4_nothing_is_given_up_on_while_there_is_nobody_to_answer() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let home = net.plane(HOME);
+        let subject = Subject::of(&net, protocol, &[HOME], &["t"]);
+        tokio::time::sleep(10 * SECOND).await;
+        home.go(Way::Down);
+        tokio::time::sleep(600 * SECOND).await;
+        home.go(Way::Open);
+        let is_connected = |report: &crate::client::Report| report.is_connected();
+        subject.client.status().until(EVER, is_connected).await.unwrap();
+        tokio::time::sleep(14 * SECOND).await;
+        assert_eq!(subject.ports("t"), "nothing", "the wait began anew");
+        home.tell("t", "home", 1);
+        subject.until("t", "home:1").await;
+        assert_eq!(subject.history("t"), ["home:1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_4_silence_that_means_trouble_is_told_as_trouble() {
+    let net = Net::default();
+    let home = net.plane(HOME);
+    let server = ServerEntry::insecure(HOME).feature(ServerFeature::ResourceTimerIsTransientError);
+    let subject = Subject::start(&net, Bootstrap::builder(Node::default()).server(server), &["t"]);
+    tokio::time::sleep(29 * SECOND).await;
+    assert_eq!(subject.ports("t"), "nothing");
+    tokio::time::sleep(2 * SECOND).await;
+    let told = subject.ports("t");
+    assert!(
+        told.contains("did not send it in 30 s") && !told.contains("exist"),
+        "{told}"
+    );
+    let report = subject.client.status().report();
+    let row = report.resource(ResourceKind::Listener, "t").unwrap();
+    assert!(row.absent.is_none() && row.unavailable.is_some());
+    home.tell("t", "home", 1);
+    subject.until("t", "home:1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_4_a_byte_a_second_is_as_good_as_dead_and_does_no_harm() {
+    let net = Net::default();
+    let home = net.plane(HOME);
+    home.tell("t", "home", 1);
+    let subject = Subject::of(&net, Protocol::Sotw, &[HOME], &["t"]);
+    subject.until("t", "home:1").await;
+    home.go(Way::Slow);
+    home.cluster("home", 2);
+    // A ping is not answered in time at this pace; the connection is given up, and so is the next.
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(subject.ports("t"), "home:1");
+    let dials = home.log().dials.len();
+    assert!((4..60).contains(&dials), "{dials}");
+    home.go(Way::Open);
+    subject.until("t", "home:2").await;
+    assert_eq!(subject.history("t"), ["home:1", "home:2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_9_no_status_of_a_control_plane_becomes_a_status_of_calls() {
+    for code in [
+        Code::Ok,
+        Code::Cancelled,
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::PermissionDenied,
+        Code::ResourceExhausted,
+        Code::FailedPrecondition,
+        Code::Aborted,
+        Code::OutOfRange,
+        Code::Unimplemented,
+        Code::Internal,
+        Code::DataLoss,
+        Code::Unauthenticated,
+    ] {
+        for protocol in BOTH {
+            let net = Net::default();
+            let home = net.plane(HOME);
+            home.tell("t", "home", 1);
+            home.refuse(Some(Status::new(code, "go away")));
+            let subject = Subject::of(&net, protocol, &[HOME], &["t"]);
+            tokio::time::sleep(20 * SECOND).await;
+            // Of this kind calls make UNAVAILABLE, whatever the text says.
+            let reason = subject.link.waiting_reason().unwrap();
+            assert_eq!(reason.kind(), ReasonKind::Waiting);
+            assert!(reason.to_string().starts_with("stream to home:1: "), "{reason}");
+            assert_eq!(subject.ports("t"), "nothing", "{code:?}");
+            let report = subject.client.status().report();
+            assert!(report.connection.is_failing && report.connection.failures == 1);
+            home.refuse(None);
+            subject.until("t", "home:1").await;
+            assert!(!subject.client.status().report().connection.is_failing);
+        }
+    }
+}
