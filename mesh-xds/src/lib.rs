@@ -10,7 +10,7 @@
 //! # drop(mesh); Ok(()) }
 //! ```
 //!
-//! There is one ADS stream per process, for any number of targets. Resources are decoded to the values of
+//! There is one ADS stream per process and control plane in use, for any number of targets. Resources are decoded to the values of
 //! [`mesh_core::config`]; a bad one is refused by name and field while the last good one stays; a target's configuration is
 //! published only when it is whole. Generated protobuf types do not leave this crate.
 //!

@@ -66,12 +66,21 @@ pub(crate) struct Ended {
     pub(crate) pushback: Option<Duration>,
 }
 
-/// A control plane's status is told to operators and never to callers (gRFC A54).
+/// A control plane's status is told to operators and never to callers (gRFC A54). Where the status stands for a broken
+/// connection, what broke it is told too: "error reading a body from connection: broken pipe".
 fn ended(status: &Status) -> Ended {
-    let why = match status.message() {
+    let mut why = match status.message() {
         "" => format!("{:?}", status.code()),
         message => format!("{:?}: {message}", status.code()),
     };
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !why.ends_with(&told) {
+            why.push_str(&format!(": {told}"));
+        }
+        cause = error.source();
+    }
     let pushback = status.metadata().get(PUSHBACK).and_then(|value| value.to_str().ok());
     Ended {
         why,

@@ -108,7 +108,7 @@ impl<V: Variant> AdsState<V> {
     /// Forgets everything but who asks: what is known of resources, and what the control plane was told. There must be no
     /// stream, or it must end now.
     pub(crate) fn reset(&mut self) {
-        self.cache = Cache::default();
+        self.cache.clear();
         self.types = Default::default();
         self.stream_closed();
     }

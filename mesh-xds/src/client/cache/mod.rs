@@ -114,6 +114,13 @@ impl Cache {
         self.of_mut(kind).trouble(name, trouble);
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        for kind in ResourceKind::ALL {
+            self.of_mut(kind).clear();
+        }
+    }
+
     /// Whether nothing at all was heard of a subscribed name.
     pub(crate) fn is_unknown(&self, kind: ResourceKind, name: &str) -> bool {
         self.of(kind).is_unknown(name)

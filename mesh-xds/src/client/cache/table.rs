@@ -194,6 +194,8 @@ pub(crate) trait Names {
     fn end(&mut self, name: &Arc<str>, why: &Arc<str>);
     /// Names and versions of the good values that nothing was said against since.
     fn held(&self) -> Vec<(Arc<str>, Arc<str>)>;
+    /// Forgets everything.
+    fn clear(&mut self);
     /// Every name of which something is remembered.
     fn names(&self) -> Vec<Arc<str>>;
     /// Whether nothing at all was heard of a name.
@@ -250,6 +252,11 @@ impl<R: Resource> Names for Table<R> {
     fn end(&mut self, name: &Arc<str>, why: &Arc<str>) {
         self.discard(name);
         self.trouble(name, Trouble::Absent(Arc::clone(why)));
+    }
+
+    fn clear(&mut self) {
+        self.changed.extend(mem::take(&mut self.entries).into_keys());
+        (self.everything, self.complete) = (false, false);
     }
 
     fn names(&self) -> Vec<Arc<str>> {

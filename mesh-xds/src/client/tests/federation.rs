@@ -151,6 +151,7 @@ async fn what_nobody_wants_any_more_is_not_listened_for() {
     subject.forget();
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(home.log().open, 0);
+    assert!(subject.client.status().report().resources.is_empty());
     subject.want("t");
     subject.until("t", "home:1").await;
     assert_eq!(home.log().streams, 2);

@@ -5,6 +5,7 @@ mod assemble;
 mod delta;
 mod fallback;
 mod federation;
+mod garbage;
 mod outage;
 mod plane;
 mod stream;

@@ -92,7 +92,7 @@ impl Plane {
 
     pub(super) fn set(&self, kind: ResourceKind, name: &str, raw: Raw) {
         self.store.send_modify(|store| {
-            let entry = store.entry((kind, name.into())).or_insert((0, raw.clone()));
+            let entry = store.entry((kind, name.into())).or_insert_with(|| (0, raw.clone()));
             *entry = (entry.0 + 1, raw);
         });
     }

@@ -7,8 +7,10 @@
 //! While one control plane is to take over from another, a second assembler looks ahead: it builds the trees that there
 //! would be, so that what the newcomer has to be asked for is found, and the moment is known at which it has told it all.
 
+mod switch;
+mod told;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -19,66 +21,15 @@ use mesh_core::live;
 use mesh_core::report::Tally;
 use tokio::sync::watch;
 
-use super::ads::{Needs, Received, Variant};
+use self::switch::Ahead;
+pub(super) use self::switch::Authority;
+use super::ads::{Needs, Variant};
 use super::assemble::{Assembler, Missing, Naming, Wanted};
 use super::cache::{Authorities, Cache, Changed, Sources};
-use super::fallback::{Condition, Roles};
+use super::fallback::Roles;
 use super::line::Line;
 use super::report::{self, Phase, Report};
 use super::targets::Targets;
-
-/// The most names told in the reason for a wait; the report has them all.
-const MAX_NAMED: usize = 3;
-
-/// What an authority's names are asked of.
-#[derive(Debug)]
-pub(super) struct Authority {
-    /// Places in the list of lines, in order of priority. Never empty.
-    pub(super) lines: Vec<usize>,
-    pub(super) roles: Roles,
-    /// Something of it is wanted.
-    is_needed: bool,
-}
-
-impl Authority {
-    pub(super) fn new(lines: Vec<usize>) -> Self {
-        Self {
-            lines,
-            roles: Roles::default(),
-            is_needed: false,
-        }
-    }
-
-    fn source(&self) -> usize {
-        self.lines[self.roles.source()]
-    }
-
-    fn next_source(&self) -> usize {
-        self.lines[self.roles.next_source()]
-    }
-
-    /// Whether a line is to be asked for this authority's names.
-    fn asks(&self, line: usize) -> bool {
-        let mut open = self.lines.iter().enumerate();
-        self.is_needed && open.any(|(position, id)| *id == line && self.roles.is_open(position))
-    }
-
-    /// The lines that are to be asked for its names.
-    fn asked(&self) -> impl Iterator<Item = usize> {
-        let open = self.lines.iter().enumerate();
-        open.filter(|(position, _)| self.roles.is_open(*position))
-            .map(|(_, id)| *id)
-    }
-}
-
-/// A look at what there would be if the candidates had taken over.
-#[derive(Debug)]
-struct Ahead {
-    assembler: Assembler,
-    needs: Needs,
-    /// What is missing of it.
-    missing: Vec<Missing>,
-}
 
 /// What a [`State`] is made of.
 pub(super) struct Parts<'a, V: Variant> {
@@ -150,6 +101,7 @@ impl<V: Variant> State<V> {
     /// What follows every event.
     fn refresh(&mut self, now: Instant) {
         self.targets.update(&self.interest.wanted(), now);
+        self.look_no_further();
         let mut changed = self.take_changed();
         self.assemble(&changed);
         // What is known decides who is asked, and who is asked what is known. Each turn connects one more or lets one take
@@ -244,129 +196,6 @@ impl<V: Variant> State<V> {
         }
     }
 
-    /// Decides for one authority who is asked, or whose word counts. `None` when all is as it should be; else what may look
-    /// different now.
-    fn turn(&mut self) -> Option<Vec<Changed>> {
-        for place in 0..self.authorities.len() {
-            let authority = &mut self.authorities[place];
-            if !authority.is_needed {
-                continue;
-            }
-            let lines = authority.lines.iter();
-            let conditions: Vec<Condition> = lines.map(|id| self.lines[*id].condition()).collect();
-            let before = authority.roles;
-            if authority.roles.elect(&conditions) {
-                self.look_ahead();
-                return Some(Vec::new());
-            }
-            if authority.roles != before {
-                return Some(Vec::new());
-            }
-            if authority.roles.candidate().is_some() {
-                if self.is_ready(place) {
-                    return Some(self.take_over(place));
-                }
-            } else if authority.roles.all_fail(&conditions)
-                && self.lacks(place)
-                && self.authorities[place].roles.fall_back(&conditions)
-            {
-                return Some(Vec::new());
-            }
-        }
-        None
-    }
-
-    /// Begins to look ahead anew, if there is a candidate.
-    fn look_ahead(&mut self) {
-        let mut authorities = self.authorities.iter();
-        let is_needed = authorities.any(|authority| authority.roles.candidate().is_some());
-        self.ahead = is_needed.then(|| Ahead {
-            assembler: Assembler::new(self.naming.clone()),
-            needs: Needs::default(),
-            missing: Vec::new(),
-        });
-    }
-
-    /// Whether an authority's candidate has told everything, or there is nothing that its word could be mixed with.
-    fn is_ready(&self, place: usize) -> bool {
-        let belongs = |name: &str| self.directory.of(name) == Ok(place);
-        let source = &self.lines[self.authorities[place].source()];
-        let lacks = |missing: &Missing| match missing {
-            Missing::Resource(_, name) => belongs(name),
-            Missing::All(_) => place == 0,
-            // Nobody's word.
-            Missing::Host(_) => false,
-        };
-        let whole = |ahead: &Ahead| !ahead.missing.iter().any(lacks);
-        !source.ads.cache().has_any(belongs) || self.ahead.as_ref().is_some_and(whole)
-    }
-
-    /// Whether something that is wanted of an authority is not known.
-    fn lacks(&self, place: usize) -> bool {
-        let cache = self.lines[self.authorities[place].source()].ads.cache();
-        let mut names = self.needs.names();
-        let everything = place == 0 && cache.awaits_everything();
-        everything || names.any(|(kind, name)| self.directory.of(name) == Ok(place) && cache.is_unknown(kind, name))
-    }
-
-    /// From now on the candidate's word counts. Of what it does not have, the last good values go on (gRFC A88).
-    fn take_over(&mut self, place: usize) -> Vec<Changed> {
-        let authority = &mut self.authorities[place];
-        let old = authority.source();
-        authority.roles.take_over();
-        let new = authority.source();
-        let (is_asked, directory) = (authority.asks(old), &self.directory);
-        let belongs = |name: &str| directory.of(name) == Ok(place);
-        tracing::info!(
-            from = self.lines[old].connection.server,
-            to = self.lines[new].connection.server,
-            "another control plane's word counts"
-        );
-        let of_place = |(kind, name): Changed| belongs(&name).then_some((kind, name));
-        let mut changed: Vec<Changed> = self.lines[old].ads.cache().names().filter_map(of_place).collect();
-        changed.extend(self.lines[new].ads.cache().names().filter_map(of_place));
-        if let Ok([old, new]) = self.lines.get_disjoint_mut([old, new])
-            && !new.ads.rules().fail_on_data_errors
-        {
-            new.ads.cache_mut().inherit(old.ads.cache(), belongs);
-        }
-        self.look_ahead_is_over();
-        // What it said before is not to be believed when it comes back: the other may have gone on since.
-        if is_asked && old != new {
-            self.forget(old, place);
-        }
-        changed
-    }
-
-    /// Stops looking ahead when nobody is to take over any more. What that found needed is, until the next look at what is.
-    fn look_ahead_is_over(&mut self) {
-        if let Some(ahead) = &self.ahead {
-            self.needs = self.needs.union(&ahead.needs);
-        }
-        let mut authorities = self.authorities.iter();
-        if !authorities.any(|authority| authority.roles.candidate().is_some()) {
-            self.ahead = None;
-        }
-    }
-
-    /// Makes a line forget what it said of an authority, in such a way that it says it anew.
-    fn forget(&mut self, id: usize, place: usize) {
-        let others = |name: &str| {
-            let of = self.directory.of(name);
-            of.is_ok_and(|other| other != place && self.authorities[other].asks(id))
-        };
-        let kept = self.needs.filter(others, place != 0 && self.authorities[0].asks(id));
-        let line = &mut self.lines[id];
-        match kept.is_empty() {
-            true => line.ads.reset(),
-            false => {
-                line.ads.subscribe(&kept);
-                line.ads.forget_versions();
-            }
-        }
-        line.leave();
-    }
-
     /// Takes in what a control plane said.
     pub(super) fn receive(&mut self, id: usize, response: V::Response, now: Instant) {
         let line = &mut self.lines[id];
@@ -385,33 +214,6 @@ impl<V: Variant> State<V> {
         let received = line.ads.receive(response, now);
         self.note(id, received);
         self.refresh(now);
-    }
-
-    /// Shows what came of a response.
-    fn note(&mut self, id: usize, received: Received) {
-        let (Received { kind, taken }, line) = (received, &mut self.lines[id]);
-        let Some(kind) = kind else { return };
-        let (server, failing) = (&line.connection.server, line.ads.rules().fail_on_data_errors);
-        let refused = taken.rejected.len();
-        line.connection.updates.count(kind, taken.valid + refused, refused);
-        for rejected in &taken.rejected {
-            match failing {
-                true => tracing::warn!(server, %rejected, "a resource was refused and is out of use"),
-                false => tracing::warn!(server, %rejected, "a resource was refused; the last good one stays"),
-            }
-            self.tally.count("xds_resource", "refused");
-        }
-        for name in &taken.deleted {
-            tracing::warn!(server, %kind, name = &**name, "deleted by the control plane; the last value is kept");
-            self.tally.count("xds_resource", "deleted");
-        }
-        for name in &taken.returned {
-            tracing::info!(server, %kind, name = &**name, "the control plane has it again");
-        }
-        self.report.rejections += taken.rejected.len() as u64;
-        if let Some(last) = taken.rejected.into_iter().next_back() {
-            self.report.last_rejection = Some(last);
-        }
     }
 
     /// When [`on_timer`](Self::on_timer) has something to do.
@@ -455,6 +257,10 @@ impl<V: Variant> State<V> {
     pub(super) fn ended(&mut self, id: usize, why: &str, now: Instant) {
         let is_source = self.authorities.iter().any(|authority| authority.source() == id);
         let line = &mut self.lines[id];
+        if line.is_to_leave || !line.is_wanted {
+            // It was to end anyway.
+            return;
+        }
         let server = &line.connection.server;
         tracing::warn!(server, reason = why, "no stream to the control plane");
         self.tally.count("xds_stream", "failed");
@@ -490,57 +296,6 @@ impl<V: Variant> State<V> {
         self.lines[id].connection.phase = phase;
         self.tell();
     }
-
-    fn tell(&mut self) {
-        if let Some(link) = self.link.upgrade() {
-            let reason = self.waiting_reason();
-            if link.waiting_reason() != reason {
-                link.set_waiting(reason);
-            }
-        }
-        let in_use = |id: usize| {
-            let mut needed = self.authorities.iter().filter(|authority| authority.is_needed);
-            needed.any(|authority| authority.source() == id)
-        };
-        let lines = self.lines.iter().enumerate();
-        let connections = lines.map(|(id, line)| report::Connection {
-            in_use: in_use(id),
-            ..line.connection.clone()
-        });
-        self.report.connections = connections.collect();
-        self.report.connection = self.report.connections[self.authorities[0].source()].clone();
-        self.reports.send_replace(Arc::new(self.report.clone()));
-    }
-
-    /// What a call to a target that is not there yet is told. Trouble with one control plane is no reason while another may
-    /// help.
-    fn waiting_reason(&self) -> Option<Reason> {
-        let needed = || self.authorities.iter().filter(|authority| authority.is_needed);
-        for authority in needed() {
-            let mut asked: Vec<usize> = authority.asked().collect();
-            asked.dedup();
-            let troubles: Option<Vec<&Reason>> = asked.iter().map(|id| self.lines[*id].trouble.as_ref()).collect();
-            match troubles.as_deref() {
-                Some([only]) => return Some((*only).clone()),
-                Some(all) => {
-                    let all: Vec<String> = all.iter().map(|reason| reason.to_string()).collect();
-                    return Some(Reason::new(ReasonKind::Waiting, all.join("; ")));
-                }
-                None => {}
-            }
-        }
-        if self.report.waiting.is_empty() {
-            return None;
-        }
-        let hopeful = needed().flat_map(|authority| authority.asked());
-        let mut hopeful = hopeful.filter(|id| self.lines[*id].trouble.is_none());
-        let connection = &self.lines[hopeful.next()?].connection;
-        let text = match connection.phase {
-            Phase::Connected => format!("waiting for {} from {}", some(&self.report.waiting), connection.server),
-            _ => format!("connecting to {}", connection.server),
-        };
-        Some(Reason::new(ReasonKind::Waiting, text))
-    }
 }
 
 /// The cache that counts for each authority.
@@ -551,14 +306,4 @@ fn caches<'a, V: Variant>(
 ) -> Vec<&'a Cache> {
     let chosen = authorities.iter().map(choice);
     chosen.map(|id| lines[id].ads.cache()).collect()
-}
-
-/// The first few names of a list.
-fn some(waiting: &BTreeMap<Arc<str>, Vec<String>>) -> String {
-    let names: Vec<&str> = waiting.values().flatten().map(String::as_str).collect();
-    let told = names[..names.len().min(MAX_NAMED)].join(", ");
-    match names.len().saturating_sub(MAX_NAMED) {
-        0 => told,
-        more => format!("{told} and {more} more"),
-    }
 }

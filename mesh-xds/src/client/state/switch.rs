@@ -1,0 +1,185 @@
+//! Who is asked for an authority's names, and the change from one control plane to another without mixing them.
+//!
+//! The decision is [`Roles`]'; here it is given its facts, and carried out: the candidate is looked ahead for, and when it has
+//! told everything its cache is the one that counts from the next look on.
+
+use super::State;
+use crate::client::ads::{Needs, Variant};
+use crate::client::assemble::{Assembler, Missing};
+use crate::client::cache::Changed;
+use crate::client::fallback::{Condition, Roles};
+
+/// What an authority's names are asked of.
+#[derive(Debug)]
+pub(in crate::client) struct Authority {
+    /// Places in the list of lines, in order of priority. Never empty.
+    pub(super) lines: Vec<usize>,
+    pub(super) roles: Roles,
+    /// Something of it is wanted.
+    pub(super) is_needed: bool,
+}
+
+impl Authority {
+    pub(in crate::client) fn new(lines: Vec<usize>) -> Self {
+        Self {
+            lines,
+            roles: Roles::default(),
+            is_needed: false,
+        }
+    }
+
+    pub(super) fn source(&self) -> usize {
+        self.lines[self.roles.source()]
+    }
+
+    pub(super) fn next_source(&self) -> usize {
+        self.lines[self.roles.next_source()]
+    }
+
+    /// Whether a line is to be asked for this authority's names.
+    pub(super) fn asks(&self, line: usize) -> bool {
+        let mut open = self.lines.iter().enumerate();
+        self.is_needed && open.any(|(position, id)| *id == line && self.roles.is_open(position))
+    }
+
+    /// The lines that are to be asked for its names.
+    pub(super) fn asked(&self) -> impl Iterator<Item = usize> {
+        let open = self.lines.iter().enumerate();
+        open.filter(|(position, _)| self.roles.is_open(*position))
+            .map(|(_, id)| *id)
+    }
+}
+
+/// A look at what there would be if the candidates had taken over.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    pub(super) assembler: Assembler,
+    pub(super) needs: Needs,
+    /// What is missing of it.
+    pub(super) missing: Vec<Missing>,
+}
+
+impl<V: Variant> State<V> {
+    /// Decides for one authority who is asked, or whose word counts. `None` when all is as it should be; else what may look
+    /// different now.
+    pub(super) fn turn(&mut self) -> Option<Vec<Changed>> {
+        for place in 0..self.authorities.len() {
+            let authority = &mut self.authorities[place];
+            if !authority.is_needed {
+                continue;
+            }
+            let lines = authority.lines.iter();
+            let conditions: Vec<Condition> = lines.map(|id| self.lines[*id].condition()).collect();
+            let before = authority.roles;
+            if authority.roles.elect(&conditions) {
+                self.look_ahead();
+                return Some(Vec::new());
+            }
+            if authority.roles != before {
+                return Some(Vec::new());
+            }
+            if authority.roles.candidate().is_some() {
+                if self.is_ready(place) {
+                    return Some(self.take_over(place));
+                }
+            } else if authority.roles.all_fail(&conditions)
+                && self.lacks(place)
+                && self.authorities[place].roles.fall_back(&conditions)
+            {
+                return Some(Vec::new());
+            }
+        }
+        None
+    }
+
+    /// Begins to look ahead anew, if there is a candidate.
+    fn look_ahead(&mut self) {
+        let mut authorities = self.authorities.iter();
+        let is_needed = authorities.any(|authority| authority.roles.candidate().is_some());
+        self.ahead = is_needed.then(|| Ahead {
+            assembler: Assembler::new(self.naming.clone()),
+            needs: Needs::default(),
+            missing: Vec::new(),
+        });
+    }
+
+    /// Whether an authority's candidate has told everything, or there is nothing that its word could be mixed with.
+    fn is_ready(&self, place: usize) -> bool {
+        let belongs = |name: &str| self.directory.of(name) == Ok(place);
+        let source = &self.lines[self.authorities[place].source()];
+        let lacks = |missing: &Missing| match missing {
+            Missing::Resource(_, name) => belongs(name),
+            Missing::All(_) => place == 0,
+            // Nobody's word.
+            Missing::Host(_) => false,
+        };
+        let whole = |ahead: &Ahead| !ahead.missing.iter().any(lacks);
+        !source.ads.cache().has_any(belongs) || self.ahead.as_ref().is_some_and(whole)
+    }
+
+    /// Whether something that is wanted of an authority is not known.
+    fn lacks(&self, place: usize) -> bool {
+        let cache = self.lines[self.authorities[place].source()].ads.cache();
+        let mut names = self.needs.names();
+        let everything = place == 0 && cache.awaits_everything();
+        everything || names.any(|(kind, name)| self.directory.of(name) == Ok(place) && cache.is_unknown(kind, name))
+    }
+
+    /// From now on the candidate's word counts. Of what it does not have, the last good values go on (gRFC A88).
+    fn take_over(&mut self, place: usize) -> Vec<Changed> {
+        let authority = &mut self.authorities[place];
+        let old = authority.source();
+        authority.roles.take_over();
+        let new = authority.source();
+        let (is_asked, directory) = (authority.asks(old), &self.directory);
+        let belongs = |name: &str| directory.of(name) == Ok(place);
+        tracing::info!(
+            from = self.lines[old].connection.server,
+            to = self.lines[new].connection.server,
+            "another control plane's word counts"
+        );
+        let of_place = |(kind, name): Changed| belongs(&name).then_some((kind, name));
+        let mut changed: Vec<Changed> = self.lines[old].ads.cache().names().filter_map(of_place).collect();
+        changed.extend(self.lines[new].ads.cache().names().filter_map(of_place));
+        if let Ok([old, new]) = self.lines.get_disjoint_mut([old, new])
+            && !new.ads.rules().fail_on_data_errors
+        {
+            new.ads.cache_mut().inherit(old.ads.cache(), belongs);
+        }
+        self.look_no_further();
+        // What it said before is not to be believed when it comes back: the other may have gone on since.
+        if is_asked && old != new {
+            self.forget(old, place);
+        }
+        changed
+    }
+
+    /// Stops looking ahead when nobody is to take over any more. What that found needed is, until the next look at what is.
+    pub(super) fn look_no_further(&mut self) {
+        let mut authorities = self.authorities.iter();
+        if authorities.any(|authority| authority.roles.candidate().is_some()) {
+            return;
+        }
+        if let Some(ahead) = self.ahead.take() {
+            self.needs = self.needs.union(&ahead.needs);
+        }
+    }
+
+    /// Makes a line forget what it said of an authority, in such a way that it says it anew.
+    fn forget(&mut self, id: usize, place: usize) {
+        let others = |name: &str| {
+            let of = self.directory.of(name);
+            of.is_ok_and(|other| other != place && self.authorities[other].asks(id))
+        };
+        let kept = self.needs.filter(others, place != 0 && self.authorities[0].asks(id));
+        let line = &mut self.lines[id];
+        match kept.is_empty() {
+            true => line.ads.reset(),
+            false => {
+                line.ads.subscribe(&kept);
+                line.ads.forget_versions();
+            }
+        }
+        line.leave();
+    }
+}
