@@ -7,11 +7,14 @@
 //! ```
 
 pub(crate) mod ads;
-mod assemble;
+pub(crate) mod assemble;
 mod backoff;
 pub(crate) mod cache;
 mod fallback;
 mod line;
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub mod measuring;
 mod report;
 mod state;
 mod status;

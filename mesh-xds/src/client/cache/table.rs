@@ -284,7 +284,7 @@ impl<R: Resource> Names for Table<R> {
         Some(row::<R>(name, entry))
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     fn rows(&self) -> Vec<Row<'_>> {
         self.entries.iter().map(|(name, entry)| row::<R>(name, entry)).collect()
     }

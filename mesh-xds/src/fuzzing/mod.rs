@@ -1,0 +1,143 @@
+//! The door for fuzzers: bytes from anywhere through the production decoders and the protocol's state machines.
+//!
+//! Not part of the API: it is there with the feature `fuzzing` alone, hidden from the documentation, and may change with any
+//! commit. It exists because what is worth fuzzing is private, and because a target that is a plain function is replayed by
+//! stable Rust too: `tests/corpus.rs` hands every file of `tests/fuzz/corpus` to the function that its folder names, with
+//! every run of the tests.
+//!
+//! Each target panics when a promise is broken: nothing that a peer sent may panic; what was decoded and encoded again
+//! decodes to the same, as far as the serving end can say it; a refusal names the kind and the resource, and its text is
+//! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`].
+
+mod resource;
+mod seeds;
+mod stream;
+
+use crate::bootstrap::Bootstrap;
+use crate::decode::{self, Context};
+use crate::encode::{self, Dialect};
+use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::wire::{Delta, Raw, Sotw, bytes};
+
+use resource::{check, read};
+
+pub use seeds::seeds;
+
+/// A fuzz target: it panics when a promise is broken.
+pub type Target = fn(&[u8]);
+
+/// Every target by the name of its corpus.
+pub const TARGETS: [(&str, Target); 9] = [
+    ("listener", listener),
+    ("route", route),
+    ("cluster", cluster),
+    ("endpoints", endpoints),
+    ("envelope", envelope),
+    ("node", node),
+    ("bootstrap", bootstrap),
+    ("sotw_response", sotw_response),
+    ("delta_response", delta_response),
+];
+
+/// A `Listener`.
+pub fn listener(bytes: &[u8]) {
+    for context in resource::contexts() {
+        if let Some((name, value)) = check::<Listener>(bytes, &context) {
+            match &value {
+                Listener::Named(routes) => {
+                    let again = read::<Listener>(encode::listener(&name, routes), &context);
+                    assert_eq!(again, value, "a listener of {name:?}");
+                }
+                Listener::Inline(tree) => resource::same_routes(tree, &context),
+            }
+        }
+    }
+}
+
+/// A `RouteConfiguration`.
+pub fn route(bytes: &[u8]) {
+    for context in resource::contexts() {
+        if let Some((_, tree)) = check::<mesh_core::config::RouteTree>(bytes, &context) {
+            resource::same_routes(&tree, &context);
+        }
+    }
+}
+
+/// A `Cluster`.
+pub fn cluster(bytes: &[u8]) {
+    for context in resource::contexts() {
+        if let Some((_, spec)) = check::<ClusterSpec>(bytes, &context) {
+            let again = read::<ClusterSpec>(encode::cluster(&spec.cluster, Dialect::Mesh), &context);
+            assert_eq!(again.cluster, spec.cluster);
+        }
+    }
+}
+
+/// A `ClusterLoadAssignment`.
+pub fn endpoints(bytes: &[u8]) {
+    for context in resource::contexts() {
+        if let Some((name, list)) = check::<Endpoints>(bytes, &context) {
+            resource::same_endpoints(&name, &list, &context);
+        }
+    }
+}
+
+/// A `discovery.v3.Resource` around another resource, as its envelope in state of the world.
+pub fn envelope(bytes: &[u8]) {
+    let raw = Raw {
+        type_url: decode::ENVELOPE.into(),
+        bytes: bytes.into(),
+    };
+    match decode::unwrap(raw) {
+        Err(fault) => resource::bounded(&decode::Rejected::new(ResourceKind::Listener, "", fault)),
+        Ok(inner) => match ResourceKind::from_type_url(&inner.type_url) {
+            Some(ResourceKind::Listener) => listener(&inner.bytes),
+            Some(ResourceKind::Route) => route(&inner.bytes),
+            Some(ResourceKind::Cluster) => cluster(&inner.bytes),
+            Some(ResourceKind::Endpoints) => endpoints(&inner.bytes),
+            None => assert!(decode::decode::<Listener>(&inner, &Context::default()).is_err()),
+        },
+    }
+}
+
+/// A `core.v3.Node`: what once came from the wire goes there and comes back as it was.
+pub fn node(input: &[u8]) {
+    if let Some(node) = bytes::read_node(input) {
+        // What nests too deep to travel is left out the first time.
+        let once = bytes::read_node(&bytes::node(&node)).expect("what was encoded is a node");
+        let twice = bytes::read_node(&bytes::node(&once)).expect("what was encoded is a node");
+        assert_eq!(once, twice);
+        assert_eq!(
+            (&once.id, &once.locality, &once.features),
+            (&node.id, &node.locality, &node.features)
+        );
+    }
+}
+
+/// The text of a bootstrap file.
+pub fn bootstrap(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    match Bootstrap::from_json(text) {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(bootstrap) => {
+            let printed = bootstrap.to_json();
+            let again = Bootstrap::from_json(&printed).expect("what was printed is a bootstrap");
+            assert_eq!(again.to_json(), printed);
+            assert_eq!(again.node(), bootstrap.node());
+            assert_eq!(again.providers().len(), bootstrap.providers().len());
+            assert_eq!(format!("{again:?}"), format!("{bootstrap:?}"));
+        }
+    }
+}
+
+/// A whole stream of state of the world: see [`stream`].
+pub fn sotw_response(bytes: &[u8]) {
+    drop(stream::drive::<Sotw>(bytes));
+}
+
+/// A whole incremental stream: see [`stream`].
+pub fn delta_response(bytes: &[u8]) {
+    drop(stream::drive::<Delta>(bytes));
+}
