@@ -204,7 +204,7 @@ pub(crate) trait Names {
     fn has_any(&self, belongs: &dyn Fn(&str) -> bool) -> bool;
     fn take_changed(&mut self) -> Vec<Arc<str>>;
     fn row(&self, name: &str) -> Option<Row<'_>>;
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     fn rows(&self) -> Vec<Row<'_>>;
 }
 
