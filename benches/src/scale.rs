@@ -113,9 +113,7 @@ async fn measure(shape: &Shape) -> Result<(Value, Vec<String>), Failure> {
         })?;
     }
     let heap = everything.change();
-    let kept = heap.bytes_allocated as f64 - heap.bytes_deallocated as f64;
-    // The reallocated is counted by how much larger it became.
-    let kept = (kept + heap.bytes_reallocated as f64) / total;
+    let kept = (heap.bytes_allocated as f64 - heap.bytes_deallocated as f64) / total;
     decode.tell("first decode", total);
     assemble.tell("first assembly", total);
     println!("  {:<34} {kept:10.1} bytes of heap per endpoint", "kept");
