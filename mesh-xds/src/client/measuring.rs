@@ -15,9 +15,10 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use super::ads::AdsState;
-use super::assemble::Assembler;
+use super::assemble::{Assembler, Naming};
 use super::report::Report;
 use super::state::State;
+use crate::bootstrap::Profile;
 use crate::decode::Context;
 use crate::encode::{self, Dialect};
 use crate::node::Node;
@@ -38,8 +39,11 @@ impl Client {
         let wants = link.interest().watch(target);
         let ads = AdsState::new(Arc::new(Node::default()), Context::default());
         let (reports, _) = watch::channel(Arc::new(Report::default()));
-        let name = String::from("measured");
-        let mut state = State::new(&link, source.snapshots, ads, Assembler::new("%s"), reports, name);
+        let assembler = Assembler::new(Naming {
+            profile: Profile::Grpc,
+            names: "%s".into(),
+        });
+        let mut state = State::new(&link, source.snapshots, ads, assembler, reports, "measured".into());
         state.opened();
         let mut client = Self {
             state,
@@ -66,7 +70,7 @@ impl Client {
         let Ok(message) = <Sotw as Variant>::ResponseMessage::decode(message) else {
             return false;
         };
-        let received = self.state.ads.receive(Response::from(message));
+        let received = self.state.ads.receive(Response::from(message), Instant::now());
         received.understood && received.rejected.is_empty()
     }
 

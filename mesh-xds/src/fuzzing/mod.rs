@@ -13,10 +13,13 @@ mod resource;
 mod seeds;
 mod stream;
 
+use mesh_core::config::RouteTree;
+
 use crate::bootstrap::Bootstrap;
-use crate::decode::{self, Context};
+use crate::decode::{self, Context, Rejected, Unwrapped};
 use crate::encode::{self, Dialect};
-use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::name::ResourceName;
+use crate::resource::{ClusterSpec, Endpoints, Extension, Http, Listener, ResourceKind, Routes};
 use crate::wire::{Delta, Raw, Sotw, bytes};
 
 use resource::{check, read};
@@ -27,12 +30,14 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("listener", listener),
     ("route", route),
     ("cluster", cluster),
     ("endpoints", endpoints),
+    ("extension_config", extension_config),
     ("envelope", envelope),
+    ("resource_name", resource_name),
     ("node", node),
     ("bootstrap", bootstrap),
     ("sotw_response", sotw_response),
@@ -42,14 +47,23 @@ pub const TARGETS: [(&str, Target); 9] = [
 /// A `Listener`.
 pub fn listener(bytes: &[u8]) {
     for context in resource::contexts() {
-        if let Some((name, value)) = check::<Listener>(bytes, &context) {
-            match &value {
-                Listener::Named(routes) => {
-                    let again = read::<Listener>(encode::listener(&name, routes), &context);
-                    assert_eq!(again, value, "a listener of {name:?}");
-                }
-                Listener::Inline(tree) => resource::same_routes(tree, &context),
+        let Some((name, value)) = check::<Listener>(bytes, &context) else {
+            continue;
+        };
+        match &value {
+            Listener::Api(Http {
+                routes: Routes::Named(routes),
+                extensions,
+            }) if extensions.is_empty() => {
+                let again = read::<Listener>(encode::listener(&name, routes));
+                assert_eq!(again, value, "a listener of {name:?}");
             }
+            Listener::Api(http) | Listener::Outbound { http, .. } => {
+                if let Routes::Inline(tree) = &http.routes {
+                    resource::same_routes(tree);
+                }
+            }
+            Listener::Inbound(_) | Listener::Other(_) => {}
         }
     }
 }
@@ -57,8 +71,8 @@ pub fn listener(bytes: &[u8]) {
 /// A `RouteConfiguration`.
 pub fn route(bytes: &[u8]) {
     for context in resource::contexts() {
-        if let Some((_, tree)) = check::<mesh_core::config::RouteTree>(bytes, &context) {
-            resource::same_routes(&tree, &context);
+        if let Some((_, tree)) = check::<RouteTree>(bytes, &context) {
+            resource::same_routes(&tree);
         }
     }
 }
@@ -67,7 +81,7 @@ pub fn route(bytes: &[u8]) {
 pub fn cluster(bytes: &[u8]) {
     for context in resource::contexts() {
         if let Some((_, spec)) = check::<ClusterSpec>(bytes, &context) {
-            let again = read::<ClusterSpec>(encode::cluster(&spec.cluster, Dialect::Mesh), &context);
+            let again = read::<ClusterSpec>(encode::cluster(&spec.cluster, Dialect::Mesh));
             assert_eq!(again.cluster, spec.cluster);
         }
     }
@@ -77,8 +91,15 @@ pub fn cluster(bytes: &[u8]) {
 pub fn endpoints(bytes: &[u8]) {
     for context in resource::contexts() {
         if let Some((name, list)) = check::<Endpoints>(bytes, &context) {
-            resource::same_endpoints(&name, &list, &context);
+            resource::same_endpoints(&name, &list);
         }
+    }
+}
+
+/// A `TypedExtensionConfig`.
+pub fn extension_config(bytes: &[u8]) {
+    for context in resource::contexts() {
+        drop(check::<Extension>(bytes, &context));
     }
 }
 
@@ -88,15 +109,36 @@ pub fn envelope(bytes: &[u8]) {
         type_url: decode::ENVELOPE.into(),
         bytes: bytes.into(),
     };
-    match decode::unwrap(raw) {
-        Err(fault) => resource::bounded(&decode::Rejected::new(ResourceKind::Listener, "", fault)),
-        Ok(inner) => match ResourceKind::from_type_url(&inner.type_url) {
-            Some(ResourceKind::Listener) => listener(&inner.bytes),
-            Some(ResourceKind::Route) => route(&inner.bytes),
-            Some(ResourceKind::Cluster) => cluster(&inner.bytes),
-            Some(ResourceKind::Endpoints) => endpoints(&inner.bytes),
-            None => assert!(decode::decode::<Listener>(&inner, &Context::default()).is_err()),
-        },
+    let inner = match decode::unwrap(raw) {
+        Err(fault) => return resource::bounded(&Rejected::new(ResourceKind::Listener, "", fault)),
+        Ok(Unwrapped::Heartbeat { name, .. }) => return assert!(!name.is_empty()),
+        Ok(Unwrapped::Plain(raw) | Unwrapped::Envelope { raw, .. }) => raw,
+    };
+    match ResourceKind::from_type_url(&inner.type_url) {
+        Some(ResourceKind::Listener) => listener(&inner.bytes),
+        Some(ResourceKind::Route) => route(&inner.bytes),
+        Some(ResourceKind::Cluster) => cluster(&inner.bytes),
+        Some(ResourceKind::Endpoints) => endpoints(&inner.bytes),
+        Some(ResourceKind::ExtensionConfig) => extension_config(&inner.bytes),
+        None => assert!(decode::decode::<Listener>(&inner, &Context::default()).is_err()),
+    }
+}
+
+/// The name of a resource: every spelling has one normal form, which is read as the same name.
+pub fn resource_name(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    match ResourceName::parse(text) {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(name) => {
+            let normal = name.to_string();
+            assert_eq!(ResourceName::parse(&normal).as_ref(), Ok(&name));
+            for kind in ResourceKind::ALL {
+                let as_kind = ResourceName::parse_as(kind, text);
+                assert!(as_kind.is_err() || as_kind.as_ref() == Ok(&name));
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mesh_core::config::{Endpoint, RouteTree};
 
+use crate::bootstrap::Profile;
 use crate::convention::PROVIDER;
 use crate::decode::{self, Context, Rejected, Resource};
 use crate::encode;
@@ -16,13 +17,22 @@ use crate::wire::Raw;
 /// The most bytes of a refusal's or a note's text, whatever the input: what a log line and a status page can take.
 const MAX_TEXT_BYTES: usize = 2048;
 
-/// A process with an identity, and one without.
-pub(super) fn contexts() -> [Context; 2] {
-    let with = Context {
-        provider: Some(PROVIDER.into()),
+/// A process with an identity and one without, as gRPC's clients and as sidecars are told.
+pub(super) fn contexts() -> [Context; 4] {
+    let without = |profile| Context {
+        profile,
         ..Context::default()
     };
-    [with, Context::default()]
+    let [grpc, envoy] = [context(Profile::Grpc), context(Profile::Envoy)];
+    [grpc, envoy, without(Profile::Grpc), without(Profile::Envoy)]
+}
+
+/// A process with an identity.
+pub(super) fn context(profile: Profile) -> Context {
+    Context {
+        provider: Some(PROVIDER.into()),
+        profile,
+    }
 }
 
 /// Decodes, and holds what is said of it to its promises. The name and the value, if there is one.
@@ -64,30 +74,31 @@ pub(super) fn bounded(rejected: &Rejected) {
     assert!(text.len() <= MAX_TEXT_BYTES, "a refusal of {} bytes", text.len());
 }
 
-/// Reads what the serving end wrote, which is always taken.
-pub(super) fn read<R: Resource + fmt::Debug>(bytes: Vec<u8>, context: &Context) -> R {
+/// Reads what the serving end wrote for a process with an identity, which is always taken.
+pub(super) fn read<R: Resource + fmt::Debug>(bytes: Vec<u8>) -> R {
     let raw = Raw {
         type_url: R::KIND.type_url().into(),
         bytes,
     };
-    let decoded = decode::decode::<R>(&raw, context).expect("what was encoded has a name");
+    let decoded = decode::decode::<R>(&raw, &context(Profile::Grpc)).expect("what was encoded has a name");
     decoded
         .value
         .unwrap_or_else(|why| panic!("what was decoded and encoded again is refused: {why}"))
 }
 
 /// Routes are the same after a round over the wire. A tree without a name cannot travel by itself.
-pub(super) fn same_routes(tree: &RouteTree, context: &Context) {
+pub(super) fn same_routes(tree: &RouteTree) {
     if !tree.name.is_empty() {
-        assert_eq!(&read::<RouteTree>(encode::routes(tree), context), tree);
+        assert_eq!(&read::<RouteTree>(encode::routes(tree)), tree);
     }
 }
 
-/// Endpoints are the same after a round over the wire, but for their order: they travel by priority and locality.
-pub(super) fn same_endpoints(name: &Arc<str>, list: &Endpoints, context: &Context) {
+/// Endpoints are the same after a round over the wire, but for their order: they travel by priority and locality. The shares
+/// that are to fail are not said by the serving end.
+pub(super) fn same_endpoints(name: &Arc<str>, list: &Endpoints) {
     let by_address = |list: &Endpoints| -> BTreeMap<SocketAddr, Endpoint> {
-        list.iter().map(|one| (one.address, one.clone())).collect()
+        list.endpoints.iter().map(|one| (one.address, one.clone())).collect()
     };
-    let again = read::<Endpoints>(encode::endpoints(&(&**name).into(), list), context);
+    let again = read::<Endpoints>(encode::endpoints(&(&**name).into(), &list.endpoints));
     assert_eq!(by_address(&again), by_address(list));
 }

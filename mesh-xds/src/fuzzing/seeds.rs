@@ -9,7 +9,7 @@ use mesh_core::config::{
     StringMatch, TlsMode,
 };
 
-use super::stream::Speak;
+use super::stream::{SIDECAR, Speak};
 use crate::encode::{self, Dialect};
 use crate::node::{Node, NodeLocality};
 use crate::resource::ResourceKind;
@@ -38,6 +38,21 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("route", "split-and-retry", rich_routes()),
         ("cluster", "plaintext", cluster("c", TlsMode::Plaintext)),
         ("cluster", "mutual", cluster("c", mutual())),
+        (
+            "listener",
+            "outbound",
+            bytes::outbound_listener("0.0.0.0_80", 80, "80", Some("f")),
+        ),
+        ("listener", "inbound", bytes::inbound_listener("virtualInbound", 15006)),
+        ("cluster", "dns", bytes::dns_cluster("c", "a.example")),
+        ("cluster", "aggregate", bytes::aggregate_cluster("c", &["d", "e"])),
+        ("extension_config", "fault", bytes::extension("f")),
+        ("resource_name", "plain", b"outbound|80||a.example".to_vec()),
+        (
+            "resource_name",
+            "structured",
+            b"xdstp://a/envoy.config.listener.v3.Listener/b%2Fc/d?k=v&a=%7e#x".to_vec(),
+        ),
         ("endpoints", "none", encode::endpoints(&"c".into(), &[])),
         ("endpoints", "three", endpoints("c")),
         ("envelope", "empty", Vec::new()),
@@ -162,10 +177,25 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
     };
     let whole: Vec<u8> = whole("t", "c").chain(whole("u", "c")).collect();
     let unlike = |tail: Vec<u8>| [whole.clone(), tail].concat();
-    let name = [b"c".as_slice(); 1].concat();
     let two = [
         step(2, ResourceKind::Listener, &encode::listener("t", "t")),
         step(1, ResourceKind::Listener, &encode::listener("u", "t")),
+    ];
+    let said_in_silence = [
+        vec![7 | 1 << 3],
+        step(1, ResourceKind::Cluster, &[0xff; 9]),
+        step(1, ResourceKind::Cluster, &cluster("c", mutual())),
+        step(1, ResourceKind::Endpoints, &endpoints("c")),
+        vec![7],
+    ];
+    let dns = [
+        step(1, ResourceKind::Cluster, &bytes::dns_cluster("c", "a.example")),
+        vec![5],
+    ];
+    let clusters = [
+        step(2, ResourceKind::Cluster, &bytes::aggregate_cluster("c", &["d", "c"])),
+        step(1, ResourceKind::Cluster, &bytes::dns_cluster("d", "a.example")),
+        vec![5],
     ];
     vec![
         ("empty", Vec::new()),
@@ -178,19 +208,45 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "removed",
-            unlike([step(3, ResourceKind::Cluster, &name), vec![5]].concat()),
+            unlike([step(3, ResourceKind::Cluster, b"c"), vec![5]].concat()),
         ),
         ("reconnected", unlike([vec![4], whole.clone()].concat())),
         (
             "unwanted-and-wanted",
             unlike([vec![6, 5, 6 | 7 << 3, 5 | 1 << 3, 6 | 1 << 3], whole.clone()].concat()),
         ),
-        ("in-silence", [vec![7 | 1 << 3], whole.clone(), vec![7]].concat()),
+        ("in-silence", unlike(said_in_silence.concat())),
+        ("dns", unlike(dns.concat())),
+        ("aggregate", unlike(clusters.concat())),
+        ("sidecar", sidecar()),
         (
             "another-cluster",
             unlike([step(1, ResourceKind::Route, &routes("t", "d")), vec![5]].concat()),
         ),
     ]
+}
+
+/// What a sidecar hears, with one service of port 80 and a filter that is a resource.
+fn sidecar() -> Vec<u8> {
+    let name = "outbound|80||t";
+    let steps = [
+        vec![SIDECAR, 6 | 0b1011 << 3],
+        step(
+            2,
+            ResourceKind::Listener,
+            &bytes::outbound_listener("0.0.0.0_80", 80, "80", Some("f")),
+        ),
+        step(
+            1,
+            ResourceKind::Listener,
+            &bytes::inbound_listener("virtualInbound", 15006),
+        ),
+        step(1, ResourceKind::ExtensionConfig, &bytes::extension("f")),
+        step(1, ResourceKind::Route, &routes("80", name)),
+        step(1, ResourceKind::Cluster, &cluster(name, TlsMode::Plaintext)),
+        step(1, ResourceKind::Endpoints, &endpoints(name)),
+    ];
+    steps.concat()
 }
 
 /// A step that has a kind and bytes.

@@ -1,7 +1,7 @@
 //! A whole stream: the input says what the control plane sends, when the stream breaks, how time passes and what is wanted,
 //! and a real client (protocol, cache, assembly) hears it.
 //!
-//! The input is a list of steps: one byte that says what (its low three bits) and how (the others), for some two bytes of
+//! An input that begins with 0xff is a sidecar's stream, any other one a gRPC client's. The rest is a list of steps: one byte that says what (its low three bits) and how (the others), for some two bytes of
 //! length, lowest first, and as many bytes. A length beyond the end means the rest, so that any input is a list of steps.
 //!
 //! What is promised after each step:
@@ -10,24 +10,27 @@
 //!   world the newest alone; nothing else is; a NACK has a reason of bounded length, and an ACK has none;
 //! - versions, nonces, names and the node are said as the protocol has it, so that the control plane knows exactly what is
 //!   wanted whenever there is nothing more to send;
-//! - a good value is never lost while its name is wanted, whatever comes;
+//! - a good value is never lost while its name is wanted, whatever comes, unless it had a time to live and that is over;
 //! - what changed of a resource is told to those who follow the cache;
 //! - what was assembled step by step is what a fresh assembly makes of the same cache, whenever nothing is waited for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::Snapshot;
+use mesh_core::config::RouteTree;
 use prost::Message;
 
 use super::resource;
+use crate::bootstrap::{ListenerNames, Profile};
 use crate::client::ads::{AdsState, Needs, Variant};
-use crate::client::assemble::Assembler;
-use crate::client::cache::{Changed, Trouble};
-use crate::decode::{self, Context};
+use crate::client::assemble::{Assembler, Naming, Wanted};
+use crate::client::cache::{Changed, Row, Trouble};
+use crate::decode::{self, Context, Resource};
 use crate::node::Node;
-use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 use crate::wire::{self, Delta, DeltaRequest, DeltaResponse, Raw, Request, Response, Sotw, Versioned};
 
 /// The most steps that are taken of one input: more find nothing new and only cost time.
@@ -40,8 +43,14 @@ const LONG: Duration = Duration::from_secs(20);
 const MAX_REASON_BYTES: usize = 4096 + 512;
 /// The most requests that may follow one step: more are a loop.
 const MAX_REQUESTS: usize = 1024;
-/// What may be wanted.
-const TARGETS: [&str; 3] = ["t", "u", "v"];
+/// What a gRPC client may call, what a sidecar may, and where either may serve.
+const GRPC_TARGETS: [&str; 3] = ["t", "u", "v"];
+const ENVOY_TARGETS: [&str; 3] = ["t:80", "u:80", "v:81"];
+const SERVED: &str = "10.0.0.1:80";
+/// Begins the stream of a sidecar.
+pub(super) const SIDECAR: u8 = 0xff;
+/// What every host name resolves to.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
 /// Both variants, as a control plane speaks and hears them.
 pub(super) trait Speak: Variant {
@@ -86,7 +95,14 @@ enum Names {
 
 /// Takes the steps of an input; what was published last.
 pub(super) fn drive<V: Speak>(mut input: &[u8]) -> Snapshot {
-    let mut client = Client::<V>::new();
+    let profile = match input.split_first() {
+        Some((&SIDECAR, rest)) => {
+            input = rest;
+            Profile::Envoy
+        }
+        _ => Profile::Grpc,
+    };
+    let mut client = Client::<V>::new(profile);
     for _ in 0..MAX_STEPS {
         let Some((&step, rest)) = input.split_first() else {
             break;
@@ -128,8 +144,13 @@ fn take<'a>(input: &mut &'a [u8]) -> &'a [u8] {
 /// A real client, and what its control plane may expect of it.
 struct Client<V: Variant> {
     ads: AdsState<V>,
+    profile: Profile,
     assembler: Assembler,
-    targets: Vec<Arc<str>>,
+    wanted: Wanted,
+    /// The host names that are looked up.
+    lookups: BTreeSet<Arc<str>>,
+    /// Of those, which have resolved.
+    resolved: BTreeSet<Arc<str>>,
     needs: Needs,
     snapshot: Snapshot,
     now: Instant,
@@ -164,12 +185,14 @@ struct Owed {
 type Rows = BTreeMap<Changed, (Arc<str>, Option<(Arc<str>, usize)>, Option<Trouble>)>;
 
 impl<V: Speak> Client<V> {
-    fn new() -> Self {
-        let context = resource::contexts().into_iter().next().unwrap_or_default();
+    fn new(profile: Profile) -> Self {
         let mut client = Self {
-            ads: AdsState::new(Arc::new(Node::default()), context),
-            assembler: Assembler::new("%s"),
-            targets: TARGETS[..2].iter().map(|name| Arc::from(*name)).collect(),
+            ads: AdsState::new(Arc::new(Node::default()), resource::context(profile)),
+            profile,
+            assembler: assembler(profile),
+            wanted: Wanted::default(),
+            lookups: BTreeSet::new(),
+            resolved: BTreeSet::new(),
             needs: Needs::default(),
             snapshot: Snapshot::empty(),
             now: Instant::now(),
@@ -180,6 +203,7 @@ impl<V: Speak> Client<V> {
             server: Server::default(),
         };
         client.ads.stream_opened();
+        client.want(0b011);
         client.follow();
         client.drain();
         client
@@ -192,7 +216,7 @@ impl<V: Speak> Client<V> {
             type_url: kind.type_url().into(),
             bytes: bytes.into(),
         };
-        let name = name(kind, &raw).unwrap_or_else(|| TARGETS[0].into());
+        let name = name(kind, &raw).unwrap_or_else(|| GRPC_TARGETS[0].into());
         self.pending.push((kind, name, raw));
         if !is_more {
             let of_kind = |(one, name, raw)| (one == kind).then_some((name, raw));
@@ -217,7 +241,7 @@ impl<V: Speak> Client<V> {
         }
         let (kind, nonce) = (V::kind(&response), V::nonce(&response).to_owned());
         let version = V::version(&response);
-        let received = self.ads.receive(response);
+        let received = self.ads.receive(response, self.now);
         assert!(received.understood || received.rejected.is_empty());
         let Some(kind) = kind.filter(|_| received.understood) else {
             return;
@@ -239,7 +263,7 @@ impl<V: Speak> Client<V> {
 
     fn reconnect(&mut self) {
         self.ads.stream_closed();
-        assert!(!self.ads.has_request(self.now) && self.ads.deadline(self.now).is_none());
+        assert!(!self.ads.has_request(self.now));
         self.server = Server {
             accepted: std::mem::take(&mut self.server.accepted),
             ..Server::default()
@@ -249,23 +273,47 @@ impl<V: Speak> Client<V> {
 
     fn wait(&mut self, time: Duration) {
         self.now += time;
+        // Whatever a time to live ended is forgotten; what is good without one stays.
         self.ads.on_timer(self.now);
+        for key in self.rows.keys().cloned().collect::<Vec<_>>() {
+            let ended =
+                |row: &Row<'_>| matches!(row.trouble, Some(Trouble::Absent(why)) if why.contains("time to live"));
+            if self.ads.cache().row(key.0, &key.1).is_some_and(|row| ended(&row)) {
+                self.rows.entry(key).and_modify(|row| row.1 = None);
+            }
+        }
         assert!(self.ads.deadline(self.now).is_none_or(|deadline| self.now < deadline));
+        for host in &self.lookups {
+            self.assembler.resolved(host, Ok(vec![ADDRESS]));
+            self.resolved.insert(Arc::clone(host));
+        }
     }
 
     fn want(&mut self, which: u8) {
-        let wanted = TARGETS.iter().enumerate().filter(|(index, _)| which >> index & 1 == 1);
-        self.targets = wanted.map(|(_, name)| Arc::from(*name)).collect();
+        let targets = match self.profile {
+            Profile::Grpc => GRPC_TARGETS,
+            Profile::Envoy => ENVOY_TARGETS,
+        };
+        let is_set = |bit: usize| which >> bit & 1 == 1;
+        let wanted = targets.iter().enumerate().filter(|(index, _)| is_set(*index));
+        self.wanted = Wanted {
+            targets: wanted.map(|(_, name)| Arc::from(*name)).collect(),
+            inbound: is_set(3).then(|| SERVED.into()).into_iter().collect(),
+        };
     }
 
     /// What follows every event: assembly and subscription, as the client's task does them.
     fn follow(&mut self) {
         let changed = self.ads.take_changed();
         self.compare(&changed);
-        let assembly = self.assembler.assemble(&self.targets, self.ads.cache(), &changed);
+        let assembly = self.assembler.assemble(&self.wanted, self.ads.cache(), &changed);
         if let Some(needs) = assembly.needs {
             self.ads.subscribe(&needs);
             self.needs = needs;
+        }
+        if let Some(lookups) = assembly.lookups {
+            self.lookups = lookups.into_keys().collect();
+            self.resolved.retain(|host| self.lookups.contains(host));
         }
         let changed = self.ads.take_changed();
         self.compare(&changed);
@@ -273,12 +321,22 @@ impl<V: Speak> Client<V> {
             assert!(self.snapshot.version() < snapshot.version());
             self.snapshot = snapshot;
         }
-        let mut fresh = Assembler::new("%s");
-        let whole = fresh.assemble(&self.targets, self.ads.cache(), &[]);
+        self.is_what_a_fresh_one_makes();
+    }
+
+    fn is_what_a_fresh_one_makes(&self) {
+        let mut fresh = assembler(self.profile);
+        for host in &self.resolved {
+            fresh.resolved(host, Ok(vec![ADDRESS]));
+        }
+        let whole = fresh.assemble(&self.wanted, self.ads.cache(), &[]);
         if whole.waiting.is_some_and(|waiting| waiting.is_empty()) {
             let snapshot = whole.snapshot.unwrap_or_else(Snapshot::empty);
-            assert_eq!(snapshot.targets(), self.snapshot.targets());
-            assert_eq!(snapshot.clusters(), self.snapshot.clusters());
+            assert!(
+                snapshot.is_same_as(&self.snapshot),
+                "{snapshot:#?}\nis not\n{:#?}",
+                self.snapshot
+            );
             assert_eq!(whole.needs.as_ref(), Some(&self.needs));
         }
     }
@@ -331,7 +389,11 @@ impl<V: Speak> Client<V> {
         );
         for kind in ResourceKind::ALL {
             let said = self.server.names.get(&kind).cloned().unwrap_or_default();
-            assert_eq!(said, self.needs[kind.index()], "what is wanted of {kind}");
+            let wanted = match self.needs.wants_everything(kind) {
+                true => BTreeSet::new(),
+                false => self.needs[kind.index()].clone(),
+            };
+            assert_eq!(said, wanted, "what is wanted of {kind}");
         }
     }
 }
@@ -419,6 +481,7 @@ impl Speak for Delta {
             name,
             version: Arc::clone(&version),
             raw: Some(raw),
+            ttl: None,
         };
         DeltaResponse {
             type_url: kind.type_url().into(),
@@ -461,19 +524,22 @@ fn kind(how: u8) -> ResourceKind {
 
 /// The name inside a resource, if it has one.
 fn name(kind: ResourceKind, raw: &Raw) -> Option<Arc<str>> {
-    let context = Context::default();
-    match kind {
-        ResourceKind::Listener => decode::decode::<Listener>(raw, &context)
-            .ok()
-            .map(|decoded| decoded.name),
-        ResourceKind::Route => decode::decode::<mesh_core::config::RouteTree>(raw, &context)
-            .ok()
-            .map(|decoded| decoded.name),
-        ResourceKind::Cluster => decode::decode::<ClusterSpec>(raw, &context)
-            .ok()
-            .map(|decoded| decoded.name),
-        ResourceKind::Endpoints => decode::decode::<Endpoints>(raw, &context)
-            .ok()
-            .map(|decoded| decoded.name),
+    fn of<R: Resource>(raw: &Raw) -> Option<Arc<str>> {
+        let decoded = decode::decode::<R>(raw, &Context::default());
+        decoded.ok().map(|decoded| decoded.name)
     }
+    match kind {
+        ResourceKind::Listener => of::<Listener>(raw),
+        ResourceKind::Route => of::<RouteTree>(raw),
+        ResourceKind::Cluster => of::<ClusterSpec>(raw),
+        ResourceKind::Endpoints => of::<Endpoints>(raw),
+        ResourceKind::ExtensionConfig => of::<Extension>(raw),
+    }
+}
+
+fn assembler(profile: Profile) -> Assembler {
+    Assembler::new(Naming {
+        profile,
+        names: ListenerNames::new(None, Some("%s"), &BTreeMap::new()),
+    })
 }
