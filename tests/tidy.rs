@@ -90,6 +90,28 @@ fn test_helpers_stay_out_of_production() {
     }
 }
 
+/// The doors of mesh-xds for fuzzers and for benches are no part of its API.
+#[test]
+fn doors_for_tools_stay_shut_in_production() {
+    const DOORS: [(&str, &str); 2] = [("fuzzing", "fuzz"), ("measuring", "benches")];
+    for package in packages() {
+        let name = text(&package["name"]);
+        let defaults = package["features"]["default"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(text);
+        let open: Vec<&str> = dependencies(&package)
+            .filter(|dependency| dependency["kind"].is_null())
+            .flat_map(|dependency| dependency["features"].as_array().into_iter().flatten().map(text))
+            .chain(defaults)
+            .collect();
+        for (door, only) in DOORS {
+            assert!(!open.contains(&door) || name == only, "{name} turns `{door}` on");
+        }
+    }
+}
+
 #[test]
 fn names_stand_only_where_they_may() {
     for (path, source) in sources().into_iter().filter(|(path, _)| path != THIS_FILE) {
@@ -285,7 +307,8 @@ fn files() -> Vec<(String, String)> {
         {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             let hidden = name.starts_with('.') && name != ".ci" && name != ".gitignore";
-            if hidden || name == "target" {
+            // Inputs of fuzzers are bytes, whatever they look like.
+            if hidden || name == "target" || path == root.join("tests/fuzz/corpus") {
                 continue;
             }
             if path.is_dir() {

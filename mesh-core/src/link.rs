@@ -14,7 +14,7 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
 use crate::config::{Reason, ReasonKind, Snapshot, Version};
 use crate::entropy::Entropy;
-use crate::identity::Identity;
+use crate::identity::{Identity, Pins};
 use crate::live;
 use crate::report::Tally;
 
@@ -36,6 +36,7 @@ struct Shared {
     tally: Tally,
     entropy: Entropy,
     wall_clock: Arc<dyn TimeProvider>,
+    pins: Pins,
     attached: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     /// What must live as long as somebody uses the link: the xDS client's task, for one.
     keep_alive: Mutex<Vec<Box<dyn Any + Send + Sync>>>,
@@ -57,6 +58,8 @@ pub struct Parts {
     pub entropy: Entropy,
     /// Wall time, by which certificates are judged. Default: the system's.
     pub wall_clock: Arc<dyn TimeProvider>,
+    /// Whom this process calls at all, whatever its configuration says. Default: nothing is pinned.
+    pub pins: Pins,
 }
 
 impl Default for Parts {
@@ -64,6 +67,7 @@ impl Default for Parts {
         Self {
             entropy: Entropy::from_os(),
             wall_clock: Arc::new(DefaultTimeProvider),
+            pins: Pins::default(),
         }
     }
 }
@@ -86,6 +90,7 @@ impl Link {
             tally: Tally::default(),
             entropy: parts.entropy,
             wall_clock: parts.wall_clock,
+            pins: parts.pins,
             attached: Mutex::default(),
             keep_alive: Mutex::default(),
         };
@@ -160,6 +165,11 @@ impl Link {
     /// Wall time, by which certificates are judged.
     pub fn wall_clock(&self) -> &Arc<dyn TimeProvider> {
         &self.shared.wall_clock
+    }
+
+    /// Whom the application pinned, whatever the source says.
+    pub fn pins(&self) -> &Pins {
+        &self.shared.pins
     }
 
     /// The one `T` of this link, made by `init` when first asked for. It lives as long as the link: this is how all

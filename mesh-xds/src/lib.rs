@@ -28,7 +28,8 @@
 //!
 //! # Features
 //!
-//! `server`: the serving end, for control planes and tests. Off by default.
+//! `server`: the serving end, for control planes and tests. `fuzzing` and `measuring` open doors for the fuzz targets and the
+//! benches, which are no part of the API. All are off by default.
 
 pub mod bootstrap;
 pub mod client;
@@ -40,6 +41,9 @@ mod decode;
 #[cfg(feature = "server")]
 mod encode;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod name;
 mod node;
@@ -49,6 +53,10 @@ mod resource;
 #[cfg(feature = "server")]
 pub mod server;
 mod wire;
+
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub use client::measuring;
 
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use client::{ConfigStatus, XdsClient};

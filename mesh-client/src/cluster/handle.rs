@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mesh_core::Entropy;
 use mesh_core::balance::Picker;
 use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, MutualTls, TlsMode};
+use mesh_core::identity::Pins;
 use mesh_core::live;
 use mesh_core::report::Tally;
 use mesh_core::retry::Budget;
@@ -22,6 +23,7 @@ pub(crate) struct Parts {
     pub(crate) entropy: Entropy,
     pub(crate) wall_clock: Arc<dyn TimeProvider>,
     pub(crate) tally: Tally,
+    pub(crate) pins: Pins,
 }
 
 /// A live cluster, shared by every channel and every call of the process.
@@ -55,7 +57,7 @@ impl ClusterHandle {
             writer,
             in_flight: AtomicU32::new(0),
             budget: Budget::default(),
-            tls_configs: Arc::new(TlsConfigs::new(Arc::clone(&parts.wall_clock))),
+            tls_configs: Arc::new(TlsConfigs::new(Arc::clone(&parts.wall_clock)).pinned(parts.pins.clone())),
         }
     }
 

@@ -87,6 +87,7 @@ impl ClusterManager {
                 entropy: link.entropy().clone(),
                 wall_clock: Arc::clone(link.wall_clock()),
                 tally: link.tally().clone(),
+                pins: link.pins().clone(),
             },
             connector,
             link: link.downgrade(),

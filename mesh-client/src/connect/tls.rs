@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::config::MutualTls;
-use mesh_core::identity::Identity;
-use mesh_core::identity::tls::client_config;
+use mesh_core::identity::tls::{TlsError, client_config_within};
 use mesh_core::identity::verify::Refusal;
+use mesh_core::identity::{Identity, Pins};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::time_provider::TimeProvider;
@@ -28,6 +28,7 @@ const MAX_CACHED: usize = 8;
 /// The newest TLS configurations of one cluster, the latest used last.
 pub(crate) struct TlsConfigs {
     wall_clock: Arc<dyn TimeProvider>,
+    pins: Pins,
     cached: Mutex<Vec<Cached>>,
 }
 
@@ -41,8 +42,19 @@ impl TlsConfigs {
     pub(crate) fn new(wall_clock: Arc<dyn TimeProvider>) -> Self {
         Self {
             wall_clock,
+            pins: Pins::default(),
             cached: Mutex::default(),
         }
+    }
+
+    /// Of the peers that a cluster expects, only whom `pins` admit.
+    pub(crate) fn pinned(self, pins: Pins) -> Self {
+        Self { pins, ..self }
+    }
+
+    fn config(&self, identity: &Identity, tls: &MutualTls) -> Result<Arc<ClientConfig>, TlsError> {
+        let clock = Arc::clone(&self.wall_clock);
+        client_config_within(&self.pins, identity, &tls.expected, clock, &[ALPN_H2])
     }
 
     fn for_handshake(&self, identity: &Identity, tls: &Arc<MutualTls>) -> Result<Arc<ClientConfig>, ConnectError> {
@@ -57,7 +69,8 @@ impl TlsConfigs {
             None => Cached {
                 generation: identity.generation(),
                 tls: Arc::clone(tls),
-                config: client_config(identity, &tls.expected, Arc::clone(&self.wall_clock), &[ALPN_H2])
+                config: self
+                    .config(identity, tls)
                     .map_err(|error| ConnectError::new(ConnectKind::Config(error)))?,
             },
         };

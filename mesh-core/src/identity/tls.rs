@@ -17,7 +17,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, Error, NoKeyLog, RootCertStore, ServerConfig, version};
 
 use super::verify::{ClientVerifier, ServerVerifier};
-use super::{ClientCertificate, Identity};
+use super::{ClientCertificate, Identity, Pins};
 use crate::config::ExpectedPeers;
 
 /// Whether a client must show who it is.
@@ -46,7 +46,22 @@ pub fn client_config(
     clock: Arc<dyn TimeProvider>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = ServerVerifier::new(identity.bundle().clone(), expected.clone());
+    client_config_within(&Pins::default(), identity, expected, clock, alpn)
+}
+
+/// As [`client_config`], within what the application pinned.
+///
+/// # Errors
+///
+/// As there.
+pub fn client_config_within(
+    pins: &Pins,
+    identity: &Identity,
+    expected: &ExpectedPeers,
+    clock: Arc<dyn TimeProvider>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier = ServerVerifier::new(identity.bundle().clone(), expected.clone()).pinned(pins.clone());
     let config = client_builder(clock)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))

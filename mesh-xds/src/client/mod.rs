@@ -7,11 +7,14 @@
 //! ```
 
 pub(crate) mod ads;
-mod assemble;
+pub(crate) mod assemble;
 mod backoff;
 pub(crate) mod cache;
 mod fallback;
 mod line;
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub mod measuring;
 mod report;
 mod state;
 mod status;
@@ -26,6 +29,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use mesh_core::identity::Pins;
 use mesh_core::link::Parts;
 use mesh_core::{Link, Snapshot, live};
 use tokio::runtime::Handle;
@@ -110,9 +114,17 @@ pub struct XdsClientBuilder {
 }
 
 impl XdsClientBuilder {
-    /// Randomness and wall time.
+    /// Randomness, wall time, pins.
     pub fn parts(mut self, parts: Parts) -> Self {
         self.parts = parts;
+        self
+    }
+
+    /// Whom this process calls at all. A control plane is trusted for naming, not for keys: it says who may answer for a
+    /// service, and one that lies can name an attacker. It cannot widen what is pinned here: a peer that was not pinned is
+    /// refused in the handshake (`not_pinned`), whatever the control plane expects there.
+    pub fn pins(mut self, pins: Pins) -> Self {
+        self.parts.pins = pins;
         self
     }
 

@@ -33,11 +33,11 @@ use crate::resource::ResourceKind;
 use crate::wire::{Raw, time_to_live};
 
 pub use refusal::Rejected;
-pub(crate) use refusal::{Fault, Notes};
+pub(crate) use refusal::{Fault, Notes, clip};
 pub(crate) use route::UNSERVED;
 
 /// The type of the envelope that a resource may come in (client feature `xds.config.resource-in-sotw`).
-const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+pub(crate) const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
 /// What decoding needs to know of the process.
 #[derive(Clone, Debug, Default)]

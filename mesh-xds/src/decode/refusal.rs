@@ -1,5 +1,6 @@
 //! What is said of a resource that was refused, and of one that was taken with something left out.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,6 +8,11 @@ use crate::resource::ResourceKind;
 
 /// The most notes kept of one resource: enough to see what is wrong, too few to fill a status page.
 const MAX_NOTES: usize = 8;
+/// The most bytes of a reason, a path or a note. They quote what a peer sent, which may be as long as a response; they end in
+/// log lines, in NACKs and in what a caller is told.
+const MAX_TEXT_BYTES: usize = 512;
+/// The most bytes of a resource's name that are printed. No real one is half as long.
+const MAX_NAME_BYTES: usize = 256;
 
 /// A resource that was refused: which one, which field of it, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,11 +25,12 @@ pub struct Rejected {
 
 impl Rejected {
     pub(crate) fn new(kind: ResourceKind, resource: impl Into<Arc<str>>, fault: Fault) -> Self {
+        let Fault { path, reason } = fault;
         Self {
             kind,
             resource: resource.into(),
-            field: fault.path.into(),
-            reason: fault.reason.into(),
+            field: clip(&path, MAX_TEXT_BYTES).into(),
+            reason: clip(&reason, MAX_TEXT_BYTES).into(),
         }
     }
 
@@ -67,7 +74,8 @@ impl Rejected {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}: ", self.kind, self.resource)?;
+        let name = format!("{:?}", self.resource);
+        write!(f, "{} {}: ", self.kind, clip(&name, MAX_NAME_BYTES))?;
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
         }
@@ -110,7 +118,7 @@ impl Notes {
     /// Adds a note, if it says something new.
     pub(super) fn add(&mut self, note: impl fmt::Display) {
         if self.0.len() < MAX_NOTES {
-            let note = note.to_string();
+            let note = clip(&note.to_string(), MAX_TEXT_BYTES).into_owned();
             if !self.0.iter().any(|known| **known == *note) {
                 self.0.push(note.into());
             }
@@ -119,5 +127,31 @@ impl Notes {
 
     pub(crate) fn into_inner(self) -> Vec<Box<str>> {
         self.0
+    }
+}
+
+/// The beginning of a text that a peer may have made long.
+pub(crate) fn clip(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at));
+    format!("{}...", &text[..end.unwrap_or_default()]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_short_however_long_the_resource_is() {
+        let long = "\u{e9}".repeat(100_000);
+        let rejected = Rejected::new(ResourceKind::Route, long.as_str(), Fault::new(long.as_str(), &long));
+        assert_eq!(rejected.resource(), long);
+        assert!(rejected.reason().ends_with("\u{e9}...") && rejected.field().ends_with("..."));
+        assert!(rejected.to_string().len() < 2 * MAX_TEXT_BYTES + MAX_NAME_BYTES + 64);
+        let mut notes = Notes::default();
+        notes.add(&long);
+        assert!(notes.into_inner()[0].len() <= MAX_TEXT_BYTES + 3);
     }
 }

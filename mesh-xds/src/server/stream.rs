@@ -285,3 +285,83 @@ impl<M: Machine> Talk<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use tonic::Code;
+    use tonic::body::Body;
+    use tonic::codec::{Codec, EncodeBody, Streaming};
+    use tonic_prost::ProstCodec;
+    use tower::Service as _;
+
+    use super::*;
+    use crate::wire::{self, AdsServer};
+
+    type Messages = ProstCodec<<Sotw as Variant>::RequestMessage, <Sotw as Variant>::ResponseMessage>;
+    type Answers = Streaming<<Sotw as Variant>::ResponseMessage>;
+
+    fn streams() -> Streams {
+        Streams::new(SnapshotCache::new(), Box::new(|_: &Caller| Ok("g".into())))
+    }
+
+    /// Opens a stream whose client says nothing, without a socket: so the clock can be paused.
+    async fn open(service: &mut AdsServer<Streams>) -> Answers {
+        let mut codec = Messages::default();
+        let silence = EncodeBody::new_client(codec.encoder(), tokio_stream::pending(), None, None);
+        let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+        let request = http::Request::post(path).header("content-type", "application/grpc");
+        let response = service.call(request.body(Body::new(silence)).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        // A refusal is in the headers, and has no body.
+        match Status::from_header_map(&parts.headers) {
+            Some(status) => {
+                let refused = EncodeBody::new_server(
+                    Messages::default().encoder(),
+                    tokio_stream::once(Err(status)),
+                    None,
+                    Default::default(),
+                    None,
+                );
+                Streaming::new_response(codec.decoder(), Body::new(refused), StatusCode::OK, None, None)
+            }
+            None => Streaming::new_response(codec.decoder(), body, StatusCode::OK, None, None),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_say_who_it_is_is_sent_away_in_time() {
+        let streams = streams();
+        let start = Instant::now();
+        let status = open(&mut wire::service(streams.clone()))
+            .await
+            .message()
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (status.code(), start.elapsed()),
+            (Code::DeadlineExceeded, FIRST_REQUEST_TIMEOUT)
+        );
+        assert_eq!(streams.0.cache.tally().get(DROPPED, "late"), 1);
+        assert_eq!(streams.0.room.available_permits(), MAX_STREAMS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_a_most_of_streams_and_one_that_ends_makes_room() {
+        let streams = streams();
+        let others = MAX_STREAMS as u32 - 1;
+        let _others = Arc::clone(&streams.0.room).try_acquire_many_owned(others).unwrap();
+        let mut service = wire::service(streams.clone());
+        let mut last = open(&mut service).await;
+        let refused = open(&mut service).await.message().await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (Code::ResourceExhausted, "too many streams")
+        );
+        assert_eq!(streams.0.cache.tally().get(REFUSED, "too_many"), 1);
+        // It ends for its silence, and the next one finds its place.
+        assert_eq!(last.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+        let mut next = open(&mut service).await;
+        assert_eq!(next.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+}

@@ -1,5 +1,7 @@
 //! Discovery messages as plain values, so that the state machines on both ends know nothing of generated types.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod bytes;
 mod client;
 mod delta;
 mod node;

@@ -9,7 +9,8 @@
 //! 3. the leaf's trust domain picks the roots, and only those (gRFC A87): a federated domain never vouches for another;
 //! 4. the path to them (RFC 5280, by webpki) at the time rustls was given, then its signers' key usage and names;
 //! 5. on the client, that the id is one the destination may show. An empty expectation refuses everybody; gRPC and Envoy
-//!    accept everybody then, which turns a missing list into a silent hole.
+//!    accept everybody then, which turns a missing list into a silent hole;
+//! 6. on the client, that the application's own [`Pins`] admit it, whatever the control plane expects.
 //!
 //! Revocation is by short lifetimes. A chain with a URI name constraint is refused whole, because webpki does not apply them.
 
@@ -29,7 +30,7 @@ pub use leaf::Leaf;
 pub use refusal::Refusal;
 
 use super::tls::{ClientAuth, provider};
-use super::{SpiffeId, TrustBundle};
+use super::{Pins, SpiffeId, TrustBundle};
 use crate::config::ExpectedPeers;
 
 /// Reads the id of a certificate that one of the verifiers below has accepted. It judges the leaf's form only: on a
@@ -47,12 +48,22 @@ pub fn leaf_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Refusal> {
 pub struct ServerVerifier {
     bundle: TrustBundle,
     expected: ExpectedPeers,
+    pins: Pins,
 }
 
 impl ServerVerifier {
     /// Accepts servers that `bundle` vouches for and `expected` admits.
     pub fn new(bundle: TrustBundle, expected: ExpectedPeers) -> Self {
-        Self { bundle, expected }
+        Self {
+            bundle,
+            expected,
+            pins: Pins::default(),
+        }
+    }
+
+    /// And of those, only whom `pins` admit.
+    pub fn pinned(self, pins: Pins) -> Self {
+        Self { pins, ..self }
     }
 }
 
@@ -71,6 +82,9 @@ impl ServerCertVerifier for ServerVerifier {
         let id = chain::verify(&self.bundle, end_entity, intermediates, now, KeyUsage::server_auth())?;
         if !self.expected.admits(id.as_str()) {
             return Err(Refusal::WrongIdentity(id).into());
+        }
+        if !self.pins.admits(&id) {
+            return Err(Refusal::NotPinned(id).into());
         }
         Ok(ServerCertVerified::assertion())
     }

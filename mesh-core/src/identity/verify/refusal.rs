@@ -91,6 +91,8 @@ pub enum Refusal {
     NothingExpected,
     /// The peer is who its certificate says, but not whom the destination may show.
     WrongIdentity(SpiffeId),
+    /// The destination may show it, but the application pinned others: see [`Pins`](crate::identity::Pins).
+    NotPinned(SpiffeId),
     /// The peer's chain is refused by a rule that has no name here.
     Unspecified,
 }
@@ -170,6 +172,7 @@ impl Refusal {
             Self::Purpose => "purpose",
             Self::NothingExpected => "nothing_expected",
             Self::WrongIdentity(_) => "wrong_identity",
+            Self::NotPinned(_) => "not_pinned",
             Self::Unspecified => "unspecified",
         }
     }
@@ -182,6 +185,7 @@ impl fmt::Display for Refusal {
             Self::ForeignTrustDomain(domain) => return write!(f, "no roots are known for trust domain {domain}"),
             Self::NoRoots(domain) => return write!(f, "trust domain {domain} has no roots: nothing of it is trusted"),
             Self::WrongIdentity(id) => return write!(f, "{id} is not an identity that this destination may show"),
+            Self::NotPinned(id) => return write!(f, "{id} is not among the peers that this process was pinned to"),
             Self::TlsVersion => "the peer does not speak TLS 1.3",
             Self::NoCommonProtocol => "no application protocol in common",
             Self::NoCertificate => "the peer sent no certificate",

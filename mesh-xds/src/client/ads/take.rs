@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use super::kind::Timer;
 use super::rules::Rules;
 use crate::client::cache::{Cached, MAX_RESOURCES, Names as _, Table, Trouble, normal_form};
-use crate::decode::{Context, Decoded, Fault, Rejected, Unwrapped, decode, unwrap};
+use crate::decode::{Context, Decoded, Fault, Rejected, Unwrapped, clip, decode, unwrap};
 use crate::wire::{NOT_FOUND, Raw, ResourceError};
 
+/// The most bytes of a control plane's own words that are kept: they are told to callers.
+const MAX_WORDS_BYTES: usize = 512;
 /// gRPC's PERMISSION_DENIED.
 const PERMISSION_DENIED: i32 = 7;
 
@@ -150,6 +152,7 @@ impl<'a, R: Cached> Taking<'a, R> {
     pub(super) fn error(&mut self, error: ResourceError) {
         let ResourceError { name, code, message } = error;
         let name = normal(name.into());
+        let message = clip(&message, MAX_WORDS_BYTES);
         let why = format!("{} {name:?}: the control plane says: {message}", R::KIND);
         if matches!(code, NOT_FOUND | PERMISSION_DENIED) {
             return self.absent(name, why);

@@ -177,7 +177,7 @@ impl Cache {
     }
 
     /// Every subscribed name.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         ResourceKind::ALL.into_iter().flat_map(|kind| self.of(kind).rows())
     }

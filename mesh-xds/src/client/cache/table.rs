@@ -206,7 +206,7 @@ pub(crate) trait Names {
     fn has_any(&self, belongs: &dyn Fn(&str) -> bool) -> bool;
     fn take_changed(&mut self) -> Vec<Arc<str>>;
     fn row(&self, name: &str) -> Option<Row<'_>>;
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     fn rows(&self) -> Vec<Row<'_>>;
 }
 
@@ -291,7 +291,7 @@ impl<R: Resource> Names for Table<R> {
         Some(row::<R>(name, entry))
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     fn rows(&self) -> Vec<Row<'_>> {
         self.entries.iter().map(|(name, entry)| row::<R>(name, entry)).collect()
     }

@@ -99,7 +99,7 @@ impl<V: Variant> State<V> {
     }
 
     /// What follows every event.
-    fn refresh(&mut self, now: Instant) {
+    pub(super) fn refresh(&mut self, now: Instant) {
         self.targets.update(&self.interest.wanted(), now);
         self.look_no_further();
         let mut changed = self.take_changed();
@@ -198,10 +198,17 @@ impl<V: Variant> State<V> {
 
     /// Takes in what a control plane said.
     pub(super) fn receive(&mut self, id: usize, response: V::Response, now: Instant) {
+        if self.hear(id, response, now) {
+            self.refresh(now);
+        }
+    }
+
+    /// The first half of that: what is said is known, and nothing is made of it yet. Whether it was heard at all.
+    pub(super) fn hear(&mut self, id: usize, response: V::Response, now: Instant) -> bool {
         let line = &mut self.lines[id];
         // It is being let go of, and what it says is nobody's business any more.
         if line.is_to_leave || !line.is_wanted {
-            return;
+            return false;
         }
         line.connection.attempts = 0;
         line.connection.responses += 1;
@@ -213,7 +220,7 @@ impl<V: Variant> State<V> {
         self.report.last_heard = Some(now);
         let received = line.ads.receive(response, now);
         self.note(id, received);
-        self.refresh(now);
+        true
     }
 
     /// When [`on_timer`](Self::on_timer) has something to do.

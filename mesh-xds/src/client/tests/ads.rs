@@ -582,3 +582,20 @@ fn a_time_to_live_ends_a_resource_unless_a_heartbeat_renews_it() {
     stream.answer(response(RDS, "2", vec![routes("a", "c")]));
     assert_eq!((there(&stream), stream.ads.deadline(stream.now)), (true, None));
 }
+
+/// A resource that is one long mistake is named all the same.
+#[test]
+fn a_refusal_of_something_long_still_says_which_and_why() {
+    let long = "x".repeat(100_000);
+    let (mut stream, _) = Stream::open(&[(CDS, &["c"])]);
+    let wrong = Raw {
+        type_url: long,
+        bytes: Vec::new(),
+    };
+    let error = stream.answer(response(CDS, "1", vec![wrong])).error.unwrap();
+    assert!(error.len() < 1024, "{} bytes", error.len());
+    assert!(
+        error.contains("resources[0].type_url: expected a cluster, not"),
+        "{error}"
+    );
+}

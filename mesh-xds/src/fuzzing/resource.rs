@@ -1,0 +1,107 @@
+//! One resource: refused with a bounded text that names it, or taken, and then encoded and decoded to the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_core::config::{Endpoint, RouteTree};
+
+use crate::bootstrap::Profile;
+use crate::convention::PROVIDER;
+use crate::decode::{self, Context, Rejected, Resource};
+use crate::encode;
+use crate::resource::Endpoints;
+use crate::wire::Raw;
+
+/// The most bytes of a refusal's or a note's text, whatever the input: what a log line and a status page can take.
+const MAX_TEXT_BYTES: usize = 2048;
+
+/// A process with an identity and one without, as gRPC's clients and as sidecars are told.
+pub(super) fn contexts() -> [Context; 4] {
+    let without = |profile| Context {
+        profile,
+        ..Context::default()
+    };
+    let [grpc, envoy] = [context(Profile::Grpc), context(Profile::Envoy)];
+    [grpc, envoy, without(Profile::Grpc), without(Profile::Envoy)]
+}
+
+/// A process with an identity.
+pub(super) fn context(profile: Profile) -> Context {
+    Context {
+        provider: Some(PROVIDER.into()),
+        profile,
+    }
+}
+
+/// Decodes, and holds what is said of it to its promises. The name and the value, if there is one.
+pub(super) fn check<R: Resource + fmt::Debug>(bytes: &[u8], context: &Context) -> Option<(Arc<str>, R)> {
+    let raw = Raw {
+        type_url: R::KIND.type_url().into(),
+        bytes: bytes.into(),
+    };
+    let decoded = match decode::decode::<R>(&raw, context) {
+        Err(nameless) => {
+            assert_eq!((nameless.kind(), nameless.resource()), (R::KIND, ""));
+            bounded(&nameless);
+            return None;
+        }
+        Ok(decoded) => decoded,
+    };
+    assert!(!decoded.name.is_empty());
+    for note in &decoded.notes {
+        assert!(note.len() <= MAX_TEXT_BYTES, "a note of {} bytes", note.len());
+    }
+    match decoded.value {
+        Err(rejected) => {
+            assert_eq!((rejected.kind(), rejected.resource()), (R::KIND, &*decoded.name));
+            bounded(&rejected);
+            None
+        }
+        Ok(value) => {
+            assert!(!format!("{value:?}").is_empty());
+            Some((decoded.name, value))
+        }
+    }
+}
+
+/// A refusal's text is there, and short.
+pub(super) fn bounded(rejected: &Rejected) {
+    let text = rejected.to_string();
+    assert!(!rejected.reason().is_empty());
+    assert!(text.starts_with(&rejected.kind().to_string()));
+    assert!(text.len() <= MAX_TEXT_BYTES, "a refusal of {} bytes", text.len());
+}
+
+/// Reads what the serving end wrote for a process with an identity, which is always taken.
+pub(super) fn read<R: Resource + fmt::Debug>(bytes: Vec<u8>) -> R {
+    let raw = Raw {
+        type_url: R::KIND.type_url().into(),
+        bytes,
+    };
+    let decoded = decode::decode::<R>(&raw, &context(Profile::Grpc)).expect("what was encoded has a name");
+    decoded
+        .value
+        .unwrap_or_else(|why| panic!("what was decoded and encoded again is refused: {why}"))
+}
+
+/// Routes are the same after a round over the wire. A tree without a name cannot travel by itself.
+pub(super) fn same_routes(tree: &RouteTree) {
+    if !tree.name.is_empty() {
+        assert_eq!(&read::<RouteTree>(encode::routes(tree)), tree);
+    }
+}
+
+/// Endpoints are the same after a round over the wire, but for their order: they travel by priority and locality. The shares
+/// that are to fail are not said by the serving end, nor is a priority that nobody is in.
+pub(super) fn same_endpoints(name: &Arc<str>, list: &Endpoints) {
+    let by_address = |list: &Endpoints| -> BTreeMap<SocketAddr, Endpoint> {
+        list.endpoints.iter().map(|one| (one.address, one.clone())).collect()
+    };
+    let priorities: BTreeSet<u32> = list.endpoints.iter().map(|one| one.priority).collect();
+    if priorities.iter().copied().eq(0..priorities.len() as u32) {
+        let again = read::<Endpoints>(encode::endpoints(&(&**name).into(), &list.endpoints));
+        assert_eq!(by_address(&again), by_address(list));
+    }
+}

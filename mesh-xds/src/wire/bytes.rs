@@ -1,0 +1,182 @@
+//! Messages as bytes, for fuzzers, which begin with bytes: those that cross the wire inside others, and resources that our own
+//! serving end does not write but Istio's does.
+
+use prost::Message as _;
+
+use crate::node::Node;
+use crate::proto::core::{Address, SocketAddress, TrafficDirection, address, socket_address::PortSpecifier};
+use crate::proto::hcm::{HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter};
+use crate::proto::router::Router;
+use crate::proto::{aggregate, cluster, core, discovery, endpoint, listener, pack, protobuf};
+
+/// A node as it travels.
+pub(crate) fn node(node: &Node) -> Vec<u8> {
+    core::Node::from(node).encode_to_vec()
+}
+
+/// A node that travelled.
+pub(crate) fn read_node(bytes: &[u8]) -> Option<Node> {
+    core::Node::decode(bytes).ok().map(Node::from)
+}
+
+/// A resource in the envelope of its name.
+pub(crate) fn envelope(name: &str, type_url: &str, bytes: Vec<u8>) -> Vec<u8> {
+    let resource = protobuf::Any {
+        type_url: type_url.into(),
+        value: bytes,
+    };
+    let envelope = discovery::Resource {
+        name: name.into(),
+        resource: Some(resource),
+        ..discovery::Resource::default()
+    };
+    envelope.encode_to_vec()
+}
+
+/// What a sidecar catches a port with: the routes of this name, after a filter that is a resource called `filter`.
+pub(crate) fn outbound_listener(name: &str, port: u16, routes: &str, filter: Option<&str>) -> Vec<u8> {
+    let manager = manager(routes, filter);
+    socket_listener(name, port, TrafficDirection::Outbound, &manager).encode_to_vec()
+}
+
+/// What a server accepts connections by.
+pub(crate) fn inbound_listener(name: &str, port: u16) -> Vec<u8> {
+    let mut listener = socket_listener(name, port, TrafficDirection::Inbound, &manager("r", None));
+    let takes = listener::FilterChainMatch {
+        prefix_ranges: vec![core::CidrRange {
+            address_prefix: "10.0.0.0".into(),
+            prefix_len: Some(protobuf::UInt32Value { value: 8 }),
+        }],
+        transport_protocol: "raw_buffer".into(),
+        ..listener::FilterChainMatch::default()
+    };
+    listener.filter_chains[0].filter_chain_match = Some(takes);
+    listener.encode_to_vec()
+}
+
+fn socket_listener(
+    name: &str,
+    port: u16,
+    direction: TrafficDirection,
+    manager: &HttpConnectionManager,
+) -> listener::Listener {
+    let filter = listener::Filter {
+        name: "http".into(),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(pack(manager))),
+    };
+    listener::Listener {
+        name: name.into(),
+        address: socket("0.0.0.0", port),
+        traffic_direction: direction as i32,
+        filter_chains: vec![listener::FilterChain {
+            filters: vec![filter],
+            ..listener::FilterChain::default()
+        }],
+        ..listener::Listener::default()
+    }
+}
+
+fn manager(routes: &str, filter: Option<&str>) -> HttpConnectionManager {
+    let elsewhere = |name: &str| HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::ConfigDiscovery(core::ExtensionConfigSource {
+            config_source: from_this_stream(),
+            type_urls: vec![FAULT.into()],
+            ..core::ExtensionConfigSource::default()
+        })),
+        ..HttpFilter::default()
+    };
+    let router = HttpFilter {
+        name: "router".into(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
+        ..HttpFilter::default()
+    };
+    HttpConnectionManager {
+        http_filters: filter.map(elsewhere).into_iter().chain([router]).collect(),
+        route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
+            config_source: from_this_stream(),
+            route_config_name: routes.into(),
+        })),
+        ..HttpConnectionManager::default()
+    }
+}
+
+/// The type of a filter that means nothing when it is empty.
+const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+
+/// An empty fault filter as a resource.
+pub(crate) fn extension(name: &str) -> Vec<u8> {
+    let extension = core::TypedExtensionConfig {
+        name: name.into(),
+        typed_config: Some(protobuf::Any {
+            type_url: FAULT.into(),
+            value: Vec::new(),
+        }),
+    };
+    extension.encode_to_vec()
+}
+
+/// A cluster whose host is a name.
+pub(crate) fn dns_cluster(name: &str, host: &str) -> Vec<u8> {
+    let member = endpoint::LbEndpoint {
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
+            address: socket(host, 80),
+            ..endpoint::Endpoint::default()
+        })),
+        ..endpoint::LbEndpoint::default()
+    };
+    let assignment = endpoint::ClusterLoadAssignment {
+        cluster_name: name.into(),
+        endpoints: vec![endpoint::LocalityLbEndpoints {
+            locality: Some(core::Locality::default()),
+            lb_endpoints: vec![member],
+            load_balancing_weight: Some(protobuf::UInt32Value { value: 1 }),
+            ..endpoint::LocalityLbEndpoints::default()
+        }],
+        ..endpoint::ClusterLoadAssignment::default()
+    };
+    let kind = cluster::cluster::DiscoveryType::StrictDns as i32;
+    let cluster = cluster::Cluster {
+        name: name.into(),
+        cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(kind)),
+        load_assignment: Some(assignment),
+        ..cluster::Cluster::default()
+    };
+    cluster.encode_to_vec()
+}
+
+/// A cluster that stands for others, the first of which that can be called is.
+pub(crate) fn aggregate_cluster(name: &str, clusters: &[&str]) -> Vec<u8> {
+    let config = aggregate::ClusterConfig {
+        clusters: clusters.iter().map(|name| String::from(*name)).collect(),
+    };
+    let custom = cluster::cluster::CustomClusterType {
+        name: "envoy.clusters.aggregate".into(),
+        typed_config: Some(pack(&config)),
+    };
+    let cluster = cluster::Cluster {
+        name: name.into(),
+        cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::ClusterType(custom)),
+        ..cluster::Cluster::default()
+    };
+    cluster.encode_to_vec()
+}
+
+fn socket(host: &str, port: u16) -> Option<Address> {
+    let socket = SocketAddress {
+        address: host.into(),
+        port_specifier: Some(PortSpecifier::PortValue(port.into())),
+        ..SocketAddress::default()
+    };
+    Some(Address {
+        address: Some(address::Address::SocketAddress(socket)),
+    })
+}
+
+fn from_this_stream() -> Option<core::ConfigSource> {
+    let ads = core::AggregatedConfigSource::default();
+    Some(core::ConfigSource {
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(ads)),
+        ..core::ConfigSource::default()
+    })
+}
