@@ -1,8 +1,11 @@
 //! Discovery messages as plain values, so that the state machines on both ends know nothing of generated types.
 
 mod client;
+pub(crate) mod csds;
 mod delta;
 mod node;
+#[cfg(feature = "server")]
+mod node_matcher;
 #[cfg(feature = "server")]
 mod server;
 mod variant;
