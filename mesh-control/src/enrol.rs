@@ -5,6 +5,7 @@
 //! the workload's name, and the token.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ca::{Authority, CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, write_file};
 
-/// What a running control plane leaves in its state directory for `meshctl bootstrap`.
+/// What a running control plane leaves in its state directory for `meshctl bootstrap` and `meshctl status`.
 const FILE: &str = "control-plane.json";
 
 /// Makes join tokens and bootstraps. Clones are the same authority.
@@ -29,6 +30,21 @@ pub struct Enrolment {
 struct Note {
     server: String,
     trust_domain: String,
+    /// Where ADS and the status of clients are served in the clear, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plaintext: Option<String>,
+}
+
+impl Note {
+    fn read(state: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(state.join(FILE)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+}
+
+/// The plaintext port of the control plane that ran last with this state directory, if it had one.
+pub fn noted_plaintext(state: &Path) -> Option<String> {
+    Note::read(state)?.plaintext
 }
 
 impl Enrolment {
@@ -53,9 +69,7 @@ impl Enrolment {
         trust_domain: Option<String>,
         clock: Arc<dyn TimeProvider>,
     ) -> Result<Self, EnrolError> {
-        let note = std::fs::read_to_string(state.join(FILE)).ok();
-        let note: Option<Note> = note.and_then(|text| serde_json::from_str(&text).ok());
-        let (noted_server, noted_domain) = note.map(|note| (note.server, note.trust_domain)).unzip();
+        let (noted_server, noted_domain) = Note::read(state).map(|note| (note.server, note.trust_domain)).unzip();
         let server = server.or(noted_server).unwrap_or_else(|| "127.0.0.1:15012".into());
         let domain = trust_domain.or(noted_domain).unwrap_or_else(|| "cluster.local".into());
         let domain = TrustDomain::parse(&domain).map_err(|_| Kind::Name(domain))?;
@@ -63,11 +77,12 @@ impl Enrolment {
         Ok(Self::new(Arc::new(authority), server))
     }
 
-    /// Notes in `state` what [`open`](Self::open) will want to know.
-    pub(crate) fn note(&self, state: &Path) -> Result<PathBuf, EnrolError> {
+    /// Notes in `state` what [`open`](Self::open) and [`noted_plaintext`] will want to know.
+    pub(crate) fn note(&self, state: &Path, plaintext: Option<SocketAddr>) -> Result<PathBuf, EnrolError> {
         let note = Note {
             server: self.server.to_string(),
             trust_domain: self.authority.trust_domain().as_str().to_owned(),
+            plaintext: plaintext.map(|address| address.to_string()),
         };
         let json = serde_json::to_vec_pretty(&note).expect("a struct of texts is JSON");
         let path = state.join(FILE);

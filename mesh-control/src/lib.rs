@@ -30,6 +30,7 @@ pub mod diagnostic;
 mod enrol;
 pub mod istio;
 mod publish;
+pub mod roster;
 mod serve;
 mod source;
 #[cfg(test)]
@@ -38,7 +39,7 @@ pub mod translate;
 
 pub use ca::{CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME};
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, StartError};
-pub use enrol::{EnrolError, Enrolment};
+pub use enrol::{EnrolError, Enrolment, noted_plaintext};
 pub use publish::{Status, check};
 pub use source::{MAX_FILES, Reading};
 

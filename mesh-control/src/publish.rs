@@ -88,6 +88,11 @@ impl Publisher {
         }
     }
 
+    /// The namespace that the mesh is administered from.
+    pub(crate) fn root_namespace(&self) -> &str {
+        &self.mesh.root_namespace
+    }
+
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }

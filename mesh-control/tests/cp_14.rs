@@ -4,7 +4,6 @@
 //! In a process of its own, with one test: its memory is measured as the system counts it.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
-
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "the figures are shown with `--nocapture`")]
 

@@ -18,3 +18,15 @@ pub(crate) const OUR_USER_AGENT: &str = "mesh-xds";
 
 /// The trailer by which a server says after how many milliseconds to come again (gRFC A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// The scope in which a client's configuration is used, in CSDS and in metrics. gRPC names the target there, or `#server`;
+/// one client of ours serves all targets and servers of its process.
+pub(crate) const SCOPE: &str = "#mesh";
+
+/// The key in a node's metadata under which our control plane tells readers of CSDS what it knows of a client itself.
+pub(crate) const SEEN: &str = "x_mesh";
+
+/// A type's name, which its URL ends with.
+pub(crate) fn type_name(type_url: &str) -> &str {
+    type_url.rsplit('/').next().unwrap_or(type_url)
+}

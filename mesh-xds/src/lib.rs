@@ -23,6 +23,7 @@
 //! | [`ResourceName`] | names, plain or of the `xdstp` scheme, in a normal form |
 //! | `credentials` | what a control plane is judged by, and what is shown to it |
 //! | `identity` | certificates from files or a CA, renewed before they end |
+//! | [`csds`] | client status: asked of this process, or of a control plane |
 //! | `decode`, `encode` | resources from and to core values, mirror images |
 //! | `server` (feature `server`) | the serving end: a snapshot per group of clients |
 //!
@@ -37,6 +38,7 @@ mod connect;
 mod connector;
 mod convention;
 mod credentials;
+pub mod csds;
 mod decode;
 #[cfg(feature = "server")]
 mod encode;
@@ -61,6 +63,7 @@ pub use client::measuring;
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use client::{ConfigStatus, XdsClient};
 pub use connector::Connector;
+pub use csds::ClientStatusService;
 pub use decode::Rejected;
 pub use error::StartError;
 pub use name::{InvalidResourceName, ResourceName};

@@ -10,6 +10,7 @@
     reason = "re-exports of generated code, private to this crate"
 )]
 
+pub(crate) use envoy_types::pb::envoy::admin::v3 as admin;
 pub(crate) use envoy_types::pb::envoy::config::{
     cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
 };
@@ -21,6 +22,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::{raw_buffe
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub(crate) use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+pub(crate) use envoy_types::pb::envoy::service::status::v3 as status;
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::service::{
     cluster::v3 as cds, endpoint::v3 as eds, listener::v3 as lds, route::v3 as rds,

@@ -7,6 +7,7 @@
 
 #![allow(clippy::print_stdout, reason = "a tool's result goes to standard output")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
@@ -15,7 +16,8 @@ use examples::logs;
 use examples::proto::payment_client::PaymentClient;
 use mesh_client::Channel;
 use mesh_core::Link;
-use mesh_xds::{Bootstrap, XdsClient};
+use mesh_xds::{Bootstrap, ClientStatusService, XdsClient};
+use tokio::net::TcpListener;
 
 /// Calls the payment service and tells which version answered.
 #[derive(Debug, Parser)]
@@ -32,6 +34,9 @@ struct Arguments {
     /// Prints a line of running totals so often, in milliseconds, while calling without pause.
     #[arg(long)]
     every_ms: Option<u64>,
+    /// Where health, counters and the status of its configuration are served in plaintext, on loopback. Default: nowhere.
+    #[arg(long)]
+    admin: Option<SocketAddr>,
 }
 
 /// Calls that are made when nobody says how many.
@@ -45,6 +50,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let plaintext = bootstrap.identity_provider().is_none();
     let xds = XdsClient::start(bootstrap)?;
     let client = client(&xds.link(), &arguments.target, plaintext);
+    if let Some(address) = arguments.admin {
+        let listener = TcpListener::bind(address).await?;
+        tracing::warn!(address = %listener.local_addr()?, "admin port");
+        let admin = mesh_server::admin::serve(listener, &xds.link()).calls_only();
+        let admin = admin.mount(ClientStatusService::PATH, ClientStatusService::new(&xds));
+        tokio::spawn(admin.into_future());
+    }
     let tally = Tally::default();
     let stop = examples::stop_signal()?;
     match arguments.every_ms {

@@ -10,7 +10,7 @@ use examples::logs;
 use examples::service::Payments;
 use mesh_core::{Link, Snapshot};
 use mesh_server::MeshLayer;
-use mesh_xds::{Bootstrap, XdsClient};
+use mesh_xds::{Bootstrap, ClientStatusService, XdsClient};
 use tokio::net::TcpListener;
 use tower::Layer as _;
 
@@ -29,7 +29,7 @@ struct Arguments {
     /// How long it takes for each payment, in milliseconds.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
-    /// Where health and counters are served in plaintext, on loopback.
+    /// Where health, counters and the status of its configuration are served in plaintext, on loopback.
     #[arg(long, default_value = "127.0.0.1:0")]
     admin: SocketAddr,
     /// Serves plaintext to anybody, without a control plane: for trying things.
@@ -60,7 +60,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mesh = client.link();
         let admin = TcpListener::bind(arguments.admin).await?;
         tracing::info!(address = %admin.local_addr()?, "admin port");
-        let _admin = tokio::spawn(mesh_server::admin::serve(admin, &mesh).into_future());
+        let status = ClientStatusService::new(&client);
+        let admin = mesh_server::admin::serve(admin, &mesh).mount(ClientStatusService::PATH, status);
+        let _admin = tokio::spawn(admin.into_future());
         let app = MeshLayer::new(&mesh).layer(service);
         mesh_server::serve(listener, &mesh, app)
             .with_graceful_shutdown(stop)

@@ -139,7 +139,7 @@ impl ControlPlaneBuilder {
         let server = self.advertised.unwrap_or_else(|| reachable(address).to_string());
         let enrolment = Enrolment::new(Arc::clone(&authority), server);
         if let Some(state) = state {
-            enrolment.note(state).map_err(Kind::Enrol)?;
+            enrolment.note(state, plaintext_address).map_err(Kind::Enrol)?;
         }
         let tally = Tally::default();
         let cache = SnapshotCache::counting(tally.clone());

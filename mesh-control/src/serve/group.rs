@@ -1,8 +1,9 @@
-//! Which snapshot a caller is told: that of its namespace, which over TLS its certificate names.
+//! Which snapshot a caller is told: that of its namespace, which over TLS its certificate names. And who is told of others.
 
 use std::sync::Arc;
 
 use mesh_core::identity::SpiffeId;
+use mesh_xds::csds::Reader;
 use mesh_xds::server::{Caller, Refusal};
 
 use crate::publish::Publisher;
@@ -20,6 +21,18 @@ pub(super) fn claimed(publisher: &Publisher, caller: &Caller) -> Arc<str> {
     publisher
         .group(claimed_namespace(caller).unwrap_or(DEFAULT_NAMESPACE))
         .into()
+}
+
+/// Whether a reader of the TLS port is told of all clients: a workload of the root namespace is, which is where the mesh is
+/// administered from (Istio); a certificate of any other, or none, is not enough.
+pub(super) fn administers(root_namespace: &str, reader: &Reader) -> Result<(), Refusal> {
+    let namespace = reader.peer.identity.as_ref().and_then(namespace_and_account);
+    match namespace {
+        Some((namespace, _)) if namespace == root_namespace => Ok(()),
+        _ => Err(Refusal::new(format!(
+            "the status of all clients is for workloads of namespace {root_namespace:?}, or for the plaintext port on loopback"
+        ))),
+    }
 }
 
 /// The namespace of the caller's certificate. What the caller claims of itself must not contradict it.
@@ -51,4 +64,36 @@ fn claimed_namespace(caller: &Caller) -> Option<&str> {
         let domain = caller.node.id.split('~').nth(3)?;
         domain.split('.').next().filter(|name| !name.is_empty())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_xds::server::Peer;
+
+    use super::*;
+
+    #[test]
+    fn only_the_root_namespace_administers() {
+        let reader = |identity: Option<&str>| Reader {
+            peer: Peer {
+                identity: identity.map(|id| SpiffeId::parse(id).unwrap()),
+                address: None,
+            },
+        };
+        let table = [
+            (Some("spiffe://cluster.local/ns/istio-system/sa/operator"), true),
+            (Some("spiffe://cluster.local/ns/default/sa/checkout"), false),
+            (Some("spiffe://cluster.local/ns/istio-system-2/sa/operator"), false),
+            (Some("spiffe://cluster.local/ns/istio-system/x/sa/operator"), false),
+            (Some("spiffe://cluster.local/istio-system"), false),
+            (None, false),
+        ];
+        for (identity, may) in table {
+            assert_eq!(
+                administers("istio-system", &reader(identity)).is_ok(),
+                may,
+                "{identity:?}"
+            );
+        }
+    }
 }

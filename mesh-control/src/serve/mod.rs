@@ -3,6 +3,10 @@
 //! The TLS port serves xDS (ADS, and LDS, RDS, CDS and EDS alone) and the CA together. A client certificate is optional there, because a workload that joins has
 //! none yet; what each service asks is its own: xDS a certificate, the CA a certificate or a token. The plaintext port is for
 //! xDS clients that have no TLS to the control plane; it binds loopback only and has no CA, so no secret crosses it.
+//!
+//! Both tell the status of all clients (CSDS, for `meshctl status`): the plaintext port whoever is on this host, as it tells
+//! them every namespace's configuration too; the TLS port only workloads of the root namespace, since a workload has no
+//! business with who else is there.
 
 mod accept;
 mod group;
@@ -11,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::report::Tally;
+use mesh_xds::ClientStatusService;
+use mesh_xds::csds::Reader;
 use mesh_xds::server::{Caller, DiscoveryServices, SnapshotCache};
 use rustls::time_provider::TimeProvider;
 use tokio::net::TcpListener;
@@ -56,7 +62,11 @@ pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<(
     let closed = closed(shared.closing.clone());
     let aged = builder().max_connection_age(MAX_CONNECTION_AGE);
     let mut server = aged.max_connection_age_grace(MAX_CONNECTION_AGE_GRACE);
-    let serving = server.add_routes(xds.into_routes()).add_service(ca);
+    let publisher = Arc::clone(&shared.publisher);
+    let status = ClientStatusService::of_clients(shared.cache.clone(), move |reader: &Reader| {
+        group::administers(publisher.root_namespace(), reader)
+    });
+    let serving = server.add_routes(xds.into_routes()).add_service(ca).add_service(status);
     let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
     let accepting = accept::secure(listener, ready, shared.clone());
     vec![
@@ -73,7 +83,8 @@ pub(crate) fn plaintext(listener: TcpListener, shared: &Shared) -> Vec<JoinHandl
         Ok(group::claimed(&publisher, caller))
     });
     let closed = closed(shared.closing.clone());
-    let serving = builder().add_routes(xds.into_routes());
+    let status = ClientStatusService::of_clients(shared.cache.clone(), |_: &Reader| Ok(()));
+    let serving = builder().add_routes(xds.into_routes()).add_service(status);
     let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
     let accepting = accept::plaintext(listener, ready, shared.closing.clone());
     vec![

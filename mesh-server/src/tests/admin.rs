@@ -86,6 +86,48 @@ async fn stats_are_the_counters_and_nothing_else_is_there() {
 }
 
 #[tokio::test]
+async fn what_is_mounted_answers_below_its_path_over_both_versions() {
+    let mesh = Mesh::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let named = |name: &'static str| {
+        service_fn(move |request: Request<RequestBody>| async move {
+            let said = format!("{name} {} {}", request.method(), request.uri().path());
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(said))))
+        })
+    };
+    let admin = admin::serve(listener, &mesh.link)
+        .mount("/a.Service", named("old"))
+        .mount("/a.Service", named("a"))
+        .mount("/a.Service/Deep", named("deep"))
+        .mount("/stats", named("thief"));
+    tokio::spawn(admin.into_future());
+    let table = [
+        ("POST", "/a.Service/Method", 200, "a POST /a.Service/Method"),
+        ("GET", "/a.Service", 200, "a GET /a.Service"),
+        ("GET", "/a.Service/Deep/er", 200, "deep GET /a.Service/Deep/er"),
+        ("GET", "/a.ServiceOther", 404, "/healthz /readyz /stats\n"),
+        ("GET", "/stats", 200, "requests.received: 0\n"),
+    ];
+    for (method, path, code, body) in table {
+        assert_eq!(page(address, method, path).await, (code, body.to_owned()), "{path}");
+    }
+    let io = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    for (path, body) in [
+        ("/a.Service/Method", "a POST /a.Service/Method"),
+        ("/healthz", "only GET and HEAD\n"),
+    ] {
+        let uri = format!("http://localhost{path}");
+        let request = Request::post(uri).body(Empty::<Bytes>::new()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let answer = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(answer, body.as_bytes(), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_process_that_only_calls_is_ready_with_its_identity() {
     let mesh = Mesh::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -10,11 +10,13 @@ pub(crate) mod ads;
 pub(crate) mod assemble;
 mod backoff;
 pub(crate) mod cache;
+mod cache_state;
 mod fallback;
 mod line;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]
 pub mod measuring;
+mod metrics;
 mod report;
 mod state;
 mod status;
@@ -32,6 +34,8 @@ use std::sync::{Arc, Mutex};
 use mesh_core::identity::Pins;
 use mesh_core::link::Parts;
 use mesh_core::{Link, Snapshot, live};
+use opentelemetry::global;
+use opentelemetry::metrics::Meter;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -45,6 +49,7 @@ use crate::wire::{Delta, Sotw};
 use crate::{convention, identity};
 
 pub(crate) use backoff::Backoff;
+pub use cache_state::CacheState;
 pub use report::{Connection, Phase, RawBytes, Report, ResourceStatus};
 pub use status::{ConfigStatus, NotYet};
 pub use updates::Updates;
@@ -84,6 +89,7 @@ impl XdsClient {
             bootstrap,
             parts: Parts::default(),
             connector: Connector::default(),
+            meter: None,
         }
     }
 
@@ -111,6 +117,7 @@ pub struct XdsClientBuilder {
     bootstrap: Bootstrap,
     parts: Parts,
     connector: Connector,
+    meter: Option<Meter>,
 }
 
 impl XdsClientBuilder {
@@ -134,6 +141,13 @@ impl XdsClientBuilder {
         self
     }
 
+    /// Where the client's metrics are registered (gRFC A78). Default: `opentelemetry::global::meter("mesh-xds")` at the
+    /// moment of the start.
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
+    }
+
     /// Starts the tasks.
     ///
     /// # Errors
@@ -145,6 +159,7 @@ impl XdsClientBuilder {
             bootstrap,
             parts,
             connector,
+            meter,
         } = self;
         let (source, link) = Link::new(parts);
         let provider = bootstrap.identity_provider();
@@ -153,7 +168,10 @@ impl XdsClientBuilder {
             profile: bootstrap.profile(),
         };
         let (reports, receiver) = watch::channel(Arc::new(Report::default()));
-        let status = ConfigStatus::new(receiver, link.applied());
+        let status = ConfigStatus::new(receiver, link.applied(), Arc::new(node(bootstrap.node())));
+        let observed = Arc::new(status.clone());
+        metrics::register(&meter.unwrap_or_else(|| global::meter("mesh-xds")), &observed);
+        link.keep_alive(observed);
         let begin = Begin {
             runtime: &runtime,
             link: &link,

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh_core::SharedMap;
 use mesh_core::config::Version;
 
 use super::cache::{Changed, Row, Sources, Trouble};
+use super::cache_state::CacheState;
 use super::updates::Updates;
 use crate::decode::Rejected;
 use crate::resource::ResourceKind;
@@ -93,6 +94,8 @@ pub struct ResourceStatus {
     pub kind: ResourceKind,
     /// Its name.
     pub name: Arc<str>,
+    /// How it stands.
+    pub state: CacheState,
     /// The version it last came with, good or not; empty when it never came.
     pub received: Arc<str>,
     /// The version of the value in use.
@@ -101,6 +104,10 @@ pub struct ResourceStatus {
     pub notes: Vec<Box<str>>,
     /// The accepted resource, as it came.
     pub bytes: Option<RawBytes>,
+    /// When that value came, or came again under another version: by the link's wall clock, to the second.
+    pub updated: Option<SystemTime>,
+    /// When what is wrong with it was last found or told.
+    pub failed: Option<SystemTime>,
     /// Set when what came last was refused.
     pub rejected: Option<Rejected>,
     /// Set when the control plane does not have it, or has deleted it: in its words or ours.
@@ -111,7 +118,7 @@ pub struct ResourceStatus {
 
 /// A resource as it crossed the wire. Clones share it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RawBytes(Arc<[u8]>);
+pub struct RawBytes(pub(crate) Arc<[u8]>);
 
 impl AsRef<[u8]> for RawBytes {
     fn as_ref(&self) -> &[u8] {
@@ -143,23 +150,59 @@ impl Report {
     }
 }
 
-/// Brings the rows of what changed up to date.
+/// Brings the rows of what changed up to date. It follows each event at once, so `now` is the time of the event.
 pub(super) fn update(
     resources: &mut SharedMap<(ResourceKind, Arc<str>), Arc<ResourceStatus>>,
     sources: Sources<'_>,
     changed: Vec<Changed>,
+    now: Option<SystemTime>,
 ) {
     for key in changed {
         match sources.row(key.0, &key.1) {
-            Some(row) => drop(resources.insert(key, Arc::new(row.into()))),
+            Some(row) => {
+                let before = resources.get(&key).map(|before| &**before);
+                let status = ResourceStatus::of_row(&row, before, now);
+                resources.insert(key, Arc::new(status));
+            }
             None => drop(resources.remove(&key)),
         }
     }
 }
 
-impl From<Row<'_>> for ResourceStatus {
-    fn from(row: Row<'_>) -> Self {
+impl ResourceStatus {
+    #[cfg(test)]
+    pub(crate) fn new(kind: ResourceKind, name: &str, state: CacheState) -> Self {
         Self {
+            kind,
+            name: name.into(),
+            state,
+            received: "".into(),
+            accepted: None,
+            notes: Vec::new(),
+            bytes: None,
+            updated: None,
+            failed: None,
+            rejected: None,
+            absent: None,
+            unavailable: None,
+        }
+    }
+
+    /// Of a row in which something happened at `now`, which stood as `before` until then.
+    fn of_row(row: &Row<'_>, before: Option<&Self>, now: Option<SystemTime>) -> Self {
+        let is_same = |before: &&Self| {
+            let bytes = before.bytes.as_ref().map(|bytes| &bytes.0);
+            let shared = bytes.zip(row.bytes).is_some_and(|(old, new)| Arc::ptr_eq(old, new));
+            shared && before.accepted.as_ref() == row.accepted
+        };
+        let updated = match before.filter(is_same) {
+            Some(before) => before.updated,
+            None => row.accepted.and(now),
+        };
+        Self {
+            state: CacheState::of(row),
+            updated,
+            failed: row.trouble.and(now),
             kind: row.kind,
             name: Arc::clone(row.name),
             received: Arc::clone(row.received),

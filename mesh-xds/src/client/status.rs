@@ -10,6 +10,7 @@ use mesh_core::live;
 use tokio::sync::{Notify, watch};
 
 use super::report::Report;
+use crate::node::Node;
 use crate::resource::ResourceKind;
 
 /// A window on an [`XdsClient`](super::XdsClient). Clones look at the same one and do not keep it alive.
@@ -17,6 +18,7 @@ use crate::resource::ResourceKind;
 pub struct ConfigStatus {
     reports: watch::Receiver<Arc<Report>>,
     applied: live::Reader<Version>,
+    node: Arc<Node>,
 }
 
 /// What was waited for did not come.
@@ -46,8 +48,13 @@ impl fmt::Display for NotYet {
 impl std::error::Error for NotYet {}
 
 impl ConfigStatus {
-    pub(super) fn new(reports: watch::Receiver<Arc<Report>>, applied: live::Reader<Version>) -> Self {
-        Self { reports, applied }
+    pub(super) fn new(reports: watch::Receiver<Arc<Report>>, applied: live::Reader<Version>, node: Arc<Node>) -> Self {
+        Self { reports, applied, node }
+    }
+
+    /// Who this client says it is, as it is sent.
+    pub fn node(&self) -> &Node {
+        &self.node
     }
 
     /// How things stand.

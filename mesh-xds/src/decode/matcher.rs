@@ -111,7 +111,7 @@ fn header_test(proto: &HeaderMatcher, invert: &mut bool) -> Result<HeaderTest, F
 }
 
 /// Reads a string matcher. An empty prefix, suffix or part is refused (gRFC A63): it would match everything.
-pub(super) fn string_match(proto: &StringMatcher) -> Result<StringMatch, Fault> {
+pub(crate) fn string_match(proto: &StringMatcher) -> Result<StringMatch, Fault> {
     let fold = |text: &str, before: &str, after: &str| {
         let source = format!("(?is-u:{before}{}{after})", regex::escape(text));
         Pattern::new(&source)

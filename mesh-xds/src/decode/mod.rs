@@ -32,6 +32,8 @@ use crate::proto::discovery;
 use crate::resource::ResourceKind;
 use crate::wire::{Raw, time_to_live};
 
+#[cfg(feature = "server")]
+pub(crate) use matcher::string_match;
 pub use refusal::Rejected;
 pub(crate) use refusal::{Fault, Notes, clip};
 pub(crate) use route::UNSERVED;

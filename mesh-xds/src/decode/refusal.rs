@@ -101,12 +101,21 @@ impl Fault {
     }
 
     /// The same fault, seen from one level up.
-    pub(super) fn within(mut self, outer: impl fmt::Display) -> Self {
+    pub(crate) fn within(mut self, outer: impl fmt::Display) -> Self {
         self.path = match self.path.as_str() {
             "" => outer.to_string(),
             inner => format!("{outer}.{inner}"),
         };
         self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.reason)
     }
 }
 

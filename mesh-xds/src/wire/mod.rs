@@ -3,8 +3,11 @@
 #[cfg(feature = "fuzzing")]
 pub(crate) mod bytes;
 mod client;
+pub(crate) mod csds;
 mod delta;
 mod node;
+#[cfg(feature = "server")]
+mod node_matcher;
 #[cfg(feature = "server")]
 mod server;
 mod variant;

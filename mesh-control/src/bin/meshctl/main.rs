@@ -6,6 +6,7 @@
 mod bootstrap;
 mod check;
 mod run;
+mod status;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -16,6 +17,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Where the root and the join tokens are when nothing is said.
 const DEFAULT_STATE: &str = ".meshctl";
+/// Where ADS and the status of clients are served in the clear when nothing is said.
+const DEFAULT_PLAINTEXT: &str = "127.0.0.1:15010";
 
 /// The control plane of an in-process service mesh.
 #[derive(Debug, Parser)]
@@ -33,6 +36,8 @@ enum Verb {
     Bootstrap(bootstrap::Arguments),
     /// Say what is wrong with a folder of Istio YAML.
     Check(check::Arguments),
+    /// Show who is connected, what each was sent, and what it said to that.
+    Status(status::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Bootstrap(arguments) => bootstrap::run(arguments),
         Verb::Check(arguments) => check::run(&arguments),
+        Verb::Status(arguments) => status::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         tracing::error!(error = &*error as &dyn Error, "failed");

@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "127.0.0.1:15012")]
     listen: SocketAddr,
     /// Where ADS is served in the clear; loopback only.
-    #[arg(long, default_value = "127.0.0.1:15010")]
+    #[arg(long, default_value = crate::DEFAULT_PLAINTEXT)]
     plaintext_ads: SocketAddr,
     /// Keeps the root and the join tokens.
     #[arg(long, default_value = crate::DEFAULT_STATE)]

@@ -13,12 +13,13 @@ mod told;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh_core::config::{Reason, ReasonKind, Snapshot};
 use mesh_core::link::{Interest, WeakLink};
 use mesh_core::live;
 use mesh_core::report::Tally;
+use rustls::time_provider::TimeProvider;
 use tokio::sync::watch;
 
 use self::switch::Ahead;
@@ -62,6 +63,7 @@ pub(super) struct State<V: Variant> {
     report: Report,
     reports: watch::Sender<Arc<Report>>,
     tally: Tally,
+    clock: Arc<dyn TimeProvider>,
 }
 
 impl<V: Variant> State<V> {
@@ -82,6 +84,7 @@ impl<V: Variant> State<V> {
             report: Report::default(),
             reports: parts.reports,
             tally: parts.link.tally().clone(),
+            clock: Arc::clone(parts.link.wall_clock()),
         };
         state.tell();
         state
@@ -117,7 +120,9 @@ impl<V: Variant> State<V> {
         changed.extend(self.take_changed());
         let caches = caches(&self.lines, &self.authorities, Authority::source);
         let sources = Sources::Each(&self.directory, &caches);
-        report::update(&mut self.report.resources, sources, changed);
+        let wall_time = self.clock.current_time();
+        let wall_time = wall_time.map(|time| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs()));
+        report::update(&mut self.report.resources, sources, changed, wall_time);
         self.tell();
     }
 

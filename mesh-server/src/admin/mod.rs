@@ -9,8 +9,14 @@
 //! | `/healthz` | 200 as long as the process answers |
 //! | `/readyz` | 200 when there is a usable identity and a server accepts connections, else 503 and the reason |
 //! | `/stats` | the counters as text, one `event.reason: count` a line (Envoy's form) |
+//! | what [`Admin::mount`] adds | such as client status over gRPC, of whoever has something to tell |
+//!
+//! It speaks HTTP/1 and HTTP/2 without TLS, whichever a connection begins with.
+
+mod mount;
 
 use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::fmt::{self, Write};
 use std::future::{Future, IntoFuture};
 use std::io;
@@ -20,20 +26,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming as IncomingBody;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_core::Link;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tower::Service;
 
 use crate::accept::usable_identity;
 use crate::dangerous::Dangerous;
 use crate::serve::{Incoming, admit};
 use crate::telemetry::Inbound;
+use mount::{Body, Mounts};
+
+/// What the port answers by itself.
+const PAGES: [&str; 3] = ["/healthz", "/readyz", "/stats"];
 
 /// The most admin connections at once: a probe, a scraper and a few people.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -45,6 +52,7 @@ pub fn serve(listener: TcpListener, link: &Link) -> Admin {
         link: link.clone(),
         anywhere: false,
         calls_only: false,
+        mounts: Mounts::default(),
     }
 }
 
@@ -56,9 +64,31 @@ pub struct Admin {
     link: Link,
     anywhere: bool,
     calls_only: bool,
+    mounts: Mounts,
 }
 
 impl Admin {
+    /// Hands requests whose path is `path`, or begins with it and a slash, to `service`: for what this crate does not know of,
+    /// such as a gRPC service, whose path is its full name. The longest such path wins, and the last mounted of equal ones;
+    /// the port's own pages cannot be replaced.
+    ///
+    /// Everybody who reaches the port reaches the service, without a certificate: it must not change anything, nor tell
+    /// secrets.
+    ///
+    /// # Panics
+    ///
+    /// When `path` does not begin with a slash.
+    pub fn mount<S, B>(mut self, path: &str, service: S) -> Self
+    where
+        S: Service<Request<IncomingBody>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        self.mounts.add(path, service);
+        self
+    }
+
     /// For a process that serves nothing: it is ready when it has an identity.
     pub fn calls_only(mut self) -> Self {
         self.calls_only = true;
@@ -79,6 +109,7 @@ impl Admin {
             inbound: Inbound::of(&self.link),
             link: self.link,
             calls_only: self.calls_only,
+            mounts: self.mounts,
         };
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut incoming = Incoming::new(self.listener);
@@ -90,7 +121,7 @@ impl Admin {
                     let pages = pages.clone();
                     connections.spawn(async move {
                         let _place = place;
-                        pages.connection(TokioIo::new(io)).await;
+                        mount::connection(io, pages).await;
                     });
                 }
             }
@@ -120,21 +151,20 @@ struct Pages {
     link: Link,
     inbound: Arc<Inbound>,
     calls_only: bool,
+    mounts: Mounts,
 }
 
 impl Pages {
-    async fn connection(self, io: TokioIo<tokio::net::TcpStream>) {
-        let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(self.answer(&request))));
-        // With a timer, hyper gives a request's head 30 s.
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .serve_connection(io, service);
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "admin connection ended with an error");
+    /// The answer to a request, from here or from what is mounted.
+    async fn respond(self, request: Request<IncomingBody>) -> Response<Body> {
+        let path = request.uri().path();
+        match self.mounts.find(path).filter(|_| !PAGES.contains(&path)) {
+            Some(service) => service.answer(request).await,
+            None => self.answer(&request),
         }
     }
 
-    fn answer(&self, request: &Request<IncomingBody>) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<IncomingBody>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         }
@@ -145,7 +175,7 @@ impl Pages {
                 Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },
             "/stats" => text(StatusCode::OK, self.stats()),
-            _ => text(StatusCode::NOT_FOUND, "/healthz /readyz /stats\n"),
+            _ => text(StatusCode::NOT_FOUND, format!("{}\n", PAGES.join(" "))),
         }
     }
 
@@ -167,8 +197,8 @@ impl Pages {
     }
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(mount::whole(body));
     *response.status_mut() = status;
     let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);

@@ -1,0 +1,149 @@
+//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics.
+//!
+//! The numbers are those of the [`Report`](super::Report); the instruments only read it when somebody collects. So a metric
+//! costs a call nothing, and a process without a meter provider pays nothing at all. A78's instruments are off unless asked
+//! for; here that is the choice of whoever installs a provider.
+//!
+//! A callback cannot be taken back from a meter. It holds the client's status weakly, and is silent when the client is gone.
+//!
+//! | label | value |
+//! |---|---|
+//! | `grpc.target` | [`TARGET`]: gRPC has a client per target, this process has one for all |
+//! | `grpc.xds.server` | the control plane's address |
+//! | `grpc.xds.authority` | [`OLD_STYLE`], or the authority of an `xdstp:` name |
+//! | `grpc.xds.resource_type` | the type's name, such as `envoy.config.listener.v3.Listener` |
+//! | `grpc.xds.cache_state` | see [`CacheState::label`](super::CacheState::label) |
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use opentelemetry::metrics::{AsyncInstrument, Meter};
+use opentelemetry::{Key, KeyValue};
+
+use super::report::{Connection, Report, ResourceStatus};
+use super::status::ConfigStatus;
+use super::updates::Updates;
+use crate::convention::{self, SCOPE as TARGET};
+use crate::resource::ResourceKind;
+
+/// The authority of names that have none (A78).
+const OLD_STYLE: &str = "#old";
+
+/// Registers the instruments. They show `status` as long as somebody else keeps it.
+pub(super) fn register(meter: &Meter, status: &Arc<ConfigStatus>) {
+    let observe = |observe: fn(&Report, &dyn AsyncInstrument<u64>)| observer(status, observe);
+    meter
+        .u64_observable_gauge("grpc.xds_client.connected")
+        .with_description("Whether there is a working ADS stream to the control plane.")
+        .with_unit("{bool}")
+        .with_callback(observe(connected))
+        .build();
+    meter
+        .u64_observable_counter("grpc.xds_client.server_failure")
+        .with_description("How often the control plane went from healthy to failing.")
+        .with_unit("{failure}")
+        .with_callback(observe(server_failure))
+        .build();
+    meter
+        .u64_observable_counter("grpc.xds_client.resource_updates_valid")
+        .with_description("Good resources that came, changed or not.")
+        .with_unit("{resource}")
+        .with_callback(observe(|report, instrument| {
+            updates(report, instrument, Updates::valid)
+        }))
+        .build();
+    meter
+        .u64_observable_counter("grpc.xds_client.resource_updates_invalid")
+        .with_description("Resources that came and were refused.")
+        .with_unit("{resource}")
+        .with_callback(observe(|report, instrument| {
+            updates(report, instrument, Updates::invalid)
+        }))
+        .build();
+    meter
+        .u64_observable_gauge("grpc.xds_client.resources")
+        .with_description("Resources that are subscribed to, by how they stand.")
+        .with_unit("{resource}")
+        .with_callback(observe(resources))
+        .build();
+}
+
+fn observer(
+    status: &Arc<ConfigStatus>,
+    observe: fn(&Report, &dyn AsyncInstrument<u64>),
+) -> impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static {
+    let status: Weak<ConfigStatus> = Arc::downgrade(status);
+    move |instrument| {
+        if let Some(status) = status.upgrade() {
+            observe(&status.report(), instrument);
+        }
+    }
+}
+
+/// The control planes that were asked for something. One that is only a fallback is not there until it is needed.
+fn servers(report: &Report) -> impl Iterator<Item = &Connection> {
+    let asked = |one: &&Connection| one.streams > 0 || one.attempts > 0 || one.failures > 0;
+    report.connections.iter().filter(asked)
+}
+
+/// 1 from the first stream on; 0 while attempts end unheard; a stream that was heard of and ended changes nothing (A78).
+fn connected(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
+    for connection in servers(report) {
+        let is_working = connection.streams > 0 && !connection.is_failing;
+        instrument.observe(u64::from(is_working), &[target(), server(connection)]);
+    }
+}
+
+fn server_failure(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
+    for connection in servers(report) {
+        instrument.observe(connection.failures, &[target(), server(connection)]);
+    }
+}
+
+fn updates(report: &Report, instrument: &dyn AsyncInstrument<u64>, count: fn(&Updates, ResourceKind) -> u64) {
+    for connection in servers(report) {
+        for kind in ResourceKind::ALL {
+            let labels = [target(), server(connection), resource_type(kind)];
+            instrument.observe(count(&connection.updates, kind), &labels);
+        }
+    }
+}
+
+fn resources(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
+    let mut counts: BTreeMap<(&str, ResourceKind, &'static str), u64> = BTreeMap::new();
+    for resource in report.resources.values() {
+        *counts.entry(place(resource)).or_default() += 1;
+    }
+    for ((authority, kind, state), count) in counts {
+        let labels = [
+            target(),
+            label("grpc.xds.authority", authority),
+            resource_type(kind),
+            label("grpc.xds.cache_state", state),
+        ];
+        instrument.observe(count, &labels);
+    }
+}
+
+fn place(resource: &ResourceStatus) -> (&str, ResourceKind, &'static str) {
+    let authority = resource.name.strip_prefix("xdstp://");
+    let authority = authority.and_then(|rest| rest.split('/').next()).unwrap_or(OLD_STYLE);
+    let state = resource.state.label(resource.accepted.is_some());
+    (authority, resource.kind, state)
+}
+
+fn target() -> KeyValue {
+    label("grpc.target", TARGET)
+}
+
+fn server(connection: &Connection) -> KeyValue {
+    label("grpc.xds.server", &connection.server)
+}
+
+fn resource_type(kind: ResourceKind) -> KeyValue {
+    label("grpc.xds.resource_type", convention::type_name(kind.type_url()))
+}
+
+fn label(key: &'static str, value: &str) -> KeyValue {
+    KeyValue::new(Key::from_static_str(key), value.to_owned())
+}

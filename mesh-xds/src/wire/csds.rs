@@ -1,0 +1,347 @@
+//! The messages and the stub of CSDS, as the plain values of [`crate::csds`].
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use prost::Message as _;
+use tokio_stream::{Stream, StreamExt};
+use tonic::transport::Channel;
+use tonic::{Extensions, Status, Streaming, async_trait};
+
+#[cfg(feature = "server")]
+use super::node_matcher::NodeMatch;
+use crate::client::{CacheState, RawBytes};
+use crate::csds::{ClientView, Failure, ResourceView, Sync, Tell};
+use crate::proto::admin::{ClientResourceStatus, UpdateFailureState};
+use crate::proto::protobuf::{Any, Timestamp};
+use crate::proto::status::{
+    ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus,
+    client_config::GenericXdsConfig,
+    client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
+    client_status_discovery_service_server::{ClientStatusDiscoveryService, ClientStatusDiscoveryServiceServer},
+};
+
+/// The largest request taken: it holds matchers and perhaps the asker's node.
+const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+/// How large an answer becomes at most before contents are left out: what gRPC readers take by default.
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// The largest answer that is read. Without contents, a resource takes some 200 bytes.
+const MAX_READ_BYTES: usize = 64 * 1024 * 1024;
+
+/// What is asked.
+#[derive(Debug, Default)]
+pub(crate) struct Question {
+    #[cfg(feature = "server")]
+    matchers: Vec<NodeMatch>,
+    /// Whether it is about some clients and not others.
+    pub(crate) has_matchers: bool,
+    without_contents: bool,
+}
+
+#[cfg(feature = "server")]
+impl Question {
+    /// Whether it is about this one: about all, or one of the matchers takes it.
+    pub(crate) fn is_about(&self, node: &crate::node::Node) -> bool {
+        !self.has_matchers || self.matchers.iter().any(|matcher| matcher.is_match(node))
+    }
+}
+
+impl TryFrom<ClientStatusRequest> for Question {
+    type Error = Status;
+
+    fn try_from(request: ClientStatusRequest) -> Result<Self, Status> {
+        #[cfg(feature = "server")]
+        let read = |(index, matcher)| {
+            NodeMatch::read(matcher).map_err(|fault| {
+                let fault = fault.within(format_args!("node_matchers[{index}]"));
+                Status::invalid_argument(fault.to_string())
+            })
+        };
+        Ok(Self {
+            #[cfg(feature = "server")]
+            matchers: request
+                .node_matchers
+                .iter()
+                .enumerate()
+                .map(read)
+                .collect::<Result<_, _>>()?,
+            has_matchers: !request.node_matchers.is_empty(),
+            without_contents: request.exclude_resource_contents,
+        })
+    }
+}
+
+/// The generated server around a [`Tell`].
+pub(crate) type StatusServer = ClientStatusDiscoveryServiceServer<Adapter>;
+
+/// The generated server around `tell`.
+pub(crate) fn service(tell: Arc<dyn Tell>) -> StatusServer {
+    ClientStatusDiscoveryServiceServer::new(Adapter(tell)).max_decoding_message_size(MAX_REQUEST_BYTES)
+}
+
+/// Fits a [`Tell`] to the generated trait.
+#[derive(Clone, Debug)]
+pub(crate) struct Adapter(Arc<dyn Tell>);
+
+impl Adapter {
+    fn answer(&self, request: ClientStatusRequest, caller: &Extensions) -> Result<ClientStatusResponse, Status> {
+        let question = Question::try_from(request)?;
+        let clients = self.0.tell(&question, caller)?;
+        Ok(answer(clients, question.without_contents))
+    }
+}
+
+#[async_trait]
+impl ClientStatusDiscoveryService for Adapter {
+    type StreamClientStatusStream = Pin<Box<dyn Stream<Item = Result<ClientStatusResponse, Status>> + Send>>;
+
+    async fn stream_client_status(
+        &self,
+        request: tonic::Request<Streaming<ClientStatusRequest>>,
+    ) -> Result<tonic::Response<Self::StreamClientStatusStream>, Status> {
+        let (_, caller, requests) = request.into_parts();
+        let adapter = self.clone();
+        // Pulled: the next request is read when the answer to the one before is gone.
+        let answers = requests.map(move |request| adapter.answer(request?, &caller));
+        Ok(tonic::Response::new(Box::pin(answers)))
+    }
+
+    async fn fetch_client_status(
+        &self,
+        request: tonic::Request<ClientStatusRequest>,
+    ) -> Result<tonic::Response<ClientStatusResponse>, Status> {
+        let (_, caller, request) = request.into_parts();
+        self.answer(request, &caller).map(tonic::Response::new)
+    }
+}
+
+/// Asks for everything that is known, and says why there is no answer.
+pub(crate) async fn fetch(channel: Channel) -> Result<Vec<ClientView>, String> {
+    let mut client = ClientStatusDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_READ_BYTES);
+    let answer = client.fetch_client_status(ClientStatusRequest::default()).await;
+    let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+    Ok(answer.into_inner().config.into_iter().map(Into::into).collect())
+}
+
+/// Words an answer. Contents go in as long as there is room beside what says how things stand.
+pub(crate) fn answer(clients: Vec<ClientView>, without_contents: bool) -> ClientStatusResponse {
+    let mut contents = Vec::new();
+    let mut answer = ClientStatusResponse::default();
+    for mut client in clients {
+        for resource in &mut client.resources {
+            contents.push(resource.contents.take());
+        }
+        answer.config.push(client.into());
+    }
+    let mut room = match without_contents {
+        true => 0,
+        false => MAX_ANSWER_BYTES.saturating_sub(answer.encoded_len()),
+    };
+    let resources = answer
+        .config
+        .iter_mut()
+        .flat_map(|client| &mut client.generic_xds_configs);
+    for (resource, contents) in resources.zip(contents) {
+        let Some(contents) = contents else { continue };
+        let any = Any {
+            type_url: resource.type_url.clone(),
+            value: contents.as_ref().to_vec(),
+        };
+        // The tag and length of the field, and what its growth adds to the lengths of the messages around it.
+        let cost = any.encoded_len() + 16;
+        if cost <= room {
+            room -= cost;
+            resource.xds_config = Some(any);
+        }
+    }
+    answer
+}
+
+impl From<ClientView> for ClientConfig {
+    fn from(client: ClientView) -> Self {
+        Self {
+            node: Some((&client.node).into()),
+            generic_xds_configs: client.resources.into_iter().map(Into::into).collect(),
+            client_scope: client.scope,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<ClientConfig> for ClientView {
+    fn from(client: ClientConfig) -> Self {
+        Self {
+            node: client.node.unwrap_or_default().into(),
+            scope: client.client_scope,
+            resources: client.generic_xds_configs.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<ResourceView> for GenericXdsConfig {
+    fn from(resource: ResourceView) -> Self {
+        let contents = resource.contents.map(|contents| Any {
+            type_url: resource.type_url.clone(),
+            value: contents.as_ref().to_vec(),
+        });
+        Self {
+            xds_config: contents,
+            type_url: resource.type_url,
+            name: resource.name,
+            version_info: resource.version,
+            last_updated: resource.updated.map(timestamp),
+            config_status: config_status(resource.sync).into(),
+            client_status: resource
+                .state
+                .map_or(ClientResourceStatus::Unknown, client_status)
+                .into(),
+            error_state: resource.failure.map(Into::into),
+            is_static_resource: false,
+        }
+    }
+}
+
+impl From<GenericXdsConfig> for ResourceView {
+    fn from(resource: GenericXdsConfig) -> Self {
+        let sync = |sync: &Sync| i32::from(config_status(*sync)) == resource.config_status;
+        let state = |state: &CacheState| i32::from(client_status(*state)) == resource.client_status;
+        let syncs = [Sync::Synced, Sync::NotSent, Sync::Stale, Sync::Error];
+        Self {
+            sync: syncs.into_iter().find(sync).unwrap_or_default(),
+            state: CacheState::ALL.into_iter().find(state),
+            type_url: resource.type_url,
+            name: resource.name,
+            version: resource.version_info,
+            contents: resource.xds_config.map(|any| RawBytes(any.value.into())),
+            updated: resource.last_updated.and_then(system_time),
+            failure: resource.error_state.map(Into::into),
+        }
+    }
+}
+
+impl From<Failure> for UpdateFailureState {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failed_configuration: None,
+            last_update_attempt: failure.at.map(timestamp),
+            details: failure.details,
+            version_info: failure.version,
+        }
+    }
+}
+
+impl From<UpdateFailureState> for Failure {
+    fn from(state: UpdateFailureState) -> Self {
+        Self {
+            details: state.details,
+            version: state.version_info,
+            at: state.last_update_attempt.and_then(system_time),
+        }
+    }
+}
+
+fn config_status(sync: Sync) -> ConfigStatus {
+    match sync {
+        Sync::Unknown => ConfigStatus::Unknown,
+        Sync::Synced => ConfigStatus::Synced,
+        Sync::NotSent => ConfigStatus::NotSent,
+        Sync::Stale => ConfigStatus::Stale,
+        Sync::Error => ConfigStatus::Error,
+    }
+}
+
+fn client_status(state: CacheState) -> ClientResourceStatus {
+    match state {
+        CacheState::Requested => ClientResourceStatus::Requested,
+        CacheState::DoesNotExist => ClientResourceStatus::DoesNotExist,
+        CacheState::Acked => ClientResourceStatus::Acked,
+        CacheState::Nacked => ClientResourceStatus::Nacked,
+        CacheState::ReceivedError => ClientResourceStatus::ReceivedError,
+        CacheState::Timeout => ClientResourceStatus::Timeout,
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: since.subsec_nanos().try_into().unwrap_or_default(),
+    }
+}
+
+/// `None` before 1970 and beyond what the system can count.
+fn system_time(timestamp: Timestamp) -> Option<SystemTime> {
+    let seconds = u64::try_from(timestamp.seconds).ok()?;
+    let nanos = u32::try_from(timestamp.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Node;
+    use crate::proto::matcher::{NodeMatcher, StringMatcher, string_matcher::MatchPattern};
+
+    /// Two clients, of which a question may be about some.
+    #[derive(Debug)]
+    struct Two;
+
+    impl Tell for Two {
+        fn tell(&self, question: &Question, _: &Extensions) -> Result<Vec<ClientView>, Status> {
+            let client = |id: &str| ClientView {
+                node: Node {
+                    id: id.into(),
+                    ..Node::default()
+                },
+                ..ClientView::default()
+            };
+            let clients = ["a~1", "b~2"].map(client).into_iter();
+            Ok(clients.filter(|client| question.is_about(&client.node)).collect())
+        }
+    }
+
+    fn about(patterns: &[MatchPattern]) -> ClientStatusRequest {
+        let matcher = |pattern: &MatchPattern| NodeMatcher {
+            node_id: Some(StringMatcher {
+                match_pattern: Some(pattern.clone()),
+                ..StringMatcher::default()
+            }),
+            ..NodeMatcher::default()
+        };
+        ClientStatusRequest {
+            node_matchers: patterns.iter().map(matcher).collect(),
+            ..ClientStatusRequest::default()
+        }
+    }
+
+    fn ids(answer: ClientStatusResponse) -> Vec<String> {
+        let clients = answer.config.into_iter().map(ClientView::from);
+        clients.map(|client| client.node.id).collect()
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_answered_once_per_request_and_ends_with_a_bad_one() {
+        let mut client = ClientStatusDiscoveryServiceClient::new(service(Arc::new(Two)));
+        let prefix = |text: &str| MatchPattern::Prefix(text.into());
+        let requests = [
+            about(&[]),
+            about(&[MatchPattern::Exact("a~1".into())]),
+            about(&[prefix("b"), prefix("c")]),
+            about(&[prefix("a"), prefix("")]),
+        ];
+        let answers = client.stream_client_status(tokio_stream::iter(requests)).await.unwrap();
+        let mut answers = answers.into_inner();
+        for expected in [vec!["a~1", "b~2"], vec!["a~1"], vec!["b~2"]] {
+            assert_eq!(ids(answers.message().await.unwrap().unwrap()), expected);
+        }
+        let refused = answers.message().await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(
+            refused.message().starts_with("node_matchers[1].node_id.prefix: "),
+            "{refused}"
+        );
+    }
+}
