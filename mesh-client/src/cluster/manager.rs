@@ -87,6 +87,7 @@ impl ClusterManager {
                 entropy: link.entropy().clone(),
                 wall_clock: Arc::clone(link.wall_clock()),
                 tally: link.tally().clone(),
+                loads: link.loads().clone(),
             },
             connector,
             link: link.downgrade(),

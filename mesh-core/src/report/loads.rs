@@ -87,10 +87,20 @@ impl Loads {
 
     /// A reader, to which everything that is counted now is new.
     pub fn reader(&self, now: Instant) -> LoadReader {
+        self.reader_of(now, |_| true)
+    }
+
+    /// A reader of the clusters in `scope`; nothing is kept for it of any other. `scope` runs under a lock: it must not come
+    /// back here.
+    pub fn reader_of(&self, now: Instant, scope: impl Fn(&ClusterName) -> bool + Send + Sync + 'static) -> LoadReader {
         let mut register = self.lock();
         register.last_reader += 1;
         let id = register.last_reader;
-        register.readers.insert(id, now);
+        let reader = Reader {
+            since: now,
+            scope: Box::new(scope),
+        };
+        register.readers.insert(id, reader);
         drop(register);
         LoadReader {
             loads: self.clone(),
@@ -123,6 +133,14 @@ impl LoadReader {
         self.loads.lock().take(self.id, now)
     }
 
+    /// Whether none of its clusters is counted, and nothing is left for it to read.
+    pub fn is_idle(&self) -> bool {
+        let register = self.loads.lock();
+        let scope = register.readers.get(&self.id).map(|reader| &reader.scope);
+        let mut names = register.clusters.keys().map(|(cluster, _)| cluster);
+        !names.any(|cluster| scope.is_some_and(|scope| scope(cluster)))
+    }
+
     /// What it reads.
     pub fn loads(&self) -> &Loads {
         &self.loads
@@ -140,12 +158,17 @@ type ReaderId = u64;
 #[derive(Default)]
 struct Register {
     clusters: BTreeMap<(ClusterName, Arc<str>), ClusterEntry>,
-    /// When each reader last looked.
-    readers: BTreeMap<ReaderId, Instant>,
+    readers: BTreeMap<ReaderId, Reader>,
     last_reader: ReaderId,
     /// The number of entries, more or less: entries that were swept are still in it until the next sweep.
     size: usize,
     sweep_at: usize,
+}
+
+struct Reader {
+    /// When it last looked.
+    since: Instant,
+    scope: Box<dyn Fn(&ClusterName) -> bool + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -169,8 +192,12 @@ impl Register {
     }
 
     fn take(&mut self, reader: ReaderId, now: Instant) -> Window {
-        let since = self.readers.insert(reader, now).unwrap_or(now);
-        let clusters = self.clusters.iter_mut().filter_map(|((cluster, service), entry)| {
+        let Some(Reader { since, scope }) = self.readers.get_mut(&reader) else {
+            return Window::default();
+        };
+        let since = std::mem::replace(since, now);
+        let clusters = self.clusters.iter_mut().filter(|((cluster, _), _)| scope(cluster));
+        let clusters = clusters.filter_map(|((cluster, service), entry)| {
             let load = entry.take(reader, ClusterLoad::new(cluster.clone(), Arc::clone(service)));
             let worth = if load.is_quiet() {
                 entry.told.remove(&reader)
@@ -205,11 +232,16 @@ impl Register {
             }
             is_used || (!is_read && unread <= MAX_UNREAD)
         };
-        self.clusters.retain(|_, entry| {
+        self.clusters.retain(|(cluster, _), entry| {
+            let readers: Vec<ReaderId> = readers
+                .iter()
+                .filter(|(_, reader)| (reader.scope)(cluster))
+                .map(|(id, _)| *id)
+                .collect();
             entry.localities.retain(|_, locality| {
                 let (is_used, totals) = (is_used(&locality.load), locality.load.totals());
                 let is_read = |reader| locality.seen.get(reader).is_some_and(|seen| *seen == totals);
-                keep(is_used, readers.keys().all(is_read))
+                keep(is_used, readers.iter().all(is_read))
             });
             let (is_used, totals) = (is_used(&entry.drops), entry.drops.totals());
             let is_read = |reader| {
@@ -217,7 +249,7 @@ impl Register {
                 let seen = entry.drops_seen.get(reader).unwrap_or(&nothing);
                 *seen == totals && !entry.told.contains(reader)
             };
-            let kept = !entry.localities.is_empty() || keep(is_used, readers.keys().all(is_read));
+            let kept = !entry.localities.is_empty() || keep(is_used, readers.iter().all(is_read));
             size += entry.localities.len() + usize::from(kept);
             kept
         });

@@ -112,6 +112,21 @@ fn readers_do_not_take_from_one_another() {
 }
 
 #[test]
+fn a_reader_is_told_of_its_clusters_alone_and_holds_up_no_other() {
+    let (loads, now) = (Loads::default(), moment());
+    let reader = |name: &'static str| loads.reader_of(now, move |cluster| cluster.as_str() == name);
+    let (of_a, of_b) = (reader("a"), reader("b"));
+    let load = loads.load(&"a".into(), &asking_for(&[]), &zone("z"));
+    grpc(&load, 0, &HeaderMap::new());
+    assert!(!of_a.is_idle() && of_b.is_idle());
+    assert_eq!(of_b.take(now).clusters, []);
+    assert_eq!(only(&of_a.take(now)), counts(1, 1, 0, 0));
+    drop(load);
+    of_a.take(now);
+    assert!(loads.is_empty(), "the other reader has nothing to see");
+}
+
+#[test]
 fn what_counts_as_success() {
     type End = fn(&mut Counted);
     const NONE: fn() -> HeaderMap = HeaderMap::new;

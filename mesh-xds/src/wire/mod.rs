@@ -2,6 +2,7 @@
 
 mod client;
 mod delta;
+pub(crate) mod load;
 mod node;
 #[cfg(feature = "server")]
 mod server;
