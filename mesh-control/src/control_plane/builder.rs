@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mesh_core::identity::TrustDomain;
 use mesh_core::report::Tally;
-use mesh_xds::server::SnapshotCache;
+use mesh_xds::server::{LoadBoard, SnapshotCache};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -143,12 +143,14 @@ impl ControlPlaneBuilder {
         }
         let tally = Tally::default();
         let cache = SnapshotCache::counting(tally.clone());
+        let loads = LoadBoard::default();
         let publisher = Arc::new(Publisher::new(self.mesh, cache.clone(), tally.clone()));
         let mut status = publisher.status();
         let (closing, closed) = watch::channel(false);
         let shared = serve::Shared {
             authority,
             cache: cache.clone(),
+            loads: loads.clone(),
             publisher: Arc::clone(&publisher),
             clock: self.clock,
             tally: tally.clone(),
@@ -169,6 +171,7 @@ impl ControlPlaneBuilder {
             plaintext_address,
             enrolment,
             cache,
+            loads,
             status,
             tally,
             closing,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::report::Tally;
-use mesh_xds::server::{Caller, DiscoveryServices, SnapshotCache};
+use mesh_xds::server::{Caller, DiscoveryServices, LoadBoard, LoadService, SnapshotCache};
 use rustls::time_provider::TimeProvider;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -38,6 +38,7 @@ const MAX_CONNECTION_AGE_GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Shared {
     pub(crate) authority: Arc<Authority>,
     pub(crate) cache: SnapshotCache,
+    pub(crate) loads: LoadBoard,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) clock: Arc<dyn TimeProvider>,
     pub(crate) tally: Tally,
@@ -52,11 +53,15 @@ pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<(
     let xds = DiscoveryServices::new(shared.cache.clone(), move |caller: &Caller| {
         group::authenticated(&publisher, caller)
     });
+    let publisher = Arc::clone(&shared.publisher);
+    let loads = LoadService::new(shared.loads.clone(), move |caller: &Caller| {
+        group::authenticated(&publisher, caller)
+    });
     let ca = CertificateService::new(Arc::clone(&shared.authority), shared.tally.clone());
     let closed = closed(shared.closing.clone());
     let aged = builder().max_connection_age(MAX_CONNECTION_AGE);
     let mut server = aged.max_connection_age_grace(MAX_CONNECTION_AGE_GRACE);
-    let serving = server.add_routes(xds.into_routes()).add_service(ca);
+    let serving = server.add_routes(xds.into_routes()).add_service(loads).add_service(ca);
     let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
     let accepting = accept::secure(listener, ready, shared.clone());
     vec![
@@ -72,8 +77,12 @@ pub(crate) fn plaintext(listener: TcpListener, shared: &Shared) -> Vec<JoinHandl
     let xds = DiscoveryServices::new(shared.cache.clone(), move |caller: &Caller| {
         Ok(group::claimed(&publisher, caller))
     });
+    let publisher = Arc::clone(&shared.publisher);
+    let loads = LoadService::new(shared.loads.clone(), move |caller: &Caller| {
+        Ok(group::claimed(&publisher, caller))
+    });
     let closed = closed(shared.closing.clone());
-    let serving = builder().add_routes(xds.into_routes());
+    let serving = builder().add_routes(xds.into_routes()).add_service(loads);
     let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
     let accepting = accept::plaintext(listener, ready, shared.closing.clone());
     vec![
