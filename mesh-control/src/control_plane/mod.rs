@@ -98,7 +98,7 @@ impl ControlPlane {
         self.cache.client_changes()
     }
 
-    /// What the connected clients report of their calls, every ten seconds.
+    /// What the connected clients report of their calls; see [`ControlPlaneBuilder::load_interval`].
     pub fn loads(&self) -> &LoadBoard {
         &self.loads
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::load::{Drops, Load, Totals};
-use super::window::{ClusterLoad, Figure, LocalityLoad, Window};
+use super::window::{ClusterLoad, Counts, Figure, LocalityLoad, Window};
 use crate::config::{ClusterName, LoadReporting, Locality, ReportedMetric};
 use crate::live;
 
@@ -325,11 +325,10 @@ fn place(locality: &Locality) -> [&str; 3] {
 }
 
 impl LocalityEntry {
-    fn take(&mut self, reader: ReaderId) -> (super::Counts, BTreeMap<Box<str>, Figure>) {
+    fn take(&mut self, reader: ReaderId) -> (Counts, BTreeMap<Box<str>, Figure>) {
         let totals = self.load.totals();
-        let added = totals.since(self.seen.get(&reader).unwrap_or(&Totals::default()));
-        self.seen.insert(reader, totals);
-        added
+        let seen = self.seen.insert(reader, totals.clone()).unwrap_or_default();
+        totals.since(&seen)
     }
 }
 

@@ -204,9 +204,16 @@ struct Row {
 /// The numbers of a cluster. Its localities can be found, as there may be thousands.
 #[derive(Clone, Default)]
 struct Sums {
-    localities: HashMap<Arc<Locality>, (Counts, BTreeMap<Box<str>, Figure>)>,
+    localities: HashMap<Arc<Locality>, Place>,
     drops: BTreeMap<Box<str>, u64>,
     uncategorised_drops: u64,
+}
+
+/// The numbers of a locality.
+#[derive(Clone, Default)]
+struct Place {
+    counts: Counts,
+    figures: BTreeMap<Box<str>, Figure>,
 }
 
 impl Board {
@@ -266,8 +273,8 @@ impl Row {
     fn take(&mut self, load: ClusterLoad, span: Duration, room: &mut Room<'_>) {
         self.span = span;
         self.window = Sums::default();
-        for (counts, _) in self.total.localities.values_mut() {
-            counts.in_progress = 0;
+        for place in self.total.localities.values_mut() {
+            place.counts.in_progress = 0;
         }
         for LocalityLoad {
             locality,
@@ -282,15 +289,15 @@ impl Row {
             let known = self.total.localities.entry(Arc::clone(&locality)).or_default();
             let figures = figures.into_iter();
             let figures = figures
-                .filter(|(name, _)| known.1.contains_key(name) || room.has_place_for(&[name]))
+                .filter(|(name, _)| known.figures.contains_key(name) || room.has_place_for(&[name]))
                 .collect::<BTreeMap<_, _>>();
             // Envoy tells of a locality once for each priority, so a window may have it several times.
             for sum in [known, self.window.localities.entry(locality).or_default()] {
-                let in_progress = sum.0.in_progress.saturating_add(counts.in_progress);
-                sum.0.add(&counts);
-                sum.0.in_progress = in_progress;
+                let in_progress = sum.counts.in_progress.saturating_add(counts.in_progress);
+                sum.counts.add(&counts);
+                sum.counts.in_progress = in_progress;
                 for (name, figure) in &figures {
-                    sum.1.entry(name.clone()).or_default().add(figure);
+                    sum.figures.entry(name.clone()).or_default().add(figure);
                 }
             }
         }
@@ -325,17 +332,17 @@ impl Sums {
     fn show(&self, cluster: &ClusterName, service: &Arc<str>) -> ClusterLoad {
         let localities = self.localities.iter();
         let mut localities: Vec<_> = localities
-            .map(|(locality, (counts, figures))| LocalityLoad {
+            .map(|(locality, place)| LocalityLoad {
                 locality: Arc::clone(locality),
-                counts: *counts,
-                figures: figures.clone(),
+                counts: place.counts,
+                figures: place.figures.clone(),
             })
             .collect();
-        let place = |load: &LocalityLoad| {
+        let name = |load: &LocalityLoad| {
             let Locality { region, zone, sub_zone } = &*load.locality;
             [region.clone(), zone.clone(), sub_zone.clone()]
         };
-        localities.sort_by_cached_key(place);
+        localities.sort_by_cached_key(name);
         ClusterLoad {
             localities,
             drops: self.drops.clone(),
