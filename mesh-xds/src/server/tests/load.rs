@@ -4,14 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_core::Entropy;
 use mesh_core::identity::SpiffeId;
 use mesh_core::report::{ClusterLoad, Counts, LocalityLoad};
+use rustls::time_provider::DefaultTimeProvider;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
+use crate::credentials::{CallTokens, Credentialed};
 use crate::node::Node;
 use crate::server::{Caller, Io, LoadBoard, LoadService, Peer, Refusal};
 use crate::wire::load::{Ended, IncomingLoad, LoadRequest};
@@ -47,9 +50,10 @@ async fn sink(board: &LoadBoard) -> SocketAddr {
     address
 }
 
-async fn connect(address: SocketAddr) -> Channel {
+async fn connect(address: SocketAddr) -> Credentialed {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    endpoint.connect().await.unwrap()
+    let no_tokens = CallTokens::new(&[], Arc::new(DefaultTimeProvider), &Entropy::seeded(1));
+    Credentialed::new(endpoint.connect().await.unwrap(), Arc::new(no_tokens))
 }
 
 fn hello(account: &str) -> LoadRequest {
@@ -63,7 +67,7 @@ fn hello(account: &str) -> LoadRequest {
     }
 }
 
-fn open(channel: Channel) -> (mpsc::Sender<LoadRequest>, IncomingLoad) {
+fn open(channel: Credentialed) -> (mpsc::Sender<LoadRequest>, IncomingLoad) {
     let (requests, outgoing) = mpsc::channel(1);
     (requests, IncomingLoad::open(channel, outgoing))
 }
