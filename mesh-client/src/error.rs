@@ -47,6 +47,8 @@ pub(crate) enum Kind {
     PerTryTimeout(Duration),
     /// A limit of this process was reached; the word says which.
     Overflow(&'static str),
+    /// The control plane wants a share of the cluster's calls dropped, and this was one; the category it gave.
+    Dropped(Box<str>),
     /// The request cannot be sent as it is.
     InvalidRequest(&'static str),
 }
@@ -105,6 +107,11 @@ impl Error {
         matches!(self.inner.kind, Kind::Overflow(_))
     }
 
+    /// The control plane wants a share of the cluster's calls dropped, and this was one; nothing was sent.
+    pub fn is_dropped(&self) -> bool {
+        matches!(self.inner.kind, Kind::Dropped(_))
+    }
+
     /// Whether the peer may have processed the request. `false` is a proof that it did not.
     pub fn may_have_been_processed(&self) -> bool {
         matches!(
@@ -159,7 +166,7 @@ impl Error {
         }
     }
 
-    /// Envoy's response flag: `NR`, `NC`, `UH`, `UF`, `UR`, `UC`, `UT`, `UO`, or `-`.
+    /// Envoy's response flag: `NR`, `NC`, `UH`, `UF`, `UR`, `UC`, `UT`, `UO`, `DO`, or `-`.
     pub fn response_flag(&self) -> &'static str {
         match &self.inner.kind {
             Kind::Unavailable(reason) => match reason.kind() {
@@ -174,6 +181,7 @@ impl Error {
             Kind::Reset(_) | Kind::NotProcessed(_) => "UC",
             Kind::Deadline(_) | Kind::PerTryTimeout(_) => "UT",
             Kind::Overflow(_) => "UO",
+            Kind::Dropped(_) => "DO",
             Kind::InvalidRequest(_) => "-",
         }
     }
@@ -185,7 +193,11 @@ impl Error {
             Kind::NotProcessed(_) => Some(TryEnd::NotProcessed),
             Kind::Reset(_) => Some(TryEnd::Reset),
             Kind::PerTryTimeout(_) => Some(TryEnd::PerTryTimeout),
-            Kind::Unavailable(_) | Kind::Deadline(_) | Kind::Overflow(_) | Kind::InvalidRequest(_) => None,
+            Kind::Unavailable(_)
+            | Kind::Deadline(_)
+            | Kind::Overflow(_)
+            | Kind::Dropped(_)
+            | Kind::InvalidRequest(_) => None,
         }
     }
 }
@@ -200,6 +212,7 @@ impl fmt::Display for Error {
             Kind::Deadline(limit) => write!(f, "the call took longer than {limit:?}")?,
             Kind::PerTryTimeout(limit) => write!(f, "the try took longer than {limit:?}")?,
             Kind::Overflow(limit) => write!(f, "over the limit: {limit}")?,
+            Kind::Dropped(category) => write!(f, "dropped, as the control plane asks ({category})")?,
             Kind::InvalidRequest(why) => write!(f, "the request cannot be sent: {why}")?,
         }
         match self.inner.peer {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::Link;
-use mesh_core::config::RouteTree;
+use mesh_core::config::{LoadReporting, RouteTree};
+use mesh_core::report::Counted;
 use mesh_xds::{Bootstrap, Node, ResourceKind, XdsClient};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -98,6 +99,73 @@ async fn a_workload_joins_hears_routes_and_hears_of_a_change() {
     within("shutdown", control_plane.shutdown()).await;
     let snapshot = link.snapshots().load_full();
     assert!(snapshot.target(TARGET).unwrap().is_ok(), "a client keeps what it has");
+}
+
+/// Counts a call as the data plane would, in the first cluster that the target's routes name.
+fn count_a_call(link: &Link) -> Counted {
+    let snapshot = link.snapshots().load_full();
+    let tree = snapshot.target(TARGET).unwrap().as_ref().unwrap();
+    let cluster = snapshot
+        .cluster(tree.clusters().next().unwrap())
+        .unwrap()
+        .as_ref()
+        .unwrap();
+    let reporting = cluster
+        .load_reporting
+        .as_ref()
+        .expect("our clients are asked to report");
+    let load = link
+        .loads()
+        .load(&cluster.name, reporting, &cluster.endpoints[0].locality);
+    Counted::begin(load, true)
+}
+
+#[tokio::test]
+async fn load_is_reported_over_both_ports_by_those_who_may() {
+    let folder = folder();
+    let builder = ControlPlane::builder(folder.path()).plaintext(([127, 0, 0, 1], 0).into());
+    let builder = builder.load_interval(Duration::from_millis(100));
+    let control_plane = builder.start().await.unwrap();
+    let bootstraps = [
+        control_plane.bootstrap("default", "checkout").unwrap(),
+        control_plane.plaintext_bootstrap("default", "anybody").unwrap(),
+    ];
+    let links = bootstraps.map(client);
+    let _wanted = links.each_ref().map(|link| link.interest().watch(TARGET));
+    for link in &links {
+        routes(link, |tree| shares(tree) == [95, 5]).await;
+    }
+    // A client without an identity cannot call what asks for one, so it counts something of its own.
+    let other = links[1]
+        .loads()
+        .load(&"c".into(), &LoadReporting::of("c"), &Arc::default());
+    let _calls = [count_a_call(&links[0]), Counted::begin(other, true)];
+    let loads = control_plane.loads();
+    let mut changes = loads.changes();
+    let told = || {
+        let clients = loads.snapshot();
+        let in_progress = clients.iter().flat_map(|client| &client.clusters);
+        clients.len() == 2 && in_progress.map(|one| one.total.counts().in_progress).sum::<u64>() == 2
+    };
+    within("both reports", changes.wait_for(|_| told())).await.unwrap();
+    let clients = loads.snapshot();
+    let of = |account: &str| {
+        let named =
+            |client: &&mesh_xds::server::ClientLoad| client.node.metadata_text("SERVICE_ACCOUNT") == Some(account);
+        clients
+            .iter()
+            .find(named)
+            .unwrap()
+            .peer
+            .as_ref()
+            .map(ToString::to_string)
+    };
+    assert_eq!(
+        of("checkout").as_deref(),
+        Some("spiffe://cluster.local/ns/default/sa/checkout")
+    );
+    assert_eq!(of("anybody"), None);
+    within("shutdown", control_plane.shutdown()).await;
 }
 
 #[tokio::test]

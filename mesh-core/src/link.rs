@@ -16,7 +16,7 @@ use crate::config::{Reason, ReasonKind, Snapshot, Version};
 use crate::entropy::Entropy;
 use crate::identity::{Identity, Pins};
 use crate::live;
-use crate::report::Tally;
+use crate::report::{Loads, Tally};
 
 /// The workload's identity, or why there is none.
 pub type Standing = Result<Identity, Reason>;
@@ -34,6 +34,7 @@ struct Shared {
     applied: live::Writer<Version>,
     waiting: live::Writer<Option<Reason>>,
     tally: Tally,
+    loads: Loads,
     entropy: Entropy,
     wall_clock: Arc<dyn TimeProvider>,
     pins: Pins,
@@ -88,6 +89,7 @@ impl Link {
             applied: live::channel(Version::default()).0,
             waiting: live::channel(None).0,
             tally: Tally::default(),
+            loads: Loads::default(),
             entropy: parts.entropy,
             wall_clock: parts.wall_clock,
             pins: parts.pins,
@@ -155,6 +157,11 @@ impl Link {
     /// Counts of rare events.
     pub fn tally(&self) -> &Tally {
         &self.shared.tally
+    }
+
+    /// Counts of calls, by cluster and locality.
+    pub fn loads(&self) -> &Loads {
+        &self.shared.loads
     }
 
     /// Randomness for this process's decisions.

@@ -21,11 +21,12 @@ pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies as lb
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::{raw_buffer::v3 as raw_buffer, tls::v3 as tls};
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
-pub(crate) use envoy_types::pb::envoy::service::discovery::v3 as discovery;
-pub(crate) use envoy_types::pb::envoy::service::status::v3 as status;
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::service::{
     cluster::v3 as cds, endpoint::v3 as eds, listener::v3 as lds, route::v3 as rds,
+};
+pub(crate) use envoy_types::pb::envoy::service::{
+    discovery::v3 as discovery, load_stats::v3 as load_stats, status::v3 as status,
 };
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use envoy_types::pb::envoy::r#type::v3 as percent;

@@ -15,7 +15,7 @@ use mesh_core::identity::Identity;
 
 use super::Shared;
 use super::send::{Destination, Sent, send};
-use crate::body::{Outcome, Pump, ResponseBody, grpc_status};
+use crate::body::{Outcome, Pump, ResponseBody};
 use crate::cluster::{ClusterManager, Host, HostSet, is_on_its_way};
 use crate::connect::{ConnectError, ConnectKind, Permit, Security};
 use crate::error::{Error, Kind};
@@ -91,11 +91,13 @@ where
 {
     /// Picks a host and, when it has a connection with room, sends.
     fn start(&mut self) -> Result<State, Error> {
-        let attempt = self.request.as_ref().expect("taken only when it is sent").body();
+        let request = self.request.as_ref().expect("taken only when it is sent");
+        let attempt = request.body();
         let cluster = &attempt.call.cluster;
         let set = cluster.hosts().load();
         let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
         let mut draw = self.shared.manager.entropy().draw();
+        set.counting.admit(&set.cluster, &mut draw)?;
         let Some(index) = set.picker.pick(&set.hosts, tried, &mut draw) else {
             let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
             return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
@@ -106,9 +108,11 @@ where
             return Err(plaintext_refused(&set, &set.hosts[index]));
         }
         if !cluster.begin_call(set.cluster.max_requests) {
+            set.counting.overflowed();
             return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
         }
-        let outcome = Outcome::begin(Arc::clone(&set.hosts[index]), Arc::clone(cluster));
+        let counted = set.counting.begin(index, request.headers());
+        let outcome = Outcome::begin(Arc::clone(&set.hosts[index]), Arc::clone(cluster), counted);
         let permit = outcome.host().pool().try_permit();
         let outcome = self.outcome.insert(outcome);
         match permit {
@@ -200,7 +204,7 @@ fn answered(
 ) -> Result<Response<ResponseBody>, Error> {
     match result {
         Ok(response) => {
-            outcome.saw_headers(response.status(), grpc_status(response.headers()));
+            outcome.saw_headers(response.status(), response.headers());
             if response.body().is_end_stream() {
                 outcome.ended();
             }

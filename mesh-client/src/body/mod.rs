@@ -117,7 +117,7 @@ impl Live {
         }
         match ready!(self.frames.poll_trailers(cx)) {
             Ok(Some(trailers)) => {
-                self.outcome.saw_trailers(grpc_status(&trailers));
+                self.outcome.saw_trailers(&trailers);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Ok(None) => {

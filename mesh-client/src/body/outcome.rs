@@ -7,9 +7,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
+use mesh_core::report::Counted;
 use mesh_core::retry::TryEnd;
 
+use super::grpc_status;
 use crate::cluster::{ClusterHandle, Host};
 use crate::connect::Permit;
 use crate::error::Error;
@@ -20,6 +22,8 @@ pub(crate) struct Outcome {
     cluster: Arc<ClusterHandle>,
     permit: Option<Permit>,
     verdict: Verdict,
+    /// Set where the control plane asks for load reports.
+    counted: Option<Counted>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +36,14 @@ enum Verdict {
 
 impl Outcome {
     /// Takes a place on `host`; the one in `cluster` was taken already.
-    pub(crate) fn begin(host: Arc<Host>, cluster: Arc<ClusterHandle>) -> Self {
+    pub(crate) fn begin(host: Arc<Host>, cluster: Arc<ClusterHandle>, counted: Option<Counted>) -> Self {
         host.begin_call();
         Self {
             host,
             cluster,
             permit: None,
             verdict: Verdict::Open,
+            counted,
         }
     }
 
@@ -65,16 +70,28 @@ impl Outcome {
     }
 
     /// Response headers came.
-    pub(crate) fn saw_headers(&mut self, status: StatusCode, grpc: Option<u8>) {
-        if (TryEnd::Answered { status, grpc }).is_failure() {
-            self.verdict = Verdict::Failed;
+    pub(crate) fn saw_headers(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let grpc = grpc_status(headers);
+        self.judge(status, grpc);
+        if let Some(counted) = &mut self.counted {
+            counted.saw_headers(status, grpc, headers);
         }
     }
 
     /// Trailers came, and with them the end.
-    pub(crate) fn saw_trailers(&mut self, grpc: Option<u8>) {
-        self.saw_headers(StatusCode::OK, grpc);
+    pub(crate) fn saw_trailers(&mut self, trailers: &HeaderMap) {
+        let grpc = grpc_status(trailers);
+        self.judge(StatusCode::OK, grpc);
+        if let Some(counted) = &mut self.counted {
+            counted.saw_trailers(grpc, trailers);
+        }
         self.ended();
+    }
+
+    fn judge(&mut self, status: StatusCode, grpc: Option<u8>) {
+        if (TryEnd::Answered { status, grpc }).is_failure() {
+            self.verdict = Verdict::Failed;
+        }
     }
 
     /// The answer came to its end.
@@ -94,6 +111,9 @@ impl Outcome {
     /// The answer broke off, or took too long.
     pub(crate) fn failed(&mut self) {
         self.verdict = Verdict::Failed;
+        if let Some(counted) = &mut self.counted {
+            counted.failed();
+        }
     }
 }
 

@@ -10,11 +10,12 @@ use mesh_core::balance::Picker;
 use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, MutualTls, TlsMode};
 use mesh_core::identity::Pins;
 use mesh_core::live;
-use mesh_core::report::Tally;
+use mesh_core::report::{Loads, Tally};
 use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
 
 use super::Host;
+use super::counting::Counting;
 use crate::connect::TlsConfigs;
 
 /// What every live thing is made with.
@@ -24,6 +25,7 @@ pub(crate) struct Parts {
     pub(crate) wall_clock: Arc<dyn TimeProvider>,
     pub(crate) tally: Tally,
     pub(crate) pins: Pins,
+    pub(crate) loads: Loads,
 }
 
 /// A live cluster, shared by every channel and every call of the process.
@@ -44,6 +46,7 @@ pub(crate) struct HostSet {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) hosts: Box<[Arc<Host>]>,
     pub(crate) picker: Picker,
+    pub(crate) counting: Counting,
     /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
     modes: Vec<Arc<MutualTls>>,
 }
@@ -126,6 +129,7 @@ impl HostSet {
         let modes = modes.used();
         let picker = Picker::new(cluster.lb, &mut parts.entropy.draw());
         Self {
+            counting: Counting::new(&cluster, callable(&cluster.endpoints), &parts.loads),
             cluster,
             hosts,
             picker,

@@ -88,6 +88,7 @@ impl ClusterManager {
                 wall_clock: Arc::clone(link.wall_clock()),
                 tally: link.tally().clone(),
                 pins: link.pins().clone(),
+                loads: link.loads().clone(),
             },
             connector,
             link: link.downgrade(),

@@ -1,6 +1,7 @@
 //! The live side of the configuration: hosts with connections and counters, clusters with budgets, and the manager that
 //! reconciles them with each snapshot.
 
+mod counting;
 mod handle;
 mod host;
 mod manager;

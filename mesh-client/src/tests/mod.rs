@@ -5,6 +5,7 @@
 mod calls;
 mod config;
 mod connections;
+mod load;
 mod net;
 mod retries;
 mod security;

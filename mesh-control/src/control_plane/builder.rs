@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mesh_core::identity::TrustDomain;
 use mesh_core::report::Tally;
-use mesh_xds::server::SnapshotCache;
+use mesh_xds::server::{LoadBoard, SnapshotCache};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -33,6 +33,7 @@ pub struct ControlPlaneBuilder {
     names: Vec<String>,
     clock: Arc<dyn TimeProvider>,
     leaf_lifetime: Duration,
+    load_interval: Duration,
 }
 
 #[derive(Debug)]
@@ -53,6 +54,7 @@ impl ControlPlaneBuilder {
             names: ["localhost", "127.0.0.1", "::1"].map(String::from).into(),
             clock: Arc::new(DefaultTimeProvider),
             leaf_lifetime: DEFAULT_LEAF_LIFETIME,
+            load_interval: LoadBoard::DEFAULT_INTERVAL,
         }
     }
 
@@ -113,6 +115,12 @@ impl ControlPlaneBuilder {
         self
     }
 
+    /// How often clients report their load. Default: 10 s. Clients keep to at least 100 ms.
+    pub fn load_interval(mut self, interval: Duration) -> Self {
+        self.load_interval = interval;
+        self
+    }
+
     /// Opens the ports, and reads the folder once before it returns: bad YAML does not keep it from starting, but is in its
     /// [status](ControlPlane::status) then.
     ///
@@ -143,12 +151,14 @@ impl ControlPlaneBuilder {
         }
         let tally = Tally::default();
         let cache = SnapshotCache::counting(tally.clone());
+        let loads = LoadBoard::new(self.load_interval);
         let publisher = Arc::new(Publisher::new(self.mesh, cache.clone(), tally.clone()));
         let mut status = publisher.status();
         let (closing, closed) = watch::channel(false);
         let shared = serve::Shared {
             authority,
             cache: cache.clone(),
+            loads: loads.clone(),
             publisher: Arc::clone(&publisher),
             clock: self.clock,
             tally: tally.clone(),
@@ -169,6 +179,7 @@ impl ControlPlaneBuilder {
             plaintext_address,
             enrolment,
             cache,
+            loads,
             status,
             tally,
             closing,

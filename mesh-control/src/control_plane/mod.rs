@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mesh_core::report::Tally;
 use mesh_xds::Bootstrap;
-use mesh_xds::server::{ClientReport, SnapshotCache};
+use mesh_xds::server::{ClientReport, LoadBoard, SnapshotCache};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -33,6 +33,7 @@ pub struct ControlPlane {
     plaintext_address: Option<SocketAddr>,
     enrolment: Enrolment,
     cache: SnapshotCache,
+    loads: LoadBoard,
     status: watch::Receiver<Status>,
     tally: Tally,
     closing: watch::Sender<bool>,
@@ -97,6 +98,11 @@ impl ControlPlane {
         self.cache.client_changes()
     }
 
+    /// What the connected clients report of their calls; see [`ControlPlaneBuilder::load_interval`].
+    pub fn loads(&self) -> &LoadBoard {
+        &self.loads
+    }
+
     /// Counts: `configuration` accepted and rejected, `certificate_issued`, `certificate_refused`, `handshake_refused`.
     pub fn tally(&self) -> &Tally {
         &self.tally
@@ -116,6 +122,7 @@ impl ControlPlane {
     fn close(&self) {
         self.closing.send_replace(true);
         self.cache.close();
+        self.loads.close();
         // The first task watches the folder and would go on for ever.
         self.tasks.first().inspect(|watching| watching.abort());
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use mesh_core::report::Tally;
 use mesh_xds::ClientStatusService;
 use mesh_xds::csds::Reader;
-use mesh_xds::server::{Caller, DiscoveryServices, SnapshotCache};
+use mesh_xds::server::{Caller, DiscoveryServices, LoadBoard, LoadService, SnapshotCache};
 use rustls::time_provider::TimeProvider;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -44,6 +44,7 @@ const MAX_CONNECTION_AGE_GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Shared {
     pub(crate) authority: Arc<Authority>,
     pub(crate) cache: SnapshotCache,
+    pub(crate) loads: LoadBoard,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) clock: Arc<dyn TimeProvider>,
     pub(crate) tally: Tally,
@@ -58,6 +59,10 @@ pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<(
     let xds = DiscoveryServices::new(shared.cache.clone(), move |caller: &Caller| {
         group::authenticated(&publisher, caller)
     });
+    let publisher = Arc::clone(&shared.publisher);
+    let loads = LoadService::new(shared.loads.clone(), move |caller: &Caller| {
+        group::authenticated(&publisher, caller)
+    });
     let ca = CertificateService::new(Arc::clone(&shared.authority), shared.tally.clone());
     let closed = closed(shared.closing.clone());
     let aged = builder().max_connection_age(MAX_CONNECTION_AGE);
@@ -66,7 +71,8 @@ pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<(
     let status = ClientStatusService::of_clients(shared.cache.clone(), move |reader: &Reader| {
         group::administers(publisher.root_namespace(), reader)
     });
-    let serving = server.add_routes(xds.into_routes()).add_service(ca).add_service(status);
+    let serving = server.add_routes(xds.into_routes()).add_service(loads).add_service(ca);
+    let serving = serving.add_service(status);
     let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
     let accepting = accept::secure(listener, ready, shared.clone());
     vec![
@@ -82,9 +88,16 @@ pub(crate) fn plaintext(listener: TcpListener, shared: &Shared) -> Vec<JoinHandl
     let xds = DiscoveryServices::new(shared.cache.clone(), move |caller: &Caller| {
         Ok(group::claimed(&publisher, caller))
     });
+    let publisher = Arc::clone(&shared.publisher);
+    let loads = LoadService::new(shared.loads.clone(), move |caller: &Caller| {
+        Ok(group::claimed(&publisher, caller))
+    });
     let closed = closed(shared.closing.clone());
     let status = ClientStatusService::of_clients(shared.cache.clone(), |_: &Reader| Ok(()));
-    let serving = builder().add_routes(xds.into_routes()).add_service(status);
+    let serving = builder()
+        .add_routes(xds.into_routes())
+        .add_service(loads)
+        .add_service(status);
     let serving = serving.serve_with_incoming_shutdown(ReceiverStream::new(connections), closed);
     let accepting = accept::plaintext(listener, ready, shared.closing.clone());
     vec![

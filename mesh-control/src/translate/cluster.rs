@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mesh_core::config::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMode};
+use mesh_core::config::{Cluster, ClusterName, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, TlsMode};
 
 use super::service::Service;
 use super::{ClientScope, Findings, Mesh, endpoint, host};
@@ -37,11 +37,14 @@ pub(super) fn build(service: &Service<'_>, port: &Port, subset: Option<&Subset>,
     } else {
         TlsMode::Plaintext
     };
+    let name = name(&service.host, number, subset);
     Cluster {
         lb: LB,
         connect_timeout: CONNECT_TIMEOUT,
         max_requests: MAX_REQUESTS,
-        ..Cluster::new(name(&service.host, number, subset), tls, endpoints.list)
+        // Who calls whom, and how it ends, is what an operator looks for first.
+        load_reporting: Some(LoadReporting::of(name.as_str())),
+        ..Cluster::new(name, tls, endpoints.list)
     }
 }
 

@@ -3,10 +3,14 @@
 //! It works on indices into the hosts it was made for, through [`Load`]: this crate never sees a connection. A picker and
 //! its hosts are swapped together. A pick never waits and never walks all hosts: in a large cluster it looks at a handful.
 
+mod drop;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::LbPolicy;
 use crate::entropy::Draw;
+
+pub use drop::dropped;
 
 /// What a picker may ask of a host.
 pub trait Load {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Endpoint, Metadata, StringMatch};
+use super::{DropOverload, Endpoint, LoadReporting, Metadata, StringMatch};
 
 /// The name of a cluster, opaque. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,10 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// The most calls in flight in this process at once; one more fails at once (Envoy `max_requests`, gRFC A32).
     pub max_requests: u32,
+    /// Set when the control plane asks to be told about its load.
+    pub load_reporting: Option<LoadReporting>,
+    /// The shares of its calls that are dropped before they are made, each drawn for in turn (Envoy `drop_overloads`).
+    pub drops: Arc<[DropOverload]>,
     /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
     pub endpoints: Arc<[Endpoint]>,
 }
@@ -70,6 +74,8 @@ impl Cluster {
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             max_requests: Self::DEFAULT_MAX_REQUESTS,
+            load_reporting: None,
+            drops: Arc::default(),
             endpoints: endpoints.into(),
         }
     }

@@ -7,6 +7,7 @@
 mod cluster;
 mod endpoint;
 mod inbound;
+mod load;
 mod matcher;
 mod metadata;
 mod policy;
@@ -21,6 +22,7 @@ pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix, MtlsMode,
     SourceType, Traffic, Transport,
 };
+pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
 pub use policy::{Backoff, InvalidBackoff, RetryOn, RetryPolicy};

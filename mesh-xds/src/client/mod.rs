@@ -13,6 +13,7 @@ pub(crate) mod cache;
 mod cache_state;
 mod fallback;
 mod line;
+mod load;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]
 pub mod measuring;
@@ -238,7 +239,8 @@ impl Begin<'_> {
             interest_changed,
         });
         let state = Arc::new(Mutex::new(state));
-        for (id, (bell, (server, _))) in bells.into_iter().zip(plan.servers).enumerate() {
+        let mut reporters = load::Reporters::new(self.link, &node);
+        for (id, (bell, (server, authorities))) in bells.into_iter().zip(plan.servers).enumerate() {
             let (entropy, clock) = (self.link.entropy(), self.link.wall_clock());
             let shows_identity = bootstrap.identity_provider().is_some() && server.credentials.shows_identity();
             let task = stream::Task::new(
@@ -246,6 +248,7 @@ impl Begin<'_> {
                 Access::new(server.clone(), self.connector.clone(), Arc::clone(clock), entropy),
                 shows_identity.then(|| self.link.identity().clone()),
                 Backoff::new(entropy.clone()),
+                reporters.of(authorities),
             );
             // The sender goes with the link; its receiver then tells the task to end.
             let (alive, gone) = oneshot::channel::<()>();

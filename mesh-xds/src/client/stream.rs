@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ads::Variant;
 use super::backoff::Backoff;
+use super::load::Reporter;
 use super::report::Phase;
 use super::state::State;
 use crate::connect::Access;
@@ -43,6 +44,7 @@ pub(super) struct Task<V: Variant> {
     /// Set when the control plane is to be shown an identity that a provider gives.
     identity: Option<live::Reader<Standing>>,
     backoff: Backoff,
+    reporter: Reporter,
 }
 
 impl<V: Variant> Handle<V> {
@@ -92,12 +94,14 @@ impl<V: Variant> Task<V> {
         access: Access,
         identity: Option<live::Reader<Standing>>,
         backoff: Backoff,
+        reporter: Reporter,
     ) -> Self {
         Self {
             line,
             access,
             identity,
             backoff,
+            reporter,
         }
     }
 
@@ -153,9 +157,15 @@ impl<V: Variant> Task<V> {
     /// Talks until the stream ends.
     async fn stream(&mut self, channel: Credentialed) -> Option<String> {
         let (requests, outgoing) = mpsc::channel::<V::Request>(1);
+        // On the same connection, and ended with it.
+        let reporter = self.reporter.clone();
+        let reporting = reporter.run(channel.clone());
         let mut incoming = Incoming::<V>::open(channel, outgoing);
         self.line.state().opened(self.line.id);
-        let ended = self.talk(&requests, &mut incoming).await?;
+        let ended = tokio::select! {
+            ended = self.talk(&requests, &mut incoming) => ended?,
+            never = reporting => match never {},
+        };
         Some(format!("stream to {}: {ended}", self.access.server().uri))
     }
 

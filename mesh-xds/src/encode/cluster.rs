@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use mesh_core::config::{Cluster, LbPolicy, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
+use mesh_core::config::{Cluster, LbPolicy, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
 use prost::Name;
 
-use super::common::{ads, duration, texts, uint};
+use super::common::{ads, duration, texts, this_stream, uint};
 use super::{Dialect, tls};
 use crate::proto::cluster::{
     CircuitBreakers, Cluster as Proto,
@@ -27,6 +27,8 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         Dialect::Mesh | Dialect::Envoy(_) => lb(cluster.lb),
         Dialect::Grpc => (LbEnum::RoundRobin, None),
     };
+    // Others are not asked: what they would report is nobody's to read yet.
+    let reporting = cluster.load_reporting.as_ref().filter(|_| dialect == Dialect::Mesh);
     let mut threshold = Thresholds {
         priority: RoutingPriority::Default as i32,
         max_requests: uint(cluster.max_requests),
@@ -53,6 +55,8 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             ..CircuitBreakers::default()
         }),
         typed_extension_protocol_options: http2(),
+        lrs_server: reporting.map(|_| this_stream()),
+        lrs_report_endpoint_metrics: reporting.map(metrics).unwrap_or_default(),
         transport_socket: socket(own_mode(cluster, dialect), dialect),
         transport_socket_matches: match dialect {
             Dialect::Mesh | Dialect::Envoy(_) => {
@@ -94,6 +98,10 @@ fn tls_match(one: &TlsMatch, dialect: Dialect) -> TransportSocketMatch {
         r#match: Some(texts(values)),
         transport_socket: Some(socket(&one.mode, dialect).unwrap_or_else(tls::raw_buffer)),
     }
+}
+
+fn metrics(reporting: &LoadReporting) -> Vec<String> {
+    reporting.metrics.iter().map(ToString::to_string).collect()
 }
 
 fn lb(policy: LbPolicy) -> (LbEnum, Option<LbConfig>) {

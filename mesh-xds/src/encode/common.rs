@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::proto::core::{AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier};
+use crate::proto::core::{
+    AggregatedConfigSource, ApiVersion, ConfigSource, SelfConfigSource, config_source::ConfigSourceSpecifier,
+};
 use crate::proto::protobuf;
 
 /// The longest duration protobuf allows; what is longer is as good as endless.
@@ -42,5 +44,16 @@ pub(super) fn texts<'a>(values: impl IntoIterator<Item = (&'a str, &'a str)>) ->
     };
     protobuf::Struct {
         fields: values.into_iter().map(text).collect(),
+    }
+}
+
+/// "Over the connection that you have this by": `lrs_server` may be nothing else (gRFC A27).
+pub(super) fn this_stream() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3 as i32,
+        config_source_specifier: Some(ConfigSourceSpecifier::Self_(SelfConfigSource {
+            transport_api_version: ApiVersion::V3 as i32,
+        })),
+        ..ConfigSource::default()
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod bytes;
 mod client;
 pub(crate) mod csds;
 mod delta;
+pub(crate) mod load;
 mod node;
 #[cfg(feature = "server")]
 mod node_matcher;

@@ -114,6 +114,7 @@ impl Walk<'_> {
             (Discovery::Aggregate(_), leaves) => aggregate(name, leaves),
             (_, [leaf]) => Cluster {
                 endpoints: Arc::clone(&leaf.endpoints.endpoints),
+                drops: Arc::clone(&leaf.endpoints.drops),
                 ..leaf.spec.cluster.clone()
             },
             _ => return (Vec::new(), Err(not_yet())),

@@ -182,6 +182,26 @@ fn what_did_not_change_keeps_its_value() {
     assert!(resent.snapshot.is_none());
 }
 
+/// Messages are merged by putting their bytes together: `policy` with 30 of a hundred dropped as "lb".
+const THIRTY_PERCENT: [u8; 12] = [0x22, 10, 0x12, 8, 0x0a, 2, b'l', b'b', 0x12, 2, 0x08, 30];
+
+#[test]
+fn what_is_to_be_dropped_comes_with_the_endpoints() {
+    let mut world = Mesh::new(&["t"]);
+    let drops = |snapshot: Snapshot| {
+        let cluster = snapshot.cluster(&"c".into()).unwrap().as_ref().unwrap();
+        let drops = cluster.drops.iter();
+        drops
+            .map(|one| (one.category.to_string(), one.per_million))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(drops(world.whole("t", "c", 1)), []);
+    let mut overloaded = endpoints("c", &[1]);
+    overloaded.bytes.extend(THIRTY_PERCENT);
+    let heard = world.hear(ResourceKind::Endpoints, vec![overloaded]);
+    assert_eq!(drops(heard.snapshot.unwrap()), [("lb".to_owned(), 300_000)]);
+}
+
 #[test]
 fn a_listener_that_does_not_exist_fails_its_target_alone() {
     let mut mesh = Mesh::new(&["gone", "t"]);

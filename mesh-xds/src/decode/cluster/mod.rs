@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{Cluster, TlsMatch, TlsMode};
+use mesh_core::config::{Cluster, LoadReporting, ReportedMetric, TlsMatch, TlsMode};
 
-use super::common::duration;
+use super::common::{duration, from_this_stream};
 use super::{Context, Fault, Notes, Resource, metadata, tls};
 use crate::proto::cluster::{CircuitBreakers, Cluster as Proto};
 use crate::proto::core::RoutingPriority;
@@ -40,6 +40,7 @@ impl Resource for ClusterSpec {
                 .circuit_breakers
                 .as_ref()
                 .map_or(Cluster::DEFAULT_MAX_REQUESTS, max_requests),
+            load_reporting: load_reporting(proto, notes)?,
             ..Cluster::new(proto.name.as_str(), tls_mode(proto, context, notes)?, Vec::new())
         };
         Ok(Self {
@@ -56,6 +57,32 @@ fn max_requests(breakers: &CircuitBreakers) -> u32 {
     threshold
         .and_then(|threshold| threshold.max_requests.as_ref())
         .map_or(Cluster::DEFAULT_MAX_REQUESTS, |max| max.value)
+}
+
+/// The most figures of its endpoints that a cluster asks for: each is compared with what every answer carries.
+const MAX_METRICS: usize = 64;
+
+/// Load is reported to who asks for it, over the connection that the cluster came by, and nowhere else (gRFC A27).
+fn load_reporting(proto: &Proto, notes: &mut Notes) -> Result<Option<LoadReporting>, Fault> {
+    if proto.lrs_server.is_none() {
+        return Ok(None);
+    }
+    from_this_stream("lrs_server", proto.lrs_server.as_ref())?;
+    let mut metrics = Vec::new();
+    for name in &proto.lrs_report_endpoint_metrics {
+        match ReportedMetric::parse(name) {
+            Some(metric) if metrics.len() < MAX_METRICS => metrics.push(metric),
+            // Ignored, so that a newer control plane is understood (gRFC A85).
+            _ => notes.add(format_args!("{name:?} of lrs_report_endpoint_metrics is not reported")),
+        }
+    }
+    // What its endpoints go by (gRFC A27), where they are a resource at all.
+    let service = proto.eds_cluster_config.as_ref().map(|eds| eds.service_name.as_str());
+    let service = service.filter(|name| !name.is_empty()).unwrap_or(&proto.name);
+    Ok(Some(LoadReporting {
+        metrics: metrics.into(),
+        ..LoadReporting::of(service)
+    }))
 }
 
 fn tls_mode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<TlsMode, Fault> {

@@ -1,6 +1,6 @@
 //! Clusters and their TLS.
 
-use mesh_core::config::{Cluster, ExpectedPeers, LbPolicy, MutualTls, TlsMode};
+use mesh_core::config::{Cluster, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, ReportedMetric, TlsMode};
 
 use super::*;
 use crate::encode::{self, Dialect};
@@ -65,6 +65,15 @@ fn clusters_that_are_refused() {
     bad("connect_timeout", |proto| {
         proto.connect_timeout = Some(protobuf::Duration { seconds: 0, nanos: 0 });
     });
+    bad("lrs_server", |proto| {
+        proto.lrs_server = Some(core::ConfigSource {
+            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::ApiConfigSource(
+                Default::default(),
+            )),
+            ..Default::default()
+        });
+    });
+    bad("lrs_server", |proto| proto.lrs_server = Some(Default::default()));
     bad("transport_socket.typed_config", |proto| {
         let any = protobuf::Any {
             type_url: "type.googleapis.com/envoy.extensions.transport_sockets.alts.v3.Alts".into(),
@@ -247,4 +256,40 @@ fn policies_that_nest_without_end_are_refused() {
     proto.load_balancing_policy = Some(list);
     let reason = read::<ClusterSpec>(&proto).unwrap_err();
     assert!(reason.reason().contains("nested too deeply"), "{reason}");
+}
+
+#[test]
+fn load_is_reported_where_it_is_asked_for() {
+    use core::config_source::ConfigSourceSpecifier;
+    let asked = |names: &[&str]| {
+        accepted::<ClusterSpec>(cluster_proto(), |proto| {
+            proto.eds_cluster_config.as_mut().unwrap().service_name = "eds".into();
+            proto.lrs_server = Some(core::ConfigSource {
+                config_source_specifier: Some(ConfigSourceSpecifier::Self_(Default::default())),
+                ..Default::default()
+            });
+            proto.lrs_report_endpoint_metrics = names.iter().map(ToString::to_string).collect();
+        })
+    };
+    let reporting = |names: &[&str]| asked(names).cluster.load_reporting.unwrap();
+    assert_eq!(reporting(&[]), LoadReporting::of("eds"));
+    let named = reporting(&[
+        "cpu_utilization",
+        "named_metrics.q",
+        "request_cost.x",
+        "named_metrics.*",
+    ]);
+    let expected = [
+        ReportedMetric::CpuUtilization,
+        ReportedMetric::Named("q".into()),
+        ReportedMetric::AllNamed,
+    ];
+    assert_eq!(*named.metrics, expected, "what is not known is ignored");
+    let many: Vec<String> = (0..1_000).map(|n| format!("named_metrics.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(reporting(&many).metrics.len(), 64);
+    assert_eq!(
+        accepted::<ClusterSpec>(cluster_proto(), |_| {}).cluster.load_reporting,
+        None
+    );
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy, Metadata, MutualTls,
-    PathMatch, Pattern, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split, StringMatch, TRANSPORT_SOCKET_MATCH,
-    TlsMatch, TlsMode, VirtualHost,
+    Backoff, Cluster, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy, LoadReporting,
+    Metadata, MutualTls, PathMatch, Pattern, ReportedMetric, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split,
+    StringMatch, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -127,12 +127,25 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         mode,
     });
     let matches = prop::collection::vec(one, 0..3);
-    ("[a-z|.]{1,20}", lb, tls, matches, 1u64..100_000, any::<u32>()).prop_map(
-        |(name, lb, tls, matches, millis, max_requests)| Cluster {
+    let metric = prop_oneof![
+        Just(ReportedMetric::CpuUtilization),
+        Just(ReportedMetric::MemUtilization),
+        Just(ReportedMetric::ApplicationUtilization),
+        Just(ReportedMetric::AllNamed),
+        "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
+    ];
+    let metrics = prop::option::of(prop::collection::vec(metric, 0..4));
+    ("[a-z|.]{1,20}", lb, tls, matches, 1u64..100_000, any::<u32>(), metrics).prop_map(
+        |(name, lb, tls, matches, millis, max_requests, metrics)| Cluster {
             lb,
             tls_matches: matches.into(),
             connect_timeout: Duration::from_millis(millis),
             max_requests,
+            // Endpoints go by the cluster's name at our serving end.
+            load_reporting: metrics.map(|metrics| LoadReporting {
+                metrics: metrics.into(),
+                ..LoadReporting::of(name.as_str())
+            }),
             ..Cluster::new(name.as_str(), tls, Vec::new())
         },
     )
@@ -201,8 +214,8 @@ proptest! {
         let read = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Mesh));
         prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
         prop_assert_eq!(&read.cluster, &cluster);
-        // For others only the balancing differs, that nobody is said by a name, and that they know one kind of security and
-        // get the better one.
+        // For others only the balancing differs, that nobody is said by a name, that they know one kind of security and get
+        // the better one, and that they are not asked for load reports.
         let mut told = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Grpc)).cluster;
         let secure = cluster.tls_matches.iter().map(|one| &one.mode).find(|mode| **mode != TlsMode::Plaintext);
         let tls = match (&cluster.tls, secure) {
@@ -215,7 +228,7 @@ proptest! {
             prop_assert_eq!(theirs.expected.tests().len(), 1);
             theirs.expected = ExpectedPeers::default();
         }
-        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), ..cluster };
+        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), load_reporting: None, ..cluster };
         prop_assert_eq!(told, expected);
     }
 

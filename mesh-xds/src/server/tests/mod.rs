@@ -2,6 +2,7 @@
 
 mod converge;
 mod delta;
+mod load;
 mod order;
 mod services;
 mod slow;

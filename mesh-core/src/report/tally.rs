@@ -1,8 +1,4 @@
-//! What is counted, and where others read it.
-//!
-//! The data plane writes here and calls nobody; load reports, metrics and the admin port read. Two shapes: [`Tally`] for
-//! rare events named by two static words (a refused handshake and its reason), and the per-host counters that the balancer
-//! keeps anyway.
+//! Counts of rare events. One map under one lock: what it counts is rare, and its keys are bounded by the program's text.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,0 +1,21 @@
+//! What is counted, and where others read it.
+//!
+//! The data plane writes here and calls nobody; load reports, metrics and the admin port read. Two shapes: [`Tally`] for
+//! rare events named by two static words (a refused handshake and its reason), and [`Loads`] for calls, by cluster and
+//! locality, which a [`LoadReader`] takes in windows.
+
+mod call;
+mod load;
+mod loads;
+pub mod orca;
+mod tally;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use call::Counted;
+pub use load::{Drops, Load};
+pub use loads::{LoadReader, Loads};
+pub use tally::Tally;
+pub use window::{ClusterLoad, Counts, Figure, LocalityLoad, Window};

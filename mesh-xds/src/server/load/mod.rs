@@ -1,0 +1,149 @@
+//! The sink for load reports (LRS): asks every client for all its clusters, and keeps what it tells on a [`LoadBoard`].
+//!
+//! A client is judged as on an ADS stream, by the same [`Grouping`]: what it claims of itself must agree with its
+//! certificate, or its reports would be somebody else's. Reports are asked for with `send_all_clusters`; a client that does
+//! not announce that it understands this reports nothing. Only what it then tells is believed, and only of itself: whoever
+//! acts on reports should remember that any one client can lie.
+
+mod board;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::sync::{Semaphore, mpsc};
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::{Extensions, Status};
+use tower::Service;
+
+use super::peer::Peer;
+use super::service::{Caller, Grouping};
+use crate::wire::load::{self, LoadResponse, LoadServer, Reports, Responses, TakeLoad};
+
+pub use board::{ClientLoad, LoadBoard, ReportedLoad};
+
+/// The most streams at once: as many as there may be ADS streams.
+const MAX_STREAMS: usize = 10_000;
+/// How long a client may keep a stream open without saying who it is.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The `LoadReportingService` of a control plane, for tonic's router.
+///
+/// Served over [`Io`](super::Io), it knows its callers' certificates.
+#[derive(Clone, Debug)]
+pub struct LoadService {
+    inner: LoadServer<Sink>,
+}
+
+impl LoadService {
+    /// Puts the reports of every caller that `grouping` admits on `board`.
+    pub fn new(board: LoadBoard, grouping: impl Grouping) -> Self {
+        let sink = Sink {
+            room: Arc::new(Semaphore::new(MAX_STREAMS)),
+            board,
+            grouping: Arc::new(grouping),
+        };
+        Self {
+            inner: load::service(sink),
+        }
+    }
+}
+
+impl NamedService for LoadService {
+    const NAME: &'static str = <LoadServer<Sink> as NamedService>::NAME;
+}
+
+impl Service<Request<Body>> for LoadService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<Body>>::poll_ready(&mut self.inner, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.inner.call(request)
+    }
+}
+
+struct Sink {
+    room: Arc<Semaphore>,
+    board: LoadBoard,
+    grouping: Arc<dyn Grouping>,
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink")
+            .field("board", &self.board)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TakeLoad for Sink {
+    fn begin(&self, extensions: &Extensions, reports: Reports) -> Result<Responses, Status> {
+        let full = |_| Status::resource_exhausted("too many streams of load reports");
+        let place = Arc::clone(&self.room).try_acquire_owned().map_err(full)?;
+        let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
+        let (sender, receiver) = mpsc::channel(1);
+        let (board, grouping) = (self.board.clone(), Arc::clone(&self.grouping));
+        // Ends with the client's half of the stream, or when the board is closed.
+        tokio::spawn(async move {
+            if let Err(status) = take(&board, &*grouping, peer, reports, &sender).await {
+                drop(sender.send(Err(status)).await);
+            }
+            drop(place);
+        });
+        Ok(receiver)
+    }
+}
+
+async fn take(
+    board: &LoadBoard,
+    grouping: &dyn Grouping,
+    peer: Peer,
+    mut reports: Reports,
+    sender: &mpsc::Sender<Result<LoadResponse, Status>>,
+) -> Result<(), Status> {
+    let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, reports.next()).await;
+    let late = |_| Status::deadline_exceeded("the first request did not come");
+    let Some(first) = first.map_err(late)? else {
+        return Ok(());
+    };
+    let node = first.node.clone().unwrap_or_default();
+    let caller = Caller { node, peer };
+    let group = grouping
+        .group(&caller)
+        .map_err(|refusal| Status::permission_denied(refusal.to_string()))?;
+    let registered = board.add(caller, group);
+    let asks = LoadResponse {
+        clusters: Vec::new(),
+        all: true,
+        interval: Some(board.interval()),
+    };
+    if sender.send(Ok(asks)).await.is_err() {
+        return Ok(());
+    }
+    if !first.clusters.is_empty() {
+        registered.take(first);
+    }
+    let mut closing = board.closing();
+    loop {
+        tokio::select! {
+            report = reports.next() => match report {
+                Some(report) => registered.take(report),
+                None => return Ok(()),
+            },
+            _ = closing.wait_for(|closing| *closing) => {
+                return Err(Status::unavailable("the control plane is shutting down"));
+            }
+        }
+    }
+}
