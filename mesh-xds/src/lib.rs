@@ -51,6 +51,7 @@ mod name;
 mod node;
 mod pem;
 mod proto;
+mod resolver;
 mod resource;
 #[cfg(feature = "server")]
 pub mod server;
@@ -68,4 +69,5 @@ pub use decode::Rejected;
 pub use error::StartError;
 pub use name::{InvalidResourceName, ResourceName};
 pub use node::{Node, NodeLocality};
+pub use resolver::Resolver;
 pub use resource::ResourceKind;

@@ -55,6 +55,7 @@ impl Client {
                 names: "%s".into(),
             },
             reports,
+            lookups: watch::Sender::default(),
             interest_changed: Arc::default(),
         });
         let mut client = Self {

@@ -14,6 +14,7 @@ mod cache_state;
 mod fallback;
 mod line;
 mod load;
+mod lookups;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]
 pub mod measuring;
@@ -30,7 +31,7 @@ mod tests;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::identity::Pins;
 use mesh_core::link::Parts;
@@ -46,6 +47,7 @@ use crate::connector::Connector;
 use crate::decode::Context;
 use crate::error::StartError;
 use crate::node::Node;
+use crate::resolver::Resolver;
 use crate::wire::{Delta, Sotw};
 use crate::{convention, identity};
 
@@ -90,6 +92,7 @@ impl XdsClient {
             bootstrap,
             parts: Parts::default(),
             connector: Connector::default(),
+            resolver: Resolver::default(),
             meter: None,
         }
     }
@@ -118,6 +121,7 @@ pub struct XdsClientBuilder {
     bootstrap: Bootstrap,
     parts: Parts,
     connector: Connector,
+    resolver: Resolver,
     meter: Option<Meter>,
 }
 
@@ -149,6 +153,12 @@ impl XdsClientBuilder {
         self
     }
 
+    /// How the host names of clusters are resolved. Default: the system's resolver.
+    pub fn resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
     /// Starts the tasks.
     ///
     /// # Errors
@@ -160,6 +170,7 @@ impl XdsClientBuilder {
             bootstrap,
             parts,
             connector,
+            resolver,
             meter,
         } = self;
         let (source, link) = Link::new(parts);
@@ -180,6 +191,7 @@ impl XdsClientBuilder {
             context,
             reports,
             connector: connector.clone(),
+            resolver,
         };
         match bootstrap.protocol() {
             Protocol::Sotw => begin.tasks::<Sotw>(&bootstrap),
@@ -203,6 +215,7 @@ struct Begin<'a> {
     context: Context,
     reports: watch::Sender<Arc<Report>>,
     connector: Connector,
+    resolver: Resolver,
 }
 
 impl Begin<'_> {
@@ -228,6 +241,7 @@ impl Begin<'_> {
             ring.iter().for_each(|bell| bell.notify_one());
         });
         self.link.keep_alive(interest_changes);
+        let (lookups, wanted) = watch::channel(lookups::Names::new());
         let state = state::State::new(state::Parts {
             link: self.link,
             snapshots: self.snapshots,
@@ -236,9 +250,19 @@ impl Begin<'_> {
             directory: cache::Authorities::new(bootstrap.authorities().keys().map(String::as_str)),
             naming,
             reports: self.reports,
+            lookups,
             interest_changed,
         });
         let state = Arc::new(Mutex::new(state));
+        // It ends with the state, which the tasks of the lines keep.
+        let told = Arc::downgrade(&state);
+        let resolving = lookups::run(wanted, self.resolver, move |host, outcome| {
+            if let Some(state) = told.upgrade() {
+                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.resolved(host, &outcome, tokio::time::Instant::now().into_std());
+            }
+        });
+        self.runtime.spawn(resolving);
         let mut reporters = load::Reporters::new(self.link, &node);
         for (id, (bell, (server, authorities))) in bells.into_iter().zip(plan.servers).enumerate() {
             let (entropy, clock) = (self.link.entropy(), self.link.wall_clock());

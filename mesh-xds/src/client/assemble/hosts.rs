@@ -19,7 +19,6 @@ pub(super) struct Hosts {
 
 /// What is known of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "made by the resolving task, which comes with the next change")]
 pub(super) enum Answer {
     /// Its newest addresses.
     Addresses(Addresses),
@@ -33,7 +32,6 @@ impl Hosts {
     }
 
     /// Takes the outcome of a lookup.
-    #[allow(dead_code, reason = "called by the resolving task, which comes with the next change")]
     pub(super) fn resolved(&mut self, host: &Arc<str>, outcome: Result<Vec<IpAddr>, Arc<str>>) {
         let answer = match (outcome, self.answers.get(host)) {
             (Ok(mut addresses), _) => {

@@ -85,7 +85,6 @@ pub(crate) struct Assembly {
     /// The targets and addresses that are not whole, and what each lacks; `None` when those are what they were.
     pub(crate) waiting: Option<BTreeMap<Arc<str>, Vec<Missing>>>,
     /// The host names that must be resolved, and how often; `None` when those are what they were.
-    #[allow(dead_code, reason = "read by the resolving task, which comes with the next change")]
     pub(crate) lookups: Option<BTreeMap<Arc<str>, Duration>>,
 }
 
@@ -124,7 +123,6 @@ impl Assembler {
     }
 
     /// Takes the outcome of a lookup, for the next call of [`assemble`](Self::assemble).
-    #[allow(dead_code, reason = "called by the resolving task, which comes with the next change")]
     pub(crate) fn resolved(&mut self, host: &Arc<str>, outcome: Result<Vec<IpAddr>, Arc<str>>) {
         self.hosts.resolved(host, outcome);
     }

@@ -29,6 +29,7 @@ use super::assemble::{Assembler, Missing, Naming, Wanted};
 use super::cache::{Authorities, Cache, Changed, Sources};
 use super::fallback::Roles;
 use super::line::Line;
+use super::lookups;
 use super::report::{self, Phase, Report};
 use super::targets::Targets;
 
@@ -42,6 +43,8 @@ pub(super) struct Parts<'a, V: Variant> {
     pub(super) directory: Authorities,
     pub(super) naming: Naming,
     pub(super) reports: watch::Sender<Arc<Report>>,
+    /// The host names that are to be resolved.
+    pub(super) lookups: watch::Sender<lookups::Names>,
     /// Set when the interest changed since it was last looked at.
     pub(super) interest_changed: Arc<AtomicBool>,
 }
@@ -58,10 +61,13 @@ pub(super) struct State<V: Variant> {
     naming: Naming,
     assembler: Assembler,
     needs: Needs,
+    /// The host names that are needed, and how often.
+    resolves: lookups::Names,
     ahead: Option<Ahead>,
     targets: Targets,
     report: Report,
     reports: watch::Sender<Arc<Report>>,
+    lookups: watch::Sender<lookups::Names>,
     tally: Tally,
     clock: Arc<dyn TimeProvider>,
 }
@@ -79,10 +85,12 @@ impl<V: Variant> State<V> {
             assembler: Assembler::new(parts.naming.clone()),
             naming: parts.naming,
             needs: Needs::default(),
+            resolves: lookups::Names::new(),
             ahead: None,
             targets: Targets::default(),
             report: Report::default(),
             reports: parts.reports,
+            lookups: parts.lookups,
             tally: parts.link.tally().clone(),
             clock: Arc::clone(parts.link.wall_clock()),
         };
@@ -142,6 +150,11 @@ impl<V: Variant> State<V> {
         let assembly = self.assembler.assemble(&wanted, now, changed);
         let mut needs_changed = assembly.needs.is_some();
         self.needs = assembly.needs.unwrap_or_else(|| std::mem::take(&mut self.needs));
+        let mut lookups_changed = false;
+        if let Some(lookups) = assembly.lookups {
+            self.resolves = lookups;
+            lookups_changed = true;
+        }
         if let Some(ahead) = &mut self.ahead {
             let then = caches(&self.lines, &self.authorities, Authority::next_source);
             let then = Sources::Each(&self.directory, &then);
@@ -149,6 +162,10 @@ impl<V: Variant> State<V> {
             if let Some(needs) = look.needs {
                 ahead.needs = needs;
                 needs_changed = true;
+            }
+            if let Some(lookups) = look.lookups {
+                ahead.lookups = lookups;
+                lookups_changed = true;
             }
             if let Some(waiting) = look.waiting {
                 ahead.missing = waiting.into_values().flatten().collect();
@@ -164,9 +181,35 @@ impl<V: Variant> State<V> {
                 .map(|(target, names)| (target, names.iter().map(Missing::to_string).collect()))
                 .collect();
         }
+        if lookups_changed {
+            self.look_up();
+        }
         if needs_changed {
             self.subscribe();
         }
+    }
+
+    /// Has the names resolved that anything is made of.
+    fn look_up(&mut self) {
+        let mut names = self.resolves.clone();
+        for (name, refresh) in self.ahead.iter().flat_map(|ahead| &ahead.lookups) {
+            let often = names.entry(Arc::clone(name)).or_insert(*refresh);
+            *often = (*often).min(*refresh);
+        }
+        self.lookups.send_if_modified(|wanted| {
+            let news = *wanted != names;
+            *wanted = names;
+            news
+        });
+    }
+
+    /// Takes in what a host name resolved to.
+    pub(super) fn resolved(&mut self, host: &Arc<str>, outcome: &lookups::Outcome, now: Instant) {
+        self.assembler.resolved(host, outcome.clone());
+        if let Some(ahead) = &mut self.ahead {
+            ahead.assembler.resolved(host, outcome.clone());
+        }
+        self.refresh(now);
     }
 
     /// Asks each line for what it is to be asked for, and lets go of lines that are asked for nothing.

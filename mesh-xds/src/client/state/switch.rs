@@ -8,6 +8,7 @@ use crate::client::ads::{Needs, Variant};
 use crate::client::assemble::{Assembler, Missing};
 use crate::client::cache::Changed;
 use crate::client::fallback::{Condition, Roles};
+use crate::client::lookups;
 
 /// What an authority's names are asked of.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ impl Authority {
 pub(super) struct Ahead {
     pub(super) assembler: Assembler,
     pub(super) needs: Needs,
+    pub(super) lookups: lookups::Names,
     /// What is missing of it.
     pub(super) missing: Vec<Missing>,
 }
@@ -99,6 +101,7 @@ impl<V: Variant> State<V> {
         self.ahead = is_needed.then(|| Ahead {
             assembler: Assembler::new(self.naming.clone()),
             needs: Needs::default(),
+            lookups: lookups::Names::new(),
             missing: Vec::new(),
         });
     }
