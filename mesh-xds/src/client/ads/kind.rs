@@ -1,5 +1,6 @@
 //! What the protocol remembers of one type of resource.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +20,10 @@ pub(crate) struct TypeState<M> {
     pub(super) everything: bool,
     /// When resources that have a time to live end. It runs on while there is no stream.
     pub(super) lives: BTreeMap<Arc<str>, Instant>,
-    /// When the last names that were said are given up. A bound: any of them may have been heard of since.
-    asked_until: Option<Instant>,
+    /// How many names are given up at which moment.
+    pub(super) waits: Waits,
+    /// Some name may not have been asked for on this stream.
+    pub(super) has_idle: bool,
     /// What only one variant of the protocol remembers.
     pub(super) memory: M,
     /// Answers that are to be sent, the oldest first.
@@ -48,6 +51,38 @@ pub(crate) enum Timer {
     Until(Instant),
     /// Heard of.
     Done,
+}
+
+/// How many names are waited for until when, so that the first moment is known without a look at each name: there may be tens
+/// of thousands, and every event asks.
+#[derive(Debug, Default)]
+pub(crate) struct Waits(BTreeMap<Instant, usize>);
+
+impl Waits {
+    fn begin(&mut self, until: Instant) {
+        *self.0.entry(until).or_default() += 1;
+    }
+
+    fn end(&mut self, until: Instant) {
+        if let Entry::Occupied(mut waiting) = self.0.entry(until) {
+            *waiting.get_mut() -= 1;
+            if *waiting.get() == 0 {
+                waiting.remove();
+            }
+        }
+    }
+
+    fn first(&self) -> Option<Instant> {
+        self.0.first_key_value().map(|(until, _)| *until)
+    }
+
+    /// Ends the wait for a name, if there is one.
+    pub(super) fn is_over(&mut self, timer: &mut Timer) {
+        if let Some(until) = timer.until() {
+            self.end(until);
+        }
+        *timer = Timer::Done;
+    }
 }
 
 impl Timer {
@@ -83,32 +118,33 @@ impl<M> TypeState<M> {
         if self.everything {
             return;
         }
+        // Most requests are answers and say no new name.
+        if !std::mem::take(&mut self.has_idle) {
+            return;
+        }
         for timer in self.names.values_mut().filter(|timer| **timer == Timer::Idle) {
             *timer = Timer::Until(until);
-            self.asked_until = Some(until);
+            self.waits.begin(until);
         }
     }
 
-    /// When the first name is given up. All names are looked at only while one may be waited for.
+    /// When the first name is given up.
     pub(super) fn first_to_give_up(&self) -> Option<Instant> {
-        self.asked_until?;
-        self.names.values().filter_map(Timer::until).min()
+        self.waits.first()
     }
 
     /// The names that were waited for until now.
     pub(super) fn gave_up(&mut self, now: Instant) -> Vec<Arc<str>> {
         let mut names = Vec::new();
-        if self.asked_until.is_none() {
+        if self.waits.first().is_none_or(|first| now < first) {
             return names;
         }
         for (name, timer) in &mut self.names {
-            if timer.until().is_some_and(|at| at <= now) {
+            if let Some(until) = timer.until().filter(|until| *until <= now) {
                 *timer = Timer::Done;
+                self.waits.end(until);
                 names.push(Arc::clone(name));
             }
-        }
-        if self.first_to_give_up().is_none() {
-            self.asked_until = None;
         }
         names
     }
@@ -132,7 +168,8 @@ impl<M> TypeState<M> {
     pub(super) fn stream_closed(&mut self) {
         self.replies.clear();
         self.asked = false;
-        self.asked_until = None;
+        self.waits = Waits::default();
+        self.has_idle = true;
         for timer in self.names.values_mut() {
             if timer.until().is_some() {
                 *timer = Timer::Idle;
@@ -161,7 +198,8 @@ impl<M: Default> Default for TypeState<M> {
             names: BTreeMap::new(),
             everything: false,
             lives: BTreeMap::new(),
-            asked_until: None,
+            waits: Waits::default(),
+            has_idle: false,
             memory: M::default(),
             replies: VecDeque::new(),
             changed: false,

@@ -150,10 +150,11 @@ impl<V: Variant> AdsState<V> {
                 state.changed = true;
                 cache.open(kind, everything);
             }
-            let before = state.names.len();
-            state.names.retain(|name, _| {
+            let (before, waits) = (state.names.len(), &mut state.waits);
+            state.names.retain(|name, timer| {
                 let keep = wanted.contains(name);
                 if !keep {
+                    waits.is_over(timer);
                     cache.remove(kind, name);
                 }
                 keep
@@ -163,6 +164,7 @@ impl<V: Variant> AdsState<V> {
             for name in wanted {
                 if !state.names.contains_key(name) {
                     state.names.insert(Arc::clone(name), Timer::Idle);
+                    state.has_idle = true;
                     cache.insert(kind, name);
                     state.changed |= !everything;
                 }
@@ -243,6 +245,7 @@ impl<V: Variant> AdsState<V> {
         let state = &mut self.types[R::KIND.index()];
         let heard = Heard {
             names: &mut state.names,
+            waits: &mut state.waits,
             lives: &mut state.lives,
             now,
         };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::kind::Timer;
+use super::kind::{Timer, Waits};
 use super::rules::Rules;
 use crate::client::cache::{Cached, MAX_RESOURCES, Names as _, Table, Trouble, normal_form};
 use crate::decode::{Context, Decoded, Fault, Rejected, Unwrapped, clip, decode, unwrap};
@@ -43,6 +43,7 @@ pub(crate) struct Taken {
 /// What hearing of a name ends and begins: the wait for it, and its time to live.
 pub(crate) struct Heard<'a> {
     pub(super) names: &'a mut BTreeMap<Arc<str>, Timer>,
+    pub(super) waits: &'a mut Waits,
     pub(super) lives: &'a mut BTreeMap<Arc<str>, Instant>,
     pub(super) now: Instant,
 }
@@ -50,7 +51,7 @@ pub(crate) struct Heard<'a> {
 impl Heard<'_> {
     fn of(&mut self, name: &Arc<str>) {
         if let Some(timer) = self.names.get_mut(name) {
-            *timer = Timer::Done;
+            self.waits.is_over(timer);
         }
     }
 

@@ -599,3 +599,31 @@ fn a_refusal_of_something_long_still_says_which_and_why() {
         "{error}"
     );
 }
+
+#[test]
+fn the_first_wait_to_end_is_known_whatever_came_or_was_dropped_meanwhile() {
+    let (mut stream, _) = Stream::open(&[(RDS, &["a", "b"])]);
+    let (start, second) = (stream.now, Duration::from_secs(1));
+    stream.now += second;
+    stream.ads.subscribe(&needs(&[(RDS, &["a", "b", "c"])]));
+    stream.sent();
+    assert_eq!(stream.ads.deadline(stream.now), Some(start + 15 * second));
+    stream.answer(response(RDS, "1", vec![routes("a", "x")]));
+    assert_eq!(stream.ads.deadline(stream.now), Some(start + 15 * second));
+    // The last of the first batch is dropped; what counts now is the second.
+    stream.ads.subscribe(&needs(&[(RDS, &["a", "c"])]));
+    stream.sent();
+    assert_eq!(stream.ads.deadline(stream.now), Some(start + 16 * second));
+    assert!(!stream.ads.on_timer(start + 15 * second));
+    assert!(stream.ads.on_timer(start + 16 * second));
+    assert_eq!(stream.ads.deadline(stream.now), None);
+    // A stream that breaks begins all waits anew.
+    stream.ads.subscribe(&needs(&[(RDS, &["a", "c", "d"])]));
+    stream.sent();
+    stream.ads.stream_closed();
+    assert_eq!(stream.ads.deadline(stream.now), None);
+    stream.now += 60 * second;
+    stream.ads.stream_opened();
+    stream.sent();
+    assert_eq!(stream.ads.deadline(stream.now), Some(stream.now + 15 * second));
+}

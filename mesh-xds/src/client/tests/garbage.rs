@@ -24,7 +24,7 @@ use crate::Connector;
 use crate::bootstrap::Bootstrap;
 use crate::client::{Phase, XdsClient};
 use crate::node::Node;
-use crate::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
+use crate::wire::{Request, Sotw, Variant};
 
 /// The bytes of a frame's head: whether it is compressed, and how long it is.
 const HEAD_BYTES: usize = 5;
@@ -32,7 +32,7 @@ const HEAD_BYTES: usize = 5;
 /// One stream from the server's side, as bytes.
 struct Line {
     out: mpsc::UnboundedSender<Bytes>,
-    requests: mpsc::UnboundedReceiver<DiscoveryRequest>,
+    requests: mpsc::UnboundedReceiver<Request>,
 }
 
 /// Hands every stream to the test.
@@ -70,7 +70,7 @@ impl tower::Service<http::Request<Body>> for Mouth {
     }
 }
 
-async fn listen(mut body: Body, heard: mpsc::UnboundedSender<DiscoveryRequest>) {
+async fn listen(mut body: Body, heard: mpsc::UnboundedSender<Request>) {
     let mut buffer = BytesMut::new();
     while let Some(Ok(frame)) = body.frame().await {
         buffer.extend_from_slice(&frame.into_data().unwrap_or_default());
@@ -80,7 +80,7 @@ async fn listen(mut body: Body, heard: mpsc::UnboundedSender<DiscoveryRequest>) 
                 break;
             }
             let message = buffer.split_to(HEAD_BYTES + length).split_off(HEAD_BYTES);
-            if heard.send(DiscoveryRequest::decode(message).unwrap()).is_err() {
+            if heard.send(decoded(message)).is_err() {
                 return;
             }
         }
@@ -95,8 +95,12 @@ fn framed(message: &[u8]) -> Bytes {
     frame.into()
 }
 
+fn decoded(message: BytesMut) -> Request {
+    <Sotw as Variant>::RequestMessage::decode(message).unwrap().into()
+}
+
 fn encoded(response: Response) -> Vec<u8> {
-    DiscoveryResponse::from(response).encode_to_vec()
+    <Sotw as Variant>::ResponseMessage::from(response).encode_to_vec()
 }
 
 impl Line {
@@ -105,7 +109,7 @@ impl Line {
     }
 
     /// The next request of a kind.
-    async fn request(&mut self, kind: ResourceKind) -> DiscoveryRequest {
+    async fn request(&mut self, kind: ResourceKind) -> Request {
         loop {
             let next = tokio::time::timeout(EVER, self.requests.recv());
             let request = next.await.unwrap().expect("the stream is open");
@@ -116,7 +120,7 @@ impl Line {
     }
 
     /// Everything that was said until now.
-    async fn heard(&mut self) -> Vec<DiscoveryRequest> {
+    async fn heard(&mut self) -> Vec<Request> {
         settle().await;
         std::iter::from_fn(|| self.requests.try_recv().ok()).collect()
     }
@@ -266,11 +270,7 @@ async fn cp_5_what_is_no_message_ends_the_stream_and_nothing_else() {
         assert!(why.contains(told), "{about}: {why}");
         // It says what it had, and all goes on.
         let again = line.request(ResourceKind::Listener).await;
-        assert_eq!(
-            (again.version_info.as_str(), again.response_nonce.as_str()),
-            ("1", ""),
-            "{about}"
-        );
+        assert_eq!((again.version.as_str(), again.nonce.as_str()), ("1", ""), "{about}");
         line.say(response(ResourceKind::Listener, "1", vec![listener("t", "t")]));
         settle().await;
         assert_eq!(scene.client.status().report().connection.last_error, None);
@@ -320,8 +320,8 @@ async fn cp_5_what_is_a_message_and_makes_no_sense_is_refused_once_or_ignored() 
         let version = format!("c{round}");
         line.say(response(ResourceKind::Cluster, &version, resources));
         let answer = line.request(ResourceKind::Cluster).await;
-        assert_eq!(answer.response_nonce, version, "{about}");
-        let detail = answer.error_detail.map(|status| status.message);
+        assert_eq!(answer.nonce, version, "{about}");
+        let detail = answer.error;
         assert_eq!(detail.is_some(), is_refused, "{about}: {detail:?}");
         assert!(detail.unwrap_or_default().len() <= 4096, "{about}");
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -348,13 +348,7 @@ async fn cp_5_what_is_a_message_and_makes_no_sense_is_refused_once_or_ignored() 
         .heard()
         .await
         .into_iter()
-        .map(|request| {
-            (
-                request.version_info,
-                request.response_nonce,
-                request.error_detail.is_some(),
-            )
-        })
+        .map(|request| (request.version, request.nonce, request.error.is_some()))
         .collect();
     let expected = |version: &str, nonce: &str| (version.to_owned(), nonce.to_owned(), false);
     assert_eq!(heard, [expected("2", "2"), expected("1", "")]);
@@ -373,7 +367,7 @@ async fn cp_5_a_control_plane_that_repeats_bad_resources_at_once_is_answered_at_
     line.say(response(ResourceKind::Cluster, "0", vec![bad_cluster("c")]));
     while began.elapsed() < Duration::from_secs(60) {
         let answer = line.request(ResourceKind::Cluster).await;
-        assert!(answer.error_detail.is_some());
+        assert!(answer.error.is_some());
         refusals += 1;
         line.say(response(
             ResourceKind::Cluster,
