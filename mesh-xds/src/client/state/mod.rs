@@ -101,18 +101,6 @@ impl<V: Variant> State<V> {
         }
     }
 
-    /// A line whose task is played by somebody else.
-    #[cfg(feature = "measuring")]
-    pub(super) fn line_mut(&mut self, id: usize) -> &mut Line<V> {
-        &mut self.lines[id]
-    }
-
-    /// What follows every event, on its own.
-    #[cfg(feature = "measuring")]
-    pub(super) fn follow(&mut self, now: Instant) {
-        self.refresh(now);
-    }
-
     /// What follows every event.
     pub(super) fn refresh(&mut self, now: Instant) {
         self.targets.update(&self.interest.wanted(), now);
