@@ -25,7 +25,7 @@ use mesh_core::config::{ClusterName, Inbound, Resolved, RouteTree, Snapshot, Ver
 use super::ads::Needs;
 use super::cache::{Changed, Sources};
 use crate::bootstrap::Profile;
-use crate::resource::ResourceKind;
+use crate::resource::{ClusterSpec, Listener, ResourceKind};
 
 mod cluster;
 mod hosts;
@@ -72,6 +72,8 @@ pub(crate) struct Assembler {
     dependents: HashMap<Key, Vec<ClusterName>>,
     /// What the last walk found needed.
     needed: Needs,
+    /// Of which kinds there was nothing more to come, at the last walk: names that were waited for are not there then.
+    complete: [bool; 2],
     last: Snapshot,
 }
 
@@ -118,6 +120,7 @@ impl Assembler {
             clusters: HashMap::new(),
             dependents: HashMap::new(),
             needed: Needs::default(),
+            complete: [false; 2],
             last: Snapshot::empty(),
         }
     }
@@ -137,6 +140,7 @@ impl Assembler {
         let sources = sources.into();
         let hosts = self.hosts.take_changed();
         if self.wanted == *wanted
+            && self.complete == complete(sources)
             && let Some(snapshot) = self.touch(sources, changed, hosts)
         {
             return Assembly {
@@ -198,6 +202,7 @@ impl Assembler {
     /// Follows the references of all targets.
     fn walk(&mut self, wanted: &Wanted, sources: Sources<'_>) -> Assembly {
         self.wanted.clone_from(wanted);
+        self.complete = complete(sources);
         let hosts = std::mem::take(&mut self.hosts);
         let mut walk = Walk::new(sources, &hosts);
         if self.naming.profile == Profile::Envoy && *wanted != Wanted::default() {
@@ -318,6 +323,13 @@ impl Assembler {
     fn next_version(&self) -> Version {
         Version(self.last.version().0 + 1)
     }
+}
+
+/// Of which of the kinds that can be asked for whole the control plane has said what there is. An empty list says so too, and
+/// changes no name.
+fn complete(sources: Sources<'_>) -> [bool; 2] {
+    let cache = sources.plain();
+    [cache.is_complete::<Listener>(), cache.is_complete::<ClusterSpec>()]
 }
 
 /// Who looks at what. A cluster that keeps an old value while a new one is waited for is nobody's here: whatever comes for it

@@ -315,6 +315,22 @@ fn a_target_of_an_unknown_authority_is_told_at_once() {
     );
 }
 
+/// An empty list names nothing that could have changed, and ends the wait all the same.
+#[test]
+fn a_sidecars_target_is_told_that_there_is_no_listener_at_all() {
+    let mut mesh = Mesh::new(&[]);
+    mesh.assembler = Assembler::new(Naming {
+        profile: Profile::Envoy,
+        ..grpc("%s")
+    });
+    mesh.targets = names(&["t:80"]);
+    assert_eq!(mesh.step().waiting.len(), 1);
+    let seen = mesh.hear(ResourceKind::Listener, Vec::new());
+    let snapshot = seen.snapshot.expect("the target is known not to be there");
+    assert_eq!(kind_of(snapshot.target("t:80").unwrap()), Some(ReasonKind::NoListener));
+    assert!(seen.waiting.is_empty());
+}
+
 /// Events of a stream, as they come in any order: what a control plane says, what it leaves out, what is wanted.
 #[derive(Clone, Debug)]
 enum Event {
