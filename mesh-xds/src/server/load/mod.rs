@@ -22,7 +22,7 @@ use tonic::server::NamedService;
 use tonic::{Extensions, Status};
 use tower::Service;
 
-use super::peer::Peer;
+use super::peer::{Line, Peer};
 use super::service::{Caller, Grouping};
 use crate::wire::load::{self, LoadResponse, LoadServer, Reports, Responses, TakeLoad};
 
@@ -91,7 +91,10 @@ impl TakeLoad for Sink {
     fn begin(&self, extensions: &Extensions, reports: Reports) -> Result<Responses, Status> {
         let full = |_| Status::resource_exhausted("too many streams of load reports");
         let place = Arc::clone(&self.room).try_acquire_owned().map_err(full)?;
-        let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
+        let peer = extensions
+            .get::<Line>()
+            .map(|line| line.peer().clone())
+            .unwrap_or_default();
         let (sender, receiver) = mpsc::channel(1);
         let (board, grouping) = (self.board.clone(), Arc::clone(&self.grouping));
         // Ends with the client's half of the stream, or when the board is closed.
