@@ -1,6 +1,6 @@
 //! Whole trees, one target at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::config::{ReasonKind, Version};
 use proptest::prelude::*;
@@ -10,6 +10,7 @@ use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Needs};
 use crate::client::assemble::{Assembler, Missing, Naming, Wanted};
 use crate::decode::Context;
+use crate::decode::tests::{envoy, istiod, raw as raw_of};
 use crate::node::Node;
 use crate::wire::Sotw;
 
@@ -329,6 +330,71 @@ fn a_sidecars_target_is_told_that_there_is_no_listener_at_all() {
     let snapshot = seen.snapshot.expect("the target is known not to be there");
     assert_eq!(kind_of(snapshot.target("t:80").unwrap()), Some(ReasonKind::NoListener));
     assert!(seen.waiting.is_empty());
+}
+
+/// A mesh whose control plane takes it for a sidecar, as far as istiod's fixtures tell it: all but the endpoints.
+fn sidecar_mesh(target: &str, allow_any: bool) -> Mesh {
+    let mut mesh = Mesh::new(&[]);
+    mesh.ads = AdsState::new(Arc::new(Node::default()), envoy());
+    mesh.ads.stream_opened();
+    mesh.assembler = Assembler::new(Naming {
+        profile: Profile::Envoy,
+        ..grpc("%s")
+    });
+    mesh.targets = names(&[target]);
+    mesh.step();
+    mesh.hear(
+        ResourceKind::Listener,
+        istiod::sidecar::listeners(true).iter().map(raw_of).collect(),
+    );
+    mesh.hear(
+        ResourceKind::Cluster,
+        istiod::sidecar::clusters().iter().map(raw_of).collect(),
+    );
+    mesh.hear(ResourceKind::Route, vec![raw_of(&istiod::sidecar::routes(allow_any))]);
+    mesh
+}
+
+/// Unproven against a real istiod, as the fixtures say.
+#[test]
+fn a_sidecars_configuration_leads_a_target_to_its_endpoints_each_with_its_own_tls() {
+    let target = "payment.default.svc.cluster.local:50051";
+    let mut mesh = sidecar_mesh(target, true);
+    let needed = mesh.seen.needs[ResourceKind::Endpoints.index()].clone();
+    let subsets = [istiod::subset("v1"), istiod::subset("v2")].map(|name| Arc::from(&*name));
+    assert_eq!(
+        needed,
+        BTreeSet::from(subsets.clone()),
+        "only the target's own clusters are looked into"
+    );
+    let endpoints = needed.iter().map(|name| raw_of(&istiod::endpoints(name))).collect();
+    let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints).snapshot.unwrap();
+    let tree = snapshot.target(target).unwrap().as_ref().unwrap();
+    assert_eq!(
+        tree.virtual_hosts.len(),
+        1,
+        "the other virtual hosts of the port are not its business"
+    );
+    for name in subsets {
+        let cluster = snapshot.cluster(&name.into()).unwrap().as_ref().unwrap();
+        let [meshed, bare] = &cluster.endpoints[..] else {
+            panic!("{:?}", cluster.endpoints)
+        };
+        assert!(matches!(cluster.tls_for(meshed), TlsMode::Mutual(_)));
+        assert_eq!(*cluster.tls_for(bare), TlsMode::Plaintext);
+    }
+}
+
+#[test]
+fn a_host_that_a_sidecars_mesh_does_not_know_is_told_why_it_cannot_be_called() {
+    for (allow_any, kind) in [(true, ReasonKind::NoCluster), (false, ReasonKind::NoRoute)] {
+        let target = "elsewhere.example:50051";
+        let mesh = sidecar_mesh(target, allow_any);
+        let snapshot = mesh.seen.snapshot.unwrap();
+        let tree = snapshot.target(target).unwrap().as_ref().unwrap();
+        let cluster = tree.clusters().next().unwrap();
+        assert_eq!(kind_of(snapshot.cluster(cluster).unwrap()), Some(kind), "{cluster}");
+    }
 }
 
 /// Events of a stream, as they come in any order: what a control plane says, what it leaves out, what is wanted.
