@@ -2,7 +2,7 @@
 //!
 //! Not part of the API: it is there with the feature `measuring` alone, hidden from the documentation, and may change with any
 //! commit. It exists because what the size of a mesh must not slow down (decoding, assembly, the report) is private, and to
-//! time it through a stream would time the stream. What runs is the task's own [`State`] and nothing beside it.
+//! time it through a stream would time the stream. What runs is the task's own `State` and nothing beside it.
 
 use std::fmt;
 use std::sync::Arc;
