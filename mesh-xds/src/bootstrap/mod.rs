@@ -188,7 +188,8 @@ impl Bootstrap {
         options.profile.unwrap_or_else(|| Profile::of(&self.file.node))
     }
 
-    /// Where the last good configuration may be kept for a start without a control plane: `x_mesh.cache_directory`.
+    /// Where the last good configuration may be kept for a start without a control plane: `x_mesh.cache_directory`. The
+    /// client keeps none yet, and warns of it when it starts.
     pub fn cache_directory(&self) -> Option<&Path> {
         self.file.x_mesh.cache_directory.as_deref().map(Path::new)
     }

@@ -173,6 +173,9 @@ impl XdsClientBuilder {
             resolver,
             meter,
         } = self;
+        if bootstrap.cache_directory().is_some() {
+            tracing::warn!("x_mesh.cache_directory has no effect: no copy of the configuration is kept on disk");
+        }
         let (source, link) = Link::new(parts);
         let provider = bootstrap.identity_provider();
         let context = Context {
