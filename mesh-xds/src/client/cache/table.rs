@@ -102,7 +102,7 @@ impl<R: Resource> Table<R> {
     }
 
     /// Stores what came, if it is subscribed.
-    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Vec<u8>, version: &Arc<str>) {
+    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Arc<[u8]>, version: &Arc<str>) {
         if self.everything && self.has_room(&decoded.name) {
             self.insert(&decoded.name);
         }
@@ -117,7 +117,7 @@ impl<R: Resource> Table<R> {
                 entry.trouble = None;
                 entry.good = Some(Good {
                     value: Arc::new(value),
-                    bytes: bytes.into(),
+                    bytes,
                     version: Arc::clone(version),
                     notes: decoded.notes,
                 });

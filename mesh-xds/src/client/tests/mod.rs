@@ -8,6 +8,7 @@ mod federation;
 mod garbage;
 mod outage;
 mod plane;
+mod reading;
 mod stream;
 
 use std::sync::Arc;
