@@ -129,7 +129,7 @@ pub fn clusters<'a>(clusters: impl IntoIterator<Item = &'a Cluster>) -> Vec<u8> 
 
 /// A message with the endpoints of these clusters.
 pub fn endpoints<'a>(lists: impl IntoIterator<Item = (&'a ClusterName, &'a [Endpoint])>) -> Vec<u8> {
-    let encoded = lists.into_iter().map(|(name, list)| encode::endpoints(name, list));
+    let encoded = lists.into_iter().map(|(name, list)| encode::endpoints(name, list, &[]));
     message(ResourceKind::Endpoints, encoded.collect())
 }
 

@@ -76,7 +76,10 @@ fn endpoints(cluster: &str, ports: &[u16]) -> Raw {
         .iter()
         .map(|port| Endpoint::new(([127, 0, 0, 1], *port).into()))
         .collect();
-    raw(ResourceKind::Endpoints, encode::endpoints(&cluster.into(), &endpoints))
+    raw(
+        ResourceKind::Endpoints,
+        encode::endpoints(&cluster.into(), &endpoints, &[]),
+    )
 }
 
 fn names(list: &[&str]) -> Vec<Arc<str>> {

@@ -26,7 +26,10 @@ fn away(kind: &str, id: &str) -> String {
 fn of_port(cluster: &str, port: u16) -> Raw {
     let endpoints = (0..MANY).map(|n| Endpoint::new(([10, 0, (n >> 8) as u8, n as u8], port).into()));
     let endpoints: Vec<Endpoint> = endpoints.collect();
-    raw(ResourceKind::Endpoints, encode::endpoints(&cluster.into(), &endpoints))
+    raw(
+        ResourceKind::Endpoints,
+        encode::endpoints(&cluster.into(), &endpoints, &[]),
+    )
 }
 
 /// How many endpoints there are, and the port of the last.
