@@ -96,11 +96,11 @@ fn connected(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
 
 /// A figure of each control plane by its URI, which is all that the label says (A78): a bootstrap may name one address twice,
 /// with other credentials, and a collector would take one of two equal series for the other.
-fn by_server<'a>(
-    report: &'a Report,
+fn by_server(
+    report: &Report,
     figure: impl Fn(&Connection) -> u64,
     together: fn(u64, u64) -> u64,
-) -> BTreeMap<&'a str, u64> {
+) -> BTreeMap<&str, u64> {
     let mut figures = BTreeMap::new();
     for connection in servers(report) {
         let one = figure(connection);
