@@ -110,6 +110,8 @@ pub struct ResourceStatus {
     pub failed: Option<SystemTime>,
     /// Set when what came last was refused.
     pub rejected: Option<Rejected>,
+    /// What was refused then, as it came. A large one is not kept, nor one of a type that was not asked for.
+    pub rejected_bytes: Option<RawBytes>,
     /// Set when the control plane does not have it, or has deleted it: in its words or ours.
     pub absent: Option<Arc<str>>,
     /// Set when the control plane could not say whether it has it, or what it is now, for a reason that passes.
@@ -183,6 +185,7 @@ impl ResourceStatus {
             updated: None,
             failed: None,
             rejected: None,
+            rejected_bytes: None,
             absent: None,
             unavailable: None,
         }
@@ -213,6 +216,7 @@ impl ResourceStatus {
                 Some(Trouble::Refused(rejected)) => Some(rejected.clone()),
                 _ => None,
             },
+            rejected_bytes: row.refused.cloned().map(RawBytes),
             absent: match row.trouble {
                 Some(Trouble::Absent(why)) => Some(Arc::clone(why)),
                 _ => None,

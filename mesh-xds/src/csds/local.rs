@@ -4,7 +4,7 @@ use tonic::{Extensions, Status};
 
 use super::service::Tell;
 use super::view::{ClientView, Failure, ResourceView, Sync};
-use crate::client::{ConfigStatus, Phase, ResourceStatus};
+use crate::client::{ConfigStatus, Phase, RawBytes, ResourceStatus};
 use crate::convention::SCOPE;
 use crate::wire::csds::Question;
 
@@ -49,6 +49,10 @@ fn shows_key(bytes: &[u8]) -> bool {
     bytes.windows(MARK.len()).any(|part| part == MARK)
 }
 
+fn tellable(bytes: Option<&RawBytes>) -> Option<RawBytes> {
+    bytes.filter(|bytes| !shows_key(bytes.as_ref())).cloned()
+}
+
 /// The version, the contents and their time are those of the value in use, whatever came since (C-core does the same).
 pub(super) fn resource(status: &ResourceStatus) -> ResourceView {
     let rejected = status.rejected.as_ref().map(ToString::to_string);
@@ -62,12 +66,13 @@ pub(super) fn resource(status: &ResourceStatus) -> ResourceView {
             None => String::new(),
         },
         at: status.failed,
+        configuration: tellable(status.rejected_bytes.as_ref()),
     });
     ResourceView {
         type_url: status.kind.type_url().into(),
         name: String::from(&*status.name),
         version: status.accepted.as_deref().unwrap_or_default().into(),
-        contents: status.bytes.clone().filter(|bytes| !shows_key(bytes.as_ref())),
+        contents: tellable(status.bytes.as_ref()),
         updated: status.updated,
         sync: Sync::Unknown,
         state: Some(status.state),

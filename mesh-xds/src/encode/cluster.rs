@@ -27,8 +27,11 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         Dialect::Mesh | Dialect::Envoy(_) => lb(cluster.lb),
         Dialect::Grpc => (LbEnum::RoundRobin, None),
     };
-    // Others are not asked: what they would report is nobody's to read yet.
-    let reporting = cluster.load_reporting.as_ref().filter(|_| dialect == Dialect::Mesh);
+    // Envoy knows no `lrs_server` of a cluster: its bootstrap says where it reports (`load_stats_config`), and it is asked there.
+    let reporting = match dialect {
+        Dialect::Mesh | Dialect::Grpc => cluster.load_reporting.as_ref(),
+        Dialect::Envoy(_) => None,
+    };
     let mut threshold = Thresholds {
         priority: RoutingPriority::Default as i32,
         max_requests: uint(cluster.max_requests),

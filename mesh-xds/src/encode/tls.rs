@@ -1,7 +1,9 @@
 //! `UpstreamTlsContext`: with certificate providers for gRPC (gRFC A29), with SDS names for Envoy.
 //!
-//! The expected identities are written twice for gRPC: C-core and grpc-js enforce only the deprecated list and accept any
-//! certificate of the roots without it; tonic-xds enforces the typed one, and so does Envoy, which is written that alone.
+//! The expected identities are written twice: C-core and grpc-js enforce only the deprecated list and accept any certificate of
+//! the roots without it; tonic-xds enforces the typed one, and so does Envoy, which passes over the other list where there is a
+//! typed one (`getSubjectAltNameMatchers`), and counts a deprecated field in a log line. Whoever reads Envoy's shape without
+//! being Envoy may know the old list only.
 //!
 //! Envoy's names have no configuration source. It looks such a secret up in the `static_resources.secrets` of its own
 //! bootstrap, where they are read from files beside it: no private key ever crosses the stream.
@@ -81,9 +83,12 @@ fn with_providers(mutual: &MutualTls, dialect: Dialect) -> CommonTlsContext {
     }
 }
 
+#[allow(deprecated, reason = "the deprecated list is the one that others may enforce")]
 fn with_secrets(mutual: &MutualTls) -> CommonTlsContext {
+    let tests = expected(mutual);
     let validation = CertificateValidationContext {
-        match_typed_subject_alt_names: expected(mutual).iter().map(typed).collect(),
+        match_typed_subject_alt_names: tests.iter().map(typed).collect(),
+        match_subject_alt_names: tests.iter().map(string_match).collect(),
         ..CertificateValidationContext::default()
     };
     let combined = CombinedCertificateValidationContext {

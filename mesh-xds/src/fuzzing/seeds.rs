@@ -53,7 +53,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "structured",
             b"xdstp://a/envoy.config.listener.v3.Listener/b%2Fc/d?k=v&a=%7e#x".to_vec(),
         ),
-        ("endpoints", "none", encode::endpoints(&"c".into(), &[])),
+        ("endpoints", "none", encode::endpoints(&"c".into(), &[], &[])),
         ("endpoints", "three", endpoints("c")),
         ("envelope", "empty", Vec::new()),
         ("node", "istio", bytes::node(&istio_node())),
@@ -104,7 +104,7 @@ fn endpoints(cluster: &str) -> Vec<u8> {
         endpoint(2, Health::Draining, 0),
         endpoint(3, Health::Unhealthy, 1),
     ];
-    encode::endpoints(&cluster.into(), &list)
+    encode::endpoints(&cluster.into(), &list, &[])
 }
 
 fn routes(name: &str, cluster: &str) -> Vec<u8> {

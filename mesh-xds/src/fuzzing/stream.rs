@@ -241,7 +241,7 @@ impl<V: Speak> Client<V> {
         }
         let (kind, nonce) = (V::kind(&response), V::nonce(&response).to_owned());
         let version = V::version(&response);
-        let received = self.ads.receive(response, self.now);
+        let received = self.ads.hear(response, self.now);
         let rejected = &received.taken.rejected;
         assert!(received.kind.is_some() || rejected.is_empty());
         assert!(received.kind.is_none() || received.kind == kind);

@@ -91,6 +91,7 @@ impl Machine for StreamState {
         let one = |kind: ResourceKind| {
             let subscription = self.subscriptions[kind.index()].as_ref()?;
             Some(SubscriptionReport {
+                refused_at: None,
                 kind,
                 names: subscription.names.iter().cloned().collect(),
                 sent: subscription.version.clone(),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::RouteTree;
+use mesh_core::config::{Cluster, ClusterName, RouteTree};
 
 use crate::convention::PROVIDER;
 use crate::decode::{self, Context, Rejected, Resource, UNSERVED};
@@ -100,7 +100,7 @@ impl Encoded {
                 .filter_map(|(name, cluster)| Some((name, cluster.as_ref().ok()?)))
         };
         let endpoints = served()
-            .map(|(name, cluster)| (name.as_str().into(), encode::endpoints(name, &cluster.endpoints).into()))
+            .map(|(name, cluster)| (name.as_str().into(), encoded_endpoints(name, cluster)))
             .collect();
         let clusters = |dialect| {
             served()
@@ -188,6 +188,10 @@ impl Encoded {
             }
         }
     }
+}
+
+fn encoded_endpoints(name: &ClusterName, cluster: &Cluster) -> Arc<[u8]> {
+    encode::endpoints(name, &cluster.endpoints, &cluster.drops).into()
 }
 
 fn sockets(ports: &[u16], address: IpAddr) -> Resources {

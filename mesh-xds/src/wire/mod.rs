@@ -21,9 +21,7 @@ use crate::proto::{discovery, protobuf, rpc};
 use crate::resource::ResourceKind;
 
 pub(crate) use client::Incoming;
-#[cfg(feature = "server")]
-pub(crate) use delta::Versioned;
-pub(crate) use delta::{DeltaRequest, DeltaResponse};
+pub(crate) use delta::{DeltaRequest, DeltaResponse, Versioned};
 #[cfg(feature = "server")]
 pub(crate) use server::{AdsServer, Requests, Responses, Serve, routes, service};
 pub(crate) use variant::{Delta, Sotw, Variant};

@@ -29,6 +29,7 @@ use crate::wire;
 mod delta;
 mod kind;
 mod needs;
+mod read;
 mod refusal;
 mod rules;
 mod sotw;
@@ -36,6 +37,8 @@ mod take;
 
 use kind::{Reply, Timer, TypeState};
 pub(crate) use needs::Needs;
+use read::{Item, Items, Unread};
+pub(crate) use read::{Read, Reading};
 use refusal::refusal;
 pub(crate) use rules::Rules;
 pub(crate) use take::Taken;
@@ -62,8 +65,16 @@ pub(crate) trait Variant: wire::Variant {
         node: Option<Arc<Node>>,
     ) -> Self::Request;
 
-    /// Takes the resources of a response, and says what came of it.
-    fn take<R: Cached>(response: Self::Response, memory: &mut Self::Memory, taking: Taking<'_, R>) -> Taken;
+    /// Takes the resources out of a response, as they came.
+    fn resources(response: &mut Self::Response) -> Vec<Unread>;
+
+    /// Takes in the resources of a response and the rest of it, and says what came of it.
+    fn take<R: Cached>(
+        rest: Self::Response,
+        items: Vec<Item<R>>,
+        memory: &mut Self::Memory,
+        taking: Taking<'_, R>,
+    ) -> Taken;
 }
 
 /// See the module's documentation.
@@ -215,19 +226,28 @@ impl<V: Variant> AdsState<V> {
         self.types.iter().all(TypeState::has_room)
     }
 
-    /// Takes a response in.
-    pub(crate) fn receive(&mut self, response: V::Response, now: Instant) -> Received {
+    /// The first half of taking a response in: what is to be read of it. That is done without this state, which may be
+    /// large work; then it is [`received`](Self::receive).
+    pub(crate) fn listen(&self, response: V::Response) -> Reading<V> {
+        let kind = V::kind(&response).filter(|kind| self.types[kind.index()].asked);
+        Reading::new(response, kind, self.context.clone())
+    }
+
+    /// The other half: takes in a response that was read. Responses come in the order in which they were sent.
+    pub(crate) fn receive(&mut self, read: Read<V>, now: Instant) -> Received {
+        let Read { rest, items } = read;
         // A type that is not known, or was not asked for, is neither accepted nor refused.
-        let Some(kind) = V::kind(&response).filter(|kind| self.types[kind.index()].asked) else {
+        let Some(kind) = items.kind().filter(|kind| self.types[kind.index()].asked) else {
             return Received::default();
         };
-        let nonce = V::nonce(&response).to_owned();
-        let taken = match kind {
-            ResourceKind::Listener => self.take::<Listener>(response, now),
-            ResourceKind::Route => self.take::<RouteTree>(response, now),
-            ResourceKind::Cluster => self.take::<ClusterSpec>(response, now),
-            ResourceKind::Endpoints => self.take::<Endpoints>(response, now),
-            ResourceKind::ExtensionConfig => self.take::<Extension>(response, now),
+        let nonce = V::nonce(&rest).to_owned();
+        let taken = match items {
+            Items::Unread => Taken::default(),
+            Items::Listeners(items) => self.take::<Listener>(rest, items, now),
+            Items::Routes(items) => self.take::<RouteTree>(rest, items, now),
+            Items::Clusters(items) => self.take::<ClusterSpec>(rest, items, now),
+            Items::Endpoints(items) => self.take::<Endpoints>(rest, items, now),
+            Items::Extensions(items) => self.take::<Extension>(rest, items, now),
         };
         let refused = (!taken.rejected.is_empty()).then(|| refusal(&self.node.id, &taken.rejected));
         let state = &mut self.types[kind.index()];
@@ -241,7 +261,14 @@ impl<V: Variant> AdsState<V> {
         }
     }
 
-    fn take<R: Cached>(&mut self, response: V::Response, now: Instant) -> Taken {
+    /// Both halves.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn hear(&mut self, response: V::Response, now: Instant) -> Received {
+        let read = self.listen(response).read();
+        self.receive(read, now)
+    }
+
+    fn take<R: Cached>(&mut self, rest: V::Response, items: Vec<Item<R>>, now: Instant) -> Taken {
         let state = &mut self.types[R::KIND.index()];
         let heard = Heard {
             names: &mut state.names,
@@ -249,8 +276,8 @@ impl<V: Variant> AdsState<V> {
             lives: &mut state.lives,
             now,
         };
-        let taking = Taking::<R>::new(&self.context, self.rules, heard, R::table_mut(&mut self.cache));
-        V::take(response, &mut state.memory, taking)
+        let taking = Taking::<R>::new(self.rules, heard, R::table_mut(&mut self.cache));
+        V::take(rest, items, &mut state.memory, taking)
     }
 
     /// The moment at which [`on_timer`](Self::on_timer) or [`next_request`](Self::next_request) has something to do.

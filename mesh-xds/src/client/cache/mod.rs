@@ -13,6 +13,7 @@ use mesh_core::config::RouteTree;
 use crate::decode::{Rejected, Resource};
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 
+mod refused;
 mod sources;
 mod table;
 
@@ -67,6 +68,8 @@ pub(crate) struct Row<'a> {
     /// The accepted resource as it came.
     pub(crate) bytes: Option<&'a Arc<[u8]>>,
     pub(crate) trouble: Option<&'a Trouble>,
+    /// What was refused, as it came: of the trouble that says so, if it was small enough to be kept.
+    pub(crate) refused: Option<&'a Arc<[u8]>>,
 }
 
 /// A kind of resource that has a table.

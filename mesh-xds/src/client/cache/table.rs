@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
+use super::refused::{Kept, Room};
 use super::{Found, Row, Trouble};
 use crate::decode::{Decoded, Resource};
 
@@ -21,6 +22,8 @@ pub(crate) struct Table<R> {
     entries: BTreeMap<Arc<str>, Entry<R>>,
     /// The names of which something changed since that was last asked.
     changed: Vec<Arc<str>>,
+    /// For what was refused.
+    room: Room,
 }
 
 /// One subscribed resource.
@@ -30,6 +33,8 @@ struct Entry<R> {
     /// The version that the last word on it came with.
     received: Arc<str>,
     trouble: Option<Trouble>,
+    /// What came and was refused. Only beside that trouble.
+    refused: Option<Kept>,
 }
 
 #[derive(Debug)]
@@ -91,7 +96,7 @@ impl<R: Resource> Table<R> {
                 let news = good.version != *version || entry.received != *version || entry.trouble.is_some();
                 good.version = Arc::clone(version);
                 entry.received = Arc::clone(version);
-                entry.trouble = None;
+                (entry.trouble, entry.refused) = (None, None);
                 if news {
                     self.changed.push(Arc::clone(name));
                 }
@@ -102,7 +107,7 @@ impl<R: Resource> Table<R> {
     }
 
     /// Stores what came, if it is subscribed.
-    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Vec<u8>, version: &Arc<str>) {
+    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Arc<[u8]>, version: &Arc<str>) {
         if self.everything && self.has_room(&decoded.name) {
             self.insert(&decoded.name);
         }
@@ -112,12 +117,17 @@ impl<R: Resource> Table<R> {
         self.changed.push(decoded.name);
         entry.received = Arc::clone(version);
         match decoded.value {
-            Err(rejected) => entry.trouble = Some(Trouble::Refused(rejected)),
+            Err(rejected) => {
+                // What was kept before gives its room back first.
+                entry.refused = None;
+                entry.refused = self.room.keep(bytes);
+                entry.trouble = Some(Trouble::Refused(rejected));
+            }
             Ok(value) => {
-                entry.trouble = None;
+                (entry.trouble, entry.refused) = (None, None);
                 entry.good = Some(Good {
                     value: Arc::new(value),
-                    bytes: bytes.into(),
+                    bytes,
                     version: Arc::clone(version),
                     notes: decoded.notes,
                 });
@@ -219,6 +229,7 @@ impl<R: Resource> Names for Table<R> {
                 good: None,
                 received: "".into(),
                 trouble: None,
+                refused: None,
             }
         });
     }
@@ -244,7 +255,7 @@ impl<R: Resource> Names for Table<R> {
         };
         let before = entry.trouble.as_ref().map(mem::discriminant);
         let is_new = before != Some(mem::discriminant(&trouble));
-        entry.trouble = Some(trouble);
+        (entry.trouble, entry.refused) = (Some(trouble), None);
         self.changed.push(Arc::clone(name));
         is_new && entry.good.is_some()
     }
@@ -307,6 +318,7 @@ fn row<'a, R: Resource>(name: &'a Arc<str>, entry: &'a Entry<R>) -> Row<'a> {
         notes: good.map_or(&[], |good| &good.notes),
         bytes: good.map(|good| &good.bytes),
         trouble: entry.trouble.as_ref(),
+        refused: entry.refused.as_ref().map(Kept::bytes),
     }
 }
 
@@ -317,6 +329,7 @@ impl<R> Default for Table<R> {
             complete: false,
             entries: BTreeMap::new(),
             changed: Vec::new(),
+            room: Room::default(),
         }
     }
 }

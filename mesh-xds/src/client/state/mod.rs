@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use self::switch::Ahead;
 pub(super) use self::switch::Authority;
-use super::ads::{Needs, Variant};
+use super::ads::{Needs, Read, Reading, Variant};
 use super::assemble::{Assembler, Missing, Naming, Wanted};
 use super::cache::{Authorities, Cache, Changed, Sources};
 use super::fallback::Roles;
@@ -244,15 +244,20 @@ impl<V: Variant> State<V> {
         }
     }
 
+    /// What is to be read of what a control plane said. Whoever reads it lets go of this state first.
+    pub(super) fn listen(&self, id: usize, response: V::Response) -> Reading<V> {
+        self.lines[id].ads.listen(response)
+    }
+
     /// Takes in what a control plane said.
-    pub(super) fn receive(&mut self, id: usize, response: V::Response, now: Instant) {
-        if self.hear(id, response, now) {
+    pub(super) fn receive(&mut self, id: usize, read: Read<V>, now: Instant) {
+        if self.hear(id, read, now) {
             self.refresh(now);
         }
     }
 
     /// The first half of that: what is said is known, and nothing is made of it yet. Whether it was heard at all.
-    pub(super) fn hear(&mut self, id: usize, response: V::Response, now: Instant) -> bool {
+    pub(super) fn hear(&mut self, id: usize, read: Read<V>, now: Instant) -> bool {
         let line = &mut self.lines[id];
         // It is being let go of, and what it says is nobody's business any more.
         if line.is_to_leave || !line.is_wanted {
@@ -266,7 +271,7 @@ impl<V: Variant> State<V> {
         line.trouble = None;
         line.answers = true;
         self.report.last_heard = Some(now);
-        let received = line.ads.receive(response, now);
+        let received = line.ads.receive(read, now);
         self.note(id, received);
         true
     }

@@ -80,8 +80,7 @@ impl Mesh {
     fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Seen {
         self.version += 1;
         let now = std::time::Instant::now();
-        self.ads
-            .receive(response(kind, &self.version.to_string(), resources), now);
+        self.ads.hear(response(kind, &self.version.to_string(), resources), now);
         self.step()
     }
 
@@ -526,7 +525,7 @@ proptest! {
             let now = std::time::Instant::now();
             mesh.version += 1;
             let version = mesh.version.to_string();
-            mesh.ads.receive(response(ResourceKind::Endpoints, &version, vec![endpoints("c", &[port])]), now);
+            mesh.ads.hear(response(ResourceKind::Endpoints, &version, vec![endpoints("c", &[port])]), now);
             let changed = mesh.ads.take_changed();
             let assembly = mesh.assembler.assemble(&wanted(&mesh.targets), mesh.ads.cache(), &changed);
             prop_assert!(assembly.needs.is_none() && assembly.waiting.is_none(), "all trees were walked");

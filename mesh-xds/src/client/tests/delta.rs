@@ -57,7 +57,7 @@ impl Stream {
     /// The one request that a response is answered with.
     #[track_caller]
     fn answer(&mut self, response: DeltaResponse) -> DeltaRequest {
-        self.ads.receive(response, self.now);
+        self.ads.hear(response, self.now);
         let mut sent = self.sent();
         assert_eq!(sent.len(), 1, "{sent:?}");
         sent.remove(0)
@@ -114,14 +114,14 @@ fn every_response_is_answered_and_in_order() {
     let (mut stream, _) = Stream::open(CDS, &["a", "b"]);
     stream
         .ads
-        .receive(changes(CDS, "1", vec![one("a", "1", cluster("a"))], &[]), stream.now);
-    stream.ads.receive(
+        .hear(changes(CDS, "1", vec![one("a", "1", cluster("a"))], &[]), stream.now);
+    stream.ads.hear(
         changes(CDS, "2", vec![one("b", "1", bad_cluster("b"))], &[]),
         stream.now,
     );
     stream
         .ads
-        .receive(changes(CDS, "3", vec![one("b", "2", cluster("b"))], &[]), stream.now);
+        .hear(changes(CDS, "3", vec![one("b", "2", cluster("b"))], &[]), stream.now);
     let sent = stream.sent();
     let said: Vec<_> = sent
         .iter()
@@ -137,7 +137,7 @@ fn after_the_first_only_differences_are_said() {
     let said = stream.sent().remove(0);
     assert_eq!((said.subscribe, said.unsubscribe), (names(&["c"]), names(&["a"])));
     // With an answer it is one request.
-    stream.ads.receive(
+    stream.ads.hear(
         changes(RDS, "1", vec![one("b", "1", routes("b", "x"))], &[]),
         stream.now,
     );
@@ -300,11 +300,11 @@ fn types_that_are_unknown_or_were_not_asked_for_are_not_answered() {
     let (mut stream, _) = Stream::open(LDS, &["a"]);
     let mut unknown = changes(LDS, "1", vec![], &["a"]);
     unknown.type_url = "type.googleapis.com/x.Y".into();
-    assert!(stream.ads.receive(unknown, stream.now).kind.is_none());
+    assert!(stream.ads.hear(unknown, stream.now).kind.is_none());
     assert!(
         stream
             .ads
-            .receive(changes(CDS, "1", vec![], &["a"]), stream.now)
+            .hear(changes(CDS, "1", vec![], &["a"]), stream.now)
             .kind
             .is_none()
     );
@@ -317,9 +317,7 @@ fn cp_6_refusals_are_answered_at_a_bounded_rate_and_answers_that_wait_stop_the_r
     for nonce in 1..=32 {
         assert!(stream.ads.can_receive());
         let bad = vec![one("a", &nonce.to_string(), bad_cluster("a"))];
-        stream
-            .ads
-            .receive(changes(CDS, &nonce.to_string(), bad, &[]), stream.now);
+        stream.ads.hear(changes(CDS, &nonce.to_string(), bad, &[]), stream.now);
     }
     assert!(!stream.ads.can_receive());
     assert_eq!(stream.sent().len(), 1);

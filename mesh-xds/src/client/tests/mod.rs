@@ -8,6 +8,7 @@ mod federation;
 mod garbage;
 mod outage;
 mod plane;
+mod reading;
 mod stream;
 
 use std::sync::Arc;
@@ -75,7 +76,10 @@ fn endpoints(cluster: &str, ports: &[u16]) -> Raw {
         .iter()
         .map(|port| Endpoint::new(([127, 0, 0, 1], *port).into()))
         .collect();
-    raw(ResourceKind::Endpoints, encode::endpoints(&cluster.into(), &endpoints))
+    raw(
+        ResourceKind::Endpoints,
+        encode::endpoints(&cluster.into(), &endpoints, &[]),
+    )
 }
 
 fn names(list: &[&str]) -> Vec<Arc<str>> {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy, LoadReporting,
-    Metadata, MutualTls, PathMatch, Pattern, ReportedMetric, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split,
-    StringMatch, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, VirtualHost,
+    Backoff, Cluster, Domain, DropOverload, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy,
+    LoadReporting, Metadata, MutualTls, PathMatch, Pattern, ReportedMetric, RetryOn, RetryPolicy, Route, RouteMatch,
+    RouteTree, Split, StringMatch, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -228,15 +228,20 @@ proptest! {
             prop_assert_eq!(theirs.expected.tests().len(), 1);
             theirs.expected = ExpectedPeers::default();
         }
-        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), load_reporting: None, ..cluster };
+        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }
 
     #[test]
-    fn endpoints_survive_the_wire(list in endpoint_lists()) {
-        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list));
+    fn endpoints_survive_the_wire(
+        list in endpoint_lists(),
+        shares in prop::collection::vec(("[a-z]{0,3}", 1..=DropOverload::ALL), 0..4),
+    ) {
+        let drop = |(category, per_million): (String, u32)| DropOverload { category: category.into(), per_million };
+        let drops: Vec<DropOverload> = shares.into_iter().map(drop).collect();
+        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list, &drops));
         prop_assert_eq!(&*read.endpoints, &*list);
-        prop_assert!(read.drops.is_empty());
+        prop_assert_eq!(&*read.drops, &*drops);
     }
 
     #[test]

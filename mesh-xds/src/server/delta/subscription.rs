@@ -208,6 +208,7 @@ impl Subscription {
 
     pub(super) fn report(&self, kind: ResourceKind) -> SubscriptionReport {
         SubscriptionReport {
+            refused_at: None,
             kind,
             names: self.names.iter().cloned().collect(),
             sent: self.version.clone(),

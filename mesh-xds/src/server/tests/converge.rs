@@ -85,7 +85,7 @@ where
             _ => {
                 let (kind, times) = (self.draw.below(4) as usize, self.times());
                 if let Some(response) = self.down[kind].pop_front() {
-                    (0..times).for_each(|_| drop(self.client.receive(response.clone(), self.now)));
+                    (0..times).for_each(|_| drop(self.client.hear(response.clone(), self.now)));
                 }
             }
         }
@@ -134,7 +134,7 @@ where
         }
         for response in self.down.iter_mut().flat_map(mem::take) {
             assert!(self.client.can_receive());
-            self.client.receive(response, self.now);
+            self.client.hear(response, self.now);
         }
     }
 

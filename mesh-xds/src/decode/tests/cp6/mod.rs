@@ -72,7 +72,7 @@ where
         resources: good.iter().cloned().chain([bad]).collect(),
         errors: Vec::new(),
     };
-    let received = ads.receive(response(0, named(base, BAD)), now);
+    let received = ads.hear(response(0, named(base, BAD)), now);
     assert_eq!(received.taken.rejected, [], "the resources were bad from the start");
     let Found::Value(last_good) = ads.cache().find::<R>(BAD) else {
         panic!("a good resource was not taken")
@@ -82,7 +82,7 @@ where
         bad.rename(BAD);
         spoil(&mut bad);
         let version = index + 1;
-        let received = ads.receive(response(version, raw(&bad)), now);
+        let received = ads.hear(response(version, raw(&bad)), now);
         let [rejected] = &received.taken.rejected[..] else {
             panic!("mutator {index} ({field}): {:?}", received.taken.rejected)
         };
