@@ -12,6 +12,7 @@ mod adoption;
 mod bad_yaml;
 mod drain;
 mod foreign;
+mod from_disk;
 mod leaks;
 mod lying;
 mod mtls;

@@ -49,6 +49,7 @@ impl Client {
             snapshots: source.snapshots,
             lines: vec![Line::new(ads, "measured".into(), vec![String::new()])],
             authorities: vec![state::Authority::new(vec![LINE])],
+            disk: None,
             directory: cache::Authorities::new([]),
             naming: Naming {
                 profile: Profile::Grpc,

@@ -1,4 +1,5 @@
-//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics.
+//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics; and one of ours, for the copy on
+//! disk.
 //!
 //! The numbers are those of the [`Report`](super::Report); the instruments only read it when somebody collects. So a metric
 //! costs a call nothing, and a process without a meter provider pays nothing at all. A78's instruments are off unless asked
@@ -65,6 +66,14 @@ pub(super) fn register(meter: &Meter, status: &Arc<ConfigStatus>) {
         .with_description("Resources that are subscribed to, by how they stand.")
         .with_unit("{resource}")
         .with_callback(observe(resources))
+        .build();
+    meter
+        .u64_observable_gauge("mesh.xds_client.served_from_disk")
+        .with_description(
+            "Whether something that is wanted comes from the copy on disk, because no control plane has told it.",
+        )
+        .with_unit("{bool}")
+        .with_callback(observe(served_from_disk))
         .build();
 }
 
@@ -140,6 +149,12 @@ fn resources(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
             label("grpc.xds.cache_state", state),
         ];
         instrument.observe(count, &labels);
+    }
+}
+
+fn served_from_disk(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
+    if let Some(disk) = &report.disk {
+        instrument.observe(u64::from(disk.serving.is_some()), &[target()]);
     }
 }
 

@@ -92,6 +92,18 @@ fn each_state_is_told_with_the_value_in_use_and_what_is_wrong() {
 }
 
 #[test]
+fn what_is_from_disk_is_asked_for_and_told_to_be_from_there() {
+    let mut status = serving(CacheState::Requested);
+    status.is_from_disk = true;
+    let view = local::resource(&status);
+    assert_eq!((view.state, view.version.as_str()), (Some(CacheState::Requested), "1"));
+    assert!(view.failure.unwrap().details.contains("from the copy on disk"));
+    // What is wrong is worth more words.
+    let view = local::resource(&refused(status));
+    assert!(view.failure.unwrap().details.contains("lb_policy"));
+}
+
+#[test]
 fn contents_with_a_private_key_are_not_told() {
     let mut status = serving(CacheState::Acked);
     status.bytes = Some(RawBytes(Arc::from(*b"\x0a\x20-----BEGIN EC PRIVATE KEY-----\nAAAA")));

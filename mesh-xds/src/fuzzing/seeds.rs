@@ -9,6 +9,7 @@ use mesh_core::config::{
     StringMatch, TlsMode,
 };
 
+use super::disk;
 use super::stream::{SIDECAR, Speak};
 use crate::encode::{self, Dialect};
 use crate::node::{Node, NodeLocality};
@@ -66,6 +67,9 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             br#"{"xds_servers":[],"xds_servers":[]}"#.to_vec(),
         ),
         ("bootstrap", "deep", "[".repeat(400).into_bytes()),
+        ("disk_copy", "whole", disk::body(&tree("t", "c"), true)),
+        ("disk_copy", "other-names", disk::body(&tree("u", "c"), false)),
+        ("disk_copy", "empty", Vec::new()),
     ];
     for (label, kind, inner) in tree("t", "c") {
         all.push(("envelope", label, bytes::envelope("x", kind.type_url(), inner)));

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use mesh_core::config::RouteTree;
 
-use super::cache::{Cache, Cached, Changed};
+use super::cache::{Cache, Cached, Changed, Despite};
 use crate::decode::Context;
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
@@ -30,6 +30,7 @@ mod delta;
 mod kind;
 mod needs;
 mod read;
+mod recall;
 mod refusal;
 mod rules;
 mod sotw;
@@ -39,6 +40,7 @@ use kind::{Reply, Timer, TypeState};
 pub(crate) use needs::Needs;
 use read::{Item, Items, Unread};
 pub(crate) use read::{Read, Reading};
+pub(crate) use recall::Recall;
 use refusal::refusal;
 pub(crate) use rules::Rules;
 pub(crate) use take::Taken;
@@ -141,8 +143,25 @@ impl<V: Variant> AdsState<V> {
         &self.cache
     }
 
-    pub(crate) fn cache_mut(&mut self) -> &mut Cache {
-        &mut self.cache
+    /// Takes over the last good values of another control plane, or of the copy on disk, where this one has told none:
+    /// what was good once is served on (gRFC A88), whoever told it, and as long as that was to live. `despite` says what may
+    /// be wrong with a name for that.
+    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool, despite: Despite) {
+        for (kind, name) in self.cache.inherit(&from.cache, belongs, despite) {
+            let from = &from.types[kind.index()].lives;
+            if let Some(ends) = from.get(&name) {
+                self.types[kind.index()].lives.insert(name, *ends);
+            }
+        }
+    }
+
+    /// The resources that have a time to live, and when they end.
+    pub(crate) fn lives(&self) -> impl Iterator<Item = (Changed, Instant)> {
+        let kinds = ResourceKind::ALL.into_iter();
+        kinds.flat_map(|kind| {
+            let lives = self.types[kind.index()].lives.iter();
+            lives.map(move |(name, ends)| ((kind, Arc::clone(name)), *ends))
+        })
     }
 
     /// What changed in the cache since this was last asked.

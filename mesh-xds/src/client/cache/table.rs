@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::refused::{Kept, Room};
-use super::{Found, Row, Trouble};
+use super::{Despite, Found, Row, Trouble};
 use crate::decode::{Decoded, Resource};
 
 /// The most resources of one kind that are kept where everything is asked for. Beyond them what a control plane sends is
@@ -43,6 +44,14 @@ struct Good<R> {
     bytes: Arc<[u8]>,
     version: Arc<str>,
     notes: Vec<Box<str>>,
+    recalled: Option<Recalled>,
+}
+
+/// Where a value is from that no control plane of this process told: the copy on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Recalled {
+    /// When it had come, by the wall clock.
+    pub(crate) told: Option<SystemTime>,
 }
 
 impl<R> Clone for Good<R> {
@@ -52,6 +61,7 @@ impl<R> Clone for Good<R> {
             bytes: Arc::clone(&self.bytes),
             version: Arc::clone(&self.version),
             notes: self.notes.clone(),
+            recalled: self.recalled,
         }
     }
 }
@@ -93,7 +103,11 @@ impl<R: Resource> Table<R> {
         };
         match &mut entry.good {
             Some(good) if *good.bytes == *bytes => {
-                let news = good.version != *version || entry.received != *version || entry.trouble.is_some();
+                let news = good.version != *version
+                    || entry.received != *version
+                    || entry.trouble.is_some()
+                    || good.recalled.is_some();
+                good.recalled = None;
                 good.version = Arc::clone(version);
                 entry.received = Arc::clone(version);
                 (entry.trouble, entry.refused) = (None, None);
@@ -130,9 +144,36 @@ impl<R: Resource> Table<R> {
                     bytes,
                     version: Arc::clone(version),
                     notes: decoded.notes,
+                    recalled: None,
                 });
             }
         }
+    }
+
+    /// Stores what a copy on disk holds, if it is subscribed. No control plane has said a word.
+    pub(crate) fn recall(
+        &mut self,
+        name: &Arc<str>,
+        (value, notes): (R, Vec<Box<str>>),
+        bytes: &Arc<[u8]>,
+        version: &Arc<str>,
+        recalled: Recalled,
+    ) {
+        if self.everything && self.has_room(name) {
+            self.insert(name);
+        }
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        self.changed.push(Arc::clone(name));
+        entry.trouble = None;
+        entry.good = Some(Good {
+            value: Arc::new(value),
+            bytes: Arc::clone(bytes),
+            version: Arc::clone(version),
+            notes,
+            recalled: Some(recalled),
+        });
     }
 
     /// Whether there is a good value.
@@ -174,14 +215,22 @@ impl<R: Resource> Table<R> {
         }
     }
 
-    pub(super) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool) {
+    pub(super) fn inherit(&mut self, from: &Self, belongs: &dyn Fn(&str) -> bool, despite: Despite) -> Vec<Arc<str>> {
+        let is_heir = |entry: &Entry<R>| match (&entry.trouble, despite) {
+            (_, Despite::Anything) => true,
+            (Some(trouble), Despite::Trouble) => !matches!(trouble, Trouble::Absent(_)),
+            (None, Despite::Trouble) => false,
+        };
+        let mut inherited = Vec::new();
         let mine = self.entries.iter_mut();
-        for (name, entry) in mine.filter(|(name, entry)| belongs(name) && entry.good.is_none()) {
+        for (name, entry) in mine.filter(|(name, entry)| entry.good.is_none() && belongs(name) && is_heir(entry)) {
             if let Some(good) = from.entries.get(name).and_then(|entry| entry.good.as_ref()) {
                 entry.good = Some(good.clone());
-                self.changed.push(Arc::clone(name));
+                inherited.push(Arc::clone(name));
             }
         }
+        self.changed.extend(inherited.iter().cloned());
+        inherited
     }
 
     /// Whether everything was asked for and told.
@@ -212,6 +261,8 @@ pub(crate) trait Names {
     fn is_unknown(&self, name: &str) -> bool;
     /// Whether everything was asked for and is not told yet.
     fn awaits_everything(&self) -> bool;
+    /// Whether everything was asked for and told.
+    fn is_listed(&self) -> bool;
     /// Whether there is a good value of any name that `belongs`.
     fn has_any(&self, belongs: &dyn Fn(&str) -> bool) -> bool;
     fn take_changed(&mut self) -> Vec<Arc<str>>;
@@ -282,6 +333,10 @@ impl<R: Resource> Names for Table<R> {
         self.everything && !self.complete
     }
 
+    fn is_listed(&self) -> bool {
+        self.everything && self.complete
+    }
+
     fn has_any(&self, belongs: &dyn Fn(&str) -> bool) -> bool {
         self.known().any(|name| belongs(name))
     }
@@ -317,6 +372,7 @@ fn row<'a, R: Resource>(name: &'a Arc<str>, entry: &'a Entry<R>) -> Row<'a> {
         accepted: good.map(|good| &good.version),
         notes: good.map_or(&[], |good| &good.notes),
         bytes: good.map(|good| &good.bytes),
+        recalled: good.and_then(|good| good.recalled),
         trouble: entry.trouble.as_ref(),
         refused: entry.refused.as_ref().map(Kept::bytes),
     }

@@ -3,6 +3,7 @@
 mod ads;
 mod assemble;
 mod delta;
+mod disk;
 mod fallback;
 mod federation;
 mod garbage;
