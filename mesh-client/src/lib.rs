@@ -71,6 +71,8 @@ mod cluster;
 pub mod connect;
 pub mod deadline;
 mod error;
+mod flags;
+mod replay;
 mod request;
 pub mod retry;
 pub mod route;
@@ -81,6 +83,7 @@ pub use body::ResponseBody;
 pub use channel::{Channel, ChannelBuilder, use_connector};
 pub use cluster::AlreadyRunning;
 pub use error::Error;
+pub use flags::ResponseFlags;
 pub use request::{Attempt, Routed};
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::Response;
 use pin_project_lite::pin_project;
@@ -18,16 +17,27 @@ pin_project! {
     #[derive(Debug)]
     pub struct DeadlineFuture<F> {
         #[pin]
-        inner: F,
+        inner: Option<F>,
         deadline: Option<Deadline>,
+        late: Option<Error>,
     }
 }
 
 impl<F> DeadlineFuture<F> {
-    pub(super) fn new(inner: F, limit: Option<Duration>, waited: Duration) -> Self {
+    pub(super) fn new(inner: F, deadline: Option<Deadline>) -> Self {
         Self {
-            inner,
-            deadline: limit.map(|limit| Deadline::after(limit, waited)),
+            inner: Some(inner),
+            deadline,
+            late: None,
+        }
+    }
+
+    /// Of a call that is not begun.
+    pub(super) fn late(error: Error) -> Self {
+        Self {
+            inner: None,
+            deadline: None,
+            late: Some(error),
         }
     }
 }
@@ -40,7 +50,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Poll::Ready(result) = this.inner.poll(cx) {
+        let Some(inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(Err(this.late.take().expect("polled after it was done")));
+        };
+        if let Poll::Ready(result) = inner.poll(cx) {
             return Poll::Ready(result.map(|mut response| {
                 response.body_mut().bound_by(this.deadline.take());
                 response

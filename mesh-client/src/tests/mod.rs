@@ -5,7 +5,12 @@
 mod calls;
 mod config;
 mod connections;
+mod hedges;
 mod load;
+mod matrix;
 mod net;
 mod retries;
 mod security;
+mod storms;
+mod streams;
+mod time;
