@@ -12,6 +12,7 @@ mod adoption;
 mod bad_yaml;
 mod drain;
 mod foreign;
+mod hops;
 mod lying;
 mod mtls;
 mod split;

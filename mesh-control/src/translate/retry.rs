@@ -18,7 +18,11 @@ pub(super) fn timeout(timeout: Option<&At<Duration>>) -> Option<Duration> {
 
 /// Istio's default when nothing is written; what is written replaces it field by field and counts as explicit.
 pub(super) fn policy(meta: &Meta, retries: Option<&Retries>, findings: &mut Findings) -> RetryPolicy {
-    let default = RetryPolicy::default();
+    // Istio lets its proxies say which try a request is.
+    let default = RetryPolicy {
+        announce_attempts: true,
+        ..RetryPolicy::default()
+    };
     let Some(retries) = retries else { return default };
     let attempts = retries.attempts.as_ref().map_or(0, |at| at.value);
     if attempts == 0 {
@@ -28,6 +32,7 @@ pub(super) fn policy(meta: &Meta, retries: Option<&Retries>, findings: &mut Find
         }
         return RetryPolicy {
             explicit: true,
+            announce_attempts: true,
             ..RetryPolicy::never()
         };
     }

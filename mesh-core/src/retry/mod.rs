@@ -120,15 +120,16 @@ impl<'a> Rules<'a> {
 
     /// Tries after the first.
     pub fn retries(&self) -> u32 {
-        let asked = self.asked.and_then(|asked| asked.retries);
         // Envoy: a request that names conditions has one retry unless it says how many.
-        let implied = self
-            .asked
-            .is_some_and(|asked| asked.on != RetryOn::NONE && self.policy.on == RetryOn::NONE);
-        asked.unwrap_or(match implied {
-            true => self.policy.retries.max(1),
-            false => self.policy.retries,
-        })
+        let names_all = |asked: &Overrides| asked.on != RetryOn::NONE && self.policy.on == RetryOn::NONE;
+        match self.asked {
+            None => self.policy.retries,
+            Some(Overrides {
+                retries: Some(asked), ..
+            }) => *asked,
+            Some(asked) if names_all(asked) => self.policy.retries.max(1),
+            Some(_) => self.policy.retries,
+        }
     }
 
     /// Conditions of the request are added to the policy's (Envoy).
