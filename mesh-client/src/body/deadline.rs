@@ -1,7 +1,8 @@
 //! A running limit. It is set when the call begins and moves into the response body, since a call ends with its last frame.
 //!
 //! One timer serves the limit of the whole and the limit of being idle: it is set for whichever comes first, and when it goes off
-//! early, because something moved meanwhile, it is set again. So a frame costs a look at the clock and no timer.
+//! early, because something moved meanwhile, it is set again. So a frame costs a look at the clock and no timer. What is needed
+//! for the second limit is in a box, since most calls have only the first and every room moves this.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,16 +13,16 @@ use std::time::Duration;
 use mesh_core::deadline::{Limit, Of};
 use tokio::time::{Instant, Sleep};
 
+use crate::alarm::{Alarm, Alarms};
 use crate::error::{Error, Kind};
 use crate::request::Activity;
 
 /// A running limit, which moves from the future into the response body.
 #[derive(Debug)]
 pub(crate) struct Deadline {
-    total: Option<(Instant, Limit)>,
-    idle: Option<Idle>,
-    // Boxed, since a timer that runs cannot be moved, and this one outlives the future.
-    sleep: Pin<Box<Sleep>>,
+    total: Option<Limit>,
+    quiet: Option<Box<Quiet>>,
+    timer: Timer,
 }
 
 /// How long nothing may move.
@@ -33,6 +34,21 @@ pub(crate) struct Idle {
     pub(crate) activity: Option<Arc<Activity>>,
     /// It is a try's limit, and not the stream's.
     pub(crate) of_try: bool,
+}
+
+/// An idle limit beside a whole one.
+#[derive(Debug)]
+struct Quiet {
+    idle: Idle,
+    /// When the whole is over.
+    until: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Timer {
+    Alarm(Alarm),
+    /// Where there are no alarms to be had: below the deadline room.
+    Sleep(Pin<Box<Sleep>>),
 }
 
 impl Idle {
@@ -49,76 +65,118 @@ impl Idle {
     }
 }
 
+impl Quiet {
+    fn next(&self) -> Instant {
+        let ends = self.idle.ends();
+        self.until.map_or(ends, |until| until.min(ends))
+    }
+}
+
 impl Deadline {
-    /// The longest limit that is kept exactly; a greater one stands for it. tokio's timers reach about two years.
+    /// The longest limit that is kept exactly; a greater one stands for it.
     pub(crate) const MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-    /// Runs until `total` and for as long as `idle` says; `None` when neither is a limit.
-    pub(crate) fn new(total: Option<(Instant, Limit)>, idle: Option<Idle>) -> Option<Self> {
-        let at = first(total.as_ref(), idle.as_ref())?;
+    /// Runs for what is left of `total`, and for as long as `idle` says; `None` when neither is a limit.
+    pub(crate) fn new(
+        alarms: &Arc<Alarms>,
+        now: Instant,
+        total: Option<(Duration, Limit)>,
+        idle: Option<Idle>,
+    ) -> Option<Self> {
+        let quiet = idle.map(|idle| {
+            let until = total.map(|(left, _)| now + left);
+            Box::new(Quiet { idle, until })
+        });
+        let after = match (&quiet, total) {
+            (Some(quiet), _) => quiet.next().saturating_duration_since(now),
+            (None, Some((left, _))) => left,
+            (None, None) => return None,
+        };
         Some(Self {
-            total,
-            idle,
-            sleep: Box::pin(tokio::time::sleep_until(at)),
+            total: total.map(|(_, limit)| limit),
+            quiet,
+            timer: Timer::Alarm(alarms.after(after)),
         })
     }
 
-    /// A try's limit of being idle joins the call's limits.
-    pub(crate) fn join(this: &mut Option<Self>, of_try: Idle) {
-        match this {
-            None => *this = Self::new(None, Some(of_try)),
-            Some(this) if this.idle.as_ref().is_some_and(|own| own.limit <= of_try.limit) => {}
-            Some(this) => {
-                this.idle = Some(of_try);
-                this.arm();
-            }
+    /// A try's limit of being idle.
+    pub(crate) fn of_try(idle: Idle) -> Self {
+        let quiet = Quiet { idle, until: None };
+        Self {
+            total: None,
+            timer: Timer::Sleep(Box::pin(tokio::time::sleep_until(quiet.next()))),
+            quiet: Some(Box::new(quiet)),
         }
     }
 
-    /// The idle limit, when it is a try's.
-    pub(crate) fn take_idle_of_try(self) -> Option<Idle> {
-        self.idle.filter(|idle| idle.of_try)
+    /// A try's limit of being idle joins the call's limits, of which `until` is the end of the whole.
+    pub(crate) fn join(&mut self, of_try: Self, until: Option<Instant>) {
+        let Some(mut theirs) = of_try.quiet else { return };
+        let own = self.quiet.as_ref().map(|quiet| quiet.idle.limit);
+        if own.is_none_or(|own| theirs.idle.limit < own) {
+            theirs.until = self.quiet.as_ref().map_or(until, |quiet| quiet.until);
+            self.timer.again(theirs.next());
+            self.quiet = Some(theirs);
+        }
     }
 
     /// Something moved.
     pub(crate) fn moved(&mut self) {
-        if let Some(idle) = &mut self.idle {
-            idle.last = Instant::now();
+        if let Some(quiet) = &mut self.quiet {
+            quiet.idle.last = Instant::now();
         }
     }
 
     /// The error to report, if time is up. Cheap: for who has more to hand out and must not go on for ever.
     pub(crate) fn expired(&self) -> Option<Error> {
-        let (at, limit) = self.total.as_ref().filter(|_| self.sleep.is_elapsed())?;
-        (Instant::now() >= *at).then(|| over(limit))
+        let limit = self.total.as_ref().filter(|_| self.timer.has_gone_off())?;
+        let over = self.quiet.as_ref().is_none_or(|quiet| quiet.is_over(Instant::now()));
+        over.then(|| self::over(limit))
     }
 
     /// Ready, with the error to report, once time is up.
     pub(crate) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
+            ready!(self.timer.poll(cx));
             let now = Instant::now();
-            if let Some((_, limit)) = self.total.as_ref().filter(|(at, _)| now >= *at) {
-                return Poll::Ready(over(limit));
+            match (&self.total, &self.quiet) {
+                (Some(limit), None) => return Poll::Ready(over(limit)),
+                (Some(limit), Some(quiet)) if quiet.is_over(now) => return Poll::Ready(over(limit)),
+                (_, Some(quiet)) if now >= quiet.idle.ends() => return Poll::Ready(quiet.idle.error()),
+                (_, Some(quiet)) => self.timer.again(quiet.next()),
+                (None, None) => return Poll::Pending,
             }
-            if let Some(idle) = self.idle.as_ref().filter(|idle| now >= idle.ends()) {
-                return Poll::Ready(idle.error());
-            }
-            self.arm();
-        }
-    }
-
-    fn arm(&mut self) {
-        if let Some(at) = first(self.total.as_ref(), self.idle.as_ref()) {
-            self.sleep.as_mut().reset(at);
         }
     }
 }
 
-fn first(total: Option<&(Instant, Limit)>, idle: Option<&Idle>) -> Option<Instant> {
-    let total = total.map(|(at, _)| *at);
-    let idle = idle.map(Idle::ends);
-    total.into_iter().chain(idle).min()
+impl Quiet {
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now >= until)
+    }
+}
+
+impl Timer {
+    fn has_gone_off(&self) -> bool {
+        match self {
+            Self::Alarm(alarm) => alarm.has_gone_off(),
+            Self::Sleep(sleep) => sleep.is_elapsed(),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Alarm(alarm) => alarm.poll(cx),
+            Self::Sleep(sleep) => sleep.as_mut().poll(cx),
+        }
+    }
+
+    fn again(&mut self, at: Instant) {
+        match self {
+            Self::Alarm(alarm) => alarm.again(at.saturating_duration_since(Instant::now())),
+            Self::Sleep(sleep) => sleep.as_mut().reset(at),
+        }
+    }
 }
 
 fn over(limit: &Limit) -> Error {

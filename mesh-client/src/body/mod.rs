@@ -11,10 +11,12 @@ mod trailers;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use crate::error::Error;
 
@@ -65,30 +67,30 @@ impl ResponseBody {
         }
     }
 
-    pub(crate) fn bound_by(&mut self, deadline: Option<Deadline>) {
+    /// From here on the call's limits are kept here; `until` is when it is over as a whole.
+    pub(crate) fn bound_by(&mut self, deadline: Option<Deadline>, until: Option<Instant>) {
         // Nothing is left to wait for when the headers were all.
         if self.is_end_stream() {
             return;
         }
-        let of_try = std::mem::replace(&mut self.deadline, deadline);
-        if let Some(of_try) = of_try.and_then(Deadline::take_idle_of_try) {
-            Deadline::join(&mut self.deadline, of_try);
+        let Some(mut deadline) = deadline else { return };
+        deadline.moved();
+        if let Some(of_try) = self.deadline.take() {
+            deadline.join(of_try, until);
         }
-        if let Some(deadline) = &mut self.deadline {
-            deadline.moved();
-        }
+        self.deadline = Some(deadline);
     }
 
     /// A try may not be idle for longer, its answer included.
-    pub(crate) fn idle_at_most(&mut self, limit: std::time::Duration) {
+    pub(crate) fn idle_at_most(&mut self, limit: Duration) {
         let idle = Idle {
             limit,
-            last: tokio::time::Instant::now(),
+            last: Instant::now(),
             activity: None,
             of_try: true,
         };
         if !self.is_end_stream() {
-            Deadline::join(&mut self.deadline, idle);
+            self.deadline = Some(Deadline::of_try(idle));
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::handle::Parts;
 use super::{ClusterHandle, Selector, Target};
+use crate::alarm::Alarms;
 use crate::connect::{Connect, Tcp};
 
 /// How long a cluster that no route names any more keeps its connections and budget: a weight that goes to 0 and back within
@@ -31,6 +32,7 @@ pub(crate) struct ClusterManager {
     identity: live::Reader<Standing>,
     parts: Parts,
     connector: Arc<dyn Connect>,
+    alarms: Arc<Alarms>,
     link: WeakLink,
     state: Mutex<State>,
     task: Mutex<Option<(live::Subscription, AbortHandle)>>,
@@ -91,6 +93,7 @@ impl ClusterManager {
                 loads: link.loads().clone(),
             },
             connector,
+            alarms: Alarms::start(),
             link: link.downgrade(),
             state: Mutex::default(),
             task: Mutex::default(),
@@ -112,6 +115,10 @@ impl ClusterManager {
 
     pub(crate) fn tally(&self) -> &Tally {
         &self.parts.tally
+    }
+
+    pub(crate) fn alarms(&self) -> &Arc<Alarms> {
+        &self.alarms
     }
 
     pub(crate) fn connector(&self) -> &Arc<dyn Connect> {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use http::Response;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::body::{Deadline, ResponseBody};
 use crate::error::Error;
@@ -19,15 +20,18 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         deadline: Option<Deadline>,
+        // When the call is over as a whole.
+        until: Option<Instant>,
         late: Option<Error>,
     }
 }
 
 impl<F> DeadlineFuture<F> {
-    pub(super) fn new(inner: F, deadline: Option<Deadline>) -> Self {
+    pub(super) fn new(inner: F, deadline: Option<Deadline>, until: Option<Instant>) -> Self {
         Self {
             inner: Some(inner),
             deadline,
+            until,
             late: None,
         }
     }
@@ -37,6 +41,7 @@ impl<F> DeadlineFuture<F> {
         Self {
             inner: None,
             deadline: None,
+            until: None,
             late: Some(error),
         }
     }
@@ -55,7 +60,7 @@ where
         };
         if let Poll::Ready(result) = inner.poll(cx) {
             return Poll::Ready(result.map(|mut response| {
-                response.body_mut().bound_by(this.deadline.take());
+                response.body_mut().bound_by(this.deadline.take(), *this.until);
                 response
             }));
         }

@@ -2,7 +2,7 @@
 //!
 //! The limit is the least of what the route, the caller (`grpc-timeout`) and the inbound request that the call is made for allow;
 //! [`mesh_core::deadline`] says which. The last is found in the task's place ([`mesh_core::inherit`]), without the handler's help.
-//! One timer serves the call; it moves into the response body with the answer, because a gRPC call is not over before its
+//! One alarm serves the call; it moves into the response body with the answer, because a gRPC call is not over before its
 //! trailers. A call whose time is over before it begins is not begun.
 //!
 //! The room also reads what the request asks for in Envoy's `x-envoy-` headers and takes them out: they are for the rooms below.
@@ -15,27 +15,49 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response};
+use mesh_core::Link;
 use mesh_core::deadline::{self, Caller, GRPC_TIMEOUT, Limit, Of, parse_grpc_timeout};
 use mesh_core::inherit;
 use mesh_core::retry::Overrides;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::alarm::Alarms;
 use crate::body::{Deadline, Idle, ResponseBody};
+use crate::cluster::ClusterManager;
 use crate::error::{Error, Kind};
+use crate::headers::find;
 use crate::request::{Activity, CallTime, Routed};
 
 pub use future::DeadlineFuture;
 
 /// Makes [`DeadlineService`]s.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeadlineLayer;
+#[derive(Clone, Debug)]
+pub struct DeadlineLayer {
+    alarms: Arc<Alarms>,
+}
+
+impl DeadlineLayer {
+    /// Keeps time by `link`'s alarms.
+    ///
+    /// # Panics
+    ///
+    /// As [`RouteLayer::new`](crate::route::RouteLayer::new).
+    pub fn new(link: &Link) -> Self {
+        Self {
+            alarms: Arc::clone(ClusterManager::of(link).alarms()),
+        }
+    }
+}
 
 impl<S> Layer<S> for DeadlineLayer {
     type Service = DeadlineService<S>;
 
     fn layer(&self, inner: S) -> DeadlineService<S> {
-        DeadlineService { inner }
+        DeadlineService {
+            inner,
+            alarms: Arc::clone(&self.alarms),
+        }
     }
 }
 
@@ -43,6 +65,7 @@ impl<S> Layer<S> for DeadlineLayer {
 #[derive(Clone, Debug)]
 pub struct DeadlineService<S> {
     inner: S,
+    alarms: Arc<Alarms>,
 }
 
 impl<S, B> Service<Request<Routed<B>>> for DeadlineService<S>
@@ -65,11 +88,12 @@ where
         };
         let above = inherit::with(|inherited| (inherited.deadline(), inherited.is_retry()));
         let (deadline, is_retry) = above.unwrap_or_default();
-        match time(request.body(), &head, asked.as_deref(), deadline) {
+        match time(&self.alarms, request.body(), &head, asked.as_deref(), deadline) {
             Time::Late(limit) => DeadlineFuture::late(Error::new(Kind::Late(limit.total))),
             Time::Left(time, deadline) => {
+                let until = time.deadline;
                 request.body_mut().timed(asked, CallTime { is_retry, ..time });
-                DeadlineFuture::new(self.inner.call(request), deadline)
+                DeadlineFuture::new(self.inner.call(request), deadline, until)
             }
         }
     }
@@ -105,7 +129,13 @@ enum Time {
     Left(CallTime, Option<Deadline>),
 }
 
-fn time<B>(routed: &Routed<B>, head: &Head, asked: Option<&Overrides>, above: Option<std::time::Instant>) -> Time {
+fn time<B>(
+    alarms: &Arc<Alarms>,
+    routed: &Routed<B>,
+    head: &Head,
+    asked: Option<&Overrides>,
+    above: Option<std::time::Instant>,
+) -> Time {
     let (route, waited) = (routed.route(), routed.waited());
     let idle = route.limits.idle.filter(|limit| !limit.is_zero());
     // Limits count from when the call began, which is when it began to wait.
@@ -126,8 +156,8 @@ fn time<B>(routed: &Routed<B>, head: &Head, asked: Option<&Overrides>, above: Op
         return Time::Left(time, None);
     }
     let now = *now.get_or_insert_with(Instant::now);
-    let total = limit.map(|limit| (now + limit.total.min(Deadline::MAX).saturating_sub(waited), limit));
-    if let Some((_, limit)) = total.filter(|(at, _)| *at <= now) {
+    let total = limit.map(|limit| (limit.total.min(Deadline::MAX).saturating_sub(waited), limit));
+    if let Some((_, limit)) = total.filter(|(left, _)| left.is_zero()) {
         return Time::Late(limit);
     }
     let activity = idle.map(|_| Arc::new(Activity::begin(now)));
@@ -139,20 +169,20 @@ fn time<B>(routed: &Routed<B>, head: &Head, asked: Option<&Overrides>, above: Op
     });
     let whole = limit.is_some_and(|limit| limit.of == Of::Caller && Some(limit.total) == head.grpc_timeout);
     let time = CallTime {
-        deadline: total.map(|(at, _)| at),
+        deadline: total.map(|(left, _)| now + left),
         fresh: limit.map(|limit| limit.total).filter(|_| waited.is_zero()),
         grpc: head.grpc,
         told: whole && waited.is_zero(),
         is_retry: false,
         activity,
     };
-    Time::Left(time, Deadline::new(total, idle))
+    Time::Left(time, Deadline::new(alarms, now, total, idle))
 }
 
 /// The time that is given to a call before its route is known: by its own `grpc-timeout`, and by the request it is made for.
 pub(crate) fn of_caller(headers: &HeaderMap) -> Option<Duration> {
     let above = inherit::with(|inherited| inherited.deadline()).flatten();
     let above = above.map(|above| above.saturating_duration_since(Instant::now().into_std()));
-    let own = deadline::grpc_timeout(headers);
+    let own = find(headers, &GRPC_TIMEOUT).and_then(parse_grpc_timeout);
     own.into_iter().chain(above).min()
 }

@@ -1,6 +1,7 @@
 //! The future of the retry room.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -28,7 +29,6 @@ pin_project! {
     /// Dropping it cancels the tries that run and begins no other.
     pub struct RetryFuture<S: Service<Request<Attempt<B>>>, B> {
         inner: S,
-        first: Option<Request<Routed<B>>>,
         kept: Option<Kept<B>>,
         // Of the try that runs or waits, if it is not the first.
         place: Option<Place>,
@@ -41,7 +41,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F> {
-        Start,
+        Failed { error: Option<Error> },
         Trying { #[pin] future: F },
         // Off the common path, so in boxes.
         Pausing { sleep: Pin<Box<Sleep>> },
@@ -49,15 +49,24 @@ pin_project! {
     }
 }
 
-impl<S: Service<Request<Attempt<B>>>, B> RetryFuture<S, B> {
-    pub(super) fn new(inner: S, request: Request<Routed<B>>, shared: Arc<Shared>) -> Self {
+impl<S, B> RetryFuture<S, B>
+where
+    S: Service<Request<Attempt<B>>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// Makes the first try at once: its request never moves into this future, which every room above has to move.
+    pub(super) fn begin(mut inner: S, request: Request<Routed<B>>, shared: Arc<Shared>) -> Self {
+        let mut kept = None;
+        let state = match first_attempt(request, &mut kept) {
+            Ok(attempt) => running(inner.call(attempt), kept.as_ref()),
+            Err(error) => State::Failed { error: Some(error) },
+        };
         Self {
             inner,
-            first: Some(request),
-            kept: None,
+            kept,
             place: None,
             shared,
-            state: State::Start,
+            state,
         }
     }
 }
@@ -73,12 +82,8 @@ where
         let mut this = self.project();
         loop {
             let attempt = match this.state.as_mut().project() {
-                StateProjection::Start => {
-                    let request = this.first.take().expect("polled after it was done");
-                    match first_attempt(request, this.kept, cx) {
-                        Ok(attempt) => attempt,
-                        Err(error) => return Poll::Ready(Err(error)),
-                    }
+                StateProjection::Failed { error } => {
+                    return Poll::Ready(Err(error.take().expect("polled after it was done")));
                 }
                 StateProjection::Trying { future } => {
                     let answer = ready!(future.poll(cx));
@@ -86,8 +91,8 @@ where
                     *this.place = None;
                     let kept = this.kept.as_mut().expect("kept since the first try");
                     match kept.judge(answer, this.shared) {
-                        Err(answer) => return Poll::Ready(answer),
-                        Ok(place) => {
+                        ControlFlow::Break(answer) => return Poll::Ready(answer),
+                        ControlFlow::Continue(place) => {
                             let sleep = Box::pin(tokio::time::sleep(place.pause()));
                             *this.place = Some(place);
                             this.state.set(State::Pausing { sleep });
@@ -108,23 +113,24 @@ where
                 }
             };
             let future = this.inner.call(attempt);
-            let slow = this.kept.as_ref().filter(|kept| kept.hedged);
-            match slow.and_then(|kept| kept.call.rules().per_try_timeout()) {
-                None => this.state.set(State::Trying { future }),
-                Some(slow) => this.state.set(State::Racing {
-                    race: Box::new(Race::begin(future, slow)),
-                }),
-            }
+            this.state.set(running(future, this.kept.as_ref()));
         }
     }
 }
 
+/// A try that was begun: alone, or the first of a race.
+fn running<F, B>(future: F, kept: Option<&Kept<B>>) -> State<F> {
+    let hedged = kept.filter(|kept| kept.hedged);
+    match hedged.and_then(|kept| kept.call.rules().per_try_timeout()) {
+        None => State::Trying { future },
+        Some(slow) => State::Racing {
+            race: Box::new(Race::begin(future, slow)),
+        },
+    }
+}
+
 /// Peeks at the body and keeps what a second try would need.
-fn first_attempt<B>(
-    request: Request<Routed<B>>,
-    kept: &mut Option<Kept<B>>,
-    cx: &mut Context<'_>,
-) -> Result<Request<Attempt<B>>, Error>
+fn first_attempt<B>(request: Request<Routed<B>>, kept: &mut Option<Kept<B>>) -> Result<Request<Attempt<B>>, Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -133,7 +139,7 @@ where
     let (body, call) = routed.into_parts();
     let policy = &call.route.retry;
     let payload =
-        peek(body, policy.replay_limit(), cx).ok_or_else(|| Error::new(Kind::InvalidRequest("its body failed")))?;
+        peek(body, policy.replay_limit()).ok_or_else(|| Error::new(Kind::InvalidRequest("its body failed")))?;
     call.cluster.budget().deposit();
     let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
     let hedged = hedges && matches!(payload, Payload::Whole(_));

@@ -1,5 +1,6 @@
 //! What another try of a call needs, and the decision whether there is one.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -62,7 +63,7 @@ impl Drop for Place {
 
 impl<B> Kept<B> {
     /// Whether there is another try after `answer`; if there is none, the answer as the caller is to have it.
-    pub(super) fn judge(&mut self, answer: Answer, shared: &Shared) -> Result<Place, Answer> {
+    pub(super) fn judge(&mut self, answer: Answer, shared: &Shared) -> ControlFlow<Answer, Place> {
         let (end, peer) = match &answer {
             Ok(response) => (Some(answered(response)), response.body().peer()),
             Err(error) => (error.try_end(), error.peer()),
@@ -71,20 +72,20 @@ impl<B> Kept<B> {
         // The common end: neither policy nor budget is looked at.
         let plain = end.is_none_or(TryEnd::is_good) && self.call.asked.is_none() && !policy.minds_good_answers();
         let Some(end) = end.filter(|_| !plain && self.can_be_sent_again()) else {
-            return Err(self.give_up(answer, Why::NotNamed));
+            return ControlFlow::Break(self.give_up(answer, Why::NotNamed));
         };
         let verdict = self.with_world(shared, |retries, call, method, world| {
             let headers = answer.as_ref().ok().map(Response::headers);
             retries.judge(&call.rules(), method, end, headers, world)
         });
         match verdict {
-            Verdict::GiveUp(why) => Err(self.give_up(answer, why)),
+            Verdict::GiveUp(why) => ControlFlow::Break(self.give_up(answer, why)),
             Verdict::Again(again) => {
                 // A host that provably did nothing is not asked again, whatever the policy says of hosts.
                 if end.is_untouched() || self.call.route.retry.hosts.other_hosts {
                     self.tried.extend(peer.filter(|peer| !self.tried.contains(peer)));
                 }
-                Ok(self.place(again))
+                ControlFlow::Continue(self.place(again))
             }
         }
     }

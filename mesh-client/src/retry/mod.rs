@@ -91,6 +91,6 @@ where
     fn call(&mut self, request: Request<Routed<B>>) -> RetryFuture<S, B> {
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
-        RetryFuture::new(ready, request, Arc::clone(&self.shared))
+        RetryFuture::begin(ready, request, Arc::clone(&self.shared))
     }
 }

@@ -8,6 +8,7 @@
 //! hedging never makes.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -70,8 +71,8 @@ impl<F> Race<F> {
                     continue;
                 }
                 match kept.judge(answer, shared) {
-                    Err(answer) => return Poll::Ready(answer),
-                    Ok(place) => {
+                    ControlFlow::Break(answer) => return Poll::Ready(answer),
+                    ControlFlow::Continue(place) => {
                         self.timer.as_mut().reset(Instant::now() + place.pause());
                         self.pausing = Some(place);
                     }
