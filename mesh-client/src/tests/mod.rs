@@ -5,6 +5,7 @@
 mod calls;
 mod config;
 mod connections;
+mod flags;
 mod hedges;
 mod load;
 mod matrix;

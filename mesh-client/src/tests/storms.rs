@@ -133,7 +133,7 @@ async fn hs_5_a_hundred_swaps_a_second_refill_no_budget() {
 }
 
 /// The live cluster of target `t`.
-fn live(link: &mesh_core::Link) -> Arc<ClusterHandle> {
+pub(super) fn live(link: &mesh_core::Link) -> Arc<ClusterHandle> {
     let layer = RouteLayer::new(link, "t");
     match &**layer.selector().load() {
         Target::Ready(selector) => Arc::clone(selector.clusters[0][0].as_ref().unwrap()),

@@ -540,3 +540,55 @@ proptest! {
         }
     }
 }
+
+/// What a connection manager says of streams holds for the routes that say nothing, and a tree that is put together anew out of
+/// the same parts is the value that it was.
+#[test]
+fn a_connection_managers_limits_hold_where_routes_say_nothing() {
+    use mesh_core::config::TimeLimits;
+    use prost::Message as _;
+
+    use crate::proto::hcm::HttpConnectionManager;
+    use crate::proto::{listener, pack, protobuf::Duration as DurationProto};
+
+    let seconds = |seconds| DurationProto { seconds, nanos: 0 };
+    let limited = |idle| {
+        let mut proto = listener::Listener::decode(&*encode::listener("t", "r")).unwrap();
+        let any = proto.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap();
+        let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
+        manager.stream_idle_timeout = Some(seconds(idle));
+        let options = manager.common_http_protocol_options.get_or_insert_default();
+        options.max_stream_duration = Some(seconds(60));
+        *any = pack(&manager);
+        raw(ResourceKind::Listener, proto.encode_to_vec())
+    };
+    let route_of = |snapshot: &Snapshot| {
+        let tree = Arc::clone(snapshot.target("t").unwrap().as_ref().unwrap());
+        let limits = tree.virtual_hosts[0].routes[0].limits;
+        (tree, limits)
+    };
+    let mut mesh = Mesh::new(&["t"]);
+    mesh.hear(ResourceKind::Listener, vec![limited(30)]);
+    mesh.hear(ResourceKind::Route, vec![routes("r", "c")]);
+    mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
+    let first = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[1])])
+        .snapshot
+        .unwrap();
+    let (tree, limits) = route_of(&first);
+    let expected = |idle| TimeLimits {
+        max_stream: Some(std::time::Duration::from_secs(60)),
+        idle: Some(std::time::Duration::from_secs(idle)),
+        ..TimeLimits::default()
+    };
+    assert_eq!(limits, expected(30));
+    // Another cluster's endpoints make another snapshot, with the same tree.
+    let second = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[2])])
+        .snapshot
+        .unwrap();
+    assert!(Arc::ptr_eq(&route_of(&second).0, &tree));
+    assert!(mesh.hear(ResourceKind::Listener, vec![limited(30)]).snapshot.is_none());
+    let third = mesh.hear(ResourceKind::Listener, vec![limited(40)]).snapshot.unwrap();
+    assert_eq!(route_of(&third).1, expected(40));
+}
