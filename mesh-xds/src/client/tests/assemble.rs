@@ -10,7 +10,7 @@ use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Needs};
 use crate::client::assemble::{Assembler, Missing, Naming, Wanted};
 use crate::decode::Context;
-use crate::decode::tests::{envoy, istiod, raw as raw_of};
+use crate::decode::tests::{envoy, istiod, limited_listener, raw as raw_of};
 use crate::node::Node;
 use crate::wire::Sotw;
 
@@ -546,22 +546,8 @@ proptest! {
 #[test]
 fn a_connection_managers_limits_hold_where_routes_say_nothing() {
     use mesh_core::config::TimeLimits;
-    use prost::Message as _;
 
-    use crate::proto::hcm::HttpConnectionManager;
-    use crate::proto::{listener, pack, protobuf::Duration as DurationProto};
-
-    let seconds = |seconds| DurationProto { seconds, nanos: 0 };
-    let limited = |idle| {
-        let mut proto = listener::Listener::decode(&*encode::listener("t", "r")).unwrap();
-        let any = proto.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap();
-        let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
-        manager.stream_idle_timeout = Some(seconds(idle));
-        let options = manager.common_http_protocol_options.get_or_insert_default();
-        options.max_stream_duration = Some(seconds(60));
-        *any = pack(&manager);
-        raw(ResourceKind::Listener, proto.encode_to_vec())
-    };
+    let limited = |idle| limited_listener("t", "r", idle, 60);
     let route_of = |snapshot: &Snapshot| {
         let tree = Arc::clone(snapshot.target("t").unwrap().as_ref().unwrap());
         let limits = tree.virtual_hosts[0].routes[0].limits;
