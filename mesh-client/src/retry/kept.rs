@@ -131,7 +131,9 @@ impl<B> Kept<B> {
             replay.commit();
         }
         let end = RetriesEnd::of(why);
-        if end.is_some() || why == Why::Told {
+        // A limit of this process that is reached is not to be stormed from above either (Envoy answers `x-envoy-overloaded`).
+        let full = answer.as_ref().is_err_and(Error::is_overflow);
+        if end.is_some() || why == Why::Told || full {
             inherit::note_exhausted();
         }
         match answer {
