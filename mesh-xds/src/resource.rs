@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, Inbound, Locality, Metadata, RouteTree, Weight};
+use mesh_core::config::{
+    Cluster, ClusterName, DropOverload, Endpoint, Inbound, Locality, Metadata, RouteTree, TimeLimits, Weight,
+};
 
 /// A kind of xDS resource, by the names of the discovery services: LDS, RDS, CDS, EDS and ECDS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +102,8 @@ pub(crate) struct Http {
     /// In order. Until each is known and needs nothing of this process, the routes must not be used: a filter that is not
     /// there may be the one that guards.
     pub(crate) extensions: Arc<[ExtensionRef]>,
+    /// What holds for streams where their routes say nothing.
+    pub(crate) limits: TimeLimits,
 }
 
 /// Where routes are.

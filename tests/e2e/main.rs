@@ -13,6 +13,7 @@ mod bad_yaml;
 mod drain;
 mod foreign;
 mod from_disk;
+mod hops;
 mod leaks;
 mod lying;
 mod mtls;

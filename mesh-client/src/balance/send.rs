@@ -53,12 +53,9 @@ where
             }
             Ok(Sent { response, pump: None })
         }
-        Payload::Streaming(once) => {
+        Payload::Streaming(replay) => {
             let (response, stream) = permit.open(head, false).map_err(unsent)?;
-            let (first, rest) = once
-                .take()
-                .ok_or_else(|| Error::at(Kind::InvalidRequest("its body was sent before"), peer))?;
-            let task = tokio::spawn(pump(first, rest, stream));
+            let task = tokio::spawn(pump(replay.reader(), stream, attempt.call.time.activity));
             Ok(Sent {
                 response,
                 pump: Some(Pump::new(task.abort_handle())),

@@ -11,16 +11,19 @@ mod trailers;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use crate::error::Error;
 
-pub(crate) use deadline::Deadline;
+pub(crate) use deadline::{Deadline, Idle};
 pub(crate) use outcome::Outcome;
 pub(crate) use pump::Pump;
+use trailers::without_status;
 pub(crate) use trailers::{grpc_status, trailers};
 
 /// The answer of a call, as a stream of frames.
@@ -32,6 +35,8 @@ pub struct ResponseBody {
     deadline: Option<Deadline>,
     /// Tell failures as gRPC trailers rather than as errors.
     grpc: bool,
+    /// A gRPC status is still to come.
+    owes_status: bool,
 }
 
 #[derive(Debug)]
@@ -58,18 +63,40 @@ impl ResponseBody {
             }),
             deadline: None,
             grpc: false,
+            owes_status: false,
         }
     }
 
-    pub(crate) fn bound_by(&mut self, deadline: Option<Deadline>) {
+    /// From here on the call's limits are kept here; `until` is when it is over as a whole.
+    pub(crate) fn bound_by(&mut self, deadline: Option<Deadline>, until: Option<Instant>) {
         // Nothing is left to wait for when the headers were all.
+        if self.is_end_stream() {
+            return;
+        }
+        let Some(mut deadline) = deadline else { return };
+        deadline.moved();
+        if let Some(of_try) = self.deadline.take() {
+            deadline.join(of_try, until);
+        }
+        self.deadline = Some(deadline);
+    }
+
+    /// A try may not be idle for longer, its answer included.
+    pub(crate) fn idle_at_most(&mut self, limit: Duration) {
+        let idle = Idle {
+            limit,
+            last: Instant::now(),
+            activity: None,
+            of_try: true,
+        };
         if !self.is_end_stream() {
-            self.deadline = deadline;
+            self.deadline = Some(Deadline::of_try(idle));
         }
     }
 
     pub(crate) fn tell_as_grpc(&mut self) {
         self.grpc = true;
+        self.owes_status = !self.is_end_stream();
     }
 
     /// The endpoint that answered; `None` for an answer that the mesh made itself.
@@ -143,7 +170,11 @@ impl Body for ResponseBody {
         }
         match live.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(deadline) = &mut self.deadline {
+                    deadline.moved();
+                }
                 if frame.is_trailers() {
+                    self.owes_status = false;
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -151,6 +182,12 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Err(error))) => {
                 let error = Error::from_h2(error, live.outcome.peer());
                 Poll::Ready(self.fail(error))
+            }
+            // A gRPC answer that just ends was cut off somewhere: its caller must not take the part for the whole.
+            Poll::Ready(None) if self.owes_status => {
+                self.owes_status = false;
+                self.end();
+                Poll::Ready(Some(Ok(Frame::trailers(without_status()))))
             }
             Poll::Ready(None) => {
                 self.end();

@@ -99,6 +99,11 @@ impl ClusterHandle {
         false
     }
 
+    /// Calls in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn end_call(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }

@@ -5,7 +5,13 @@
 mod calls;
 mod config;
 mod connections;
+mod flags;
+mod hedges;
 mod load;
+mod matrix;
 mod net;
 mod retries;
 mod security;
+mod storms;
+mod streams;
+mod time;

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -23,12 +24,15 @@ use crate::connect::{Connecting, Io};
 use crate::{Channel, Error, ResponseBody, use_connector};
 
 pub(super) type Handled = Pin<Box<dyn Future<Output = ()> + Send>>;
+type RawHandler = Arc<dyn Fn(tokio::io::DuplexStream) -> Handled + Send + Sync>;
 pub(super) type Handler = Arc<dyn Fn(Request<RecvStream>, SendResponse<Bytes>) -> Handled + Send + Sync>;
 
 /// Servers by address, and how often each was connected to.
 #[derive(Clone, Default)]
 pub(super) struct Net {
     servers: Arc<Mutex<HashMap<SocketAddr, Server>>>,
+    raw: Arc<Mutex<HashMap<SocketAddr, RawHandler>>>,
+    dial_time: Arc<Mutex<Duration>>,
     dials: Arc<AtomicUsize>,
     frozen: Arc<AtomicBool>,
 }
@@ -71,6 +75,20 @@ impl Net {
             .insert(address(n), Server { handler, settings, tls });
     }
 
+    /// Whatever it is that speaks at the other end of a connection.
+    pub(super) fn serve_raw<F>(&self, n: u8, handler: impl Fn(tokio::io::DuplexStream) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let handler: RawHandler = Arc::new(move |io| Box::pin(handler(io)));
+        self.raw.lock().unwrap().insert(address(n), handler);
+    }
+
+    /// How long a connection takes to be made.
+    pub(super) fn dials_take(&self, time: Duration) {
+        *self.dial_time.lock().unwrap() = time;
+    }
+
     /// While it is frozen, nothing passes over the connections that there are, in either direction, and none of them ends.
     pub(super) fn freeze(&self, frozen: bool) {
         self.frozen.store(frozen, Ordering::Relaxed);
@@ -90,7 +108,11 @@ impl Net {
         let net = self.clone();
         use_connector(&link, move |address| -> Connecting {
             let net = net.clone();
-            Box::pin(async move { net.connect(address) })
+            let time = *net.dial_time.lock().unwrap();
+            Box::pin(async move {
+                tokio::time::sleep(time).await;
+                net.connect(address)
+            })
         })
         .unwrap();
         (source, link)
@@ -98,6 +120,11 @@ impl Net {
 
     fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Io>> {
         self.dials.fetch_add(1, Ordering::Relaxed);
+        if let Some(raw) = self.raw.lock().unwrap().get(&address) {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            tokio::spawn(raw(far));
+            return Ok(Box::new(near));
+        }
         let server = self.servers.lock().unwrap().get(&address).cloned();
         let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         let (near, far) = tokio::io::duplex(64 * 1024);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{PathMatch, Route, RouteMatch, Split};
+use mesh_core::config::{PathMatch, Route, RouteMatch, Split, TimeLimits};
 
 use super::service::Service;
 use super::{View, cluster, host, matches, retry, split};
@@ -67,6 +67,7 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
                 matches,
                 split: split.clone(),
                 timeout: retry::timeout(http.timeout.as_ref()),
+                limits: TimeLimits::default(),
                 retry: retry.clone(),
             }));
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DropOverload, Endpoint, LoadReporting, Metadata, StringMatch};
+use super::{DropOverload, Endpoint, LoadReporting, Metadata, RetryLimits, StringMatch};
 
 /// The name of a cluster, opaque. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// The most calls in flight in this process at once; one more fails at once (Envoy `max_requests`, gRFC A32).
     pub max_requests: u32,
+    /// The most retries in flight, on top of the house's own budget.
+    pub retry_limits: RetryLimits,
     /// Set when the control plane asks to be told about its load.
     pub load_reporting: Option<LoadReporting>,
     /// The shares of its calls that are dropped before they are made, each drawn for in turn (Envoy `drop_overloads`).
@@ -74,6 +76,7 @@ impl Cluster {
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             max_requests: Self::DEFAULT_MAX_REQUESTS,
+            retry_limits: RetryLimits::default(),
             load_reporting: None,
             drops: Arc::default(),
             endpoints: endpoints.into(),

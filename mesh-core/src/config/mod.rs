@@ -10,10 +10,11 @@ mod inbound;
 mod load;
 mod matcher;
 mod metadata;
-mod policy;
 mod reason;
+mod retry;
 mod route;
 mod snapshot;
+mod time;
 mod units;
 
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMatch, TlsMode};
@@ -25,8 +26,12 @@ pub use inbound::{
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
-pub use policy::{Backoff, InvalidBackoff, RetryOn, RetryPolicy};
 pub use reason::{Reason, ReasonKind};
+pub use retry::{
+    Backoff, HostSelection, InvalidBackoff, RateLimitedBackoff, ResetFormat, ResetHeader, RetryBudget, RetryLimits,
+    RetryOn, RetryPolicy,
+};
 pub use route::{Domain, InvalidDomain, InvalidSplit, Route, RouteTree, Split, VirtualHost, WeightedCluster};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};
+pub use time::TimeLimits;
 pub use units::{Version, Weight};

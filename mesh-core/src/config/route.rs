@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClusterName, RetryPolicy, RouteMatch, Weight};
+use super::{ClusterName, RetryPolicy, RouteMatch, TimeLimits, Weight};
 
 /// All routes of one target: what its listener's route configuration holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -119,6 +119,8 @@ pub struct Route {
     pub split: Split,
     /// The longest the call may take, retries and all, until the response body has ended; `None`: no limit.
     pub timeout: Option<Duration>,
+    /// How long its streams may last and be quiet otherwise.
+    pub limits: TimeLimits,
     /// Whether to try again.
     pub retry: RetryPolicy,
 }
@@ -131,6 +133,7 @@ impl Route {
             matches: RouteMatch::any(),
             split,
             timeout: None,
+            limits: TimeLimits::default(),
             retry: RetryPolicy::default(),
         }
     }

@@ -36,7 +36,7 @@ fn takes(matches: &RouteMatch, path: &str, headers: &HeaderMap) -> bool {
     path_taken && matches.headers.iter().all(|test| header_passes(test, headers))
 }
 
-fn header_passes(header: &HeaderMatch, headers: &HeaderMap) -> bool {
+pub(crate) fn header_passes(header: &HeaderMatch, headers: &HeaderMap) -> bool {
     let passes = match &header.test {
         HeaderTest::Present => headers.contains_key(&header.name),
         HeaderTest::Value(test) => match joined(headers, &header.name) {

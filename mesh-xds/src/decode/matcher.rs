@@ -74,7 +74,8 @@ fn path(proto: &Proto) -> Result<PathMatch, Fault> {
     }
 }
 
-fn header_match(proto: &HeaderMatcher) -> Result<Result<HeaderMatch, String>, Fault> {
+/// Reads a test of a header. The inner error is why it cannot be made here.
+pub(super) fn header_match(proto: &HeaderMatcher) -> Result<Result<HeaderMatch, String>, Fault> {
     if proto.name.starts_with(':') {
         return Ok(Err(format!("it matches on the pseudo header {:?}", proto.name)));
     }

@@ -9,7 +9,7 @@ use super::common::{ads, duration, texts, this_stream, uint};
 use super::{Dialect, tls};
 use crate::proto::cluster::{
     CircuitBreakers, Cluster as Proto,
-    circuit_breakers::Thresholds,
+    circuit_breakers::{Thresholds, thresholds::RetryBudget},
     cluster::{
         ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy as LbEnum, LeastRequestLbConfig,
         TransportSocketMatch,
@@ -17,6 +17,7 @@ use crate::proto::cluster::{
 };
 use crate::proto::core::{Http2ProtocolOptions, RoutingPriority, TransportSocket};
 use crate::proto::pack;
+use crate::proto::percent::Percent;
 use crate::proto::upstream_http::{
     HttpProtocolOptions,
     http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
@@ -35,13 +36,15 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     let mut threshold = Thresholds {
         priority: RoutingPriority::Default as i32,
         max_requests: uint(cluster.max_requests),
+        max_retries: cluster.retry_limits.max.and_then(uint),
+        retry_budget: cluster.retry_limits.budget.map(retry_budget),
         ..Thresholds::default()
     };
     if let Dialect::Envoy(_) = dialect {
         // Of what is not said Envoy has limits of its own (1024 connections and pending requests, 3 retries at once).
         threshold.max_connections = uint(u32::MAX);
         threshold.max_pending_requests = uint(cluster.max_requests);
-        threshold.max_retries = uint(cluster.max_requests);
+        threshold.max_retries = uint(cluster.retry_limits.max.unwrap_or(cluster.max_requests));
     }
     Proto {
         name: cluster.name.to_string(),
@@ -69,6 +72,16 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             Dialect::Grpc => Vec::new(),
         },
         ..Proto::default()
+    }
+}
+
+fn retry_budget(budget: mesh_core::config::RetryBudget) -> RetryBudget {
+    RetryBudget {
+        budget_percent: Some(Percent {
+            value: f64::from(budget.share) / 100.0,
+        }),
+        min_retry_concurrency: uint(budget.min_retry_concurrency),
+        ..RetryBudget::default()
     }
 }
 

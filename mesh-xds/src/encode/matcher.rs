@@ -20,7 +20,7 @@ pub(super) fn route_match(matches: &RouteMatch) -> Proto {
     }
 }
 
-fn header_match(header: &HeaderMatch) -> HeaderMatcher {
+pub(super) fn header_match(header: &HeaderMatch) -> HeaderMatcher {
     let test = match &header.test {
         HeaderTest::Present => HeaderMatchSpecifier::PresentMatch(true),
         HeaderTest::Value(test) => HeaderMatchSpecifier::StringMatch(string_match(test)),

@@ -1,18 +1,13 @@
 //! A route configuration.
 
-use std::collections::HashMap;
-
-use mesh_core::config::{RetryPolicy, Route, RouteTree, Split, VirtualHost};
+use mesh_core::config::{Route, RouteTree, Split, VirtualHost};
 
 use super::common::{duration, uint};
 use super::matcher::route_match;
-use crate::convention::RETRY_IS_DEFAULT;
-use crate::proto::core::Metadata;
-use crate::proto::protobuf;
+use super::retry;
 use crate::proto::route::{
-    RetryPolicy as RetryProto, Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto,
-    WeightedCluster, retry_policy::RetryBackOff, route::Action, route_action::ClusterSpecifier,
-    route_action::MaxStreamDuration, weighted_cluster::ClusterWeight,
+    Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto, WeightedCluster, route::Action,
+    route_action::ClusterSpecifier, route_action::MaxStreamDuration, weighted_cluster::ClusterWeight,
 };
 
 pub(super) fn configuration(tree: &RouteTree) -> RouteConfiguration {
@@ -29,32 +24,42 @@ fn virtual_host(host: &VirtualHost) -> HostProto {
         name: host.name.clone().into(),
         domains: host.domains.iter().map(ToString::to_string).collect(),
         routes: host.routes.iter().map(|entry| route(entry)).collect(),
+        include_request_attempt_count: host.routes.iter().any(|route| route.retry.announce_attempts),
         ..HostProto::default()
     }
 }
 
 fn route(route: &Route) -> RouteProto {
-    let retries = (route.retry.retries > 0).then(|| retry_policy(&route.retry));
-    let marked = retries.is_some() && !route.retry.explicit;
-    // gRPC reads the one, Envoy and Istio's users the other; a zero that is said is no limit and stops every fallback.
-    let timeout = Some(duration(route.timeout.unwrap_or_default()));
+    let (retry_policy, metadata) = retry::policy(&route.retry);
     let action = RouteAction {
         cluster_specifier: Some(clusters(&route.split)),
-        timeout,
-        max_stream_duration: Some(MaxStreamDuration {
-            max_stream_duration: timeout,
-            ..MaxStreamDuration::default()
-        }),
-        retry_policy: retries,
+        // A zero that is said is no limit, and stops Envoy's 15 s.
+        timeout: Some(duration(route.timeout.unwrap_or_default())),
+        max_stream_duration: max_stream_duration(route),
+        idle_timeout: route.limits.idle.map(duration),
+        retry_policy,
+        hedge_policy: retry::hedge(&route.retry),
         ..RouteAction::default()
     };
     RouteProto {
         name: route.name.clone().into(),
         r#match: Some(route_match(&route.matches)),
-        metadata: marked.then(default_retry_mark),
+        metadata,
         action: Some(Action::Route(action)),
+        request_body_buffer_limit: retry::buffer_limit(&route.retry),
         ..RouteProto::default()
     }
+}
+
+/// gRPC's clients look here for what Envoy and Istio's users call a timeout.
+fn max_stream_duration(route: &Route) -> Option<MaxStreamDuration> {
+    let limits = &route.limits;
+    let duration_of = MaxStreamDuration {
+        max_stream_duration: limits.max_stream.or(route.timeout).map(duration),
+        grpc_timeout_header_max: limits.grpc_max.map(duration),
+        grpc_timeout_header_offset: limits.grpc_offset.map(duration),
+    };
+    (duration_of != MaxStreamDuration::default()).then_some(duration_of)
 }
 
 fn clusters(split: &Split) -> ClusterSpecifier {
@@ -73,32 +78,4 @@ fn clusters(split: &Split) -> ClusterSpecifier {
         clusters: split.clusters().iter().map(share).collect(),
         ..WeightedCluster::default()
     })
-}
-
-/// Never called for zero retries: gRFC A44 refuses them, so "never" is said by leaving the policy out.
-fn retry_policy(policy: &RetryPolicy) -> RetryProto {
-    RetryProto {
-        retry_on: policy.on.to_string(),
-        num_retries: uint(policy.retries),
-        per_try_timeout: policy.per_try_timeout.map(duration),
-        retry_back_off: Some(RetryBackOff {
-            base_interval: Some(duration(policy.backoff.base())),
-            max_interval: Some(duration(policy.backoff.max())),
-        }),
-        ..RetryProto::default()
-    }
-}
-
-fn default_retry_mark() -> Metadata {
-    let (filter, key) = RETRY_IS_DEFAULT;
-    let yes = protobuf::Value {
-        kind: Some(protobuf::value::Kind::BoolValue(true)),
-    };
-    let fields = protobuf::Struct {
-        fields: HashMap::from([(key.into(), yes)]),
-    };
-    Metadata {
-        filter_metadata: HashMap::from([(filter.into(), fields)]),
-        ..Metadata::default()
-    }
 }

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Endpoint, ExpectedPeers, Health, MutualTls, RetryOn, RetryPolicy, Route, Snapshot, Split,
-    StringMatch, TlsMode,
+    Backoff, Cluster, Endpoint, ExpectedPeers, Health, MutualTls, RateLimitedBackoff, ResetFormat, ResetHeader,
+    RetryOn, RetryPolicy, Route, Snapshot, Split, StringMatch, TimeLimits, TlsMode,
 };
 
 use super::disk;
@@ -124,7 +124,22 @@ fn rich_routes() -> Vec<u8> {
         on: RetryOn::parse("connect-failure,5xx,unavailable"),
         per_try_timeout: Some(Duration::from_millis(100)),
         backoff: Backoff::new(Duration::from_millis(25), None).expect("an interval of more than 0"),
-        explicit: false,
+        statuses: [429, 503].into(),
+        rate_limited: Some(RateLimitedBackoff {
+            headers: [ResetHeader {
+                name: http::header::RETRY_AFTER,
+                format: ResetFormat::Seconds,
+            }]
+            .into(),
+            max: RateLimitedBackoff::DEFAULT_MAX,
+        }),
+        hedge: true,
+        ..RetryPolicy::default()
+    };
+    route.limits = TimeLimits {
+        max_stream: Some(Duration::from_secs(60)),
+        grpc_max: Some(Duration::ZERO),
+        ..TimeLimits::default()
     };
     encoded("r", route, &["c", "d"])
 }

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_core::config::{Inbound, Reason, ReasonKind, Resolved, RouteTree};
+use mesh_core::config::{Inbound, Reason, ReasonKind, Resolved, RouteTree, TimeLimits};
 use mesh_core::route;
 
 use super::walk::{Walk, reason};
@@ -28,6 +28,7 @@ pub(crate) struct Naming {
 #[derive(Clone, Debug)]
 pub(super) struct Cut {
     whole: Arc<RouteTree>,
+    limits: TimeLimits,
     own: Arc<RouteTree>,
 }
 
@@ -44,7 +45,7 @@ impl Walk<'_> {
             Profile::Envoy => match self.by_port(target) {
                 None => (None, before.cloned()),
                 Some(Err(reason)) => (Some(Err(reason)), None),
-                Some(Ok(whole)) => match cut(target, whole, before) {
+                Some(Ok((whole, limits))) => match cut(target, whole, limits, before) {
                     Ok(cut) => (Some(Ok(Arc::clone(&cut.own))), Some(cut)),
                     Err(reason) => (Some(Err(reason)), None),
                 },
@@ -67,7 +68,10 @@ impl Walk<'_> {
         };
         match self.look::<Listener>(&name) {
             Found::Value(listener) => match &*listener {
-                Listener::Api(http) => self.routes(http),
+                Listener::Api(http) => {
+                    let tree = self.routes(http)?;
+                    Some(tree.map(|tree| tree.within(http.limits)))
+                }
                 Listener::Outbound { .. } | Listener::Inbound(_) => Some(Err(no_listener(format!(
                     "listener {name:?} is a socket's: it is not for clients"
                 )))),
@@ -78,7 +82,8 @@ impl Walk<'_> {
         }
     }
 
-    fn by_port(&mut self, target: &str) -> Option<Resolved<RouteTree>> {
+    /// The routes of a target's port, and what their listener says of streams.
+    fn by_port(&mut self, target: &str) -> Option<Result<(Arc<RouteTree>, TimeLimits), Reason>> {
         let Some((host, port)) = host_and_port(target) else {
             let text = format!("target {target:?} has no port, by which a sidecar's listeners are found");
             return Some(Err(no_listener(text)));
@@ -94,7 +99,9 @@ impl Walk<'_> {
             };
             match self.routes(http) {
                 None => return None,
-                Some(Ok(tree)) if route::virtual_host(&tree, target).is_some() => return Some(Ok(tree)),
+                Some(Ok(tree)) if route::virtual_host(&tree, target).is_some() => {
+                    return Some(Ok((tree, http.limits)));
+                }
                 Some(Ok(tree)) => found = found.or(Some(Err(no_virtual_host(&tree, target)))),
                 Some(Err(reason)) => found = found.or(Some(Err(reason))),
             }
@@ -224,24 +231,25 @@ fn is_named_for(http: &Http, target: &str) -> bool {
     }
 }
 
-fn cut(target: &str, whole: Arc<RouteTree>, before: Option<&Cut>) -> Result<Cut, Reason> {
-    if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.whole, &whole)) {
+fn cut(target: &str, whole: Arc<RouteTree>, limits: TimeLimits, before: Option<&Cut>) -> Result<Cut, Reason> {
+    if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.whole, &whole) && before.limits == limits) {
         return Ok(before.clone());
     }
     let Some(host) = route::virtual_host(&whole, target) else {
         return Err(no_virtual_host(&whole, target));
     };
-    let own = RouteTree {
+    let own = Arc::new(RouteTree {
         name: Arc::clone(&whole.name),
         virtual_hosts: vec![host.clone()],
         ignore_port: whole.ignore_port,
-    };
+    });
+    let own = own.within(limits);
     // Another port's change, or another service's, leaves the target's own routes the value that they were.
-    let own = match before.filter(|before| *before.own == own) {
+    let own = match before.filter(|before| before.own == own) {
         Some(before) => Arc::clone(&before.own),
-        None => Arc::new(own),
+        None => own,
     };
-    Ok(Cut { whole, own })
+    Ok(Cut { whole, limits, own })
 }
 
 fn host_and_port(target: &str) -> Option<(&str, u16)> {

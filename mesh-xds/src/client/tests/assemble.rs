@@ -10,7 +10,7 @@ use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Needs};
 use crate::client::assemble::{Assembler, Missing, Naming, Wanted};
 use crate::decode::Context;
-use crate::decode::tests::{envoy, istiod, raw as raw_of};
+use crate::decode::tests::{envoy, istiod, limited_listener, raw as raw_of};
 use crate::node::Node;
 use crate::wire::Sotw;
 
@@ -538,4 +538,42 @@ proptest! {
             last = next;
         }
     }
+}
+
+/// What a connection manager says of streams holds for the routes that say nothing, and a tree that is put together anew out of
+/// the same parts is the value that it was.
+#[test]
+fn a_connection_managers_limits_hold_where_routes_say_nothing() {
+    use mesh_core::config::TimeLimits;
+
+    let limited = |idle| limited_listener("t", "r", idle, 60);
+    let route_of = |snapshot: &Snapshot| {
+        let tree = Arc::clone(snapshot.target("t").unwrap().as_ref().unwrap());
+        let limits = tree.virtual_hosts[0].routes[0].limits;
+        (tree, limits)
+    };
+    let mut mesh = Mesh::new(&["t"]);
+    mesh.hear(ResourceKind::Listener, vec![limited(30)]);
+    mesh.hear(ResourceKind::Route, vec![routes("r", "c")]);
+    mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
+    let first = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[1])])
+        .snapshot
+        .unwrap();
+    let (tree, limits) = route_of(&first);
+    let expected = |idle| TimeLimits {
+        max_stream: Some(std::time::Duration::from_secs(60)),
+        idle: Some(std::time::Duration::from_secs(idle)),
+        ..TimeLimits::default()
+    };
+    assert_eq!(limits, expected(30));
+    // Another cluster's endpoints make another snapshot, with the same tree.
+    let second = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[2])])
+        .snapshot
+        .unwrap();
+    assert!(Arc::ptr_eq(&route_of(&second).0, &tree));
+    assert!(mesh.hear(ResourceKind::Listener, vec![limited(30)]).snapshot.is_none());
+    let third = mesh.hear(ResourceKind::Listener, vec![limited(40)]).snapshot.unwrap();
+    assert_eq!(route_of(&third).1, expected(40));
 }

@@ -13,6 +13,7 @@ use crate::resource::{ClusterSpec, ResourceKind};
 mod discovery;
 mod dns;
 mod lb;
+mod retries;
 
 /// The most entries of `transport_socket_matches`: istiod writes two, and each endpoint is held against all of them.
 const MAX_TLS_MATCHES: usize = 32;
@@ -40,6 +41,7 @@ impl Resource for ClusterSpec {
                 .circuit_breakers
                 .as_ref()
                 .map_or(Cluster::DEFAULT_MAX_REQUESTS, max_requests),
+            retry_limits: retries::limits(proto.circuit_breakers.as_ref(), context)?,
             load_reporting: load_reporting(proto, notes)?,
             ..Cluster::new(proto.name.as_str(), tls_mode(proto, context, notes)?, Vec::new())
         };

@@ -4,11 +4,9 @@
 //! serve (a redirect) stays in its place and fails its calls, so that they do not fall through to a later route.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mesh_core::config::{ClusterName, Domain, RetryPolicy, Route, RouteTree, Split, VirtualHost};
 
-use super::common::limit;
 use super::{Context, Fault, Notes, Resource, matcher};
 use crate::proto::route::{
     Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto, WeightedCluster, route::Action,
@@ -16,7 +14,9 @@ use crate::proto::route::{
 };
 use crate::resource::ResourceKind;
 
+mod predicates;
 mod retry;
+pub(super) mod time;
 
 /// Begins the name of a cluster that stands for an action which is not served. No control plane names a cluster so, and
 /// assembly resolves it to the reason without asking for it.
@@ -98,7 +98,10 @@ fn route(proto: &RouteProto, host: &HostProto, notes: &mut Notes) -> Result<Read
             let route = Route {
                 name,
                 matches,
-                retry: RetryPolicy::never(),
+                retry: RetryPolicy {
+                    announce_attempts: host.include_request_attempt_count,
+                    ..RetryPolicy::never()
+                },
                 ..Route::to(Split::all_to(format!("{UNSERVED}{word}")))
             };
             return Ok(Read::Taken(Box::new(route)));
@@ -111,15 +114,14 @@ fn route(proto: &RouteProto, host: &HostProto, notes: &mut Notes) -> Result<Read
         Ok(split) => split,
         Err(why) => return Ok(Read::Dropped(why)),
     };
-    // The route's policy replaces the virtual host's as a whole (gRFC A44).
-    let policy = action.retry_policy.as_ref().or(host.retry_policy.as_ref());
-    let retry = policy.map(|policy| retry::policy(policy, proto.metadata.as_ref()));
+    let (timeout, limits) = time::limits(action).map_err(inner)?;
     Ok(Read::Taken(Box::new(Route {
         name,
         matches,
         split,
-        timeout: timeout(action).map_err(inner)?,
-        retry: retry.transpose().map_err(inner)?.unwrap_or_else(RetryPolicy::never),
+        timeout,
+        limits,
+        retry: retry::read(proto, action, host, notes).map_err(inner)?,
     })))
 }
 
@@ -155,22 +157,6 @@ fn action_word(action: &Action) -> &'static str {
         Action::FilterAction(_) => "filter action",
         Action::NonForwardingAction(_) => "non-forwarding action",
     }
-}
-
-/// `max_stream_duration` if there is one (within it gRFC A31 prefers the cap meant for gRPC), else `timeout`, which gRPC
-/// ignores and Istio's users expect. Zero is no limit and, being said, ends the search; Envoy's 15 s default is not applied.
-fn timeout(action: &RouteAction) -> Result<Option<Duration>, Fault> {
-    if let Some(max) = &action.max_stream_duration {
-        for (field, value) in [
-            ("grpc_timeout_header_max", &max.grpc_timeout_header_max),
-            ("max_stream_duration", &max.max_stream_duration),
-        ] {
-            if value.is_some() {
-                return limit(field, value.as_ref()).map_err(|fault| fault.within("max_stream_duration"));
-            }
-        }
-    }
-    limit("timeout", action.timeout.as_ref())
 }
 
 fn split(action: &RouteAction) -> Result<Result<Split, String>, Fault> {

@@ -97,6 +97,7 @@ fn listeners_that_are_taken() {
     let named = Listener::Api(Http {
         routes: Routes::Named("routes".into()),
         extensions: Arc::default(),
+        limits: Default::default(),
     });
     assert_eq!(accepted::<Listener>(listener_proto(), |_| {}), named);
     // An optional unknown filter is skipped; istiod's empty fault filter does nothing.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Domain, DropOverload, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy,
-    LoadReporting, Metadata, MutualTls, PathMatch, Pattern, ReportedMetric, RetryOn, RetryPolicy, Route, RouteMatch,
-    RouteTree, Split, StringMatch, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, VirtualHost,
+    Backoff, Cluster, Domain, DropOverload, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, HostSelection,
+    LbPolicy, LoadReporting, Metadata, MutualTls, PathMatch, Pattern, RateLimitedBackoff, ReportedMetric, ResetFormat,
+    ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split, StringMatch,
+    TRANSPORT_SOCKET_MATCH, TimeLimits, TlsMatch, TlsMode, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -43,37 +44,101 @@ fn route_matches() -> impl Strategy<Value = RouteMatch> {
     (path, prop::collection::vec(header, 0..3)).prop_map(|(path, headers)| RouteMatch { path, headers })
 }
 
+fn header_tests() -> impl Strategy<Value = HeaderMatch> {
+    let test = prop_oneof![Just(HeaderTest::Present), string_tests().prop_map(HeaderTest::Value)];
+    ("x-[a-z]{1,8}", test, any::<bool>()).prop_map(|(name, test, invert)| HeaderMatch {
+        name: name.parse().unwrap(),
+        test,
+        invert,
+    })
+}
+
+fn millis(most: u64) -> impl Strategy<Value = Option<Duration>> {
+    prop::option::of(1..most).prop_map(|millis| millis.map(Duration::from_millis))
+}
+
+fn backoffs() -> impl Strategy<Value = (Backoff, Option<RateLimitedBackoff>)> {
+    let format = prop_oneof![Just(ResetFormat::Seconds), Just(ResetFormat::UnixTimestamp)];
+    let header = ("x-[a-z]{1,8}", format).prop_map(|(name, format)| ResetHeader {
+        name: name.parse().unwrap(),
+        format,
+    });
+    let limited = (prop::collection::vec(header, 1..3), 1u64..1000).prop_map(|(headers, max)| RateLimitedBackoff {
+        headers: headers.into(),
+        max: Duration::from_secs(max),
+    });
+    let jittered = (1u64..500, 1u64..9).prop_map(|(base, factor)| {
+        Backoff::new(Duration::from_millis(base), Some(Duration::from_millis(base * factor))).unwrap()
+    });
+    (jittered, prop::option::of(limited))
+}
+
 fn retries() -> impl Strategy<Value = RetryPolicy> {
-    let on = prop::sample::subsequence(
-        vec!["connect-failure", "reset", "5xx", "unavailable", "gateway-error"],
-        0..5,
+    let words: Vec<&str> = RetryOn::all().map(|(word, _)| word).collect();
+    let on = prop::sample::subsequence(words.clone(), 0..words.len());
+    let headers = || prop::collection::vec(header_tests(), 0..3);
+    let hosts = (any::<bool>(), 1u32..100, prop::option::of(1u32..9));
+    let hosts = hosts.prop_map(|(other_hosts, max_attempts, other_priorities)| HostSelection {
+        other_hosts,
+        max_attempts,
+        other_priorities,
+    });
+    let statuses = prop::collection::vec(100u16..600, 0..3);
+    let some = (
+        (1u32..9, on, statuses, headers(), headers()),
+        (millis(10_000), millis(10_000), backoffs(), hosts, any::<bool>()),
     );
-    let timeout = prop::option::of(1u64..10_000).prop_map(|millis| millis.map(Duration::from_millis));
-    let some = (1u32..9, on, timeout, 1u64..500, 1u64..9, any::<bool>()).prop_map(
-        |(retries, on, per_try_timeout, base, factor, explicit)| RetryPolicy {
+    let some = some.prop_map(|((retries, on, statuses, headers, request_headers), rest)| {
+        let (per_try_timeout, per_try_idle_timeout, (backoff, rate_limited), hosts, explicit) = rest;
+        RetryPolicy {
             retries,
             on: RetryOn::parse(&on.join(",")),
+            statuses: statuses.into(),
+            headers: headers.into(),
+            request_headers: request_headers.into(),
             per_try_timeout,
-            backoff: Backoff::new(Duration::from_millis(base), Some(Duration::from_millis(base * factor))).unwrap(),
+            per_try_idle_timeout,
+            backoff,
+            rate_limited,
+            hosts,
             explicit,
-        },
-    );
-    prop_oneof![Just(RetryPolicy::never()), some]
+            ..RetryPolicy::default()
+        }
+    });
+    let policy = prop_oneof![Just(RetryPolicy::never()), some];
+    (policy, any::<bool>(), prop::option::of(any::<u64>())).prop_map(|(policy, hedge, replay_bytes)| RetryPolicy {
+        hedge,
+        replay_bytes,
+        ..policy
+    })
+}
+
+/// Of each limit nothing, none, or some time: whole seconds, and never a route's timeout, which is said the same way.
+fn limits() -> impl Strategy<Value = TimeLimits> {
+    let limit = || prop::option::of(0u64..1000).prop_map(|seconds| seconds.map(Duration::from_secs));
+    let offset = millis(1000);
+    (limit(), limit(), offset, limit()).prop_map(|(max_stream, grpc_max, grpc_offset, idle)| TimeLimits {
+        max_stream,
+        grpc_max,
+        grpc_offset,
+        idle,
+    })
 }
 
 fn trees() -> impl Strategy<Value = RouteTree> {
     let share = ("[a-z|]{1,9}", 1u32..1000).prop_map(|(name, weight)| (name.into(), weight));
     let split = prop::collection::vec(share, 1..4).prop_map(|shares| Split::weighted(shares).unwrap());
-    let timeout = prop::option::of(1u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
-    let route = ("[a-z]{0,5}", route_matches(), split, timeout, retries()).prop_map(
-        |(name, matches, split, timeout, retry)| {
-            Arc::new(Route {
-                name: name.into(),
-                matches,
-                split,
-                timeout,
-                retry,
-            })
+    // An odd number of nanoseconds is no whole number of seconds.
+    let timeout = prop::option::of(0..u64::from(u32::MAX) / 2);
+    let timeout = timeout.prop_map(|half| half.map(|half| Duration::from_nanos(2 * half + 1)));
+    let route = ("[a-z]{0,5}", route_matches(), split, timeout, limits(), retries()).prop_map(
+        |(name, matches, split, timeout, limits, retry)| Route {
+            name: name.into(),
+            matches,
+            split,
+            timeout,
+            limits,
+            retry,
         },
     );
     let domain = prop_oneof!["[a-z.]{1,9}", r"\*[a-z.]{1,9}", r"[a-z.]{1,9}\*", Just("*".to_owned())];
@@ -82,11 +147,18 @@ fn trees() -> impl Strategy<Value = RouteTree> {
         "[a-z]{1,5}",
         prop::collection::vec(domain, 1..3),
         prop::collection::vec(route, 0..4),
+        any::<bool>(),
     );
-    let host = host.prop_map(|(name, domains, routes)| VirtualHost {
-        name: name.into(),
-        domains,
-        routes,
+    let host = host.prop_map(|(name, domains, mut routes, announce)| {
+        for route in &mut routes {
+            // Said of a virtual host as a whole.
+            route.retry.announce_attempts = announce;
+        }
+        VirtualHost {
+            name: name.into(),
+            domains,
+            routes: routes.into_iter().map(Arc::new).collect(),
+        }
     });
     let hosts = prop::collection::vec(host, 0..3);
     ("[a-z]{1,9}", hosts, any::<bool>()).prop_map(|(name, virtual_hosts, ignore_port)| RouteTree {
@@ -135,20 +207,39 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
     ];
     let metrics = prop::option::of(prop::collection::vec(metric, 0..4));
-    ("[a-z|.]{1,20}", lb, tls, matches, 1u64..100_000, any::<u32>(), metrics).prop_map(
-        |(name, lb, tls, matches, millis, max_requests, metrics)| Cluster {
-            lb,
-            tls_matches: matches.into(),
-            connect_timeout: Duration::from_millis(millis),
-            max_requests,
-            // Endpoints go by the cluster's name at our serving end.
-            load_reporting: metrics.map(|metrics| LoadReporting {
-                metrics: metrics.into(),
-                ..LoadReporting::of(name.as_str())
-            }),
-            ..Cluster::new(name.as_str(), tls, Vec::new())
-        },
+    (
+        "[a-z|.]{1,20}",
+        lb,
+        tls,
+        matches,
+        1u64..100_000,
+        (any::<u32>(), retry_limits()),
+        metrics,
     )
+        .prop_map(
+            |(name, lb, tls, matches, millis, (max_requests, retry_limits), metrics)| Cluster {
+                lb,
+                tls_matches: matches.into(),
+                connect_timeout: Duration::from_millis(millis),
+                max_requests,
+                retry_limits,
+                // Endpoints go by the cluster's name at our serving end.
+                load_reporting: metrics.map(|metrics| LoadReporting {
+                    metrics: metrics.into(),
+                    ..LoadReporting::of(name.as_str())
+                }),
+                ..Cluster::new(name.as_str(), tls, Vec::new())
+            },
+        )
+}
+
+fn retry_limits() -> impl Strategy<Value = RetryLimits> {
+    let budget = (0u32..=10_000, any::<u32>()).prop_map(|(share, min_retry_concurrency)| RetryBudget {
+        share,
+        min_retry_concurrency,
+    });
+    let limits = (prop::option::of(budget), prop::option::of(any::<u32>()));
+    limits.prop_map(|(budget, max)| RetryLimits { budget, max })
 }
 
 /// Up to four values under these filters.

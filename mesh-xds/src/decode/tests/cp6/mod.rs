@@ -4,6 +4,7 @@
 mod clusters;
 mod endpoints;
 mod listeners;
+mod retries;
 mod routes;
 mod servers;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_core::config::{
     Clients, ConnectionFacts, ExpectedPeers, InboundSecurity, LbPolicy, MtlsMode, MutualTls, RouteTree, StringMatch,
-    TlsMode, Traffic, Transport,
+    TimeLimits, TlsMode, Traffic, Transport,
 };
 use mesh_core::route::virtual_host;
 
@@ -41,11 +41,16 @@ fn proxyless() {
     let named = Http {
         routes: Routes::Named(CLUSTER.into()),
         extensions: Default::default(),
+        limits: TimeLimits::default(),
     };
     assert_eq!(value::<Listener>(&proxyless::listener(), &grpc), Listener::Api(named));
     let tree: RouteTree = value(&proxyless::routes(), &grpc);
     let host = virtual_host(&tree, "payment.default:50051").unwrap();
-    assert_eq!(host.routes[0].timeout, Some(Duration::from_secs(2)));
+    let limit = Some(Duration::from_secs(2));
+    assert_eq!(
+        (host.routes[0].timeout, host.routes[0].limits.max_stream),
+        (None, limit)
+    );
     assert_eq!((host.routes[0].retry.retries, host.routes[0].split.total()), (2, 100));
     let spec: ClusterSpec = value(&proxyless::cluster(CLUSTER), &grpc);
     assert_eq!(spec.cluster.tls, mutual(None));
@@ -98,6 +103,11 @@ fn sidecar_listeners() {
     let named = Http {
         routes: Routes::Named(sidecar::ROUTES.into()),
         extensions: Default::default(),
+        // Envoy's, where nothing is said.
+        limits: TimeLimits {
+            idle: Some(TimeLimits::ENVOY_IDLE),
+            ..TimeLimits::default()
+        },
     };
     let expected = Listener::Outbound {
         address: ([0, 0, 0, 0], 50051).into(),
