@@ -13,7 +13,7 @@ use http::StatusCode;
 use mesh_core::config::{Reason, ReasonKind};
 use mesh_core::retry::TryEnd;
 
-use crate::connect::ConnectError;
+use crate::connect::{ConnectError, StreamError};
 
 /// A failed call. Cheap to clone.
 ///
@@ -38,9 +38,9 @@ pub(crate) enum Kind {
     /// No connection could be made.
     Connect(ConnectError),
     /// The peer provably did not process the request.
-    NotProcessed(h2::Error),
+    NotProcessed(StreamError),
     /// The stream or connection broke.
-    Reset(h2::Error),
+    Reset(StreamError),
     /// The call's time was up.
     Deadline(Duration),
     /// One try's time was up.
@@ -70,13 +70,10 @@ impl Error {
         Self::new(Kind::Unavailable(Reason::new(kind, text)))
     }
 
-    /// Sorts an HTTP/2 error by whether the peer can have processed the request.
-    ///
-    /// Only two things prove that it did not: the peer's own REFUSED_STREAM, and a GOAWAY of the peer below the stream,
-    /// which `h2` reports to exactly those streams (RFC 9113 sections 6.8 and 8.7).
-    pub(crate) fn from_h2(error: h2::Error, peer: SocketAddr) -> Self {
-        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        if error.is_remote() && (refused || error.is_go_away()) {
+    /// Sorts an error of an exchange by whether the peer can have processed the request.
+    pub(crate) fn broken(error: impl Into<StreamError>, peer: SocketAddr) -> Self {
+        let error = error.into();
+        if error.is_unprocessed() {
             return Self::at(Kind::NotProcessed(error), peer);
         }
         Self::at(Kind::Reset(error), peer)
@@ -184,6 +181,11 @@ impl Error {
             Kind::Dropped(_) => "DO",
             Kind::InvalidRequest(_) => "-",
         }
+    }
+
+    /// The endpoint was removed, or is called by other rules, before anything was sent.
+    pub(crate) fn is_retired(&self) -> bool {
+        matches!(&self.inner.kind, Kind::Connect(error) if error.is_retired())
     }
 
     /// How the try ended; `None` when no try was made, and so none is worth repeating.

@@ -10,17 +10,23 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
-use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::config::{Carrier, Reason, ReasonKind};
 use mesh_core::identity::Identity;
+use tokio::time::Instant;
 
 use super::Shared;
-use super::send::{Destination, Sent, send};
-use crate::body::{Outcome, Pump, ResponseBody};
+use super::send::{Destination, Unsent, send_http1, send_http2};
+use crate::body::{Frames, Outcome, Pump, ResponseBody};
 use crate::cluster::{ClusterManager, Host, HostSet, is_on_its_way};
-use crate::connect::{ConnectError, ConnectKind, Permit, Security};
+use crate::connect::{ConnectError, ConnectKind, Exchange, Http2Permit, Mark, Permit, Plan, Security, StreamError};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
+use crate::status::is_grpc;
 use crate::wait::until;
+
+/// How often one try looks for another connection, or another host, when the one it had found was taken away before anything
+/// was sent: a host that is removed at that moment, a connection whose peer said GOAWAY.
+const MAX_REPICKS: u32 = 8;
 
 /// Resolves to the head of the answer, with its body to come.
 ///
@@ -31,6 +37,9 @@ pub struct BalanceFuture<B> {
     outcome: Option<Outcome>,
     /// Whether the chosen host is called over TLS.
     secure: bool,
+    repicked: u32,
+    /// When it was sent, and how long the try may take, if that is limited.
+    sent: Option<(Instant, Duration, Mark)>,
     state: State,
 }
 
@@ -44,6 +53,7 @@ enum State {
         response: ResponseFuture,
         pump: Option<Pump>,
     },
+    Exchanging(Box<Exchange>),
 }
 
 impl<B> BalanceFuture<B> {
@@ -53,6 +63,8 @@ impl<B> BalanceFuture<B> {
             request: Some(request),
             outcome: None,
             secure: false,
+            repicked: 0,
+            sent: None,
             state: State::Start,
         }
     }
@@ -77,7 +89,29 @@ where
                 State::Answering { response, pump } => {
                     let result = ready!(Pin::new(response).poll(cx));
                     let outcome = this.outcome.take().expect("polled after it was done");
+                    let permit = outcome.permit().expect("held since it was sent");
+                    match &result {
+                        Ok(_) if permit.prove() => outcome.host().pool().served(),
+                        Err(error) if (error.is_go_away() || error.is_io()) && permit.is_unserved() => {
+                            permit.retire();
+                            unserved(outcome.host());
+                        }
+                        _ => {}
+                    }
+                    let result = result.map(|response| response.map(Frames::http2));
                     return Poll::Ready(answered(result, outcome, pump.take()));
+                }
+                State::Exchanging(exchange) => {
+                    let first = exchange.is_first();
+                    let result = ready!(exchange.poll(cx));
+                    let outcome = this.outcome.take().expect("polled after it was done");
+                    match &result {
+                        Ok(_) if first => outcome.host().pool().served(),
+                        Err(_) if first => unserved(outcome.host()),
+                        _ => {}
+                    }
+                    let result = result.map(|response| response.map(|answer| Frames::Http1(Box::new(answer))));
+                    return Poll::Ready(answered(result, outcome, None));
                 }
             }
         }
@@ -113,15 +147,16 @@ where
         }
         let counted = set.counting.begin(index, request.headers());
         let outcome = Outcome::begin(Arc::clone(&set.hosts[index]), Arc::clone(cluster), counted);
-        let permit = outcome.host().pool().try_permit();
+        let protocol = set.cluster.connections.protocol;
+        let carrier = protocol.carrier(request.version(), || is_grpc(request.headers()));
+        let permit = outcome.host().pool().try_permit(carrier);
         let outcome = self.outcome.insert(outcome);
         match permit {
             Some(permit) => {
-                outcome.holds(permit);
                 drop(set);
-                self.send()
+                self.send(permit)
             }
-            None => Ok(State::Connecting(connect(outcome, &set, &self.shared))),
+            None => Ok(State::Connecting(connect(outcome, &set, carrier, &self.shared))),
         }
     }
 
@@ -130,9 +165,10 @@ where
         match permit {
             Ok(permit) => {
                 outcome.host().mark_failing(false);
-                outcome.holds(permit);
-                self.send()
+                self.send(permit)
             }
+            // The host went, or is called by other rules now: the newest set has what took its place.
+            Err(error) if error.is_retired() => self.again(error),
             Err(error) => {
                 outcome.host().mark_failing(true);
                 outcome.failed_with(&error);
@@ -141,19 +177,48 @@ where
         }
     }
 
-    fn send(&mut self) -> Result<State, Error> {
+    /// Begins anew, with nothing sent; bounded, since a configuration may change as often as it likes.
+    fn again(&mut self, error: Error) -> Result<State, Error> {
+        self.repicked += 1;
+        if self.repicked > MAX_REPICKS {
+            return Err(error);
+        }
+        self.outcome = None;
+        Ok(State::Start)
+    }
+
+    fn send(&mut self, permit: Permit) -> Result<State, Error> {
         let request = self.request.take().expect("a try is sent once");
         let outcome = self.outcome.as_mut().expect("made before the connection was");
-        let permit = outcome.permit().expect("held since the host was picked");
-        let authority = self.shared.authority.as_ref();
+        let limit = request.body().call.route.retry.per_try_timeout;
         let to = Destination {
             peer: outcome.peer(),
-            authority,
+            authority: self.shared.authority.as_ref(),
             secure: self.secure,
         };
-        match send(request, permit, &to) {
-            Ok(Sent { response, pump }) => Ok(State::Answering { response, pump }),
-            Err(error) => {
+        let sent = match permit {
+            Permit::Http2(permit) => {
+                self.sent = limit.map(|limit| (Instant::now(), limit, permit.mark()));
+                send_http2(request, outcome.holds(permit), &to).map(|sent| State::Answering {
+                    response: sent.response,
+                    pump: sent.pump,
+                })
+            }
+            Permit::Http1(connection) => send_http1(request, *connection, &to)
+                .map(|exchange| State::Exchanging(Box::new(exchange)))
+                .map_err(Unsent::Failed),
+        };
+        match sent {
+            Ok(state) => Ok(state),
+            Err(Unsent::Gone(request)) => {
+                let error = Error::at(Kind::NotProcessed(StreamError::Gone), to.peer);
+                if outcome.permit().is_some_and(Http2Permit::is_unserved) {
+                    unserved(outcome.host());
+                }
+                self.request = Some(*request);
+                self.again(error)
+            }
+            Err(Unsent::Failed(error)) => {
                 outcome.failed_with(&error);
                 Err(error)
             }
@@ -162,7 +227,7 @@ where
 }
 
 /// Begins to wait for a connection: for the workload's identity too, if it is still being given one.
-fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Connecting {
+fn connect(outcome: &Outcome, set: &HostSet, carrier: Carrier, shared: &Shared) -> Connecting {
     let manager = Arc::clone(&shared.manager);
     let pool = Arc::clone(outcome.host().pool());
     let tls = outcome
@@ -170,6 +235,7 @@ fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Connecting {
         .mutual_tls()
         .cloned()
         .map(|tls| (tls, Arc::clone(outcome.cluster().tls_configs())));
+    let settings = Arc::clone(&set.cluster.connections);
     let (timeout, peer) = (set.cluster.connect_timeout, outcome.peer());
     Box::pin(async move {
         let security = match tls {
@@ -183,7 +249,13 @@ fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Connecting {
                 Security::Mutual { identity, tls, configs }
             }
         };
-        pool.permit(manager.connector(), security, timeout).await
+        let plan = Plan {
+            security,
+            settings,
+            carrier,
+            timeout,
+        };
+        pool.permit(plan).await
     })
 }
 
@@ -197,8 +269,14 @@ async fn own_identity(manager: &ClusterManager, limit: Duration) -> Result<Ident
     (**standing.load()).clone()
 }
 
+/// A connection was made and served nobody: the next pick looks elsewhere, and the next dial waits.
+fn unserved(host: &Host) {
+    host.pool().unserved();
+    host.mark_failing(true);
+}
+
 fn answered(
-    result: Result<Response<h2::RecvStream>, h2::Error>,
+    result: Result<Response<Frames>, impl Into<StreamError>>,
     mut outcome: Outcome,
     pump: Option<Pump>,
 ) -> Result<Response<ResponseBody>, Error> {
@@ -211,9 +289,20 @@ fn answered(
             Ok(response.map(|frames| ResponseBody::new(frames, outcome, pump)))
         }
         Err(error) => {
-            let error = Error::from_h2(error, outcome.peer());
+            let error = Error::broken(error, outcome.peer());
             outcome.failed_with(&error);
             Err(error)
+        }
+    }
+}
+
+impl<B> Drop for BalanceFuture<B> {
+    /// A try that is dropped when its time is up says something of its connection; one that its caller gives up does not.
+    fn drop(&mut self) {
+        let Some((sent, limit, mark)) = self.sent else { return };
+        let permit = self.outcome.as_ref().and_then(Outcome::permit);
+        if let Some(permit) = permit.filter(|_| sent.elapsed() >= limit) {
+            permit.silent_since(mark);
         }
     }
 }

@@ -16,7 +16,7 @@ use rustls::time_provider::TimeProvider;
 
 use super::Host;
 use super::counting::Counting;
-use crate::connect::TlsConfigs;
+use crate::connect::{Means, TlsConfigs};
 
 /// What every live thing is made with.
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ pub(crate) struct Parts {
     pub(crate) tally: Tally,
     pub(crate) pins: Pins,
     pub(crate) loads: Loads,
+    pub(crate) means: Arc<Means>,
 }
 
 /// A live cluster, shared by every channel and every call of the process.
@@ -53,7 +54,7 @@ pub(crate) struct HostSet {
 
 impl ClusterHandle {
     pub(crate) fn new(cluster: &Arc<Cluster>, parts: &Parts) -> Self {
-        let (writer, hosts) = live::channel(HostSet::make(Arc::clone(cluster), None, parts));
+        let (writer, hosts) = live::channel(HostSet::make(Arc::clone(cluster), None, parts).0);
         Self {
             name: cluster.name.clone(),
             hosts,
@@ -70,8 +71,25 @@ impl ClusterHandle {
         if Arc::ptr_eq(&old.cluster, cluster) || old.cluster == *cluster {
             return;
         }
-        self.writer
-            .publish(HostSet::make(Arc::clone(cluster), Some(&old), parts));
+        let (new, gone) = HostSet::make(Arc::clone(cluster), Some(&old), parts);
+        self.writer.publish(new);
+        // After the store: who still reads the old set finds them retired and reads again.
+        for host in gone {
+            host.pool().retire();
+        }
+    }
+
+    /// Takes no new call on connections that were agreed under an identity that holds no more.
+    pub(crate) fn drain_secured(&self) {
+        for host in self
+            .hosts
+            .load_full()
+            .hosts
+            .iter()
+            .filter(|host| host.mutual_tls().is_some())
+        {
+            host.pool().drain();
+        }
     }
 
     pub(crate) fn name(&self) -> &ClusterName {
@@ -105,8 +123,9 @@ impl ClusterHandle {
 }
 
 impl HostSet {
-    fn make(cluster: Arc<Cluster>, old: Option<&Self>, parts: &Parts) -> Self {
-        let known: HashMap<SocketAddr, &Arc<Host>> = old
+    /// The set, and the hosts of the old one that are no longer wanted as they are.
+    fn make(cluster: Arc<Cluster>, old: Option<&Self>, parts: &Parts) -> (Self, Vec<Arc<Host>>) {
+        let mut known: HashMap<SocketAddr, &Arc<Host>> = old
             .iter()
             .flat_map(|old| &old.hosts)
             .map(|host| (host.address(), host))
@@ -116,9 +135,10 @@ impl HostSet {
         let hosts = callable(&cluster.endpoints)
             .map(|endpoint| {
                 let tls = modes.of(cluster.tls_for(endpoint));
-                match known.get(&endpoint.address) {
+                match known.get(&endpoint.address).copied() {
                     // Other security means other connections: what was agreed under the old rules is not carried over.
                     Some(host) if same(host.mutual_tls(), tls.as_ref()) => {
+                        known.remove(&endpoint.address);
                         host.reweigh(endpoint.weight.0);
                         Arc::clone(host)
                     }
@@ -126,16 +146,35 @@ impl HostSet {
                 }
             })
             .collect();
+        let gone = unwanted(known, &cluster, &modes);
         let modes = modes.used();
         let picker = Picker::new(cluster.lb, &mut parts.entropy.draw());
-        Self {
+        let set = Self {
             counting: Counting::new(&cluster, callable(&cluster.endpoints), &parts.loads),
             cluster,
             hosts,
             picker,
             modes,
+        };
+        (set, gone)
+    }
+}
+
+/// Those of `left` that no endpoint of the cluster stands for any more. One that is only not called at the moment, for its
+/// health or its priority, may finish what it does.
+fn unwanted(mut left: HashMap<SocketAddr, &Arc<Host>>, cluster: &Cluster, modes: &Modes<'_>) -> Vec<Arc<Host>> {
+    for endpoint in cluster.endpoints.iter() {
+        if left.is_empty() {
+            break;
+        }
+        let stays = left
+            .get(&endpoint.address)
+            .is_some_and(|host| same(host.mutual_tls(), modes.of(cluster.tls_for(endpoint)).as_ref()));
+        if stays {
+            left.remove(&endpoint.address);
         }
     }
+    left.into_values().cloned().collect()
 }
 
 /// The TLS modes of a cluster, each value as one `Arc`: that of the hosts there are, where they are called with it already.

@@ -33,7 +33,7 @@ impl Host {
             in_flight: AtomicU32::new(0),
             failing: false.into(),
             mutual_tls,
-            pool: Arc::new(Pool::new(address, parts.entropy.clone(), parts.tally.clone())),
+            pool: Arc::new(Pool::new(address, Arc::clone(&parts.means))),
         }
     }
 

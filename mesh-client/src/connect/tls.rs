@@ -6,12 +6,12 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh_core::config::MutualTls;
+use mesh_core::config::{Carrier, MutualTls};
 use mesh_core::identity::tls::{TlsError, client_config_within};
-use mesh_core::identity::verify::Refusal;
+use mesh_core::identity::verify::{self, Refusal};
 use mesh_core::identity::{Identity, Pins};
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,7 +19,11 @@ use tokio_rustls::client::TlsStream;
 use super::coalesce::Coalesce;
 use super::{ConnectError, ConnectKind, Io};
 
-const ALPN_H2: &[u8] = b"h2";
+/// What is offered for each carrier. Istio's own names come first: a permissive Envoy takes a connection that offers none of
+/// them for the application's TLS and does not decrypt it. Whoever does not know them passes them over.
+const OFFER_HTTP2: &[&[u8]] = &[b"istio-h2", b"istio", b"h2"];
+const OFFER_HTTP1: &[&[u8]] = &[b"istio-http/1.1", b"istio", b"http/1.1"];
+const OFFER_ANY: &[&[u8]] = &[b"istio-h2", b"istio-http/1.1", b"istio", b"h2", b"http/1.1"];
 
 /// The most configurations kept for one cluster. Its endpoints are of two or three kinds (Istio: with the mesh's TLS, with
 /// another's, without); more are built anew for each handshake rather than kept.
@@ -34,6 +38,7 @@ pub(crate) struct TlsConfigs {
 
 struct Cached {
     generation: u64,
+    carrier: Carrier,
     tls: Arc<MutualTls>,
     config: Arc<ClientConfig>,
 }
@@ -52,25 +57,32 @@ impl TlsConfigs {
         Self { pins, ..self }
     }
 
-    fn config(&self, identity: &Identity, tls: &MutualTls) -> Result<Arc<ClientConfig>, TlsError> {
+    fn config(&self, identity: &Identity, tls: &MutualTls, carrier: Carrier) -> Result<Arc<ClientConfig>, TlsError> {
         let clock = Arc::clone(&self.wall_clock);
-        client_config_within(&self.pins, identity, &tls.expected, clock, &[ALPN_H2])
+        client_config_within(&self.pins, identity, &tls.expected, clock, offer(carrier))
     }
 
-    fn for_handshake(&self, identity: &Identity, tls: &Arc<MutualTls>) -> Result<Arc<ClientConfig>, ConnectError> {
+    fn for_handshake(
+        &self,
+        identity: &Identity,
+        tls: &Arc<MutualTls>,
+        carrier: Carrier,
+    ) -> Result<Arc<ClientConfig>, ConnectError> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         // Nothing is agreed any more under an identity that was replaced.
         cached.retain(|one| one.generation >= identity.generation());
-        let hit = cached
-            .iter()
-            .position(|one| one.generation == identity.generation() && (Arc::ptr_eq(&one.tls, tls) || one.tls == *tls));
+        let hit = cached.iter().position(|one| {
+            (one.generation, one.carrier) == (identity.generation(), carrier)
+                && (Arc::ptr_eq(&one.tls, tls) || one.tls == *tls)
+        });
         let newest = match hit {
             Some(place) => cached.remove(place),
             None => Cached {
                 generation: identity.generation(),
+                carrier,
                 tls: Arc::clone(tls),
                 config: self
-                    .config(identity, tls)
+                    .config(identity, tls, carrier)
                     .map_err(|error| ConnectError::new(ConnectKind::Config(error)))?,
             },
         };
@@ -89,22 +101,57 @@ impl std::fmt::Debug for TlsConfigs {
     }
 }
 
+/// A connection with somebody who was asked who they are.
+pub(super) struct Secured<T> {
+    pub(super) io: Coalesce<TlsStream<T>>,
+    pub(super) http2: bool,
+    /// The earlier end of the two certificates.
+    pub(super) not_after: Option<UnixTime>,
+}
+
 /// Shakes hands as a client.
-pub(super) async fn handshake(
-    io: Box<dyn Io>,
+pub(super) async fn handshake<T: Io>(
+    io: T,
     address: SocketAddr,
     identity: &Identity,
     tls: &Arc<MutualTls>,
     configs: &TlsConfigs,
-) -> Result<Coalesce<TlsStream<Box<dyn Io>>>, ConnectError> {
-    let config = configs.for_handshake(identity, tls)?;
+    carrier: Carrier,
+) -> Result<Secured<T>, ConnectError> {
+    let config = configs.for_handshake(identity, tls, carrier)?;
     let stream = TlsConnector::from(config)
         .connect(server_name(tls, address), io)
         .await
         .map_err(explain)?;
-    match stream.get_ref().1.alpn_protocol() {
-        Some(ALPN_H2) => Ok(Coalesce::new(stream)),
-        _ => Err(ConnectError::new(ConnectKind::Alpn)),
+    let session = stream.get_ref().1;
+    let http2 = agreed(session.alpn_protocol(), carrier).ok_or_else(|| ConnectError::new(ConnectKind::Alpn))?;
+    let of_peer = session
+        .peer_certificates()
+        .and_then(|chain| verify::not_after(chain.first()?).ok());
+    let own = identity.svid().not_after();
+    Ok(Secured {
+        not_after: Some(of_peer.map_or(own, |end| end.min(own))),
+        io: Coalesce::new(stream),
+        http2,
+    })
+}
+
+fn offer(carrier: Carrier) -> &'static [&'static [u8]] {
+    match carrier {
+        Carrier::Http2 => OFFER_HTTP2,
+        Carrier::Http1 => OFFER_HTTP1,
+        Carrier::Any => OFFER_ANY,
+    }
+}
+
+/// Whether it is HTTP/2 that was agreed upon, or else HTTP/1.1; `None` when it is neither.
+fn agreed(protocol: Option<&[u8]>, carrier: Carrier) -> Option<bool> {
+    match protocol? {
+        b"h2" | b"istio-h2" => Some(true),
+        b"http/1.1" | b"istio-http/1.1" => Some(false),
+        // It says who is called and not in which protocol: that which was meant.
+        b"istio" => Some(carrier == Carrier::Http2),
+        _ => None,
     }
 }
 
@@ -152,7 +199,7 @@ mod tests {
             ca.identity("spiffe://d/ns/n/sa/me"),
         );
         let configs = TlsConfigs::new(Arc::new(DefaultTimeProvider));
-        let of = |identity: &Identity, n: usize| configs.for_handshake(identity, &mode(n)).unwrap();
+        let of = |identity: &Identity, n: usize| configs.for_handshake(identity, &mode(n), Carrier::Http2).unwrap();
         let (a, b) = (of(&first, 0), of(&first, 1));
         assert!(Arc::ptr_eq(&a, &of(&first, 0)) && Arc::ptr_eq(&b, &of(&first, 1)));
         assert!(!Arc::ptr_eq(&a, &b));
@@ -161,6 +208,9 @@ mod tests {
         assert!(!Arc::ptr_eq(&a, &renewed));
         of(&first, 0);
         assert!(Arc::ptr_eq(&renewed, &of(&second, 0)));
+        // What is offered is part of it.
+        let other = configs.for_handshake(&second, &mode(0), Carrier::Http1).unwrap();
+        assert!(!Arc::ptr_eq(&renewed, &other) && other.alpn_protocols[0] == b"istio-http/1.1");
         for n in 0..3 * MAX_CACHED {
             of(&second, n);
         }

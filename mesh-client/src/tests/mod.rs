@@ -5,6 +5,8 @@
 mod calls;
 mod config;
 mod connections;
+mod http1;
+mod lifecycle;
 mod load;
 mod net;
 mod retries;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DropOverload, Endpoint, LoadReporting, Metadata, StringMatch};
+use super::{Connections, DropOverload, Endpoint, LoadReporting, Metadata, StringMatch};
 
 /// The name of a cluster, opaque. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +49,8 @@ pub struct Cluster {
     pub tls_matches: Arc<[TlsMatch]>,
     /// The longest a TCP connect and TLS handshake may take together. Envoy's default is 5 s, Istio's 10 s.
     pub connect_timeout: Duration,
+    /// How its connections are made, used and let go. Shared: most clusters of a mesh say the same.
+    pub connections: Arc<Connections>,
     /// The most calls in flight in this process at once; one more fails at once (Envoy `max_requests`, gRFC A32).
     pub max_requests: u32,
     /// Set when the control plane asks to be told about its load.
@@ -73,6 +75,7 @@ impl Cluster {
             tls,
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+            connections: Arc::default(),
             max_requests: Self::DEFAULT_MAX_REQUESTS,
             load_reporting: None,
             drops: Arc::default(),

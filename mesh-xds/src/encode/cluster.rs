@@ -1,12 +1,9 @@
 //! A cluster of type EDS.
 
-use std::collections::HashMap;
-
 use mesh_core::config::{Cluster, LbPolicy, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
-use prost::Name;
 
 use super::common::{ads, duration, texts, this_stream, uint};
-use super::{Dialect, tls};
+use super::{Dialect, protocol, tls};
 use crate::proto::cluster::{
     CircuitBreakers, Cluster as Proto,
     circuit_breakers::Thresholds,
@@ -15,12 +12,7 @@ use crate::proto::cluster::{
         TransportSocketMatch,
     },
 };
-use crate::proto::core::{Http2ProtocolOptions, RoutingPriority, TransportSocket};
-use crate::proto::pack;
-use crate::proto::upstream_http::{
-    HttpProtocolOptions,
-    http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
-};
+use crate::proto::core::{RoutingPriority, TransportSocket};
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     let (lb_policy, lb_config) = match dialect {
@@ -54,7 +46,8 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             thresholds: vec![threshold],
             ..CircuitBreakers::default()
         }),
-        typed_extension_protocol_options: http2(),
+        typed_extension_protocol_options: protocol::options(&cluster.connections),
+        upstream_connection_options: cluster.connections.tcp_keep_alive.map(protocol::tcp),
         lrs_server: reporting.map(|_| this_stream()),
         lrs_report_endpoint_metrics: reporting.map(metrics).unwrap_or_default(),
         transport_socket: socket(own_mode(cluster, dialect), dialect),
@@ -116,16 +109,4 @@ fn lb(policy: LbPolicy) -> (LbEnum, Option<LbConfig>) {
             (LbEnum::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config)))
         }
     }
-}
-
-/// Envoy speaks HTTP/1.1 to a cluster that does not say otherwise; gRPC ignores this.
-fn http2() -> HashMap<String, crate::proto::protobuf::Any> {
-    let explicit = ExplicitHttpConfig {
-        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
-    };
-    let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
-        ..HttpProtocolOptions::default()
-    };
-    HashMap::from([(HttpProtocolOptions::full_name(), pack(&options))])
 }

@@ -17,6 +17,7 @@ mod egress;
 mod endpoint;
 mod listener;
 mod matcher;
+mod protocol;
 mod route;
 mod socket;
 #[cfg(test)]

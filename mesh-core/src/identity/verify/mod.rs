@@ -43,6 +43,15 @@ pub fn leaf_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Refusal> {
     Leaf::read(leaf).map(|leaf| leaf.id().clone())
 }
 
+/// The last second of a certificate's validity, whoever made it and whatever it is for.
+///
+/// # Errors
+///
+/// When it is not a certificate.
+pub fn not_after(certificate: &CertificateDer<'_>) -> Result<UnixTime, Refusal> {
+    leaf::not_after(certificate)
+}
+
 /// How a client judges a server. The server name of the connection plays no part: the id does.
 #[derive(Debug)]
 pub struct ServerVerifier {

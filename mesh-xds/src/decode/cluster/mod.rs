@@ -13,6 +13,7 @@ use crate::resource::{ClusterSpec, ResourceKind};
 mod discovery;
 mod dns;
 mod lb;
+mod protocol;
 
 /// The most entries of `transport_socket_matches`: istiod writes two, and each endpoint is held against all of them.
 const MAX_TLS_MATCHES: usize = 32;
@@ -36,6 +37,7 @@ impl Resource for ClusterSpec {
                     timeout => timeout,
                 },
             },
+            connections: Arc::new(protocol::connections(proto, context.profile, notes)?),
             max_requests: proto
                 .circuit_breakers
                 .as_ref()

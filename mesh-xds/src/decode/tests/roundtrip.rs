@@ -1,11 +1,13 @@
 //! What is encoded is decoded to the same value.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy, LoadReporting,
-    Metadata, MutualTls, PathMatch, Pattern, ReportedMetric, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split,
-    StringMatch, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, VirtualHost,
+    Backoff, Cluster, Connections, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, Http2Settings,
+    KeepAlive, LbPolicy, LoadReporting, Metadata, MutualTls, PathMatch, Pattern, Protocol, ReportedMetric, RetryOn,
+    RetryPolicy, Route, RouteMatch, RouteTree, Split, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch,
+    TlsMode, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -135,18 +137,84 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
     ];
     let metrics = prop::option::of(prop::collection::vec(metric, 0..4));
-    ("[a-z|.]{1,20}", lb, tls, matches, 1u64..100_000, any::<u32>(), metrics).prop_map(
-        |(name, lb, tls, matches, millis, max_requests, metrics)| Cluster {
-            lb,
-            tls_matches: matches.into(),
-            connect_timeout: Duration::from_millis(millis),
+    (
+        "[a-z|.]{1,20}",
+        lb,
+        tls,
+        matches,
+        1u64..100_000,
+        any::<u32>(),
+        metrics,
+        connections(),
+    )
+        .prop_map(
+            |(name, lb, tls, matches, millis, max_requests, metrics, connections)| Cluster {
+                lb,
+                connections: Arc::new(connections),
+                tls_matches: matches.into(),
+                connect_timeout: Duration::from_millis(millis),
+                max_requests,
+                // Endpoints go by the cluster's name at our serving end.
+                load_reporting: metrics.map(|metrics| LoadReporting {
+                    metrics: metrics.into(),
+                    ..LoadReporting::of(name.as_str())
+                }),
+                ..Cluster::new(name.as_str(), tls, Vec::new())
+            },
+        )
+}
+
+fn connections() -> impl Strategy<Value = Connections> {
+    let some = |most: u32| prop::option::of((1..most).prop_map(|value| NonZeroU32::new(value).unwrap()));
+    let window = || prop::option::of(Http2Settings::MIN_WINDOW..=Http2Settings::MAX_WINDOW);
+    let keep_alive = prop::option::of((1_000u64..90_000, 1u64..90_000)).prop_map(|times| {
+        times.map(|(interval, timeout)| KeepAlive {
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(timeout),
+        })
+    });
+    let http2 = (some(1 << 31), window(), window(), keep_alive);
+    let http2 = http2.prop_map(
+        |(max_streams, stream_window, connection_window, keep_alive)| Http2Settings {
+            max_streams,
+            stream_window,
+            connection_window,
+            keep_alive,
+        },
+    );
+    let tcp = prop::option::of((
+        prop::option::of(0u32..9),
+        prop::option::of(0u64..9_999),
+        prop::option::of(0u64..99),
+    ));
+    let tcp = tcp.prop_map(|tcp| {
+        tcp.map(|(probes, time, interval)| TcpKeepAlive {
+            probes,
+            time: time.map(Duration::from_secs),
+            interval: interval.map(Duration::from_secs),
+        })
+    });
+    let protocol = prop::sample::select(vec![
+        Protocol::Http2,
+        Protocol::Http1,
+        Protocol::Request,
+        Protocol::Negotiated,
+    ]);
+    let idle = prop::option::of(0u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
+    let age = prop::option::of(1u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
+    (protocol, http2, idle, age, some(u32::MAX), tcp).prop_map(
+        |(protocol, http2, idle_timeout, max_age, max_requests, tcp_keep_alive)| Connections {
+            protocol,
+            // Where HTTP/2 is not spoken to anybody but gRPC there is no place to say more of it.
+            http2: if protocol == Protocol::Http1 {
+                Http2Settings::default()
+            } else {
+                http2
+            },
+            idle_timeout,
+            max_age,
             max_requests,
-            // Endpoints go by the cluster's name at our serving end.
-            load_reporting: metrics.map(|metrics| LoadReporting {
-                metrics: metrics.into(),
-                ..LoadReporting::of(name.as_str())
-            }),
-            ..Cluster::new(name.as_str(), tls, Vec::new())
+            tcp_keep_alive,
         },
     )
 }
