@@ -30,25 +30,35 @@ const MAX_REPICKS: u32 = 8;
 
 /// Resolves to the head of the answer, with its body to come.
 ///
-/// Dropping it cancels the stream at the peer; a dial that was begun goes on for other calls.
+/// What can be done at once is done when the room is called: a request that finds a connection never moves into this future,
+/// which every room above has to move. Dropping it cancels the stream at the peer; a dial that was begun goes on for other
+/// calls.
 pub struct BalanceFuture<B> {
-    shared: Arc<Shared>,
-    request: Option<Request<Attempt<B>>>,
     outcome: Option<Outcome>,
-    /// Whether the chosen host is called over TLS.
-    secure: bool,
-    repicked: u32,
-    /// When it was sent, and how long the try may take, if that is limited.
-    sent: Option<(Instant, Duration, Mark)>,
-    state: State,
+    state: State<B>,
+    /// Of a try whose time is limited; boxed, since most are not.
+    limited: Option<Box<Limited>>,
+}
+
+/// When a try was sent that may take so long.
+struct Limited {
+    sent: Instant,
+    limit: Duration,
+    mark: Mark,
 }
 
 /// A wait for a connection: off the common path, so boxed.
-type Connecting = Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>>;
+struct Connecting<B> {
+    permit: Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>>,
+    request: Option<Request<Attempt<B>>>,
+    shared: Arc<Shared>,
+    secure: bool,
+    repicked: u32,
+}
 
-enum State {
-    Start,
-    Connecting(Connecting),
+enum State<B> {
+    Failed(Option<Error>),
+    Connecting(Box<Connecting<B>>),
     Answering {
         response: ResponseFuture,
         pump: Option<Pump>,
@@ -56,17 +66,22 @@ enum State {
     Exchanging(Box<Exchange>),
 }
 
-impl<B> BalanceFuture<B> {
-    pub(super) fn new(request: Request<Attempt<B>>, shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            request: Some(request),
+impl<B> BalanceFuture<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    /// Picks a host and, when it has a connection with room, sends.
+    pub(super) fn begin(request: Request<Attempt<B>>, shared: &Arc<Shared>) -> Self {
+        let mut this = Self {
             outcome: None,
-            secure: false,
-            repicked: 0,
-            sent: None,
-            state: State::Start,
-        }
+            state: State::Failed(None),
+            limited: None,
+        };
+        this.state = this
+            .start(request, shared, 0)
+            .unwrap_or_else(|error| State::Failed(Some(error)));
+        this
     }
 }
 
@@ -81,23 +96,10 @@ where
         let this = &mut *self;
         loop {
             match &mut this.state {
-                State::Start => this.state = this.start()?,
-                State::Connecting(connecting) => {
-                    let permit = ready!(connecting.as_mut().poll(cx));
-                    this.state = this.connected(permit)?;
-                }
                 State::Answering { response, pump } => {
                     let result = ready!(Pin::new(response).poll(cx));
                     let outcome = this.outcome.take().expect("polled after it was done");
-                    let permit = outcome.permit().expect("held since it was sent");
-                    match &result {
-                        Ok(_) if permit.prove() => outcome.host().pool().served(),
-                        Err(error) if (error.is_go_away() || error.is_io()) && permit.is_unserved() => {
-                            permit.retire();
-                            unserved(outcome.host());
-                        }
-                        _ => {}
-                    }
+                    learn(&result, &outcome);
                     let result = result.map(|response| response.map(Frames::http2));
                     return Poll::Ready(answered(result, outcome, pump.take()));
                 }
@@ -113,6 +115,14 @@ where
                     let result = result.map(|response| response.map(|answer| Frames::Http1(Box::new(answer))));
                     return Poll::Ready(answered(result, outcome, None));
                 }
+                State::Connecting(connecting) => {
+                    let permit = ready!(connecting.permit.as_mut().poll(cx));
+                    let request = connecting.request.take().expect("a try is sent once");
+                    let (shared, secure) = (Arc::clone(&connecting.shared), connecting.secure);
+                    let repicked = connecting.repicked;
+                    this.state = this.connected(permit, request, &shared, secure, repicked)?;
+                }
+                State::Failed(error) => return Poll::Ready(Err(error.take().expect("polled after it was done"))),
             }
         }
     }
@@ -123,22 +133,20 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send,
 {
-    /// Picks a host and, when it has a connection with room, sends.
-    fn start(&mut self) -> Result<State, Error> {
-        let request = self.request.as_ref().expect("taken only when it is sent");
+    fn start(&mut self, request: Request<Attempt<B>>, shared: &Arc<Shared>, repicked: u32) -> Result<State<B>, Error> {
         let attempt = request.body();
         let cluster = &attempt.call.cluster;
         let set = cluster.hosts().load();
         let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
-        let mut draw = self.shared.manager.entropy().draw();
+        let mut draw = shared.manager.entropy().draw();
         set.counting.admit(&set.cluster, &mut draw)?;
         let Some(index) = set.picker.pick(&set.hosts, tried, &mut draw) else {
             let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
             return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
         };
         // Asked of the host and of every call: endpoints of one cluster may differ (Istio auto-mTLS).
-        self.secure = set.hosts[index].mutual_tls().is_some();
-        if !self.secure && !self.shared.plaintext_allowed {
+        let secure = set.hosts[index].mutual_tls().is_some();
+        if !secure && !shared.plaintext_allowed {
             return Err(plaintext_refused(&set, &set.hosts[index]));
         }
         if !cluster.begin_call(set.cluster.max_requests) {
@@ -146,29 +154,44 @@ where
             return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
         }
         let counted = set.counting.begin(index, request.headers());
-        let outcome = Outcome::begin(Arc::clone(&set.hosts[index]), Arc::clone(cluster), counted);
         let protocol = set.cluster.connections.protocol;
         let carrier = protocol.carrier(request.version(), || is_grpc(request.headers()));
-        let permit = outcome.host().pool().try_permit(carrier);
-        let outcome = self.outcome.insert(outcome);
-        match permit {
+        let outcome = self.outcome.insert(Outcome::begin(
+            Arc::clone(&set.hosts[index]),
+            Arc::clone(cluster),
+            counted,
+        ));
+        match outcome.host().pool().try_permit(carrier) {
             Some(permit) => {
                 drop(set);
-                self.send(permit)
+                self.send(permit, request, shared, secure, repicked)
             }
-            None => Ok(State::Connecting(connect(outcome, &set, carrier, &self.shared))),
+            None => Ok(State::Connecting(Box::new(Connecting {
+                permit: connect(outcome, &set, carrier, shared),
+                request: Some(request),
+                shared: Arc::clone(shared),
+                secure,
+                repicked,
+            }))),
         }
     }
 
-    fn connected(&mut self, permit: Result<Permit, Error>) -> Result<State, Error> {
+    fn connected(
+        &mut self,
+        permit: Result<Permit, Error>,
+        request: Request<Attempt<B>>,
+        shared: &Arc<Shared>,
+        secure: bool,
+        repicked: u32,
+    ) -> Result<State<B>, Error> {
         let outcome = self.outcome.as_mut().expect("made before the connection was");
         match permit {
             Ok(permit) => {
                 outcome.host().mark_failing(false);
-                self.send(permit)
+                self.send(permit, request, shared, secure, repicked)
             }
             // The host went, or is called by other rules now: the newest set has what took its place.
-            Err(error) if error.is_retired() => self.again(error),
+            Err(error) if error.is_retired() => self.again(request, error, shared, repicked),
             Err(error) => {
                 outcome.host().mark_failing(true);
                 outcome.failed_with(&error);
@@ -178,27 +201,44 @@ where
     }
 
     /// Begins anew, with nothing sent; bounded, since a configuration may change as often as it likes.
-    fn again(&mut self, error: Error) -> Result<State, Error> {
-        self.repicked += 1;
-        if self.repicked > MAX_REPICKS {
+    fn again(
+        &mut self,
+        request: Request<Attempt<B>>,
+        error: Error,
+        shared: &Arc<Shared>,
+        repicked: u32,
+    ) -> Result<State<B>, Error> {
+        if repicked == MAX_REPICKS {
             return Err(error);
         }
         self.outcome = None;
-        Ok(State::Start)
+        self.start(request, shared, repicked + 1)
     }
 
-    fn send(&mut self, permit: Permit) -> Result<State, Error> {
-        let request = self.request.take().expect("a try is sent once");
+    fn send(
+        &mut self,
+        permit: Permit,
+        request: Request<Attempt<B>>,
+        shared: &Arc<Shared>,
+        secure: bool,
+        repicked: u32,
+    ) -> Result<State<B>, Error> {
         let outcome = self.outcome.as_mut().expect("made before the connection was");
-        let limit = request.body().call.route.retry.per_try_timeout;
         let to = Destination {
             peer: outcome.peer(),
-            authority: self.shared.authority.as_ref(),
-            secure: self.secure,
+            authority: shared.authority.as_ref(),
+            secure,
         };
         let sent = match permit {
             Permit::Http2(permit) => {
-                self.sent = limit.map(|limit| (Instant::now(), limit, permit.mark()));
+                let limit = request.body().call.route.retry.per_try_timeout;
+                self.limited = limit.map(|limit| {
+                    Box::new(Limited {
+                        sent: Instant::now(),
+                        limit,
+                        mark: permit.mark(),
+                    })
+                });
                 send_http2(request, outcome.holds(permit), &to).map(|sent| State::Answering {
                     response: sent.response,
                     pump: sent.pump,
@@ -215,8 +255,7 @@ where
                 if outcome.permit().is_some_and(Http2Permit::is_unserved) {
                     unserved(outcome.host());
                 }
-                self.request = Some(*request);
-                self.again(error)
+                self.again(*request, error, shared, repicked)
             }
             Err(Unsent::Failed(error)) => {
                 outcome.failed_with(&error);
@@ -227,7 +266,12 @@ where
 }
 
 /// Begins to wait for a connection: for the workload's identity too, if it is still being given one.
-fn connect(outcome: &Outcome, set: &HostSet, carrier: Carrier, shared: &Shared) -> Connecting {
+fn connect(
+    outcome: &Outcome,
+    set: &HostSet,
+    carrier: Carrier,
+    shared: &Shared,
+) -> Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>> {
     let manager = Arc::clone(&shared.manager);
     let pool = Arc::clone(outcome.host().pool());
     let tls = outcome
@@ -269,6 +313,19 @@ async fn own_identity(manager: &ClusterManager, limit: Duration) -> Result<Ident
     (**standing.load()).clone()
 }
 
+/// What the end of an HTTP/2 exchange says of the connection: that it serves, or that it ended without ever having served.
+fn learn(result: &Result<Response<h2::RecvStream>, h2::Error>, outcome: &Outcome) {
+    let permit = outcome.permit().expect("held since it was sent");
+    match result {
+        Ok(_) if permit.prove() => outcome.host().pool().served(),
+        Err(error) if (error.is_go_away() || error.is_io()) && permit.is_unserved() => {
+            permit.retire();
+            unserved(outcome.host());
+        }
+        _ => {}
+    }
+}
+
 /// A connection was made and served nobody: the next pick looks elsewhere, and the next dial waits.
 fn unserved(host: &Host) {
     host.pool().unserved();
@@ -296,17 +353,6 @@ fn answered(
     }
 }
 
-impl<B> Drop for BalanceFuture<B> {
-    /// A try that is dropped when its time is up says something of its connection; one that its caller gives up does not.
-    fn drop(&mut self) {
-        let Some((sent, limit, mark)) = self.sent else { return };
-        let permit = self.outcome.as_ref().and_then(Outcome::permit);
-        if let Some(permit) = permit.filter(|_| sent.elapsed() >= limit) {
-            permit.silent_since(mark);
-        }
-    }
-}
-
 fn plaintext_refused(set: &HostSet, host: &Host) -> Error {
     let text = format!(
         "cluster {:?} does not ask for mutual TLS with {}, and this channel was not built with dangerous().plaintext()",
@@ -314,6 +360,17 @@ fn plaintext_refused(set: &HostSet, host: &Host) -> Error {
         host.address()
     );
     Error::unavailable(ReasonKind::PlaintextRefused, text)
+}
+
+impl<B> Drop for BalanceFuture<B> {
+    /// A try that is dropped when its time is up says something of its connection; one that its caller gives up does not.
+    fn drop(&mut self) {
+        let Some(limited) = &self.limited else { return };
+        let permit = self.outcome.as_ref().and_then(Outcome::permit);
+        if let Some(permit) = permit.filter(|_| limited.sent.elapsed() >= limited.limit) {
+            permit.silent_since(limited.mark);
+        }
+    }
 }
 
 impl<B> std::fmt::Debug for BalanceFuture<B> {

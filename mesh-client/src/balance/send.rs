@@ -56,7 +56,7 @@ where
     let ends = matches!(&attempt.payload, Payload::Whole(bytes) if bytes.is_empty());
     let (response, mut stream) = match permit.open(head, ends) {
         Ok(opened) => opened,
-        Err(NotOpened::Gone(head)) => return Err(Unsent::Gone(Box::new(head.map(|()| attempt)))),
+        Err(NotOpened::Gone(head)) => return Err(Unsent::Gone(Box::new((*head).map(|()| attempt)))),
         Err(NotOpened::Refused(error)) => {
             return Err(Unsent::Failed(Error::at(Kind::NotProcessed(error.into()), peer)));
         }

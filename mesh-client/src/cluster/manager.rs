@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::handle::Parts;
 use super::{ClusterHandle, Selector, Target};
+use crate::alarm::Alarms;
 use crate::connect::{Connect, Means, Tcp};
 
 /// How long a cluster that no route names any more keeps its connections and budget: a weight that goes to 0 and back within
@@ -31,6 +32,7 @@ pub(crate) struct ClusterManager {
     snapshots: live::Reader<Snapshot>,
     identity: live::Reader<Standing>,
     parts: Parts,
+    alarms: Arc<Alarms>,
     link: WeakLink,
     state: Mutex<State>,
     task: Mutex<Option<([live::Subscription; 2], AbortHandle)>>,
@@ -98,6 +100,7 @@ impl ClusterManager {
                     wall_clock: Arc::clone(link.wall_clock()),
                 }),
             },
+            alarms: Alarms::start(),
             link: link.downgrade(),
             state: Mutex::default(),
             task: Mutex::default(),
@@ -122,6 +125,10 @@ impl ClusterManager {
 
     pub(crate) fn tally(&self) -> &Tally {
         &self.parts.tally
+    }
+
+    pub(crate) fn alarms(&self) -> &Arc<Alarms> {
+        &self.alarms
     }
 
     /// The selector cell of a target, filled from the newest snapshot. It is kept up to date while somebody holds it.

@@ -70,7 +70,10 @@ mod tests {
         socket.set_tcp_keepalive(&of(settings)).unwrap();
         assert!(socket.keepalive().unwrap());
         assert_eq!(
-            (socket.tcp_keepalive_retries().unwrap(), socket.tcp_keepalive_time().unwrap()),
+            (
+                socket.tcp_keepalive_retries().unwrap(),
+                socket.tcp_keepalive_time().unwrap()
+            ),
             (3, Duration::from_secs(77))
         );
         let settings = Connections {

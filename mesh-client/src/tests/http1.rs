@@ -368,7 +368,7 @@ where
     type Item = T;
 
     fn poll_next(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<T>> {
-        std::future::Future::poll(std::pin::Pin::new(&mut self.0), cx)
+        Future::poll(std::pin::Pin::new(&mut self.0), cx)
     }
 }
 

@@ -32,8 +32,11 @@ pub(super) struct Net {
     dials: Arc<AtomicUsize>,
     frozen: Arc<AtomicBool>,
     open: Arc<Mutex<HashMap<SocketAddr, usize>>>,
-    tasks: Arc<Mutex<Vec<(SocketAddr, tokio::task::JoinHandle<()>)>>>,
+    tasks: Arc<Mutex<Vec<Task>>>,
 }
+
+/// What serves a connection, and at which address.
+type Task = (SocketAddr, tokio::task::JoinHandle<()>);
 
 /// Counts an open connection, seen from the server, for as long as it is.
 struct Open {

@@ -83,7 +83,7 @@ pub(crate) struct Mark {
 /// Why a stream was not opened.
 pub(crate) enum NotOpened {
     /// The connection is gone or going; nothing was sent, and the head is handed back.
-    Gone(Request<()>),
+    Gone(Box<Request<()>>),
     /// The head cannot be sent.
     Refused(h2::Error),
 }
@@ -162,7 +162,7 @@ impl Permit {
             Poll::Ready(Err(_)) => {
                 // The next pick must not find it again.
                 connection.retire();
-                return Err(NotOpened::Gone(head));
+                return Err(NotOpened::Gone(Box::new(head)));
             }
         };
         let before = connection.opened.fetch_add(1, Ordering::Relaxed);

@@ -292,19 +292,21 @@ impl Pool {
 
     /// An answer came over a connection that was made: what failed before is over.
     pub(crate) fn served(&self) {
-        self.lock().failed = None;
+        let mut state = self.lock();
+        state.failed = None;
+        state.unserved = 0;
     }
 
     /// A connection ended before anything was answered on it. A peer that accepts connections and serves nobody must not be
-    /// dialled without a pause, so it counts as a dial that failed.
+    /// dialled without a pause, so from the second in a row on it counts as a dial that failed. The first may be a server's
+    /// ordinary end that came at that moment.
     pub(crate) fn unserved(&self) {
         let mut state = self.lock();
-        let pausing = state
-            .failed
-            .as_ref()
-            .is_some_and(|failed| Instant::now() < failed.until);
+        state.unserved = state.unserved.saturating_add(1);
+        let now = Instant::now();
+        let pausing = state.failed.as_ref().is_some_and(|failed| now < failed.until);
         // Of calls that met the same end one counts.
-        if !pausing {
+        if state.unserved > 1 && !pausing {
             self.note_failure(&mut state, &ConnectError::new(ConnectKind::Unserved));
         }
     }
