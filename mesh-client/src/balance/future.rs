@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
-use mesh_core::config::{Carrier, Reason, ReasonKind};
+use mesh_core::config::{Carrier, Credential, Reason, ReasonKind, TlsMode};
 use mesh_core::identity::Identity;
 use tokio::time::Instant;
 
@@ -145,10 +145,12 @@ where
             return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
         };
         // Asked of the host and of every call: endpoints of one cluster may differ (Istio auto-mTLS).
-        let secure = set.hosts[index].mutual_tls().is_some();
-        if !secure && !shared.plaintext_allowed {
-            return Err(plaintext_refused(&set, &set.hosts[index]));
-        }
+        let secure = match set.hosts[index].tls().map(|mode| &**mode) {
+            Some(TlsMode::Mutual(_)) => true,
+            None | Some(TlsMode::Plaintext) if shared.allowed.plaintext => false,
+            Some(TlsMode::Origination(outside)) if shared.allowed.outside(outside) => true,
+            _ => return Err(refused(&set, &set.hosts[index])),
+        };
         if !cluster.begin_call(set.cluster.max_requests) {
             set.counting.overflowed();
             return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
@@ -276,21 +278,28 @@ fn connect(
     let pool = Arc::clone(outcome.host().pool());
     let tls = outcome
         .host()
-        .mutual_tls()
+        .tls()
         .cloned()
-        .map(|tls| (tls, Arc::clone(outcome.cluster().tls_configs())));
+        .map(|mode| (mode, Arc::clone(outcome.cluster().tls_configs())));
     let settings = Arc::clone(&set.cluster.connections);
     let (timeout, peer) = (set.cluster.connect_timeout, outcome.peer());
     Box::pin(async move {
         let security = match tls {
             None => Security::Plaintext,
-            Some((tls, configs)) => {
-                let identity = own_identity(&manager, timeout).await.map_err(|reason| {
-                    let error = ConnectError::new(ConnectKind::NoIdentity(reason));
-                    manager.tally().count("connect_failed", error.as_str());
-                    Error::at(Kind::Connect(error), peer)
-                })?;
-                Security::Mutual { identity, tls, configs }
+            Some((mode, configs)) => {
+                let identity = match needs_identity(&mode) {
+                    false => None,
+                    true => Some(own_identity(&manager, timeout).await.map_err(|reason| {
+                        let error = ConnectError::new(ConnectKind::NoIdentity(reason));
+                        manager.tally().count("connect_failed", error.as_str());
+                        Error::at(Kind::Connect(error), peer)
+                    })?),
+                };
+                Security::Tls {
+                    mode,
+                    identity,
+                    configs,
+                }
             }
         };
         let plan = Plan {
@@ -353,13 +362,39 @@ fn answered(
     }
 }
 
-fn plaintext_refused(set: &HostSet, host: &Host) -> Error {
-    let text = format!(
-        "cluster {:?} does not ask for mutual TLS with {}, and this channel was not built with dangerous().plaintext()",
-        set.cluster.name,
-        host.address()
-    );
-    Error::unavailable(ReasonKind::PlaintextRefused, text)
+fn needs_identity(mode: &TlsMode) -> bool {
+    match mode {
+        TlsMode::Plaintext => false,
+        TlsMode::Mutual(_) => true,
+        TlsMode::Origination(outside) => outside.shown == Some(Credential::Workload),
+    }
+}
+
+/// Why a host is not called in the way that its cluster says.
+fn refused(set: &HostSet, host: &Host) -> Error {
+    let (cluster, address) = (&set.cluster.name, host.address());
+    match host.tls().map(|mode| &**mode) {
+        Some(TlsMode::Origination(outside)) if outside.unverified => {
+            let text = format!(
+                "cluster {cluster:?} does not ask who {address} is, and this channel was not built with dangerous().unverified()"
+            );
+            Error::unavailable(ReasonKind::OutsideRefused, text)
+        }
+        Some(TlsMode::Origination(_)) => {
+            let text = format!(
+                "cluster {cluster:?} is outside of the mesh, and this process is pinned to peers in it: {address} is called only \
+                 by a channel built with dangerous().outside()"
+            );
+            Error::unavailable(ReasonKind::OutsideRefused, text)
+        }
+        _ => {
+            let text = format!(
+                "cluster {cluster:?} does not ask for mutual TLS with {address}, and this channel was not built with \
+                 dangerous().plaintext()"
+            );
+            Error::unavailable(ReasonKind::PlaintextRefused, text)
+        }
+    }
 }
 
 impl<B> Drop for BalanceFuture<B> {

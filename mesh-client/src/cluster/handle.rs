@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesh_core::Entropy;
 use mesh_core::balance::Picker;
-use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, MutualTls, TlsMode};
-use mesh_core::identity::Pins;
+use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, TlsMode};
+use mesh_core::identity::{Credentials, Pins};
 use mesh_core::live;
 use mesh_core::report::{Loads, Tally};
 use mesh_core::retry::Budget;
@@ -25,6 +25,7 @@ pub(crate) struct Parts {
     pub(crate) wall_clock: Arc<dyn TimeProvider>,
     pub(crate) tally: Tally,
     pub(crate) pins: Pins,
+    pub(crate) credentials: Credentials,
     pub(crate) loads: Loads,
     pub(crate) means: Arc<Means>,
 }
@@ -49,7 +50,7 @@ pub(crate) struct HostSet {
     pub(crate) picker: Picker,
     pub(crate) counting: Counting,
     /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
-    modes: Vec<Arc<MutualTls>>,
+    modes: Vec<Arc<TlsMode>>,
 }
 
 impl ClusterHandle {
@@ -61,7 +62,11 @@ impl ClusterHandle {
             writer,
             in_flight: AtomicU32::new(0),
             budget: Budget::default(),
-            tls_configs: Arc::new(TlsConfigs::new(Arc::clone(&parts.wall_clock)).pinned(parts.pins.clone())),
+            tls_configs: Arc::new(
+                TlsConfigs::new(Arc::clone(&parts.wall_clock))
+                    .pinned(parts.pins.clone())
+                    .provided(parts.credentials.clone()),
+            ),
         }
     }
 
@@ -81,13 +86,7 @@ impl ClusterHandle {
 
     /// Takes no new call on connections that were agreed under an identity that holds no more.
     pub(crate) fn drain_secured(&self) {
-        for host in self
-            .hosts
-            .load_full()
-            .hosts
-            .iter()
-            .filter(|host| host.mutual_tls().is_some())
-        {
+        for host in self.hosts.load_full().hosts.iter().filter(|host| host.tls().is_some()) {
             host.pool().drain();
         }
     }
@@ -137,7 +136,7 @@ impl HostSet {
                 let tls = modes.of(cluster.tls_for(endpoint));
                 match known.get(&endpoint.address).copied() {
                     // Other security means other connections: what was agreed under the old rules is not carried over.
-                    Some(host) if same(host.mutual_tls(), tls.as_ref()) => {
+                    Some(host) if same(host.tls(), tls.as_ref()) => {
                         known.remove(&endpoint.address);
                         host.reweigh(endpoint.weight.0);
                         Arc::clone(host)
@@ -169,7 +168,7 @@ fn unwanted(mut left: HashMap<SocketAddr, &Arc<Host>>, cluster: &Cluster, modes:
         }
         let stays = left
             .get(&endpoint.address)
-            .is_some_and(|host| same(host.mutual_tls(), modes.of(cluster.tls_for(endpoint)).as_ref()));
+            .is_some_and(|host| same(host.tls(), modes.of(cluster.tls_for(endpoint)).as_ref()));
         if stays {
             left.remove(&endpoint.address);
         }
@@ -180,20 +179,20 @@ fn unwanted(mut left: HashMap<SocketAddr, &Arc<Host>>, cluster: &Cluster, modes:
 /// The TLS modes of a cluster, each value as one `Arc`: that of the hosts there are, where they are called with it already.
 struct Modes<'a> {
     /// By the place that `Cluster::tls_for` points to.
-    places: Vec<(&'a TlsMode, Option<Arc<MutualTls>>)>,
+    places: Vec<(&'a TlsMode, Option<Arc<TlsMode>>)>,
 }
 
 impl<'a> Modes<'a> {
-    fn new(cluster: &'a Cluster, old: &[Arc<MutualTls>]) -> Self {
+    fn new(cluster: &'a Cluster, old: &[Arc<TlsMode>]) -> Self {
         let mut distinct = old.to_vec();
         let all = std::iter::once(&cluster.tls).chain(cluster.tls_matches.iter().map(|one| &one.mode));
         let places = all.map(|mode| {
-            let TlsMode::Mutual(tls) = mode else {
+            if *mode == TlsMode::Plaintext {
                 return (mode, None);
-            };
-            let known = distinct.iter().find(|known| ***known == *tls).cloned();
+            }
+            let known = distinct.iter().find(|known| ***known == *mode).cloned();
             let tls = known.unwrap_or_else(|| {
-                let new = Arc::new(tls.clone());
+                let new = Arc::new(mode.clone());
                 distinct.push(Arc::clone(&new));
                 new
             });
@@ -204,7 +203,7 @@ impl<'a> Modes<'a> {
         }
     }
 
-    fn of(&self, mode: &TlsMode) -> Option<Arc<MutualTls>> {
+    fn of(&self, mode: &TlsMode) -> Option<Arc<TlsMode>> {
         let place = self.places.iter().find(|(place, _)| std::ptr::eq(*place, mode));
         place
             .expect("a cluster's endpoints are called with modes of the cluster")
@@ -212,8 +211,8 @@ impl<'a> Modes<'a> {
             .clone()
     }
 
-    fn used(self) -> Vec<Arc<MutualTls>> {
-        let mut used: Vec<Arc<MutualTls>> = Vec::new();
+    fn used(self) -> Vec<Arc<TlsMode>> {
+        let mut used: Vec<Arc<TlsMode>> = Vec::new();
         for tls in self.places.into_iter().filter_map(|(_, tls)| tls) {
             if !used.iter().any(|known| Arc::ptr_eq(known, &tls)) {
                 used.push(tls);
@@ -223,7 +222,7 @@ impl<'a> Modes<'a> {
     }
 }
 
-fn same(a: Option<&Arc<MutualTls>>, b: Option<&Arc<MutualTls>>) -> bool {
+fn same(a: Option<&Arc<TlsMode>>, b: Option<&Arc<TlsMode>>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),
         (None, None) => true,

@@ -92,6 +92,7 @@ impl ClusterManager {
                 wall_clock: Arc::clone(link.wall_clock()),
                 tally: link.tally().clone(),
                 pins: link.pins().clone(),
+                credentials: link.credentials().clone(),
                 loads: link.loads().clone(),
                 means: Arc::new(Means {
                     connector,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::config::{Carrier, Connections, MutualTls};
+use mesh_core::config::{Carrier, Connections, TlsMode};
 use mesh_core::identity::Identity;
 use rustls::pki_types::UnixTime;
 
@@ -18,9 +18,10 @@ use super::{ConnectError, ConnectKind, Io, TlsConfigs, tls};
 #[derive(Clone)]
 pub(crate) enum Security {
     Plaintext,
-    Mutual {
-        identity: Identity,
-        tls: Arc<MutualTls>,
+    Tls {
+        mode: Arc<TlsMode>,
+        /// The workload's, where the mode needs it.
+        identity: Option<Identity>,
         configs: Arc<TlsConfigs>,
     },
 }
@@ -56,8 +57,13 @@ pub(super) async fn dial(pool: &Arc<Pool>, plan: &Plan, epoch: u32) -> Result<Ma
         let io = Watched::new(io, reads.clone());
         match &plan.security {
             Security::Plaintext => begin(io, plan.carrier == Carrier::Http2, None, reads, pool, plan, epoch).await,
-            Security::Mutual { identity, tls, configs } => {
-                let secured = tls::handshake(io, address, identity, tls, configs, plan.carrier).await?;
+            Security::Tls {
+                mode,
+                identity,
+                configs,
+            } => {
+                let identity = identity.as_ref();
+                let secured = tls::handshake(io, address, mode, identity, configs, plan.carrier).await?;
                 begin(secured.io, secured.http2, secured.not_after, reads, pool, plan, epoch).await
             }
         }

@@ -10,6 +10,7 @@ use mesh_core::identity::tls::TlsError;
 use mesh_core::identity::verify::Refusal;
 
 use super::http1::Unanswered;
+use super::material::MaterialError;
 
 /// Why no connection could be made. Cheap to clone: all calls that waited for one attempt get the same.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(crate) enum ConnectKind {
     Tls(io::Error),
     PeerRefused(Refusal),
     Config(TlsError),
+    /// What a server outside of the mesh is judged by, or shown, is not to be had.
+    Material(MaterialError),
     Alpn,
     Http2(h2::Error),
     Http1(hyper::Error),
@@ -64,6 +67,7 @@ impl ConnectError {
             ConnectKind::Tls(_) => "tls",
             ConnectKind::PeerRefused(refusal) => refusal.as_str(),
             ConnectKind::Config(_) => "tls_config",
+            ConnectKind::Material(_) => "credentials",
             ConnectKind::Alpn => "alpn",
             ConnectKind::Http2(_) => "http2",
             ConnectKind::Http1(_) => "http1",
@@ -83,6 +87,7 @@ impl fmt::Display for ConnectError {
             ConnectKind::Tls(error) => write!(f, "TLS handshake: {error}"),
             ConnectKind::PeerRefused(refusal) => write!(f, "the peer's certificate was refused: {refusal}"),
             ConnectKind::Config(error) => write!(f, "TLS configuration: {error}"),
+            ConnectKind::Material(error) => write!(f, "TLS with a server outside of the mesh: {error}"),
             ConnectKind::Alpn => f.write_str("the peer did not agree to a protocol that was asked for (ALPN)"),
             ConnectKind::Http2(error) => write!(f, "HTTP/2 preface: {error}"),
             ConnectKind::Http1(error) => write!(f, "HTTP/1.1: {error}"),

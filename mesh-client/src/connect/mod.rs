@@ -9,6 +9,7 @@ mod dial;
 mod error;
 mod http1;
 mod http2;
+mod material;
 mod pool;
 mod tcp;
 mod terms;

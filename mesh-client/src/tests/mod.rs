@@ -9,5 +9,6 @@ mod http1;
 mod lifecycle;
 mod load;
 mod net;
+mod outside;
 mod retries;
 mod security;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Connections, DropOverload, Endpoint, LoadReporting, Metadata, StringMatch};
+use super::{Connections, DropOverload, Endpoint, LoadReporting, Metadata, StringMatch, TlsOrigination};
 
 /// The name of a cluster, opaque. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,6 +127,8 @@ pub enum TlsMode {
     Plaintext,
     /// Mutual TLS with the workload's SPIFFE identity.
     Mutual(MutualTls),
+    /// TLS with a server outside of the mesh.
+    Origination(Box<TlsOrigination>),
 }
 
 /// What is asked of the peer under mutual TLS.

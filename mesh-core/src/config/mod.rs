@@ -10,6 +10,7 @@ mod inbound;
 mod load;
 mod matcher;
 mod metadata;
+mod origination;
 mod policy;
 mod protocol;
 mod reason;
@@ -26,6 +27,7 @@ pub use inbound::{
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
+pub use origination::{Credential, NameKind, NameMatch, Roots, TlsOrigination};
 pub use policy::{Backoff, InvalidBackoff, RetryOn, RetryPolicy};
 pub use protocol::{Carrier, Connections, Http2Settings, KeepAlive, Protocol, TcpKeepAlive};
 pub use reason::{Reason, ReasonKind};

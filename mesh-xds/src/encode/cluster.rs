@@ -80,6 +80,7 @@ fn socket(mode: &TlsMode, dialect: Dialect) -> Option<TransportSocket> {
     match mode {
         TlsMode::Plaintext => None,
         TlsMode::Mutual(mutual) => Some(tls::upstream(mutual, dialect)),
+        TlsMode::Origination(outside) => Some(tls::outside(outside, dialect)),
     }
 }
 

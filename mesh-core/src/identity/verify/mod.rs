@@ -17,6 +17,7 @@
 pub(super) mod chain;
 mod leaf;
 mod refusal;
+mod web;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
@@ -28,6 +29,8 @@ use webpki::KeyUsage;
 pub use chain::{MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
 pub use leaf::Leaf;
 pub use refusal::Refusal;
+pub(super) use web::Unverified;
+pub use web::WebVerifier;
 
 use super::tls::{ClientAuth, provider};
 use super::{Pins, SpiffeId, TrustBundle};

@@ -94,8 +94,22 @@ fn tls_mode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<TlsMo
     }
     match &proto.transport_socket {
         None => Ok(TlsMode::Plaintext),
-        Some(socket) => tls::upstream(socket, context, notes).map_err(|fault| fault.within("transport_socket")),
+        Some(socket) => tls::upstream(socket, context, notes)
+            .map(|mode| named(mode, &proto.name))
+            .map_err(|fault| fault.within("transport_socket")),
     }
+}
+
+/// A server outside of the mesh whose name is not said is called by that of its service, which Istio's names of clusters end
+/// with: Istio has the proxy take it from each request (`auto_sni`), which is for the same service.
+fn named(mut mode: TlsMode, cluster: &str) -> TlsMode {
+    if let TlsMode::Origination(outside) = &mut mode
+        && outside.sni.is_none()
+        && let [_, _, _, host] = cluster.split('|').collect::<Vec<_>>()[..]
+    {
+        outside.sni = Some(host.into());
+    }
+    mode
 }
 
 /// Honoured in both profiles. grpc-go refuses them and C-core ignores them, which sends in the clear what was meant to be
@@ -113,7 +127,8 @@ fn tls_matches(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Ar
             // Envoy: a match without a socket is one in the clear.
             None => TlsMode::Plaintext,
             Some(socket) => {
-                tls::upstream(socket, context, notes).map_err(|fault| at(fault.within("transport_socket")))?
+                let mode = tls::upstream(socket, context, notes);
+                named(mode.map_err(|fault| at(fault.within("transport_socket")))?, &proto.name)
             }
         };
         matches.push(TlsMatch {

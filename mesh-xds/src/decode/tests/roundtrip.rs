@@ -1,13 +1,14 @@
 //! What is encoded is decoded to the same value.
 
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Connections, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, Http2Settings,
-    KeepAlive, LbPolicy, LoadReporting, Metadata, MutualTls, PathMatch, Pattern, Protocol, ReportedMetric, RetryOn,
-    RetryPolicy, Route, RouteMatch, RouteTree, Split, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch,
-    TlsMode, VirtualHost,
+    Backoff, Cluster, Connections, Credential, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health,
+    Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata, MutualTls, NameKind, NameMatch, PathMatch, Pattern,
+    Protocol, ReportedMetric, RetryOn, RetryPolicy, Roots, Route, RouteMatch, RouteTree, Split, StringMatch,
+    TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -121,7 +122,8 @@ fn clusters() -> impl Strategy<Value = Cluster> {
             sni,
         })
     });
-    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual].boxed();
+    let outside = outside().prop_map(|outside| TlsMode::Origination(Box::new(outside)));
+    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual, outside].boxed();
     let one = ("[a-z-]{0,9}", metadata(&[TRANSPORT_SOCKET_MATCH]), tls.clone());
     let one = one.prop_map(|(name, when, mode)| TlsMatch {
         name: name.into(),
@@ -162,6 +164,39 @@ fn clusters() -> impl Strategy<Value = Cluster> {
                 ..Cluster::new(name.as_str(), tls, Vec::new())
             },
         )
+}
+
+fn outside() -> impl Strategy<Value = TlsOrigination> {
+    let path = || "/[a-z/.]{1,9}".prop_map(|path| Path::new(&path).into());
+    let name = || "[a-z:/.-]{1,9}".prop_map(Box::from);
+    let roots = prop_oneof![
+        Just(Roots::System),
+        path().prop_map(Roots::File),
+        name().prop_map(Roots::Named)
+    ];
+    let shown = prop_oneof![
+        Just(None),
+        Just(Some(Credential::Workload)),
+        name().prop_map(|name| Some(Credential::Named(name))),
+        (path(), path()).prop_map(|(certificate, key)| Some(Credential::Files { certificate, key })),
+    ];
+    let kinds = prop::sample::select(vec![NameKind::Dns, NameKind::Uri, NameKind::Ip, NameKind::Email]);
+    let typed = prop::collection::vec((kinds, string_tests()), 0..3);
+    // There is one list of each sort on the wire, and the older is of any kind.
+    let untyped = prop::collection::vec((Just(NameKind::Any), string_tests()), 0..3);
+    let names = prop_oneof![typed, untyped].prop_map(|names| {
+        let names = names.into_iter().map(|(kind, test)| NameMatch { kind, test });
+        names.collect::<Box<[_]>>()
+    });
+    // Without a name, that of the cluster would stand in where it has the form for it.
+    let sni = "[a-z.]{1,9}".prop_map(|sni| Some(Box::from(sni)));
+    (roots, sni, names, shown, any::<bool>()).prop_map(|(roots, sni, names, shown, unverified)| TlsOrigination {
+        roots,
+        sni,
+        names,
+        shown,
+        unverified,
+    })
 }
 
 fn connections() -> impl Strategy<Value = Connections> {

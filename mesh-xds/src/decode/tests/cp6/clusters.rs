@@ -450,6 +450,117 @@ fn cp_6_protocols_of_clusters() {
     );
 }
 
+#[test]
+fn cp_6_servers_outside_of_the_mesh() {
+    use crate::proto::core::{DataSource, data_source::Specifier};
+    use crate::proto::tls::{SdsSecretConfig, SubjectAltNameMatcher, TlsCertificate};
+    fn secret(name: &str) -> SdsSecretConfig {
+        SdsSecretConfig {
+            name: name.into(),
+            sds_config: None,
+        }
+    }
+    fn file(name: &str) -> DataSource {
+        DataSource {
+            specifier: Some(Specifier::Filename(name.into())),
+            ..Default::default()
+        }
+    }
+    fn plain(proto: &mut Proto, change: impl FnOnce(&mut CertificateValidationContext)) {
+        common(proto, |common| match &mut common.validation_context_type {
+            Some(ValidationContextType::ValidationContext(plain)) => change(plain),
+            _ => panic!("the context is a plain one"),
+        });
+    }
+    let at = |rest: &str| under("transport_socket.typed_config.common_tls_context", rest);
+    let mut base = inline(DiscoveryType::Static, &["10.0.0.1"]);
+    let context_of = CommonTlsContext {
+        validation_context_type: Some(ValidationContextType::ValidationContext(CertificateValidationContext {
+            trusted_ca: Some(file("/roots.pem")),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    base.transport_socket = Some(core::TransportSocket {
+        name: "envoy.transport_sockets.tls".into(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack(
+            &UpstreamTlsContext {
+                common_tls_context: Some(context_of),
+                sni: "api.example.com".into(),
+                ..Default::default()
+            },
+        ))),
+    });
+    let mutators: [Mutator<Proto>; 9] = [
+        (at("tls_certificates[0]"), |p| {
+            common(p, |c| {
+                // A key from the control plane.
+                c.tls_certificates = vec![TlsCertificate {
+                    certificate_chain: Some(file("/chain.pem")),
+                    private_key: Some(DataSource {
+                        specifier: Some(Specifier::InlineString("secret".into())),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }];
+            })
+        }),
+        (at("tls_certificates[1]"), |p| {
+            common(p, |c| c.tls_certificates = vec![Default::default(), Default::default()])
+        }),
+        (at("tls_certificate_sds_secret_configs[0].name"), |p| {
+            common(p, |c| {
+                c.tls_certificate_sds_secret_configs = vec![secret("file-cert:/chain.pem")]
+            })
+        }),
+        (at("tls_certificate_sds_secret_configs[1]"), |p| {
+            common(p, |c| {
+                c.tls_certificate_sds_secret_configs = vec![secret("a"), secret("b")]
+            })
+        }),
+        (
+            at("validation_context.match_typed_subject_alt_names[0].san_type"),
+            |p| {
+                plain(p, |v| {
+                    v.match_typed_subject_alt_names = vec![SubjectAltNameMatcher::default()]
+                })
+            },
+        ),
+        (at("validation_context.match_typed_subject_alt_names[0].matcher"), |p| {
+            plain(p, |v| {
+                v.match_typed_subject_alt_names = vec![SubjectAltNameMatcher {
+                    san_type: 2,
+                    ..Default::default()
+                }]
+            })
+        }),
+        (at("validation_context.verify_certificate_hash"), |p| {
+            plain(p, |v| v.verify_certificate_hash = vec!["ab".into()])
+        }),
+        (at("custom_handshaker"), |p| {
+            common(p, |c| c.custom_handshaker = Some(Default::default()))
+        }),
+        (
+            at("combined_validation_context.default_validation_context.trusted_ca"),
+            |p| {
+                common(p, |c| {
+                    let combined = CombinedCertificateValidationContext {
+                        default_validation_context: Some(CertificateValidationContext {
+                            trusted_ca: Some(file("/roots.pem")),
+                            ..Default::default()
+                        }),
+                        validation_context_sds_secret_config: Some(secret("kubernetes://ca")),
+                        ..Default::default()
+                    };
+                    c.validation_context_type = Some(ValidationContextType::CombinedValidationContext(combined));
+                })
+            },
+        ),
+    ];
+    let small = inline(DiscoveryType::Static, &[]);
+    table::<ClusterSpec>(envoy(), &base, &small, &mutators);
+}
+
 /// What a cluster that says nothing is spoken to in, and what is said in fields of every age.
 #[test]
 #[allow(deprecated, reason = "the older fields say the same")]
