@@ -10,14 +10,14 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
-use mesh_core::config::{Carrier, Credential, Reason, ReasonKind, TlsMode};
+use mesh_core::config::{Carrier, Credential, Protocol, Reason, ReasonKind, TlsMode};
 use mesh_core::identity::Identity;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
-use crate::cluster::{ClusterManager, Host, HostSet, is_on_its_way};
+use crate::cluster::{ClusterHandle, ClusterManager, Host, HostSet, Wish, is_on_its_way};
 use crate::connect::{ConnectError, ConnectKind, Exchange, Http2Permit, Mark, Permit, Plan, Security, StreamError};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
@@ -56,8 +56,18 @@ struct Connecting<B> {
     repicked: u32,
 }
 
+/// A wait for the address of a name that no configuration knows.
+struct Resolving<B> {
+    host: Pin<Box<dyn Future<Output = Result<Arc<Host>, Error>> + Send>>,
+    request: Option<Request<Attempt<B>>>,
+    shared: Arc<Shared>,
+    secure: bool,
+    repicked: u32,
+}
+
 enum State<B> {
     Failed(Option<Error>),
+    Resolving(Box<Resolving<B>>),
     Connecting(Box<Connecting<B>>),
     Answering {
         response: ResponseFuture,
@@ -115,6 +125,13 @@ where
                     let result = result.map(|response| response.map(|answer| Frames::Http1(Box::new(answer))));
                     return Poll::Ready(answered(result, outcome, None));
                 }
+                State::Resolving(resolving) => {
+                    let host = ready!(resolving.host.as_mut().poll(cx))?;
+                    let request = resolving.request.take().expect("a try is sent once");
+                    let (shared, secure) = (Arc::clone(&resolving.shared), resolving.secure);
+                    let repicked = resolving.repicked;
+                    this.state = this.at_host(host, request, &shared, secure, repicked)?;
+                }
                 State::Connecting(connecting) => {
                     let permit = ready!(connecting.permit.as_mut().poll(cx));
                     let request = connecting.request.take().expect("a try is sent once");
@@ -137,6 +154,10 @@ where
         let attempt = request.body();
         let cluster = &attempt.call.cluster;
         let set = cluster.hosts().load();
+        if set.cluster.by_authority {
+            drop(set);
+            return self.start_anywhere(request, shared, repicked);
+        }
         let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
         let mut draw = shared.manager.entropy().draw();
         set.counting.admit(&set.cluster, &mut draw)?;
@@ -163,6 +184,68 @@ where
             Arc::clone(cluster),
             counted,
         ));
+        match outcome.host().pool().try_permit(carrier) {
+            Some(permit) => {
+                drop(set);
+                self.send(permit, request, shared, secure, repicked)
+            }
+            None => Ok(State::Connecting(Box::new(Connecting {
+                permit: connect(outcome, &set, carrier, shared),
+                request: Some(request),
+                shared: Arc::clone(shared),
+                secure,
+                repicked,
+            }))),
+        }
+    }
+
+    /// Goes where the request says: no configuration knows its destination, and one lets it pass (Istio `ALLOW_ANY`).
+    fn start_anywhere(
+        &mut self,
+        request: Request<Attempt<B>>,
+        shared: &Arc<Shared>,
+        repicked: u32,
+    ) -> Result<State<B>, Error> {
+        let Some(wish) = Wish::of(request.uri(), request.headers(), shared.authority.as_ref()) else {
+            return Err(Error::new(Kind::InvalidRequest("it says nowhere to go to")));
+        };
+        let allowed = match wish.tls() {
+            Some(TlsMode::Origination(outside)) => shared.allowed.outside(&outside),
+            _ => shared.allowed.plaintext,
+        };
+        if !allowed {
+            return Err(stays_in_the_mesh(&wish));
+        }
+        let (cluster, secure) = (Arc::clone(&request.body().call.cluster), wish.secure);
+        match cluster.anywhere().find(&wish, Instant::now()) {
+            Some(host) => self.at_host(host, request, shared, secure, repicked),
+            None => Ok(State::Resolving(Box::new(Resolving {
+                host: Box::pin(resolve(wish, cluster, Arc::clone(&shared.manager))),
+                request: Some(request),
+                shared: Arc::clone(shared),
+                secure,
+                repicked,
+            }))),
+        }
+    }
+
+    fn at_host(
+        &mut self,
+        host: Arc<Host>,
+        request: Request<Attempt<B>>,
+        shared: &Arc<Shared>,
+        secure: bool,
+        repicked: u32,
+    ) -> Result<State<B>, Error> {
+        let cluster = &request.body().call.cluster;
+        let set = cluster.hosts().load();
+        if !cluster.begin_call(set.cluster.max_requests) {
+            set.counting.overflowed();
+            return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
+        }
+        let outcome = self.outcome.insert(Outcome::begin(host, Arc::clone(cluster), None));
+        // A destination of which nothing is known is spoken to in the version of the request.
+        let carrier = Protocol::Request.carrier(request.version(), || is_grpc(request.headers()));
         match outcome.host().pool().try_permit(carrier) {
             Some(permit) => {
                 drop(set);
@@ -360,6 +443,34 @@ fn answered(
             Err(error)
         }
     }
+}
+
+/// Finds the host of a destination that no configuration knows, within the time that a connection to it may take.
+async fn resolve(wish: Wish, cluster: Arc<ClusterHandle>, manager: Arc<ClusterManager>) -> Result<Arc<Host>, Error> {
+    let timeout = cluster.hosts().load().cluster.connect_timeout;
+    let looking = manager.parts().means.connector.resolve(&wish.host, wish.port);
+    let failed = |kind| Error::new(Kind::Connect(ConnectError::new(kind)));
+    let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "it has no address");
+    let address = match tokio::time::timeout(timeout, looking).await {
+        Ok(Ok(addresses)) => addresses.first().copied().ok_or_else(none),
+        Ok(Err(error)) => Err(error),
+        Err(_elapsed) => return Err(failed(ConnectKind::Timeout(timeout))),
+    };
+    let address = address.map_err(|error| failed(ConnectKind::Resolve(wish.host.clone(), error)))?;
+    let host = cluster.anywhere().found(&wish, address, manager.parts());
+    host.ok_or_else(|| Error::new(Kind::Overflow("destinations outside of the mesh")))
+}
+
+fn stays_in_the_mesh(wish: &Wish) -> Error {
+    let Wish { host, port, secure } = wish;
+    let (kind, word) = match secure {
+        true => (ReasonKind::OutsideRefused, "outside"),
+        false => (ReasonKind::PlaintextRefused, "plaintext"),
+    };
+    let text = format!(
+        "no configuration knows {host}:{port}, and to leave the mesh for it the channel has to be built with dangerous().{word}()"
+    );
+    Error::unavailable(kind, text)
 }
 
 fn needs_identity(mode: &TlsMode) -> bool {

@@ -15,6 +15,7 @@ use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
 
 use super::Host;
+use super::anywhere::Anywhere;
 use super::counting::Counting;
 use crate::connect::{Means, TlsConfigs};
 
@@ -38,6 +39,7 @@ pub(crate) struct ClusterHandle {
     writer: live::Writer<HostSet>,
     in_flight: AtomicU32,
     budget: Budget,
+    anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
 }
 
@@ -62,6 +64,7 @@ impl ClusterHandle {
             writer,
             in_flight: AtomicU32::new(0),
             budget: Budget::default(),
+            anywhere: Anywhere::default(),
             tls_configs: Arc::new(
                 TlsConfigs::new(Arc::clone(&parts.wall_clock))
                     .pinned(parts.pins.clone())
@@ -101,6 +104,11 @@ impl ClusterHandle {
 
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// The destinations that its requests said, where it goes wherever they say.
+    pub(crate) fn anywhere(&self) -> &Anywhere {
+        &self.anywhere
     }
 
     pub(crate) fn tls_configs(&self) -> &Arc<TlsConfigs> {

@@ -124,6 +124,10 @@ impl ClusterManager {
         &self.parts.entropy
     }
 
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
     pub(crate) fn tally(&self) -> &Tally {
         &self.parts.tally
     }

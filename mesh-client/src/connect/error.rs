@@ -21,6 +21,8 @@ pub struct ConnectError {
 #[derive(Debug)]
 pub(crate) enum ConnectKind {
     Tcp(io::Error),
+    /// The name that a request gave does not resolve.
+    Resolve(Box<str>, io::Error),
     Tls(io::Error),
     PeerRefused(Refusal),
     Config(TlsError),
@@ -64,6 +66,7 @@ impl ConnectError {
     pub fn as_str(&self) -> &'static str {
         match &*self.kind {
             ConnectKind::Tcp(_) => "tcp",
+            ConnectKind::Resolve(..) => "resolve",
             ConnectKind::Tls(_) => "tls",
             ConnectKind::PeerRefused(refusal) => refusal.as_str(),
             ConnectKind::Config(_) => "tls_config",
@@ -84,6 +87,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.kind {
             ConnectKind::Tcp(error) => write!(f, "TCP connect: {error}"),
+            ConnectKind::Resolve(host, error) => write!(f, "resolving {host:?}: {error}"),
             ConnectKind::Tls(error) => write!(f, "TLS handshake: {error}"),
             ConnectKind::PeerRefused(refusal) => write!(f, "the peer's certificate was refused: {refusal}"),
             ConnectKind::Config(error) => write!(f, "TLS configuration: {error}"),

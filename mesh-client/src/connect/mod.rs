@@ -41,6 +41,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 /// What [`Connect::connect`] returns.
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 
+/// What [`Connect::resolve`] returns.
+pub type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
 /// Opens byte streams. The default is [`Tcp`]; a simulator, a proxy or a test brings its own.
 ///
 /// The future is dropped when the cluster's connect timeout runs out.
@@ -52,6 +55,13 @@ pub trait Connect: Send + Sync + 'static {
     /// open TCP connections may pass over: this one does unless it says otherwise.
     fn connect_with(&self, address: SocketAddr, _settings: &Connections) -> Connecting {
         self.connect(address)
+    }
+
+    /// The addresses of a name that no configuration knows, best first: by the system's resolver unless this says otherwise.
+    /// The names of clusters are resolved by whoever configures them.
+    fn resolve(&self, host: &str, port: u16) -> Resolving {
+        let host = host.to_owned();
+        Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect()) })
     }
 }
 

@@ -322,3 +322,91 @@ async fn a_server_without_alpn_is_spoken_to_as_https_was_before_it() {
     let (code, _) = super::net::grpc_status(call(&channel, super::net::grpc()).await.unwrap()).await;
     assert_eq!(code, "14");
 }
+
+/// Names and where they lead, over the servers of a [`Net`].
+struct Named {
+    net: Net,
+    names: Vec<(&'static str, u8)>,
+    lookups: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl crate::connect::Connect for Named {
+    fn connect(&self, address: std::net::SocketAddr) -> crate::connect::Connecting {
+        let net = self.net.clone();
+        Box::pin(async move { net.connect(address) })
+    }
+
+    fn resolve(&self, host: &str, _port: u16) -> crate::connect::Resolving {
+        self.lookups.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let found = self
+            .names
+            .iter()
+            .find(|(name, _)| *name == host)
+            .map(|(_, n)| address(*n));
+        Box::pin(async move { Ok(found.into_iter().collect()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_nobody_knows_is_called_where_configuration_and_code_allow_it() {
+    let (net, lookups) = (Net::default(), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    net.serve_raw(1, None, |mut io| async move {
+        let mut bytes = [0; 4096];
+        while let Ok(n) = io.read(&mut bytes).await {
+            if n == 0 {
+                return;
+            }
+            assert!(String::from_utf8_lossy(&bytes[..n]).contains("host: files.example\r\n"));
+            io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nany")
+                .await
+                .unwrap();
+        }
+    });
+    let (source, link) = Link::new(Parts::default());
+    let named = Named {
+        net: net.clone(),
+        names: vec![("files.example", 1)],
+        lookups: Arc::clone(&lookups),
+    };
+    crate::use_connector(&link, named).unwrap();
+    let cluster = Cluster {
+        by_authority: true,
+        ..Cluster::new("PassthroughCluster", TlsMode::Plaintext, Vec::new())
+    };
+    let snapshot = Snapshot::builder()
+        .route("t", Route::to(Split::all_to("PassthroughCluster")))
+        .cluster(cluster);
+    source.snapshots.publish(snapshot.build().unwrap());
+    let to = |uri: &'static str| http::Request::get(uri).body(Full::<Bytes>::default()).unwrap();
+    // Fail closed: the configuration's word alone sends nothing in the clear.
+    let strict: Plain = Channel::new(&link, "t");
+    let error = call(&strict, to("http://files.example/a")).await.unwrap_err();
+    assert_eq!(
+        (error.reason_kind(), net.dials()),
+        (Some(ReasonKind::PlaintextRefused), 0)
+    );
+    let lax = super::net::channel(&link);
+    for _ in 0..5 {
+        assert_eq!(
+            text(call(&lax, to("http://files.example/a")).await.unwrap()).await,
+            "any"
+        );
+    }
+    let count = || lookups.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((net.dials(), count()), (1, 1));
+    // The address is asked for again in its time, and one that did not change keeps its connections.
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    assert_eq!(
+        text(call(&lax, to("http://files.example/a")).await.unwrap()).await,
+        "any"
+    );
+    tokio::time::sleep(std::time::Duration::from_secs(31)).await;
+    assert_eq!(
+        text(call(&lax, to("http://files.example/a")).await.unwrap()).await,
+        "any"
+    );
+    assert_eq!((net.dials(), count()), (1, 2));
+    let error = call(&lax, to("http://nowhere.example/")).await.unwrap_err();
+    assert!(error.is_connect() && error.response_flag() == "UF", "{error}");
+    assert_eq!(word(&error), "resolve");
+}

@@ -57,6 +57,9 @@ pub struct Cluster {
     pub load_reporting: Option<LoadReporting>,
     /// The shares of its calls that are dropped before they are made, each drawn for in turn (Envoy `drop_overloads`).
     pub drops: Arc<[DropOverload]>,
+    /// Its calls go wherever each request says, by its authority and scheme (Envoy `ORIGINAL_DST`, Istio `PassthroughCluster`).
+    /// It has no endpoints then.
+    pub by_authority: bool,
     /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
     pub endpoints: Arc<[Endpoint]>,
 }
@@ -79,6 +82,7 @@ impl Cluster {
             max_requests: Self::DEFAULT_MAX_REQUESTS,
             load_reporting: None,
             drops: Arc::default(),
+            by_authority: false,
             endpoints: endpoints.into(),
         }
     }

@@ -16,6 +16,8 @@ use crate::proto::core::{RoutingPriority, TransportSocket};
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     let (lb_policy, lb_config) = match dialect {
+        // The only one that Envoy takes for such a cluster.
+        _ if cluster.by_authority => (LbEnum::ClusterProvided, None),
         Dialect::Mesh | Dialect::Envoy(_) => lb(cluster.lb),
         Dialect::Grpc => (LbEnum::RoundRobin, None),
     };
@@ -32,13 +34,18 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         threshold.max_pending_requests = uint(cluster.max_requests);
         threshold.max_retries = uint(cluster.max_requests);
     }
+    let kind = match cluster.by_authority {
+        true => DiscoveryType::OriginalDst,
+        false => DiscoveryType::Eds,
+    };
+    let eds = || EdsClusterConfig {
+        eds_config: ads(),
+        service_name: cluster.name.to_string(),
+    };
     Proto {
         name: cluster.name.to_string(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
-        eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: ads(),
-            service_name: cluster.name.to_string(),
-        }),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
+        eds_cluster_config: (!cluster.by_authority).then(eds),
         connect_timeout: Some(duration(cluster.connect_timeout)),
         lb_policy: lb_policy as i32,
         lb_config,

@@ -8,7 +8,7 @@ use super::common::{duration, from_this_stream};
 use super::{Context, Fault, Notes, Resource, metadata, tls};
 use crate::proto::cluster::{CircuitBreakers, Cluster as Proto};
 use crate::proto::core::RoutingPriority;
-use crate::resource::{ClusterSpec, ResourceKind};
+use crate::resource::{ClusterSpec, Discovery, ResourceKind};
 
 mod discovery;
 mod dns;
@@ -27,7 +27,9 @@ impl Resource for ClusterSpec {
     }
 
     fn decode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
+        let discovery = discovery::discovery(proto, context, notes)?;
         let cluster = Cluster {
+            by_authority: discovery == Discovery::OriginalDestination,
             lb: lb::policy(proto, notes)?,
             tls_matches: tls_matches(proto, context, notes)?,
             connect_timeout: match &proto.connect_timeout {
@@ -45,10 +47,7 @@ impl Resource for ClusterSpec {
             load_reporting: load_reporting(proto, notes)?,
             ..Cluster::new(proto.name.as_str(), tls_mode(proto, context, notes)?, Vec::new())
         };
-        Ok(Self {
-            cluster,
-            discovery: discovery::discovery(proto, context, notes)?,
-        })
+        Ok(Self { cluster, discovery })
     }
 }
 

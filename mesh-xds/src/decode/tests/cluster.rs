@@ -344,12 +344,6 @@ fn servers_outside_of_the_mesh_are_known_by_what_they_are_judged_by() {
             Roots::Named("kubernetes://web-cacert".into()),
             named("kubernetes://web"),
         ),
-        (
-            with_roots("file-root:system"),
-            shown("default"),
-            Roots::System,
-            Some(Credential::Workload),
-        ),
         (system(), vec![], Roots::System, None),
         // Nothing is said of whom to trust.
         (None, vec![], Roots::System, None),

@@ -88,7 +88,8 @@ fn roots(common: &CommonTlsContext, context: &Context, notes: &mut Notes) -> Res
         let roots = match secret.name.as_str() {
             // Who may name secrets at all, and that the mesh's own are good, is looked at where they are read.
             SDS_ROOTS => return Ok(None),
-            _ if !envoy => return Ok(None),
+            // Who shows the workload's identity speaks with the mesh, and that by no other roots.
+            _ if !envoy || !shows_another(common) => return Ok(None),
             name => match name.strip_prefix(SDS_ROOTS_FILE) {
                 Some(SYSTEM) => Roots::System,
                 Some(path) => Roots::File(Path::new(path).into()),
