@@ -259,6 +259,52 @@ async fn calls_side_by_side_each_have_a_connection() {
     assert_eq!(net.open(1), 0);
 }
 
+/// More calls than dials may run at once, and dials that take their time: nobody is forgotten.
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_dialled_in_turns_and_all_of_it_is_served() {
+    let net = Net::default();
+    let (release, released) = watch::channel(false);
+    net.serve_raw(1, None, move |mut io| {
+        let mut released = released.clone();
+        async move {
+            read_request(&mut io, &mut Vec::new()).await;
+            released.wait_for(|go| *go).await.unwrap();
+            io.write_all(OK.as_bytes()).await.unwrap();
+        }
+    });
+    let (source, link) = mesh_core::Link::new(mesh_core::link::Parts::default());
+    let at_once = Arc::new(AtomicUsize::new(0));
+    let (servers, most) = (net.clone(), Arc::new(AtomicUsize::new(0)));
+    let peak = Arc::clone(&most);
+    crate::use_connector(&link, move |to: std::net::SocketAddr| -> crate::connect::Connecting {
+        let (servers, at_once, most) = (servers.clone(), Arc::clone(&at_once), Arc::clone(&most));
+        Box::pin(async move {
+            most.fetch_max(at_once.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            at_once.fetch_sub(1, Ordering::Relaxed);
+            servers.connect(to)
+        })
+    })
+    .unwrap();
+    source
+        .snapshots
+        .publish(one_cluster(&[1], http1(Connections::default())));
+    let channel = channel(&link);
+    let calls: Vec<_> = (0..200)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move { text(call(&channel, get("/")).await.unwrap()).await })
+        })
+        .collect();
+    // 200 dials of 100 ms, 32 at once.
+    tokio::time::sleep(Duration::from_millis(750)).await;
+    assert_eq!((net.open(1), peak.load(Ordering::Relaxed)), (200, 32));
+    release.send(true).unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), "ok");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_ends_after_its_requests_and_with_its_endpoint() {
     let net = Net::default();

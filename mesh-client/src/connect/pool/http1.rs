@@ -29,14 +29,22 @@ const MAX_LOOKS: usize = 1024;
 /// Idle connections are looked through no more often.
 const MIN_SWEEP: Duration = Duration::from_millis(100);
 
+/// What those who wait are rung for. Two bells, or who has a dial of its own would take the ring that another needs.
+#[derive(Default)]
+struct Bells {
+    /// A connection came free.
+    idle: Notify,
+    /// One more may be made.
+    place: Notify,
+}
+
 #[derive(Default)]
 pub(super) struct Side {
     idle: Vec<Http1>,
     /// In use, idle or being made.
     live: u32,
     dialling: u32,
-    /// Rung when a connection comes free, or the place for one.
-    changed: Arc<Notify>,
+    bells: Arc<Bells>,
     sweeping: bool,
 }
 
@@ -47,14 +55,20 @@ impl Side {
             return Some(connection);
         }
         self.idle.push(connection);
-        self.changed.notify_one();
+        self.bells.idle.notify_one();
         None
     }
 
     /// Takes out what is idle, to be closed. Whoever waits looks again.
     pub(super) fn close(&mut self) -> Vec<Http1> {
-        self.changed.notify_waiters();
+        self.ring_all();
         std::mem::take(&mut self.idle)
+    }
+
+    /// Everybody looks again.
+    fn ring_all(&self) {
+        self.bells.idle.notify_waiters();
+        self.bells.place.notify_waiters();
     }
 }
 
@@ -85,7 +99,7 @@ impl Pool {
     pub(in super::super) fn lost_http1(&self) {
         if let Some(side) = &mut self.lock().http1 {
             side.live -= 1;
-            side.changed.notify_one();
+            side.bells.place.notify_one();
         }
     }
 
@@ -113,18 +127,22 @@ impl Pool {
 
     /// A connection for one call, waited for if need be.
     pub(super) async fn http1(self: &Arc<Self>, plan: &Plan) -> Result<Http1, Error> {
-        let (changed, _waiting) = {
+        let (bells, _waiting) = {
             let mut state = self.lock();
             self.may_wait(&state)?;
-            let changed = Arc::clone(&self.side(&mut state).changed);
-            (changed, self.waits(&mut state))
+            let bells = Arc::clone(&self.side(&mut state).bells);
+            (bells, self.waits(&mut state))
         };
         let served = async {
             let mut own = None;
             for _ in 0..MAX_LOOKS {
-                let mut free = std::pin::pin!(changed.notified());
+                let mut idle = std::pin::pin!(bells.idle.notified());
+                let mut place = std::pin::pin!(bells.place.notified());
                 // From here on no ring is missed.
-                free.as_mut().enable();
+                idle.as_mut().enable();
+                if own.is_none() {
+                    place.as_mut().enable();
+                }
                 if let Some(connection) = self.take_idle() {
                     return Ok(connection);
                 }
@@ -132,7 +150,10 @@ impl Pool {
                     own = self.dial_http1(plan)?;
                 }
                 let Some(dialled) = &mut own else {
-                    free.await;
+                    tokio::select! {
+                        () = idle => {}
+                        () = place => {}
+                    }
                     continue;
                 };
                 tokio::select! {
@@ -140,7 +161,7 @@ impl Pool {
                     made = dialled => return made
                         .unwrap_or_else(|_| Err(ConnectError::new(ConnectKind::Stopped)))
                         .map_err(|error| self.failure(error)),
-                    () = free => {}
+                    () = idle => {}
                 }
             }
             Err(self.overflow("HTTP/1.1 connections per endpoint"))
@@ -183,7 +204,7 @@ impl Pool {
             let mut state = self.lock();
             let side = self.side(&mut state);
             side.dialling -= 1;
-            side.changed.notify_one();
+            side.bells.place.notify_one();
             match result {
                 Ok(_) if state.retired || state.epoch != epoch => Err(ConnectError::new(ConnectKind::Retired)),
                 Ok(Made::Http1(connection)) => Ok(connection),
@@ -192,7 +213,7 @@ impl Pool {
                 Err(error) => {
                     self.note_failure(&mut state, &error);
                     // The others are told the same.
-                    self.side(&mut state).changed.notify_waiters();
+                    self.side(&mut state).ring_all();
                     Err(error)
                 }
             }
