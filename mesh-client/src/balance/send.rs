@@ -15,6 +15,9 @@ use crate::connect::{Exchange, Http1, Http2Permit, NotOpened, Outgoing};
 use crate::error::{Error, Kind};
 use crate::request::{Attempt, OnceBody, Payload};
 
+/// The most that `h2` takes at once: what a flow-control window can be (RFC 9113 6.9.1).
+const MAX_WHOLE: usize = (1 << 31) - 1;
+
 /// Where a request goes, as far as its head says so.
 pub(super) struct Destination<'a> {
     pub(super) peer: SocketAddr,
@@ -53,6 +56,9 @@ where
     drop_connection_headers(&mut parts.headers);
     parts.version = Version::HTTP_2;
     let head = Request::from_parts(parts, ());
+    if matches!(&attempt.payload, Payload::Whole(bytes) if bytes.len() > MAX_WHOLE) {
+        return Err(Unsent::Failed(invalid("its body is longer than 2 GiB in one piece")));
+    }
     let ends = matches!(&attempt.payload, Payload::Whole(bytes) if bytes.is_empty());
     let (response, mut stream) = match permit.open(head, ends) {
         Ok(opened) => opened,
@@ -64,9 +70,9 @@ where
     match attempt.payload {
         Payload::Whole(bytes) => {
             if !ends {
-                stream
-                    .send_data(bytes, true)
-                    .map_err(|error| Unsent::Failed(Error::broken(error, peer)))?;
+                // An error means that the stream is over already, such as by a GOAWAY that came this moment: the answer tells
+                // what of, and whether the peer looked at the request.
+                let _ = stream.send_data(bytes, true);
             }
             Ok(Sent { response, pump: None })
         }

@@ -137,7 +137,7 @@ impl TlsConfigs {
         // Nothing is agreed any more under an identity that was replaced, or by a file that was.
         cached.retain(|one| match (&one.made_of, &made_of) {
             (MadeOf::Identity(older), MadeOf::Identity(newest)) => older >= newest,
-            (MadeOf::Material(_), MadeOf::Material(_)) => one.made_of == made_of || one.mode != *mode,
+            (MadeOf::Material(_), MadeOf::Material(_)) => one.made_of == made_of || !is_judged_alike(&one.mode, mode),
             _ => true,
         });
         let newest = match cached.iter().position(|one| one.is(&made_of, mode, carrier)) {
@@ -160,7 +160,21 @@ impl TlsConfigs {
 
 impl Cached {
     fn is(&self, made_of: &MadeOf, mode: &Arc<TlsMode>, carrier: Carrier) -> bool {
-        self.carrier == carrier && self.made_of == *made_of && (Arc::ptr_eq(&self.mode, mode) || self.mode == *mode)
+        self.carrier == carrier
+            && self.made_of == *made_of
+            && (Arc::ptr_eq(&self.mode, mode) || is_judged_alike(&self.mode, mode))
+    }
+}
+
+/// Whether two modes make the same configuration: the name that is sent is no part of it.
+fn is_judged_alike(one: &TlsMode, other: &TlsMode) -> bool {
+    match (one, other) {
+        (TlsMode::Mutual(one), TlsMode::Mutual(other)) => one.expected == other.expected,
+        (TlsMode::Origination(one), TlsMode::Origination(other)) => {
+            (&one.roots, &one.names, &one.shown, one.unverified)
+                == (&other.roots, &other.names, &other.shown, other.unverified)
+        }
+        _ => false,
     }
 }
 
