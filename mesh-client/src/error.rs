@@ -14,7 +14,7 @@ use http::StatusCode;
 use mesh_core::config::{Reason, ReasonKind};
 use mesh_core::retry::TryEnd;
 
-use crate::connect::ConnectError;
+use crate::connect::{ConnectError, StreamError};
 use crate::flags::{ResponseFlags, RetriesEnd};
 
 /// A failed call. Cheap to clone.
@@ -42,9 +42,9 @@ pub(crate) enum Kind {
     /// No connection could be made.
     Connect(ConnectError),
     /// The peer provably did not process the request.
-    NotProcessed(h2::Error),
+    NotProcessed(StreamError),
     /// The stream or connection broke.
-    Reset(h2::Error),
+    Reset(StreamError),
     /// The call's time was up.
     Deadline(Duration),
     /// The call's time was up before it was begun.
@@ -89,13 +89,10 @@ impl Error {
         Self::new(Kind::Unavailable(Reason::new(kind, text)))
     }
 
-    /// Sorts an HTTP/2 error by whether the peer can have processed the request.
-    ///
-    /// Only two things prove that it did not: the peer's own REFUSED_STREAM, and a GOAWAY of the peer below the stream,
-    /// which `h2` reports to exactly those streams (RFC 9113 sections 6.8 and 8.7).
-    pub(crate) fn from_h2(error: h2::Error, peer: SocketAddr) -> Self {
-        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        if error.is_remote() && (refused || error.is_go_away()) {
+    /// Sorts an error of an exchange by whether the peer can have processed the request.
+    pub(crate) fn broken(error: impl Into<StreamError>, peer: SocketAddr) -> Self {
+        let error = error.into();
+        if error.is_unprocessed() {
             return Self::at(Kind::NotProcessed(error), peer);
         }
         Self::at(Kind::Reset(error), peer)
@@ -172,7 +169,7 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match &self.inner.kind {
             Kind::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-            Kind::Reset(error) if is_protocol_error(error) => StatusCode::BAD_GATEWAY,
+            Kind::Reset(error) if error.is_protocol_error() => StatusCode::BAD_GATEWAY,
             _ if self.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
             _ if self.is_no_route() => StatusCode::NOT_FOUND,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -240,8 +237,8 @@ impl Error {
                 _ => "UF",
             },
             Kind::Connect(_) => "UF",
-            Kind::Reset(error) if is_protocol_error(error) => "UPE",
-            Kind::Reset(error) if error.is_reset() && !error.is_remote() => "LR",
+            Kind::Reset(error) if error.is_protocol_error() => "UPE",
+            Kind::Reset(error) if error.is_local_reset() => "LR",
             Kind::Reset(error) | Kind::NotProcessed(error) if error.is_reset() => "UR",
             Kind::Reset(_) | Kind::NotProcessed(_) => "UC",
             Kind::Deadline(_) | Kind::Late(_) | Kind::PerTryTimeout(_) => "UT",
@@ -261,6 +258,11 @@ impl Error {
         }
     }
 
+    /// The endpoint was removed, or is called by other rules, before anything was sent.
+    pub(crate) fn is_retired(&self) -> bool {
+        matches!(&self.inner.kind, Kind::Connect(error) if error.is_retired())
+    }
+
     /// How the try ended; `None` when no try was made, and so none is worth repeating.
     pub(crate) fn try_end(&self) -> Option<TryEnd> {
         match &self.inner.kind {
@@ -278,11 +280,6 @@ impl Error {
             | Kind::InvalidRequest(_) => None,
         }
     }
-}
-
-/// Whether our own side found the peer to break the protocol.
-fn is_protocol_error(error: &h2::Error) -> bool {
-    error.is_library()
 }
 
 impl fmt::Display for Error {

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 
 /// A request's body with what was sent of it.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl<B> Replay<B> {
     /// was not sent yet.
     pub(crate) fn new(first: Vec<Frame<Bytes>>, body: B, limit: u64) -> Self {
         let (mut kept, mut bytes) = (Vec::with_capacity(first.len()), 0);
-        for (frame, size) in first.into_iter().filter_map(|frame| Kept::of(&frame)) {
+        for (frame, size) in first.iter().filter_map(Kept::of) {
             kept.push(frame);
             bytes += size;
         }
@@ -134,40 +134,60 @@ enum Source<B> {
     Lost,
 }
 
-impl<B> Reader<B>
+impl<B> Body for Reader<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    type Data = Bytes;
+    type Error = B::Error;
+
     /// The next frame; what is kept first. Pending for ever once another try reads.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let taken = match &mut self.source {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        let taken = match &mut this.source {
             Source::Own(body) => return Pin::new(body).poll_frame(cx),
             Source::Lost => return Poll::Pending,
             Source::Shared(replay) => {
                 let mut state = replay.lock();
-                if state.reader != self.number {
+                if state.reader != this.number {
                     None
-                } else if let Some(kept) = state.kept.get(self.at) {
-                    self.at += 1;
+                } else if let Some(kept) = state.kept.get(this.at) {
+                    this.at += 1;
                     return Poll::Ready(Some(Ok(kept.frame())));
                 } else if state.committed && state.over.is_none() {
                     state.kept = Vec::new();
                     state.body.take()
                 } else {
-                    return state.poll_frame(&mut self.at, cx);
+                    return state.poll_frame(&mut this.at, cx);
                 }
             }
         };
         match taken {
             Some(mut body) => {
                 let polled = Pin::new(&mut body).poll_frame(cx);
-                self.source = Source::Own(body);
+                this.source = Source::Own(body);
                 polled
             }
             None => {
-                self.source = Source::Lost;
+                this.source = Source::Lost;
                 Poll::Pending
             }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(body) => body.is_end_stream(),
+            Source::Shared(replay) => replay.lock().is_end_stream(self.at),
+            Source::Lost => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(body) => body.size_hint(),
+            Source::Shared(replay) => replay.lock().size_hint(self.at),
+            Source::Lost => SizeHint::new(),
         }
     }
 }
@@ -176,6 +196,29 @@ impl<B> State<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    fn is_end_stream(&self, at: usize) -> bool {
+        let ended = self.over == Some(Over::Ended) || self.body.as_ref().is_some_and(Body::is_end_stream);
+        at >= self.kept.len() && ended
+    }
+
+    fn size_hint(&self, at: usize) -> SizeHint {
+        let ahead = self.kept.iter().skip(at).map(|kept| match kept {
+            Kept::Data(data) => data.len() as u64,
+            Kept::Trailers(_) => 0,
+        });
+        let ahead: u64 = ahead.sum();
+        let rest = match self.over {
+            Some(_) => SizeHint::with_exact(0),
+            None => self.body.as_ref().map_or_else(SizeHint::new, Body::size_hint),
+        };
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(ahead)) {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        hint
+    }
+
     fn poll_frame(&mut self, at: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let Some(body) = self.body.as_mut().filter(|_| self.over.is_none()) else {
             return Poll::Ready(None);
@@ -228,7 +271,7 @@ mod tests {
     fn read(reader: &mut Reader<Frames>, most: usize) -> String {
         let mut text = String::new();
         for _ in 0..most {
-            match reader.poll_frame(&mut Context::from_waker(Waker::noop())) {
+            match Pin::new(&mut *reader).poll_frame(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Some(Ok(frame))) => text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap(),
                 Poll::Ready(_) => text += "!",
                 Poll::Pending => text += "?",

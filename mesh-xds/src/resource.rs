@@ -168,8 +168,8 @@ pub(crate) enum Discovery {
     /// They are those of these clusters, the first of which that can be called is (gRFC A37). Never empty; names may be
     /// there twice, or lead back here: whoever follows them keeps the first and ends at a depth.
     Aggregate(Vec<ClusterName>),
-    /// They are wherever the connection was going before it was caught, which only a proxy can know (Istio's
-    /// `PassthroughCluster`).
+    /// There are none: each request says where it goes (Istio's `PassthroughCluster`, where a proxy would take the address
+    /// that the connection was going to before it was caught).
     OriginalDestination,
 }
 

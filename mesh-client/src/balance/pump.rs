@@ -25,7 +25,7 @@ where
             biased;
             // The peer may end its interest while the caller has nothing to send.
             _ = poll_fn(|cx| stream.poll_reset(cx)) => return,
-            next = poll_fn(|cx| body.poll_frame(cx)) => next,
+            next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)) => next,
         };
         let sent = match next {
             Some(Ok(frame)) => send_frame(frame, &mut stream).await,

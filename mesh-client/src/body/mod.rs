@@ -18,6 +18,7 @@ use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::connect::{Http1Answer, StreamError};
 use crate::error::Error;
 
 pub(crate) use deadline::{Deadline, Idle};
@@ -41,10 +42,16 @@ pub struct ResponseBody {
 
 #[derive(Debug)]
 struct Live {
-    frames: RecvStream,
-    data_ended: bool,
+    frames: Frames,
     outcome: Outcome,
     pump: Option<Pump>,
+}
+
+/// Where frames come from.
+#[derive(Debug)]
+pub(crate) enum Frames {
+    Http2 { stream: RecvStream, data_ended: bool },
+    Http1(Box<Http1Answer>),
 }
 
 impl ResponseBody {
@@ -53,14 +60,9 @@ impl ResponseBody {
         Self::default()
     }
 
-    pub(crate) fn new(frames: RecvStream, outcome: Outcome, pump: Option<Pump>) -> Self {
+    pub(crate) fn new(frames: Frames, outcome: Outcome, pump: Option<Pump>) -> Self {
         Self {
-            stream: Some(Live {
-                frames,
-                data_ended: false,
-                outcome,
-                pump,
-            }),
+            stream: Some(Live { frames, outcome, pump }),
             deadline: None,
             grpc: false,
             owes_status: false,
@@ -106,10 +108,13 @@ impl ResponseBody {
 
     /// The answer came to its end. A gRPC call is over with it; the request of any other may go on (RFC 9113 8.1).
     fn end(&mut self) {
-        if let Some(pump) = self.stream.take().and_then(|live| live.pump)
-            && !self.grpc
-        {
-            pump.finish();
+        if let Some(Live { frames, pump, .. }) = self.stream.take() {
+            if let Some(pump) = pump
+                && !self.grpc
+            {
+                pump.finish();
+            }
+            frames.end();
         }
         self.deadline = None;
     }
@@ -129,29 +134,68 @@ impl ResponseBody {
 }
 
 impl Live {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if !self.data_ended {
-            match ready!(self.frames.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // What was handed on may be sent again by the peer. An error means that the stream is over: the next
-                    // poll tells it.
-                    let _ = self.frames.flow_control().release_capacity(data.len());
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let polled = match &mut self.frames {
+            Frames::Http2 { stream, data_ended } => {
+                ready!(poll_http2(stream, data_ended, cx)).map(|frame| frame.map_err(StreamError::from))
+            }
+            Frames::Http1(answer) => ready!(answer.poll_frame(cx)).map(|frame| frame.map_err(StreamError::from)),
+        };
+        match &polled {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.outcome.saw_trailers(trailers);
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.data_ended = true,
             }
+            None => self.outcome.ended(),
+            Some(Err(_)) => {}
         }
-        match ready!(self.frames.poll_trailers(cx)) {
-            Ok(Some(trailers)) => {
-                self.outcome.saw_trailers(&trailers);
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        Poll::Ready(polled)
+    }
+}
+
+fn poll_http2(
+    stream: &mut RecvStream,
+    data_ended: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    if !*data_ended {
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                // What was handed on may be sent again by the peer. An error means that the stream is over: the next poll
+                // tells it.
+                let _ = stream.flow_control().release_capacity(data.len());
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Ok(None) => {
-                self.outcome.ended();
-                Poll::Ready(None)
-            }
-            Err(error) => Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => *data_ended = true,
+        }
+    }
+    Poll::Ready(match ready!(stream.poll_trailers(cx)) {
+        Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+        Err(error) => Some(Err(error)),
+    })
+}
+
+impl Frames {
+    pub(crate) fn http2(stream: RecvStream) -> Self {
+        Self::Http2 {
+            stream,
+            data_ended: false,
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http2 { stream, .. } => stream.is_end_stream(),
+            Self::Http1(answer) => answer.is_end_stream(),
+        }
+    }
+
+    /// All of it was read.
+    fn end(self) {
+        if let Self::Http1(answer) = self {
+            answer.end();
         }
     }
 }
@@ -180,7 +224,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let error = Error::from_h2(error, live.outcome.peer());
+                let error = Error::broken(error, live.outcome.peer());
                 Poll::Ready(self.fail(error))
             }
             // A gRPC answer that just ends was cut off somewhere: its caller must not take the part for the whole.
@@ -208,10 +252,12 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.is_end_stream() {
-            SizeHint::with_exact(0)
-        } else {
-            SizeHint::default()
+        match &self.stream {
+            Some(live) if !live.frames.is_end_stream() => match &live.frames {
+                Frames::Http2 { .. } => SizeHint::default(),
+                Frames::Http1(answer) => answer.size_hint(),
+            },
+            _ => SizeHint::with_exact(0),
         }
     }
 }

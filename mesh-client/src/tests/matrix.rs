@@ -76,7 +76,7 @@ fn server(failure: &str, kind: &str) -> (Net, Arc<AtomicUsize>) {
             1,
             |_, mut respond| async move { respond.send_reset(Reason::REFUSED_STREAM) },
         ),
-        "GOAWAY below it" => net.serve_raw(1, goes_away),
+        "GOAWAY below it" => net.serve_raw(1, None, goes_away),
         "reset after it was read" => net.serve(1, move |request, mut respond| {
             count.fetch_add(1, Ordering::Relaxed);
             async move {

@@ -190,7 +190,7 @@ async fn ep_6_an_answer_that_breaks_off_is_an_error_and_is_not_tried_again() {
         let net = Net::default();
         let calls = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&calls);
-        net.serve_raw(1, move |io| {
+        net.serve_raw(1, None, move |io| {
             let counter = Arc::clone(&counter);
             async move {
                 let mut connection = h2::server::handshake(io).await.unwrap();

@@ -10,6 +10,8 @@ mod inbound;
 mod load;
 mod matcher;
 mod metadata;
+mod origination;
+mod protocol;
 mod reason;
 mod retry;
 mod route;
@@ -26,6 +28,8 @@ pub use inbound::{
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
+pub use origination::{Credential, NameKind, NameMatch, Roots, TlsOrigination};
+pub use protocol::{Carrier, Connections, Http2Settings, KeepAlive, Protocol, TcpKeepAlive};
 pub use reason::{Reason, ReasonKind};
 pub use retry::{
     Backoff, HostSelection, InvalidBackoff, RateLimitedBackoff, ResetFormat, ResetHeader, RetryBudget, RetryLimits,

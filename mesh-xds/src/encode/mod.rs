@@ -17,6 +17,7 @@ mod egress;
 mod endpoint;
 mod listener;
 mod matcher;
+mod protocol;
 mod retry;
 mod route;
 mod socket;

@@ -385,14 +385,19 @@ fn a_sidecars_configuration_leads_a_target_to_its_endpoints_each_with_its_own_tl
 }
 
 #[test]
-fn a_host_that_a_sidecars_mesh_does_not_know_is_told_why_it_cannot_be_called() {
-    for (allow_any, kind) in [(true, ReasonKind::NoCluster), (false, ReasonKind::NoRoute)] {
+fn a_host_that_a_sidecars_mesh_does_not_know_passes_where_it_may_and_is_told_why_not_otherwise() {
+    for (allow_any, kind) in [(true, None), (false, Some(ReasonKind::NoRoute))] {
         let target = "elsewhere.example:50051";
         let mesh = sidecar_mesh(target, allow_any);
         let snapshot = mesh.seen.snapshot.unwrap();
         let tree = snapshot.target(target).unwrap().as_ref().unwrap();
         let cluster = tree.clusters().next().unwrap();
-        assert_eq!(kind_of(snapshot.cluster(cluster).unwrap()), Some(kind), "{cluster}");
+        let cluster = snapshot.cluster(cluster).unwrap();
+        assert_eq!(kind_of(cluster), kind, "{cluster:?}");
+        let passes = cluster
+            .as_ref()
+            .is_ok_and(|cluster| cluster.by_authority && cluster.endpoints.is_empty());
+        assert_eq!(passes, allow_any);
     }
 }
 

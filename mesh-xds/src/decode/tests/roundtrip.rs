@@ -1,12 +1,15 @@
 //! What is encoded is decoded to the same value.
 
+use std::num::NonZeroU32;
+use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Domain, DropOverload, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, HostSelection,
-    LbPolicy, LoadReporting, Metadata, MutualTls, PathMatch, Pattern, RateLimitedBackoff, ReportedMetric, ResetFormat,
-    ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split, StringMatch,
-    TRANSPORT_SOCKET_MATCH, TimeLimits, TlsMatch, TlsMode, VirtualHost,
+    Backoff, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest,
+    Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata, MutualTls, NameKind, NameMatch,
+    PathMatch, Pattern, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader, RetryBudget,
+    RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteMatch, RouteTree, Split, StringMatch, TRANSPORT_SOCKET_MATCH,
+    TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -191,7 +194,8 @@ fn clusters() -> impl Strategy<Value = Cluster> {
             sni,
         })
     });
-    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual].boxed();
+    let outside = outside().prop_map(|outside| TlsMode::Origination(Box::new(outside)));
+    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual, outside].boxed();
     let one = ("[a-z-]{0,9}", metadata(&[TRANSPORT_SOCKET_MATCH]), tls.clone());
     let one = one.prop_map(|(name, when, mode)| TlsMatch {
         name: name.into(),
@@ -214,11 +218,12 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         matches,
         1u64..100_000,
         (any::<u32>(), retry_limits()),
-        metrics,
+        (metrics, connections()),
     )
         .prop_map(
-            |(name, lb, tls, matches, millis, (max_requests, retry_limits), metrics)| Cluster {
+            |(name, lb, tls, matches, millis, (max_requests, retry_limits), (metrics, connections))| Cluster {
                 lb,
+                connections: Arc::new(connections),
                 tls_matches: matches.into(),
                 connect_timeout: Duration::from_millis(millis),
                 max_requests,
@@ -231,6 +236,61 @@ fn clusters() -> impl Strategy<Value = Cluster> {
                 ..Cluster::new(name.as_str(), tls, Vec::new())
             },
         )
+}
+
+fn connections() -> impl Strategy<Value = Connections> {
+    let some = |most: u32| prop::option::of((1..most).prop_map(|value| NonZeroU32::new(value).unwrap()));
+    let window = || prop::option::of(Http2Settings::MIN_WINDOW..=Http2Settings::MAX_WINDOW);
+    let keep_alive = prop::option::of((1_000u64..90_000, 1u64..90_000)).prop_map(|times| {
+        times.map(|(interval, timeout)| KeepAlive {
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(timeout),
+        })
+    });
+    let http2 = (some(1 << 31), window(), window(), keep_alive);
+    let http2 = http2.prop_map(
+        |(max_streams, stream_window, connection_window, keep_alive)| Http2Settings {
+            max_streams,
+            stream_window,
+            connection_window,
+            keep_alive,
+        },
+    );
+    let tcp = prop::option::of((
+        prop::option::of(0u32..9),
+        prop::option::of(0u64..9_999),
+        prop::option::of(0u64..99),
+    ));
+    let tcp = tcp.prop_map(|tcp| {
+        tcp.map(|(probes, time, interval)| TcpKeepAlive {
+            probes,
+            time: time.map(Duration::from_secs),
+            interval: interval.map(Duration::from_secs),
+        })
+    });
+    let protocol = prop::sample::select(vec![
+        Protocol::Http2,
+        Protocol::Http1,
+        Protocol::Request,
+        Protocol::Negotiated,
+    ]);
+    let idle = prop::option::of(0u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
+    let age = prop::option::of(1u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
+    (protocol, http2, idle, age, some(u32::MAX), tcp).prop_map(
+        |(protocol, http2, idle_timeout, max_age, max_requests, tcp_keep_alive)| Connections {
+            protocol,
+            // Where HTTP/2 is not spoken to anybody but gRPC there is no place to say more of it.
+            http2: if protocol == Protocol::Http1 {
+                Http2Settings::default()
+            } else {
+                http2
+            },
+            idle_timeout,
+            max_age,
+            max_requests,
+            tcp_keep_alive,
+        },
+    )
 }
 
 fn retry_limits() -> impl Strategy<Value = RetryLimits> {
