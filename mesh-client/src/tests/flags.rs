@@ -54,7 +54,7 @@ fn cases() -> Vec<Case> {
     };
     let reset = |why: &str| format!("{BEFORE}{why}");
     let closes: fn(&Net) = |net| {
-        net.serve_raw(1, |io| async move {
+        net.serve_raw(1, None, |io| async move {
             let mut connection = h2::server::handshake(io).await.unwrap();
             // It is read, and then there is nobody.
             let _: Option<Result<(_, h2::server::SendResponse<Bytes>), _>> = connection.accept().await;

@@ -20,6 +20,7 @@ use tower::Service as _;
 
 use super::net::{Net, one_cluster, say_grpc, say_status, silent};
 use super::storms;
+use crate::connect::Io;
 use crate::{Attempt, Channel};
 
 type Boxed = UnsyncBoxBody<Bytes, &'static str>;
@@ -110,7 +111,7 @@ async fn read(mut body: h2::RecvStream) {
 }
 
 /// Speaks HTTP/2 just as far as a GOAWAY that leaves every stream out.
-async fn goes_away(mut io: tokio::io::DuplexStream) {
+async fn goes_away(mut io: Box<dyn Io>) {
     const PREFACE: usize = 24;
     const HEADERS: u8 = 1;
     // An empty SETTINGS, and GOAWAY with last stream 0 and NO_ERROR (RFC 9113 6.5 and 6.8).
