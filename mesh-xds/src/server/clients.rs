@@ -49,7 +49,7 @@ pub struct SubscriptionReport {
 /// What a client said to what it was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Acknowledged {
-    /// Nothing yet.
+    /// Nothing yet, or nothing certain: its refusal was cut before it had named everything.
     #[default]
     Waiting,
     /// It uses it.

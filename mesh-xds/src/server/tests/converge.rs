@@ -120,7 +120,10 @@ where
     }
 
     fn respond(&mut self) {
-        if let Some(response) = self.server.next_response(&self.published.view(Dialect::Mesh)) {
+        if let Some(response) = self
+            .server
+            .next_response(&self.published.view(Dialect::Mesh), self.now.into())
+        {
             let kind = V::kind(&response).expect("only what was asked for is sent");
             self.down[kind.index()].push_back(response);
         }
@@ -162,7 +165,9 @@ where
     fn is_at_rest(&mut self, seed: u64) {
         self.client_speaks();
         assert!(
-            self.server.next_response(&self.published.view(Dialect::Mesh)).is_none(),
+            self.server
+                .next_response(&self.published.view(Dialect::Mesh), self.now.into())
+                .is_none(),
             "seed {seed}: not at rest"
         );
     }
