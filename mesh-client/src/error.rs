@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::outlier::Observation;
 use mesh_core::retry::TryEnd;
 
 use crate::connect::ConnectError;
@@ -107,6 +108,15 @@ impl Error {
         matches!(self.inner.kind, Kind::Overflow(_))
     }
 
+    /// Which limit refused the call, by Envoy's name where it has one: `max_requests`, `max_pending_requests`,
+    /// `max_connections`, ...
+    pub fn limit(&self) -> Option<&'static str> {
+        match self.inner.kind {
+            Kind::Overflow(limit) => Some(limit),
+            _ => None,
+        }
+    }
+
     /// The control plane wants a share of the cluster's calls dropped, and this was one; nothing was sent.
     pub fn is_dropped(&self) -> bool {
         matches!(self.inner.kind, Kind::Dropped(_))
@@ -184,6 +194,20 @@ impl Error {
             Kind::Dropped(_) => "DO",
             Kind::InvalidRequest(_) => "-",
         }
+    }
+
+    /// What it tells of the host that the try went to, if anything; see [`mesh_core::outlier`].
+    pub(crate) fn observation(&self) -> Option<Observation> {
+        let is_the_hosts = match &self.inner.kind {
+            Kind::Connect(error) => error.is_the_peers(),
+            // A GOAWAY is how a host drains.
+            Kind::NotProcessed(error) => error.is_reset(),
+            Kind::Reset(_) | Kind::PerTryTimeout(_) => true,
+            // Before an answer it is told by whoever is dropped for it; after that it may be a long answer's end.
+            Kind::Deadline(_) => false,
+            Kind::Unavailable(_) | Kind::Overflow(_) | Kind::Dropped(_) | Kind::InvalidRequest(_) => false,
+        };
+        is_the_hosts.then_some(Observation::LocalOriginFailure)
     }
 
     /// How the try ended; `None` when no try was made, and so none is worth repeating.

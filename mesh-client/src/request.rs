@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use mesh_core::config::{ClusterName, Route};
+use tokio::time::Instant;
 
 use crate::cluster::ClusterHandle;
 
@@ -33,19 +34,29 @@ pin_project_lite::pin_project! {
 pub(crate) struct Call {
     pub(crate) route: Arc<Route>,
     pub(crate) cluster: Arc<ClusterHandle>,
+    /// When its time is up, if it is limited.
+    pub(crate) expires: Option<Instant>,
 }
 
 impl<B> Routed<B> {
     pub(crate) fn new(body: B, route: Arc<Route>, cluster: Arc<ClusterHandle>, waited: Duration) -> Self {
         Self {
             body,
-            call: Call { route, cluster },
+            call: Call {
+                route,
+                cluster,
+                expires: None,
+            },
             waited,
         }
     }
 
     pub(crate) fn into_parts(self) -> (B, Call) {
         (self.body, self.call)
+    }
+
+    pub(crate) fn expires_at(&mut self, at: Option<Instant>) {
+        self.call.expires = at;
     }
 
     /// How long the call waited for its target's first configuration. It counts against the call's time.
@@ -91,6 +102,8 @@ pub struct Attempt<B> {
     pub(crate) call: Call,
     pub(crate) number: u32,
     pub(crate) tried: Tried,
+    /// When the try's time is up, or the call's: what is dropped then was too slow, and not given up by the caller.
+    pub(crate) expires: Option<Instant>,
 }
 
 #[derive(Debug)]

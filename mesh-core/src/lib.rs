@@ -14,6 +14,8 @@
 //! | [`route`] | which cluster |
 //! | [`balance`] | which endpoint |
 //! | [`retry`] | again or not |
+//! | [`outlier`] | which endpoint is taken out, and when it returns |
+//! | [`breaker`] | whether there is room for one more |
 //! | [`SharedMap`] | what changed between two snapshots |
 //! | [`live`] | how a value is swapped under its readers |
 //! | [`link`] | where the data plane meets the source of its configuration |
@@ -21,11 +23,13 @@
 //! | [`report`] | what is counted |
 
 pub mod balance;
+pub mod breaker;
 pub mod config;
 pub mod entropy;
 pub mod identity;
 pub mod link;
 pub mod live;
+pub mod outlier;
 pub mod report;
 pub mod retry;
 pub mod route;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Response;
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::body::ResponseBody;
 use crate::error::{Error, Kind};
@@ -21,17 +21,34 @@ pin_project! {
     pub struct AttemptFuture<F> {
         #[pin]
         inner: F,
-        // Boxed, since most policies have no limit per try and a timer is large.
-        limit: Option<(Duration, Pin<Box<Sleep>>)>,
+        limit: Option<Limit>,
+    }
+}
+
+/// A try's own time, which runs.
+#[derive(Debug)]
+pub(super) struct Limit {
+    whole: Duration,
+    // Boxed, since most policies have no limit per try and a timer is large.
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Limit {
+    pub(super) fn new(whole: Duration) -> Self {
+        Self {
+            whole,
+            sleep: Box::pin(tokio::time::sleep(whole)),
+        }
+    }
+
+    pub(super) fn at(&self) -> Instant {
+        self.sleep.deadline()
     }
 }
 
 impl<F> AttemptFuture<F> {
-    pub(super) fn new(inner: F, limit: Option<Duration>) -> Self {
-        Self {
-            inner,
-            limit: limit.map(|limit| (limit, Box::pin(tokio::time::sleep(limit)))),
-        }
+    pub(super) fn new(inner: F, limit: Option<Limit>) -> Self {
+        Self { inner, limit }
     }
 }
 
@@ -47,10 +64,10 @@ where
             return Poll::Ready(result);
         }
         match this.limit {
-            Some((limit, sleep)) => sleep
+            Some(Limit { whole, sleep }) => sleep
                 .as_mut()
                 .poll(cx)
-                .map(|()| Err(Error::new(Kind::PerTryTimeout(*limit)))),
+                .map(|()| Err(Error::new(Kind::PerTryTimeout(*whole)))),
             None => Poll::Pending,
         }
     }

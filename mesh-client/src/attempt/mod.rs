@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::request::Attempt;
 
 pub use future::AttemptFuture;
+use future::Limit;
 
 /// Makes [`AttemptService`]s.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,8 +44,13 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Attempt<B>>) -> Self::Future {
-        let limit = request.body().route().retry.per_try_timeout;
+    fn call(&mut self, mut request: Request<Attempt<B>>) -> Self::Future {
+        let attempt = request.body_mut();
+        let limit = attempt.route().retry.per_try_timeout.map(Limit::new);
+        if let Some(limit) = &limit {
+            let at = limit.at();
+            attempt.expires = Some(attempt.expires.map_or(at, |call| call.min(at)));
+        }
         AttemptFuture::new(self.inner.call(request), limit)
     }
 }

@@ -12,11 +12,12 @@ use http::{Request, Response};
 use http_body::Body;
 use mesh_core::config::{Reason, ReasonKind};
 use mesh_core::identity::Identity;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::send::{Destination, Sent, send};
 use crate::body::{Outcome, Pump, ResponseBody};
-use crate::cluster::{ClusterManager, Host, HostSet, is_on_its_way};
+use crate::cluster::{ClusterManager, Host, HostSet, Open, PendingPlace, Room, is_on_its_way};
 use crate::connect::{ConnectError, ConnectKind, Permit, Security};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
@@ -31,6 +32,8 @@ pub struct BalanceFuture<B> {
     outcome: Option<Outcome>,
     /// Whether the chosen host is called over TLS.
     secure: bool,
+    /// When the try's time is up, if it is limited.
+    expires: Option<Instant>,
     state: State,
 }
 
@@ -53,6 +56,7 @@ impl<B> BalanceFuture<B> {
             request: Some(request),
             outcome: None,
             secure: false,
+            expires: None,
             state: State::Start,
         }
     }
@@ -107,12 +111,14 @@ where
         if !self.secure && !self.shared.plaintext_allowed {
             return Err(plaintext_refused(&set, &set.hosts[index]));
         }
-        if !cluster.begin_call(set.cluster.max_requests) {
+        let priority = attempt.call.route.priority;
+        if !cluster.begin_call(&set.cluster, priority) {
             set.counting.overflowed();
-            return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
+            return Err(Error::new(Kind::Overflow("max_requests")));
         }
         let counted = set.counting.begin(index, request.headers());
-        let outcome = Outcome::begin(Arc::clone(&set.hosts[index]), Arc::clone(cluster), counted);
+        let outcome = Outcome::begin(Arc::clone(&set.hosts[index]), Arc::clone(cluster), priority, counted);
+        self.expires = attempt.expires;
         let permit = outcome.host().pool().try_permit();
         let outcome = self.outcome.insert(outcome);
         match permit {
@@ -121,7 +127,17 @@ where
                 drop(set);
                 self.send()
             }
-            None => Ok(State::Connecting(connect(outcome, &set, &self.shared))),
+            None => {
+                let room = outcome.cluster().room(&set.cluster, priority);
+                match room.pending() {
+                    Ok(pending) => Ok(State::Connecting(connect(outcome, &set, (room, pending), &self.shared))),
+                    Err(Open(limit)) => {
+                        set.counting.overflowed();
+                        let error = Error::at(Kind::Overflow(limit), outcome.peer());
+                        Err(self.failed(error))
+                    }
+                }
+            }
         }
     }
 
@@ -135,10 +151,17 @@ where
             }
             Err(error) => {
                 outcome.host().mark_failing(true);
-                outcome.failed_with(&error);
-                Err(error)
+                Err(self.failed(error))
             }
         }
+    }
+
+    /// The try is over, and its places are given back.
+    fn failed(&mut self, error: Error) -> Error {
+        if let Some(mut outcome) = self.outcome.take() {
+            outcome.failed_with(&error);
+        }
+        error
     }
 
     fn send(&mut self) -> Result<State, Error> {
@@ -153,16 +176,13 @@ where
         };
         match send(request, permit, &to) {
             Ok(Sent { response, pump }) => Ok(State::Answering { response, pump }),
-            Err(error) => {
-                outcome.failed_with(&error);
-                Err(error)
-            }
+            Err(error) => Err(self.failed(error)),
         }
     }
 }
 
 /// Begins to wait for a connection: for the workload's identity too, if it is still being given one.
-fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Connecting {
+fn connect(outcome: &Outcome, set: &HostSet, (room, pending): (Room, PendingPlace), shared: &Shared) -> Connecting {
     let manager = Arc::clone(&shared.manager);
     let pool = Arc::clone(outcome.host().pool());
     let tls = outcome
@@ -183,7 +203,9 @@ fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Connecting {
                 Security::Mutual { identity, tls, configs }
             }
         };
-        pool.permit(manager.connector(), security, timeout).await
+        let permit = pool.permit(manager.connector(), security, timeout, &room).await;
+        drop(pending);
+        permit
     })
 }
 
@@ -214,6 +236,17 @@ fn answered(
             let error = Error::from_h2(error, outcome.peer());
             outcome.failed_with(&error);
             Err(error)
+        }
+    }
+}
+
+impl<B> Drop for BalanceFuture<B> {
+    /// A try that is dropped when its time is up says something of its host; one that its caller gives up does not.
+    fn drop(&mut self) {
+        if let (Some(outcome), Some(at)) = (&mut self.outcome, self.expires)
+            && Instant::now() >= at
+        {
+            outcome.timed_out();
         }
     }
 }

@@ -31,6 +31,11 @@ impl Deadline {
         }
     }
 
+    /// When time is up.
+    pub(crate) fn at(&self) -> Instant {
+        self.sleep.deadline()
+    }
+
     /// The error to report, if the timer has gone off. Cheap: for who has more to hand out and must not go on for ever.
     pub(crate) fn expired(&self) -> Option<Error> {
         self.sleep.is_elapsed().then(|| Error::new(Kind::Deadline(self.limit)))

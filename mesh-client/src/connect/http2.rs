@@ -10,7 +10,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use http::Request;
 use tokio::task::AbortHandle;
 
 use super::{ConnectError, ConnectKind, Io};
+use crate::cluster::ConnectionPlace;
 
 /// Streams a peer is assumed to allow until its SETTINGS say otherwise (RFC 9113 6.5.2 recommends no less than 100).
 const FIRST_MAX_STREAMS: u32 = 100;
@@ -46,6 +47,8 @@ pub(crate) struct Connection {
     opened: AtomicU32,
     max_streams: AtomicU32,
     closed: AtomicBool,
+    /// Its place among the cluster's connections.
+    place: OnceLock<ConnectionPlace>,
 }
 
 /// A counted place for one stream on a connection.
@@ -67,6 +70,12 @@ impl Connection {
         Some(Permit {
             connection: Arc::clone(self),
         })
+    }
+
+    /// It counts among its cluster's connections until it is gone.
+    pub(super) fn counts(&self, place: ConnectionPlace) {
+        // It has none yet: it was made a moment ago.
+        let _ = self.place.set(place);
     }
 
     /// Whether it takes no new stream.
@@ -125,6 +134,7 @@ pub(super) async fn handshake<T: Io>(io: T) -> Result<Arc<Connection>, ConnectEr
         opened: AtomicU32::new(0),
         max_streams: AtomicU32::new(FIRST_MAX_STREAMS),
         closed: AtomicBool::new(false),
+        place: OnceLock::new(),
     });
     let pings = driver.ping_pong();
     // Neither task keeps the connection alive: when its last user is gone, h2 ends it.

@@ -122,6 +122,11 @@ impl ConnectError {
         }
     }
 
+    /// Whether it says something of the peer. What is lacking on this side says nothing.
+    pub(crate) fn is_the_peers(&self) -> bool {
+        !matches!(&*self.kind, ConnectKind::Config(_) | ConnectKind::NoIdentity(_))
+    }
+
     /// A stable word for the kind of failure, fit for a metric label.
     pub fn as_str(&self) -> &'static str {
         match &*self.kind {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Connect, ConnectError, Connection, Permit, Security, dial};
+use crate::cluster::{ConnectionPlace, Open, Room};
 use crate::error::{Error, Kind};
 
 /// Connections to one endpoint when the peer's stream limit is reached (gRFC A105 caps at the same).
@@ -86,12 +87,13 @@ impl Pool {
         connector: &Arc<dyn Connect>,
         security: Security,
         timeout: Duration,
+        room: &Room,
     ) -> Result<Permit, Error> {
         for _ in 0..MAX_ROUNDS {
             if let Some(permit) = self.try_permit() {
                 return Ok(permit);
             }
-            let (mut dialled, _waiting) = self.join_dial(connector, security.clone(), timeout)?;
+            let (mut dialled, _waiting) = self.join_dial(connector, security.clone(), timeout, room)?;
             let outcome = match dialled.wait_for(Option::is_some).await {
                 Ok(value) => (*value).clone(),
                 // The dial's task ended without a word: the runtime is shutting down.
@@ -110,6 +112,7 @@ impl Pool {
         connector: &Arc<dyn Connect>,
         security: Security,
         timeout: Duration,
+        room: &Room,
     ) -> Result<(watch::Receiver<Dialled>, Waiting), Error> {
         let mut state = self.lock();
         if state.waiting >= MAX_WAITING {
@@ -129,9 +132,12 @@ impl Pool {
                 if state.ready.len() >= MAX_CONNECTIONS {
                     return Err(Error::at(Kind::Overflow("connections per endpoint"), self.address));
                 }
+                let place = room
+                    .connection(state.ready.len())
+                    .map_err(|Open(limit)| Error::at(Kind::Overflow(limit), self.address))?;
                 let (done, dialled) = watch::channel(None);
                 state.dialling = Some(dialled.clone());
-                tokio::spawn(Arc::clone(self).run_dial(Arc::clone(connector), security, timeout, done));
+                tokio::spawn(Arc::clone(self).run_dial(Arc::clone(connector), security, timeout, place, done));
                 dialled
             }
         };
@@ -144,6 +150,7 @@ impl Pool {
         connector: Arc<dyn Connect>,
         security: Security,
         timeout: Duration,
+        place: ConnectionPlace,
         done: watch::Sender<Dialled>,
     ) {
         let result = dial(&*connector, self.address, security, timeout).await;
@@ -153,6 +160,7 @@ impl Pool {
             match result {
                 Ok(connection) => {
                     state.failed = None;
+                    connection.counts(place);
                     state.ready.push(connection);
                     Ok(())
                 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
-use crate::body::ResponseBody;
+use crate::body::{Deadline, ResponseBody};
 use crate::error::Error;
 use crate::request::Routed;
 
@@ -47,13 +47,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Routed<B>>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Routed<B>>) -> Self::Future {
         let limit = match (request.body().route().timeout, of_caller(request.headers())) {
             (Some(route), Some(caller)) => Some(route.min(caller)),
             (route, caller) => route.or(caller),
         };
         let waited = request.body().waited();
-        DeadlineFuture::new(self.inner.call(request), limit, waited)
+        let deadline = limit.map(|limit| Deadline::after(limit, waited));
+        request.body_mut().expires_at(deadline.as_ref().map(Deadline::at));
+        DeadlineFuture::new(self.inner.call(request), deadline)
     }
 }
 

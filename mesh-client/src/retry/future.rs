@@ -131,6 +131,7 @@ where
         parts,
         Attempt {
             payload,
+            expires: call.expires,
             call,
             number: 1,
             tried: Tried::new(),
@@ -181,6 +182,7 @@ impl<B> Kept<B> {
             call: self.call.clone(),
             number: self.retries.retried() + 1,
             tried: self.tried.clone(),
+            expires: self.call.expires,
         };
         let mut request = self.head.rebuild(attempt);
         // gRFC A6: how often this call was tried before.

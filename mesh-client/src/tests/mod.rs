@@ -2,10 +2,12 @@
 //!
 //! Time is paused where a test is about time. The production assembly is used throughout; only the connector is a test's.
 
+mod breakers;
 mod calls;
 mod config;
 mod connections;
 mod load;
 mod net;
+mod outliers;
 mod retries;
 mod security;

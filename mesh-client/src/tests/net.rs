@@ -17,6 +17,7 @@ use http_body_util::{BodyExt as _, Full};
 use mesh_core::config::{Cluster, Endpoint, Route, Snapshot, Split, TlsMode};
 use mesh_core::{Entropy, Link, link};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
 use tower::Service as _;
 
 use crate::connect::{Connecting, Io};
@@ -30,6 +31,8 @@ pub(super) type Handler = Arc<dyn Fn(Request<RecvStream>, SendResponse<Bytes>) -
 pub(super) struct Net {
     servers: Arc<Mutex<HashMap<SocketAddr, Server>>>,
     dials: Arc<AtomicUsize>,
+    dialled: Arc<Mutex<HashMap<SocketAddr, usize>>>,
+    accepted: Arc<Mutex<HashMap<SocketAddr, Vec<AbortHandle>>>>,
     frozen: Arc<AtomicBool>,
 }
 
@@ -80,6 +83,28 @@ impl Net {
         self.dials.load(Ordering::Relaxed)
     }
 
+    /// How often one of them was dialled.
+    pub(super) fn dials_to(&self, n: u8) -> usize {
+        self.dialled
+            .lock()
+            .unwrap()
+            .get(&address(n))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// A server is gone: its connections end, and its port is refused.
+    pub(super) fn kill(&self, n: u8) {
+        self.servers.lock().unwrap().remove(&address(n));
+        self.end_connections(n);
+    }
+
+    /// The connections of a server end without a word, and it takes new ones.
+    pub(super) fn end_connections(&self, n: u8) {
+        let connections = self.accepted.lock().unwrap().remove(&address(n));
+        connections.into_iter().flatten().for_each(|task| task.abort());
+    }
+
     /// A fresh membership whose connections go to these servers.
     pub(super) fn link(&self) -> (link::Source, Link) {
         let parts = link::Parts {
@@ -96,12 +121,14 @@ impl Net {
         (source, link)
     }
 
-    fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Io>> {
+    pub(super) fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Io>> {
         self.dials.fetch_add(1, Ordering::Relaxed);
+        *self.dialled.lock().unwrap().entry(address).or_default() += 1;
         let server = self.servers.lock().unwrap().get(&address).cloned();
         let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         let (near, far) = tokio::io::duplex(64 * 1024);
-        tokio::spawn(server.run(far));
+        let task = tokio::spawn(server.run(far)).abort_handle();
+        self.accepted.lock().unwrap().entry(address).or_default().push(task);
         Ok(Box::new(Freezable {
             inner: near,
             frozen: Arc::clone(&self.frozen),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{PathMatch, Route, RouteMatch, Split};
+use mesh_core::config::{PathMatch, Route, RouteMatch, RoutingPriority, Split};
 
 use super::service::Service;
 use super::{View, cluster, host, matches, retry, split};
@@ -68,6 +68,7 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
                 split: split.clone(),
                 timeout: retry::timeout(http.timeout.as_ref()),
                 retry: retry.clone(),
+                priority: RoutingPriority::Default,
             }));
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DropOverload, Endpoint, LoadReporting, Metadata, StringMatch};
+use super::{CircuitBreakers, DropOverload, Endpoint, LoadReporting, Metadata, OutlierDetection, StringMatch};
 
 /// The name of a cluster, opaque. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,8 +49,10 @@ pub struct Cluster {
     pub tls_matches: Arc<[TlsMatch]>,
     /// The longest a TCP connect and TLS handshake may take together. Envoy's default is 5 s, Istio's 10 s.
     pub connect_timeout: Duration,
-    /// The most calls in flight in this process at once; one more fails at once (Envoy `max_requests`, gRFC A32).
-    pub max_requests: u32,
+    /// How much of it may be in use by this process at once (Envoy `circuit_breakers`, gRFC A32).
+    pub breakers: CircuitBreakers,
+    /// When a host is taken out for how it behaves; `None`: never.
+    pub outlier: Option<OutlierDetection>,
     /// Set when the control plane asks to be told about its load.
     pub load_reporting: Option<LoadReporting>,
     /// The shares of its calls that are dropped before they are made, each drawn for in turn (Envoy `drop_overloads`).
@@ -60,8 +62,6 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The number of calls in flight a cluster allows when nothing is said (gRFC A32, Envoy).
-    pub const DEFAULT_MAX_REQUESTS: u32 = 1024;
     /// The connect timeout when nothing is said (Envoy).
     pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,7 +73,8 @@ impl Cluster {
             tls,
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
-            max_requests: Self::DEFAULT_MAX_REQUESTS,
+            breakers: CircuitBreakers::default(),
+            outlier: None,
             load_reporting: None,
             drops: Arc::default(),
             endpoints: endpoints.into(),

@@ -4,18 +4,21 @@
 //! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
 //! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
 
+mod breakers;
 mod cluster;
 mod endpoint;
 mod inbound;
 mod load;
 mod matcher;
 mod metadata;
+mod outlier;
 mod policy;
 mod reason;
 mod route;
 mod snapshot;
 mod units;
 
+pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMatch, TlsMode};
 pub use endpoint::{DropOverload, Endpoint, Health, Locality};
 pub use inbound::{
@@ -25,6 +28,7 @@ pub use inbound::{
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
+pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, OutlierRules, Percent, SuccessRate};
 pub use policy::{Backoff, InvalidBackoff, RetryOn, RetryPolicy};
 pub use reason::{Reason, ReasonKind};
 pub use route::{Domain, InvalidDomain, InvalidSplit, Route, RouteTree, Split, VirtualHost, WeightedCluster};

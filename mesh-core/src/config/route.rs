@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClusterName, RetryPolicy, RouteMatch, Weight};
+use super::{ClusterName, RetryPolicy, RouteMatch, RoutingPriority, Weight};
 
 /// All routes of one target: what its listener's route configuration holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -121,6 +121,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// Whether to try again.
     pub retry: RetryPolicy,
+    /// Whose limits hold for its calls (Envoy `RouteAction.priority`).
+    pub priority: RoutingPriority,
 }
 
 impl Route {
@@ -132,6 +134,7 @@ impl Route {
             split,
             timeout: None,
             retry: RetryPolicy::default(),
+            priority: RoutingPriority::Default,
         }
     }
 }

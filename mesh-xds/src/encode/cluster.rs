@@ -6,16 +6,15 @@ use mesh_core::config::{Cluster, LbPolicy, LoadReporting, TRANSPORT_SOCKET_MATCH
 use prost::Name;
 
 use super::common::{ads, duration, texts, this_stream, uint};
-use super::{Dialect, tls};
+use super::{Dialect, breakers, outlier, tls};
 use crate::proto::cluster::{
-    CircuitBreakers, Cluster as Proto,
-    circuit_breakers::Thresholds,
+    Cluster as Proto,
     cluster::{
         ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy as LbEnum, LeastRequestLbConfig,
         TransportSocketMatch,
     },
 };
-use crate::proto::core::{Http2ProtocolOptions, RoutingPriority, TransportSocket};
+use crate::proto::core::{Http2ProtocolOptions, TransportSocket};
 use crate::proto::pack;
 use crate::proto::upstream_http::{
     HttpProtocolOptions,
@@ -29,17 +28,6 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     };
     // Others are not asked: what they would report is nobody's to read yet.
     let reporting = cluster.load_reporting.as_ref().filter(|_| dialect == Dialect::Mesh);
-    let mut threshold = Thresholds {
-        priority: RoutingPriority::Default as i32,
-        max_requests: uint(cluster.max_requests),
-        ..Thresholds::default()
-    };
-    if let Dialect::Envoy(_) = dialect {
-        // Of what is not said Envoy has limits of its own (1024 connections and pending requests, 3 retries at once).
-        threshold.max_connections = uint(u32::MAX);
-        threshold.max_pending_requests = uint(cluster.max_requests);
-        threshold.max_retries = uint(cluster.max_requests);
-    }
     Proto {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -50,10 +38,8 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         connect_timeout: Some(duration(cluster.connect_timeout)),
         lb_policy: lb_policy as i32,
         lb_config,
-        circuit_breakers: Some(CircuitBreakers {
-            thresholds: vec![threshold],
-            ..CircuitBreakers::default()
-        }),
+        circuit_breakers: Some(breakers::breakers(&cluster.breakers, dialect)),
+        outlier_detection: cluster.outlier.as_ref().map(|one| outlier::outlier(one, dialect)),
         typed_extension_protocol_options: http2(),
         lrs_server: reporting.map(|_| this_stream()),
         lrs_report_endpoint_metrics: reporting.map(metrics).unwrap_or_default(),

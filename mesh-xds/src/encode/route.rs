@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use mesh_core::config::{RetryPolicy, Route, RouteTree, Split, VirtualHost};
+use mesh_core::config::{RetryPolicy, Route, RouteTree, RoutingPriority, Split, VirtualHost};
 
 use super::common::{duration, uint};
 use super::matcher::route_match;
 use crate::convention::RETRY_IS_DEFAULT;
-use crate::proto::core::Metadata;
+use crate::proto::core::{Metadata, RoutingPriority as PriorityProto};
 use crate::proto::protobuf;
 use crate::proto::route::{
     RetryPolicy as RetryProto, Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto,
@@ -46,6 +46,10 @@ fn route(route: &Route) -> RouteProto {
             ..MaxStreamDuration::default()
         }),
         retry_policy: retries,
+        priority: match route.priority {
+            RoutingPriority::Default => PriorityProto::Default as i32,
+            RoutingPriority::High => PriorityProto::High as i32,
+        },
         ..RouteAction::default()
     };
     RouteProto {

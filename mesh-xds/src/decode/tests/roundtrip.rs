@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use mesh_core::config::{
     Backoff, Cluster, Domain, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest, Health, LbPolicy, LoadReporting,
-    Metadata, MutualTls, PathMatch, Pattern, ReportedMetric, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split,
-    StringMatch, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, VirtualHost,
+    Metadata, MutualTls, OutlierRules, PathMatch, Pattern, ReportedMetric, RetryOn, RetryPolicy, Route, RouteMatch,
+    RouteTree, RoutingPriority, Split, StringMatch, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, VirtualHost,
 };
 use proptest::prelude::*;
 
 use super::endpoint::in_zone;
+use super::limits::{breakers, outliers};
 use super::*;
 use crate::encode::{self, Dialect};
 use crate::resource::{ClusterSpec, Discovery, Endpoints, Extension, Listener};
@@ -65,14 +66,16 @@ fn trees() -> impl Strategy<Value = RouteTree> {
     let share = ("[a-z|]{1,9}", 1u32..1000).prop_map(|(name, weight)| (name.into(), weight));
     let split = prop::collection::vec(share, 1..4).prop_map(|shares| Split::weighted(shares).unwrap());
     let timeout = prop::option::of(1u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
-    let route = ("[a-z]{0,5}", route_matches(), split, timeout, retries()).prop_map(
-        |(name, matches, split, timeout, retry)| {
+    let priority = prop::sample::select(vec![RoutingPriority::Default, RoutingPriority::High]);
+    let route = ("[a-z]{0,5}", route_matches(), split, timeout, retries(), priority).prop_map(
+        |(name, matches, split, timeout, retry, priority)| {
             Arc::new(Route {
                 name: name.into(),
                 matches,
                 split,
                 timeout,
                 retry,
+                priority,
             })
         },
     );
@@ -135,12 +138,14 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
     ];
     let metrics = prop::option::of(prop::collection::vec(metric, 0..4));
-    ("[a-z|.]{1,20}", lb, tls, matches, 1u64..100_000, any::<u32>(), metrics).prop_map(
-        |(name, lb, tls, matches, millis, max_requests, metrics)| Cluster {
+    let limits = (breakers(), prop::option::of(outliers(OutlierRules::Grpc)));
+    ("[a-z|.]{1,20}", lb, tls, matches, 1u64..100_000, limits, metrics).prop_map(
+        |(name, lb, tls, matches, millis, (breakers, outlier), metrics)| Cluster {
             lb,
             tls_matches: matches.into(),
             connect_timeout: Duration::from_millis(millis),
-            max_requests,
+            breakers,
+            outlier,
             // Endpoints go by the cluster's name at our serving end.
             load_reporting: metrics.map(|metrics| LoadReporting {
                 metrics: metrics.into(),
