@@ -12,6 +12,7 @@ mod adoption;
 mod bad_yaml;
 mod drain;
 mod foreign;
+mod hot_swap;
 mod lying;
 mod mtls;
 mod split;

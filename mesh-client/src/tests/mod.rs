@@ -11,3 +11,4 @@ mod net;
 mod outliers;
 mod retries;
 mod security;
+mod swaps;
