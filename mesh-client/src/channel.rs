@@ -165,7 +165,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             // Everything below depends on which route took the call.
             .layer(route.clone())
             // Above retry: the limit is for all tries together.
-            .layer(DeadlineLayer)
+            .layer(DeadlineLayer::new(&self.link))
             // The application's own, within the deadline and before the first try.
             .layer(self.per_call)
             // Above attempt: each try gets a fresh one of what is below.

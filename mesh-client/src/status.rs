@@ -15,6 +15,7 @@ use tower::{Layer, Service};
 
 use crate::body::{ResponseBody, trailers};
 use crate::error::Error;
+use crate::headers::find;
 
 /// Makes [`StatusService`]s.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,9 +90,7 @@ where
 
 /// Whether a request is gRPC: its content type is `application/grpc`, with or without a suffix.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    find(headers, &CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Envoy's mark of an answer that a limit made, and no server.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::handle::Parts;
 use super::pace::Pace;
 use super::{ClusterHandle, Selector, Target};
+use crate::alarm::Alarms;
 use crate::connect::{Connect, Tcp};
 
 /// How long a cluster that no route names any more keeps its connections, budget, breakers and ejections: a weight that goes to
@@ -32,6 +33,7 @@ pub(crate) struct ClusterManager {
     identity: live::Reader<Standing>,
     parts: Parts,
     connector: Arc<dyn Connect>,
+    alarms: Arc<Alarms>,
     link: WeakLink,
     state: Mutex<State>,
     task: Mutex<Option<(live::Subscription, AbortHandle)>>,
@@ -95,6 +97,7 @@ impl ClusterManager {
                 attention: Arc::clone(&attention),
             },
             connector,
+            alarms: Alarms::start(),
             link: link.downgrade(),
             state: Mutex::default(),
             task: Mutex::default(),
@@ -116,6 +119,10 @@ impl ClusterManager {
 
     pub(crate) fn tally(&self) -> &Tally {
         &self.parts.tally
+    }
+
+    pub(crate) fn alarms(&self) -> &Arc<Alarms> {
+        &self.alarms
     }
 
     pub(crate) fn connector(&self) -> &Arc<dyn Connect> {
