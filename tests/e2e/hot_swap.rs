@@ -5,7 +5,8 @@
 //! latency and memory gated, by environment (in a release build and with nothing beside it):
 //!
 //! ```text
-//! HS_SECONDS=100 HS_RPS=2000 HS_CALLS=1000000 cargo test --release -p tests --test e2e hs_ -- --nocapture --test-threads 1
+//! HS_SECONDS=100 HS_RPS=2000 HS_CALLS=1000000 HS_GATE=1 \
+//!     cargo test --release -p tests --test e2e hs_ -- --nocapture --test-threads 1
 //! ```
 
 use std::collections::HashMap;
@@ -39,9 +40,9 @@ fn figure<T: FromStr>(name: &str, here: T) -> T {
         .unwrap_or(here)
 }
 
-/// Whether the promised figures are asked for.
-fn in_full() -> bool {
-    figure("HS_SECONDS", 0) >= 100
+/// Whether latency and memory are judged: by who sees to it that nothing else runs.
+fn is_gated() -> bool {
+    figure("HS_GATE", 0) == 1
 }
 
 /// What was decided for each call, by its id: the version of its route, and the cluster.
@@ -172,7 +173,7 @@ impl Plan {
             2 => [100, 0],
             _ => [50, 50],
         };
-        let endpoints = match version / 4 % 3 {
+        let endpoints = match version / 16 % 3 {
             0 => vec!["v1a", "v1b", "v2a", "v2b"],
             1 => vec!["v1b", "v2a"],
             _ => vec!["v1a", "v2b", "v2a"],
@@ -322,8 +323,8 @@ async fn hs_1_changes_of_every_kind_under_load_fail_and_misroute_nothing() {
         "{} calls, {version} changes, at most {most} snapshots live; p99 {before:?} before, {during:?} during; {grown} KiB more",
         seen.len()
     );
-    if in_full() {
-        assert!(version >= 9_900 && seen.len() >= 200_000);
+    assert!(version >= seconds * 90, "{version} changes");
+    if is_gated() {
         assert!(during <= before * 3 / 2, "{during:?} after {before:?}");
         assert!(grown <= 5 * 1024, "{grown} KiB");
     }

@@ -15,6 +15,7 @@ mod foreign;
 mod hot_swap;
 mod lying;
 mod mtls;
+mod outlier;
 mod split;
 mod static_stability;
 mod story;
