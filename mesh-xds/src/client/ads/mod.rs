@@ -89,6 +89,8 @@ pub(crate) struct AdsState<V: Variant> {
     types: [TypeState<V::Memory>; ResourceKind::COUNT],
     connected: bool,
     node_sent: bool,
+    /// Since when nothing is read because too many answers wait to be sent.
+    deaf_since: Option<Instant>,
 }
 
 /// What a response did.
@@ -110,6 +112,7 @@ impl<V: Variant> AdsState<V> {
             types: Default::default(),
             connected: false,
             node_sent: false,
+            deaf_since: None,
         }
     }
 
@@ -212,6 +215,7 @@ impl<V: Variant> AdsState<V> {
     pub(crate) fn stream_closed(&mut self) {
         self.connected = false;
         self.node_sent = false;
+        self.deaf_since = None;
         self.types.iter_mut().for_each(TypeState::stream_closed);
     }
 
@@ -228,11 +232,14 @@ impl<V: Variant> AdsState<V> {
         let kind = ResourceKind::ALL
             .into_iter()
             .find(|kind| self.types[kind.index()].is_due(now))?;
-        let state = &mut self.types[kind.index()];
-        let reply = state.replies.pop_front();
-        if reply.as_ref().is_some_and(|reply| reply.refused.is_some()) {
-            state.last_refusal = Some(now);
+        let reply = self.types[kind.index()].next_reply(now, !V::ANSWERS_EACH);
+        if self.can_receive()
+            && let Some(since) = self.deaf_since.take()
+        {
+            let deaf = now.saturating_duration_since(since);
+            self.types.iter_mut().for_each(|state| state.put_off(deaf));
         }
+        let state = &mut self.types[kind.index()];
         let node = (!self.node_sent).then(|| Arc::clone(&self.node));
         let request = V::request(kind, state, &self.cache, reply, node);
         state.ask(now + self.rules.patience());
@@ -269,11 +276,10 @@ impl<V: Variant> AdsState<V> {
             Items::Extensions(items) => self.take::<Extension>(rest, items, now),
         };
         let refused = (!taken.rejected.is_empty()).then(|| refusal(&self.node.id, &taken.rejected));
-        let state = &mut self.types[kind.index()];
-        if !V::ANSWERS_EACH {
-            state.replies.clear();
+        self.types[kind.index()].answer(Reply { nonce, refused }, V::ANSWERS_EACH);
+        if !self.can_receive() {
+            self.deaf_since.get_or_insert(now);
         }
-        state.replies.push_back(Reply { nonce, refused });
         Received {
             kind: Some(kind),
             taken,
@@ -307,6 +313,7 @@ impl<V: Variant> AdsState<V> {
             return lives.min();
         }
         let timers = self.types.iter().filter_map(TypeState::first_to_give_up);
+        let timers = timers.filter(|_| self.deaf_since.is_none());
         // One that is over waits for room to be sent, and not for the time.
         let held = self.types.iter().filter_map(TypeState::held_until);
         let held = held.filter(|until| now < *until);
@@ -318,7 +325,12 @@ impl<V: Variant> AdsState<V> {
         let mut any = false;
         for kind in ResourceKind::ALL {
             let state = &mut self.types[kind.index()];
-            for name in state.gave_up(now) {
+            let gave_up = match self.deaf_since {
+                None => state.gave_up(now),
+                // It may be there, unread.
+                Some(_) => Vec::new(),
+            };
+            for name in gave_up {
                 self.cache.trouble(kind, &name, self.rules.silence(kind, &name));
                 any = true;
             }

@@ -13,8 +13,8 @@ use mesh_core::route;
 
 use super::walk::{Walk, reason};
 use crate::bootstrap::{ListenerNames, Profile};
-use crate::client::cache::Found;
-use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, Routes};
+use crate::client::cache::{Found, Sources};
+use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, ResourceKind, Routes};
 
 /// How listeners are found.
 #[derive(Clone, Debug)]
@@ -92,14 +92,21 @@ impl Walk<'_> {
             self.misses_all::<Listener>();
             return None;
         }
-        let mut found = None;
-        for listener in candidates(self.sources.plain().values::<Listener>(), target, host, port) {
-            let Listener::Outbound { http, .. } = &*listener else {
+        let (mut found, candidates) = (None, candidates(self.sources, target, host, port));
+        for (name, listener) in &candidates {
+            let Listener::Outbound { http, .. } = &**listener else {
                 continue;
             };
             match self.routes(http) {
-                None => return None,
+                None => {
+                    // Any of them may turn out to be it, or have been it so far.
+                    for (name, _) in &candidates {
+                        self.holds(name);
+                    }
+                    return None;
+                }
                 Some(Ok(tree)) if route::virtual_host(&tree, target).is_some() => {
+                    self.holds(name);
                     return Some(Ok((tree, http.limits)));
                 }
                 Some(Ok(tree)) => found = found.or(Some(Err(no_virtual_host(&tree, target)))),
@@ -188,27 +195,29 @@ impl Walk<'_> {
             self.misses_all::<Listener>();
             return None;
         }
-        let inbound = |listener: Arc<Listener>| match &*listener {
-            Listener::Inbound(inbound) => Some(Arc::clone(inbound)),
+        let inbound = |(name, listener): (&Arc<str>, &Arc<Listener>)| match &**listener {
+            Listener::Inbound(inbound) => Some((Arc::clone(name), Arc::clone(inbound))),
             _ => None,
         };
-        let found = self.sources.plain().values::<Listener>().find_map(inbound);
-        Some(found.ok_or_else(|| {
-            no_listener(format!(
-                "the control plane has no inbound listener for the server at {address}"
-            ))
-        }))
+        let Some((name, inbound)) = self.sources.plain().values::<Listener>().find_map(inbound) else {
+            let text = format!("the control plane has no inbound listener for the server at {address}");
+            return Some(Err(no_listener(text)));
+        };
+        self.holds(&name);
+        Some(Ok(inbound))
+    }
+
+    /// Has a listener kept that is in use, should the control plane delete it (gRFC A88): one that nobody asked for by name
+    /// is forgotten then.
+    fn holds(&mut self, name: &Arc<str>) {
+        self.needs[ResourceKind::Listener.index()].insert(Arc::clone(name));
     }
 }
 
 /// The listeners that may be a target's: those of its port, the one for every address first (Istio has the HTTP services of a
-/// port in it), then those made for this host alone.
-fn candidates(
-    all: impl Iterator<Item = Arc<Listener>>,
-    target: &str,
-    host: &str,
-    port: u16,
-) -> impl Iterator<Item = Arc<Listener>> {
+/// port in it), then those made for this host alone. Those that were deleted and are kept come after all others: they stand
+/// in only where nothing else serves the target.
+fn candidates(sources: Sources<'_>, target: &str, host: &str, port: u16) -> Vec<(Arc<str>, Arc<Listener>)> {
     let literal: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
     let rank = |listener: &Listener| match listener {
         Listener::Outbound { address, .. } if address.port() != port => None,
@@ -217,9 +226,15 @@ fn candidates(
         Listener::Outbound { http, .. } if is_named_for(http, target) => Some(2),
         _ => None,
     };
-    let mut ranked: Vec<(u8, Arc<Listener>)> = all.filter_map(|listener| Some((rank(&listener)?, listener))).collect();
-    ranked.sort_by_key(|(rank, _)| *rank);
-    ranked.into_iter().map(|(_, listener)| listener)
+    let cache = sources.plain();
+    let all = cache.values::<Listener>();
+    let ranked = all.filter_map(|(name, listener)| {
+        let is_deleted = cache.is_deleted::<Listener>(name);
+        Some(((is_deleted, rank(listener)?), Arc::clone(name), Arc::clone(listener)))
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|(rank, ..)| *rank);
+    ranked.into_iter().map(|(_, name, listener)| (name, listener)).collect()
 }
 
 /// Whether a listener of one address has the routes of this target: by the name of the route configuration, which Istio makes

@@ -94,9 +94,14 @@ impl Cache {
         R::table(self).find(name)
     }
 
-    /// Every good value of a kind, in order of names.
-    pub(crate) fn values<R: Cached + 'static>(&self) -> impl Iterator<Item = Arc<R>> {
+    /// Every good value of a kind and its name, in order of names; last those that are kept although they were deleted.
+    pub(crate) fn values<R: Cached + 'static>(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<R>)> {
         R::table(self).values()
+    }
+
+    /// Whether a good value is kept that the control plane no longer has.
+    pub(crate) fn is_deleted<R: Cached>(&self, name: &str) -> bool {
+        R::table(self).is_deleted(name)
     }
 
     /// Whether the control plane has said of everything what there is.

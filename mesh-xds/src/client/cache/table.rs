@@ -66,6 +66,12 @@ impl<R> Clone for Good<R> {
     }
 }
 
+impl<R> Entry<R> {
+    fn is_deleted(&self) -> bool {
+        self.good.is_some() && matches!(self.trouble, Some(Trouble::Absent(_)))
+    }
+}
+
 impl<R: Resource> Table<R> {
     pub(super) fn find(&self, name: &str) -> Found<R> {
         match self.entries.get(name) {
@@ -195,17 +201,22 @@ impl<R: Resource> Table<R> {
             .map(|(name, _)| name)
     }
 
-    /// Every good value, in order of names.
-    pub(super) fn values(&self) -> impl Iterator<Item = Arc<R>> {
-        self.entries
-            .values()
-            .filter_map(|entry| Some(Arc::clone(&entry.good.as_ref()?.value)))
+    /// Every good value and its name: those that the control plane has in order of names, then likewise those that it
+    /// deleted and that are kept.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<R>)> {
+        let of = |deleted: bool| {
+            let entries = self
+                .entries
+                .iter()
+                .filter(move |(_, entry)| entry.is_deleted() == deleted);
+            entries.filter_map(|(name, entry)| Some((name, &entry.good.as_ref()?.value)))
+        };
+        of(false).chain(of(true))
     }
 
     /// Whether a good value is kept that the control plane no longer has.
     pub(crate) fn is_deleted(&self, name: &str) -> bool {
-        let entry = self.entries.get(name);
-        entry.is_some_and(|entry| entry.good.is_some() && matches!(entry.trouble, Some(Trouble::Absent(_))))
+        self.entries.get(name).is_some_and(Entry::is_deleted)
     }
 
     /// Gives a good value up.

@@ -1,6 +1,6 @@
 //! Whole trees, one target at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use mesh_core::config::{ReasonKind, Version};
 use proptest::prelude::*;
@@ -10,11 +10,11 @@ use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Needs};
 use crate::client::assemble::{Assembler, Missing, Naming, Wanted};
 use crate::decode::Context;
-use crate::decode::tests::{envoy, istiod, limited_listener, raw as raw_of};
+use crate::decode::tests::limited_listener;
 use crate::node::Node;
 use crate::wire::Sotw;
 
-fn grpc(template: &str) -> Naming {
+pub(super) fn grpc(template: &str) -> Naming {
     Naming {
         profile: Profile::Grpc,
         names: template.into(),
@@ -29,41 +29,47 @@ fn wanted(targets: &[Arc<str>]) -> Wanted {
 }
 
 /// The state machines of a client, and a control plane that says only what it is told to.
-struct Mesh {
-    ads: AdsState<Sotw>,
-    assembler: Assembler,
-    targets: Vec<Arc<str>>,
+pub(super) struct Mesh {
+    pub(super) ads: AdsState<Sotw>,
+    pub(super) assembler: Assembler,
+    pub(super) targets: Vec<Arc<str>>,
+    pub(super) inbound: Vec<Arc<str>>,
     version: u32,
-    seen: Seen,
+    pub(super) seen: Seen,
+    pub(super) published: Option<Snapshot>,
 }
 
 /// How things stand after a step; what it did not say is what was said before.
 #[derive(Clone, Default)]
-struct Seen {
-    snapshot: Option<Snapshot>,
-    needs: Needs,
-    waiting: BTreeMap<Arc<str>, Vec<Missing>>,
+pub(super) struct Seen {
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) needs: Needs,
+    pub(super) waiting: BTreeMap<Arc<str>, Vec<Missing>>,
 }
 
 impl Mesh {
-    fn new(targets: &[&str]) -> Self {
+    pub(super) fn new(targets: &[&str]) -> Self {
         let mut mesh = Self {
             ads: AdsState::new(Arc::new(Node::default()), Context::default()),
             assembler: Assembler::new(grpc("%s")),
             targets: names(targets),
+            inbound: Vec::new(),
             version: 0,
             seen: Seen::default(),
+            published: None,
         };
         mesh.ads.stream_opened();
         mesh.step();
         mesh
     }
 
-    fn step(&mut self) -> Seen {
+    pub(super) fn step(&mut self) -> Seen {
         let changed = self.ads.take_changed();
-        let assembly = self
-            .assembler
-            .assemble(&wanted(&self.targets), self.ads.cache(), &changed);
+        let wanted = Wanted {
+            targets: self.targets.clone(),
+            inbound: self.inbound.clone(),
+        };
+        let assembly = self.assembler.assemble(&wanted, self.ads.cache(), &changed);
         if let Some(needs) = assembly.needs {
             self.ads.subscribe(&needs);
             drop(self.ads.take_changed());
@@ -73,11 +79,12 @@ impl Mesh {
             self.seen.waiting = waiting;
         }
         self.seen.snapshot = assembly.snapshot;
+        self.published = self.seen.snapshot.clone().or(self.published.take());
         while self.ads.next_request(std::time::Instant::now()).is_some() {}
         self.seen.clone()
     }
 
-    fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Seen {
+    pub(super) fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Seen {
         self.version += 1;
         let now = std::time::Instant::now();
         self.ads.hear(response(kind, &self.version.to_string(), resources), now);
@@ -85,13 +92,13 @@ impl Mesh {
     }
 
     /// Nothing more is to come of what was asked for.
-    fn time_out(&mut self) -> Seen {
+    pub(super) fn time_out(&mut self) -> Seen {
         let deadline = self.ads.deadline(std::time::Instant::now()).unwrap();
         self.ads.on_timer(deadline);
         self.step()
     }
 
-    fn whole(&mut self, target: &str, cluster_name: &str, port: u16) -> Snapshot {
+    pub(super) fn whole(&mut self, target: &str, cluster_name: &str, port: u16) -> Snapshot {
         self.hear(ResourceKind::Listener, vec![listener(target, target)]);
         self.hear(ResourceKind::Route, vec![routes(target, cluster_name)]);
         self.hear(ResourceKind::Cluster, vec![cluster(cluster_name)]);
@@ -101,7 +108,7 @@ impl Mesh {
     }
 }
 
-fn kind_of<T>(resolved: &Result<T, mesh_core::config::Reason>) -> Option<ReasonKind> {
+pub(super) fn kind_of<T>(resolved: &Result<T, mesh_core::config::Reason>) -> Option<ReasonKind> {
     resolved.as_ref().err().map(|reason| reason.kind())
 }
 
@@ -313,92 +320,6 @@ fn a_target_of_an_unknown_authority_is_told_at_once() {
         reason.to_string().contains("the bootstrap has no authority \"nobody\""),
         "{reason}"
     );
-}
-
-/// An empty list names nothing that could have changed, and ends the wait all the same.
-#[test]
-fn a_sidecars_target_is_told_that_there_is_no_listener_at_all() {
-    let mut mesh = Mesh::new(&[]);
-    mesh.assembler = Assembler::new(Naming {
-        profile: Profile::Envoy,
-        ..grpc("%s")
-    });
-    mesh.targets = names(&["t:80"]);
-    assert_eq!(mesh.step().waiting.len(), 1);
-    let seen = mesh.hear(ResourceKind::Listener, Vec::new());
-    let snapshot = seen.snapshot.expect("the target is known not to be there");
-    assert_eq!(kind_of(snapshot.target("t:80").unwrap()), Some(ReasonKind::NoListener));
-    assert!(seen.waiting.is_empty());
-}
-
-/// A mesh whose control plane takes it for a sidecar, as far as istiod's fixtures tell it: all but the endpoints.
-fn sidecar_mesh(target: &str, allow_any: bool) -> Mesh {
-    let mut mesh = Mesh::new(&[]);
-    mesh.ads = AdsState::new(Arc::new(Node::default()), envoy());
-    mesh.ads.stream_opened();
-    mesh.assembler = Assembler::new(Naming {
-        profile: Profile::Envoy,
-        ..grpc("%s")
-    });
-    mesh.targets = names(&[target]);
-    mesh.step();
-    mesh.hear(
-        ResourceKind::Listener,
-        istiod::sidecar::listeners(true).iter().map(raw_of).collect(),
-    );
-    mesh.hear(
-        ResourceKind::Cluster,
-        istiod::sidecar::clusters().iter().map(raw_of).collect(),
-    );
-    mesh.hear(ResourceKind::Route, vec![raw_of(&istiod::sidecar::routes(allow_any))]);
-    mesh
-}
-
-/// Unproven against a real istiod, as the fixtures say.
-#[test]
-fn a_sidecars_configuration_leads_a_target_to_its_endpoints_each_with_its_own_tls() {
-    let target = "payment.default.svc.cluster.local:50051";
-    let mut mesh = sidecar_mesh(target, true);
-    let needed = mesh.seen.needs[ResourceKind::Endpoints.index()].clone();
-    let subsets = [istiod::subset("v1"), istiod::subset("v2")].map(|name| Arc::from(&*name));
-    assert_eq!(
-        needed,
-        BTreeSet::from(subsets.clone()),
-        "only the target's own clusters are looked into"
-    );
-    let endpoints = needed.iter().map(|name| raw_of(&istiod::endpoints(name))).collect();
-    let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints).snapshot.unwrap();
-    let tree = snapshot.target(target).unwrap().as_ref().unwrap();
-    assert_eq!(
-        tree.virtual_hosts.len(),
-        1,
-        "the other virtual hosts of the port are not its business"
-    );
-    for name in subsets {
-        let cluster = snapshot.cluster(&name.into()).unwrap().as_ref().unwrap();
-        let [meshed, bare] = &cluster.endpoints[..] else {
-            panic!("{:?}", cluster.endpoints)
-        };
-        assert!(matches!(cluster.tls_for(meshed), TlsMode::Mutual(_)));
-        assert_eq!(*cluster.tls_for(bare), TlsMode::Plaintext);
-    }
-}
-
-#[test]
-fn a_host_that_a_sidecars_mesh_does_not_know_passes_where_it_may_and_is_told_why_not_otherwise() {
-    for (allow_any, kind) in [(true, None), (false, Some(ReasonKind::NoRoute))] {
-        let target = "elsewhere.example:50051";
-        let mesh = sidecar_mesh(target, allow_any);
-        let snapshot = mesh.seen.snapshot.unwrap();
-        let tree = snapshot.target(target).unwrap().as_ref().unwrap();
-        let cluster = tree.clusters().next().unwrap();
-        let cluster = snapshot.cluster(cluster).unwrap();
-        assert_eq!(kind_of(cluster), kind, "{cluster:?}");
-        let passes = cluster
-            .as_ref()
-            .is_ok_and(|cluster| cluster.by_authority && cluster.endpoints.is_empty());
-        assert_eq!(passes, allow_any);
-    }
 }
 
 /// Events of a stream, as they come in any order: what a control plane says, what it leaves out, what is wanted.

@@ -10,6 +10,7 @@ mod garbage;
 mod outage;
 mod plane;
 mod reading;
+mod sidecar;
 mod stream;
 
 use std::sync::Arc;

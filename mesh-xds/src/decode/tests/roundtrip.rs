@@ -303,6 +303,39 @@ fn connections() -> impl Strategy<Value = Connections> {
     )
 }
 
+fn outside() -> impl Strategy<Value = TlsOrigination> {
+    let path = || "/[a-z/.]{1,9}".prop_map(|path| Path::new(&path).into());
+    let name = || "[a-z:/.-]{1,9}".prop_map(Box::from);
+    let roots = prop_oneof![
+        Just(Roots::System),
+        path().prop_map(Roots::File),
+        name().prop_map(Roots::Named)
+    ];
+    let shown = prop_oneof![
+        Just(None),
+        Just(Some(Credential::Workload)),
+        name().prop_map(|name| Some(Credential::Named(name))),
+        (path(), path()).prop_map(|(certificate, key)| Some(Credential::Files { certificate, key })),
+    ];
+    let kinds = prop::sample::select(vec![NameKind::Dns, NameKind::Uri, NameKind::Ip, NameKind::Email]);
+    let typed = prop::collection::vec((kinds, string_tests()), 0..3);
+    // There is one list of each sort on the wire, and the older is of any kind.
+    let untyped = prop::collection::vec((Just(NameKind::Any), string_tests()), 0..3);
+    let names = prop_oneof![typed, untyped].prop_map(|names| {
+        let names = names.into_iter().map(|(kind, test)| NameMatch { kind, test });
+        names.collect::<Box<[_]>>()
+    });
+    // Without a name, that of the cluster would stand in where it has the form for it.
+    let sni = "[a-z.]{1,9}".prop_map(|sni| Some(Box::from(sni)));
+    (roots, sni, names, shown, any::<bool>()).prop_map(|(roots, sni, names, shown, unverified)| TlsOrigination {
+        roots,
+        sni,
+        names,
+        shown,
+        unverified,
+    })
+}
+
 fn retry_limits() -> impl Strategy<Value = RetryLimits> {
     let budget = (0u32..=10_000, any::<u32>()).prop_map(|(share, min_retry_concurrency)| RetryBudget {
         share,

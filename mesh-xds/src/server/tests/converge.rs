@@ -144,8 +144,8 @@ where
     fn client_speaks(&mut self) {
         for _ in 0..100 {
             self.up.extend(self.client.next_request(self.now));
-            // Refusals are held back for a while.
-            self.now += Duration::from_millis(50);
+            // Refusals are held back for up to two minutes.
+            self.now += Duration::from_secs(2);
         }
         assert!(!self.client.has_request(self.now));
         for request in mem::take(&mut self.up) {

@@ -8,7 +8,7 @@ mod retries;
 mod routes;
 mod servers;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
 use crate::client::ads::{AdsState, Needs};
@@ -92,7 +92,10 @@ where
             (BAD, *field),
             "mutator {index}: {rejected}"
         );
-        now += Duration::from_secs(1);
+        // Refusals that follow one another are held back.
+        while !ads.has_request(now) {
+            now = ads.deadline(now).unwrap();
+        }
         let nack = ads.next_request(now).unwrap();
         let error = nack.error.unwrap();
         assert!(
