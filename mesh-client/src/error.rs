@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::outlier::Observation;
 use mesh_core::retry::TryEnd;
 
 use crate::connect::{ConnectError, StreamError};
@@ -134,6 +135,15 @@ impl Error {
     /// A limit of this process refused the call; nothing was sent.
     pub fn is_overflow(&self) -> bool {
         matches!(self.inner.kind, Kind::Overflow(_))
+    }
+
+    /// Which limit refused the call, by Envoy's name where it has one: `max_requests`, `max_pending_requests`,
+    /// `max_connections`, ...
+    pub fn limit(&self) -> Option<&'static str> {
+        match self.inner.kind {
+            Kind::Overflow(limit) => Some(limit),
+            _ => None,
+        }
     }
 
     /// The control plane wants a share of the cluster's calls dropped, and this was one; nothing was sent.
@@ -261,6 +271,22 @@ impl Error {
     /// The endpoint was removed, or is called by other rules, before anything was sent.
     pub(crate) fn is_retired(&self) -> bool {
         matches!(&self.inner.kind, Kind::Connect(error) if error.is_retired())
+    }
+
+    /// What it tells of the host that the try went to, if anything; see [`mesh_core::outlier`].
+    pub(crate) fn observation(&self) -> Option<Observation> {
+        let is_the_hosts = match &self.inner.kind {
+            Kind::Connect(error) => error.is_the_peers(),
+            // A GOAWAY is how a host drains.
+            Kind::NotProcessed(error) => error.is_reset(),
+            // What this side ended says nothing, unless it was for what the peer sent.
+            Kind::Reset(error) => !error.is_local_reset() || error.is_protocol_error(),
+            Kind::PerTryTimeout(_) | Kind::PerTryIdle(_) => true,
+            // Before an answer it is told by whoever is dropped for it; after that it may be a long answer's end.
+            Kind::Deadline(_) | Kind::Late(_) | Kind::MaxStream(_) | Kind::Idle(_) => false,
+            Kind::Unavailable(_) | Kind::Overflow(_) | Kind::Dropped(_) | Kind::InvalidRequest(_) => false,
+        };
+        is_the_hosts.then_some(Observation::LocalOriginFailure)
     }
 
     /// How the try ended; `None` when no try was made, and so none is worth repeating.

@@ -92,7 +92,7 @@ mod wait;
 
 pub use body::ResponseBody;
 pub use channel::{Channel, ChannelBuilder, use_connector};
-pub use cluster::AlreadyRunning;
+pub use cluster::{AlreadyRunning, BreakerStatus, ClusterStatus, EjectedEndpoint, Usage, clusters};
 pub use error::Error;
 pub use flags::ResponseFlags;
 pub use request::{Attempt, Routed};

@@ -207,6 +207,12 @@ impl<B> Clone for Payload<B> {
 pub(crate) type Tried = Vec<std::net::SocketAddr>;
 
 impl<B> Attempt<B> {
+    /// When its time is up, or the call's: what is dropped then was too slow, and not given up by the caller.
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        let own = self.limit.map(|limit| Instant::now() + limit.after);
+        own.into_iter().chain(self.call.time.deadline).min()
+    }
+
     /// Which try this is; the first is 1.
     pub fn number(&self) -> u32 {
         self.number

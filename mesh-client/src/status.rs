@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -93,12 +93,20 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     find(headers, &CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// Envoy's mark of an answer that a limit made, and no server.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
 fn trailers_only(error: Error) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::empty());
     *response.headers_mut() = trailers(&error);
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if error.is_overflow() {
+        response
+            .headers_mut()
+            .insert(OVERLOADED, HeaderValue::from_static("true"));
+    }
     response.extensions_mut().insert(error);
     response
 }

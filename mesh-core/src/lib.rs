@@ -16,6 +16,8 @@
 //! | [`retry`] | again or not |
 //! | [`deadline`] | how long a call may take |
 //! | [`inherit`] | what a request passes on to the calls made for it |
+//! | [`outlier`] | which endpoint is taken out, and when it returns |
+//! | [`breaker`] | whether there is room for one more |
 //! | [`SharedMap`] | what changed between two snapshots |
 //! | [`live`] | how a value is swapped under its readers |
 //! | [`link`] | where the data plane meets the source of its configuration |
@@ -23,6 +25,7 @@
 //! | [`report`] | what is counted |
 
 pub mod balance;
+pub mod breaker;
 pub mod config;
 pub mod deadline;
 pub mod entropy;
@@ -30,6 +33,7 @@ pub mod identity;
 pub mod inherit;
 pub mod link;
 pub mod live;
+pub mod outlier;
 pub mod report;
 pub mod retry;
 pub mod route;

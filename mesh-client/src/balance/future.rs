@@ -10,14 +10,14 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
-use mesh_core::config::{Carrier, Credential, Protocol, Reason, ReasonKind, TlsMode};
+use mesh_core::config::{Carrier, Credential, Protocol, Reason, ReasonKind, RoutingPriority, TlsMode};
 use mesh_core::identity::Identity;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
-use crate::cluster::{ClusterHandle, ClusterManager, Host, HostSet, Wish, is_on_its_way};
+use crate::cluster::{ClusterHandle, ClusterManager, Host, HostSet, Open, PendingPlace, Room, Wish, is_on_its_way};
 use crate::connect::{ConnectError, ConnectKind, Exchange, Http2Permit, Mark, Permit, Plan, Security, StreamError};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
@@ -35,6 +35,8 @@ const MAX_REPICKS: u32 = 8;
 /// calls.
 pub struct BalanceFuture<B> {
     outcome: Option<Outcome>,
+    /// When the try's time is up, if it is limited.
+    expires: Option<Instant>,
     state: State<B>,
     /// Of a try whose time is limited; boxed, since most are not.
     limited: Option<Box<Limited>>,
@@ -85,12 +87,12 @@ where
     pub(super) fn begin(request: Request<Attempt<B>>, shared: &Arc<Shared>) -> Self {
         let mut this = Self {
             outcome: None,
+            expires: request.body().expires(),
             state: State::Failed(None),
             limited: None,
         };
-        this.state = this
-            .start(request, shared, 0)
-            .unwrap_or_else(|error| State::Failed(Some(error)));
+        let begun = this.start(request, shared, 0);
+        this.state = this.goes_on(begun).unwrap_or_else(|error| State::Failed(Some(error)));
         this
     }
 }
@@ -130,14 +132,16 @@ where
                     let request = resolving.request.take().expect("a try is sent once");
                     let (shared, secure) = (Arc::clone(&resolving.shared), resolving.secure);
                     let repicked = resolving.repicked;
-                    this.state = this.at_host(host, request, &shared, secure, repicked)?;
+                    let next = this.at_host(host, request, &shared, secure, repicked);
+                    this.state = this.goes_on(next)?;
                 }
                 State::Connecting(connecting) => {
                     let permit = ready!(connecting.permit.as_mut().poll(cx));
                     let request = connecting.request.take().expect("a try is sent once");
                     let (shared, secure) = (Arc::clone(&connecting.shared), connecting.secure);
                     let repicked = connecting.repicked;
-                    this.state = this.connected(permit, request, &shared, secure, repicked)?;
+                    let next = this.connected(permit, request, &shared, secure, repicked);
+                    this.state = this.goes_on(next)?;
                 }
                 State::Failed(error) => return Poll::Ready(Err(error.take().expect("polled after it was done"))),
             }
@@ -150,6 +154,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send,
 {
+    /// A try that is over gives its places back then, and not when whoever waited for it goes.
+    fn goes_on(&mut self, next: Result<State<B>, Error>) -> Result<State<B>, Error> {
+        next.inspect_err(|_| self.outcome = None)
+    }
+
     fn start(&mut self, request: Request<Attempt<B>>, shared: &Arc<Shared>, repicked: u32) -> Result<State<B>, Error> {
         let attempt = request.body();
         let cluster = &attempt.call.cluster;
@@ -172,9 +181,10 @@ where
             Some(TlsMode::Origination(outside)) if shared.allowed.outside(outside) => true,
             _ => return Err(refused(&set, &set.hosts[index])),
         };
-        if !cluster.begin_call(set.cluster.max_requests) {
+        let priority = request.body().call.route.priority;
+        if !cluster.begin_call(&set.cluster, priority) {
             set.counting.overflowed();
-            return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
+            return Err(Error::new(Kind::Overflow("max_requests")));
         }
         let counted = set.counting.begin(index, request.headers());
         let protocol = set.cluster.connections.protocol;
@@ -182,6 +192,7 @@ where
         let outcome = self.outcome.insert(Outcome::begin(
             Arc::clone(&set.hosts[index]),
             Arc::clone(cluster),
+            priority,
             counted,
         ));
         match outcome.host().pool().try_permit(carrier) {
@@ -190,7 +201,7 @@ where
                 self.send(permit, request, shared, secure, repicked)
             }
             None => Ok(State::Connecting(Box::new(Connecting {
-                permit: connect(outcome, &set, carrier, shared),
+                permit: connect(outcome, &set, carrier, waiting(outcome, &set, priority)?, shared),
                 request: Some(request),
                 shared: Arc::clone(shared),
                 secure,
@@ -239,11 +250,14 @@ where
     ) -> Result<State<B>, Error> {
         let cluster = &request.body().call.cluster;
         let set = cluster.hosts().load();
-        if !cluster.begin_call(set.cluster.max_requests) {
+        let priority = request.body().call.route.priority;
+        if !cluster.begin_call(&set.cluster, priority) {
             set.counting.overflowed();
-            return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
+            return Err(Error::new(Kind::Overflow("max_requests")));
         }
-        let outcome = self.outcome.insert(Outcome::begin(host, Arc::clone(cluster), None));
+        let outcome = self
+            .outcome
+            .insert(Outcome::begin(host, Arc::clone(cluster), priority, None));
         // A destination of which nothing is known is spoken to in the version of the request.
         let carrier = Protocol::Request.carrier(request.version(), || is_grpc(request.headers()));
         match outcome.host().pool().try_permit(carrier) {
@@ -252,7 +266,7 @@ where
                 self.send(permit, request, shared, secure, repicked)
             }
             None => Ok(State::Connecting(Box::new(Connecting {
-                permit: connect(outcome, &set, carrier, shared),
+                permit: connect(outcome, &set, carrier, waiting(outcome, &set, priority)?, shared),
                 request: Some(request),
                 shared: Arc::clone(shared),
                 secure,
@@ -350,11 +364,22 @@ where
     }
 }
 
+/// Takes a place among the calls that wait for a connection of the cluster.
+fn waiting(outcome: &Outcome, set: &HostSet, priority: RoutingPriority) -> Result<(Room, PendingPlace), Error> {
+    let room = outcome.cluster().room(&set.cluster, priority);
+    let pending = room.pending().map_err(|Open(limit)| {
+        set.counting.overflowed();
+        Error::at(Kind::Overflow(limit), outcome.peer())
+    })?;
+    Ok((room, pending))
+}
+
 /// Begins to wait for a connection: for the workload's identity too, if it is still being given one.
 fn connect(
     outcome: &Outcome,
     set: &HostSet,
     carrier: Carrier,
+    (room, pending): (Room, PendingPlace),
     shared: &Shared,
 ) -> Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>> {
     let manager = Arc::clone(&shared.manager);
@@ -390,8 +415,11 @@ fn connect(
             settings,
             carrier,
             timeout,
+            room,
         };
-        pool.permit(plan).await
+        let permit = pool.permit(plan).await;
+        drop(pending);
+        permit
     })
 }
 
@@ -509,8 +537,14 @@ fn refused(set: &HostSet, host: &Host) -> Error {
 }
 
 impl<B> Drop for BalanceFuture<B> {
-    /// A try that is dropped when its time is up says something of its connection; one that its caller gives up does not.
+    /// A try that is dropped when its time is up says something of its host and of its connection; one that its caller gives up
+    /// does not.
     fn drop(&mut self) {
+        if let (Some(outcome), Some(at)) = (&mut self.outcome, self.expires)
+            && Instant::now() >= at
+        {
+            outcome.timed_out();
+        }
         let Some(limited) = &self.limited else { return };
         let permit = self.outcome.as_ref().and_then(Outcome::permit);
         if let Some(permit) = permit.filter(|_| limited.sent.elapsed() >= limited.limit) {

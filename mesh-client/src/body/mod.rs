@@ -121,7 +121,7 @@ impl ResponseBody {
 
     fn fail(&mut self, error: Error) -> Option<Result<Frame<Bytes>, Error>> {
         if let Some(live) = &mut self.stream {
-            live.outcome.failed();
+            live.outcome.broke_off(&error);
         }
         self.stream = None;
         self.deadline = None;

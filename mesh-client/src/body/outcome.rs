@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
+use mesh_core::config::RoutingPriority;
+use mesh_core::outlier::Observation;
 use mesh_core::report::Counted;
 use mesh_core::retry::TryEnd;
 
@@ -21,7 +23,10 @@ pub(crate) struct Outcome {
     host: Arc<Host>,
     cluster: Arc<ClusterHandle>,
     permit: Option<Http2Permit>,
+    priority: RoutingPriority,
     verdict: Verdict,
+    /// What it tells of the host, once that is known.
+    seen: Option<Observation>,
     /// Set where the control plane asks for load reports.
     counted: Option<Counted>,
 }
@@ -36,13 +41,20 @@ enum Verdict {
 
 impl Outcome {
     /// Takes a place on `host`; the one in `cluster` was taken already.
-    pub(crate) fn begin(host: Arc<Host>, cluster: Arc<ClusterHandle>, counted: Option<Counted>) -> Self {
+    pub(crate) fn begin(
+        host: Arc<Host>,
+        cluster: Arc<ClusterHandle>,
+        priority: RoutingPriority,
+        counted: Option<Counted>,
+    ) -> Self {
         host.begin_call();
         Self {
             host,
             cluster,
             permit: None,
+            priority,
             verdict: Verdict::Open,
+            seen: None,
             counted,
         }
     }
@@ -92,6 +104,10 @@ impl Outcome {
         if (TryEnd::Answered { status, grpc }).is_failure() {
             self.verdict = Verdict::Failed;
         }
+        let told = Observation::of_answer(status, grpc);
+        if told != Observation::Success {
+            self.seen = Some(told);
+        }
     }
 
     /// The answer came to its end.
@@ -99,6 +115,7 @@ impl Outcome {
         if self.verdict == Verdict::Open {
             self.verdict = Verdict::Succeeded;
         }
+        self.seen.get_or_insert(Observation::Success);
     }
 
     /// The try failed before an answer; whether that is held against the destination is the error's to say.
@@ -106,10 +123,21 @@ impl Outcome {
         if error.try_end().is_some_and(TryEnd::is_failure) {
             self.failed();
         }
+        self.seen = self.seen.or_else(|| error.observation());
     }
 
     /// The answer broke off, or took too long.
-    pub(crate) fn failed(&mut self) {
+    pub(crate) fn broke_off(&mut self, error: &Error) {
+        self.failed();
+        self.seen = self.seen.or_else(|| error.observation());
+    }
+
+    /// The try was dropped because its time was up: no answer had come.
+    pub(crate) fn timed_out(&mut self) {
+        self.seen = Some(Observation::LocalOriginFailure);
+    }
+
+    fn failed(&mut self) {
         self.verdict = Verdict::Failed;
         if let Some(counted) = &mut self.counted {
             counted.failed();
@@ -120,7 +148,10 @@ impl Outcome {
 impl Drop for Outcome {
     fn drop(&mut self) {
         self.host.end_call();
-        self.cluster.end_call();
+        self.cluster.end_call(self.priority);
+        if let Some(seen) = self.seen {
+            self.cluster.observe(&self.host, seen);
+        }
         match self.verdict {
             Verdict::Succeeded => self.cluster.budget().succeeded(),
             Verdict::Failed => self.cluster.budget().failed(),

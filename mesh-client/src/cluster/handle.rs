@@ -1,22 +1,26 @@
-//! One live cluster: what survives swaps (budget, calls in flight, TLS configurations) and the host set that is swapped.
+//! One live cluster: what survives swaps (budget, breakers, ejections, TLS configurations) and the host set that is swapped.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesh_core::Entropy;
 use mesh_core::balance::Picker;
-use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, TlsMode};
+use mesh_core::breaker::ClusterBreakers;
+use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, RoutingPriority, TlsMode};
 use mesh_core::identity::{Credentials, Pins};
 use mesh_core::live;
+use mesh_core::outlier::{Ejection, Observation};
 use mesh_core::report::{Loads, Tally};
 use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::Host;
 use super::anywhere::Anywhere;
 use super::counting::Counting;
+use super::outliers::Outliers;
+use super::{Host, Room};
 use crate::connect::{Means, TlsConfigs};
 
 /// What every live thing is made with.
@@ -29,6 +33,8 @@ pub(crate) struct Parts {
     pub(crate) credentials: Credentials,
     pub(crate) loads: Loads,
     pub(crate) means: Arc<Means>,
+    /// Rings the manager's task: a cluster has something for it to do.
+    pub(crate) attention: Arc<Notify>,
 }
 
 /// A live cluster, shared by every channel and every call of the process.
@@ -37,7 +43,8 @@ pub(crate) struct ClusterHandle {
     name: ClusterName,
     hosts: live::Reader<HostSet>,
     writer: live::Writer<HostSet>,
-    in_flight: AtomicU32,
+    breakers: Arc<ClusterBreakers>,
+    outliers: Outliers,
     budget: Budget,
     anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
@@ -57,12 +64,16 @@ pub(crate) struct HostSet {
 
 impl ClusterHandle {
     pub(crate) fn new(cluster: &Arc<Cluster>, parts: &Parts) -> Self {
-        let (writer, hosts) = live::channel(HostSet::make(Arc::clone(cluster), None, parts).0);
+        let (set, _) = HostSet::make(Arc::clone(cluster), None, parts);
+        let outliers = Outliers::new(parts);
+        outliers.reconcile(cluster, &set.hosts);
+        let (writer, hosts) = live::channel(set);
         Self {
             name: cluster.name.clone(),
             hosts,
             writer,
-            in_flight: AtomicU32::new(0),
+            breakers: Arc::default(),
+            outliers,
             budget: Budget::default(),
             anywhere: Anywhere::default(),
             tls_configs: Arc::new(
@@ -79,8 +90,13 @@ impl ClusterHandle {
         if Arc::ptr_eq(&old.cluster, cluster) || old.cluster == *cluster {
             return;
         }
-        let (new, gone) = HostSet::make(Arc::clone(cluster), Some(&old), parts);
-        self.writer.publish(new);
+        let (set, gone) = HostSet::make(Arc::clone(cluster), Some(&old), parts);
+        self.outliers.reconcile(cluster, &set.hosts);
+        self.publish(set, &gone);
+    }
+
+    fn publish(&self, set: HostSet, gone: &[Arc<Host>]) {
+        self.writer.publish(set);
         // After the store: who still reads the old set finds them retired and reads again.
         for host in gone {
             host.pool().retire();
@@ -92,6 +108,44 @@ impl ClusterHandle {
         for host in self.hosts.load_full().hosts.iter().filter(|host| host.tls().is_some()) {
             host.pool().drain();
         }
+    }
+
+    /// Does what is due: ends an interval of outlier detection, and puts hosts in order when one was taken out or let in.
+    /// When to look again. Only the manager may call it, which publishes nothing else meanwhile.
+    pub(super) fn tend(&self, now: Instant, parts: &Parts) -> Option<Instant> {
+        let cluster = Arc::clone(&self.hosts.load().cluster);
+        let next = self.outliers.sweep(&cluster, now);
+        if self.outliers.take_stale() {
+            self.refresh(parts);
+        }
+        next
+    }
+
+    /// Makes the host set anew with what is known of its hosts now.
+    fn refresh(&self, parts: &Parts) {
+        let old = self.hosts.load_full();
+        let (set, gone) = HostSet::make(Arc::clone(&old.cluster), Some(&old), parts);
+        self.publish(set, &gone);
+    }
+
+    /// What a try told of the host it went to.
+    pub(crate) fn observe(&self, host: &Host, observation: Observation) {
+        let Some(monitor) = host.monitor() else { return };
+        if observation == Observation::Success {
+            monitor.succeeded();
+            return;
+        }
+        let set = self.hosts.load();
+        if let Some(config) = &set.cluster.outlier
+            && monitor.observe(observation, config)
+        {
+            self.outliers.suspect(&self.name, config, host.address());
+        }
+    }
+
+    /// The hosts that outlier detection took out.
+    pub(crate) fn ejections(&self) -> Vec<Ejection> {
+        self.outliers.ejections()
     }
 
     pub(crate) fn name(&self) -> &ClusterName {
@@ -115,22 +169,29 @@ impl ClusterHandle {
         &self.tls_configs
     }
 
-    /// Counts one more call; `false` when `max` are in flight (gRFC A32).
-    pub(crate) fn begin_call(&self, max: u32) -> bool {
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) < max {
-            return true;
-        }
-        self.end_call();
-        false
+    /// Counts one more call; `false` when as many are in flight as may be (gRFC A32).
+    pub(crate) fn begin_call(&self, cluster: &Cluster, priority: RoutingPriority) -> bool {
+        let max = cluster.breakers.of(priority).max_requests;
+        self.breakers.of(priority).requests.take(max)
     }
 
-    /// Calls in flight.
+    pub(crate) fn end_call(&self, priority: RoutingPriority) {
+        self.breakers.of(priority).requests.give_back();
+    }
+
+    /// Calls in flight, of whatever priority.
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        let of = |priority| self.breakers.of(priority).requests.used();
+        of(RoutingPriority::Default).saturating_add(of(RoutingPriority::High))
     }
 
-    pub(crate) fn end_call(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    /// What a call may take when it has to wait for a connection.
+    pub(crate) fn room(&self, cluster: &Cluster, priority: RoutingPriority) -> Room {
+        Room::new(Arc::clone(&self.breakers), cluster.breakers, priority)
+    }
+
+    pub(crate) fn breakers(&self) -> &ClusterBreakers {
+        &self.breakers
     }
 }
 

@@ -2,11 +2,12 @@
 //! survives every swap that leaves its address and its security alone.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use mesh_core::balance::Load;
 use mesh_core::config::TlsMode;
+use mesh_core::outlier::Monitor;
 use tokio::time::Instant;
 
 use super::handle::Parts;
@@ -20,6 +21,9 @@ pub(crate) struct Host {
     in_flight: AtomicU32,
     /// Set once a dial failed, cleared by the next success: so that a pick need not look into the pool in good times.
     failing: std::sync::atomic::AtomicBool,
+    /// Set once its cluster watches for outliers. What is held against a host is held against its address, so a host that is
+    /// made anew is given the monitor of the one before.
+    monitor: OnceLock<Arc<Monitor>>,
     /// What its connections are made with; `None`: they are not encrypted.
     tls: Option<Arc<TlsMode>>,
     pool: Arc<Pool>,
@@ -32,6 +36,7 @@ impl Host {
             weight: AtomicU32::new(weight.max(1)),
             in_flight: AtomicU32::new(0),
             failing: false.into(),
+            monitor: OnceLock::new(),
             tls,
             pool: Arc::new(Pool::new(address, Arc::clone(&parts.means))),
         }
@@ -48,6 +53,22 @@ impl Host {
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// What its calls are told to, where its cluster watches for outliers or did.
+    pub(crate) fn monitor(&self) -> Option<&Arc<Monitor>> {
+        self.monitor.get()
+    }
+
+    /// Puts it under observation. One that is already keeps its monitor, which the detector takes over.
+    pub(super) fn watch(&self, monitor: Arc<Monitor>) {
+        // It is there already.
+        let _ = self.monitor.set(monitor);
+    }
+
+    /// Whether outlier detection took it out.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.monitor.get().is_some_and(|monitor| monitor.is_ejected())
     }
 
     pub(crate) fn reweigh(&self, weight: u32) {
@@ -73,7 +94,7 @@ impl Load for Host {
     }
 
     fn is_available(&self) -> bool {
-        !self.failing.load(Ordering::Relaxed) || !self.pool.is_backing_off(Instant::now())
+        !self.is_ejected() && (!self.failing.load(Ordering::Relaxed) || !self.pool.is_backing_off(Instant::now()))
     }
 
     fn weight(&self) -> u32 {

@@ -1,10 +1,10 @@
 //! Reconciles the living with the wanted: the only writer of selectors and host sets.
 //!
 //! One manager belongs to one [`Link`], so all channels of a process share connections, budgets and counters. It is driven by
-//! a bell and not by a queue: a burst of a hundred pushes costs one reconcile, and requests go on meanwhile with the selector
-//! they have.
+//! a bell and not by a queue: a burst of a hundred pushes costs one reconcile, a storm of them costs a hundred a second
+//! ([`Pace`]), and requests go on meanwhile with the selector they have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -19,12 +19,13 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::handle::Parts;
+use super::pace::Pace;
 use super::{ClusterHandle, Selector, Target};
 use crate::alarm::Alarms;
 use crate::connect::{Connect, Means, Tcp};
 
-/// How long a cluster that no route names any more keeps its connections and budget: a weight that goes to 0 and back within
-/// this time finds them again.
+/// How long a cluster that no route names any more keeps its connections, budget, breakers and ejections: a weight that goes to
+/// 0 and back within this time finds them again. One that calls still run in is kept until they have ended.
 const RETIRE_AFTER: Duration = Duration::from_secs(30);
 
 /// The live clusters of a process and the selectors of its targets.
@@ -42,10 +43,14 @@ pub(crate) struct ClusterManager {
 struct State {
     /// What the clusters were last reconciled with.
     snapshot: Arc<Snapshot>,
+    /// How the workload's identity stood then.
+    standing: Option<Arc<Standing>>,
     /// Under whose name and by whose roots connections were last made.
     identity: Option<Identity>,
     clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
     retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
+    /// The clusters that watch for outliers, which are looked at again and again.
+    watched: HashSet<ClusterName>,
     targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
 }
 
@@ -83,7 +88,7 @@ impl ClusterManager {
     }
 
     fn start(link: &Link, connector: Arc<dyn Connect>) -> Arc<Self> {
-        let bell = Arc::new(Notify::new());
+        let (bell, attention) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let manager = Arc::new(Self {
             snapshots: link.snapshots().clone(),
             identity: link.identity().clone(),
@@ -100,6 +105,7 @@ impl ClusterManager {
                     tally: link.tally().clone(),
                     wall_clock: Arc::clone(link.wall_clock()),
                 }),
+                attention: Arc::clone(&attention),
             },
             alarms: Alarms::start(),
             link: link.downgrade(),
@@ -111,7 +117,7 @@ impl ClusterManager {
             move || bell.notify_one()
         };
         let subscriptions = [manager.snapshots.on_change(ring()), manager.identity.on_change(ring())];
-        let task = tokio::spawn(run(Arc::downgrade(&manager), bell)).abort_handle();
+        let task = tokio::spawn(run(Arc::downgrade(&manager), bell, attention)).abort_handle();
         *manager.task.lock().unwrap_or_else(PoisonError::into_inner) = Some((subscriptions, task));
         manager
     }
@@ -154,7 +160,7 @@ impl ClusterManager {
     /// Brings clusters and selectors up to the newest snapshot.
     pub(crate) fn reconcile(&self) {
         let mut state = self.lock();
-        state.reconcile_identity(&self.identity.load());
+        state.reconcile_identity(self.identity.load_full());
         let snapshot = self.snapshots.load_full();
         state.reconcile_clusters(&snapshot, &self.parts);
         let State { clusters, targets, .. } = &mut *state;
@@ -169,11 +175,25 @@ impl ClusterManager {
         }
     }
 
-    /// Lets go of clusters that nothing has named for a while; when to look again.
-    fn purge(&self, now: Instant) -> Option<Instant> {
+    /// Whether there is something to reconcile. A bell that rang often is heard twice: once by who waited, once by what it kept.
+    fn is_behind(&self) -> bool {
+        let (state, snapshot, standing) = (self.lock(), self.snapshots.load(), self.identity.load());
+        let seen = state.standing.as_ref();
+        !Arc::ptr_eq(&state.snapshot, &snapshot) || seen.is_none_or(|seen| !Arc::ptr_eq(seen, &standing))
+    }
+
+    /// Does what time asks for; when to look again.
+    fn tend(&self, now: Instant) -> Option<Instant> {
         let mut state = self.lock();
-        state.retired.retain(|_, (_, since)| now < *since + RETIRE_AFTER);
-        state.retired.values().map(|(_, since)| *since + RETIRE_AFTER).min()
+        let purge_at = state.purge(now);
+        let watched = state.watched.iter().filter_map(|name| state.clusters.get(name));
+        let sweep_at = watched.filter_map(|cluster| cluster.tend(now, &self.parts)).min();
+        purge_at.into_iter().chain(sweep_at).min()
+    }
+
+    /// The clusters there are, in no order.
+    pub(super) fn live_clusters(&self) -> Vec<Arc<ClusterHandle>> {
+        self.lock().clusters.values().cloned().collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -184,7 +204,8 @@ impl ClusterManager {
 impl State {
     /// Connections outlive the renewal of an identity, up to the end of their certificates. They do not outlive another name
     /// or other roots: what a peer proved under those says nothing under these.
-    fn reconcile_identity(&mut self, standing: &Standing) {
+    fn reconcile_identity(&mut self, standing: Arc<Standing>) {
+        let standing = &**self.standing.insert(standing);
         let Ok(now) = standing else { return };
         let before = self.identity.replace(now.clone());
         if before.is_some_and(|before| !now.is_renewal_of(&before)) {
@@ -217,37 +238,64 @@ impl State {
                 }
                 None => Arc::new(ClusterHandle::new(cluster, parts)),
             };
+            if cluster.outlier.is_some() {
+                self.watched.insert(name.clone());
+            } else {
+                self.watched.remove(name);
+            }
             self.clusters.insert(name.clone(), handle);
         }
     }
 
+    /// Lets go of clusters that nothing has named for a while; when to look again.
+    fn purge(&mut self, now: Instant) -> Option<Instant> {
+        for (cluster, since) in self.retired.values_mut() {
+            // A call holds it: were it made anew meanwhile, its breakers would count from 0 (gRFC A32: one count per process).
+            if now >= *since + RETIRE_AFTER && Arc::strong_count(cluster) > 1 {
+                *since = now;
+            }
+        }
+        self.retired.retain(|_, (_, since)| now < *since + RETIRE_AFTER);
+        self.retired.values().map(|(_, since)| *since + RETIRE_AFTER).min()
+    }
+
     fn retire(&mut self, name: &ClusterName) {
+        self.watched.remove(name);
         if let Some(handle) = self.clusters.remove(name) {
             self.retired.insert(name.clone(), (handle, Instant::now()));
         }
     }
 }
 
-async fn run(manager: Weak<ClusterManager>, bell: Arc<Notify>) {
-    let mut purge_at: Option<Instant> = None;
+/// The manager's one task. It sleeps for ever where nothing changes and no cluster watches for outliers.
+async fn run(manager: Weak<ClusterManager>, bell: Arc<Notify>, attention: Arc<Notify>) {
+    let (mut look_again, mut changed, mut pace) = (None, false, Pace::new(Instant::now()));
     loop {
-        let purge = async {
-            match purge_at {
+        let time = async {
+            match look_again {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = bell.notified() => {
-                let Some(manager) = manager.upgrade() else { return };
-                manager.reconcile();
-                purge_at = manager.purge(Instant::now());
-            }
-            () = purge => {
-                let Some(manager) = manager.upgrade() else { return };
-                purge_at = manager.purge(Instant::now());
+            () = bell.notified() => changed = true,
+            () = attention.notified() => {}
+            () = time => {}
+        }
+        let Some(manager) = manager.upgrade() else { return };
+        let now = Instant::now();
+        let mut later = None;
+        changed = changed && manager.is_behind();
+        if changed {
+            match pace.take(now) {
+                Ok(()) => {
+                    manager.reconcile();
+                    changed = false;
+                }
+                Err(at) => later = Some(at),
             }
         }
+        look_again = manager.tend(now).into_iter().chain(later).min();
     }
 }
 

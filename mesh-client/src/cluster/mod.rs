@@ -1,22 +1,28 @@
-//! The live side of the configuration: hosts with connections and counters, clusters with budgets, and the manager that
-//! reconciles them with each snapshot.
+//! The live side of the configuration: hosts with connections and counters, clusters with budgets, breakers and ejections, and
+//! the manager that reconciles them with each snapshot.
 
 mod anywhere;
+mod breakers;
 mod counting;
 mod handle;
 mod host;
 mod manager;
+mod outliers;
+mod pace;
 mod selector;
+mod status;
 
 use mesh_core::config::ReasonKind;
 use mesh_core::link::Standing;
 
 pub(crate) use anywhere::Wish;
+pub(crate) use breakers::{ConnectionPlace, Open, PendingPlace, Room};
 pub(crate) use handle::{ClusterHandle, HostSet};
 pub(crate) use host::Host;
 pub use manager::AlreadyRunning;
 pub(crate) use manager::{ClusterManager, with_connector};
 pub(crate) use selector::{Selector, Target};
+pub use status::{BreakerStatus, ClusterStatus, EjectedEndpoint, Usage, clusters};
 
 /// Whether the workload is still being given its identity, as opposed to lacking one.
 pub(crate) fn is_on_its_way(standing: &Standing) -> bool {

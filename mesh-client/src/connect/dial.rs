@@ -13,6 +13,7 @@ use super::pool::Pool;
 use super::terms::Terms;
 use super::watched::{Reads, Watched};
 use super::{ConnectError, ConnectKind, Io, TlsConfigs, tls};
+use crate::cluster::{ConnectionPlace, Room};
 
 /// How a connection is secured.
 #[derive(Clone)]
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) carrier: Carrier,
     /// For all of it.
     pub(crate) timeout: Duration,
+    /// What may be taken of the cluster for it.
+    pub(crate) room: Room,
 }
 
 /// What became of it.
@@ -43,8 +46,24 @@ pub(super) enum Made {
     Http1(Http1),
 }
 
-/// Makes a connection for `pool`, whose rules were those of `epoch` when this began.
-pub(super) async fn dial(pool: &Arc<Pool>, plan: &Plan, epoch: u32) -> Result<Made, ConnectError> {
+impl Made {
+    /// It counts among its cluster's connections until it is gone.
+    fn counts(mut self, place: ConnectionPlace) -> Self {
+        match &mut self {
+            Self::Http2(connection) => connection.counts(place),
+            Self::Http1(connection) => connection.counts(place),
+        }
+        self
+    }
+}
+
+/// Makes a connection for `pool`, in its `place` among those of the cluster, whose rules were those of `epoch` when this began.
+pub(super) async fn dial(
+    pool: &Arc<Pool>,
+    plan: &Plan,
+    place: ConnectionPlace,
+    epoch: u32,
+) -> Result<Made, ConnectError> {
     let whole = async {
         let address = pool.address();
         let io = pool
@@ -69,7 +88,7 @@ pub(super) async fn dial(pool: &Arc<Pool>, plan: &Plan, epoch: u32) -> Result<Ma
         }
     };
     match tokio::time::timeout(plan.timeout, whole).await {
-        Ok(result) => result,
+        Ok(result) => result.map(|made| made.counts(place)),
         Err(_elapsed) => Err(ConnectError::new(ConnectKind::Timeout(plan.timeout))),
     }
 }

@@ -62,6 +62,26 @@ impl ConnectError {
         matches!(&*self.kind, ConnectKind::Retired)
     }
 
+    /// Whether it says something of the peer. What is lacking on this side says nothing, nor does a change of what is wanted.
+    pub(crate) fn is_the_peers(&self) -> bool {
+        match &*self.kind {
+            ConnectKind::Tcp(_)
+            | ConnectKind::Tls(_)
+            | ConnectKind::PeerRefused(_)
+            | ConnectKind::Alpn
+            | ConnectKind::Http2(_)
+            | ConnectKind::Http1(_)
+            | ConnectKind::Timeout(_)
+            | ConnectKind::Unserved => true,
+            ConnectKind::Resolve(..)
+            | ConnectKind::Config(_)
+            | ConnectKind::Material(_)
+            | ConnectKind::NoIdentity(_)
+            | ConnectKind::Retired
+            | ConnectKind::Stopped => false,
+        }
+    }
+
     /// A stable word for the kind of failure, fit for a metric label.
     pub fn as_str(&self) -> &'static str {
         match &*self.kind {

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use super::pool::Pool;
 use super::terms::Terms;
 use super::{ConnectError, ConnectKind, Io};
+use crate::cluster::ConnectionPlace;
 
 type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
 
@@ -37,6 +38,8 @@ pub(crate) struct Http1 {
     used: Instant,
     /// Under which of the pool's rules it was made.
     pub(super) epoch: u32,
+    /// Its place among the cluster's connections. It is given back before whoever waits in the pool is told of the other one.
+    counted: Option<ConnectionPlace>,
     place: Place,
 }
 
@@ -65,11 +68,17 @@ pub(super) async fn handshake<T: Io>(io: T, terms: Terms, epoch: u32, place: Pla
         served: 0,
         used: Instant::now(),
         epoch,
+        counted: None,
         place,
     })
 }
 
 impl Http1 {
+    /// It counts among its cluster's connections until it is gone.
+    pub(super) fn counts(&mut self, place: ConnectionPlace) {
+        self.counted = Some(place);
+    }
+
     /// Whether it can take a request now. Looks at what the peer did meanwhile.
     pub(super) fn is_usable(&mut self, now: Instant) -> bool {
         let worn = self.terms.max_requests.is_some_and(|max| self.served >= max.get());

@@ -73,9 +73,9 @@ async fn over_max_requests_a_call_fails_at_once_and_places_come_back() {
     let net = Net::default();
     net.serve(1, |_, respond| silent(respond));
     let (source, link) = net.link();
-    source
-        .snapshots
-        .publish(one_cluster(&[1], |_, cluster| cluster.max_requests = 2));
+    source.snapshots.publish(one_cluster(&[1], |_, cluster| {
+        cluster.breakers.default.max_requests = 2
+    }));
     let channel = channel(&link);
     for round in 0..3 {
         let held: Vec<_> = (0..2)

@@ -104,7 +104,7 @@ fn cases() -> Vec<Case> {
         case(
             "a limit",
             |_| {},
-            |_, cluster| cluster.max_requests = 0,
+            |_, cluster| cluster.breakers.default.max_requests = 0,
             "UO",
             503,
             "14",

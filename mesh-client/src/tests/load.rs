@@ -269,7 +269,7 @@ async fn a_call_over_the_limit_is_a_drop_without_a_category() {
     let (source, link) = net.link();
     let reader = reader(&link);
     source.snapshots.publish(one_cluster(&[1], |_, cluster| {
-        cluster.max_requests = 0;
+        cluster.breakers.default.max_requests = 0;
         asking(cluster);
     }));
     assert!(call(&channel(&link), post("")).await.unwrap_err().is_overflow());

@@ -2,6 +2,7 @@
 //!
 //! Time is paused where a test is about time. The production assembly is used throughout; only the connector is a test's.
 
+mod breakers;
 mod calls;
 mod config;
 mod connections;
@@ -12,9 +13,11 @@ mod lifecycle;
 mod load;
 mod matrix;
 mod net;
+mod outliers;
 mod outside;
 mod retries;
 mod security;
 mod storms;
 mod streams;
+mod swaps;
 mod time;

@@ -32,6 +32,7 @@ pub(super) struct Net {
     servers: Arc<Mutex<HashMap<SocketAddr, Server>>>,
     dial_time: Arc<Mutex<Duration>>,
     dials: Arc<AtomicUsize>,
+    dialled: Arc<Mutex<HashMap<SocketAddr, usize>>>,
     frozen: Arc<AtomicBool>,
     open: Arc<Mutex<HashMap<SocketAddr, usize>>>,
     tasks: Arc<Mutex<Vec<Task>>>,
@@ -133,16 +134,36 @@ impl Net {
         self.dials.load(Ordering::Relaxed)
     }
 
+    /// How often one of them was dialled.
+    pub(super) fn dials_to(&self, n: u8) -> usize {
+        let dialled = self.dialled.lock().unwrap();
+        dialled.get(&address(n)).copied().unwrap_or_default()
+    }
+
     /// Ends server `n` with all its connections.
     pub(super) async fn stop(&self, n: u8) {
         self.servers.lock().unwrap().remove(&address(n));
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
-        for (at, task) in tasks {
-            if at == address(n) {
-                task.abort();
-                let _ = task.await;
-            }
+        for task in self.tasks_of(n) {
+            task.abort();
+            let _ = task.await;
         }
+    }
+
+    /// As [`stop`](Self::stop), without waiting for the end: its connections end, and its port is refused.
+    pub(super) fn kill(&self, n: u8) {
+        self.servers.lock().unwrap().remove(&address(n));
+        self.end_connections(n);
+    }
+
+    /// The connections of a server end without a word, and it takes new ones.
+    pub(super) fn end_connections(&self, n: u8) {
+        self.tasks_of(n).into_iter().for_each(|task| task.abort());
+    }
+
+    fn tasks_of(&self, n: u8) -> Vec<tokio::task::JoinHandle<()>> {
+        let mut tasks = self.tasks.lock().unwrap();
+        let of_it = tasks.extract_if(.., |(at, _)| *at == address(n));
+        of_it.map(|(_, task)| task).collect()
     }
 
     /// How many connections server `n` has open.
@@ -176,6 +197,7 @@ impl Net {
 
     pub(super) fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Io>> {
         self.dials.fetch_add(1, Ordering::Relaxed);
+        *self.dialled.lock().unwrap().entry(address).or_default() += 1;
         let server = self.servers.lock().unwrap().get(&address).cloned();
         let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         let (near, far) = tokio::io::duplex(64 * 1024);

@@ -214,7 +214,7 @@ async fn a_host_is_kept_over_a_swap_unless_its_own_tls_changes() {
     assert_eq!(both().await.unwrap(), 2);
     // The same modes in a new value: nothing is dialled anew.
     let mut again = (**mixed(2, [true, true]).cluster(&"c".into()).unwrap().as_ref().unwrap()).clone();
-    again.max_requests += 1;
+    again.breakers.default.max_requests += 1;
     swap(&source, &link, one_of(2, again.clone())).await;
     assert_eq!(both().await.unwrap(), 2);
     // The second is to be called by another name now; the first keeps its connection.

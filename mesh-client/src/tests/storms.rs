@@ -121,7 +121,7 @@ async fn hs_5_a_hundred_swaps_a_second_refill_no_budget() {
             let snapshot = one_cluster(&[1], |route, cluster| {
                 storming(route, cluster);
                 route.timeout = Some(Duration::from_secs(100 + version % 7));
-                cluster.max_requests = 1_000 + (version % 5) as u32;
+                cluster.breakers.default.max_requests = 1_000 + (version % 5) as u32;
             });
             source
                 .snapshots

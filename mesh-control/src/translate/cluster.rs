@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mesh_core::config::{Cluster, ClusterName, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, TlsMode};
+use mesh_core::config::{
+    CircuitBreakers, Cluster, ClusterName, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, TlsMode,
+};
 
 use super::service::Service;
 use super::{ClientScope, Findings, Mesh, endpoint, host};
@@ -14,7 +16,7 @@ use crate::istio::{DestinationRule, Document, Documents, Port, Subset};
 /// Istio's `connectTimeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Istio sets every circuit breaker to "no limit" unless a DestinationRule says otherwise.
-const MAX_REQUESTS: u32 = u32::MAX;
+const BREAKERS: CircuitBreakers = CircuitBreakers::UNLIMITED;
 /// Power of two choices (Envoy's default).
 const LB: LbPolicy = LbPolicy::LeastRequest { choices: 2 };
 
@@ -41,7 +43,7 @@ pub(super) fn build(service: &Service<'_>, port: &Port, subset: Option<&Subset>,
     Cluster {
         lb: LB,
         connect_timeout: CONNECT_TIMEOUT,
-        max_requests: MAX_REQUESTS,
+        breakers: BREAKERS,
         // Who calls whom, and how it ends, is what an operator looks for first.
         load_reporting: Some(LoadReporting::of(name.as_str())),
         ..Cluster::new(name, tls, endpoints.list)

@@ -5,7 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Connections, DropOverload, Endpoint, LoadReporting, Metadata, RetryLimits, StringMatch, TlsOrigination};
+use super::{
+    CircuitBreakers, Connections, DropOverload, Endpoint, LoadReporting, Metadata, OutlierDetection, RetryLimits,
+    StringMatch, TlsOrigination,
+};
 
 /// The name of a cluster, opaque. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,10 +54,12 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How its connections are made, used and let go. Shared: most clusters of a mesh say the same.
     pub connections: Arc<Connections>,
-    /// The most calls in flight in this process at once; one more fails at once (Envoy `max_requests`, gRFC A32).
-    pub max_requests: u32,
-    /// The most retries in flight, on top of the house's own budget.
+    /// How much of it may be in use by this process at once (Envoy `circuit_breakers`, gRFC A32).
+    pub breakers: CircuitBreakers,
+    /// The most retries in flight, on top of the house's own budget: for the calls of all priorities together.
     pub retry_limits: RetryLimits,
+    /// When a host is taken out for how it behaves; `None`: never.
+    pub outlier: Option<OutlierDetection>,
     /// Set when the control plane asks to be told about its load.
     pub load_reporting: Option<LoadReporting>,
     /// The shares of its calls that are dropped before they are made, each drawn for in turn (Envoy `drop_overloads`).
@@ -67,8 +72,6 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The number of calls in flight a cluster allows when nothing is said (gRFC A32, Envoy).
-    pub const DEFAULT_MAX_REQUESTS: u32 = 1024;
     /// The connect timeout when nothing is said (Envoy).
     pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -81,8 +84,9 @@ impl Cluster {
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             connections: Arc::default(),
-            max_requests: Self::DEFAULT_MAX_REQUESTS,
+            breakers: CircuitBreakers::default(),
             retry_limits: RetryLimits::default(),
+            outlier: None,
             load_reporting: None,
             drops: Arc::default(),
             by_authority: false,

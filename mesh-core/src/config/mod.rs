@@ -4,6 +4,7 @@
 //! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
 //! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
 
+mod breakers;
 mod cluster;
 mod endpoint;
 mod inbound;
@@ -11,6 +12,7 @@ mod load;
 mod matcher;
 mod metadata;
 mod origination;
+mod outlier;
 mod protocol;
 mod reason;
 mod retry;
@@ -19,6 +21,7 @@ mod snapshot;
 mod time;
 mod units;
 
+pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMatch, TlsMode};
 pub use endpoint::{DropOverload, Endpoint, Health, Locality};
 pub use inbound::{
@@ -29,6 +32,7 @@ pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
 pub use origination::{Credential, NameKind, NameMatch, Roots, TlsOrigination};
+pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, OutlierRules, Percent, SuccessRate};
 pub use protocol::{Carrier, Connections, Http2Settings, KeepAlive, Protocol, TcpKeepAlive};
 pub use reason::{Reason, ReasonKind};
 pub use retry::{

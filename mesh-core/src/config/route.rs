@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClusterName, RetryPolicy, RouteMatch, TimeLimits, Weight};
+use super::{ClusterName, RetryPolicy, RouteMatch, RoutingPriority, TimeLimits, Weight};
 
 /// All routes of one target: what its listener's route configuration holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +123,8 @@ pub struct Route {
     pub limits: TimeLimits,
     /// Whether to try again.
     pub retry: RetryPolicy,
+    /// Whose limits hold for its calls (Envoy `RouteAction.priority`).
+    pub priority: RoutingPriority,
 }
 
 impl Route {
@@ -135,6 +137,7 @@ impl Route {
             timeout: None,
             limits: TimeLimits::default(),
             retry: RetryPolicy::default(),
+            priority: RoutingPriority::Default,
         }
     }
 }

@@ -3,17 +3,15 @@
 use mesh_core::config::{Cluster, LbPolicy, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
 
 use super::common::{ads, duration, texts, this_stream, uint};
-use super::{Dialect, protocol, tls};
+use super::{Dialect, breakers, outlier, protocol, tls};
 use crate::proto::cluster::{
-    CircuitBreakers, Cluster as Proto,
-    circuit_breakers::{Thresholds, thresholds::RetryBudget},
+    Cluster as Proto,
     cluster::{
         ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy as LbEnum, LeastRequestLbConfig,
         TransportSocketMatch,
     },
 };
-use crate::proto::core::{RoutingPriority, TransportSocket};
-use crate::proto::percent::Percent;
+use crate::proto::core::TransportSocket;
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     let (lb_policy, lb_config) = match dialect {
@@ -27,19 +25,6 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         Dialect::Mesh | Dialect::Grpc => cluster.load_reporting.as_ref(),
         Dialect::Envoy(_) => None,
     };
-    let mut threshold = Thresholds {
-        priority: RoutingPriority::Default as i32,
-        max_requests: uint(cluster.max_requests),
-        max_retries: cluster.retry_limits.max.and_then(uint),
-        retry_budget: cluster.retry_limits.budget.map(retry_budget),
-        ..Thresholds::default()
-    };
-    if let Dialect::Envoy(_) = dialect {
-        // Of what is not said Envoy has limits of its own (1024 connections and pending requests, 3 retries at once).
-        threshold.max_connections = uint(u32::MAX);
-        threshold.max_pending_requests = uint(cluster.max_requests);
-        threshold.max_retries = uint(cluster.retry_limits.max.unwrap_or(cluster.max_requests));
-    }
     let kind = match cluster.by_authority {
         true => DiscoveryType::OriginalDst,
         false => DiscoveryType::Eds,
@@ -55,10 +40,8 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         connect_timeout: Some(duration(cluster.connect_timeout)),
         lb_policy: lb_policy as i32,
         lb_config,
-        circuit_breakers: Some(CircuitBreakers {
-            thresholds: vec![threshold],
-            ..CircuitBreakers::default()
-        }),
+        circuit_breakers: Some(breakers::breakers(&cluster.breakers, &cluster.retry_limits, dialect)),
+        outlier_detection: cluster.outlier.as_ref().map(|one| outlier::outlier(one, dialect)),
         typed_extension_protocol_options: protocol::options(&cluster.connections),
         upstream_connection_options: cluster.connections.tcp_keep_alive.map(protocol::tcp),
         lrs_server: reporting.map(|_| this_stream()),
@@ -72,16 +55,6 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             Dialect::Grpc => Vec::new(),
         },
         ..Proto::default()
-    }
-}
-
-fn retry_budget(budget: mesh_core::config::RetryBudget) -> RetryBudget {
-    RetryBudget {
-        budget_percent: Some(Percent {
-            value: f64::from(budget.share) / 100.0,
-        }),
-        min_retry_concurrency: uint(budget.min_retry_concurrency),
-        ..RetryBudget::default()
     }
 }
 

@@ -11,12 +11,14 @@
 //! | certificates | provider instances | the same | SDS names `default` and `ROOTCA` ([`tls`]) |
 //! | endpoints | with a weight on every locality, none of them empty | the same | the same |
 
+mod breakers;
 mod cluster;
 mod common;
 mod egress;
 mod endpoint;
 mod listener;
 mod matcher;
+mod outlier;
 mod protocol;
 mod retry;
 mod route;

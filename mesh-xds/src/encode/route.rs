@@ -1,10 +1,11 @@
 //! A route configuration.
 
-use mesh_core::config::{Route, RouteTree, Split, VirtualHost};
+use mesh_core::config::{Route, RouteTree, RoutingPriority, Split, VirtualHost};
 
 use super::common::{duration, uint};
 use super::matcher::route_match;
 use super::retry;
+use crate::proto::core::RoutingPriority as PriorityProto;
 use crate::proto::route::{
     Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto, WeightedCluster, route::Action,
     route_action::ClusterSpecifier, route_action::MaxStreamDuration, weighted_cluster::ClusterWeight,
@@ -39,6 +40,10 @@ fn route(route: &Route) -> RouteProto {
         idle_timeout: route.limits.idle.map(duration),
         retry_policy,
         hedge_policy: retry::hedge(&route.retry),
+        priority: match route.priority {
+            RoutingPriority::Default => PriorityProto::Default as i32,
+            RoutingPriority::High => PriorityProto::High as i32,
+        },
         ..RouteAction::default()
     };
     RouteProto {

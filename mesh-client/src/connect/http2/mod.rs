@@ -13,7 +13,7 @@ mod steward;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use super::pool::Pool;
 use super::terms::Terms;
 use super::watched::Reads;
 use super::{ConnectError, ConnectKind, Io};
+use crate::cluster::ConnectionPlace;
 use steward::Steward;
 
 /// Streams a peer is assumed to allow until its SETTINGS say otherwise (RFC 9113 6.5.2 recommends no less than 100).
@@ -58,6 +59,8 @@ pub(crate) struct Connection {
     silence: Mutex<Silence>,
     /// Wakes its steward.
     changed: Arc<Notify>,
+    /// Its place among the cluster's connections.
+    place: OnceLock<ConnectionPlace>,
 }
 
 /// Tries that ran out of their time in silence.
@@ -102,6 +105,12 @@ impl Connection {
         Some(Permit {
             connection: Arc::clone(self),
         })
+    }
+
+    /// It counts among its cluster's connections until it is gone.
+    pub(super) fn counts(&self, place: ConnectionPlace) {
+        // It has none yet: it was made a moment ago.
+        let _ = self.place.set(place);
     }
 
     /// Whether it takes no new stream.
@@ -252,6 +261,7 @@ pub(super) async fn handshake<T: Io>(
         reads,
         silence: Mutex::default(),
         changed: Arc::default(),
+        place: OnceLock::new(),
     });
     let pings = driver.ping_pong();
     let most = settings.max_streams.map_or(u32::MAX, std::num::NonZeroU32::get);

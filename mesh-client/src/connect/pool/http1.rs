@@ -15,6 +15,7 @@ use super::super::dial::{Made, Plan, dial};
 use super::super::http1::{Http1, Place};
 use super::super::{ConnectError, ConnectKind};
 use super::{Pool, State};
+use crate::cluster::{ConnectionPlace, Open};
 use crate::error::Error;
 
 /// HTTP/1.1 connections to one endpoint, in use or idle. Each carries one call, so this bounds the calls that one process has
@@ -28,6 +29,13 @@ const MAX_DIALS: u32 = 32;
 const MAX_LOOKS: usize = 1024;
 /// Idle connections are looked through no more often.
 const MIN_SWEEP: Duration = Duration::from_millis(100);
+
+/// What became of a wish for another connection.
+enum Wished {
+    Dialled(oneshot::Receiver<Result<Http1, ConnectError>>),
+    /// It is to be asked again when another has gone; which breaker says so, if one does.
+    Later(Option<&'static str>),
+}
 
 /// What those who wait are rung for. Two bells, or who has a dial of its own would take the ring that another needs.
 #[derive(Default)]
@@ -49,6 +57,11 @@ pub(super) struct Side {
 }
 
 impl Side {
+    /// Those there are and those being made.
+    pub(super) fn connections(&self) -> usize {
+        (self.live + self.dialling) as usize
+    }
+
     /// Takes in an idle connection; hands it back when there are enough.
     pub(super) fn keep(&mut self, connection: Http1) -> Option<Http1> {
         if self.idle.len() >= MAX_IDLE {
@@ -133,6 +146,7 @@ impl Pool {
             let bells = Arc::clone(&self.side(&mut state).bells);
             (bells, self.waits(&mut state))
         };
+        let mut refused_by = None;
         let served = async {
             let mut own = None;
             for _ in 0..MAX_LOOKS {
@@ -147,7 +161,10 @@ impl Pool {
                     return Ok(connection);
                 }
                 if own.is_none() {
-                    own = self.dial_http1(plan)?;
+                    match self.dial_http1(plan)? {
+                        Wished::Dialled(dialled) => (own, refused_by) = (Some(dialled), None),
+                        Wished::Later(limit) => refused_by = limit,
+                    }
                 }
                 let Some(dialled) = &mut own else {
                     tokio::select! {
@@ -166,40 +183,45 @@ impl Pool {
             }
             Err(self.overflow("HTTP/1.1 connections per endpoint"))
         };
-        match tokio::time::timeout(plan.timeout, served).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(self.failure(ConnectError::new(ConnectKind::Timeout(plan.timeout)))),
+        match (tokio::time::timeout(plan.timeout, served).await, refused_by) {
+            (Ok(result), _) => result,
+            // It was a limit of ours that kept it waiting, and not the endpoint.
+            (Err(_elapsed), Some(limit)) => Err(self.overflow(limit)),
+            (Err(_elapsed), None) => Err(self.failure(ConnectError::new(ConnectKind::Timeout(plan.timeout)))),
         }
     }
 
-    /// Has a connection made; `None` while as many are being made as may be.
-    fn dial_http1(
-        self: &Arc<Self>,
-        plan: &Plan,
-    ) -> Result<Option<oneshot::Receiver<Result<Http1, ConnectError>>>, Error> {
+    /// Has a connection made, unless as many are being made as may be. Where a breaker is open the call waits for one of those
+    /// that there are, as it does at an Envoy: of the calls that wait, the breakers limit the number.
+    fn dial_http1(self: &Arc<Self>, plan: &Plan) -> Result<Wished, Error> {
         let mut state = self.lock();
         self.may_dial(&state)?;
-        let epoch = state.epoch;
+        let (epoch, here) = (state.epoch, state.connections());
         let side = self.side(&mut state);
         if side.live + side.dialling >= MAX_HTTP1 {
             return Err(self.overflow("HTTP/1.1 connections per endpoint"));
         }
         if side.dialling >= MAX_DIALS {
-            return Ok(None);
+            return Ok(Wished::Later(None));
         }
+        let place = match plan.room.connection(here) {
+            Ok(place) => place,
+            Err(Open(limit)) => return Ok(Wished::Later(Some(limit))),
+        };
         side.dialling += 1;
         let (done, dialled) = oneshot::channel();
-        tokio::spawn(Arc::clone(self).run_http1_dial(plan.clone(), epoch, done));
-        Ok(Some(dialled))
+        tokio::spawn(Arc::clone(self).run_http1_dial(plan.clone(), place, epoch, done));
+        Ok(Wished::Dialled(dialled))
     }
 
     async fn run_http1_dial(
         self: Arc<Self>,
         plan: Plan,
+        place: ConnectionPlace,
         epoch: u32,
         done: oneshot::Sender<Result<Http1, ConnectError>>,
     ) {
-        let result = dial(&self, &plan, epoch).await;
+        let result = dial(&self, &plan, place, epoch).await;
         let result = {
             let mut state = self.lock();
             let side = self.side(&mut state);

@@ -26,6 +26,7 @@ use super::dial::{Made, Plan, Security, dial};
 use super::http1::Http1;
 use super::http2::{self, Connection};
 use super::{Connect, ConnectError, ConnectKind};
+use crate::cluster::{ConnectionPlace, Open};
 use crate::error::{Error, Kind};
 use http1::Side;
 
@@ -74,6 +75,14 @@ struct State {
     retired: bool,
     /// What the peer chose when it had the choice.
     chosen: Option<Carrier>,
+}
+
+impl State {
+    /// Those there are and those being made.
+    fn connections(&self) -> usize {
+        let http1 = self.http1.as_ref().map_or(0, |side| side.connections());
+        self.ready.len() + usize::from(self.dialling.is_some()) + http1
+    }
 }
 
 struct Failed {
@@ -212,9 +221,11 @@ impl Pool {
                 if state.ready.len() >= MAX_CONNECTIONS {
                     return Err(self.overflow("connections per endpoint"));
                 }
+                let place = plan.room.connection(state.connections());
+                let place = place.map_err(|Open(limit)| self.overflow(limit))?;
                 let (done, dialled) = watch::channel(None);
                 state.dialling = Some(dialled.clone());
-                tokio::spawn(Arc::clone(self).run_dial(plan.clone(), state.epoch, done));
+                tokio::spawn(Arc::clone(self).run_dial(plan.clone(), place, state.epoch, done));
                 dialled
             }
         };
@@ -246,8 +257,8 @@ impl Pool {
         }
     }
 
-    async fn run_dial(self: Arc<Self>, plan: Plan, epoch: u32, done: watch::Sender<Dialled>) {
-        let result = dial(&self, &plan, epoch).await;
+    async fn run_dial(self: Arc<Self>, plan: Plan, place: ConnectionPlace, epoch: u32, done: watch::Sender<Dialled>) {
+        let result = dial(&self, &plan, place, epoch).await;
         let mut unwanted = None;
         let outcome = {
             let mut state = self.lock();

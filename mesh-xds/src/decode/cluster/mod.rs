@@ -6,13 +6,14 @@ use mesh_core::config::{Cluster, LoadReporting, ReportedMetric, TlsMatch, TlsMod
 
 use super::common::{duration, from_this_stream};
 use super::{Context, Fault, Notes, Resource, metadata, tls};
-use crate::proto::cluster::{CircuitBreakers, Cluster as Proto};
-use crate::proto::core::RoutingPriority;
+use crate::proto::cluster::Cluster as Proto;
 use crate::resource::{ClusterSpec, Discovery, ResourceKind};
 
+mod breakers;
 mod discovery;
 mod dns;
 mod lb;
+mod outlier;
 mod protocol;
 mod retries;
 
@@ -41,25 +42,21 @@ impl Resource for ClusterSpec {
                 },
             },
             connections: Arc::new(protocol::connections(proto, context.profile, notes)?),
-            max_requests: proto
-                .circuit_breakers
-                .as_ref()
-                .map_or(Cluster::DEFAULT_MAX_REQUESTS, max_requests),
+            breakers: breakers::breakers(proto.circuit_breakers.as_ref(), context, notes)
+                .map_err(|fault| fault.within("circuit_breakers"))?,
             retry_limits: retries::limits(proto.circuit_breakers.as_ref(), context)?,
+            outlier: match &proto.outlier_detection {
+                None => None,
+                Some(detection) => {
+                    let read = outlier::outlier(detection, context, notes);
+                    Some(read.map_err(|fault| fault.within("outlier_detection"))?)
+                }
+            },
             load_reporting: load_reporting(proto, notes)?,
             ..Cluster::new(proto.name.as_str(), tls_mode(proto, context, notes)?, Vec::new())
         };
         Ok(Self { cluster, discovery })
     }
-}
-
-/// The first threshold of the default priority counts, and of it `max_requests` alone (gRFC A32).
-fn max_requests(breakers: &CircuitBreakers) -> u32 {
-    let default = |priority| priority == RoutingPriority::Default as i32;
-    let threshold = breakers.thresholds.iter().find(|threshold| default(threshold.priority));
-    threshold
-        .and_then(|threshold| threshold.max_requests.as_ref())
-        .map_or(Cluster::DEFAULT_MAX_REQUESTS, |max| max.value)
 }
 
 /// The most figures of its endpoints that a cluster asks for: each is compared with what every answer carries.

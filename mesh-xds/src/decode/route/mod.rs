@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{ClusterName, Domain, RetryPolicy, Route, RouteTree, Split, VirtualHost};
+use mesh_core::config::{ClusterName, Domain, RetryPolicy, Route, RouteTree, RoutingPriority, Split, VirtualHost};
 
 use super::{Context, Fault, Notes, Resource, matcher};
+use crate::proto::core::RoutingPriority as PriorityProto;
 use crate::proto::route::{
     Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto, WeightedCluster, route::Action,
     route_action::ClusterSpecifier,
@@ -122,7 +123,19 @@ fn route(proto: &RouteProto, host: &HostProto, notes: &mut Notes) -> Result<Read
         timeout,
         limits,
         retry: retry::read(proto, action, host, notes).map_err(inner)?,
+        priority: priority(action).map_err(inner)?,
     })))
+}
+
+fn priority(action: &RouteAction) -> Result<RoutingPriority, Fault> {
+    match PriorityProto::try_from(action.priority) {
+        Ok(PriorityProto::Default) => Ok(RoutingPriority::Default),
+        Ok(PriorityProto::High) => Ok(RoutingPriority::High),
+        Err(_) => {
+            let reason = format!("{} is not a priority", action.priority);
+            Err(Fault::new("priority", reason))
+        }
+    }
 }
 
 /// Things that istiod writes, and that change what a request looks like or where else it goes, but not whom it may reach.

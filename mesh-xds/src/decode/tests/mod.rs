@@ -5,6 +5,7 @@ mod cp6;
 mod endpoint;
 pub(crate) mod istiod;
 mod kinds;
+mod limits;
 mod listener;
 mod roundtrip;
 mod route;

@@ -7,13 +7,14 @@ use std::time::Duration;
 use mesh_core::config::{
     Backoff, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest,
     Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata, MutualTls, NameKind, NameMatch,
-    PathMatch, Pattern, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader, RetryBudget,
-    RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteMatch, RouteTree, Split, StringMatch, TRANSPORT_SOCKET_MATCH,
-    TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
+    OutlierRules, PathMatch, Pattern, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader,
+    RetryBudget, RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteMatch, RouteTree, RoutingPriority, Split,
+    StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
 };
 use proptest::prelude::*;
 
 use super::endpoint::in_zone;
+use super::limits::{breakers, outliers};
 use super::*;
 use crate::encode::{self, Dialect};
 use crate::resource::{ClusterSpec, Discovery, Endpoints, Extension, Listener};
@@ -134,14 +135,17 @@ fn trees() -> impl Strategy<Value = RouteTree> {
     // An odd number of nanoseconds is no whole number of seconds.
     let timeout = prop::option::of(0..u64::from(u32::MAX) / 2);
     let timeout = timeout.prop_map(|half| half.map(|half| Duration::from_nanos(2 * half + 1)));
-    let route = ("[a-z]{0,5}", route_matches(), split, timeout, limits(), retries()).prop_map(
-        |(name, matches, split, timeout, limits, retry)| Route {
+    let priority = prop::sample::select(vec![RoutingPriority::Default, RoutingPriority::High]);
+    let times = (timeout, limits());
+    let route = ("[a-z]{0,5}", route_matches(), split, times, retries(), priority).prop_map(
+        |(name, matches, split, (timeout, limits), retry, priority)| Route {
             name: name.into(),
             matches,
             split,
             timeout,
             limits,
             retry,
+            priority,
         },
     );
     let domain = prop_oneof!["[a-z.]{1,9}", r"\*[a-z.]{1,9}", r"[a-z.]{1,9}\*", Just("*".to_owned())];
@@ -211,23 +215,29 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
     ];
     let metrics = prop::option::of(prop::collection::vec(metric, 0..4));
+    let limits = (
+        breakers(),
+        retry_limits(),
+        prop::option::of(outliers(OutlierRules::Grpc)),
+    );
     (
         "[a-z|.]{1,20}",
         lb,
         tls,
         matches,
         1u64..100_000,
-        (any::<u32>(), retry_limits()),
+        limits,
         (metrics, connections()),
     )
         .prop_map(
-            |(name, lb, tls, matches, millis, (max_requests, retry_limits), (metrics, connections))| Cluster {
+            |(name, lb, tls, matches, millis, (breakers, retry_limits, outlier), (metrics, connections))| Cluster {
                 lb,
                 connections: Arc::new(connections),
                 tls_matches: matches.into(),
                 connect_timeout: Duration::from_millis(millis),
-                max_requests,
+                breakers,
                 retry_limits,
+                outlier,
                 // Endpoints go by the cluster's name at our serving end.
                 load_reporting: metrics.map(|metrics| LoadReporting {
                     metrics: metrics.into(),

@@ -237,7 +237,7 @@ fn random_snapshot(draw: &mut Draw) -> Snapshot {
         };
         let endpoint = Endpoint::new(([127, 0, 0, 1], 1 + draw.below(3) as u16).into());
         let mut cluster = Cluster::new(name, tls, vec![endpoint]);
-        cluster.max_requests = 1 + draw.below(2) as u32;
+        cluster.breakers.default.max_requests = 1 + draw.below(2) as u32;
         builder = builder.cluster(cluster);
         there.push(name);
     }

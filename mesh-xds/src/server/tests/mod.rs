@@ -143,7 +143,7 @@ fn listeners_and_clusters_are_always_told_whole_and_routes_and_endpoints_by_diff
         client.hears(&one);
     }
     let mut changed = Cluster::new("d", TlsMode::Plaintext, vec![Endpoint::new(([127, 0, 0, 1], 3).into())]);
-    changed.max_requests = 7;
+    changed.breakers.default.max_requests = 7;
     let snapshot = Snapshot::builder()
         .route("t", Route::to(Split::all_to("c")))
         .cluster(Cluster::new(

@@ -389,7 +389,7 @@ fn random_snapshot(draw: &mut Draw) -> Snapshot {
     for name in &there {
         let endpoint = Endpoint::new(([127, 0, 0, 1], 1 + draw.below(3) as u16).into());
         let mut cluster = Cluster::new(*name, TlsMode::Plaintext, vec![endpoint]);
-        cluster.max_requests = 1 + draw.below(3) as u32;
+        cluster.breakers.default.max_requests = 1 + draw.below(3) as u32;
         builder = builder.cluster(cluster);
     }
     for target in ["t:80", "u:80"] {
@@ -513,7 +513,7 @@ fn waits_for_both<M: Spoken>(refused: Option<ResourceKind>) {
         .unwrap()
         .as_ref()
         .clone();
-    changed.max_requests = 7;
+    changed.breakers.default.max_requests = 7;
     let three = Snapshot::builder()
         .cluster(changed)
         .cluster(Cluster::new("old", TlsMode::Plaintext, Vec::new()))
@@ -542,7 +542,7 @@ fn names(list: &[&str]) -> Names {
 fn bounded(max_requests: u32) -> Snapshot {
     let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
     let mut cluster = Cluster::new("c", TlsMode::Plaintext, vec![endpoint]);
-    cluster.max_requests = max_requests;
+    cluster.breakers.default.max_requests = max_requests;
     Snapshot::builder().cluster(cluster).build().unwrap()
 }
 
@@ -596,7 +596,7 @@ fn answers<M: Spoken>() {
             // Something else is worth a try.
             let endpoint = Endpoint::new(([127, 0, 0, 1], 2).into());
             let mut cluster = Cluster::new("c", TlsMode::Plaintext, vec![endpoint]);
-            cluster.max_requests = 2;
+            cluster.breakers.default.max_requests = 2;
             let two = encoded(&Snapshot::builder().cluster(cluster).build().unwrap(), Some(&one), 2);
             assert_eq!(server.hear(&two.view(dialect)).unwrap().resources.len(), 1);
         }

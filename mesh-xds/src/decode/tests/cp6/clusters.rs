@@ -670,3 +670,85 @@ fn cp_6_kinds_of_clusters() {
     ];
     table::<ClusterSpec>(context(), &aggregate(&["a", "b"]), &small, &many);
 }
+
+#[test]
+fn cp_6_limits_of_clusters() {
+    use crate::proto::cluster::{CircuitBreakers, OutlierDetection, circuit_breakers::Thresholds};
+    fn outlier(proto: &mut Proto) -> &mut OutlierDetection {
+        proto.outlier_detection.get_or_insert_default()
+    }
+    fn too_much(value: &mut Option<UInt32Value>) {
+        *value = Some(UInt32Value { value: 101 });
+    }
+    fn negative(value: &mut Option<DurationProto>) {
+        *value = Some(DurationProto { seconds: -1, nanos: 0 });
+    }
+    let of = |rest: &str| under("outlier_detection", rest);
+    let mutators: [Mutator<Proto>; 16] = [
+        (of("interval"), |p| negative(&mut outlier(p).interval)),
+        (of("base_ejection_time"), |p| {
+            negative(&mut outlier(p).base_ejection_time)
+        }),
+        (of("max_ejection_time"), |p| negative(&mut outlier(p).max_ejection_time)),
+        (of("max_ejection_time_jitter"), |p| {
+            negative(&mut outlier(p).max_ejection_time_jitter)
+        }),
+        (of("max_ejection_percent"), |p| {
+            too_much(&mut outlier(p).max_ejection_percent)
+        }),
+        (of("enforcing_consecutive_5xx"), |p| {
+            too_much(&mut outlier(p).enforcing_consecutive_5xx)
+        }),
+        (of("enforcing_consecutive_gateway_failure"), |p| {
+            too_much(&mut outlier(p).enforcing_consecutive_gateway_failure)
+        }),
+        (of("enforcing_consecutive_local_origin_failure"), |p| {
+            too_much(&mut outlier(p).enforcing_consecutive_local_origin_failure)
+        }),
+        (of("enforcing_success_rate"), |p| {
+            too_much(&mut outlier(p).enforcing_success_rate)
+        }),
+        (of("enforcing_local_origin_success_rate"), |p| {
+            too_much(&mut outlier(p).enforcing_local_origin_success_rate)
+        }),
+        (of("failure_percentage_threshold"), |p| {
+            too_much(&mut outlier(p).failure_percentage_threshold)
+        }),
+        (of("enforcing_failure_percentage"), |p| {
+            too_much(&mut outlier(p).enforcing_failure_percentage)
+        }),
+        (of("enforcing_failure_percentage_local_origin"), |p| {
+            too_much(&mut outlier(p).enforcing_failure_percentage_local_origin)
+        }),
+        (of("interval"), |p| {
+            outlier(p).interval = Some(DurationProto {
+                seconds: 0,
+                nanos: 1_000_000_000,
+            })
+        }),
+        ("circuit_breakers.thresholds[0].priority", |p| {
+            p.circuit_breakers = Some(CircuitBreakers {
+                thresholds: vec![Thresholds {
+                    priority: 7,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            });
+        }),
+        ("circuit_breakers.per_host_thresholds[1].priority", |p| {
+            p.circuit_breakers = Some(CircuitBreakers {
+                per_host_thresholds: vec![
+                    Thresholds::default(),
+                    Thresholds {
+                        priority: -1,
+                        ..Default::default()
+                    },
+                ],
+                ..Default::default()
+            });
+        }),
+    ];
+    let base = istiod::proxyless::cluster(istiod::CLUSTER);
+    let small = inline(DiscoveryType::Static, &[]);
+    table::<ClusterSpec>(context(), &base, &small, &mutators);
+}

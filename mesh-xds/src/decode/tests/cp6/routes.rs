@@ -115,7 +115,7 @@ fn cp_6_routes() {
         // Leaked: a few dozen names, once per test run, so that the table is a plain list.
         Box::leak(format!("{R}.{rest}").into_boxed_str())
     };
-    let mutators: [Mutator<Proto>; 49] = [
+    let mutators: [Mutator<Proto>; 50] = [
         ("virtual_hosts[0].domains[0]", |p| {
             p.virtual_hosts[0].domains[0] = "a*b".into()
         }),
@@ -182,6 +182,7 @@ fn cp_6_routes() {
             action(p).max_stream_duration = None;
             action(p).timeout = nanos(0, 1_000_000_000);
         }),
+        (at("route.priority"), |p| action(p).priority = 2),
         (at("route.retry_policy.per_try_timeout"), |p| {
             retry(p).per_try_timeout = nanos(i64::MAX, 0)
         }),

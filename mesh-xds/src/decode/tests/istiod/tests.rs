@@ -207,7 +207,7 @@ fn sidecar_clusters_and_endpoints() {
     );
     let v1 = &specs[1].cluster;
     assert_eq!(
-        (v1.lb, v1.max_requests),
+        (v1.lb, v1.breakers.default.max_requests),
         (LbPolicy::LeastRequest { choices: 2 }, u32::MAX)
     );
     assert_eq!(v1.connect_timeout, Duration::from_secs(10));
