@@ -217,9 +217,16 @@ class Lab:
 
     def split(self, v1: int, v2: int):
         """Publishes weights. All in one file, since half of it would be another split."""
+        self._publish(ROUTES.format(service=SERVICE, v1=v1, v2=v2))
+
+    def route_to_subsets(self, subsets: dict[str, str], to: str):
+        """Publishes other subsets than v1 and v2, by name with the version each is of, and that all calls go to one of them."""
+        named = "\n".join(f"  - {{name: {name}, labels: {{version: {version}}}}}" for name, version in subsets.items())
+        self._publish(SUBSETS.format(service=SERVICE, subsets=named, to=to))
+
+    def _publish(self, routes: str):
         apps = {SERVICE: "payment", IMPOSTOR: "impostor"}
         services = [service(name, self.ports[name], app) for name, app in apps.items()]
-        routes = ROUTES.format(service=SERVICE, v1=v1, v2=v2)
         ports = {version: port for version, (_, port) in self._payments.items()}
         workloads = [workload("payment", version, port, "payment") for version, port in ports.items()]
         workloads.append(workload("impostor", "v1", ports["v1"], "somebody-else"))
@@ -316,6 +323,25 @@ spec:
       weight: {v1}
     - destination: {{host: {service}, subset: v2}}
       weight: {v2}
+"""
+
+SUBSETS = """\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: {service}, namespace: default}}
+spec:
+  host: {service}
+  subsets:
+{subsets}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {service}, namespace: default}}
+spec:
+  hosts: [{service}]
+  http:
+  - route:
+    - destination: {{host: {service}, subset: {to}}}
 """
 
 SECURITY = """\

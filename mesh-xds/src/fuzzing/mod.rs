@@ -7,8 +7,8 @@
 //!
 //! Each target panics when a promise is broken: nothing that a peer sent may panic; what was decoded and encoded again
 //! decodes to the same, as far as the serving end can say it; a refusal names the kind and the resource, and its text is
-//! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`], and what a copy
-//! on disk may do in [`disk`].
+//! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`], for the
+//! serving end in [`server::fuzzing`], and what a copy on disk may do in [`disk`].
 
 mod disk;
 mod resource;
@@ -22,6 +22,7 @@ use crate::decode::{self, Context, Rejected, Unwrapped};
 use crate::encode::{self, Dialect};
 use crate::name::ResourceName;
 use crate::resource::{ClusterSpec, Endpoints, Extension, Http, Listener, ResourceKind, Routes};
+use crate::server;
 use crate::wire::{Delta, Raw, Sotw, bytes};
 
 use resource::{check, read};
@@ -33,7 +34,7 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("listener", listener),
     ("route", route),
     ("cluster", cluster),
@@ -46,6 +47,10 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("sotw_response", sotw_response),
     ("delta_response", delta_response),
     ("disk_copy", disk_copy),
+    ("sotw_request", sotw_request),
+    ("delta_request", delta_request),
+    ("load_report", load_report),
+    ("status_request", status_request),
 ];
 
 /// A `Listener`.
@@ -187,4 +192,24 @@ pub fn sotw_response(bytes: &[u8]) {
 /// A whole incremental stream: see [`stream`].
 pub fn delta_response(bytes: &[u8]) {
     drop(stream::drive::<Delta>(bytes));
+}
+
+/// What a client says to the serving end in state of the world: see [`server::fuzzing`].
+pub fn sotw_request(bytes: &[u8]) {
+    server::fuzzing::sotw_request(bytes);
+}
+
+/// What a client says to the serving end incrementally: see [`server::fuzzing`].
+pub fn delta_request(bytes: &[u8]) {
+    server::fuzzing::delta_request(bytes);
+}
+
+/// Load reports to the serving end: see [`server::fuzzing`].
+pub fn load_report(bytes: &[u8]) {
+    server::fuzzing::load_report(bytes);
+}
+
+/// A question about clients, with its matchers: see [`server::fuzzing`].
+pub fn status_request(bytes: &[u8]) {
+    server::fuzzing::status_request(bytes);
 }

@@ -78,6 +78,13 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         all.push(("sotw_response", name, steps.clone()));
         all.push(("delta_response", name, steps));
     }
+    for (name, steps) in server_streams() {
+        all.push(("sotw_request", name, steps.clone()));
+        all.push(("delta_request", name, steps));
+    }
+    all.push(("load_report", "two", bytes::load_reports()));
+    all.push(("status_request", "all", Vec::new()));
+    all.push(("status_request", "matchers", bytes::status_request()));
     all.push(("sotw_response", "raw", raw_stream::<Sotw>()));
     all.push(("delta_response", "raw", raw_stream::<Delta>()));
     all
@@ -242,6 +249,64 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
             "another-cluster",
             unlike([step(1, ResourceKind::Route, &routes("t", "d")), vec![5]].concat()),
         ),
+    ]
+}
+
+/// What clients of each kind say to the serving end; the steps are those of `server::fuzzing`.
+fn server_streams() -> Vec<(&'static str, Vec<u8>)> {
+    let [listener, route, cluster, endpoints] = [0, 1, 2, 3].map(|at| ResourceKind::ALL[at]);
+    let publish = |which: u8| vec![3 | which << 3];
+    let speaks = || vec![7; 4];
+    let envoy = [
+        vec![2],
+        publish(1),
+        step(1, cluster, b""),
+        speaks(),
+        step(1, cluster, b""),
+        step(1, endpoints, b"a"),
+        step(1, listener, b""),
+        speaks(),
+        step(1, endpoints, b"a"),
+        step(1, route, b"80"),
+        speaks(),
+        publish(3),
+        speaks(),
+    ];
+    let grpc = [
+        vec![1],
+        publish(3),
+        step(1, listener, b"t:80"),
+        step(1, route, b"t:80"),
+        speaks(),
+        step(1, cluster, b"b\na"),
+        step(1, endpoints, b"b\nc"),
+        speaks(),
+        publish(0),
+        speaks(),
+    ];
+    let refuses = [
+        vec![0],
+        publish(3),
+        vec![6 | 2 << 3],
+        speaks(),
+        step(
+            2,
+            cluster,
+            b"node \"n\" refused 1 of the resources: cluster \"a\": x: is bad; ...",
+        ),
+        step(
+            2,
+            cluster,
+            b"resource index 0: b: no, Cluster 'a' validation error: can't",
+        ),
+        publish(1),
+        vec![4, 5 | 2 << 3],
+        speaks(),
+    ];
+    vec![
+        ("envoy", envoy.concat()),
+        ("grpc", grpc.concat()),
+        ("refuses", refuses.concat()),
     ]
 }
 

@@ -12,6 +12,8 @@ mod cache;
 mod clients;
 mod delta;
 mod encoded;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod load;
 mod machine;
 mod nack;

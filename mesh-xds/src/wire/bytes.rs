@@ -7,7 +7,9 @@ use crate::node::Node;
 use crate::proto::core::{Address, SocketAddress, TrafficDirection, address, socket_address::PortSpecifier};
 use crate::proto::hcm::{HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter};
 use crate::proto::router::Router;
-use crate::proto::{aggregate, cluster, core, discovery, endpoint, listener, pack, protobuf};
+use crate::proto::{
+    aggregate, cluster, core, discovery, endpoint, listener, load_stats, matcher, pack, protobuf, status,
+};
 
 /// A node as it travels.
 pub(crate) fn node(node: &Node) -> Vec<u8> {
@@ -17,6 +19,72 @@ pub(crate) fn node(node: &Node) -> Vec<u8> {
 /// A node that travelled.
 pub(crate) fn read_node(bytes: &[u8]) -> Option<Node> {
     core::Node::decode(bytes).ok().map(Node::from)
+}
+
+/// Two load reports, each with its length before it.
+pub(crate) fn load_reports() -> Vec<u8> {
+    let report = |node: bool| load_stats::LoadStatsRequest {
+        node: node.then(core::Node::default),
+        cluster_stats: vec![endpoint::ClusterStats {
+            cluster_name: "c".into(),
+            cluster_service_name: "s".into(),
+            upstream_locality_stats: vec![endpoint::UpstreamLocalityStats {
+                locality: Some(core::Locality::default()),
+                total_successful_requests: 4,
+                total_issued_requests: 5,
+                load_metric_stats: vec![endpoint::EndpointLoadMetricStats {
+                    metric_name: "named_metrics.q".into(),
+                    num_requests_finished_with_metric: 2,
+                    total_metric_value: 1.5,
+                }],
+                ..endpoint::UpstreamLocalityStats::default()
+            }],
+            total_dropped_requests: 3,
+            dropped_requests: vec![endpoint::cluster_stats::DroppedRequests {
+                category: "lb".into(),
+                dropped_count: 2,
+            }],
+            load_report_interval: Some(protobuf::Duration { seconds: 1, nanos: 5 }),
+        }],
+    };
+    let reports = [true, false].map(|node| report(node).encode_to_vec());
+    let length = |report: &Vec<u8>| u16::try_from(report.len()).unwrap_or_default().to_le_bytes();
+    reports
+        .iter()
+        .flat_map(|report| [&length(report)[..], report].concat())
+        .collect()
+}
+
+/// A question about some clients: by a part of their id, and by a text in their metadata.
+pub(crate) fn status_request() -> Vec<u8> {
+    let text = |pattern| matcher::StringMatcher {
+        match_pattern: Some(pattern),
+        ..matcher::StringMatcher::default()
+    };
+    let segment = |key: &str| matcher::struct_matcher::PathSegment {
+        segment: Some(matcher::struct_matcher::path_segment::Segment::Key(key.into())),
+    };
+    let namespace = matcher::StructMatcher {
+        path: vec![segment("NAMESPACE")],
+        value: Some(matcher::ValueMatcher {
+            match_pattern: Some(matcher::value_matcher::MatchPattern::StringMatch(text(
+                matcher::string_matcher::MatchPattern::Prefix("n".into()),
+            ))),
+        }),
+    };
+    let by_id = matcher::NodeMatcher {
+        node_id: Some(text(matcher::string_matcher::MatchPattern::Contains("~p.n~".into()))),
+        ..matcher::NodeMatcher::default()
+    };
+    let by_metadata = matcher::NodeMatcher {
+        node_metadatas: vec![namespace],
+        ..matcher::NodeMatcher::default()
+    };
+    let request = status::ClientStatusRequest {
+        node_matchers: vec![by_id, by_metadata],
+        ..status::ClientStatusRequest::default()
+    };
+    request.encode_to_vec()
 }
 
 /// A resource in the envelope of its name.

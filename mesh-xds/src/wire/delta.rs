@@ -84,7 +84,7 @@ impl From<discovery::DeltaDiscoveryRequest> for DeltaRequest {
             subscribe: names(request.resource_names_subscribe),
             unsubscribe: names(request.resource_names_unsubscribe),
             held: held.map(|(name, version)| (name.into(), version.into())).collect(),
-            error: request.error_detail.map(refusal),
+            error: request.error_detail.as_ref().map(refusal),
             node: request.node.map(|node| Arc::new(node.into())),
         }
     }

@@ -106,7 +106,7 @@ impl From<discovery::DiscoveryRequest> for Request {
             version: request.version_info,
             nonce: request.response_nonce,
             names: request.resource_names.into_iter().map(Arc::from).collect(),
-            error: request.error_detail.map(refusal),
+            error: request.error_detail.as_ref().map(refusal),
             node: request.node.map(|node| Arc::new(node.into())),
         }
     }
@@ -198,9 +198,15 @@ fn duration(value: Duration) -> protobuf::Duration {
 }
 
 /// What a NACK says, and how much of it: a text that was cut ends with `...`.
-fn refusal(status: rpc::Status) -> String {
+fn refusal(status: &rpc::Status) -> String {
     const CUT: &str = "...";
     clip(&status.message, MAX_REFUSAL_BYTES - CUT.len()).into_owned()
+}
+
+/// What becomes of a refusal of this text on its way.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn refused(text: String) -> String {
+    refusal(&status(text))
 }
 
 /// The `error_detail` of a NACK.

@@ -150,3 +150,13 @@ async fn take(
         }
     }
 }
+
+/// What the board shows of a client that said this, for fuzzers.
+#[cfg(feature = "fuzzing")]
+pub(super) fn shown(board: &LoadBoard, caller: Caller, reports: Vec<load::LoadRequest>) -> ClientLoad {
+    let registered = board.add(caller, "g".into());
+    for report in reports {
+        registered.take(report);
+    }
+    board.snapshot().remove(0)
+}

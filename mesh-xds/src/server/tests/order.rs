@@ -126,7 +126,6 @@ struct Told {
 }
 
 /// On its way to the server.
-
 struct Said {
     kind: ResourceKind,
     old: Option<Names>,
