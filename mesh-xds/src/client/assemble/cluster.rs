@@ -17,6 +17,9 @@ const MAX_DEPTH: usize = 16;
 /// The most clusters that one may stand for, however they are nested: sixteen levels of two are more than any mesh means.
 const MAX_LEAVES: usize = 256;
 
+/// The most addresses of a `LOGICAL_DNS` host that are tried one after another: no call lasts longer than so many attempts.
+const MAX_IN_ORDER: usize = 64;
+
 /// Where an endpoint of an aggregate cluster says which of its clusters it is from, so that it is called with the TLS of
 /// that one: metadata of a filter that no control plane writes.
 const MEMBER: (&str, &str) = ("mesh", "aggregate_member");
@@ -184,6 +187,10 @@ impl Walk<'_> {
 
     /// The endpoints that a cluster's host names resolve to. A name that does not resolve adds none; when none does, that is
     /// what is wrong with the cluster.
+    ///
+    /// Each address of a `STRICT_DNS` host is an endpoint like the others. Those of a `LOGICAL_DNS` host are one destination
+    /// (gRFCs A37 and A61: `pick_first` over all of them; Envoy: the first): each is a priority of its own in the order of the
+    /// answer, so the first is called, and the next where that cannot be.
     fn dns(&mut self, dns: &DnsCluster, parts: &mut Vec<Part>) -> Result<Endpoints, Reason> {
         let (mut endpoints, mut failed, mut waits) = (Vec::new(), None, false);
         for host in &dns.hosts {
@@ -194,11 +201,18 @@ impl Walk<'_> {
             match answer {
                 None => waits = true,
                 Some(Answer::Addresses(addresses)) => {
-                    let taken = match dns.kind {
-                        DnsKind::Strict => &addresses[..],
-                        DnsKind::Logical => &addresses[..addresses.len().min(1)],
-                    };
-                    endpoints.extend(taken.iter().map(|address| endpoint(host, *address)));
+                    match dns.kind {
+                        DnsKind::Strict => {
+                            let mut sorted = addresses.to_vec();
+                            sorted.sort_unstable();
+                            endpoints.extend(sorted.into_iter().map(|address| endpoint(host, address, host.priority)));
+                        }
+                        // It has the one host.
+                        DnsKind::Logical => {
+                            let in_order = addresses.iter().take(MAX_IN_ORDER).zip(0..);
+                            endpoints.extend(in_order.map(|(address, priority)| endpoint(host, *address, priority)));
+                        }
+                    }
                     parts.push(Part::Addresses(addresses));
                 }
                 Some(Answer::Failed(why)) => {
@@ -219,12 +233,12 @@ impl Walk<'_> {
     }
 }
 
-fn endpoint(host: &DnsHost, address: IpAddr) -> Endpoint {
+fn endpoint(host: &DnsHost, address: IpAddr, priority: u32) -> Endpoint {
     Endpoint {
         address: SocketAddr::new(address, host.port),
         weight: host.weight,
         health: Health::Healthy,
-        priority: host.priority,
+        priority,
         locality: Arc::clone(&host.locality),
         metadata: Arc::clone(&host.metadata),
     }

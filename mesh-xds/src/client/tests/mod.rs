@@ -3,6 +3,7 @@
 mod ads;
 mod assemble;
 mod delta;
+mod dns;
 mod fallback;
 mod federation;
 mod garbage;
