@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, Metadata, Reason, ReasonKind, Resolved, TlsMatch};
 
@@ -29,6 +30,8 @@ const MEMBER: (&str, &str) = ("mesh", "aggregate_member");
 pub(super) struct Memo {
     /// The names that were looked up for it.
     pub(super) looked_at: Vec<Key>,
+    /// How often its hosts are to be resolved, in their order.
+    refreshes: Vec<Duration>,
     /// What it was made of, so that unchanged parts give the same `Arc`. Empty for an error.
     made_of: Vec<Part>,
     pub(super) resolved: Resolved<Cluster>,
@@ -47,13 +50,24 @@ pub(super) enum Part {
 }
 
 impl Memo {
-    pub(super) fn new(looked_at: Vec<Key>, made_of: Vec<Part>, resolved: Resolved<Cluster>) -> Self {
+    pub(super) fn new(
+        looked_at: Vec<Key>,
+        refreshes: Vec<Duration>,
+        made_of: Vec<Part>,
+        resolved: Resolved<Cluster>,
+    ) -> Self {
         Self {
             looked_at,
+            refreshes,
             made_of,
             resolved,
             waits: false,
         }
+    }
+
+    /// Whether both ask for the same.
+    pub(super) fn asks_like(&self, other: &Self) -> bool {
+        self.looked_at == other.looked_at && self.refreshes == other.refreshes
     }
 
     /// Whether both came of the same values, or are the same error.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::plane::{BOTH, Net, Subject, settle};
+use super::plane::{BOTH, Net, Plane, Subject, settle};
 use super::*;
 use crate::bootstrap::{Bootstrap, Protocol};
 use crate::decode::tests::kinds::inline;
@@ -78,7 +78,7 @@ fn places(subject: &Subject) -> Vec<(u32, u8)> {
 }
 
 /// A client of a target whose cluster is `cluster`.
-fn begin(protocol: Protocol, cluster: Raw, servers: &Servers) -> (Subject, Arc<super::plane::Plane>) {
+fn begin(protocol: Protocol, cluster: Raw, servers: &Servers) -> (Subject, Arc<Plane>) {
     let net = Net::default();
     let home = net.plane(HOME);
     home.tell("t", "c", 1);
@@ -136,4 +136,23 @@ async fn a_host_that_never_resolved_is_told_by_name() {
     subject.until("t", "c: resolving \"a.example\": no such name").await;
     servers.answer("a.example", &[1]);
     subject.until("t", "c:80").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_refresh_rate_holds_from_then_on() {
+    for protocol in BOTH {
+        let servers = Servers::default();
+        servers.answer("a.example", &[1]);
+        let of = |secs| dns("c", DiscoveryType::StrictDns, &["a.example"], secs);
+        let (subject, home) = begin(protocol, of(5), &servers);
+        subject.until("t", "c:80").await;
+        let minute = Duration::from_secs(60);
+        assert!((11..=12).contains(&servers.asked_in("a.example", minute).await));
+        home.set(ResourceKind::Cluster, "c", of(20));
+        // It was to be asked for once more at the old rate.
+        assert!((3..=4).contains(&servers.asked_in("a.example", minute).await));
+        home.set(ResourceKind::Cluster, "c", of(2));
+        sleep(Duration::from_secs(20)).await;
+        assert!((29..=30).contains(&servers.asked_in("a.example", minute).await));
+    }
 }
