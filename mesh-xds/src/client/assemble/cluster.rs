@@ -101,6 +101,16 @@ struct Leaf {
     endpoints: Arc<Endpoints>,
 }
 
+/// What the clusters that one stands for come to.
+#[derive(Default)]
+struct Members {
+    seen: Vec<ClusterName>,
+    parts: Vec<Part>,
+    leaves: Vec<Leaf>,
+    /// What is wrong with the whole, so that nothing of it counts: too many of them, or too deep.
+    excess: Option<Reason>,
+}
+
 impl Walk<'_> {
     /// What a cluster's name resolves to. While something is missing it is an error of no meaning: whoever asks looks at
     /// `missing` first.
@@ -109,11 +119,17 @@ impl Walk<'_> {
             let text = format!("the route's action, a {action}, is not served by this client");
             return (Vec::new(), Err(Reason::new(ReasonKind::NoRoute, text)));
         }
-        let (mut parts, mut leaves, mut seen) = (Vec::new(), Vec::new(), Vec::new());
-        let spec = match self.member(name, &mut seen, &mut parts, &mut leaves, MAX_DEPTH) {
+        let mut members = Members::default();
+        let spec = match self.member(name, &mut members, 0) {
             Ok(spec) => spec,
             Err(reason) => return (Vec::new(), Err(reason)),
         };
+        let Members {
+            parts, leaves, excess, ..
+        } = members;
+        if let Some(excess) = excess {
+            return (Vec::new(), Err(excess));
+        }
         let cluster = match (&spec.discovery, &leaves[..]) {
             (Discovery::Aggregate(_), []) => {
                 let without = parts.iter().find_map(|part| match part {
@@ -141,25 +157,18 @@ impl Walk<'_> {
 
     /// Follows one name: to its endpoints, or through the clusters it stands for, of which those that cannot be had are left
     /// out (gRFC A74).
-    fn member(
-        &mut self,
-        name: &ClusterName,
-        seen: &mut Vec<ClusterName>,
-        parts: &mut Vec<Part>,
-        leaves: &mut Vec<Leaf>,
-        depth: usize,
-    ) -> Result<Arc<ClusterSpec>, Reason> {
-        seen.push(name.clone());
+    fn member(&mut self, name: &ClusterName, to: &mut Members, depth: usize) -> Result<Arc<ClusterSpec>, Reason> {
+        to.seen.push(name.clone());
         let spec = match self.look::<ClusterSpec>(&name.as_str().into()) {
             Found::Value(spec) => spec,
             Found::None(trouble) => return Err(reason(trouble, ReasonKind::NoCluster)),
             Found::Pending => return Err(not_yet()),
         };
-        parts.push(Part::Spec(Arc::clone(&spec)));
+        to.parts.push(Part::Spec(Arc::clone(&spec)));
         let endpoints = match &spec.discovery {
             Discovery::Eds(resource) => match self.look::<Endpoints>(resource) {
                 Found::Value(endpoints) => {
-                    parts.push(Part::Endpoints(Arc::clone(&endpoints)));
+                    to.parts.push(Part::Endpoints(Arc::clone(&endpoints)));
                     endpoints
                 }
                 Found::None(trouble) => return Err(reason(trouble, ReasonKind::NoEndpoints)),
@@ -167,7 +176,7 @@ impl Walk<'_> {
             },
             // The specification holds them, and is a part already.
             Discovery::Static(endpoints) => Arc::new(endpoints.clone()),
-            Discovery::Dns(dns) => Arc::new(self.dns(dns, parts)?),
+            Discovery::Dns(dns) => Arc::new(self.dns(dns, &mut to.parts)?),
             Discovery::OriginalDestination => {
                 let text = format!(
                     "cluster {name:?} goes wherever the caller was going, which no sidecar is there to know: \
@@ -176,23 +185,29 @@ impl Walk<'_> {
                 return Err(Reason::new(ReasonKind::NoCluster, text));
             }
             Discovery::Aggregate(members) => {
-                if depth == 0 {
+                if depth == MAX_DEPTH {
                     let text = format!("cluster {name:?} stands more than {MAX_DEPTH} deep in others (gRFC A37)");
-                    return Err(Reason::new(ReasonKind::NoCluster, text));
+                    to.excess = Some(Reason::new(ReasonKind::NoCluster, text));
+                    return Ok(spec);
                 }
                 for member in members {
                     // A cluster that is there twice counts where it came first.
-                    if seen.contains(member) || leaves.len() >= MAX_LEAVES {
+                    if to.excess.is_some() || to.seen.contains(member) {
                         continue;
                     }
-                    if let Err(reason) = self.member(member, seen, parts, leaves, depth - 1) {
-                        parts.push(Part::Without(reason));
+                    if let Err(reason) = self.member(member, to, depth + 1) {
+                        to.parts.push(Part::Without(reason));
                     }
                 }
                 return Ok(spec);
             }
         };
-        leaves.push(Leaf {
+        if to.leaves.len() == MAX_LEAVES {
+            let text = format!("it stands for more than {MAX_LEAVES} clusters, of which {name:?} is one too many");
+            to.excess = Some(Reason::new(ReasonKind::NoCluster, text));
+            return Ok(spec);
+        }
+        to.leaves.push(Leaf {
             spec: Arc::clone(&spec),
             endpoints,
         });
@@ -259,7 +274,11 @@ fn endpoint(host: &DnsHost, address: IpAddr, priority: u32) -> Endpoint {
 }
 
 /// One cluster of several: the priorities of each follow those of the one before (gRFC A37), and how it is called is the
-/// first one's to say (gRFC A75), but for TLS, which every endpoint takes from its own.
+/// first one's to say (gRFC A75), but for TLS, which every endpoint takes from its own, and for the drops, which are those of
+/// the member that the calls go to by what is configured.
+///
+/// It has one limit of calls in flight, the first one's, and one name in load reports, its own, under the first one's service:
+/// gRPC counts and reports each member by itself.
 fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
     let (mut endpoints, mut tls_matches, mut next_priority) = (Vec::new(), Vec::new(), 0);
     for Leaf { spec, endpoints: own } in leaves {
@@ -309,8 +328,20 @@ fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
         name: name.clone(),
         endpoints: endpoints.into(),
         tls_matches: tls_matches.into(),
+        drops: Arc::clone(&in_charge(leaves).endpoints.drops),
         ..first.clone()
     }
+}
+
+/// The member that the calls go to, by what is configured: the first that has a healthy endpoint, else the first that has a
+/// degraded one.
+fn in_charge(leaves: &[Leaf]) -> &Leaf {
+    let with = |health| {
+        let mut leaves = leaves.iter();
+        leaves.find(|leaf| leaf.endpoints.endpoints.iter().any(|one| one.health == health))
+    };
+    let found = with(Health::Healthy).or_else(|| with(Health::Degraded));
+    found.unwrap_or(&leaves[0])
 }
 
 fn joined(a: &Metadata, b: &Metadata) -> Option<Metadata> {

@@ -1,6 +1,7 @@
 //! The protocol, the assembly and the task.
 
 mod ads;
+mod aggregate;
 mod assemble;
 mod delta;
 mod dns;
