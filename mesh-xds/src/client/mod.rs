@@ -41,7 +41,7 @@ use opentelemetry::metrics::Meter;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Bootstrap, Protocol, Server};
+use crate::bootstrap::{Authority, Bootstrap, Protocol, Server};
 use crate::connect::Access;
 use crate::connector::Connector;
 use crate::decode::Context;
@@ -244,12 +244,16 @@ impl Begin<'_> {
             ring.iter().for_each(|bell| bell.notify_one());
         });
         self.link.keep_alive(interest_changes);
+        let named = bootstrap.authorities().values();
+        let on_reachability = std::iter::once(false).chain(named.map(Authority::fallback_on_reachability_only));
+        let authorities = plan.authorities.into_iter().zip(on_reachability);
+        let authorities = authorities.map(|(lines, only)| state::Authority::new(lines).on_reachability_only(only));
         let (lookups, wanted) = watch::channel(lookups::Names::new());
         let state = state::State::new(state::Parts {
             link: self.link,
             snapshots: self.snapshots,
             lines,
-            authorities: plan.authorities.into_iter().map(state::Authority::new).collect(),
+            authorities: authorities.collect(),
             directory: cache::Authorities::new(bootstrap.authorities().keys().map(String::as_str)),
             naming,
             reports: self.reports,

@@ -16,6 +16,8 @@ pub(in crate::client) struct Authority {
     /// Places in the list of lines, in order of priority. Never empty.
     pub(super) lines: Vec<usize>,
     pub(super) roles: Roles,
+    /// A control plane that does not answer is reason enough to fall back, even if nothing is lacking (gRFC A95).
+    pub(super) on_reachability_only: bool,
     /// Something of it is wanted.
     pub(super) is_needed: bool,
 }
@@ -25,7 +27,15 @@ impl Authority {
         Self {
             lines,
             roles: Roles::default(),
+            on_reachability_only: false,
             is_needed: false,
+        }
+    }
+
+    pub(in crate::client) fn on_reachability_only(self, on_reachability_only: bool) -> Self {
+        Self {
+            on_reachability_only,
+            ..self
         }
     }
 
@@ -85,7 +95,7 @@ impl<V: Variant> State<V> {
                     return Some(self.take_over(place));
                 }
             } else if authority.roles.all_fail(&conditions)
-                && self.lacks(place)
+                && (self.authorities[place].on_reachability_only || self.lacks(place))
                 && self.authorities[place].roles.fall_back(&conditions)
             {
                 return Some(Vec::new());
