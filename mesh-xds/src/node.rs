@@ -1,7 +1,10 @@
 //! Who asks the control plane, as the bootstrap file says and as the wire carries it.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -16,7 +19,7 @@ pub struct Node {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cluster: String,
     /// Free-form facts.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "distinct")]
     pub metadata: BTreeMap<String, Value>,
     /// Where it runs.
     #[serde(skip_serializing_if = "NodeLocality::is_unknown", deserialize_with = "nullable")]
@@ -63,4 +66,43 @@ impl Node {
 /// Takes `null` as absent: a writer in Go leaves it for what has no value.
 pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// Takes an object whose keys are all different, or `null`. Of two values under one key each reader would take another, and
+/// none would say so.
+pub(crate) fn distinct<'de, D, T>(from: D) -> Result<BTreeMap<String, T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::<Distinct<T>>::deserialize(from)?.map_or_else(BTreeMap::new, |distinct| distinct.0))
+}
+
+struct Distinct<T>(BTreeMap<String, T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Distinct<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(DistinctVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct DistinctVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for DistinctVisitor<T> {
+    type Value = BTreeMap<String, T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut map = BTreeMap::new();
+        while let Some((key, value)) = entries.next_entry::<String, T>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("the key {key:?} is there twice")));
+            }
+            map.insert(key, value);
+        }
+        Ok(map)
+    }
 }

@@ -34,7 +34,8 @@ impl Authority {
         &self.servers
     }
 
-    /// Whether only an unreachable server makes the client fall back to the next, and not data that it lacks (gRFC A95).
+    /// Whether a server that cannot be reached is reason enough to fall back to the next, even if everything that is wanted
+    /// is known (gRFC A95). By default both must be so (gRFC A71).
     pub fn fallback_on_reachability_only(&self) -> bool {
         self.fallback_on_reachability_only
     }

@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::options::Options;
-use crate::node::{Node, nullable};
+use crate::node::{Node, distinct, nullable};
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct File {
     pub(super) xds_servers: Vec<XdsServer>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "distinct")]
     pub(super) authorities: BTreeMap<String, XdsAuthority>,
     #[serde(default, deserialize_with = "nullable")]
     pub(super) node: Node,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "distinct")]
     pub(super) certificate_providers: BTreeMap<String, ProviderEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) client_default_listener_resource_name_template: Option<String>,

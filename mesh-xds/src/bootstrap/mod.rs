@@ -115,6 +115,7 @@ impl Bootstrap {
             let path = path.strip_suffix('?').unwrap_or(&path).trim_matches('.');
             BootstrapError::at(path, error.into_inner())
         })?;
+        reader.end().map_err(|error| BootstrapError::at("", error))?;
         Self::resolve(file)
     }
 

@@ -77,7 +77,9 @@ pub struct CertificateFiles {
     pub private_key: PathBuf,
 }
 
-/// Where the roots are that a server is judged by. There is no fallback to the system's: a control plane is not a web site.
+/// Where the roots are that a server is judged by. There is no fallback to the system's, which gRFC A65 has: a control plane
+/// is not a web site, and whoever can get a certificate for its name from any public authority would be believed. Where one
+/// has such a certificate, the file of the system's roots can be named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Roots {
     /// PEM certificates.

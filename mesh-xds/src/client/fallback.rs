@@ -1,7 +1,7 @@
 //! Which of an authority's control planes are connected, and whose word counts (gRFC A71).
 //!
 //! The first is asked first. The next is asked besides only while all before it fail *and* something that is wanted is not
-//! known: an outage that costs nothing is no reason to listen to somebody else. The word of one counts at a time. Another
+//! known: an outage that costs nothing is no reason to listen to somebody else, unless the bootstrap says so (gRFC A95). The word of one counts at a time. Another
 //! that answers becomes the candidate, and takes over when it has told everything that is wanted, so that no configuration
 //! is ever made of two of them. Those before the one whose word counts go on trying, and take it back in the same way; those
 //! after it are let go.

@@ -52,8 +52,9 @@ pub(super) async fn run(mut wanted: watch::Receiver<Names>, resolver: Resolver, 
             changed = wanted.changed() => if changed.is_err() { return },
             Some(done) = open.join_next() => {
                 // A question that panicked is asked again in its time; nothing else is known of it.
-                if let Ok((host, outcome)) = done {
-                    schedule.answered(&host, now());
+                if let Ok((host, outcome)) = done
+                    && schedule.answered(&host, now())
+                {
                     tell(&host, outcome);
                 }
             }
@@ -73,18 +74,28 @@ struct Entry {
     refresh: Duration,
     due: std::time::Instant,
     is_open: bool,
+    /// One that is not is kept until its question is answered, since that counts until then.
+    is_wanted: bool,
 }
 
 impl Schedule {
     /// Takes in what is wanted now.
     fn want(&mut self, wanted: &Names, now: std::time::Instant) {
-        self.names.retain(|name, _| wanted.contains_key(name));
+        for (name, entry) in &mut self.names {
+            entry.is_wanted = wanted.contains_key(name);
+        }
+        self.names.retain(|_, entry| entry.is_wanted || entry.is_open);
         for (name, refresh) in wanted {
             let entry = self.names.entry(Arc::clone(name)).or_insert(Entry {
                 refresh: *refresh,
                 due: now,
                 is_open: false,
+                is_wanted: true,
             });
+            if !entry.is_open {
+                // An answer is never older than it may be.
+                entry.due = entry.due.min(now + *refresh);
+            }
             entry.refresh = *refresh;
         }
     }
@@ -106,10 +117,17 @@ impl Schedule {
             .collect()
     }
 
-    fn answered(&mut self, name: &str, now: std::time::Instant) {
-        if let Some(entry) = self.names.get_mut(name) {
-            (entry.is_open, entry.due) = (false, now + entry.refresh);
+    /// Notes that a question was answered; whether anybody wants to know.
+    fn answered(&mut self, name: &str, now: std::time::Instant) -> bool {
+        let Some(entry) = self.names.get_mut(name) else {
+            return false;
+        };
+        (entry.is_open, entry.due) = (false, now + entry.refresh);
+        let is_wanted = entry.is_wanted;
+        if !is_wanted {
+            self.names.remove(name);
         }
+        is_wanted
     }
 
     /// When there is something to ask for. While the most questions are open, an answer comes first.
@@ -152,6 +170,25 @@ mod tests {
         assert!(second_batch.iter().all(|name| !first.contains(name)));
         schedule.want(&Names::new(), start + second);
         assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn questions_that_nobody_wants_answered_any_more_count_until_they_are() {
+        let (mut schedule, start) = (Schedule::default(), std::time::Instant::now());
+        let mut open = Vec::new();
+        for round in 0..20 {
+            let wanted = (0..16).map(|n| (Arc::from(format!("h{round}-{n}")), LOOKUP_TIMEOUT));
+            schedule.want(&wanted.collect(), start);
+            open.extend(schedule.due(start));
+        }
+        assert_eq!((open.len(), schedule.next()), (MAX_AT_ONCE, None));
+        assert!(!schedule.answered(&open[0], start), "nobody wants to know");
+        assert_eq!(schedule.due(start).len(), 1);
+        // One that is wanted again meanwhile is not asked for twice.
+        let again = Names::from([(Arc::clone(&open[1]), LOOKUP_TIMEOUT)]);
+        schedule.want(&again, start);
+        assert!(schedule.due(start).is_empty() && schedule.answered(&open[1], start));
+        assert_eq!(schedule.next(), Some(start + LOOKUP_TIMEOUT));
     }
 
     #[tokio::test(start_paused = true)]

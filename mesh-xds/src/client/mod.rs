@@ -42,7 +42,7 @@ use opentelemetry::metrics::Meter;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Bootstrap, Protocol, Server};
+use crate::bootstrap::{Authority, Bootstrap, Protocol, Server};
 use crate::connect::Access;
 use crate::connector::Connector;
 use crate::decode::Context;
@@ -243,6 +243,9 @@ impl Begin<'_> {
             ring.iter().for_each(|bell| bell.notify_one());
         });
         self.link.keep_alive(interest_changes);
+        let named = bootstrap.authorities().values();
+        let on_reachability = std::iter::once(false).chain(named.map(Authority::fallback_on_reachability_only));
+        let authorities = plan.authorities.into_iter().zip(on_reachability);
         let (lookups, wanted) = watch::channel(lookups::Names::new());
         let copy = disk::of(bootstrap);
         let disk = copy.as_ref().map(|copy| state::Disk::new(lines.len(), copy.path()));
@@ -251,14 +254,17 @@ impl Begin<'_> {
             line::Line::new(ads, copy.path().display().to_string(), Vec::new())
         }));
         let disk_line = copy.as_ref().map(|_| bells.len());
-        let authority = |lines| state::Authority::new(lines).with_disk(disk_line);
+        let authorities = authorities.map(|(lines, only)| {
+            let authority = state::Authority::new(lines).on_reachability_only(only);
+            authority.with_disk(disk_line)
+        });
         let directory = cache::Authorities::new(bootstrap.authorities().keys().map(String::as_str));
         let reports = self.reports.subscribe();
         let state = state::State::new(state::Parts {
             link: self.link,
             snapshots: self.snapshots,
             lines,
-            authorities: plan.authorities.into_iter().map(authority).collect(),
+            authorities: authorities.collect(),
             disk,
             directory: directory.clone(),
             naming,

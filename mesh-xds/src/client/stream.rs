@@ -51,6 +51,9 @@ pub(super) struct Task<V: Variant> {
     identity: Option<live::Reader<Standing>>,
     backoff: Backoff,
     reporter: Reporter,
+    /// A connection on which the control plane sent a stream away and said when to come again. It is used then: a thousand
+    /// that dial twice, and shake hands twice, are two thousand. If it broke meanwhile, that is one more attempt that failed.
+    kept: Option<Credentialed>,
 }
 
 impl<V: Variant> Handle<V> {
@@ -127,6 +130,7 @@ impl<V: Variant> Task<V> {
             identity,
             backoff,
             reporter,
+            kept: None,
         }
     }
 
@@ -150,6 +154,7 @@ impl<V: Variant> Task<V> {
                     break;
                 }
             }
+            self.kept = None;
             self.line.state().left(self.line.id);
         }
     }
@@ -172,6 +177,9 @@ impl<V: Variant> Task<V> {
             None => None,
         };
         self.line.state().connecting(self.line.id);
+        if let Some(channel) = self.kept.take() {
+            return self.stream(channel).await;
+        }
         let connecting = self.access.connect(identity.as_ref());
         match self.line.meanwhile(connecting).await? {
             Ok(channel) => self.stream(channel).await,
@@ -185,12 +193,13 @@ impl<V: Variant> Task<V> {
         // On the same connection, and ended with it.
         let reporter = self.reporter.clone();
         let reporting = reporter.run(channel.clone());
-        let mut incoming = Incoming::<V>::open(channel, outgoing);
+        let mut incoming = Incoming::<V>::open(channel.clone(), outgoing);
         self.line.state().opened(self.line.id);
         let ended = tokio::select! {
             ended = self.talk(&requests, &mut incoming) => ended?,
             never = reporting => match never {},
         };
+        self.kept = self.backoff.is_asked().then_some(channel);
         Some(format!("stream to {}: {ended}", self.access.server().uri))
     }
 

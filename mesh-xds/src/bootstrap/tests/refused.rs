@@ -37,6 +37,26 @@ fn errors_name_the_path_and_the_reason() {
         ("[]".into(), "".into(), "invalid length 0"),
         ("{".into(), "".into(), "EOF while parsing"),
         ("3".into(), "".into(), "invalid type: integer"),
+        (
+            format!("{} garbage", also(r#""node": {}"#)),
+            "".into(),
+            "trailing characters",
+        ),
+        (
+            also(r#""authorities": {"a": {}, "a": {"xds_servers": []}}"#),
+            "authorities".into(),
+            "the key \"a\" is there twice",
+        ),
+        (
+            also(r#""node": {"metadata": {"NAMESPACE": "a", "NAMESPACE": "b"}}"#),
+            "node.metadata".into(),
+            "the key \"NAMESPACE\" is there twice",
+        ),
+        (
+            also(r#""certificate_providers": {"a": {"plugin_name": "x"}, "a": {"plugin_name": "y"}}"#),
+            "certificate_providers".into(),
+            "the key \"a\" is there twice",
+        ),
         (r#"{"node": {}}"#.into(), "".into(), "missing field `xds_servers`"),
         (r#"{"xds_servers": []}"#.into(), "xds_servers".into(), "is empty"),
         (

@@ -169,7 +169,8 @@ impl<M> TypeState<M> {
 
     /// The next answer. One that is held back goes with other news if it must: without it, that would be taken for consent.
     pub(super) fn next_reply(&mut self, now: Instant, must: bool) -> Option<Reply> {
-        let place = self.ready(now).or((must && !self.replies.is_empty()).then_some(0))?;
+        let held = || (must && !self.replies.is_empty()).then_some(0);
+        let place = self.ready(now).or_else(held)?;
         let reply = self.replies.remove(place)?;
         if reply.refused.is_some() {
             self.pace.refused(now, self.refusals());

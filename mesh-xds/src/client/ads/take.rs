@@ -23,6 +23,10 @@ pub(crate) struct Taking<'a, R> {
     table: &'a mut Table<R>,
     /// What the response spoke of.
     present: HashSet<Arc<str>>,
+    /// There was one whose name could not be read, which may be any.
+    has_nameless: bool,
+    /// There was more than word that something is as it was.
+    has_news: bool,
     taken: Taken,
 }
 
@@ -69,6 +73,8 @@ impl<'a, R: Cached> Taking<'a, R> {
             heard,
             table,
             present: HashSet::new(),
+            has_nameless: false,
+            has_news: false,
             taken: Taken::default(),
         }
     }
@@ -81,9 +87,13 @@ impl<'a, R: Cached> Taking<'a, R> {
     /// What came for one resource.
     pub(super) fn item(&mut self, item: Item<R>) {
         let Item { version, ttl, what } = item;
+        self.has_news |= !matches!(what, What::Heartbeat(_));
         match what {
             What::Heartbeat(name) => self.heartbeat(name, &version, ttl),
-            What::Nameless(rejected) => self.taken.rejected.push(rejected),
+            What::Nameless(rejected) => {
+                self.has_nameless = true;
+                self.taken.rejected.push(rejected);
+            }
             What::Resource { decoded, bytes } => self.resource(decoded, bytes, &version, ttl),
         }
     }
@@ -152,19 +162,32 @@ impl<'a, R: Cached> Taking<'a, R> {
         }
     }
 
-    /// What the response did not speak of was deleted, if it was ever there.
+    /// What a response that lists everything did not speak of was deleted, if it was ever there. One of heartbeats alone lists
+    /// nothing, and one with a resource whose name cannot be read may speak of any.
     pub(super) fn delete_the_rest(&mut self) {
-        let known = self.table.known().filter(|name| !self.present.contains(*name));
-        let gone: Vec<Arc<str>> = known.cloned().collect();
+        if self.has_nameless || self.is_heartbeat() {
+            return;
+        }
+        let told = self.table.told().filter(|name| !self.present.contains(*name));
+        let gone: Vec<Arc<str>> = told.cloned().collect();
         for name in gone {
-            let why = self.deleted(&name);
+            let why = match self.table.has(&name) {
+                true => self.deleted(&name),
+                false => format!("{} {name:?} was refused, and is not listed any more", R::KIND),
+            };
             self.gone(&name, why);
         }
     }
 
     /// Where everything was asked for, the control plane has now said what there is.
     pub(super) fn complete(&mut self) {
-        self.table.complete();
+        if !self.is_heartbeat() {
+            self.table.complete();
+        }
+    }
+
+    fn is_heartbeat(&self) -> bool {
+        !self.has_news && !self.present.is_empty()
     }
 
     fn absent(&mut self, name: Arc<str>, why: String) {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, Metadata, Reason, ReasonKind, Resolved, TlsMatch};
 
@@ -17,6 +18,9 @@ const MAX_DEPTH: usize = 16;
 /// The most clusters that one may stand for, however they are nested: sixteen levels of two are more than any mesh means.
 const MAX_LEAVES: usize = 256;
 
+/// The most addresses of a `LOGICAL_DNS` host that are tried one after another: no call lasts longer than so many attempts.
+const MAX_IN_ORDER: usize = 64;
+
 /// Where an endpoint of an aggregate cluster says which of its clusters it is from, so that it is called with the TLS of
 /// that one: metadata of a filter that no control plane writes.
 const MEMBER: (&str, &str) = ("mesh", "aggregate_member");
@@ -26,6 +30,8 @@ const MEMBER: (&str, &str) = ("mesh", "aggregate_member");
 pub(super) struct Memo {
     /// The names that were looked up for it.
     pub(super) looked_at: Vec<Key>,
+    /// How often its hosts are to be resolved, in their order.
+    refreshes: Vec<Duration>,
     /// What it was made of, so that unchanged parts give the same `Arc`. Empty for an error.
     made_of: Vec<Part>,
     pub(super) resolved: Resolved<Cluster>,
@@ -44,13 +50,24 @@ pub(super) enum Part {
 }
 
 impl Memo {
-    pub(super) fn new(looked_at: Vec<Key>, made_of: Vec<Part>, resolved: Resolved<Cluster>) -> Self {
+    pub(super) fn new(
+        looked_at: Vec<Key>,
+        refreshes: Vec<Duration>,
+        made_of: Vec<Part>,
+        resolved: Resolved<Cluster>,
+    ) -> Self {
         Self {
             looked_at,
+            refreshes,
             made_of,
             resolved,
             waits: false,
         }
+    }
+
+    /// Whether both ask for the same.
+    pub(super) fn asks_like(&self, other: &Self) -> bool {
+        self.looked_at == other.looked_at && self.refreshes == other.refreshes
     }
 
     /// Whether both came of the same values, or are the same error.
@@ -84,6 +101,16 @@ struct Leaf {
     endpoints: Arc<Endpoints>,
 }
 
+/// What the clusters that one stands for come to.
+#[derive(Default)]
+struct Members {
+    seen: Vec<ClusterName>,
+    parts: Vec<Part>,
+    leaves: Vec<Leaf>,
+    /// What is wrong with the whole, so that nothing of it counts: too many of them, or too deep.
+    excess: Option<Reason>,
+}
+
 impl Walk<'_> {
     /// What a cluster's name resolves to. While something is missing it is an error of no meaning: whoever asks looks at
     /// `missing` first.
@@ -92,11 +119,17 @@ impl Walk<'_> {
             let text = format!("the route's action, a {action}, is not served by this client");
             return (Vec::new(), Err(Reason::new(ReasonKind::NoRoute, text)));
         }
-        let (mut parts, mut leaves, mut seen) = (Vec::new(), Vec::new(), Vec::new());
-        let spec = match self.member(name, &mut seen, &mut parts, &mut leaves, MAX_DEPTH) {
+        let mut members = Members::default();
+        let spec = match self.member(name, &mut members, 0) {
             Ok(spec) => spec,
             Err(reason) => return (Vec::new(), Err(reason)),
         };
+        let Members {
+            parts, leaves, excess, ..
+        } = members;
+        if let Some(excess) = excess {
+            return (Vec::new(), Err(excess));
+        }
         let cluster = match (&spec.discovery, &leaves[..]) {
             (Discovery::Aggregate(_), []) => {
                 let without = parts.iter().find_map(|part| match part {
@@ -124,25 +157,18 @@ impl Walk<'_> {
 
     /// Follows one name: to its endpoints, or through the clusters it stands for, of which those that cannot be had are left
     /// out (gRFC A74).
-    fn member(
-        &mut self,
-        name: &ClusterName,
-        seen: &mut Vec<ClusterName>,
-        parts: &mut Vec<Part>,
-        leaves: &mut Vec<Leaf>,
-        depth: usize,
-    ) -> Result<Arc<ClusterSpec>, Reason> {
-        seen.push(name.clone());
+    fn member(&mut self, name: &ClusterName, to: &mut Members, depth: usize) -> Result<Arc<ClusterSpec>, Reason> {
+        to.seen.push(name.clone());
         let spec = match self.look::<ClusterSpec>(&name.as_str().into()) {
             Found::Value(spec) => spec,
             Found::None(trouble) => return Err(reason(trouble, ReasonKind::NoCluster)),
             Found::Pending => return Err(not_yet()),
         };
-        parts.push(Part::Spec(Arc::clone(&spec)));
+        to.parts.push(Part::Spec(Arc::clone(&spec)));
         let endpoints = match &spec.discovery {
             Discovery::Eds(resource) => match self.look::<Endpoints>(resource) {
                 Found::Value(endpoints) => {
-                    parts.push(Part::Endpoints(Arc::clone(&endpoints)));
+                    to.parts.push(Part::Endpoints(Arc::clone(&endpoints)));
                     endpoints
                 }
                 Found::None(trouble) => return Err(reason(trouble, ReasonKind::NoEndpoints)),
@@ -150,27 +176,33 @@ impl Walk<'_> {
             },
             // The specification holds them, and is a part already.
             Discovery::Static(endpoints) => Arc::new(endpoints.clone()),
-            Discovery::Dns(dns) => Arc::new(self.dns(dns, parts)?),
+            Discovery::Dns(dns) => Arc::new(self.dns(dns, &mut to.parts)?),
             // Which clusters go wherever a request says is in the specification.
             Discovery::OriginalDestination => Arc::new(Endpoints::default()),
             Discovery::Aggregate(members) => {
-                if depth == 0 {
+                if depth == MAX_DEPTH {
                     let text = format!("cluster {name:?} stands more than {MAX_DEPTH} deep in others (gRFC A37)");
-                    return Err(Reason::new(ReasonKind::NoCluster, text));
+                    to.excess = Some(Reason::new(ReasonKind::NoCluster, text));
+                    return Ok(spec);
                 }
                 for member in members {
                     // A cluster that is there twice counts where it came first.
-                    if seen.contains(member) || leaves.len() >= MAX_LEAVES {
+                    if to.excess.is_some() || to.seen.contains(member) {
                         continue;
                     }
-                    if let Err(reason) = self.member(member, seen, parts, leaves, depth - 1) {
-                        parts.push(Part::Without(reason));
+                    if let Err(reason) = self.member(member, to, depth + 1) {
+                        to.parts.push(Part::Without(reason));
                     }
                 }
                 return Ok(spec);
             }
         };
-        leaves.push(Leaf {
+        if to.leaves.len() == MAX_LEAVES {
+            let text = format!("it stands for more than {MAX_LEAVES} clusters, of which {name:?} is one too many");
+            to.excess = Some(Reason::new(ReasonKind::NoCluster, text));
+            return Ok(spec);
+        }
+        to.leaves.push(Leaf {
             spec: Arc::clone(&spec),
             endpoints,
         });
@@ -179,6 +211,10 @@ impl Walk<'_> {
 
     /// The endpoints that a cluster's host names resolve to. A name that does not resolve adds none; when none does, that is
     /// what is wrong with the cluster.
+    ///
+    /// Each address of a `STRICT_DNS` host is an endpoint like the others. Those of a `LOGICAL_DNS` host are one destination
+    /// (gRFCs A37 and A61: `pick_first` over all of them; Envoy: the first): each is a priority of its own in the order of the
+    /// answer, so the first is called, and the next where that cannot be.
     fn dns(&mut self, dns: &DnsCluster, parts: &mut Vec<Part>) -> Result<Endpoints, Reason> {
         let (mut endpoints, mut failed, mut waits) = (Vec::new(), None, false);
         for host in &dns.hosts {
@@ -189,11 +225,18 @@ impl Walk<'_> {
             match answer {
                 None => waits = true,
                 Some(Answer::Addresses(addresses)) => {
-                    let taken = match dns.kind {
-                        DnsKind::Strict => &addresses[..],
-                        DnsKind::Logical => &addresses[..addresses.len().min(1)],
-                    };
-                    endpoints.extend(taken.iter().map(|address| endpoint(host, *address)));
+                    match dns.kind {
+                        DnsKind::Strict => {
+                            let mut sorted = addresses.to_vec();
+                            sorted.sort_unstable();
+                            endpoints.extend(sorted.into_iter().map(|address| endpoint(host, address, host.priority)));
+                        }
+                        // It has the one host.
+                        DnsKind::Logical => {
+                            let in_order = addresses.iter().take(MAX_IN_ORDER).zip(0..);
+                            endpoints.extend(in_order.map(|(address, priority)| endpoint(host, *address, priority)));
+                        }
+                    }
                     parts.push(Part::Addresses(addresses));
                 }
                 Some(Answer::Failed(why)) => {
@@ -214,19 +257,23 @@ impl Walk<'_> {
     }
 }
 
-fn endpoint(host: &DnsHost, address: IpAddr) -> Endpoint {
+fn endpoint(host: &DnsHost, address: IpAddr, priority: u32) -> Endpoint {
     Endpoint {
         address: SocketAddr::new(address, host.port),
         weight: host.weight,
         health: Health::Healthy,
-        priority: host.priority,
+        priority,
         locality: Arc::clone(&host.locality),
         metadata: Arc::clone(&host.metadata),
     }
 }
 
 /// One cluster of several: the priorities of each follow those of the one before (gRFC A37), and how it is called is the
-/// first one's to say (gRFC A75), but for TLS, which every endpoint takes from its own.
+/// first one's to say (gRFC A75), but for TLS, which every endpoint takes from its own, and for the drops, which are those of
+/// the member that the calls go to by what is configured.
+///
+/// It has one limit of calls in flight, the first one's, and one name in load reports, its own, under the first one's service:
+/// gRPC counts and reports each member by itself.
 fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
     let (mut endpoints, mut tls_matches, mut next_priority) = (Vec::new(), Vec::new(), 0);
     for Leaf { spec, endpoints: own } in leaves {
@@ -276,8 +323,20 @@ fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
         name: name.clone(),
         endpoints: endpoints.into(),
         tls_matches: tls_matches.into(),
+        drops: Arc::clone(&in_charge(leaves).endpoints.drops),
         ..first.clone()
     }
+}
+
+/// The member that the calls go to, by what is configured: the first that has a healthy endpoint, else the first that has a
+/// degraded one.
+fn in_charge(leaves: &[Leaf]) -> &Leaf {
+    let with = |health| {
+        let mut leaves = leaves.iter();
+        leaves.find(|leaf| leaf.endpoints.endpoints.iter().any(|one| one.health == health))
+    };
+    let found = with(Health::Healthy).or_else(|| with(Health::Degraded));
+    found.unwrap_or(&leaves[0])
 }
 
 fn joined(a: &Metadata, b: &Metadata) -> Option<Metadata> {

@@ -3,11 +3,12 @@
 //! An answer is used until a better one comes, like any other configuration: a name server that is down does not take
 //! endpoints away. Only a name that never resolved is an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The addresses of one name, sorted: name servers rotate them.
+/// The addresses of one name, the most preferred first: as they were answered (RFC 6724 has sorted them), but those that are
+/// known already before new ones. Name servers rotate their answers, and that is no reason to leave an address.
 pub(crate) type Addresses = Arc<[IpAddr]>;
 
 /// See the [module](self).
@@ -34,10 +35,14 @@ impl Hosts {
     /// Takes the outcome of a lookup.
     pub(super) fn resolved(&mut self, host: &Arc<str>, outcome: Result<Vec<IpAddr>, Arc<str>>) {
         let answer = match (outcome, self.answers.get(host)) {
-            (Ok(mut addresses), _) => {
-                addresses.sort_unstable();
-                addresses.dedup();
-                Answer::Addresses(addresses.into())
+            (Ok(addresses), before) => {
+                let known: &[IpAddr] = match before {
+                    Some(Answer::Addresses(known)) => known,
+                    _ => &[],
+                };
+                let mut rest: HashSet<IpAddr> = addresses.iter().copied().collect();
+                let in_order = known.iter().chain(&addresses).copied();
+                Answer::Addresses(in_order.filter(|address| rest.remove(address)).collect())
             }
             (Err(_), Some(Answer::Addresses(_))) => return,
             (Err(why), _) => Answer::Failed(why),
@@ -73,8 +78,19 @@ mod tests {
         assert_eq!(hosts.take_changed().len(), 1);
         hosts.resolved(&name, Ok(vec![one, two]));
         hosts.resolved(&name, Err("the name server is down".into()));
-        assert_eq!(hosts.find("a"), Some(&Answer::Addresses([one, two].into())));
+        assert_eq!(
+            hosts.find("a"),
+            Some(&Answer::Addresses([two, one].into())),
+            "as it was answered first"
+        );
         assert!(hosts.take_changed().is_empty());
+        let three = [10, 0, 0, 3].into();
+        hosts.resolved(&name, Ok(vec![three, one]));
+        assert_eq!(
+            hosts.find("a"),
+            Some(&Answer::Addresses([one, three].into())),
+            "what is known stays before what is new"
+        );
         hosts.retain(|_| false);
         assert_eq!(hosts.find("a"), None);
     }

@@ -182,7 +182,7 @@ impl Assembler {
             let mut walk = Walk::new(sources, &self.hosts);
             // One that waits for something, or refers to something else, is for the walk.
             let memo = walk.cluster(name);
-            if !walk.missing.is_empty() || memo.looked_at != before.looked_at {
+            if !walk.missing.is_empty() || !memo.asks_like(before) {
                 return None;
             }
             if !memo.is_made_like(before) {
@@ -294,7 +294,7 @@ impl Assembler {
                     walk.missing.truncate(missing_before);
                     before.waits = true;
                 }
-                (Some(before), false) if memo.is_made_like(before) && before.looked_at == memo.looked_at => {
+                (Some(before), false) if memo.is_made_like(before) && memo.asks_like(before) => {
                     before.waits = false;
                 }
                 (_, false) => drop(self.clusters.insert(name.clone(), memo)),

@@ -24,6 +24,8 @@ pub(super) struct Walk<'a> {
     pub(super) missing: Vec<Missing>,
     /// What the cluster that is being resolved was looked up by.
     looked_at: Vec<Key>,
+    /// How often its hosts are to be resolved.
+    refreshes: Vec<Duration>,
 }
 
 impl<'a> Walk<'a> {
@@ -35,14 +37,17 @@ impl<'a> Walk<'a> {
             lookups: BTreeMap::new(),
             missing: Vec::new(),
             looked_at: Vec::new(),
+            refreshes: Vec::new(),
         }
     }
 
     /// What a cluster resolves to now. Where something of it is missing, that is noted, and the value says so.
     pub(super) fn cluster(&mut self, name: &ClusterName) -> Memo {
         self.looked_at.clear();
+        self.refreshes.clear();
         let (parts, resolved) = self.resolve(name);
-        Memo::new(mem::take(&mut self.looked_at), parts, resolved)
+        let (looked_at, refreshes) = (mem::take(&mut self.looked_at), mem::take(&mut self.refreshes));
+        Memo::new(looked_at, refreshes, parts, resolved)
     }
 
     /// What a name is, noting that it was looked at, and that it is missing if it is.
@@ -64,6 +69,7 @@ impl<'a> Walk<'a> {
     pub(super) fn resolve_host(&mut self, host: &str, refresh: Duration) -> Option<Answer> {
         let name: Arc<str> = host.into();
         self.looked_at.push(Key::Host(Arc::clone(&name)));
+        self.refreshes.push(refresh);
         let often = self.lookups.entry(Arc::clone(&name)).or_insert(refresh);
         *often = refresh.min(*often);
         let answer = self.hosts.find(host).cloned();

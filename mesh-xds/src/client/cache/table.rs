@@ -193,8 +193,17 @@ impl<R: Resource> Table<R> {
         good.is_some_and(|good| &*good.version == version)
     }
 
+    /// The names of which something came, good or refused.
+    pub(crate) fn told(&self) -> impl Iterator<Item = &Arc<str>> {
+        let told = |entry: &Entry<R>| entry.good.is_some() || matches!(entry.trouble, Some(Trouble::Refused(_)));
+        self.entries
+            .iter()
+            .filter(move |(_, entry)| told(entry))
+            .map(|(name, _)| name)
+    }
+
     /// The subscribed names that have a good value.
-    pub(crate) fn known(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(super) fn known(&self) -> impl Iterator<Item = &Arc<str>> {
         self.entries
             .iter()
             .filter(|(_, entry)| entry.good.is_some())

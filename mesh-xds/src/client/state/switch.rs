@@ -19,6 +19,8 @@ pub(in crate::client) struct Authority {
     pub(super) roles: Roles,
     /// The line of the copy on disk, until one of the others has taken over.
     pub(super) disk: Option<usize>,
+    /// A control plane that does not answer is reason enough to fall back, even if nothing is lacking (gRFC A95).
+    pub(super) on_reachability_only: bool,
     /// Something of it is wanted.
     pub(super) is_needed: bool,
 }
@@ -29,6 +31,7 @@ impl Authority {
             lines,
             roles: Roles::default(),
             disk: None,
+            on_reachability_only: false,
             is_needed: false,
         }
     }
@@ -46,6 +49,13 @@ impl Authority {
             Some(_) => Roles::behind(self.lines.len()),
             None => Roles::default(),
         };
+    }
+
+    pub(in crate::client) fn on_reachability_only(self, on_reachability_only: bool) -> Self {
+        Self {
+            on_reachability_only,
+            ..self
+        }
     }
 
     pub(super) fn source(&self) -> usize {
@@ -123,7 +133,7 @@ impl<V: Variant> State<V> {
                     return Some(self.take_over(place));
                 }
             } else if authority.roles.all_fail(&conditions)
-                && self.lacks(place)
+                && (self.authorities[place].on_reachability_only || self.lacks(place))
                 && self.authorities[place].roles.fall_back(&conditions[..servers])
             {
                 return Some(Vec::new());

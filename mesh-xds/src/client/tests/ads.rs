@@ -680,3 +680,68 @@ fn the_first_wait_to_end_is_known_whatever_came_or_was_dropped_meanwhile() {
     stream.sent();
     assert_eq!(stream.ads.deadline(stream.now), Some(stream.now + 15 * second));
 }
+
+/// A control plane may go on making bad names for ever.
+#[test]
+fn what_was_refused_is_forgotten_when_it_is_not_listed_any_more() {
+    let (mut stream, _) = Stream::open(&[(EDS, &["e"])]);
+    stream.ads.subscribe(&everything(CDS, &["looked-for"]));
+    stream.sent();
+    for round in 0..1000 {
+        let list = vec![cluster("good"), bad_cluster(&format!("bad-{round}"))];
+        stream.ads.hear(response(CDS, &round.to_string(), list), stream.now);
+        let names: Vec<&str> = stream.ads.cache().rows().map(|row| &**row.name).collect();
+        assert_eq!(names, [&format!("bad-{round}"), "good", "looked-for"]);
+    }
+    // One that is looked for is told of as what it is.
+    let bad = vec![cluster("good"), bad_cluster("looked-for")];
+    stream.ads.hear(response(CDS, "x", bad), stream.now);
+    let found = |stream: &Stream| match stream.ads.cache().find::<ClusterSpec>("looked-for") {
+        Found::None(trouble) => trouble,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(found(&stream), Trouble::Refused(_)));
+    stream.ads.hear(response(CDS, "y", vec![cluster("good")]), stream.now);
+    assert!(matches!(found(&stream), Trouble::Absent(_)));
+}
+
+/// It says of some that they are as they were, and nothing of the others.
+#[test]
+fn cp_8_heartbeats_alone_delete_nothing() {
+    for fail_on_data_errors in [false, true] {
+        let (stream, _) = Stream::open(&[(EDS, &["e"])]);
+        let rules = Rules {
+            fail_on_data_errors,
+            ..Rules::default()
+        };
+        let mut ads = stream.ads.with_rules(rules);
+        ads.subscribe(&needs(&[(LDS, &["a", "b"])]));
+        while ads.next_request(stream.now).is_some() {}
+        let ttl = Duration::from_secs(10);
+        let both = vec![enveloped("a", Some(listener("a", "r")), ttl), listener("b", "r")];
+        ads.hear(response(LDS, "1", both), stream.now);
+        let heard = ads.hear(response(LDS, "1", vec![enveloped("a", None, ttl)]), stream.now);
+        assert_eq!(heard.taken.deleted.len(), 0);
+        for name in ["a", "b"] {
+            assert!(matches!(ads.cache().find::<Listener>(name), Found::Value(_)), "{name}");
+        }
+        // With a resource beside it, it is a list.
+        let list = vec![enveloped("a", None, ttl), listener("c", "r")];
+        ads.hear(response(LDS, "2", list), stream.now);
+        let absent = |name| matches!(ads.cache().row(LDS, name).unwrap().trouble, Some(Trouble::Absent(_)));
+        assert_eq!((absent("a"), absent("b")), (false, true));
+    }
+}
+
+#[test]
+fn cp_8_one_that_cannot_say_its_name_deletes_nothing() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["a", "b"])]);
+    stream.answer(response(CDS, "1", vec![cluster("a"), cluster("b")]));
+    let nameless = raw(CDS, vec![0xff; 9]);
+    let heard = stream
+        .ads
+        .hear(response(CDS, "2", vec![cluster("a"), nameless]), stream.now);
+    assert_eq!((heard.taken.deleted.len(), heard.taken.rejected.len()), (0, 1));
+    let mut rows = stream.ads.cache().rows();
+    assert!(rows.all(|row| row.trouble.is_none()));
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mesh_core::config::{ReasonKind, Version};
 use proptest::prelude::*;
 
+use super::aggregate::THIRTY_PERCENT;
 use super::*;
 use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Needs};
@@ -188,9 +189,6 @@ fn what_did_not_change_keeps_its_value() {
     let resent = mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
     assert!(resent.snapshot.is_none());
 }
-
-/// Messages are merged by putting their bytes together: `policy` with 30 of a hundred dropped as "lb".
-const THIRTY_PERCENT: [u8; 12] = [0x22, 10, 0x12, 8, 0x0a, 2, b'l', b'b', 0x12, 2, 0x08, 30];
 
 #[test]
 fn what_is_to_be_dropped_comes_with_the_endpoints() {

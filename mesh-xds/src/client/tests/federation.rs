@@ -142,6 +142,41 @@ async fn a_shared_fallback_serves_one_authority_and_is_let_go_of_by_the_other() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn cp_10_an_authority_may_fall_back_although_nothing_is_lacking() {
+    for (protocol, only) in BOTH
+        .into_iter()
+        .flat_map(|protocol| [(protocol, false), (protocol, true)])
+    {
+        let net = Net::default();
+        let (home, away, other) = (net.plane(HOME), net.plane(AWAY), net.plane("other:1"));
+        home.tell("plain", "one", 1);
+        home.tell("else", "two", 2);
+        let name = listener_name("shop");
+        away.set(ResourceKind::Listener, &name, listener(&name, "plain"));
+        other.set(ResourceKind::Listener, &name, listener(&name, "else"));
+        let authority = AuthorityEntry::default().server(ServerEntry::insecure(AWAY));
+        let authority = authority.server(ServerEntry::insecure("other:1"));
+        let authority = match only {
+            true => authority.fallback_on_reachability_only(),
+            false => authority,
+        };
+        let builder = Bootstrap::builder(Node::default()).protocol(protocol).insecure(HOME);
+        let target = "xds://a.example/shop";
+        let subject = Subject::start(&net, builder.authority("a.example", authority), &[target]);
+        subject.until(target, "one:1").await;
+        away.go(Way::Down);
+        if only {
+            subject.until(target, "two:2").await;
+            away.go(Way::Open);
+            subject.until(target, "one:1").await;
+        } else {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            assert_eq!((other.log().dials.len(), subject.ports(target)), (0, "one:1".into()));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_wants_any_more_is_not_listened_for() {
     let net = Net::default();
     let home = net.plane(HOME);

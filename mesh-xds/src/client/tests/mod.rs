@@ -1,9 +1,11 @@
 //! The protocol, the assembly and the task.
 
 mod ads;
+mod aggregate;
 mod assemble;
 mod delta;
 mod disk;
+mod dns;
 mod fallback;
 mod federation;
 mod garbage;

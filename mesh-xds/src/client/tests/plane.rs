@@ -24,6 +24,7 @@ use crate::Connector;
 use crate::bootstrap::{Bootstrap, BootstrapBuilder, Protocol};
 use crate::client::XdsClient;
 use crate::node::Node;
+use crate::resolver::Resolver;
 use crate::wire::{self, Delta, DeltaRequest, DeltaResponse, Request, Requests, Responses, Serve, Sotw, Versioned};
 
 /// Longer than anything takes in virtual time, unless it never happens.
@@ -437,18 +438,39 @@ impl Subject {
     }
 
     pub(super) fn start(net: &Net, bootstrap: BootstrapBuilder, targets: &[&str]) -> Self {
-        Self::at(net, bootstrap, targets, Parts::default().wall_clock)
+        Self::begin(
+            net,
+            bootstrap,
+            targets,
+            Parts::default().wall_clock,
+            Resolver::default(),
+        )
     }
 
     /// One whose wall clock is `clock`.
     pub(super) fn at(net: &Net, bootstrap: BootstrapBuilder, targets: &[&str], clock: Arc<dyn TimeProvider>) -> Self {
+        Self::begin(net, bootstrap, targets, clock, Resolver::default())
+    }
+
+    /// One whose host names are resolved by `resolver`.
+    pub(super) fn resolving(net: &Net, bootstrap: BootstrapBuilder, targets: &[&str], resolver: Resolver) -> Self {
+        Self::begin(net, bootstrap, targets, Parts::default().wall_clock, resolver)
+    }
+
+    fn begin(
+        net: &Net,
+        bootstrap: BootstrapBuilder,
+        targets: &[&str],
+        clock: Arc<dyn TimeProvider>,
+        resolver: Resolver,
+    ) -> Self {
         let parts = Parts {
             entropy: Entropy::seeded(7),
             wall_clock: clock,
             ..Parts::default()
         };
         let builder = XdsClient::builder(bootstrap.build().unwrap()).parts(parts);
-        let client = builder.connector(net.connector()).start().unwrap();
+        let client = builder.connector(net.connector()).resolver(resolver).start().unwrap();
         let link = client.link();
         let published = Arc::new(Mutex::new(Vec::new()));
         let (reader, record) = (link.snapshots().clone(), Arc::clone(&published));

@@ -14,7 +14,7 @@ use crate::proto::{aggregate, cluster, core, endpoint, hcm, pack, percent};
 use crate::resource::{ClusterSpec, Discovery, DnsKind, Endpoints, Extension, Filter, Http, Listener};
 
 /// A cluster that brings its endpoints along: `hosts` at port 80, without a locality.
-pub(super) fn inline(kind: DiscoveryType, hosts: &[&str]) -> cluster::Cluster {
+pub(crate) fn inline(kind: DiscoveryType, hosts: &[&str]) -> cluster::Cluster {
     let host = |host: &&str| {
         let address = core::Address {
             address: Some(core::address::Address::SocketAddress(core::SocketAddress {
@@ -46,7 +46,7 @@ pub(super) fn inline(kind: DiscoveryType, hosts: &[&str]) -> cluster::Cluster {
     }
 }
 
-pub(super) fn aggregate(names: &[&str]) -> cluster::Cluster {
+pub(crate) fn aggregate(names: &[&str]) -> cluster::Cluster {
     let config = aggregate::ClusterConfig {
         clusters: names.iter().map(|name| (*name).to_owned()).collect(),
     };

@@ -4,7 +4,7 @@ mod cluster;
 mod cp6;
 mod endpoint;
 pub(crate) mod istiod;
-mod kinds;
+pub(crate) mod kinds;
 mod limits;
 mod listener;
 mod roundtrip;

@@ -1,0 +1,165 @@
+//! Clusters that stand for others (gRFC A37).
+
+use mesh_core::config::ReasonKind;
+
+use super::assemble::{Mesh, kind_of};
+use super::*;
+use crate::decode::tests::kinds;
+use crate::decode::tests::raw as raw_of;
+
+/// Messages are merged by putting their bytes together: `policy` with 30 of a hundred dropped as "lb".
+pub(super) const THIRTY_PERCENT: [u8; 12] = [0x22, 10, 0x12, 8, 0x0a, 2, b'l', b'b', 0x12, 2, 0x08, 30];
+
+fn aggregate(name: &str, members: &[&str]) -> Raw {
+    let mut cluster = kinds::aggregate(members);
+    cluster.name = name.into();
+    raw_of(&cluster)
+}
+
+/// A mesh whose target is routed to cluster `c`, of these clusters.
+fn begin(clusters: &[Raw]) -> Mesh {
+    let mut mesh = Mesh::new(&["t"]);
+    mesh.hear(ResourceKind::Listener, vec![listener("t", "t")]);
+    mesh.hear(ResourceKind::Route, vec![routes("t", "c")]);
+    // What is asked for grows by one level with each response.
+    for _ in 0..20 {
+        mesh.hear(ResourceKind::Cluster, clusters.to_vec());
+    }
+    mesh
+}
+
+/// Priority and port of each endpoint, or what is wrong.
+fn places(mesh: &Mesh) -> Result<Vec<(u32, u16)>, String> {
+    let snapshot = mesh.published.as_ref().expect("something was published");
+    match snapshot.cluster(&"c".into()).unwrap() {
+        Ok(cluster) => Ok(cluster
+            .endpoints
+            .iter()
+            .map(|one| (one.priority, one.address.port()))
+            .collect()),
+        Err(reason) => Err(format!("{:?}: {reason}", reason.kind())),
+    }
+}
+
+#[test]
+fn members_follow_one_another_and_count_where_they_came_first() {
+    let mut mesh = begin(&[
+        aggregate("c", &["x", "d", "x", "z"]),
+        aggregate("d", &["y", "c", "z", "y"]),
+        cluster("x"),
+        cluster("y"),
+        cluster("z"),
+    ]);
+    let told = [endpoints("x", &[1, 2]), endpoints("y", &[3]), endpoints("z", &[4])];
+    mesh.hear(ResourceKind::Endpoints, told.to_vec());
+    assert_eq!(places(&mesh).unwrap(), [(0, 1), (0, 2), (1, 3), (2, 4)]);
+    // One without endpoints takes no place, and comes back to its own.
+    mesh.hear(ResourceKind::Endpoints, vec![endpoints("x", &[])]);
+    assert_eq!(places(&mesh).unwrap(), [(0, 3), (1, 4)]);
+    mesh.hear(ResourceKind::Endpoints, vec![endpoints("x", &[5])]);
+    assert_eq!(places(&mesh).unwrap(), [(0, 5), (1, 3), (2, 4)]);
+}
+
+#[test]
+fn one_that_stands_for_itself_alone_stands_for_nothing() {
+    let mesh = begin(&[aggregate("c", &["d"]), aggregate("d", &["c"])]);
+    let why = places(&mesh).unwrap_err();
+    assert!(
+        why.contains("NoEndpoints") && why.contains("stands for no cluster"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_member_that_is_not_there_is_left_out() {
+    let mut mesh = begin(&[aggregate("c", &["gone", "x"]), cluster("x")]);
+    mesh.hear(ResourceKind::Endpoints, vec![endpoints("x", &[1])]);
+    mesh.time_out();
+    assert_eq!(places(&mesh).unwrap(), [(0, 1)]);
+}
+
+/// `c` stands for the first of a chain, each of which stands for the next, and the last for `leaf`.
+fn chain(levels: usize) -> Mesh {
+    let name = |level: usize| match level {
+        0 => "c".to_owned(),
+        _ if level == levels => "leaf".to_owned(),
+        _ => format!("level-{level}"),
+    };
+    let mut clusters: Vec<Raw> = (0..levels)
+        .map(|level| aggregate(&name(level), &[&name(level + 1), "side"]))
+        .collect();
+    clusters.extend([cluster("leaf"), cluster("side")]);
+    let mut mesh = begin(&clusters);
+    mesh.hear(
+        ResourceKind::Endpoints,
+        vec![endpoints("leaf", &[1]), endpoints("side", &[2])],
+    );
+    mesh
+}
+
+#[test]
+fn sixteen_levels_are_served_and_one_more_is_an_error_of_the_whole() {
+    assert_eq!(places(&chain(16)).unwrap(), [(0, 1), (1, 2)]);
+    let why = places(&chain(17)).unwrap_err();
+    assert!(
+        why.contains("NoCluster") && why.contains("\"level-16\"") && why.contains("16 deep"),
+        "{why}"
+    );
+}
+
+#[test]
+fn more_members_than_may_be_are_an_error_of_the_whole() {
+    let many = |count: usize| {
+        let names: Vec<String> = (0..count).map(|n| format!("x-{n:03}")).collect();
+        let members: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut clusters = vec![aggregate("c", &members)];
+        clusters.extend(members.iter().map(|name| cluster(name)));
+        let mut mesh = begin(&clusters);
+        let told = members.iter().map(|name| endpoints(name, &[1])).collect();
+        mesh.hear(ResourceKind::Endpoints, told);
+        places(&mesh)
+    };
+    assert_eq!(many(256).unwrap().len(), 256);
+    let why = many(257).unwrap_err();
+    assert!(
+        why.contains("NoCluster") && why.contains("256") && why.contains("\"x-256\""),
+        "{why}"
+    );
+}
+
+#[test]
+fn what_is_to_be_dropped_is_what_the_member_says_that_is_called() {
+    let mut mesh = begin(&[aggregate("c", &["x", "y"]), cluster("x"), cluster("y")]);
+    let drops = |mesh: &Mesh| {
+        let snapshot = mesh.published.as_ref().unwrap();
+        let cluster = snapshot.cluster(&"c".into()).unwrap().as_ref().unwrap();
+        cluster.drops.iter().map(|one| one.per_million).collect::<Vec<_>>()
+    };
+    let overloaded = |name: &str, ports: &[u16]| {
+        let mut raw = endpoints(name, ports);
+        raw.bytes.extend(THIRTY_PERCENT);
+        raw
+    };
+    mesh.hear(
+        ResourceKind::Endpoints,
+        vec![overloaded("x", &[1]), endpoints("y", &[2])],
+    );
+    assert_eq!(drops(&mesh), [300_000]);
+    // Without endpoints of its own the first is not called.
+    mesh.hear(ResourceKind::Endpoints, vec![overloaded("x", &[])]);
+    assert_eq!(drops(&mesh), [0; 0]);
+    mesh.hear(ResourceKind::Endpoints, vec![overloaded("y", &[2])]);
+    assert_eq!(drops(&mesh), [300_000]);
+}
+
+/// One that waits is waited for: what it would be called with is not known.
+#[test]
+fn nothing_is_published_before_each_member_is_known() {
+    let mut mesh = begin(&[aggregate("c", &["x", "y"]), cluster("x"), cluster("y")]);
+    mesh.hear(ResourceKind::Endpoints, vec![endpoints("x", &[1])]);
+    assert!(mesh.published.is_none());
+    mesh.time_out();
+    assert_eq!(places(&mesh).unwrap(), [(0, 1)], "and no longer than it may take");
+    let snapshot = mesh.published.as_ref().unwrap();
+    assert_eq!(kind_of(snapshot.cluster(&"c".into()).unwrap()), None::<ReasonKind>);
+}
