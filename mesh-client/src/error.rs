@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::StatusCode;
 use mesh_core::config::{Reason, ReasonKind};
 use mesh_core::retry::TryEnd;
+use mesh_core::route::Aborted;
 
 use crate::connect::ConnectError;
 
@@ -49,8 +50,22 @@ pub(crate) enum Kind {
     Overflow(&'static str),
     /// The control plane wants a share of the cluster's calls dropped, and this was one; the category it gave.
     Dropped(Box<str>),
+    /// A fault was injected.
+    Fault(Abort),
+    /// The route answers by itself with this status, which a caller of this protocol cannot be given.
+    Answered(StatusCode),
     /// The request cannot be sent as it is.
     InvalidRequest(&'static str),
+}
+
+/// The end that an injected fault gave a call.
+#[derive(Debug)]
+pub(crate) struct Abort {
+    pub(crate) status: Aborted,
+    /// The body of the answer.
+    pub(crate) body: Box<str>,
+    /// Whether it was held up first.
+    pub(crate) delayed: bool,
 }
 
 impl Error {
@@ -112,6 +127,18 @@ impl Error {
         matches!(self.inner.kind, Kind::Dropped(_))
     }
 
+    /// A fault was injected on purpose; nothing was sent.
+    pub fn is_fault(&self) -> bool {
+        matches!(self.inner.kind, Kind::Fault(_))
+    }
+
+    pub(crate) fn fault(&self) -> Option<&Abort> {
+        match &self.inner.kind {
+            Kind::Fault(abort) => Some(abort),
+            _ => None,
+        }
+    }
+
     /// Whether the peer may have processed the request. `false` is a proof that it did not.
     pub fn may_have_been_processed(&self) -> bool {
         matches!(
@@ -138,6 +165,8 @@ impl Error {
         match self.inner.kind {
             Kind::Deadline(_) | Kind::PerTryTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Kind::InvalidRequest(_) => StatusCode::BAD_REQUEST,
+            Kind::Fault(Abort { ref status, .. }) => status.http,
+            Kind::Answered(status) => status,
             _ if self.is_no_route() => StatusCode::NOT_FOUND,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -155,6 +184,7 @@ impl Error {
         match &self.inner.kind {
             Kind::Deadline(_) | Kind::PerTryTimeout(_) => DEADLINE_EXCEEDED,
             Kind::InvalidRequest(_) => INTERNAL,
+            Kind::Fault(abort) => abort.status.grpc,
             Kind::Reset(error) if error.is_reset() => match error.reason() {
                 Some(h2::Reason::CANCEL) => CANCELLED,
                 Some(h2::Reason::ENHANCE_YOUR_CALM) => RESOURCE_EXHAUSTED,
@@ -166,7 +196,7 @@ impl Error {
         }
     }
 
-    /// Envoy's response flag: `NR`, `NC`, `UH`, `UF`, `UR`, `UC`, `UT`, `UO`, `DO`, or `-`.
+    /// Envoy's response flag: `NR`, `NC`, `UH`, `UF`, `UR`, `UC`, `UT`, `UO`, `DO`, `FI`, `DI,FI`, or `-`.
     pub fn response_flag(&self) -> &'static str {
         match &self.inner.kind {
             Kind::Unavailable(reason) => match reason.kind() {
@@ -182,7 +212,9 @@ impl Error {
             Kind::Deadline(_) | Kind::PerTryTimeout(_) => "UT",
             Kind::Overflow(_) => "UO",
             Kind::Dropped(_) => "DO",
-            Kind::InvalidRequest(_) => "-",
+            Kind::Fault(Abort { delayed: true, .. }) => "DI,FI",
+            Kind::Fault(_) => "FI",
+            Kind::Answered(_) | Kind::InvalidRequest(_) => "-",
         }
     }
 
@@ -197,6 +229,8 @@ impl Error {
             | Kind::Deadline(_)
             | Kind::Overflow(_)
             | Kind::Dropped(_)
+            | Kind::Fault(_)
+            | Kind::Answered(_)
             | Kind::InvalidRequest(_) => None,
         }
     }
@@ -213,6 +247,8 @@ impl fmt::Display for Error {
             Kind::PerTryTimeout(limit) => write!(f, "the try took longer than {limit:?}")?,
             Kind::Overflow(limit) => write!(f, "over the limit: {limit}")?,
             Kind::Dropped(category) => write!(f, "dropped, as the control plane asks ({category})")?,
+            Kind::Fault(abort) => f.write_str(&abort.body)?,
+            Kind::Answered(status) => write!(f, "the route answers {} by itself", status.as_u16())?,
             Kind::InvalidRequest(why) => write!(f, "the request cannot be sent: {why}")?,
         }
         match self.inner.peer {

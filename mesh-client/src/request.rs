@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use mesh_core::config::{ClusterName, Route};
 
-use crate::cluster::ClusterHandle;
+use crate::cluster::{ClusterHandle, Extras};
 
 pin_project_lite::pin_project! {
     /// A request body with the decision that was made for it: which route took it, and which cluster of its split.
@@ -33,15 +33,17 @@ pin_project_lite::pin_project! {
 pub(crate) struct Call {
     pub(crate) route: Arc<Route>,
     pub(crate) cluster: Arc<ClusterHandle>,
+    /// What else the route asks for.
+    pub(crate) extras: Option<Arc<Extras>>,
 }
 
 impl<B> Routed<B> {
-    pub(crate) fn new(body: B, route: Arc<Route>, cluster: Arc<ClusterHandle>, waited: Duration) -> Self {
-        Self {
-            body,
-            call: Call { route, cluster },
-            waited,
-        }
+    pub(crate) fn new(body: B, call: Call, waited: Duration) -> Self {
+        Self { body, call, waited }
+    }
+
+    pub(crate) fn extras(&self) -> Option<&Arc<Extras>> {
+        self.call.extras.as_ref()
     }
 
     pub(crate) fn into_parts(self) -> (B, Call) {
@@ -130,6 +132,15 @@ impl<B> OnceBody<B> {
 pub(crate) type Tried = Vec<std::net::SocketAddr>;
 
 impl<B> Attempt<B> {
+    pub(crate) fn first(payload: Payload<B>, call: Call) -> Self {
+        Self {
+            payload,
+            call,
+            number: 1,
+            tried: Tried::new(),
+        }
+    }
+
     /// Which try this is; the first is 1.
     pub fn number(&self) -> u32 {
         self.number

@@ -2,12 +2,14 @@
 //!
 //! A gRPC client library turns an error of a type it does not know into UNKNOWN. So a gRPC request that fails gets what a
 //! server would have sent: a trailers-only response with `grpc-status` and `grpc-message`, and the typed [`Error`] in its
-//! extensions for who wants to ask it. Any other request gets `Err(Error)`.
+//! extensions for who wants to ask it. Any other request gets `Err(Error)`, but for an injected fault: that is the answer it was
+//! configured to be, with the same [`Error`] in its extensions.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
@@ -75,7 +77,7 @@ where
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
         if !*this.grpc {
-            return Poll::Ready(result);
+            return Poll::Ready(result.or_else(injected));
         }
         Poll::Ready(Ok(match result {
             Ok(mut response) => {
@@ -92,6 +94,20 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// An injected fault, as the answer that it stands for: who tests against it wants what a server would have said.
+fn injected(error: Error) -> Result<Response<ResponseBody>, Error> {
+    let Some(abort) = error.fault() else {
+        return Err(error);
+    };
+    let mut response = Response::new(ResponseBody::own(Bytes::copy_from_slice(abort.body.as_bytes())));
+    *response.status_mut() = error.status();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.extensions_mut().insert(error);
+    Ok(response)
 }
 
 fn trailers_only(error: Error) -> Response<ResponseBody> {

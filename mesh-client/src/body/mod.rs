@@ -29,6 +29,8 @@ pub(crate) use trailers::{grpc_status, trailers};
 #[derive(Debug, Default)]
 pub struct ResponseBody {
     stream: Option<Live>,
+    /// All of an answer that the mesh made itself.
+    own: Option<Bytes>,
     deadline: Option<Deadline>,
     /// Tell failures as gRPC trailers rather than as errors.
     grpc: bool,
@@ -56,9 +58,17 @@ impl ResponseBody {
                 outcome,
                 pump,
             }),
+            own: None,
             deadline: None,
             grpc: false,
         }
+    }
+
+    /// The body of an answer that the mesh makes itself.
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        let mut body = Self::default();
+        body.own = Some(bytes).filter(|bytes| !bytes.is_empty());
+        body
     }
 
     pub(crate) fn bound_by(&mut self, deadline: Option<Deadline>) {
@@ -136,7 +146,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let late = self.deadline.as_ref().and_then(Deadline::expired);
         let Some(live) = &mut self.stream else {
-            return Poll::Ready(None);
+            return Poll::Ready(self.own.take().map(|bytes| Ok(Frame::data(bytes))));
         };
         if let Some(error) = late {
             return Poll::Ready(self.fail(error));
@@ -167,11 +177,16 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.as_ref().is_none_or(|live| live.frames.is_end_stream())
+        match &self.stream {
+            Some(live) => live.frames.is_end_stream(),
+            None => self.own.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.is_end_stream() {
+        if let Some(own) = &self.own {
+            SizeHint::with_exact(own.len() as u64)
+        } else if self.is_end_stream() {
             SizeHint::with_exact(0)
         } else {
             SizeHint::default()

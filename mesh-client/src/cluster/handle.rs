@@ -35,6 +35,7 @@ pub(crate) struct ClusterHandle {
     hosts: live::Reader<HostSet>,
     writer: live::Writer<HostSet>,
     in_flight: AtomicU32,
+    mirrors: AtomicU32,
     budget: Budget,
     tls_configs: Arc<TlsConfigs>,
 }
@@ -59,6 +60,7 @@ impl ClusterHandle {
             hosts,
             writer,
             in_flight: AtomicU32::new(0),
+            mirrors: AtomicU32::new(0),
             budget: Budget::default(),
             tls_configs: Arc::new(TlsConfigs::new(Arc::clone(&parts.wall_clock)).pinned(parts.pins.clone())),
         }
@@ -97,6 +99,11 @@ impl ClusterHandle {
         }
         self.end_call();
         false
+    }
+
+    /// How many copies of calls are on their way here ([`crate::mirror`]).
+    pub(crate) fn mirrors(&self) -> &AtomicU32 {
+        &self.mirrors
     }
 
     pub(crate) fn end_call(&self) {

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::handle::Parts;
 use super::{ClusterHandle, Selector, Target};
 use crate::connect::{Connect, Tcp};
+use crate::fault::ActiveFaults;
 
 /// How long a cluster that no route names any more keeps its connections and budget: a weight that goes to 0 and back within
 /// this time finds them again.
@@ -31,6 +32,7 @@ pub(crate) struct ClusterManager {
     identity: live::Reader<Standing>,
     parts: Parts,
     connector: Arc<dyn Connect>,
+    active_faults: ActiveFaults,
     link: WeakLink,
     state: Mutex<State>,
     task: Mutex<Option<(live::Subscription, AbortHandle)>>,
@@ -91,6 +93,7 @@ impl ClusterManager {
                 loads: link.loads().clone(),
             },
             connector,
+            active_faults: ActiveFaults::default(),
             link: link.downgrade(),
             state: Mutex::default(),
             task: Mutex::default(),
@@ -112,6 +115,11 @@ impl ClusterManager {
 
     pub(crate) fn tally(&self) -> &Tally {
         &self.parts.tally
+    }
+
+    /// How many calls of the process faults hold now: it outlives every configuration that injects them.
+    pub(crate) fn active_faults(&self) -> &ActiveFaults {
+        &self.active_faults
     }
 
     pub(crate) fn connector(&self) -> &Arc<dyn Connect> {
@@ -244,19 +252,7 @@ fn select(
         Some(Err(reason)) => Err(reason.clone()),
         _ => clusters.get(name).cloned().ok_or_else(|| no_such_cluster(name)),
     };
-    let of_route = |route: &mesh_core::config::Route| -> Vec<_> {
-        route
-            .split
-            .clusters()
-            .iter()
-            .map(|share| live(&share.cluster))
-            .collect()
-    };
-    let clusters = host.routes.iter().map(|route| of_route(route)).collect();
-    Target::Ready(Selector {
-        routes: host.routes.clone(),
-        clusters,
-    })
+    Target::Ready(Selector::new(tree, host, live))
 }
 
 fn no_such_cluster(name: &ClusterName) -> Reason {

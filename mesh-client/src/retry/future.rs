@@ -127,15 +127,7 @@ where
         retries: RetryState::default(),
         tried: Tried::new(),
     });
-    Ok(Request::from_parts(
-        parts,
-        Attempt {
-            payload,
-            call,
-            number: 1,
-            tried: Tried::new(),
-        },
-    ))
+    Ok(Request::from_parts(parts, Attempt::first(payload, call)))
 }
 
 impl<B> Kept<B> {

@@ -5,7 +5,10 @@
 mod calls;
 mod config;
 mod connections;
+mod faults;
 mod load;
+mod mirrors;
 mod net;
+mod own;
 mod retries;
 mod security;

@@ -65,9 +65,9 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
             routes.push(Arc::new(Route {
                 name: name.into(),
                 matches,
-                split: split.clone(),
                 timeout: retry::timeout(http.timeout.as_ref()),
                 retry: retry.clone(),
+                ..Route::to(split.clone())
             }));
         }
     }
@@ -76,5 +76,13 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
 
 fn takes_everything(matches: &RouteMatch) -> bool {
     // Every path begins with a slash.
-    matches.headers.is_empty() && matches!(&matches.path, PathMatch::Prefix(prefix) if matches!(&**prefix, "" | "/"))
+    let every_path = matches!(&matches.path, PathMatch::Prefix(prefix) if matches!(&**prefix, "" | "/"));
+    let any = RouteMatch::any();
+    every_path
+        && *matches
+            == RouteMatch {
+                path: matches.path.clone(),
+                ignore_case: matches.ignore_case,
+                ..any
+            }
 }

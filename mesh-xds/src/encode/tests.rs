@@ -49,7 +49,7 @@ fn the_dialect_is_chosen_by_the_name_of_the_software() {
 
 #[test]
 fn an_envoy_listener_is_a_socket_with_one_chain_and_no_api_listener() {
-    let listener = lds::Listener::decode(&*socket_listener([127, 0, 0, 2].into(), 9080)).unwrap();
+    let listener = lds::Listener::decode(&*socket_listener([127, 0, 0, 2].into(), 9080, &[])).unwrap();
     assert_eq!((&*listener.name, &listener.api_listener), ("egress_9080", &None));
     assert_eq!(listener.traffic_direction, core::TrafficDirection::Outbound as i32);
     let Some(core::address::Address::SocketAddress(socket)) = listener.address.unwrap().address else {
@@ -177,16 +177,9 @@ fn grpc_is_told_of_round_robin_and_of_both_lists_of_identities() {
 
 /// A tree with one virtual host of these domains.
 fn tree(name: &str, domains: &[&str]) -> Arc<RouteTree> {
-    let host = VirtualHost {
-        name: name.into(),
-        domains: domains.iter().map(|domain| Domain::parse(domain).unwrap()).collect(),
-        routes: vec![Arc::new(Route::to(Split::all_to(name)))],
-    };
-    Arc::new(RouteTree {
-        ignore_port: false,
-        name: name.into(),
-        virtual_hosts: vec![host],
-    })
+    let domains = domains.iter().map(|domain| Domain::parse(domain).unwrap()).collect();
+    let host = VirtualHost::new(name, domains, vec![Arc::new(Route::to(Split::all_to(name)))]);
+    Arc::new(RouteTree::new(name, vec![host]))
 }
 
 fn merged(targets: &[(&str, &Arc<RouteTree>)]) -> BTreeMap<u16, RouteTree> {
@@ -203,7 +196,7 @@ fn merged(targets: &[(&str, &Arc<RouteTree>)]) -> BTreeMap<u16, RouteTree> {
 /// Which tree an authority comes to at a port.
 fn at(ports: &BTreeMap<u16, RouteTree>, port: u16, authority: &str) -> Option<String> {
     let host = virtual_host(&ports[&port], authority)?;
-    Some(host.routes[0].split.clusters()[0].cluster.to_string())
+    Some(host.routes[0].split()?.clusters()[0].cluster.to_string())
 }
 
 #[test]
@@ -294,12 +287,11 @@ proptest! {
         targets in prop::collection::btree_map("[ab]{1,2}(\\.[ab])?", 0usize..3, 1..5),
     ) {
         let trees: Vec<Arc<RouteTree>> = trees.into_iter().enumerate().map(|(tree, hosts)| {
-            let hosts = hosts.into_iter().enumerate().map(|(host, domains)| VirtualHost {
-                name: "same".into(),
-                domains,
-                routes: vec![Arc::new(Route::to(Split::all_to(format!("{tree}-{host}").as_str())))],
+            let hosts = hosts.into_iter().enumerate().map(|(host, domains)| {
+                let route = Route::to(Split::all_to(format!("{tree}-{host}").as_str()));
+                VirtualHost::new("same", domains, vec![Arc::new(route)])
             });
-            Arc::new(RouteTree { ignore_port: false, name: format!("t{tree}").into(), virtual_hosts: hosts.collect() })
+            Arc::new(RouteTree::new(format!("t{tree}"), hosts.collect()))
         }).collect();
         let targets: Vec<(String, &Arc<RouteTree>)> = targets
             .iter()

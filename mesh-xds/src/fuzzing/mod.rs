@@ -22,7 +22,7 @@ use crate::name::ResourceName;
 use crate::resource::{ClusterSpec, Endpoints, Extension, Http, Listener, ResourceKind, Routes};
 use crate::wire::{Delta, Raw, Sotw, bytes};
 
-use resource::{check, read};
+use resource::{check, read, read_by};
 
 pub use seeds::seeds;
 
@@ -54,13 +54,14 @@ pub fn listener(bytes: &[u8]) {
             Listener::Api(Http {
                 routes: Routes::Named(routes),
                 extensions,
+                faults,
             }) if extensions.is_empty() => {
-                let again = read::<Listener>(encode::listener(&name, routes));
+                let again = read_by::<Listener>(encode::listener(&name, routes, faults), &context);
                 assert_eq!(again, value, "a listener of {name:?}");
             }
             Listener::Api(http) | Listener::Outbound { http, .. } => {
                 if let Routes::Inline(tree) = &http.routes {
-                    resource::same_routes(tree);
+                    resource::same_routes(tree, &context);
                 }
             }
             Listener::Inbound(_) | Listener::Other(_) => {}
@@ -72,7 +73,7 @@ pub fn listener(bytes: &[u8]) {
 pub fn route(bytes: &[u8]) {
     for context in resource::contexts() {
         if let Some((_, tree)) = check::<RouteTree>(bytes, &context) {
-            resource::same_routes(&tree);
+            resource::same_routes(&tree, &context);
         }
     }
 }

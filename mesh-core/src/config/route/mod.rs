@@ -3,12 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClusterName, RetryPolicy, RouteMatch};
+use super::{ClusterName, RetryPolicy};
 
+mod action;
 mod domain;
+mod fault;
+mod format;
+mod headers;
+mod matches;
 mod split;
 
+pub use action::{
+    Action, DirectResponse, Forward, HostRewrite, InvalidSubstitution, Mirror, PathRewrite, Redirect, RedirectPath,
+    Rewrite, Substitution,
+};
 pub use domain::{Domain, InvalidDomain};
+pub use fault::{Abort, Delay, Fault, FaultAbort, FaultDelay, FaultFilter, FaultOverride, Override};
+pub use format::{HeaderFormat, InvalidFormat};
+pub(crate) use format::{Operator, Piece};
+pub use headers::{AppendAction, HeaderEdit, HeaderEdits, HeaderRules, InvalidEdit};
+pub use matches::{HeaderMatch, HeaderTest, PathMatch, QueryMatch, QueryTest, RouteMatch, Subject};
 pub use split::{InvalidSplit, Split, WeightedCluster};
 
 /// All routes of one target: what its listener's route configuration holds.
@@ -21,6 +35,15 @@ pub struct RouteTree {
     /// Whether the authority's port is cut off before a host is chosen by it (Envoy `ignore_port_in_host_matching`, which
     /// istiod sets for sidecars). Without it the authority is compared with its port and without it.
     pub ignore_port: bool,
+    /// What is done to the headers of every call.
+    pub headers: Option<Arc<HeaderRules>>,
+    /// Whether the rules for headers that stand closer to a call are applied after those that stand farther, so that theirs is
+    /// the last word (Envoy `most_specific_header_mutations_wins`).
+    pub closest_rules_last: bool,
+    /// The fault filters of the listener that these routes are for, in order.
+    pub fault_filters: Vec<FaultFilter>,
+    /// What is said of them here.
+    pub faults: Vec<FaultOverride>,
 }
 
 impl RouteTree {
@@ -30,15 +53,20 @@ impl RouteTree {
             name: name.into(),
             virtual_hosts,
             ignore_port: false,
+            headers: None,
+            closest_rules_last: false,
+            fault_filters: Vec::new(),
+            faults: Vec::new(),
         }
     }
 
-    /// The names of all clusters that any route may choose, with repetitions.
+    /// The names of all clusters that calls or their copies may go to, with repetitions.
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
-        routes
-            .flat_map(|route| route.split.clusters())
-            .map(|share| &share.cluster)
+        routes.filter_map(|route| route.forward()).flat_map(|forward| {
+            let shares = forward.split.clusters().iter().map(|share| &share.cluster);
+            shares.chain(forward.mirrors.iter().map(|mirror| &mirror.cluster))
+        })
     }
 }
 
@@ -51,6 +79,23 @@ pub struct VirtualHost {
     pub domains: Vec<Domain>,
     /// Tried in order; the first match wins. Shared, since a request in flight keeps its route.
     pub routes: Vec<Arc<Route>>,
+    /// What is done to the headers of its calls.
+    pub headers: Option<Arc<HeaderRules>>,
+    /// What is said of the fault filters here.
+    pub faults: Vec<FaultOverride>,
+}
+
+impl VirtualHost {
+    /// These routes for these domains.
+    pub fn new(name: impl Into<Box<str>>, domains: Vec<Domain>, routes: Vec<Arc<Route>>) -> Self {
+        Self {
+            name: name.into(),
+            domains,
+            routes,
+            headers: None,
+            faults: Vec::new(),
+        }
+    }
 }
 
 /// One rule: what it takes, where that goes, and how it is treated on the way.
@@ -60,23 +105,51 @@ pub struct Route {
     pub name: Box<str>,
     /// What it takes.
     pub matches: RouteMatch,
-    /// Where it goes.
-    pub split: Split,
+    /// What becomes of it.
+    pub action: Action,
     /// The longest the call may take, retries and all, until the response body has ended; `None`: no limit.
     pub timeout: Option<Duration>,
     /// Whether to try again.
     pub retry: RetryPolicy,
+    /// What is done to the headers of its calls.
+    pub headers: Option<Arc<HeaderRules>>,
+    /// What is said of the fault filters here.
+    pub faults: Vec<FaultOverride>,
 }
 
 impl Route {
     /// Takes every request to `split`, without a timeout, with the default retries.
     pub fn to(split: Split) -> Self {
+        Self::doing(Action::Forward(split.into()))
+    }
+
+    /// Does `action` with every request: without a timeout, and with the default retries if it forwards.
+    pub fn doing(action: Action) -> Self {
+        let retry = match action {
+            Action::Forward(_) => RetryPolicy::default(),
+            Action::Redirect(_) | Action::Respond(_) | Action::Unserved(_) => RetryPolicy::never(),
+        };
         Self {
             name: "".into(),
             matches: RouteMatch::any(),
-            split,
+            action,
             timeout: None,
-            retry: RetryPolicy::default(),
+            retry,
+            headers: None,
+            faults: Vec::new(),
         }
+    }
+
+    /// Where its calls go, if it sends them anywhere.
+    pub fn forward(&self) -> Option<&Forward> {
+        match &self.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::Respond(_) | Action::Unserved(_) => None,
+        }
+    }
+
+    /// The clusters that its calls are divided among, if it sends them anywhere.
+    pub fn split(&self) -> Option<&Split> {
+        self.forward().map(|forward| &forward.split)
     }
 }

@@ -1,7 +1,11 @@
 //! Weighted clusters: the shares a route divides its requests into. A value that exists divides something.
 
 use std::fmt;
+use std::sync::Arc;
 
+use http::uri::Authority;
+
+use super::{FaultOverride, HeaderRules};
 use crate::config::{ClusterName, Weight};
 
 /// The clusters a route divides its requests among, with their cumulative weights.
@@ -16,17 +20,33 @@ pub struct Split {
 pub struct WeightedCluster {
     /// Where the share goes.
     pub cluster: ClusterName,
-    /// Its size relative to the others; at least 1.
+    /// Its size relative to the others; at least 1 in a [`Split`].
     pub weight: Weight,
+    /// What is done to the headers of its calls.
+    pub headers: Option<Arc<HeaderRules>>,
+    /// The authority that its calls are given, where the route does not give them one.
+    pub host: Option<Authority>,
+    /// What is said of the fault filters here.
+    pub faults: Vec<FaultOverride>,
+}
+
+impl WeightedCluster {
+    /// A share of this weight.
+    pub fn new(cluster: impl Into<ClusterName>, weight: u32) -> Self {
+        Self {
+            cluster: cluster.into(),
+            weight: Weight(weight),
+            headers: None,
+            host: None,
+            faults: Vec::new(),
+        }
+    }
 }
 
 impl Split {
     /// Everything to one cluster.
     pub fn all_to(cluster: impl Into<ClusterName>) -> Self {
-        let clusters = vec![WeightedCluster {
-            cluster: cluster.into(),
-            weight: Weight::ONE,
-        }];
+        let clusters = vec![WeightedCluster::new(cluster, Weight::ONE.0)];
         Self {
             clusters,
             cumulative: vec![1],
@@ -46,16 +66,26 @@ impl Split {
     /// assert!(Split::weighted([("v1".into(), 0)]).is_err());
     /// ```
     pub fn weighted(shares: impl IntoIterator<Item = (ClusterName, u32)>) -> Result<Self, InvalidSplit> {
+        Self::of(
+            shares
+                .into_iter()
+                .map(|(cluster, weight)| WeightedCluster::new(cluster, weight)),
+        )
+    }
+
+    /// The same, of shares that say more than where they go.
+    ///
+    /// # Errors
+    ///
+    /// As [`weighted`](Self::weighted).
+    pub fn of(shares: impl IntoIterator<Item = WeightedCluster>) -> Result<Self, InvalidSplit> {
         let (mut clusters, mut cumulative, mut sum) = (Vec::new(), Vec::new(), 0u32);
-        for (cluster, weight) in shares {
-            if weight == 0 {
+        for share in shares {
+            if share.weight.0 == 0 {
                 continue;
             }
-            sum = sum.checked_add(weight).ok_or(InvalidSplit::TooLarge)?;
-            clusters.push(WeightedCluster {
-                cluster,
-                weight: Weight(weight),
-            });
+            sum = sum.checked_add(share.weight.0).ok_or(InvalidSplit::TooLarge)?;
+            clusters.push(share);
             cumulative.push(sum);
         }
         if clusters.is_empty() {

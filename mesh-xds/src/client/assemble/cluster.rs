@@ -9,7 +9,6 @@ use super::Key;
 use super::hosts::{Addresses, Answer};
 use super::walk::{Walk, reason};
 use crate::client::cache::Found;
-use crate::decode::UNSERVED;
 use crate::resource::{ClusterSpec, Discovery, DnsCluster, DnsHost, DnsKind, Endpoints};
 
 /// How deep aggregate clusters may stand in one another (gRFC A37).
@@ -88,10 +87,6 @@ impl Walk<'_> {
     /// What a cluster's name resolves to. While something is missing it is an error of no meaning: whoever asks looks at
     /// `missing` first.
     pub(super) fn resolve(&mut self, name: &ClusterName) -> (Vec<Part>, Resolved<Cluster>) {
-        if let Some(action) = name.as_str().strip_prefix(UNSERVED) {
-            let text = format!("the route's action, a {action}, is not served by this client");
-            return (Vec::new(), Err(Reason::new(ReasonKind::NoRoute, text)));
-        }
         let (mut parts, mut leaves, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         let spec = match self.member(name, &mut seen, &mut parts, &mut leaves, MAX_DEPTH) {
             Ok(spec) => spec,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::config::{ReasonKind, Version};
+use mesh_core::config::{Action, Delay, Fault, FaultDelay, FaultFilter, Fraction, ReasonKind, Version};
 use proptest::prelude::*;
 
 use super::*;
@@ -387,14 +387,128 @@ fn a_sidecars_configuration_leads_a_target_to_its_endpoints_each_with_its_own_tl
 
 #[test]
 fn a_host_that_a_sidecars_mesh_does_not_know_is_told_why_it_cannot_be_called() {
-    for (allow_any, kind) in [(true, ReasonKind::NoCluster), (false, ReasonKind::NoRoute)] {
-        let target = "elsewhere.example:50051";
-        let mesh = sidecar_mesh(target, allow_any);
-        let snapshot = mesh.seen.snapshot.unwrap();
-        let tree = snapshot.target(target).unwrap().as_ref().unwrap();
-        let cluster = tree.clusters().next().unwrap();
-        assert_eq!(kind_of(snapshot.cluster(cluster).unwrap()), Some(kind), "{cluster}");
+    let target = "elsewhere.example:50051";
+    let of = |allow_any| sidecar_mesh(target, allow_any).seen.snapshot.unwrap();
+    let tree = |snapshot: &Snapshot| Arc::clone(snapshot.target(target).unwrap().as_ref().unwrap());
+    let allowed = of(true);
+    let cluster = tree(&allowed).clusters().next().unwrap().clone();
+    assert_eq!(
+        kind_of(allowed.cluster(&cluster).unwrap()),
+        Some(ReasonKind::NoCluster),
+        "{cluster}"
+    );
+    let refused = tree(&of(false));
+    let Action::Respond(response) = &refused.virtual_hosts[0].routes[0].action else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((response.status.as_u16(), refused.clusters().count()), (502, 0));
+}
+
+fn fault_filter(fault: Fault) -> FaultFilter {
+    FaultFilter {
+        name: "fault".into(),
+        fault: Arc::new(fault),
+        disabled: false,
     }
+}
+
+fn some_fault() -> Fault {
+    let delay = FaultDelay {
+        fraction: Fraction::ALL,
+        delay: Delay::Fixed(std::time::Duration::from_secs(1)),
+    };
+    Fault {
+        delay: Some(delay),
+        ..Fault::default()
+    }
+}
+
+#[test]
+fn a_listeners_faults_come_to_the_routes_of_its_target_and_empty_ones_change_nothing() {
+    let mut mesh = Mesh::new(&["t"]);
+    let first = mesh.whole("t", "c", 1);
+    let tree = |snapshot: &Snapshot| Arc::clone(snapshot.target("t").unwrap().as_ref().unwrap());
+    let with = |fault| {
+        raw(
+            ResourceKind::Listener,
+            encode::listener("t", "t", &[fault_filter(fault)]),
+        )
+    };
+    let same = mesh.hear(ResourceKind::Listener, vec![with(Fault::default())]);
+    assert!(same.snapshot.is_none(), "what does nothing is no change");
+    let second = mesh
+        .hear(ResourceKind::Listener, vec![with(some_fault())])
+        .snapshot
+        .unwrap();
+    assert_eq!(tree(&second).fault_filters, [fault_filter(some_fault())]);
+    assert_eq!(tree(&first).fault_filters, []);
+    let resent = mesh.hear(ResourceKind::Listener, vec![with(some_fault())]);
+    assert!(resent.snapshot.is_none());
+}
+
+/// A fault filter may be a resource of its own (ECDS): the routes wait for it.
+#[test]
+fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
+    use crate::proto::{core, fault, fault_common, hcm, listener, pack, protobuf};
+    let target = "payment.default.svc.cluster.local:50051";
+    let mut mesh = sidecar_mesh(target, true);
+    let mut listeners = istiod::sidecar::listeners(true);
+    let by_port = listeners
+        .iter_mut()
+        .find(|one| one.name == istiod::sidecar::by_port().name)
+        .unwrap();
+    let Some(listener::filter::ConfigType::TypedConfig(any)) = &mut by_port.filter_chains[0].filters[0].config_type
+    else {
+        panic!("the filter has a configuration")
+    };
+    let mut manager = <hcm::HttpConnectionManager as prost::Message>::decode(&*any.value).unwrap();
+    let source = core::ExtensionConfigSource {
+        config_source: Some(core::ConfigSource {
+            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(Default::default())),
+            ..Default::default()
+        }),
+        type_urls: vec![<fault::HttpFault as prost::Name>::type_url()],
+        ..Default::default()
+    };
+    let elsewhere = hcm::HttpFilter {
+        name: "elsewhere".into(),
+        config_type: Some(hcm::http_filter::ConfigType::ConfigDiscovery(source)),
+        ..Default::default()
+    };
+    manager.http_filters.insert(0, elsewhere);
+    *any = pack(&manager);
+    mesh.hear(ResourceKind::Listener, listeners.iter().map(raw_of).collect());
+    assert!(
+        !mesh.seen.waiting[target].is_empty(),
+        "the filter may be one that guards"
+    );
+    let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
+    mesh.hear(ResourceKind::Endpoints, endpoints.to_vec());
+    let delay = fault_common::FaultDelay {
+        fault_delay_secifier: Some(fault_common::fault_delay::FaultDelaySecifier::FixedDelay(
+            protobuf::Duration { seconds: 1, nanos: 0 },
+        )),
+        ..Default::default()
+    };
+    let fault = fault::HttpFault {
+        delay: Some(delay),
+        ..Default::default()
+    };
+    let resource = core::TypedExtensionConfig {
+        name: "elsewhere".into(),
+        typed_config: Some(pack(&fault)),
+    };
+    let snapshot = mesh
+        .hear(ResourceKind::ExtensionConfig, vec![raw_of(&resource)])
+        .snapshot
+        .unwrap();
+    let tree = snapshot.target(target).unwrap().as_ref().unwrap();
+    let filter = tree
+        .fault_filters
+        .iter()
+        .find(|filter| &*filter.name == "elsewhere")
+        .unwrap();
+    assert!(filter.fault.delay.is_some(), "{tree:?}");
 }
 
 /// Events of a stream, as they come in any order: what a control plane says, what it leaves out, what is wanted.

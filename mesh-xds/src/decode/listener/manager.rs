@@ -18,7 +18,7 @@ pub(super) fn http(
     context: &Context,
     notes: &mut Notes,
 ) -> Result<Http, Fault> {
-    let extensions = common(manager, Side::Client, context, notes)?;
+    let asked = common(manager, Side::Client, context, notes)?;
     let routes = match &manager.route_specifier {
         Some(RouteSpecifier::Rds(rds)) => by_name(rds).map_err(|fault| fault.within("rds"))?,
         Some(RouteSpecifier::RouteConfig(config)) => {
@@ -33,14 +33,15 @@ pub(super) fn http(
     };
     Ok(Http {
         routes,
-        extensions: extensions.into(),
+        extensions: asked.extensions.into(),
+        faults: asked.faults.into(),
     })
 }
 
 /// Checks a server's connection manager. Its routes choose no cluster here: the application serves what it is called for.
 pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: &mut Notes) -> Result<(), Fault> {
-    let extensions = common(manager, Side::Server, context, notes)?;
-    if let Some(first) = extensions.iter().find(|extension| !extension.optional) {
+    let asked = common(manager, Side::Server, context, notes)?;
+    if let Some(first) = asked.extensions.iter().find(|extension| !extension.optional) {
         // It may be a guard, and nobody at a server looks into it yet.
         let reason = format!(
             "{:?} comes as a resource of its own, which is not supported at a server",
@@ -60,7 +61,7 @@ fn common(
     side: Side,
     context: &Context,
     notes: &mut Notes,
-) -> Result<Vec<crate::resource::ExtensionRef>, Fault> {
+) -> Result<filters::Asked, Fault> {
     let hops = [
         ("xff_num_trusted_hops", manager.xff_num_trusted_hops != 0),
         (

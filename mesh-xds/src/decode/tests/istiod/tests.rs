@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Clients, ConnectionFacts, ExpectedPeers, InboundSecurity, LbPolicy, MtlsMode, MutualTls, RouteTree, StringMatch,
-    TlsMode, Traffic, Transport,
+    Action, Clients, ConnectionFacts, DirectResponse, ExpectedPeers, FaultFilter, InboundSecurity, LbPolicy, Mirror,
+    MtlsMode, MutualTls, RouteTree, Split, StringMatch, TlsMode, Traffic, Transport,
 };
 use mesh_core::route::virtual_host;
 
 use super::{CLUSTER, IDENTITY, PAYMENT, PORT, proxyless, sidecar, subset};
 use crate::decode::tests::{context, envoy, raw};
-use crate::decode::{Context, Decoded, Resource, UNSERVED, decode};
+use crate::decode::{Context, Decoded, Resource, decode};
 use crate::proto::core::TransportSocket;
 use crate::resource::{ClusterSpec, Discovery, Endpoints, Http, Listener, Routes};
 
@@ -35,18 +35,31 @@ fn mutual(sni: Option<&str>) -> TlsMode {
     })
 }
 
+/// Where routes hang their faults.
+fn empty_fault() -> FaultFilter {
+    FaultFilter {
+        name: "envoy.filters.http.fault".into(),
+        fault: Default::default(),
+        disabled: false,
+    }
+}
+
 #[test]
 fn proxyless() {
     let grpc = context();
     let named = Http {
         routes: Routes::Named(CLUSTER.into()),
         extensions: Default::default(),
+        faults: vec![empty_fault()].into(),
     };
     assert_eq!(value::<Listener>(&proxyless::listener(), &grpc), Listener::Api(named));
     let tree: RouteTree = value(&proxyless::routes(), &grpc);
     let host = virtual_host(&tree, "payment.default:50051").unwrap();
     assert_eq!(host.routes[0].timeout, Some(Duration::from_secs(2)));
-    assert_eq!((host.routes[0].retry.retries, host.routes[0].split.total()), (2, 100));
+    assert_eq!(
+        (host.routes[0].retry.retries, host.routes[0].split().unwrap().total()),
+        (2, 100)
+    );
     let spec: ClusterSpec = value(&proxyless::cluster(CLUSTER), &grpc);
     assert_eq!(spec.cluster.tls, mutual(None));
     assert_eq!(
@@ -98,6 +111,7 @@ fn sidecar_listeners() {
     let named = Http {
         routes: Routes::Named(sidecar::ROUTES.into()),
         extensions: Default::default(),
+        faults: vec![empty_fault()].into(),
     };
     let expected = Listener::Outbound {
         address: ([0, 0, 0, 0], 50051).into(),
@@ -159,22 +173,31 @@ fn sidecar_routes() {
     for authority in ["payment", "payment.default:50051", "10.96.0.10:1"] {
         let route = &virtual_host(&tree, authority).unwrap().routes[0];
         assert_eq!(route.timeout, Some(Duration::from_secs(2)), "{authority}");
-        assert_eq!(&*route.split.clusters()[0].cluster.to_string(), subset("v1"));
+        assert_eq!(&*route.split().unwrap().clusters()[0].cluster.to_string(), subset("v1"));
     }
+    let payment = virtual_host(&tree, "payment").unwrap().routes[0].clone();
+    let mirror = Mirror {
+        cluster: subset("v2").as_str().into(),
+        fraction: None,
+        shadow_suffix: true,
+    };
+    assert_eq!(payment.forward().unwrap().mirrors, [mirror]);
+    assert_eq!(&*payment.faults[0].filter, "envoy.filters.http.fault");
+    assert!(decoded.notes.is_empty(), "{:?}", decoded.notes);
     let unknown = |tree: &RouteTree| {
         let host = virtual_host(tree, "elsewhere.example").unwrap();
-        host.routes[0].split.clusters()[0].cluster.to_string()
+        host.routes[0].action.clone()
     };
-    assert_eq!(unknown(&tree), "PassthroughCluster");
-    assert!(
-        decoded
-            .notes
-            .iter()
-            .any(|note| note.contains("request_mirror_policies")),
-        "{:?}",
-        decoded.notes
+    // ALLOW_ANY passes on, REGISTRY_ONLY refuses.
+    assert_eq!(
+        unknown(&tree),
+        Action::Forward(Split::all_to("PassthroughCluster").into())
     );
-    assert!(unknown(&read_routes(false).value.unwrap()).starts_with(UNSERVED));
+    let refusal = DirectResponse {
+        status: http::StatusCode::BAD_GATEWAY,
+        body: Default::default(),
+    };
+    assert_eq!(unknown(&read_routes(false).value.unwrap()), Action::Respond(refusal));
 }
 
 #[test]
