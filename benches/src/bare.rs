@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::counting::Writes;
 use crate::echo::{self, Caller, Server};
 
-pub(crate) async fn caller(server: &Server, writes: &Writes) -> Result<impl Caller, Failure> {
+pub(crate) async fn caller(server: &Server, writes: &Writes) -> Result<Bare, Failure> {
     let (address, tls, writes) = (server.address, TlsConnector::from(server.client_tls()?), writes.clone());
     let connector = tower::service_fn(move |_: Uri| {
         let (tls, writes) = (tls.clone(), writes.clone());
@@ -29,7 +29,8 @@ pub(crate) async fn caller(server: &Server, writes: &Writes) -> Result<impl Call
     Ok(Bare(PaymentClient::new(channel)))
 }
 
-struct Bare(PaymentClient<Channel>);
+#[derive(Clone)]
+pub(crate) struct Bare(PaymentClient<Channel>);
 
 impl Caller for Bare {
     async fn call(&mut self, note: Bytes) -> Result<(), Failure> {

@@ -1,39 +1,77 @@
-//! What one unary call costs its caller: heap allocations and write syscalls, beside a bare tonic `Channel`.
+//! What one unary call costs its caller: heap allocations, write syscalls and, under a profiler, instructions, beside a bare tonic
+//! `Channel`.
 //!
-//! The echo server runs in a process of its own, so that only the caller's work is counted. Both clients speak the same
-//! mutual TLS to it through the same counting socket, from one current-thread runtime, in interleaved rounds. Allocations and
-//! writes do not move with the machine's load, so they gate (`--check`); time is not judged here.
+//! The echo server runs in a process of its own, so that only the caller's work is counted. All clients speak the same mutual
+//! TLS to it through the same counting socket, from one current-thread runtime, in interleaved rounds, with one call in flight
+//! and with sixteen. Allocations and writes do not move with the machine's load, so they gate (`--check`); time is not judged.
 //!
 //! `cargo run --release -p benches --bin cost -- --check`
+//!
+//! `--only CLIENT CALLS CONCURRENT` runs one client alone, for a profiler. Its calls are made inside of [`profiled`]:
+//! `valgrind --tool=callgrind --toggle-collect='cost::profiled*'` leaves start-up, handshake and warm-up out.
 
 #![allow(clippy::print_stdout, reason = "a tool's result goes to standard output")]
 
 mod bare;
 mod counting;
+mod direct;
 mod echo;
 mod meshed;
 mod pki;
 
 use std::alloc::System;
 
+use serde_json::{Value, json};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::runtime::Runtime;
+use tokio::task::LocalSet;
 
 use counting::Writes;
-use echo::Caller;
+use echo::{Caller, Server};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The most a call through the mesh may allocate, and write: one write a call, and the connection's own upkeep (a WINDOW_UPDATE
-/// now and then).
-const MAX_ALLOCATIONS: f64 = 28.0;
+/// The most a call through the mesh may allocate with one in flight, and write: one write a call, and the connection's own
+/// upkeep (a WINDOW_UPDATE now and then).
+const MAX_ALLOCATIONS: f64 = 27.0;
 const MAX_WRITES: f64 = 1.01;
 /// Calls before counting starts: connections, tables and buffers have their size then.
-const WARM_UP: usize = 300;
+const WARM_UP: usize = 320;
 const CALLS: usize = 2_000;
 const ROUNDS: usize = 5;
+const CONCURRENT: [usize; 2] = [1, 16];
 
 type Failure = Box<dyn std::error::Error>;
+
+/// The clients that are compared.
+#[derive(Clone)]
+enum Client {
+    Bare(bare::Bare),
+    Direct(direct::Direct),
+    Mesh(meshed::Meshed),
+}
+
+impl Client {
+    const NAMES: [&str; 3] = ["bare_channel", "direct", "mesh"];
+
+    async fn new(name: &str, server: &Server, writes: &Writes) -> Result<Self, Failure> {
+        match name {
+            "bare_channel" => Ok(Self::Bare(bare::caller(server, writes).await?)),
+            "direct" => Ok(Self::Direct(direct::caller(server, writes).await?)),
+            "mesh" => Ok(Self::Mesh(meshed::caller(server, writes)?)),
+            other => Err(format!("no client {other:?}: one of {:?}", Self::NAMES).into()),
+        }
+    }
+
+    async fn call(&mut self, note: bytes::Bytes) -> Result<(), Failure> {
+        match self {
+            Self::Bare(client) => client.call(note).await,
+            Self::Direct(client) => client.call(note).await,
+            Self::Mesh(client) => client.call(note).await,
+        }
+    }
+}
 
 fn main() -> Result<(), Failure> {
     if mesh_core::TESTING {
@@ -45,77 +83,109 @@ fn main() -> Result<(), Failure> {
         return echo::serve();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // One client alone, for a profiler: `--only mesh 1000`.
     if let Some(at) = arguments.iter().position(|argument| argument == "--only") {
-        let calls = arguments
-            .get(at + 2)
-            .and_then(|calls| calls.parse().ok())
-            .unwrap_or(CALLS);
-        return runtime.block_on(alone(arguments.get(at + 1).map_or("mesh", String::as_str), calls));
+        let number = |offset: usize, default| {
+            let text = arguments.get(at + offset);
+            text.map_or(Ok(default), |text| text.parse())
+        };
+        let name = arguments.get(at + 1).map_or("mesh", String::as_str);
+        return alone(&runtime, name, number(2, CALLS)?, number(3, 1)?);
     }
-    let report = runtime.block_on(compare())?;
+    let mut report = json!({
+        "what": "unary, mutual TLS, 1 KiB each way, current-thread runtime; per call, client side",
+        "calls_per_round": CALLS,
+        "rounds": ROUNDS,
+    });
+    for concurrent in CONCURRENT {
+        report[format!("concurrent_{concurrent}")] = runtime.block_on(compare(concurrent))?;
+    }
     println!("{report:#}");
-    let mesh = &report["mesh"];
-    let over = |figure: &serde_json::Value, limit: f64| figure.as_f64().is_none_or(|value| value > limit);
+    let mesh = &report["concurrent_1"]["mesh"];
+    let over = |figure: &Value, limit: f64| figure.as_f64().is_none_or(|value| value > limit);
     if has("--check") && (over(&mesh["allocations"], MAX_ALLOCATIONS) || over(&mesh["writes"], MAX_WRITES)) {
         return Err(format!("over the limit of {MAX_ALLOCATIONS} allocations and {MAX_WRITES} writes per call").into());
     }
     Ok(())
 }
 
-/// The two clients in turn, round by round; the median of the rounds.
-async fn compare() -> Result<serde_json::Value, Failure> {
-    let server = echo::Server::spawn()?;
+/// The clients in turn, round by round; the median of the rounds.
+async fn compare(concurrent: usize) -> Result<Value, Failure> {
+    let server = Server::spawn()?;
     let writes = Writes::default();
-    let mut bare = bare::caller(&server, &writes).await?;
-    let mut mesh = meshed::caller(&server, &writes)?;
-    measure(&mut bare, &writes, WARM_UP).await?;
-    measure(&mut mesh, &writes, WARM_UP).await?;
-    let (mut of_bare, mut of_mesh) = (Vec::new(), Vec::new());
-    for round in 1..=ROUNDS {
-        of_bare.push(measure(&mut bare, &writes, CALLS).await?);
-        of_mesh.push(measure(&mut mesh, &writes, CALLS).await?);
-        eprintln!(
-            "round {round}/{ROUNDS}: bare {} mesh {}",
-            of_bare[round - 1],
-            of_mesh[round - 1]
-        );
+    let mut clients = Vec::new();
+    for name in Client::NAMES {
+        let client = Client::new(name, &server, &writes).await?;
+        measure(&client, &writes, WARM_UP, concurrent).await?;
+        clients.push((name, client, Vec::new()));
     }
-    let (bare, mesh) = (Cost::median(of_bare), Cost::median(of_mesh));
-    Ok(serde_json::json!({
-        "what": "unary, mutual TLS, 1 KiB each way, 1 concurrent, current-thread runtime; per call, client side",
-        "calls_per_round": CALLS,
-        "rounds": ROUNDS,
-        "bare_channel": bare.json(),
-        "mesh": mesh.json(),
-        "ratio": { "allocations": mesh.allocations / bare.allocations, "writes": mesh.writes / bare.writes },
-    }))
+    for round in 1..=ROUNDS {
+        for (name, client, costs) in &mut clients {
+            let cost = measure(client, &writes, CALLS, concurrent).await?;
+            eprintln!("{concurrent} at a time, round {round}/{ROUNDS}: {name} {cost}");
+            costs.push(cost);
+        }
+    }
+    let mut report = json!({});
+    for (name, _, costs) in clients {
+        report[name] = Cost::median(costs).json();
+    }
+    Ok(report)
 }
 
-async fn alone(which: &str, calls: usize) -> Result<(), Failure> {
-    let server = echo::Server::spawn()?;
+fn alone(runtime: &Runtime, name: &str, calls: usize, concurrent: usize) -> Result<(), Failure> {
+    let server = Server::spawn()?;
     let writes = Writes::default();
-    let cost = match which {
-        "bare" => measure(&mut bare::caller(&server, &writes).await?, &writes, calls).await?,
-        _ => measure(&mut meshed::caller(&server, &writes)?, &writes, calls).await?,
-    };
-    eprintln!("{which}: {calls} calls, {cost}");
+    let client = runtime.block_on(Client::new(name, &server, &writes))?;
+    runtime.block_on(measure(&client, &writes, WARM_UP, concurrent))?;
+    let cost = profiled(runtime, &client, &writes, calls, concurrent)?;
+    eprintln!("{name}: {calls} calls, {concurrent} at a time, {cost}");
     Ok(())
 }
 
-async fn measure(caller: &mut impl Caller, writes: &Writes, calls: usize) -> Result<Cost, Failure> {
+/// A profiler finds it by its name.
+#[inline(never)]
+fn profiled(
+    runtime: &Runtime,
+    client: &Client,
+    writes: &Writes,
+    calls: usize,
+    concurrent: usize,
+) -> Result<Cost, Failure> {
+    runtime.block_on(measure(client, writes, calls, concurrent))
+}
+
+/// `calls` in all, by `concurrent` callers that each wait for one answer before the next call.
+async fn measure(client: &Client, writes: &Writes, calls: usize, concurrent: usize) -> Result<Cost, Failure> {
     let note = bytes::Bytes::from(vec![b'x'; 1024]);
+    let each = calls / concurrent;
     let writes_before = writes.count();
     let region = Region::new(ALLOCATOR);
-    for _ in 0..calls {
-        caller.call(note.clone()).await?;
+    let local = LocalSet::new();
+    let mut callers = Vec::with_capacity(concurrent);
+    for _ in 0..concurrent {
+        let (mut client, note) = (client.clone(), note.clone());
+        callers.push(local.spawn_local(async move {
+            for _ in 0..each {
+                client.call(note.clone()).await?;
+            }
+            Ok::<_, Failure>(())
+        }));
     }
+    local
+        .run_until(async {
+            for caller in callers {
+                caller.await??;
+            }
+            Ok::<_, Failure>(())
+        })
+        .await?;
     let heap = region.change();
+    let calls = (each * concurrent) as f64;
     Ok(Cost {
-        allocations: heap.allocations as f64 / calls as f64,
-        reallocations: heap.reallocations as f64 / calls as f64,
-        bytes: heap.bytes_allocated as f64 / calls as f64,
-        writes: (writes.count() - writes_before) as f64 / calls as f64,
+        allocations: heap.allocations as f64 / calls,
+        reallocations: heap.reallocations as f64 / calls,
+        bytes: heap.bytes_allocated as f64 / calls,
+        writes: (writes.count() - writes_before) as f64 / calls,
     })
 }
 
@@ -133,8 +203,8 @@ impl Cost {
         rounds[rounds.len() / 2]
     }
 
-    fn json(&self) -> serde_json::Value {
-        serde_json::json!({
+    fn json(&self) -> Value {
+        json!({
             "allocations": self.allocations,
             "reallocations": self.reallocations,
             "bytes": self.bytes,

@@ -15,7 +15,7 @@ use crate::counting::Writes;
 use crate::echo::{self, Caller, Server};
 use crate::pki::SERVER_ID;
 
-pub(crate) fn caller(server: &Server, writes: &Writes) -> Result<impl Caller + use<>, Failure> {
+pub(crate) fn caller(server: &Server, writes: &Writes) -> Result<Meshed, Failure> {
     let link = Link::fixed(snapshot(server)?, Some(server.client.clone()));
     let writes = writes.clone();
     use_connector(&link, move |address| -> Connecting {
@@ -43,7 +43,8 @@ fn snapshot(server: &Server) -> Result<Snapshot, Failure> {
         .build()?)
 }
 
-struct Meshed(PaymentClient<Channel<tonic::body::Body>>);
+#[derive(Clone)]
+pub(crate) struct Meshed(PaymentClient<Channel<tonic::body::Body>>);
 
 impl Caller for Meshed {
     async fn call(&mut self, note: Bytes) -> Result<(), Failure> {

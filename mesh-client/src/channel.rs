@@ -169,7 +169,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             // Everything below depends on which route took the call.
             .layer(route.clone())
             // Above retry: the limit is for all tries together.
-            .layer(DeadlineLayer)
+            .layer(DeadlineLayer::new(&self.link))
             // The application's own, within the deadline and before the first try.
             .layer(self.per_call)
             // Before anything is done for the call, and once: what is ended here is not edited, mirrored or retried (Envoy's

@@ -48,7 +48,7 @@
 //! let stack = ServiceBuilder::new()
 //!     .layer(ConcurrencyLimitLayer::new(100))
 //!     .layer(RouteLayer::new(&link, "payment"))
-//!     .layer(DeadlineLayer)
+//!     .layer(DeadlineLayer::new(&link))
 //!     .layer(RetryLayer::new(&link))
 //!     .layer(AttemptLayer)
 //!     .service(Balance::new(&link, "payment"));
@@ -63,6 +63,7 @@
 //! Dropping the future of a call, or its response body, cancels the call at the peer (RST_STREAM), ends the sending of a
 //! streaming request and gives back every place that the call held. Connections being made go on, for other calls.
 
+mod alarm;
 pub mod attempt;
 pub mod balance;
 mod body;
@@ -72,6 +73,7 @@ pub mod connect;
 pub mod deadline;
 mod error;
 pub mod fault;
+mod headers;
 pub mod mirror;
 mod request;
 pub mod retry;

@@ -17,6 +17,7 @@ use tower::{Layer, Service};
 
 use crate::body::{ResponseBody, trailers};
 use crate::error::Error;
+use crate::headers::find;
 
 /// Makes [`StatusService`]s.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,9 +92,7 @@ where
 
 /// Whether a request is gRPC: its content type is `application/grpc`, with or without a suffix.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    find(headers, &CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// An injected fault, as the answer that it stands for: who tests against it wants what a server would have said.

@@ -74,12 +74,12 @@ async fn rooms_that_a_call_does_not_need_take_no_memory() {
     );
     let lean = ServiceBuilder::new()
         .layer(RouteLayer::new(&link, "t"))
-        .layer(DeadlineLayer)
+        .layer(DeadlineLayer::new(&link))
         .layer(RetryLayer::new(&link))
         .service(Sent);
     let everything = ServiceBuilder::new()
         .layer(RouteLayer::new(&link, "t"))
-        .layer(DeadlineLayer)
+        .layer(DeadlineLayer::new(&link))
         .layer(FaultLayer::new(&link, "t"))
         .layer(RewriteLayer::new("t"))
         .layer(RetryLayer::new(&link))

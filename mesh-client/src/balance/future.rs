@@ -24,37 +24,41 @@ use crate::wait::until;
 
 /// Resolves to the head of the answer, with its body to come.
 ///
-/// Dropping it cancels the stream at the peer; a dial that was begun goes on for other calls.
+/// What can be done at once is done when the room is called: a request that finds a connection never moves into this future,
+/// which every room above has to move. Dropping it cancels the stream at the peer; a dial that was begun goes on for other
+/// calls.
 pub struct BalanceFuture<B> {
-    shared: Arc<Shared>,
-    request: Option<Request<Attempt<B>>>,
     outcome: Option<Outcome>,
-    /// Whether the chosen host is called over TLS.
-    secure: bool,
-    state: State,
+    state: State<B>,
 }
 
 /// A wait for a connection: off the common path, so boxed.
-type Connecting = Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>>;
+struct Connecting<B> {
+    permit: Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>>,
+    request: Option<Request<Attempt<B>>>,
+    shared: Arc<Shared>,
+    secure: bool,
+}
 
-enum State {
-    Start,
-    Connecting(Connecting),
+enum State<B> {
+    Failed(Option<Error>),
+    Connecting(Box<Connecting<B>>),
     Answering {
         response: ResponseFuture,
         pump: Option<Pump>,
     },
 }
 
-impl<B> BalanceFuture<B> {
-    pub(super) fn new(request: Request<Attempt<B>>, shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            request: Some(request),
-            outcome: None,
-            secure: false,
-            state: State::Start,
-        }
+impl<B> BalanceFuture<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    /// Picks a host and, when it has a connection with room, sends.
+    pub(super) fn begin(request: Request<Attempt<B>>, shared: &Arc<Shared>) -> Self {
+        let mut outcome = None;
+        let state = start(request, &mut outcome, shared).unwrap_or_else(|error| State::Failed(Some(error)));
+        Self { outcome, state }
     }
 }
 
@@ -69,69 +73,83 @@ where
         let this = &mut *self;
         loop {
             match &mut this.state {
-                State::Start => this.state = this.start()?,
-                State::Connecting(connecting) => {
-                    let permit = ready!(connecting.as_mut().poll(cx));
-                    this.state = this.connected(permit)?;
-                }
                 State::Answering { response, pump } => {
                     let result = ready!(Pin::new(response).poll(cx));
                     let outcome = this.outcome.take().expect("polled after it was done");
                     return Poll::Ready(answered(result, outcome, pump.take()));
                 }
+                State::Connecting(connecting) => {
+                    let permit = ready!(connecting.permit.as_mut().poll(cx));
+                    let outcome = this.outcome.as_mut().expect("made before the connection was");
+                    this.state = connecting.connected(permit, outcome)?;
+                }
+                State::Failed(error) => return Poll::Ready(Err(error.take().expect("polled after it was done"))),
             }
         }
     }
 }
 
-impl<B> BalanceFuture<B>
+fn start<B>(
+    request: Request<Attempt<B>>,
+    outcome: &mut Option<Outcome>,
+    shared: &Arc<Shared>,
+) -> Result<State<B>, Error>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send,
 {
-    /// Picks a host and, when it has a connection with room, sends.
-    fn start(&mut self) -> Result<State, Error> {
-        let request = self.request.as_ref().expect("taken only when it is sent");
-        let attempt = request.body();
-        let cluster = &attempt.call.cluster;
-        let set = cluster.hosts().load();
-        let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
-        let mut draw = self.shared.manager.entropy().draw();
-        set.counting.admit(&set.cluster, &mut draw)?;
-        let Some(index) = set.picker.pick(&set.hosts, tried, &mut draw) else {
-            let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
-            return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
-        };
-        // Asked of the host and of every call: endpoints of one cluster may differ (Istio auto-mTLS).
-        self.secure = set.hosts[index].mutual_tls().is_some();
-        if !self.secure && !self.shared.plaintext_allowed {
-            return Err(plaintext_refused(&set, &set.hosts[index]));
-        }
-        if !cluster.begin_call(set.cluster.max_requests) {
-            set.counting.overflowed();
-            return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
-        }
-        let counted = set.counting.begin(index, request.headers());
-        let outcome = Outcome::begin(Arc::clone(&set.hosts[index]), Arc::clone(cluster), counted);
-        let permit = outcome.host().pool().try_permit();
-        let outcome = self.outcome.insert(outcome);
-        match permit {
-            Some(permit) => {
-                outcome.holds(permit);
-                drop(set);
-                self.send()
-            }
-            None => Ok(State::Connecting(connect(outcome, &set, &self.shared))),
-        }
+    let attempt = request.body();
+    let cluster = &attempt.call.cluster;
+    let set = cluster.hosts().load();
+    let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
+    let mut draw = shared.manager.entropy().draw();
+    set.counting.admit(&set.cluster, &mut draw)?;
+    let Some(index) = set.picker.pick(&set.hosts, tried, &mut draw) else {
+        let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
+        return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
+    };
+    // Asked of the host and of every call: endpoints of one cluster may differ (Istio auto-mTLS).
+    let secure = set.hosts[index].mutual_tls().is_some();
+    if !secure && !shared.plaintext_allowed {
+        return Err(plaintext_refused(&set, &set.hosts[index]));
     }
+    if !cluster.begin_call(set.cluster.max_requests) {
+        set.counting.overflowed();
+        return Err(Error::new(Kind::Overflow("max_requests of the cluster")));
+    }
+    let counted = set.counting.begin(index, request.headers());
+    let outcome = outcome.insert(Outcome::begin(
+        Arc::clone(&set.hosts[index]),
+        Arc::clone(cluster),
+        counted,
+    ));
+    match outcome.host().pool().try_permit() {
+        Some(permit) => {
+            outcome.holds(permit);
+            drop(set);
+            send_on(request, outcome, shared, secure)
+        }
+        None => Ok(State::Connecting(Box::new(Connecting {
+            permit: connect(outcome, &set, shared),
+            request: Some(request),
+            shared: Arc::clone(shared),
+            secure,
+        }))),
+    }
+}
 
-    fn connected(&mut self, permit: Result<Permit, Error>) -> Result<State, Error> {
-        let outcome = self.outcome.as_mut().expect("made before the connection was");
+impl<B> Connecting<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    fn connected(&mut self, permit: Result<Permit, Error>, outcome: &mut Outcome) -> Result<State<B>, Error> {
         match permit {
             Ok(permit) => {
                 outcome.host().mark_failing(false);
                 outcome.holds(permit);
-                self.send()
+                let request = self.request.take().expect("a try is sent once");
+                send_on(request, outcome, &self.shared, self.secure)
             }
             Err(error) => {
                 outcome.host().mark_failing(true);
@@ -140,29 +158,39 @@ where
             }
         }
     }
+}
 
-    fn send(&mut self) -> Result<State, Error> {
-        let request = self.request.take().expect("a try is sent once");
-        let outcome = self.outcome.as_mut().expect("made before the connection was");
-        let permit = outcome.permit().expect("held since the host was picked");
-        let authority = self.shared.authority.as_ref();
-        let to = Destination {
-            peer: outcome.peer(),
-            authority,
-            secure: self.secure,
-        };
-        match send(request, permit, &to) {
-            Ok(Sent { response, pump }) => Ok(State::Answering { response, pump }),
-            Err(error) => {
-                outcome.failed_with(&error);
-                Err(error)
-            }
+fn send_on<B>(
+    request: Request<Attempt<B>>,
+    outcome: &mut Outcome,
+    shared: &Shared,
+    secure: bool,
+) -> Result<State<B>, Error>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    let permit = outcome.permit().expect("held since the host was picked");
+    let to = Destination {
+        peer: outcome.peer(),
+        authority: shared.authority.as_ref(),
+        secure,
+    };
+    match send(request, permit, &to) {
+        Ok(Sent { response, pump }) => Ok(State::Answering { response, pump }),
+        Err(error) => {
+            outcome.failed_with(&error);
+            Err(error)
         }
     }
 }
 
 /// Begins to wait for a connection: for the workload's identity too, if it is still being given one.
-fn connect(outcome: &Outcome, set: &HostSet, shared: &Shared) -> Connecting {
+fn connect(
+    outcome: &Outcome,
+    set: &HostSet,
+    shared: &Shared,
+) -> Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>> {
     let manager = Arc::clone(&shared.manager);
     let pool = Arc::clone(outcome.host().pool());
     let tls = outcome

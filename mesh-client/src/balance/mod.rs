@@ -80,6 +80,6 @@ where
     }
 
     fn call(&mut self, request: Request<Attempt<B>>) -> BalanceFuture<B> {
-        BalanceFuture::new(request, Arc::clone(&self.shared))
+        BalanceFuture::begin(request, &self.shared)
     }
 }

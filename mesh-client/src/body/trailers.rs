@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::Error;
+use crate::headers::{GRPC_STATUS, find};
 
 /// Longer messages are cut: they end in a header list that the caller's side bounds.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -50,7 +51,7 @@ fn percent_encode(text: &str) -> String {
 
 /// The code in `grpc-status`, if it is there and a number.
 pub(crate) fn grpc_status(headers: &HeaderMap<HeaderValue>) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    find(headers, &GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 #[cfg(test)]

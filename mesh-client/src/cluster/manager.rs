@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::handle::Parts;
 use super::{ClusterHandle, Selector, Target};
+use crate::alarm::Alarms;
 use crate::connect::{Connect, Tcp};
 use crate::fault::ActiveFaults;
 
@@ -33,6 +34,7 @@ pub(crate) struct ClusterManager {
     parts: Parts,
     connector: Arc<dyn Connect>,
     active_faults: ActiveFaults,
+    alarms: Arc<Alarms>,
     link: WeakLink,
     state: Mutex<State>,
     task: Mutex<Option<(live::Subscription, AbortHandle)>>,
@@ -94,6 +96,7 @@ impl ClusterManager {
             },
             connector,
             active_faults: ActiveFaults::default(),
+            alarms: Alarms::start(),
             link: link.downgrade(),
             state: Mutex::default(),
             task: Mutex::default(),
@@ -120,6 +123,10 @@ impl ClusterManager {
     /// How many calls of the process faults hold now: it outlives every configuration that injects them.
     pub(crate) fn active_faults(&self) -> &ActiveFaults {
         &self.active_faults
+    }
+
+    pub(crate) fn alarms(&self) -> &Arc<Alarms> {
+        &self.alarms
     }
 
     pub(crate) fn connector(&self) -> &Arc<dyn Connect> {

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::Response;
 use pin_project_lite::pin_project;
@@ -24,11 +23,8 @@ pin_project! {
 }
 
 impl<F> DeadlineFuture<F> {
-    pub(super) fn new(inner: F, limit: Option<Duration>, waited: Duration) -> Self {
-        Self {
-            inner,
-            deadline: limit.map(|limit| Deadline::after(limit, waited)),
-        }
+    pub(super) fn new(inner: F, deadline: Option<Deadline>) -> Self {
+        Self { inner, deadline }
     }
 }
 

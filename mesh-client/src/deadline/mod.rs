@@ -5,27 +5,50 @@
 
 mod future;
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
+use mesh_core::Link;
 use tower::{Layer, Service};
 
-use crate::body::ResponseBody;
+use crate::alarm::Alarms;
+use crate::body::{Deadline, ResponseBody};
+use crate::cluster::ClusterManager;
 use crate::error::Error;
+use crate::headers::{GRPC_TIMEOUT, find};
 use crate::request::Routed;
 
 pub use future::DeadlineFuture;
 
 /// Makes [`DeadlineService`]s.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeadlineLayer;
+#[derive(Clone, Debug)]
+pub struct DeadlineLayer {
+    alarms: Arc<Alarms>,
+}
+
+impl DeadlineLayer {
+    /// Keeps time by `link`'s alarms.
+    ///
+    /// # Panics
+    ///
+    /// As [`RouteLayer::new`](crate::route::RouteLayer::new).
+    pub fn new(link: &Link) -> Self {
+        Self {
+            alarms: Arc::clone(ClusterManager::of(link).alarms()),
+        }
+    }
+}
 
 impl<S> Layer<S> for DeadlineLayer {
     type Service = DeadlineService<S>;
 
     fn layer(&self, inner: S) -> DeadlineService<S> {
-        DeadlineService { inner }
+        DeadlineService {
+            inner,
+            alarms: Arc::clone(&self.alarms),
+        }
     }
 }
 
@@ -33,6 +56,7 @@ impl<S> Layer<S> for DeadlineLayer {
 #[derive(Clone, Debug)]
 pub struct DeadlineService<S> {
     inner: S,
+    alarms: Arc<Alarms>,
 }
 
 impl<S, B> Service<Request<Routed<B>>> for DeadlineService<S>
@@ -53,14 +77,15 @@ where
             (route, caller) => route.or(caller),
         };
         let waited = request.body().waited();
-        DeadlineFuture::new(self.inner.call(request), limit, waited)
+        let deadline = limit.map(|limit| Deadline::after(&self.alarms, limit, waited));
+        DeadlineFuture::new(self.inner.call(request), deadline)
     }
 }
 
 /// The time that the caller gives a gRPC call (`grpc-timeout`: up to 8 digits and a unit). What is not one gives none.
 pub(crate) fn of_caller(headers: &HeaderMap) -> Option<Duration> {
     const MAX_DIGITS: usize = 8;
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = find(headers, &GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > MAX_DIGITS || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

@@ -26,7 +26,6 @@ pin_project! {
     /// Dropping it cancels the try that runs and begins no other.
     pub struct RetryFuture<S: Service<Request<Attempt<B>>>, B> {
         inner: S,
-        first: Option<Request<Routed<B>>>,
         kept: Option<Kept<B>>,
         entropy: Entropy,
         #[pin]
@@ -37,7 +36,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F> {
-        Start,
+        Failed { error: Option<Error> },
         Trying { #[pin] future: F },
         // Off the common path, so in a box.
         Pausing { sleep: Pin<Box<Sleep>> },
@@ -53,14 +52,25 @@ struct Kept<B> {
     tried: Tried,
 }
 
-impl<S: Service<Request<Attempt<B>>>, B> RetryFuture<S, B> {
-    pub(super) fn new(inner: S, request: Request<Routed<B>>, entropy: Entropy) -> Self {
+impl<S, B> RetryFuture<S, B>
+where
+    S: Service<Request<Attempt<B>>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// Makes the first try at once: its request never moves into this future, which every room above has to move.
+    pub(super) fn begin(mut inner: S, request: Request<Routed<B>>, entropy: Entropy) -> Self {
+        let mut kept = None;
+        let state = match first_attempt(request, &mut kept) {
+            Ok(attempt) => State::Trying {
+                future: inner.call(attempt),
+            },
+            Err(error) => State::Failed { error: Some(error) },
+        };
         Self {
             inner,
-            first: Some(request),
-            kept: None,
+            kept,
             entropy,
-            state: State::Start,
+            state,
         }
     }
 }
@@ -76,12 +86,8 @@ where
         let mut this = self.project();
         loop {
             let attempt = match this.state.as_mut().project() {
-                StateProjection::Start => {
-                    let request = this.first.take().expect("polled after it was done");
-                    match first_attempt(request, this.kept, cx) {
-                        Ok(attempt) => attempt,
-                        Err(error) => return Poll::Ready(Err(error)),
-                    }
+                StateProjection::Failed { error } => {
+                    return Poll::Ready(Err(error.take().expect("polled after it was done")));
                 }
                 StateProjection::Trying { future } => {
                     let result = ready!(future.poll(cx));
@@ -107,18 +113,14 @@ where
 }
 
 /// Peeks at the body and keeps what a second try would need.
-fn first_attempt<B>(
-    request: Request<Routed<B>>,
-    kept: &mut Option<Kept<B>>,
-    cx: &mut Context<'_>,
-) -> Result<Request<Attempt<B>>, Error>
+fn first_attempt<B>(request: Request<Routed<B>>, kept: &mut Option<Kept<B>>) -> Result<Request<Attempt<B>>, Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let head = Head::of(&request);
     let (parts, routed) = request.into_parts();
     let (body, call) = routed.into_parts();
-    let payload = peek(body, cx).ok_or_else(|| Error::new(Kind::InvalidRequest("its body failed")))?;
+    let payload = peek(body).ok_or_else(|| Error::new(Kind::InvalidRequest("its body failed")))?;
     call.cluster.budget().deposit();
     *kept = Some(Kept {
         head,

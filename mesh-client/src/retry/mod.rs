@@ -74,6 +74,6 @@ where
     fn call(&mut self, request: Request<Routed<B>>) -> RetryFuture<S, B> {
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
-        RetryFuture::new(ready, request, self.entropy.clone())
+        RetryFuture::begin(ready, request, self.entropy.clone())
     }
 }

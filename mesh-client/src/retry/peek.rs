@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -12,13 +12,15 @@ use crate::request::{OnceBody, Payload};
 /// Looks at what the body has ready: at most one frame and the end behind it.
 ///
 /// `None` when the caller's body failed: nothing was sent then.
-pub(super) fn peek<B>(mut body: B, cx: &mut Context<'_>) -> Option<Payload<B>>
+pub(super) fn peek<B>(mut body: B) -> Option<Payload<B>>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     if body.is_end_stream() {
         return Some(Payload::Whole(Bytes::new()));
     }
+    // Nobody is to be woken: who waits for the rest polls it again.
+    let cx = &mut Context::from_waker(Waker::noop());
     let first = match Pin::new(&mut body).poll_frame(cx) {
         Poll::Ready(None) => return Some(Payload::Whole(Bytes::new())),
         Poll::Ready(Some(Ok(frame))) => frame,

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
-use super::head::joined;
+use super::value::{Known, format};
 use super::{InvalidRewrite, RequestHead, rewrite};
 use crate::config::{
-    AppendAction, HeaderEdits, HeaderFormat, HeaderRules, Operator, Piece, Rewrite, Route, RouteMatch, RouteTree,
-    VirtualHost, WeightedCluster,
+    AppendAction, HeaderEdits, HeaderRules, Rewrite, Route, RouteMatch, RouteTree, VirtualHost, WeightedCluster,
 };
 
 /// What is done to the heads of the calls that a route gives to a cluster.
@@ -41,13 +40,6 @@ struct Asked {
     uri: Uri,
     headers: HeaderMap,
     target: Box<str>,
-}
-
-/// What a value may be made of.
-struct Known<'a> {
-    request: Option<RequestHead<'a>>,
-    response: Option<(StatusCode, &'a HeaderMap)>,
-    edits: &'a Edits,
 }
 
 impl Edits {
@@ -108,7 +100,8 @@ impl Edits {
             let known = Known {
                 request: Some(head),
                 response: None,
-                edits: self,
+                route: &self.route,
+                cluster: &self.cluster,
             };
             let values = values(&rules.request, headers, &known);
             write(&rules.request, values, headers);
@@ -163,7 +156,8 @@ impl Answer {
                     target: &asked.target,
                 }),
                 response: Some((status, headers)),
-                edits: &self.edits,
+                route: &self.edits.route,
+                cluster: &self.edits.cluster,
             };
             let values = values(&rules.response, headers, &known);
             write(&rules.response, values, headers);
@@ -210,55 +204,5 @@ fn write(edits: &HeaderEdits, mut values: Vec<Option<HeaderValue>>, headers: &mu
         if let Some(value) = value {
             headers.append(edit.name(), value);
         }
-    }
-}
-
-/// A value, made. `None` for one that came out as what no header can hold.
-fn format(format: &HeaderFormat, known: &Known<'_>) -> Option<HeaderValue> {
-    if let Some(literal) = format.literal() {
-        return Some(literal.clone());
-    }
-    let mut value = Vec::new();
-    for piece in format.pieces() {
-        let (operator, max) = match piece {
-            Piece::Text(text) => {
-                value.extend_from_slice(text.as_bytes());
-                continue;
-            }
-            Piece::Operator { operator, max } => (operator, max.unwrap_or(usize::MAX)),
-        };
-        let begin = value.len();
-        operate(operator, known, &mut value);
-        value.truncate(begin.saturating_add(max).min(value.len()));
-    }
-    HeaderValue::from_bytes(&value).ok()
-}
-
-fn operate(operator: &Operator, known: &Known<'_>, value: &mut Vec<u8>) {
-    match operator {
-        Operator::Request(first, second) => {
-            let of = |subject| known.request.and_then(|head| head.value(subject));
-            if let Some(found) = of(first).or_else(|| of(second.as_ref()?)) {
-                value.extend_from_slice(&found);
-            }
-        }
-        Operator::Response(first, second) => {
-            let of = |subject: &crate::config::Subject| match (subject, known.response) {
-                (crate::config::Subject::Header(name), Some((_, headers))) => joined(headers, name),
-                _ => None,
-            };
-            if let Some(found) = of(first).or_else(|| of(second.as_ref()?)) {
-                value.extend_from_slice(&found);
-            }
-        }
-        Operator::Status => {
-            if let Some((status, _)) = known.response {
-                value.extend_from_slice(status.as_str().as_bytes());
-            }
-        }
-        Operator::RouteName => value.extend_from_slice(known.edits.route.as_bytes()),
-        Operator::Cluster => value.extend_from_slice(known.edits.cluster.as_bytes()),
-        Operator::Protocol => value.extend_from_slice(b"HTTP/2"),
-        Operator::Nothing => {}
     }
 }

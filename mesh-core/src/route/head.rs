@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderName, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::config::Subject;
 
@@ -57,7 +57,7 @@ impl<'a> RequestHead<'a> {
 
     /// Whether it is gRPC: its content type is `application/grpc`, alone or with a suffix.
     pub fn is_grpc(&self) -> bool {
-        let rest = |value: &'a http::HeaderValue| value.as_bytes().strip_prefix(b"application/grpc");
+        let rest = |value: &'a HeaderValue| value.as_bytes().strip_prefix(b"application/grpc");
         let rest = self.headers.get(CONTENT_TYPE).and_then(rest);
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     }
@@ -76,9 +76,19 @@ impl<'a> RequestHead<'a> {
     }
 }
 
+/// More headers than this are looked up by hash: among the few of a call it is cheaper to compare with each.
+const FEW: usize = 16;
+
 /// The header's value; several are joined with `,` (Envoy, gRFC A28). Borrowed unless there are several.
 pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter();
+    if headers.len() > FEW {
+        return join(headers.get_all(name).iter());
+    }
+    let of_name = headers.iter().filter(|(candidate, _)| *candidate == name);
+    join(of_name.map(|(_, value)| value))
+}
+
+fn join<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Option<Cow<'a, [u8]>> {
     let first = values.next()?.as_bytes();
     let Some(second) = values.next() else {
         return Some(first.into());
@@ -89,4 +99,24 @@ pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Co
         all.extend_from_slice(value.as_bytes());
     }
     Some(all.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_joined_in_their_order_among_few_headers_and_many() {
+        let name = HeaderName::from_static("x");
+        let mut headers = HeaderMap::new();
+        for n in 0..2 * FEW {
+            headers.append(HeaderName::try_from(format!("x-{n}")).unwrap(), HeaderValue::from(n));
+            if n % 4 == 0 {
+                headers.append(name.clone(), HeaderValue::from(n));
+            }
+            let expected: Vec<String> = (0..=n).filter(|n| n % 4 == 0).map(|n| n.to_string()).collect();
+            assert_eq!(joined(&headers, &name).unwrap(), expected.join(",").as_bytes());
+            assert_eq!(joined(&headers, &HeaderName::from_static("y")), None);
+        }
+    }
 }

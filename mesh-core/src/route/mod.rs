@@ -10,6 +10,7 @@ mod index;
 mod matching;
 mod redirect;
 mod rewrite;
+mod value;
 
 use std::sync::Arc;
 

@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Domain, ExpectedPeers, LbPolicy, MutualTls, Route, Split, TlsMode, VirtualHost};
-use mesh_core::route::virtual_host;
+use mesh_core::config::{
+    Delay, Domain, ExpectedPeers, Fault, FaultDelay, FaultOverride, Fraction, HeaderRules, LbPolicy, MutualTls,
+    Override, Route, Split, TlsMode, VirtualHost,
+};
+use mesh_core::route::{faults_of, virtual_host};
 use proptest::prelude::*;
 
 use super::*;
@@ -266,6 +269,62 @@ fn wildcards_are_kept_and_taken_with_the_port_too() {
             Domain::Any => true,
         });
         assert!(envoys, "{authority}: {:?}", ports[&443].virtual_hosts[0].domains);
+    }
+}
+
+/// What stands in one service's configuration, or in its listener, is not said of the other services of its port.
+#[test]
+fn faults_and_header_rules_stay_with_their_service() {
+    let fault = |seconds| {
+        let delay = FaultDelay {
+            fraction: Fraction::ALL,
+            delay: Delay::Fixed(std::time::Duration::from_secs(seconds)),
+        };
+        let delay = (seconds > 0).then_some(delay);
+        Arc::new(Fault {
+            delay,
+            ..Fault::default()
+        })
+    };
+    let with = |name: &str, seconds, disabled, said: Option<Override>| {
+        let mut tree = (*tree(name, &["*"])).clone();
+        tree.fault_filters = vec![FaultFilter {
+            name: "f".into(),
+            fault: fault(seconds),
+            disabled,
+        }];
+        tree.faults.extend(said.map(|what| FaultOverride {
+            filter: "f".into(),
+            what,
+        }));
+        let mut rules = HeaderRules::default();
+        rules.request.remove = vec![http::HeaderName::try_from(format!("x-{name}")).unwrap()];
+        tree.headers = rules.shared();
+        Arc::new(tree)
+    };
+    let trees = [
+        with("slow", 1, false, None),
+        with("quiet", 2, true, None),
+        with("woken", 3, true, Some(Override::Enabled)),
+        with("other", 4, false, Some(Override::With(fault(5)))),
+        with("empty", 0, false, None),
+        tree("plain", &["*"]),
+    ];
+    let named: Vec<_> = trees.iter().map(|tree| (format!("{}:80", tree.name), tree)).collect();
+    let named: Vec<_> = named.iter().map(|(target, tree)| (&**target, *tree)).collect();
+    let merged = &merged(&named)[&80];
+    assert_eq!(merged.fault_filters.len(), 1);
+    for (target, tree) in named {
+        let of = |tree: &RouteTree| {
+            let host = virtual_host(tree, target).unwrap();
+            let route = &host.routes[0];
+            let rules = host.headers.clone().or_else(|| tree.headers.clone());
+            (
+                faults_of(tree, host, route, &route.split().unwrap().clusters()[0]),
+                rules,
+            )
+        };
+        assert_eq!(of(merged), of(tree), "{target}");
     }
 }
 

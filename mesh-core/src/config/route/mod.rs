@@ -12,11 +12,9 @@ mod format;
 mod headers;
 mod matches;
 mod split;
+mod substitution;
 
-pub use action::{
-    Action, DirectResponse, Forward, HostRewrite, InvalidSubstitution, Mirror, PathRewrite, Redirect, RedirectPath,
-    Rewrite, Substitution,
-};
+pub use action::{Action, DirectResponse, Forward, HostRewrite, Mirror, PathRewrite, Redirect, RedirectPath, Rewrite};
 pub use domain::{Domain, InvalidDomain};
 pub use fault::{Abort, Delay, Fault, FaultAbort, FaultDelay, FaultFilter, FaultOverride, Override};
 pub use format::{HeaderFormat, InvalidFormat};
@@ -24,6 +22,7 @@ pub(crate) use format::{Operator, Piece};
 pub use headers::{AppendAction, HeaderEdit, HeaderEdits, HeaderRules, InvalidEdit};
 pub use matches::{HeaderMatch, HeaderTest, PathMatch, QueryMatch, QueryTest, RouteMatch, Subject};
 pub use split::{InvalidSplit, Split, WeightedCluster};
+pub use substitution::{InvalidSubstitution, Substitution};
 
 /// All routes of one target: what its listener's route configuration holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -482,8 +482,6 @@ fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
         !mesh.seen.waiting[target].is_empty(),
         "the filter may be one that guards"
     );
-    let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
-    mesh.hear(ResourceKind::Endpoints, endpoints.to_vec());
     let delay = fault_common::FaultDelay {
         fault_delay_secifier: Some(fault_common::fault_delay::FaultDelaySecifier::FixedDelay(
             protobuf::Duration { seconds: 1, nanos: 0 },
@@ -498,10 +496,9 @@ fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
         name: "elsewhere".into(),
         typed_config: Some(pack(&fault)),
     };
-    let snapshot = mesh
-        .hear(ResourceKind::ExtensionConfig, vec![raw_of(&resource)])
-        .snapshot
-        .unwrap();
+    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&resource)]);
+    let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
+    let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints.to_vec()).snapshot.unwrap();
     let tree = snapshot.target(target).unwrap().as_ref().unwrap();
     let filter = tree
         .fault_filters

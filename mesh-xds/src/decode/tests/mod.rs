@@ -8,6 +8,7 @@ mod kinds;
 mod listener;
 mod roundtrip;
 mod route;
+mod strategies;
 
 use std::fmt;
 
