@@ -89,7 +89,7 @@ fn a_call_is_routed_without_an_allocation() {
         (host, found, choose(split, &mut draw))
     };
     // A regular expression makes room for itself when it is first used.
-    let places = requests.each_ref().map(|request| route(request));
+    let places = requests.each_ref().map(&route);
     assert_eq!(places.map(|(host, found, _)| (host, found)), [(99, 9), (42, 9), (7, 9)]);
     let region = Region::new(ALLOCATOR);
     for request in requests.iter().cycle().take(3_000) {

@@ -102,7 +102,7 @@ async fn a_fraction_of_the_calls_is_copied_and_a_retry_is_not() {
     let tries = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&tries);
     net.serve(1, move |_, mut respond| {
-        let odd = counted.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+        let odd = counted.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         async move {
             if odd {
                 respond.send_reset(h2::Reason::REFUSED_STREAM);

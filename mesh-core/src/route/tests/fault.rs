@@ -61,7 +61,8 @@ fn what_a_request_asks_for() {
         abort: abort(100, Abort::Header),
         ..Fault::default()
     };
-    let cases: [(&[(&str, &str)], Duration, Option<Aborted>); 9] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], Duration, Option<Aborted>);
+    let cases: [Case<'_>; 9] = [
         (&[], Duration::ZERO, None),
         (&[("x-envoy-fault-delay-request", "1000")], SECOND, None),
         (&[("x-envoy-fault-delay-request", "soon")], Duration::ZERO, None),

@@ -54,8 +54,8 @@ fn mirror(proto: &mut Proto, mirror: RequestMirrorPolicy) {
     action(proto).request_mirror_policies.push(mirror);
 }
 
-fn fault(proto: &mut Proto, fault: HttpFault) {
-    route(proto).typed_per_filter_config.insert("f".into(), pack(&fault));
+fn fault(proto: &mut Proto, fault: &HttpFault) {
+    route(proto).typed_per_filter_config.insert("f".into(), pack(fault));
 }
 
 fn abort(proto: &mut Proto, error_type: Option<ErrorType>) {
@@ -65,7 +65,7 @@ fn abort(proto: &mut Proto, error_type: Option<ErrorType>) {
     };
     fault(
         proto,
-        HttpFault {
+        &HttpFault {
             abort: Some(abort),
             ..Default::default()
         },
@@ -79,7 +79,7 @@ fn delay(proto: &mut Proto, kind: Option<FaultDelaySecifier>) {
     };
     fault(
         proto,
-        HttpFault {
+        &HttpFault {
             delay: Some(delay),
             ..Default::default()
         },
@@ -267,7 +267,7 @@ fn cp_6_actions_edits_and_faults() {
         (at("typed_per_filter_config[\"f\"].headers[0].name"), |p| {
             fault(
                 p,
-                HttpFault {
+                &HttpFault {
                     headers: vec![HeaderMatcher::default()],
                     ..Default::default()
                 },
