@@ -14,6 +14,7 @@ mod drain;
 mod foreign;
 mod lying;
 mod mtls;
+mod routing;
 mod split;
 mod static_stability;
 mod story;
