@@ -4,13 +4,14 @@ use std::alloc::System;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use http::{HeaderName, Request};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, Request, StatusCode};
 use mesh_core::Entropy;
 use mesh_core::config::{
-    Domain, Fraction, HeaderMatch, HeaderTest, PathMatch, Pattern, QueryMatch, QueryTest, Route, RouteTree, Split,
-    StringMatch, VirtualHost,
+    AppendAction, Domain, Fraction, HeaderEdit, HeaderFormat, HeaderMatch, HeaderRules, HeaderTest, PathMatch, Pattern,
+    QueryMatch, QueryTest, Route, RouteTree, Split, StringMatch, VirtualHost, WeightedCluster,
 };
-use mesh_core::route::{HostIndex, RequestHead, choose, first_match};
+use mesh_core::route::{Edits, HostIndex, RequestHead, choose, first_match};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -97,4 +98,42 @@ fn a_call_is_routed_without_an_allocation() {
     }
     let change = region.change();
     assert_eq!((change.allocations, change.reallocations), (0, 0));
+
+    // Nor do rules of plain values take any, beyond room in the map.
+    let edits = edits();
+    let (mut parts, ()) = request("h1.shop.svc").into_parts();
+    parts.headers.reserve(8);
+    let mut response = HeaderMap::with_capacity(8);
+    let region = Region::new(ALLOCATOR);
+    for _ in 0..1_000 {
+        let answer = edits
+            .apply(&parts.method, &mut parts.uri, &mut parts.headers, "target")
+            .expect("a path");
+        answer
+            .expect("the answer is edited")
+            .apply(StatusCode::OK, black_box(&mut response));
+    }
+    let change = region.change();
+    assert_eq!((change.allocations, change.reallocations), (0, 0));
+    assert_eq!(
+        (&parts.headers["x-canary"], &response["x-canary"]),
+        (&response["x-canary"], &parts.headers["x-canary"])
+    );
+}
+
+/// A header in both directions, and another authority.
+fn edits() -> Arc<Edits> {
+    let value = HeaderFormat::parse("v2").expect("a value");
+    let set = AppendAction::OverwriteIfExistsOrAdd;
+    let edit = HeaderEdit::new(HeaderName::from_static("x-canary"), value, set).expect("a header to edit");
+    let mut rules = HeaderRules::default();
+    (rules.request.add, rules.response.add) = (vec![edit.clone()], vec![edit]);
+    let mut route = Route::to(Split::all_to("c"));
+    route.headers = rules.shared();
+    let mut share = WeightedCluster::new("c", 1);
+    share.host = Some(Authority::from_static("other:1"));
+    let host = VirtualHost::new("h", vec![Domain::Any], Vec::new());
+    Edits::of(&RouteTree::new("t", Vec::new()), &host, &route, Some(&share))
+        .expect("there is something to edit")
+        .into()
 }

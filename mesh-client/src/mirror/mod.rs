@@ -5,7 +5,7 @@
 //! What is over a bound is not sent, and counted.
 //!
 //! The room stands below retry, which has looked at the body by then: one that is whole is shared with its copies for nothing,
-//! one that still streams is not copied. Only the first try is.
+//! one that still streams is not copied. Only the first try is. Layers that an application put below do not see copies.
 
 mod copy;
 

@@ -25,8 +25,7 @@ pin_project! {
     #[derive(Debug)]
     enum State<F> {
         Plain { #[pin] inner: F },
-        // Boxed, since few routes edit answers.
-        Edited { #[pin] inner: F, answer: Box<Answer> },
+        Edited { #[pin] inner: F, answer: Answer },
         Failed { error: Option<Error> },
     }
 }
@@ -35,10 +34,7 @@ impl<F> RewriteFuture<F> {
     pub(super) fn go(inner: F, answer: Option<Answer>) -> Self {
         let state = match answer {
             None => State::Plain { inner },
-            Some(answer) => State::Edited {
-                inner,
-                answer: Box::new(answer),
-            },
+            Some(answer) => State::Edited { inner, answer },
         };
         Self { state }
     }

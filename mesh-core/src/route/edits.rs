@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use super::value::{Known, format};
 use super::{InvalidRewrite, RequestHead, rewrite};
 use crate::config::{
-    AppendAction, HeaderEdits, HeaderRules, Rewrite, Route, RouteMatch, RouteTree, VirtualHost, WeightedCluster,
+    AppendAction, HeaderEdit, HeaderEdits, HeaderRules, Rewrite, Route, RouteMatch, RouteTree, VirtualHost,
+    WeightedCluster,
 };
 
 /// What is done to the heads of the calls that a route gives to a cluster.
@@ -91,20 +92,21 @@ impl Edits {
         });
         for rules in &self.rules {
             remove(&rules.request, headers);
-            let head = RequestHead {
-                method,
-                uri,
-                headers,
-                target,
-            };
-            let known = Known {
-                request: Some(head),
-                response: None,
-                route: &self.route,
-                cluster: &self.cluster,
-            };
-            let values = values(&rules.request, headers, &known);
-            write(&rules.request, values, headers);
+            add(&rules.request, headers, |edit, headers| {
+                let head = RequestHead {
+                    method,
+                    uri,
+                    headers,
+                    target,
+                };
+                let known = Known {
+                    request: Some(head),
+                    response: None,
+                    route: &self.route,
+                    cluster: &self.cluster,
+                };
+                format(edit.value(), &known)
+            });
         }
         let head = RequestHead {
             method,
@@ -148,19 +150,21 @@ impl Answer {
     pub fn apply(&self, status: StatusCode, headers: &mut HeaderMap) {
         for rules in &self.edits.rules {
             remove(&rules.response, headers);
-            let known = Known {
-                request: self.asked.as_ref().map(|asked| RequestHead {
-                    method: &asked.method,
-                    uri: &asked.uri,
-                    headers: &asked.headers,
-                    target: &asked.target,
-                }),
-                response: Some((status, headers)),
-                route: &self.edits.route,
-                cluster: &self.edits.cluster,
-            };
-            let values = values(&rules.response, headers, &known);
-            write(&rules.response, values, headers);
+            let request = self.asked.as_ref().map(|asked| RequestHead {
+                method: &asked.method,
+                uri: &asked.uri,
+                headers: &asked.headers,
+                target: &asked.target,
+            });
+            add(&rules.response, headers, |edit, headers| {
+                let known = Known {
+                    request,
+                    response: Some((status, headers)),
+                    route: &self.edits.route,
+                    cluster: &self.edits.cluster,
+                };
+                format(edit.value(), &known)
+            });
         }
     }
 }
@@ -171,37 +175,43 @@ fn remove(edits: &HeaderEdits, headers: &mut HeaderMap) {
     }
 }
 
-/// The value of each addition that is to be made, in their order.
-fn values(edits: &HeaderEdits, headers: &HeaderMap, known: &Known<'_>) -> Vec<Option<HeaderValue>> {
-    let value = |edit: &crate::config::HeaderEdit| {
+/// More additions of one place than this have their values in memory of their own.
+const INLINE: usize = 8;
+
+/// Makes the additions of one place: of values that were made before any of them was written.
+fn add(edits: &HeaderEdits, headers: &mut HeaderMap, make: impl Fn(&HeaderEdit, &HeaderMap) -> Option<HeaderValue>) {
+    let mut few = [const { None }; INLINE];
+    let mut many = Vec::new();
+    let values = if edits.add.len() <= INLINE {
+        &mut few[..edits.add.len()]
+    } else {
+        many.resize(edits.add.len(), None);
+        &mut many[..]
+    };
+    for (edit, value) in edits.add.iter().zip(&mut *values) {
         let wanted = match edit.action {
             AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => true,
             AppendAction::AddIfAbsent => !headers.contains_key(edit.name()),
             AppendAction::OverwriteIfExists => headers.contains_key(edit.name()),
         };
-        let value = if wanted { format(edit.value(), known) } else { None };
-        value.filter(|value| edit.keep_empty || !value.is_empty())
-    };
-    edits.add.iter().map(value).collect()
-}
-
-/// Overwrites first, so that what is added to the same name stays.
-fn write(edits: &HeaderEdits, mut values: Vec<Option<HeaderValue>>, headers: &mut HeaderMap) {
-    let overwrites = |action| {
+        let made = if wanted { make(edit, headers) } else { None };
+        *value = made.filter(|value| edit.keep_empty || !value.is_empty());
+    }
+    let overwrites = |edit: &HeaderEdit| {
+        let action = edit.action;
         matches!(
             action,
             AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists
         )
     };
-    for (edit, value) in edits.add.iter().zip(&mut values) {
-        if overwrites(edit.action)
-            && let Some(value) = value.take()
-        {
+    // Overwrites first, so that what is added to the same name stays.
+    for (edit, value) in edits.add.iter().zip(&mut *values).filter(|(edit, _)| overwrites(edit)) {
+        if let Some(value) = value.take() {
             headers.insert(edit.name(), value);
         }
     }
     for (edit, value) in edits.add.iter().zip(values) {
-        if let Some(value) = value {
+        if let Some(value) = value.take() {
             headers.append(edit.name(), value);
         }
     }

@@ -449,54 +449,19 @@ fn a_listeners_faults_come_to_the_routes_of_its_target_and_empty_ones_change_not
 /// A fault filter may be a resource of its own (ECDS): the routes wait for it.
 #[test]
 fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
-    use crate::proto::{core, fault, fault_common, hcm, listener, pack, protobuf};
+    use istiod::sidecar::{by_port_with, clusters, delay, routes};
     let target = "payment.default.svc.cluster.local:50051";
     let mut mesh = sidecar_mesh(target, true);
-    let mut listeners = istiod::sidecar::listeners(true);
-    let by_port = listeners
-        .iter_mut()
-        .find(|one| one.name == istiod::sidecar::by_port().name)
-        .unwrap();
-    let Some(listener::filter::ConfigType::TypedConfig(any)) = &mut by_port.filter_chains[0].filters[0].config_type
-    else {
-        panic!("the filter has a configuration")
-    };
-    let mut manager = <hcm::HttpConnectionManager as prost::Message>::decode(&*any.value).unwrap();
-    let source = core::ExtensionConfigSource {
-        config_source: Some(core::ConfigSource {
-            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(Default::default())),
-            ..Default::default()
-        }),
-        type_urls: vec![<fault::HttpFault as prost::Name>::type_url()],
-        ..Default::default()
-    };
-    let elsewhere = hcm::HttpFilter {
-        name: "elsewhere".into(),
-        config_type: Some(hcm::http_filter::ConfigType::ConfigDiscovery(source)),
-        ..Default::default()
-    };
-    manager.http_filters.insert(0, elsewhere);
-    *any = pack(&manager);
-    mesh.hear(ResourceKind::Listener, listeners.iter().map(raw_of).collect());
-    assert!(
-        !mesh.seen.waiting[target].is_empty(),
-        "the filter may be one that guards"
+    mesh.hear(ResourceKind::Listener, vec![raw_of(&by_port_with("elsewhere"))]);
+    mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
+    mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);
+    let lacks = missing(&mesh.seen, target);
+    assert_eq!(
+        lacks,
+        [(ResourceKind::ExtensionConfig, "elsewhere".to_owned())],
+        "it may be one that guards"
     );
-    let delay = fault_common::FaultDelay {
-        fault_delay_secifier: Some(fault_common::fault_delay::FaultDelaySecifier::FixedDelay(
-            protobuf::Duration { seconds: 1, nanos: 0 },
-        )),
-        ..Default::default()
-    };
-    let fault = fault::HttpFault {
-        delay: Some(delay),
-        ..Default::default()
-    };
-    let resource = core::TypedExtensionConfig {
-        name: "elsewhere".into(),
-        typed_config: Some(pack(&fault)),
-    };
-    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&resource)]);
+    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&delay("elsewhere"))]);
     let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
     let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints.to_vec()).snapshot.unwrap();
     let tree = snapshot.target(target).unwrap().as_ref().unwrap();

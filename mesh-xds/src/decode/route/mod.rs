@@ -42,6 +42,7 @@ impl Resource for RouteTree {
     }
 
     fn decode(proto: &RouteConfiguration, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
+        note_what_is_not_looked_at(proto, notes);
         let host = |(index, host)| {
             let places = Places { tree: proto, host };
             virtual_host(&places, context, notes).map_err(|fault| fault.within(format_args!("virtual_hosts[{index}]")))
@@ -191,6 +192,24 @@ fn forward(
     })))
 }
 
+/// Ways to choose a host and a route that are not looked at here.
+fn note_what_is_not_looked_at(proto: &RouteConfiguration, notes: &mut Notes) {
+    let of_hosts = |has: fn(&HostProto) -> bool| proto.virtual_hosts.iter().any(has);
+    let not_looked_at = [
+        ("vhds", proto.vhds.is_some()),
+        ("vhost_header", !proto.vhost_header.is_empty()),
+        (
+            "ignore_path_parameters_in_path_matching",
+            proto.ignore_path_parameters_in_path_matching,
+        ),
+        ("a virtual host's matcher", of_hosts(|host| host.matcher.is_some())),
+        ("require_tls", of_hosts(|host| host.require_tls != 0)),
+    ];
+    for (what, _) in not_looked_at.iter().filter(|(_, present)| *present) {
+        notes.add(format_args!("{what} is not applied"));
+    }
+}
+
 /// Things that istiod writes, and that change how an answer looks to a browser or where an endpoint is found, but not whom a
 /// call may reach.
 fn note_what_is_left_out(action: &RouteAction, notes: &mut Notes) {
@@ -199,6 +218,8 @@ fn note_what_is_left_out(action: &RouteAction, notes: &mut Notes) {
         ("cors", action.cors.is_some()),
         ("hash_policy", !action.hash_policy.is_empty()),
         ("rate_limits", !action.rate_limits.is_empty()),
+        ("internal_redirect_policy", action.internal_redirect_policy.is_some()),
+        ("upgrade_configs", !action.upgrade_configs.is_empty()),
     ];
     for (what, _) in left_out.iter().filter(|(_, present)| *present) {
         notes.add(format_args!("{what} is not applied"));

@@ -210,6 +210,43 @@ fn in_envoys_profile_what_is_not_served_keeps_its_place_and_fails_its_calls() {
 }
 
 #[test]
+fn what_is_left_out_is_noted() {
+    type Change = fn(&mut route::RouteConfiguration);
+    let changes: [(&str, Change); 6] = [
+        ("vhds", |proto| proto.vhds = Some(Default::default())),
+        ("matcher", |proto| {
+            proto.virtual_hosts[0].matcher = Some(Default::default())
+        }),
+        ("require_tls", |proto| proto.virtual_hosts[0].require_tls = 2),
+        ("internal_redirect_policy", |proto| {
+            action(proto).internal_redirect_policy = Some(Default::default())
+        }),
+        ("auto_host_rewrite", |proto| {
+            let auto = route::route_action::HostRewriteSpecifier::AutoHostRewrite(protobuf::BoolValue { value: true });
+            action(proto).host_rewrite_specifier = Some(auto);
+        }),
+        ("cluster is named by a header", |proto| {
+            let mirror = route::route_action::RequestMirrorPolicy {
+                cluster_header: "x".into(),
+                ..Default::default()
+            };
+            action(proto).request_mirror_policies.push(mirror);
+        }),
+    ];
+    for (what, change) in changes {
+        let mut proto = routes_proto();
+        change(&mut proto);
+        let decoded = decode::<RouteTree>(&raw(&proto), &context()).unwrap();
+        assert!(decoded.value.is_ok());
+        assert!(
+            decoded.notes.len() == 1 && decoded.notes[0].contains(what),
+            "{what}: {:?}",
+            decoded.notes
+        );
+    }
+}
+
+#[test]
 fn a_certificate_that_must_not_be_there_is_not() {
     let tree = accepted::<RouteTree>(routes_proto(), |proto| {
         matches(proto).tls_context = Some(route::route_match::TlsContextMatchOptions {
