@@ -7,8 +7,12 @@ pub mod service;
 pub mod story;
 
 use std::io;
+use std::sync::Arc;
 
+use mesh_core::link::Standing;
+use mesh_core::live;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
 /// Logs to standard error, by `RUST_LOG`; by `default` when that is not set.
@@ -18,6 +22,16 @@ pub fn logs(default: &str) {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .init();
+}
+
+/// Resolves when the workload has an identity, without which it neither serves nor calls. Dropped, it leaves nothing behind.
+pub async fn identified(identity: live::Reader<Standing>) {
+    let changed = Arc::new(Notify::new());
+    let ring = Arc::clone(&changed);
+    let _subscription = identity.on_change(move || ring.notify_one());
+    while identity.load().is_err() {
+        changed.notified().await;
+    }
 }
 
 /// Resolves when the process is asked to end (SIGINT or SIGTERM).

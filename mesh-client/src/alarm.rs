@@ -144,6 +144,11 @@ impl Alarm {
         list.entries[entry].as_ref().is_some_and(|entry| entry.waker.is_none())
     }
 
+    /// Sets it anew, to go off `after` from now.
+    pub(crate) fn again(&mut self, after: Duration) {
+        *self = self.alarms.after(after);
+    }
+
     /// Ready once it is time.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shared = &self.alarms.shared;

@@ -14,7 +14,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder};
 
 use crate::attempt::{AttemptLayer, AttemptService};
-use crate::balance::Balance;
+use crate::balance::{Allowed, Balance};
 use crate::body::ResponseBody;
 use crate::cluster::{AlreadyRunning, is_on_its_way, with_connector};
 use crate::connect::Connect;
@@ -68,7 +68,7 @@ where
         ChannelBuilder {
             link: link.clone(),
             target: target.into(),
-            plaintext_allowed: false,
+            allowed: Allowed::default(),
             per_call: Identity::new(),
             per_attempt: Identity::new(),
             body: PhantomData,
@@ -89,7 +89,7 @@ where
 pub struct ChannelBuilder<B, C = Identity, A = Identity> {
     link: Link,
     target: Arc<str>,
-    plaintext_allowed: bool,
+    allowed: Allowed,
     per_call: C,
     per_attempt: A,
     body: PhantomData<fn(B)>,
@@ -101,7 +101,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
         let Self {
             link,
             target,
-            plaintext_allowed,
+            allowed,
             per_call,
             per_attempt,
             body,
@@ -109,7 +109,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
         ChannelBuilder {
             link,
             target,
-            plaintext_allowed,
+            allowed,
             per_call: Stack::new(layer, per_call),
             per_attempt,
             body,
@@ -121,7 +121,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
         let Self {
             link,
             target,
-            plaintext_allowed,
+            allowed,
             per_call,
             per_attempt,
             body,
@@ -129,7 +129,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
         ChannelBuilder {
             link,
             target,
-            plaintext_allowed,
+            allowed,
             per_call,
             per_attempt: Stack::new(layer, per_attempt),
             body,
@@ -160,7 +160,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
         T::Future: Send + 'static,
     {
         let route = RouteLayer::new(&self.link, &self.target);
-        let balance = Balance::with_plaintext(&self.link, &self.target, self.plaintext_allowed);
+        let balance = Balance::allowing(&self.link, &self.target, self.allowed);
         let service = ServiceBuilder::new()
             // Erased once, here: the rooms below are one future in one allocation.
             .layer_fn(BoxCloneSyncService::new)
@@ -199,11 +199,24 @@ pub struct Dangerous<B, C, A> {
 impl<B, C, A> Dangerous<B, C, A> {
     /// Calls clusters that do not ask for mutual TLS in the clear. Clusters that do are still called with it, and a failed
     /// handshake never falls back.
-    pub fn plaintext(self) -> ChannelBuilder<B, C, A> {
-        ChannelBuilder {
-            plaintext_allowed: true,
-            ..self.builder
-        }
+    pub fn plaintext(mut self) -> ChannelBuilder<B, C, A> {
+        self.builder.allowed.plaintext = true;
+        self.builder
+    }
+
+    /// Calls servers outside of the mesh, over TLS and with their certificates checked, although the application pinned whom it
+    /// calls ([`Pins`](mesh_core::identity::Pins)): a control plane that lies could lead a call of the mesh out of it.
+    /// Where nothing is pinned they are called without this.
+    pub fn outside(mut self) -> ChannelBuilder<B, C, A> {
+        self.builder.allowed.outside = true;
+        self.builder
+    }
+
+    /// Calls servers outside of the mesh whose certificates the configuration does not want checked (Istio
+    /// `insecureSkipVerify`): whoever is in between reads along.
+    pub fn unverified(mut self) -> ChannelBuilder<B, C, A> {
+        self.builder.allowed.unverified = true;
+        self.builder
     }
 }
 

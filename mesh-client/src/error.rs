@@ -4,6 +4,7 @@
 //! response flag, so that what is in a log here means what it means in an Istio mesh. It also knows whether the peer may
 //! have processed the request, which is what a retry must ask.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use mesh_core::config::{Reason, ReasonKind};
 use mesh_core::retry::TryEnd;
 use mesh_core::route::Aborted;
 
-use crate::connect::ConnectError;
+use crate::connect::{ConnectError, StreamError};
+use crate::flags::{ResponseFlags, RetriesEnd};
 
 /// A failed call. Cheap to clone.
 ///
@@ -23,6 +25,8 @@ use crate::connect::ConnectError;
 #[derive(Clone, Debug)]
 pub struct Error {
     inner: Arc<Inner>,
+    /// Why it was not tried again, where that is worth a flag of its own.
+    retries: Option<RetriesEnd>,
 }
 
 #[derive(Debug)]
@@ -39,13 +43,21 @@ pub(crate) enum Kind {
     /// No connection could be made.
     Connect(ConnectError),
     /// The peer provably did not process the request.
-    NotProcessed(h2::Error),
+    NotProcessed(StreamError),
     /// The stream or connection broke.
-    Reset(h2::Error),
+    Reset(StreamError),
     /// The call's time was up.
     Deadline(Duration),
+    /// The call's time was up before it was begun.
+    Late(Duration),
+    /// The stream lasted as long as a stream may.
+    MaxStream(Duration),
+    /// Nothing moved for as long as a stream may be idle.
+    Idle(Duration),
     /// One try's time was up.
     PerTryTimeout(Duration),
+    /// Nothing moved for as long as a try may be idle.
+    PerTryIdle(Duration),
     /// A limit of this process was reached; the word says which.
     Overflow(&'static str),
     /// The control plane wants a share of the cluster's calls dropped, and this was one; the category it gave.
@@ -72,34 +84,51 @@ impl Error {
     pub(crate) fn new(kind: Kind) -> Self {
         Self {
             inner: Arc::new(Inner { kind, peer: None }),
+            retries: None,
         }
     }
 
     pub(crate) fn at(kind: Kind, peer: SocketAddr) -> Self {
         Self {
             inner: Arc::new(Inner { kind, peer: Some(peer) }),
+            retries: None,
         }
+    }
+
+    /// The same failure, after which it was not tried again for this reason.
+    pub(crate) fn after(self, retries: Option<RetriesEnd>) -> Self {
+        Self { retries, ..self }
     }
 
     pub(crate) fn unavailable(kind: ReasonKind, text: impl Into<Arc<str>>) -> Self {
         Self::new(Kind::Unavailable(Reason::new(kind, text)))
     }
 
-    /// Sorts an HTTP/2 error by whether the peer can have processed the request.
-    ///
-    /// Only two things prove that it did not: the peer's own REFUSED_STREAM, and a GOAWAY of the peer below the stream,
-    /// which `h2` reports to exactly those streams (RFC 9113 sections 6.8 and 8.7).
-    pub(crate) fn from_h2(error: h2::Error, peer: SocketAddr) -> Self {
-        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        if error.is_remote() && (refused || error.is_go_away()) {
+    /// Sorts an error of an exchange by whether the peer can have processed the request.
+    pub(crate) fn broken(error: impl Into<StreamError>, peer: SocketAddr) -> Self {
+        let error = error.into();
+        if error.is_unprocessed() {
             return Self::at(Kind::NotProcessed(error), peer);
         }
         Self::at(Kind::Reset(error), peer)
     }
 
-    /// The call or a try ran out of time.
+    /// The call or a try ran out of time, or was idle for too long.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.inner.kind, Kind::Deadline(_) | Kind::PerTryTimeout(_))
+        matches!(
+            self.inner.kind,
+            Kind::Deadline(_)
+                | Kind::Late(_)
+                | Kind::MaxStream(_)
+                | Kind::Idle(_)
+                | Kind::PerTryTimeout(_)
+                | Kind::PerTryIdle(_)
+        )
+    }
+
+    /// Every try that the policy gives was made, and this is what the last one came to.
+    pub fn is_retries_exhausted(&self) -> bool {
+        self.retries == Some(RetriesEnd::Exhausted)
     }
 
     /// No route takes the request, or the target has none.
@@ -141,10 +170,13 @@ impl Error {
 
     /// Whether the peer may have processed the request. `false` is a proof that it did not.
     pub fn may_have_been_processed(&self) -> bool {
-        matches!(
-            self.inner.kind,
-            Kind::Reset(_) | Kind::Deadline(_) | Kind::PerTryTimeout(_)
-        )
+        matches!(self.inner.kind, Kind::Reset(_)) || (self.is_timeout() && !matches!(self.inner.kind, Kind::Late(_)))
+    }
+
+    /// Whether the peer processed the request: `Some(false)` is a proof that it did not, `None` is not known. What failed is
+    /// never proof that it did.
+    pub fn was_processed(&self) -> Option<bool> {
+        (!self.may_have_been_processed()).then_some(false)
     }
 
     /// Why the destination cannot be called, when the configuration says so.
@@ -162,13 +194,43 @@ impl Error {
 
     /// The HTTP status that a proxy would answer with (Envoy's choice for each flag).
     pub fn status(&self) -> StatusCode {
-        match self.inner.kind {
-            Kind::Deadline(_) | Kind::PerTryTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        match &self.inner.kind {
             Kind::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-            Kind::Fault(Abort { ref status, .. }) => status.http,
-            Kind::Answered(status) => status,
+            Kind::Fault(abort) => abort.status.http,
+            Kind::Answered(status) => *status,
+            Kind::Reset(error) if error.is_protocol_error() => StatusCode::BAD_GATEWAY,
+            _ if self.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
             _ if self.is_no_route() => StatusCode::NOT_FOUND,
             _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The body that Envoy would answer with: what other people's log searches and dashboards know. [`Display`](fmt::Display)
+    /// says more.
+    pub fn body(&self) -> Cow<'static, str> {
+        const BEFORE_HEADERS: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        let reset = |reason: &str| Cow::Owned(format!("{BEFORE_HEADERS}{reason}"));
+        match &self.inner.kind {
+            Kind::Unavailable(reason) => match reason.kind() {
+                ReasonKind::NoEndpoints => "no healthy upstream".into(),
+                // Envoy has nothing to say about a route or cluster that is not there.
+                _ => "".into(),
+            },
+            Kind::Connect(_) => reset("connection failure"),
+            Kind::NotProcessed(error) | Kind::Reset(error) => reset(match self.response_flag() {
+                "UPE" => "protocol error",
+                "LR" => "local reset",
+                _ if error.is_reset() => "remote reset",
+                _ => "connection termination",
+            }),
+            Kind::Deadline(_) | Kind::Late(_) | Kind::PerTryTimeout(_) => "upstream request timeout".into(),
+            Kind::MaxStream(_) => "upstream max stream duration reached".into(),
+            Kind::Idle(_) | Kind::PerTryIdle(_) => "stream timeout".into(),
+            Kind::Overflow(_) => reset("overflow"),
+            Kind::Dropped(_) => "drop overload".into(),
+            Kind::Fault(abort) => Cow::Owned(abort.body.to_string()),
+            Kind::Answered(_) => "".into(),
+            Kind::InvalidRequest(why) => Cow::Borrowed(why),
         }
     }
 
@@ -182,7 +244,7 @@ impl Error {
         const INTERNAL: u8 = 13;
         const UNAVAILABLE: u8 = 14;
         match &self.inner.kind {
-            Kind::Deadline(_) | Kind::PerTryTimeout(_) => DEADLINE_EXCEEDED,
+            _ if self.is_timeout() => DEADLINE_EXCEEDED,
             Kind::InvalidRequest(_) => INTERNAL,
             Kind::Fault(abort) => abort.status.grpc,
             Kind::Reset(error) if error.is_reset() => match error.reason() {
@@ -196,7 +258,8 @@ impl Error {
         }
     }
 
-    /// Envoy's response flag: `NR`, `NC`, `UH`, `UF`, `UR`, `UC`, `UT`, `UO`, `DO`, `FI`, `DI,FI`, or `-`.
+    /// Envoy's response flag for what happened: `NR`, `NC`, `UH`, `UF`, `UR`, `LR`, `UPE`, `UC`, `UT`, `UMSDR`, `SI`, `UO`, `DO`,
+    /// `FI`, `DI,FI`, or `-`.
     pub fn response_flag(&self) -> &'static str {
         match &self.inner.kind {
             Kind::Unavailable(reason) => match reason.kind() {
@@ -206,10 +269,13 @@ impl Error {
                 _ => "UF",
             },
             Kind::Connect(_) => "UF",
-            Kind::Reset(error) if error.is_reset() => "UR",
-            Kind::NotProcessed(error) if error.is_reset() => "UR",
+            Kind::Reset(error) if error.is_protocol_error() => "UPE",
+            Kind::Reset(error) if error.is_local_reset() => "LR",
+            Kind::Reset(error) | Kind::NotProcessed(error) if error.is_reset() => "UR",
             Kind::Reset(_) | Kind::NotProcessed(_) => "UC",
-            Kind::Deadline(_) | Kind::PerTryTimeout(_) => "UT",
+            Kind::Deadline(_) | Kind::Late(_) | Kind::PerTryTimeout(_) => "UT",
+            Kind::MaxStream(_) => "UMSDR",
+            Kind::Idle(_) | Kind::PerTryIdle(_) => "SI",
             Kind::Overflow(_) => "UO",
             Kind::Dropped(_) => "DO",
             Kind::Fault(Abort { delayed: true, .. }) => "DI,FI",
@@ -218,15 +284,31 @@ impl Error {
         }
     }
 
+    /// All of Envoy's flags, as its access log joins them: `URX,UF` for a call whose last try found no connection.
+    pub fn response_flags(&self) -> ResponseFlags {
+        ResponseFlags {
+            retries: self.retries,
+            last: Some(self.response_flag()).filter(|flag| *flag != "-"),
+        }
+    }
+
+    /// The endpoint was removed, or is called by other rules, before anything was sent.
+    pub(crate) fn is_retired(&self) -> bool {
+        matches!(&self.inner.kind, Kind::Connect(error) if error.is_retired())
+    }
+
     /// How the try ended; `None` when no try was made, and so none is worth repeating.
     pub(crate) fn try_end(&self) -> Option<TryEnd> {
         match &self.inner.kind {
             Kind::Connect(_) => Some(TryEnd::ConnectFailed),
             Kind::NotProcessed(_) => Some(TryEnd::NotProcessed),
             Kind::Reset(_) => Some(TryEnd::Reset),
-            Kind::PerTryTimeout(_) => Some(TryEnd::PerTryTimeout),
+            Kind::PerTryTimeout(_) | Kind::PerTryIdle(_) => Some(TryEnd::PerTryTimeout),
             Kind::Unavailable(_)
             | Kind::Deadline(_)
+            | Kind::Late(_)
+            | Kind::MaxStream(_)
+            | Kind::Idle(_)
             | Kind::Overflow(_)
             | Kind::Dropped(_)
             | Kind::Fault(_)
@@ -244,7 +326,11 @@ impl fmt::Display for Error {
             Kind::NotProcessed(_) => f.write_str("the peer did not process the request")?,
             Kind::Reset(_) => f.write_str("the stream ended before the answer did")?,
             Kind::Deadline(limit) => write!(f, "the call took longer than {limit:?}")?,
+            Kind::Late(limit) => write!(f, "nothing was left of the call's {limit:?} when it began")?,
+            Kind::MaxStream(limit) => write!(f, "the stream lasted longer than {limit:?}")?,
+            Kind::Idle(limit) => write!(f, "nothing moved for {limit:?}")?,
             Kind::PerTryTimeout(limit) => write!(f, "the try took longer than {limit:?}")?,
+            Kind::PerTryIdle(limit) => write!(f, "nothing moved in the try for {limit:?}")?,
             Kind::Overflow(limit) => write!(f, "over the limit: {limit}")?,
             Kind::Dropped(category) => write!(f, "dropped, as the control plane asks ({category})")?,
             Kind::Fault(abort) => f.write_str(&abort.body)?,

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 const FEW: usize = 16;
 
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The first value of `name`.
 pub(crate) fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
@@ -22,6 +21,8 @@ pub(crate) fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::deadline::GRPC_TIMEOUT;
+
     use super::*;
 
     #[test]

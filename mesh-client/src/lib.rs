@@ -58,6 +58,15 @@
 //! # }
 //! ```
 //!
+//! # Time
+//!
+//! A call may take as long as the least of these allows: its route, its own `grpc-timeout`, and what is left of the inbound
+//! request that it is made for, which a handler need not pass on ([`mesh_core::inherit`]). Work that a handler spawns is another
+//! task and inherits nothing, unless it is wrapped: `tokio::spawn(mesh_core::inherit::carry(work))`. The peer is told what is
+//! left. A route, a listener or a request (`x-envoy-upstream-rq-timeout-ms` and the other headers of
+//! [`Overrides`](mesh_core::retry::Overrides)) can limit tries and idle streams too; a stream without any limit may last and be
+//! idle for ever, as in gRPC, unless the control plane speaks as to an Envoy, which ends one that is idle for 5 minutes.
+//!
 //! # Cancel safety
 //!
 //! Dropping the future of a call, or its response body, cancels the call at the peer (RST_STREAM), ends the sending of a
@@ -73,8 +82,10 @@ pub mod connect;
 pub mod deadline;
 mod error;
 pub mod fault;
+mod flags;
 mod headers;
 pub mod mirror;
+mod replay;
 mod request;
 pub mod retry;
 pub mod rewrite;
@@ -86,6 +97,7 @@ pub use body::ResponseBody;
 pub use channel::{Channel, ChannelBuilder, use_connector};
 pub use cluster::AlreadyRunning;
 pub use error::Error;
+pub use flags::ResponseFlags;
 pub use request::{Attempt, Routed};
 
 #[cfg(test)]

@@ -5,15 +5,19 @@
 //! between any two. Nothing travels in the request's extensions.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use mesh_core::config::{ClusterName, Route};
+use mesh_core::retry::{Overrides, Rules};
+use tokio::time::Instant;
 
 use crate::cluster::{ClusterHandle, Extras};
+use crate::replay::Replay;
 
 pin_project_lite::pin_project! {
     /// A request body with the decision that was made for it: which route took it, and which cluster of its split.
@@ -35,6 +39,86 @@ pub(crate) struct Call {
     pub(crate) cluster: Arc<ClusterHandle>,
     /// What else the route asks for.
     pub(crate) extras: Option<Arc<Extras>>,
+    /// What the request asks for in place of its route's policy.
+    pub(crate) asked: Option<Arc<Overrides>>,
+    pub(crate) time: CallTime,
+}
+
+/// What the deadline room found out of a call's time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CallTime {
+    /// When the call must be over.
+    pub(crate) deadline: Option<Instant>,
+    /// What is left of it while no time has passed; `None`: the clock must be asked.
+    pub(crate) fresh: Option<Duration>,
+    /// The peer is to be told the time in `grpc-timeout` too.
+    pub(crate) grpc: bool,
+    /// The caller's own `grpc-timeout` is the limit, and tells it already.
+    pub(crate) told: bool,
+    /// The inbound request that the call is made for is itself another try.
+    pub(crate) is_retry: bool,
+    /// Touched by what is sent of a streaming request, where streams may not be idle.
+    pub(crate) activity: Option<Arc<Activity>>,
+}
+
+/// The last time that something of a call moved.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    began: Instant,
+    /// Milliseconds since it began.
+    last: AtomicU64,
+}
+
+impl Activity {
+    pub(crate) fn begin(now: Instant) -> Self {
+        Self {
+            began: now,
+            last: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn touch(&self) {
+        let passed = self.began.elapsed().as_millis() as u64;
+        self.last.fetch_max(passed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last(&self) -> Instant {
+        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+impl Call {
+    pub(crate) fn new(route: Arc<Route>, cluster: Arc<ClusterHandle>, extras: Option<Arc<Extras>>) -> Self {
+        Self {
+            route,
+            cluster,
+            extras,
+            asked: None,
+            time: CallTime::default(),
+        }
+    }
+
+    /// How long one try may take. One that is as long as what is left of the call is none (Envoy).
+    pub(crate) fn try_limit(&self) -> Option<TryLimit> {
+        let policy = &self.route.retry;
+        let after = match &self.asked {
+            None => policy.per_try_timeout,
+            Some(_) => self.rules().per_try_timeout(),
+        };
+        let whole = after.map(|after| TryLimit { after, idle: false });
+        let idle = policy.per_try_idle_timeout.map(|after| TryLimit { after, idle: true });
+        let least = whole.into_iter().chain(idle).min_by_key(|limit| limit.after)?;
+        let left = self
+            .time
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        Some(least).filter(|limit| left.is_none_or(|left| limit.after < left))
+    }
+
+    /// What its tries go by.
+    pub(crate) fn rules(&self) -> Rules<'_> {
+        Rules::new(&self.route.retry, self.asked.as_deref())
+    }
 }
 
 impl<B> Routed<B> {
@@ -44,6 +128,12 @@ impl<B> Routed<B> {
 
     pub(crate) fn extras(&self) -> Option<&Arc<Extras>> {
         self.call.extras.as_ref()
+    }
+
+    /// What the deadline room found out.
+    pub(crate) fn timed(&mut self, asked: Option<Arc<Overrides>>, time: CallTime) {
+        self.call.asked = asked;
+        self.call.time = time;
     }
 
     pub(crate) fn into_parts(self) -> (B, Call) {
@@ -85,46 +175,38 @@ impl<B: Body> Body for Routed<B> {
 
 /// The body of one try.
 ///
-/// A body that was whole when the call began can be sent as often as need be. A streaming one can be sent once: it is handed
-/// from try to try until one of them opens a stream, and taken then.
+/// A body that was whole when the call began can be sent as often as need be. A streaming one can be sent again while all that
+/// was sent of it is kept.
 #[derive(Debug)]
 pub struct Attempt<B> {
     pub(crate) payload: Payload<B>,
     pub(crate) call: Call,
     pub(crate) number: u32,
     pub(crate) tried: Tried,
+    /// The longest it may take to the head of its answer.
+    pub(crate) limit: Option<TryLimit>,
+}
+
+/// How long one try may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TryLimit {
+    pub(crate) after: Duration,
+    /// It is the limit of being idle, which is the shorter.
+    pub(crate) idle: bool,
 }
 
 #[derive(Debug)]
 pub(crate) enum Payload<B> {
     Whole(Bytes),
-    Streaming(Arc<OnceBody<B>>),
+    Streaming(Arc<Replay<B>>),
 }
 
 impl<B> Clone for Payload<B> {
     fn clone(&self) -> Self {
         match self {
             Self::Whole(bytes) => Self::Whole(bytes.clone()),
-            Self::Streaming(once) => Self::Streaming(Arc::clone(once)),
+            Self::Streaming(replay) => Self::Streaming(Arc::clone(replay)),
         }
-    }
-}
-
-/// A streaming body with what was read of it already, to be taken once.
-#[derive(Debug)]
-pub(crate) struct OnceBody<B>(Mutex<Option<(Vec<Frame<Bytes>>, B)>>);
-
-impl<B> OnceBody<B> {
-    pub(crate) fn new(first: Vec<Frame<Bytes>>, rest: B) -> Self {
-        Self(Mutex::new(Some((first, rest))))
-    }
-
-    pub(crate) fn take(&self) -> Option<(Vec<Frame<Bytes>>, B)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    pub(crate) fn is_untouched(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
@@ -132,12 +214,13 @@ impl<B> OnceBody<B> {
 pub(crate) type Tried = Vec<std::net::SocketAddr>;
 
 impl<B> Attempt<B> {
-    pub(crate) fn first(payload: Payload<B>, call: Call) -> Self {
+    pub(crate) fn first(payload: Payload<B>, call: Call, limit: Option<TryLimit>) -> Self {
         Self {
             payload,
             call,
             number: 1,
             tried: Tried::new(),
+            limit,
         }
     }
 

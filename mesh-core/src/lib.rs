@@ -14,6 +14,8 @@
 //! | [`route`] | which cluster |
 //! | [`balance`] | which endpoint |
 //! | [`retry`] | again or not |
+//! | [`deadline`] | how long a call may take |
+//! | [`inherit`] | what a request passes on to the calls made for it |
 //! | [`SharedMap`] | what changed between two snapshots |
 //! | [`live`] | how a value is swapped under its readers |
 //! | [`link`] | where the data plane meets the source of its configuration |
@@ -22,8 +24,10 @@
 
 pub mod balance;
 pub mod config;
+pub mod deadline;
 pub mod entropy;
 pub mod identity;
+pub mod inherit;
 pub mod link;
 pub mod live;
 pub mod report;

@@ -14,7 +14,7 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
 use crate::config::{Reason, ReasonKind, Snapshot, Version};
 use crate::entropy::Entropy;
-use crate::identity::{Identity, Pins};
+use crate::identity::{Credentials, Identity, Pins};
 use crate::live;
 use crate::report::{Loads, Tally};
 
@@ -38,6 +38,7 @@ struct Shared {
     entropy: Entropy,
     wall_clock: Arc<dyn TimeProvider>,
     pins: Pins,
+    credentials: Credentials,
     attached: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     /// What must live as long as somebody uses the link: the xDS client's task, for one.
     keep_alive: Mutex<Vec<Box<dyn Any + Send + Sync>>>,
@@ -61,6 +62,9 @@ pub struct Parts {
     pub wall_clock: Arc<dyn TimeProvider>,
     /// Whom this process calls at all, whatever its configuration says. Default: nothing is pinned.
     pub pins: Pins,
+    /// What is shown to servers outside of the mesh, and what they are judged by, where a configuration names it. Default:
+    /// nothing.
+    pub credentials: Credentials,
 }
 
 impl Default for Parts {
@@ -69,6 +73,7 @@ impl Default for Parts {
             entropy: Entropy::from_os(),
             wall_clock: Arc::new(DefaultTimeProvider),
             pins: Pins::default(),
+            credentials: Credentials::default(),
         }
     }
 }
@@ -93,6 +98,7 @@ impl Link {
             entropy: parts.entropy,
             wall_clock: parts.wall_clock,
             pins: parts.pins,
+            credentials: parts.credentials,
             attached: Mutex::default(),
             keep_alive: Mutex::default(),
         };
@@ -177,6 +183,11 @@ impl Link {
     /// Whom the application pinned, whatever the source says.
     pub fn pins(&self) -> &Pins {
         &self.shared.pins
+    }
+
+    /// Certificates and roots by name, for servers outside of the mesh. The application's to fill, at any time.
+    pub fn credentials(&self) -> &Credentials {
+        &self.shared.credentials
     }
 
     /// The one `T` of this link, made by `init` when first asked for. It lives as long as the link: this is how all

@@ -5,6 +5,7 @@ use tower::Layer;
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
 use crate::dangerous::Dangerous;
+use crate::deadline::{Deadline, DeadlineLayer};
 use crate::telemetry::{Telemetry, TelemetryLayer};
 
 /// Wraps any `Service<http::Request<_>>`: tonic's `Routes`, axum's `Router`, a bare function.
@@ -52,13 +53,16 @@ impl Dangerous<MeshLayer> {
 }
 
 impl<S> Layer<S> for MeshLayer {
-    type Service = Telemetry<Authenticate<S>>;
+    type Service = Telemetry<Authenticate<Deadline<S>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         // Outermost: what is refused below is a request, too, and counts as one.
         self.telemetry.layer(
             // Before anything that would act for the sender.
-            self.authenticate.layer(inner),
+            self.authenticate.layer(
+                // Around the handler and nothing else: who is refused has no say in how long.
+                DeadlineLayer.layer(inner),
+            ),
         )
     }
 }

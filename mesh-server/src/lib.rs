@@ -35,6 +35,7 @@ pub mod admin;
 pub mod authenticate;
 mod bare;
 mod dangerous;
+pub mod deadline;
 mod layer;
 mod serve;
 pub mod telemetry;

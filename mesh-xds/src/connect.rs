@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::bootstrap::{Credentials, Server, ServerUri};
 use crate::connector::{Connector, Io};
 use crate::credentials::{CallTokens, Credentialed, Material, MaterialError};
+use crate::last_word::LastWord;
 
 /// The longest that dialling and both handshakes may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -187,7 +188,7 @@ async fn secure(
     let config = config.map_err(ConnectError::Config)?;
     let name = ServerName::try_from(uri.host().to_owned()).map_err(|_| ConnectError::Name)?;
     let stream = TlsConnector::from(config).connect(name, io).await;
-    Ok(Box::new(stream.map_err(ConnectError::Tls)?))
+    Ok(Box::new(LastWord(stream.map_err(ConnectError::Tls)?)))
 }
 
 async fn http2(io: Io, uri: &ServerUri) -> Result<Channel, ConnectError> {

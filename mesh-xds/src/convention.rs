@@ -9,6 +9,15 @@ pub(crate) const SDS_IDENTITY: &str = "default";
 /// The secret that is the roots the workload trusts (Istio).
 pub(crate) const SDS_ROOTS: &str = "ROOTCA";
 
+/// How the names of secrets begin that are files of the client (istiod): a certificate and its key, and roots.
+pub(crate) const SDS_CERTIFICATE_FILES: &str = "file-cert:";
+pub(crate) const SDS_ROOTS_FILE: &str = "file-root:";
+
+/// The instance names by which our control plane says that a certificate or roots are in files of the client, or that the
+/// application has them by a name. No bootstrap defines them, so that clients of another make refuse what they cannot do.
+pub(crate) const PROVIDED_FILES: &str = "mesh:file";
+pub(crate) const PROVIDED: &str = "mesh:named";
+
 /// Where a route says that its retry policy is the house's default and not what somebody wrote: filter metadata and a key
 /// in it, which clients that do not know them ignore.
 pub(crate) const RETRY_IS_DEFAULT: (&str, &str) = ("mesh", "retry_is_default");

@@ -47,6 +47,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod identity;
+mod last_word;
 mod name;
 mod node;
 mod pem;

@@ -11,6 +11,12 @@ use tokio::io::AsyncReadExt;
 /// The most bytes a PEM file may have: a bundle of hundreds of roots.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
+/// Whether there is a private key in PEM somewhere in a resource. Protobuf carries texts as they are, however deep.
+pub(crate) fn shows_key(bytes: &[u8]) -> bool {
+    const MARK: &[u8] = b"PRIVATE KEY-----";
+    bytes.windows(MARK.len()).any(|part| part == MARK)
+}
+
 /// Why there is nothing to be had.
 #[derive(Debug)]
 pub(crate) enum PemError {

@@ -19,8 +19,9 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{fault::v3 as fault, router::v3 as router};
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies as lb;
+pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+pub(crate) use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::{raw_buffer::v3 as raw_buffer, tls::v3 as tls};
-#[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::service::{

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Cluster, ClusterName, DropOverload, Endpoint, Fault, FaultFilter, Inbound, Locality, Metadata, RouteTree, Weight,
+    Cluster, ClusterName, DropOverload, Endpoint, Fault, FaultFilter, Inbound, Locality, Metadata, RouteTree,
+    TimeLimits, Weight,
 };
 
 /// A kind of xDS resource, by the names of the discovery services: LDS, RDS, CDS, EDS and ECDS.
@@ -104,6 +105,8 @@ pub(crate) struct Http {
     pub(crate) extensions: Arc<[ExtensionRef]>,
     /// The fault filters that stand in the listener itself, in order.
     pub(crate) faults: Arc<[FaultFilter]>,
+    /// What holds for streams where their routes say nothing.
+    pub(crate) limits: TimeLimits,
 }
 
 /// Where routes are.
@@ -172,8 +175,8 @@ pub(crate) enum Discovery {
     /// They are those of these clusters, the first of which that can be called is (gRFC A37). Never empty; names may be
     /// there twice, or lead back here: whoever follows them keeps the first and ends at a depth.
     Aggregate(Vec<ClusterName>),
-    /// They are wherever the connection was going before it was caught, which only a proxy can know (Istio's
-    /// `PassthroughCluster`).
+    /// There are none: each request says where it goes (Istio's `PassthroughCluster`, where a proxy would take the address
+    /// that the connection was going to before it was caught).
     OriginalDestination,
 }
 

@@ -110,7 +110,18 @@ async fn a_refused_resource_is_seen_with_its_reason_at_both_ends(protocol: Proto
     assert_eq!((bad.state, bad.version.as_str()), (Some(CacheState::Nacked), ""));
     let failure = bad.failure.as_ref().unwrap();
     assert!(failure.details.contains("instance_name"), "{failure:?}");
-    assert!(!failure.version.is_empty() && failure.at.is_some(), "{failure:?}");
+    // An incremental stream has a version for each resource.
+    let is_whole = failure.version == versions.of(ResourceKind::Cluster);
+    assert!(is_whole || protocol == Protocol::Delta, "{failure:?}");
+    assert!(!failure.version.is_empty());
+    let in_time = |at: Option<SystemTime>| at.is_some_and(|at| begun <= at && at <= SystemTime::now());
+    assert!(in_time(failure.at), "{failure:?}");
+    // The refused resource itself, as it was sent.
+    let refused = failure.configuration.as_ref().unwrap().as_ref();
+    for part in ["bad-cluster", "instance_name"] {
+        let has = |part: &str| refused.windows(part.len()).any(|window| window == part.as_bytes());
+        assert_eq!(has(part), part == "bad-cluster", "{part}");
+    }
     let missing = find(view, ResourceKind::Listener, "missing");
     assert!(missing.state.is_some_and(CacheState::is_trouble), "{missing:?}");
     assert!(missing.contents.is_none() && missing.failure.is_some());
@@ -152,6 +163,11 @@ async fn a_refused_resource_is_seen_with_its_reason_at_both_ends(protocol: Proto
             failure.details.contains("bad-cluster") && failure.details.contains("instance_name")
         });
         assert_eq!(told, is_bad, "{one:?}");
+        assert_eq!(
+            one.failure.as_ref().is_some_and(|failure| in_time(failure.at)),
+            is_bad,
+            "{one:?}"
+        );
     }
 
     // Neither the service nor what it has told keeps a client alive.

@@ -162,7 +162,11 @@ def accepted_updates(mesh: Lab, peer) -> dict:
         end: {kind: peer.envoy.total(f"^{start}update_{end}$") for kind, start in of_type.items()}
         for end in ("success", "rejected")
     }
-    figures = {"update_rejected": sum(sums["rejected"].values()), "update_success": sums["success"]}
+    # Identities are told twice, in the field that Envoy enforces and in its deprecated forerunner: Envoy says that it saw one.
+    deprecated = peer.envoy.total(r"^runtime\.deprecated_feature_use$")
+    figures = {"update_rejected": sum(sums["rejected"].values()), "update_success": sums["success"],
+               "deprecated_feature_use": deprecated}
+    require(deprecated > 0, figures, f"the deprecated list of identities is not told; see {peer.envoy.process.log}")
     require(all(sums["success"].values()), figures, f"Envoy was not told everything; see {peer.envoy.process.log}")
     require(figures["update_rejected"] == 0, figures, f"{sums['rejected']}; see {peer.envoy.process.log}")
     return figures

@@ -46,8 +46,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let service = payments.into_service();
     let listener = TcpListener::bind(arguments.listen).await?;
     let stop = examples::stop_signal()?;
-    tracing::info!(address = %listener.local_addr()?, version = arguments.version, "serving");
+    let address = listener.local_addr()?;
+    tracing::info!(%address, version = arguments.version, "listening");
+    let serves = move || tracing::info!(%address, version = arguments.version, "serving");
     let drained = if arguments.insecure {
+        serves();
         let nowhere = Link::fixed(Snapshot::empty(), None);
         let app = MeshLayer::new(&nowhere).dangerous().plaintext().layer(service);
         mesh_server::serve(listener, &nowhere, app)
@@ -63,6 +66,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let status = ClientStatusService::new(&client);
         let admin = mesh_server::admin::serve(admin, &mesh).mount(ClientStatusService::PATH, status);
         let _admin = tokio::spawn(admin.into_future());
+        // Until then every connection is refused: whoever waits for this line finds a server that can say who it is.
+        let identified = examples::identified(mesh.identity().clone());
+        let _serves = tokio::spawn(async move {
+            identified.await;
+            serves();
+        });
         let app = MeshLayer::new(&mesh).layer(service);
         mesh_server::serve(listener, &mesh, app)
             .with_graceful_shutdown(stop)

@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 
 use crate::body::ResponseBody;
 use crate::error::{Error, Kind};
+use crate::request::TryLimit;
 
 pin_project! {
     /// Resolves as the inner future does, or with a timeout of the try.
@@ -22,15 +23,17 @@ pin_project! {
         #[pin]
         inner: F,
         // Boxed, since most policies have no limit per try and a timer is large.
-        limit: Option<(Duration, Pin<Box<Sleep>>)>,
+        limit: Option<(TryLimit, Pin<Box<Sleep>>)>,
+        idle: Option<Duration>,
     }
 }
 
 impl<F> AttemptFuture<F> {
-    pub(super) fn new(inner: F, limit: Option<Duration>) -> Self {
+    pub(super) fn new(inner: F, limit: Option<TryLimit>, idle: Option<Duration>) -> Self {
         Self {
             inner,
-            limit: limit.map(|limit| (limit, Box::pin(tokio::time::sleep(limit)))),
+            limit: limit.map(|limit| (limit, Box::pin(tokio::time::sleep(limit.after)))),
+            idle,
         }
     }
 }
@@ -43,14 +46,19 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Poll::Ready(result) = this.inner.poll(cx) {
+        if let Poll::Ready(mut result) = this.inner.poll(cx) {
+            if let (Some(idle), Ok(response)) = (this.idle.take(), &mut result) {
+                response.body_mut().idle_at_most(idle);
+            }
             return Poll::Ready(result);
         }
         match this.limit {
-            Some((limit, sleep)) => sleep
-                .as_mut()
-                .poll(cx)
-                .map(|()| Err(Error::new(Kind::PerTryTimeout(*limit)))),
+            Some((limit, sleep)) => sleep.as_mut().poll(cx).map(|()| {
+                Err(Error::new(match limit.idle {
+                    true => Kind::PerTryIdle(limit.after),
+                    false => Kind::PerTryTimeout(limit.after),
+                }))
+            }),
             None => Poll::Pending,
         }
     }

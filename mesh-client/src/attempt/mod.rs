@@ -1,6 +1,7 @@
-//! The room around one try: its own time limit, when the policy gives it one.
+//! The room around one try: its own time limit, when the policy gives it one, and what its peer is told about it.
 
 mod future;
+mod tell;
 
 use std::task::{Context, Poll};
 
@@ -43,8 +44,9 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Attempt<B>>) -> Self::Future {
-        let limit = request.body().route().retry.per_try_timeout;
-        AttemptFuture::new(self.inner.call(request), limit)
+    fn call(&mut self, mut request: Request<Attempt<B>>) -> Self::Future {
+        tell::tell(&mut request);
+        let (limit, idle) = (request.body().limit, request.body().route().retry.per_try_idle_timeout);
+        AttemptFuture::new(self.inner.call(request), limit, idle)
     }
 }

@@ -16,6 +16,7 @@ use http::uri::Authority;
 use http::{Request, Response};
 use http_body::Body;
 use mesh_core::Link;
+use mesh_core::config::TlsOrigination;
 use tower::Service;
 
 use crate::body::ResponseBody;
@@ -36,7 +37,25 @@ struct Shared {
     manager: Arc<ClusterManager>,
     /// For requests that name no authority: the target's name.
     authority: Option<Authority>,
-    plaintext_allowed: bool,
+    allowed: Allowed,
+}
+
+/// What the application allowed of what weakens the mesh's promises.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Allowed {
+    pub(crate) plaintext: bool,
+    /// Servers outside of the mesh although peers in it are pinned.
+    pub(crate) outside: bool,
+    /// Servers outside of the mesh of which nobody asks who they are.
+    pub(crate) unverified: bool,
+    /// Whether peers are pinned.
+    pinned: bool,
+}
+
+impl Allowed {
+    fn outside(self, outside: &TlsOrigination) -> bool {
+        (self.unverified || !outside.unverified) && (self.outside || !self.pinned)
+    }
 }
 
 impl Balance {
@@ -48,15 +67,18 @@ impl Balance {
     ///
     /// As [`RouteLayer::new`](crate::route::RouteLayer::new).
     pub fn new(link: &Link, target: &str) -> Self {
-        Self::with_plaintext(link, target, false)
+        Self::allowing(link, target, Allowed::default())
     }
 
-    pub(crate) fn with_plaintext(link: &Link, target: &str, plaintext_allowed: bool) -> Self {
+    pub(crate) fn allowing(link: &Link, target: &str, allowed: Allowed) -> Self {
         let name = target.strip_prefix("xds:///").unwrap_or(target);
         let shared = Shared {
             manager: ClusterManager::of(link),
             authority: Authority::try_from(name).ok(),
-            plaintext_allowed,
+            allowed: Allowed {
+                pinned: link.pins().are_set(),
+                ..allowed
+            },
         };
         Self {
             shared: Arc::new(shared),

@@ -5,29 +5,27 @@
 //! response body is dropped.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 
-/// Sends `first`, then `rest`, then the end. A body that fails resets the stream, so that the peer does not take the part
-/// for the whole.
-pub(super) async fn pump<B>(first: Vec<Frame<Bytes>>, mut rest: B, mut stream: SendStream<Bytes>)
+use crate::replay::Reader;
+use crate::request::Activity;
+
+/// Sends the body to its end. One that fails resets the stream, so that the peer does not take the part for the whole.
+pub(super) async fn pump<B>(mut body: Reader<B>, mut stream: SendStream<Bytes>, activity: Option<Arc<Activity>>)
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display + Send,
 {
-    for frame in first {
-        if send_frame(frame, &mut stream).await.is_none() {
-            return;
-        }
-    }
     loop {
         let next = tokio::select! {
             biased;
             // The peer may end its interest while the caller has nothing to send.
             _ = poll_fn(|cx| stream.poll_reset(cx)) => return,
-            next = poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)) => next,
+            next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)) => next,
         };
         let sent = match next {
             Some(Ok(frame)) => send_frame(frame, &mut stream).await,
@@ -44,6 +42,9 @@ where
         };
         if sent.is_none() {
             return;
+        }
+        if let Some(activity) = &activity {
+            activity.touch();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Opens the stream and queues what is to be sent, in the caller's task.
+//! Hands a request to its connection, in the caller's task, in the form that the connection's protocol has for it.
 
 use std::net::SocketAddr;
 
@@ -6,14 +6,17 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
 
 use super::pump::pump;
 use crate::body::Pump;
-use crate::connect::Permit;
+use crate::connect::{Exchange, Http1, Http2Permit, NotOpened, Outgoing};
 use crate::error::{Error, Kind};
 use crate::request::{Attempt, Payload};
+
+/// The most that `h2` takes at once: what a flow-control window can be (RFC 9113 6.9.1).
+const MAX_WHOLE: usize = (1 << 31) - 1;
 
 /// Where a request goes, as far as its head says so.
 pub(super) struct Destination<'a> {
@@ -29,36 +32,52 @@ pub(super) struct Sent {
     pub(super) pump: Option<Pump>,
 }
 
-/// Sends the head and the body: a whole one inline, with END_STREAM on its last frame, so that both leave in one write; a
+/// Why a request was not sent.
+pub(super) enum Unsent<B> {
+    /// Its connection is gone or going; here is the request for another.
+    Gone(Box<Request<Attempt<B>>>),
+    Failed(Error),
+}
+
+/// Sends over HTTP/2: a whole body inline, with END_STREAM on its last frame, so that head and body leave in one write; a
 /// streaming one through a task of its own, which waits for the peer's window.
-pub(super) fn send<B>(request: Request<Attempt<B>>, permit: &Permit, to: &Destination<'_>) -> Result<Sent, Error>
+pub(super) fn send_http2<B>(
+    request: Request<Attempt<B>>,
+    permit: &Http2Permit,
+    to: &Destination<'_>,
+) -> Result<Sent, Unsent<B>>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send,
 {
     let peer = to.peer;
     let (mut parts, attempt) = request.into_parts();
-    parts.uri = absolute(parts.uri, &mut parts.headers, to)?;
+    parts.uri = absolute(parts.uri, &parts.method, &mut parts.headers, to).map_err(Unsent::Failed)?;
     drop_connection_headers(&mut parts.headers);
-    parts.version = http::Version::HTTP_2;
+    parts.version = Version::HTTP_2;
     let head = Request::from_parts(parts, ());
-    let unsent = |error| Error::at(Kind::NotProcessed(error), peer);
+    if matches!(&attempt.payload, Payload::Whole(bytes) if bytes.len() > MAX_WHOLE) {
+        return Err(Unsent::Failed(invalid("its body is longer than 2 GiB in one piece")));
+    }
+    let ends = matches!(&attempt.payload, Payload::Whole(bytes) if bytes.is_empty());
+    let (response, mut stream) = match permit.open(head, ends) {
+        Ok(opened) => opened,
+        Err(NotOpened::Gone(head)) => return Err(Unsent::Gone(Box::new((*head).map(|()| attempt)))),
+        Err(NotOpened::Refused(error)) => {
+            return Err(Unsent::Failed(Error::at(Kind::NotProcessed(error.into()), peer)));
+        }
+    };
     match attempt.payload {
         Payload::Whole(bytes) => {
-            let (response, mut stream) = permit.open(head, bytes.is_empty()).map_err(unsent)?;
-            if !bytes.is_empty() {
-                stream
-                    .send_data(bytes, true)
-                    .map_err(|error| Error::from_h2(error, peer))?;
+            if !ends {
+                // An error means that the stream is over already, such as by a GOAWAY that came this moment: the answer tells
+                // what of, and whether the peer looked at the request.
+                let _ = stream.send_data(bytes, true);
             }
             Ok(Sent { response, pump: None })
         }
-        Payload::Streaming(once) => {
-            let (response, stream) = permit.open(head, false).map_err(unsent)?;
-            let (first, rest) = once
-                .take()
-                .ok_or_else(|| Error::at(Kind::InvalidRequest("its body was sent before"), peer))?;
-            let task = tokio::spawn(pump(first, rest, stream));
+        Payload::Streaming(replay) => {
+            let task = tokio::spawn(pump(replay.reader(), stream, attempt.call.time.activity));
             Ok(Sent {
                 response,
                 pump: Some(Pump::new(task.abort_handle())),
@@ -67,25 +86,66 @@ where
     }
 }
 
-/// The request's target in absolute form, as HTTP/2 wants it. A tonic client without an origin sends only a path; a client
-/// that comes from HTTP/1 names the authority in `host`.
-fn absolute(uri: Uri, headers: &mut HeaderMap, to: &Destination<'_>) -> Result<Uri, Error> {
+/// Sends over HTTP/1.1: the target in origin form and its authority in `host` (RFC 9112 3.2), the body as long as it says or
+/// in chunks.
+pub(super) fn send_http1<B>(
+    request: Request<Attempt<B>>,
+    connection: Http1,
+    to: &Destination<'_>,
+) -> Result<Exchange, Error>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    let (mut parts, attempt) = request.into_parts();
+    let mut uri = parts.uri.into_parts();
+    let authority = authority(uri.authority.take(), &parts.method, &mut parts.headers, to)?;
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("its authority is not valid"))?;
+    // Without one it is "/".
+    parts.uri = uri.path_and_query.map_or_else(Uri::default, Uri::from);
+    drop_connection_headers(&mut parts.headers);
+    // Trailers are HTTP/1.1's as well, but a client has to list `te` in `connection`, which is not ours to pass on.
+    parts.headers.remove(TE);
+    parts.headers.insert(HOST, host);
+    parts.version = Version::HTTP_11;
+    let body = match attempt.payload {
+        Payload::Whole(bytes) => Outgoing::whole(bytes),
+        Payload::Streaming(replay) => Outgoing::streaming(replay.reader()),
+    };
+    Ok(connection.send(Request::from_parts(parts, body)))
+}
+
+fn invalid(why: &'static str) -> Error {
+    Error::new(Kind::InvalidRequest(why))
+}
+
+/// The request's target in absolute form, as HTTP/2 wants it.
+fn absolute(uri: Uri, method: &Method, headers: &mut HeaderMap, to: &Destination<'_>) -> Result<Uri, Error> {
     let mut parts = uri.into_parts();
-    let host = headers.remove(HOST);
-    if parts.authority.is_none() {
-        let named = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-        parts.authority = named.or_else(|| to.authority.cloned());
-    }
-    if parts.authority.is_none() {
-        return Err(Error::new(Kind::InvalidRequest(
-            "it names no authority, and the target's name is none",
-        )));
-    }
+    parts.authority = Some(authority(parts.authority.take(), method, headers, to)?);
     parts.scheme = Some(if to.secure { Scheme::HTTPS } else { Scheme::HTTP });
     parts
         .path_and_query
         .get_or_insert_with(|| PathAndQuery::from_static("/"));
-    Uri::from_parts(parts).map_err(|_| Error::new(Kind::InvalidRequest("its URI is not valid")))
+    Uri::from_parts(parts).map_err(|_| invalid("its URI is not valid"))
+}
+
+/// Whom a request is for: `named` by its URI, by `host`, which is taken out, or by the channel. A tonic client without an
+/// origin sends only a path; a client that comes from HTTP/1 names the authority in `host`.
+fn authority(
+    named: Option<Authority>,
+    method: &Method,
+    headers: &mut HeaderMap,
+    to: &Destination<'_>,
+) -> Result<Authority, Error> {
+    if method == Method::CONNECT {
+        return Err(invalid("CONNECT asks for a tunnel, which is not carried"));
+    }
+    let host = headers.remove(HOST);
+    named
+        .or_else(|| Authority::try_from(host?.as_bytes()).ok())
+        .or_else(|| to.authority.cloned())
+        .ok_or_else(|| invalid("it names no authority, and the target's name is none"))
 }
 
 /// Takes out what belongs to an HTTP/1 connection and makes an HTTP/2 request malformed (RFC 9113 8.2.2).
@@ -128,9 +188,9 @@ mod tests {
                 authority: Some(&target),
                 secure,
             };
-            let uri = absolute(uri.parse().unwrap(), &mut headers, &to).unwrap().to_string();
+            let uri = absolute(uri.parse().unwrap(), &Method::GET, &mut headers, &to).unwrap();
             assert!(headers.is_empty());
-            uri
+            uri.to_string()
         };
         assert_eq!(check("/a?b", None, true), "https://payment/a?b");
         assert_eq!(check("/a", Some("other:1"), false), "http://other:1/a");
@@ -140,7 +200,9 @@ mod tests {
             authority: None,
             secure: true,
         };
-        assert!(absolute("/a".parse().unwrap(), &mut HeaderMap::new(), &nowhere).is_err());
+        let mut none = HeaderMap::new();
+        assert!(absolute(Uri::from_static("/a"), &Method::GET, &mut none, &nowhere).is_err());
+        assert!(absolute(Uri::from_static("third:443"), &Method::CONNECT, &mut none, &nowhere).is_err());
     }
 
     #[test]

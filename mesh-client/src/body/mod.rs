@@ -11,16 +11,20 @@ mod trailers;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
+use crate::connect::{Http1Answer, StreamError};
 use crate::error::Error;
 
-pub(crate) use deadline::Deadline;
+pub(crate) use deadline::{Deadline, Idle};
 pub(crate) use outcome::Outcome;
 pub(crate) use pump::Pump;
+use trailers::without_status;
 pub(crate) use trailers::{grpc_status, trailers};
 
 /// The answer of a call, as a stream of frames.
@@ -34,14 +38,22 @@ pub struct ResponseBody {
     deadline: Option<Deadline>,
     /// Tell failures as gRPC trailers rather than as errors.
     grpc: bool,
+    /// A gRPC status is still to come.
+    owes_status: bool,
 }
 
 #[derive(Debug)]
 struct Live {
-    frames: RecvStream,
-    data_ended: bool,
+    frames: Frames,
     outcome: Outcome,
     pump: Option<Pump>,
+}
+
+/// Where frames come from.
+#[derive(Debug)]
+pub(crate) enum Frames {
+    Http2 { stream: RecvStream, data_ended: bool },
+    Http1(Box<Http1Answer>),
 }
 
 impl ResponseBody {
@@ -50,17 +62,13 @@ impl ResponseBody {
         Self::default()
     }
 
-    pub(crate) fn new(frames: RecvStream, outcome: Outcome, pump: Option<Pump>) -> Self {
+    pub(crate) fn new(frames: Frames, outcome: Outcome, pump: Option<Pump>) -> Self {
         Self {
-            stream: Some(Live {
-                frames,
-                data_ended: false,
-                outcome,
-                pump,
-            }),
+            stream: Some(Live { frames, outcome, pump }),
             own: None,
             deadline: None,
             grpc: false,
+            owes_status: false,
         }
     }
 
@@ -71,15 +79,36 @@ impl ResponseBody {
         body
     }
 
-    pub(crate) fn bound_by(&mut self, deadline: Option<Deadline>) {
+    /// From here on the call's limits are kept here; `until` is when it is over as a whole.
+    pub(crate) fn bound_by(&mut self, deadline: Option<Deadline>, until: Option<Instant>) {
         // Nothing is left to wait for when the headers were all.
+        if self.is_end_stream() {
+            return;
+        }
+        let Some(mut deadline) = deadline else { return };
+        deadline.moved();
+        if let Some(of_try) = self.deadline.take() {
+            deadline.join(of_try, until);
+        }
+        self.deadline = Some(deadline);
+    }
+
+    /// A try may not be idle for longer, its answer included.
+    pub(crate) fn idle_at_most(&mut self, limit: Duration) {
+        let idle = Idle {
+            limit,
+            last: Instant::now(),
+            activity: None,
+            of_try: true,
+        };
         if !self.is_end_stream() {
-            self.deadline = deadline;
+            self.deadline = Some(Deadline::of_try(idle));
         }
     }
 
     pub(crate) fn tell_as_grpc(&mut self) {
         self.grpc = true;
+        self.owes_status = !self.is_end_stream();
     }
 
     /// The endpoint that answered; `None` for an answer that the mesh made itself.
@@ -89,10 +118,13 @@ impl ResponseBody {
 
     /// The answer came to its end. A gRPC call is over with it; the request of any other may go on (RFC 9113 8.1).
     fn end(&mut self) {
-        if let Some(pump) = self.stream.take().and_then(|live| live.pump)
-            && !self.grpc
-        {
-            pump.finish();
+        if let Some(Live { frames, pump, .. }) = self.stream.take() {
+            if let Some(pump) = pump
+                && !self.grpc
+            {
+                pump.finish();
+            }
+            frames.end();
         }
         self.deadline = None;
     }
@@ -112,29 +144,68 @@ impl ResponseBody {
 }
 
 impl Live {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if !self.data_ended {
-            match ready!(self.frames.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // What was handed on may be sent again by the peer. An error means that the stream is over: the next
-                    // poll tells it.
-                    let _ = self.frames.flow_control().release_capacity(data.len());
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let polled = match &mut self.frames {
+            Frames::Http2 { stream, data_ended } => {
+                ready!(poll_http2(stream, data_ended, cx)).map(|frame| frame.map_err(StreamError::from))
+            }
+            Frames::Http1(answer) => ready!(answer.poll_frame(cx)).map(|frame| frame.map_err(StreamError::from)),
+        };
+        match &polled {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.outcome.saw_trailers(trailers);
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.data_ended = true,
             }
+            None => self.outcome.ended(),
+            Some(Err(_)) => {}
         }
-        match ready!(self.frames.poll_trailers(cx)) {
-            Ok(Some(trailers)) => {
-                self.outcome.saw_trailers(&trailers);
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        Poll::Ready(polled)
+    }
+}
+
+fn poll_http2(
+    stream: &mut RecvStream,
+    data_ended: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    if !*data_ended {
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                // What was handed on may be sent again by the peer. An error means that the stream is over: the next poll
+                // tells it.
+                let _ = stream.flow_control().release_capacity(data.len());
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Ok(None) => {
-                self.outcome.ended();
-                Poll::Ready(None)
-            }
-            Err(error) => Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => *data_ended = true,
+        }
+    }
+    Poll::Ready(match ready!(stream.poll_trailers(cx)) {
+        Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+        Err(error) => Some(Err(error)),
+    })
+}
+
+impl Frames {
+    pub(crate) fn http2(stream: RecvStream) -> Self {
+        Self::Http2 {
+            stream,
+            data_ended: false,
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http2 { stream, .. } => stream.is_end_stream(),
+            Self::Http1(answer) => answer.is_end_stream(),
+        }
+    }
+
+    /// All of it was read.
+    fn end(self) {
+        if let Self::Http1(answer) = self {
+            answer.end();
         }
     }
 }
@@ -153,14 +224,24 @@ impl Body for ResponseBody {
         }
         match live.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(deadline) = &mut self.deadline {
+                    deadline.moved();
+                }
                 if frame.is_trailers() {
+                    self.owes_status = false;
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let error = Error::from_h2(error, live.outcome.peer());
+                let error = Error::broken(error, live.outcome.peer());
                 Poll::Ready(self.fail(error))
+            }
+            // A gRPC answer that just ends was cut off somewhere: its caller must not take the part for the whole.
+            Poll::Ready(None) if self.owes_status => {
+                self.owes_status = false;
+                self.end();
+                Poll::Ready(Some(Ok(Frame::trailers(without_status()))))
             }
             Poll::Ready(None) => {
                 self.end();
@@ -185,11 +266,14 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         if let Some(own) = &self.own {
-            SizeHint::with_exact(own.len() as u64)
-        } else if self.is_end_stream() {
-            SizeHint::with_exact(0)
-        } else {
-            SizeHint::default()
+            return SizeHint::with_exact(own.len() as u64);
+        }
+        match &self.stream {
+            Some(live) if !live.frames.is_end_stream() => match &live.frames {
+                Frames::Http2 { .. } => SizeHint::default(),
+                Frames::Http1(answer) => answer.size_hint(),
+            },
+            _ => SizeHint::with_exact(0),
         }
     }
 }

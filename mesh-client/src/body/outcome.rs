@@ -13,14 +13,14 @@ use mesh_core::retry::TryEnd;
 
 use super::grpc_status;
 use crate::cluster::{ClusterHandle, Host};
-use crate::connect::Permit;
+use crate::connect::Http2Permit;
 use crate::error::Error;
 
 /// The places one try holds, and what became of it.
 pub(crate) struct Outcome {
     host: Arc<Host>,
     cluster: Arc<ClusterHandle>,
-    permit: Option<Permit>,
+    permit: Option<Http2Permit>,
     verdict: Verdict,
     /// Set where the control plane asks for load reports.
     counted: Option<Counted>,
@@ -48,11 +48,11 @@ impl Outcome {
     }
 
     /// The stream counts against its connection until the try is over.
-    pub(crate) fn holds(&mut self, permit: Permit) {
-        self.permit = Some(permit);
+    pub(crate) fn holds(&mut self, permit: Http2Permit) -> &Http2Permit {
+        self.permit.insert(permit)
     }
 
-    pub(crate) fn permit(&self) -> Option<&Permit> {
+    pub(crate) fn permit(&self) -> Option<&Http2Permit> {
         self.permit.as_ref()
     }
 

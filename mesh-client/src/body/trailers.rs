@@ -22,6 +22,15 @@ pub(crate) fn trailers(error: &Error) -> HeaderMap {
     trailers
 }
 
+/// For an answer that ended without saying how: UNKNOWN, as gRPC's clients say (gRPC over HTTP/2).
+pub(crate) fn without_status() -> HeaderMap {
+    let text = "the answer ended without a status";
+    HeaderMap::from_iter([
+        (HeaderName::from_static("grpc-status"), HeaderValue::from_static("2")),
+        (HeaderName::from_static("grpc-message"), HeaderValue::from_static(text)),
+    ])
+}
+
 /// The error and its causes: a status has room for one text, and the cause is what a reader looks for.
 fn whole_message(error: &Error) -> String {
     let mut text = error.to_string();

@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesh_core::Entropy;
 use mesh_core::balance::Picker;
-use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, MutualTls, TlsMode};
-use mesh_core::identity::Pins;
+use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, TlsMode};
+use mesh_core::identity::{Credentials, Pins};
 use mesh_core::live;
 use mesh_core::report::{Loads, Tally};
 use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
 
 use super::Host;
+use super::anywhere::Anywhere;
 use super::counting::Counting;
-use crate::connect::TlsConfigs;
+use crate::connect::{Means, TlsConfigs};
 
 /// What every live thing is made with.
 #[derive(Clone, Debug)]
@@ -25,7 +26,9 @@ pub(crate) struct Parts {
     pub(crate) wall_clock: Arc<dyn TimeProvider>,
     pub(crate) tally: Tally,
     pub(crate) pins: Pins,
+    pub(crate) credentials: Credentials,
     pub(crate) loads: Loads,
+    pub(crate) means: Arc<Means>,
 }
 
 /// A live cluster, shared by every channel and every call of the process.
@@ -37,6 +40,7 @@ pub(crate) struct ClusterHandle {
     in_flight: AtomicU32,
     mirrors: AtomicU32,
     budget: Budget,
+    anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
 }
 
@@ -49,12 +53,12 @@ pub(crate) struct HostSet {
     pub(crate) picker: Picker,
     pub(crate) counting: Counting,
     /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
-    modes: Vec<Arc<MutualTls>>,
+    modes: Vec<Arc<TlsMode>>,
 }
 
 impl ClusterHandle {
     pub(crate) fn new(cluster: &Arc<Cluster>, parts: &Parts) -> Self {
-        let (writer, hosts) = live::channel(HostSet::make(Arc::clone(cluster), None, parts));
+        let (writer, hosts) = live::channel(HostSet::make(Arc::clone(cluster), None, parts).0);
         Self {
             name: cluster.name.clone(),
             hosts,
@@ -62,7 +66,12 @@ impl ClusterHandle {
             in_flight: AtomicU32::new(0),
             mirrors: AtomicU32::new(0),
             budget: Budget::default(),
-            tls_configs: Arc::new(TlsConfigs::new(Arc::clone(&parts.wall_clock)).pinned(parts.pins.clone())),
+            anywhere: Anywhere::default(),
+            tls_configs: Arc::new(
+                TlsConfigs::new(Arc::clone(&parts.wall_clock))
+                    .pinned(parts.pins.clone())
+                    .provided(parts.credentials.clone()),
+            ),
         }
     }
 
@@ -72,8 +81,19 @@ impl ClusterHandle {
         if Arc::ptr_eq(&old.cluster, cluster) || old.cluster == *cluster {
             return;
         }
-        self.writer
-            .publish(HostSet::make(Arc::clone(cluster), Some(&old), parts));
+        let (new, gone) = HostSet::make(Arc::clone(cluster), Some(&old), parts);
+        self.writer.publish(new);
+        // After the store: who still reads the old set finds them retired and reads again.
+        for host in gone {
+            host.pool().retire();
+        }
+    }
+
+    /// Takes no new call on connections that were agreed under an identity that holds no more.
+    pub(crate) fn drain_secured(&self) {
+        for host in self.hosts.load_full().hosts.iter().filter(|host| host.tls().is_some()) {
+            host.pool().drain();
+        }
     }
 
     pub(crate) fn name(&self) -> &ClusterName {
@@ -86,6 +106,11 @@ impl ClusterHandle {
 
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// The destinations that its requests said, where it goes wherever they say.
+    pub(crate) fn anywhere(&self) -> &Anywhere {
+        &self.anywhere
     }
 
     pub(crate) fn tls_configs(&self) -> &Arc<TlsConfigs> {
@@ -106,14 +131,20 @@ impl ClusterHandle {
         &self.mirrors
     }
 
+    /// Calls in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn end_call(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl HostSet {
-    fn make(cluster: Arc<Cluster>, old: Option<&Self>, parts: &Parts) -> Self {
-        let known: HashMap<SocketAddr, &Arc<Host>> = old
+    /// The set, and the hosts of the old one that are no longer wanted as they are.
+    fn make(cluster: Arc<Cluster>, old: Option<&Self>, parts: &Parts) -> (Self, Vec<Arc<Host>>) {
+        let mut known: HashMap<SocketAddr, &Arc<Host>> = old
             .iter()
             .flat_map(|old| &old.hosts)
             .map(|host| (host.address(), host))
@@ -123,9 +154,10 @@ impl HostSet {
         let hosts = callable(&cluster.endpoints)
             .map(|endpoint| {
                 let tls = modes.of(cluster.tls_for(endpoint));
-                match known.get(&endpoint.address) {
+                match known.get(&endpoint.address).copied() {
                     // Other security means other connections: what was agreed under the old rules is not carried over.
-                    Some(host) if same(host.mutual_tls(), tls.as_ref()) => {
+                    Some(host) if same(host.tls(), tls.as_ref()) => {
+                        known.remove(&endpoint.address);
                         host.reweigh(endpoint.weight.0);
                         Arc::clone(host)
                     }
@@ -133,35 +165,54 @@ impl HostSet {
                 }
             })
             .collect();
+        let gone = unwanted(known, &cluster, &modes);
         let modes = modes.used();
         let picker = Picker::new(cluster.lb, &mut parts.entropy.draw());
-        Self {
+        let set = Self {
             counting: Counting::new(&cluster, callable(&cluster.endpoints), &parts.loads),
             cluster,
             hosts,
             picker,
             modes,
+        };
+        (set, gone)
+    }
+}
+
+/// Those of `left` that no endpoint of the cluster stands for any more. One that is only not called at the moment, for its
+/// health or its priority, may finish what it does.
+fn unwanted(mut left: HashMap<SocketAddr, &Arc<Host>>, cluster: &Cluster, modes: &Modes<'_>) -> Vec<Arc<Host>> {
+    for endpoint in cluster.endpoints.iter() {
+        if left.is_empty() {
+            break;
+        }
+        let stays = left
+            .get(&endpoint.address)
+            .is_some_and(|host| same(host.tls(), modes.of(cluster.tls_for(endpoint)).as_ref()));
+        if stays {
+            left.remove(&endpoint.address);
         }
     }
+    left.into_values().cloned().collect()
 }
 
 /// The TLS modes of a cluster, each value as one `Arc`: that of the hosts there are, where they are called with it already.
 struct Modes<'a> {
     /// By the place that `Cluster::tls_for` points to.
-    places: Vec<(&'a TlsMode, Option<Arc<MutualTls>>)>,
+    places: Vec<(&'a TlsMode, Option<Arc<TlsMode>>)>,
 }
 
 impl<'a> Modes<'a> {
-    fn new(cluster: &'a Cluster, old: &[Arc<MutualTls>]) -> Self {
+    fn new(cluster: &'a Cluster, old: &[Arc<TlsMode>]) -> Self {
         let mut distinct = old.to_vec();
         let all = std::iter::once(&cluster.tls).chain(cluster.tls_matches.iter().map(|one| &one.mode));
         let places = all.map(|mode| {
-            let TlsMode::Mutual(tls) = mode else {
+            if *mode == TlsMode::Plaintext {
                 return (mode, None);
-            };
-            let known = distinct.iter().find(|known| ***known == *tls).cloned();
+            }
+            let known = distinct.iter().find(|known| ***known == *mode).cloned();
             let tls = known.unwrap_or_else(|| {
-                let new = Arc::new(tls.clone());
+                let new = Arc::new(mode.clone());
                 distinct.push(Arc::clone(&new));
                 new
             });
@@ -172,7 +223,7 @@ impl<'a> Modes<'a> {
         }
     }
 
-    fn of(&self, mode: &TlsMode) -> Option<Arc<MutualTls>> {
+    fn of(&self, mode: &TlsMode) -> Option<Arc<TlsMode>> {
         let place = self.places.iter().find(|(place, _)| std::ptr::eq(*place, mode));
         place
             .expect("a cluster's endpoints are called with modes of the cluster")
@@ -180,8 +231,8 @@ impl<'a> Modes<'a> {
             .clone()
     }
 
-    fn used(self) -> Vec<Arc<MutualTls>> {
-        let mut used: Vec<Arc<MutualTls>> = Vec::new();
+    fn used(self) -> Vec<Arc<TlsMode>> {
+        let mut used: Vec<Arc<TlsMode>> = Vec::new();
         for tls in self.places.into_iter().filter_map(|(_, tls)| tls) {
             if !used.iter().any(|known| Arc::ptr_eq(known, &tls)) {
                 used.push(tls);
@@ -191,7 +242,7 @@ impl<'a> Modes<'a> {
     }
 }
 
-fn same(a: Option<&Arc<MutualTls>>, b: Option<&Arc<MutualTls>>) -> bool {
+fn same(a: Option<&Arc<TlsMode>>, b: Option<&Arc<TlsMode>>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),
         (None, None) => true,

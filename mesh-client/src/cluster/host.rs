@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesh_core::balance::Load;
-use mesh_core::config::MutualTls;
+use mesh_core::config::TlsMode;
 use tokio::time::Instant;
 
 use super::handle::Parts;
@@ -21,19 +21,19 @@ pub(crate) struct Host {
     /// Set once a dial failed, cleared by the next success: so that a pick need not look into the pool in good times.
     failing: std::sync::atomic::AtomicBool,
     /// What its connections are made with; `None`: they are not encrypted.
-    mutual_tls: Option<Arc<MutualTls>>,
+    tls: Option<Arc<TlsMode>>,
     pool: Arc<Pool>,
 }
 
 impl Host {
-    pub(crate) fn new(address: SocketAddr, weight: u32, mutual_tls: Option<Arc<MutualTls>>, parts: &Parts) -> Self {
+    pub(crate) fn new(address: SocketAddr, weight: u32, tls: Option<Arc<TlsMode>>, parts: &Parts) -> Self {
         Self {
             address,
             weight: AtomicU32::new(weight.max(1)),
             in_flight: AtomicU32::new(0),
             failing: false.into(),
-            mutual_tls,
-            pool: Arc::new(Pool::new(address, parts.entropy.clone(), parts.tally.clone())),
+            tls,
+            pool: Arc::new(Pool::new(address, Arc::clone(&parts.means))),
         }
     }
 
@@ -41,8 +41,9 @@ impl Host {
         self.address
     }
 
-    pub(crate) fn mutual_tls(&self) -> Option<&Arc<MutualTls>> {
-        self.mutual_tls.as_ref()
+    /// What its connections are made with; never [`TlsMode::Plaintext`].
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsMode>> {
+        self.tls.as_ref()
     }
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use mesh_core::config::{ClusterName, Reason, ReasonKind, RouteTree, Snapshot};
+use mesh_core::identity::Identity;
 use mesh_core::link::{Standing, WeakLink};
 use mesh_core::report::Tally;
 use mesh_core::{Entropy, Link, live, route};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use super::handle::Parts;
 use super::{ClusterHandle, Selector, Target};
 use crate::alarm::Alarms;
-use crate::connect::{Connect, Tcp};
+use crate::connect::{Connect, Means, Tcp};
 use crate::fault::ActiveFaults;
 
 /// How long a cluster that no route names any more keeps its connections and budget: a weight that goes to 0 and back within
@@ -32,18 +33,19 @@ pub(crate) struct ClusterManager {
     snapshots: live::Reader<Snapshot>,
     identity: live::Reader<Standing>,
     parts: Parts,
-    connector: Arc<dyn Connect>,
     active_faults: ActiveFaults,
     alarms: Arc<Alarms>,
     link: WeakLink,
     state: Mutex<State>,
-    task: Mutex<Option<(live::Subscription, AbortHandle)>>,
+    task: Mutex<Option<([live::Subscription; 2], AbortHandle)>>,
 }
 
 #[derive(Default)]
 struct State {
     /// What the clusters were last reconciled with.
     snapshot: Arc<Snapshot>,
+    /// Under whose name and by whose roots connections were last made.
+    identity: Option<Identity>,
     clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
     retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
     targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
@@ -92,19 +94,28 @@ impl ClusterManager {
                 wall_clock: Arc::clone(link.wall_clock()),
                 tally: link.tally().clone(),
                 pins: link.pins().clone(),
+                credentials: link.credentials().clone(),
                 loads: link.loads().clone(),
+                means: Arc::new(Means {
+                    connector,
+                    entropy: link.entropy().clone(),
+                    tally: link.tally().clone(),
+                    wall_clock: Arc::clone(link.wall_clock()),
+                }),
             },
-            connector,
             active_faults: ActiveFaults::default(),
             alarms: Alarms::start(),
             link: link.downgrade(),
             state: Mutex::default(),
             task: Mutex::default(),
         });
-        let ring = Arc::clone(&bell);
-        let subscription = manager.snapshots.on_change(move || ring.notify_one());
+        let ring = || {
+            let bell = Arc::clone(&bell);
+            move || bell.notify_one()
+        };
+        let subscriptions = [manager.snapshots.on_change(ring()), manager.identity.on_change(ring())];
         let task = tokio::spawn(run(Arc::downgrade(&manager), bell)).abort_handle();
-        *manager.task.lock().unwrap_or_else(PoisonError::into_inner) = Some((subscription, task));
+        *manager.task.lock().unwrap_or_else(PoisonError::into_inner) = Some((subscriptions, task));
         manager
     }
 
@@ -114,6 +125,10 @@ impl ClusterManager {
 
     pub(crate) fn entropy(&self) -> &Entropy {
         &self.parts.entropy
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     pub(crate) fn tally(&self) -> &Tally {
@@ -127,10 +142,6 @@ impl ClusterManager {
 
     pub(crate) fn alarms(&self) -> &Arc<Alarms> {
         &self.alarms
-    }
-
-    pub(crate) fn connector(&self) -> &Arc<dyn Connect> {
-        &self.connector
     }
 
     /// The selector cell of a target, filled from the newest snapshot. It is kept up to date while somebody holds it.
@@ -151,6 +162,7 @@ impl ClusterManager {
     /// Brings clusters and selectors up to the newest snapshot.
     pub(crate) fn reconcile(&self) {
         let mut state = self.lock();
+        state.reconcile_identity(&self.identity.load());
         let snapshot = self.snapshots.load_full();
         state.reconcile_clusters(&snapshot, &self.parts);
         let State { clusters, targets, .. } = &mut *state;
@@ -178,6 +190,19 @@ impl ClusterManager {
 }
 
 impl State {
+    /// Connections outlive the renewal of an identity, up to the end of their certificates. They do not outlive another name
+    /// or other roots: what a peer proved under those says nothing under these.
+    fn reconcile_identity(&mut self, standing: &Standing) {
+        let Ok(now) = standing else { return };
+        let before = self.identity.replace(now.clone());
+        if before.is_some_and(|before| !now.is_renewal_of(&before)) {
+            let retired = self.retired.values().map(|(handle, _)| handle);
+            for handle in self.clusters.values().chain(retired) {
+                handle.drain_secured();
+            }
+        }
+    }
+
     fn reconcile_clusters(&mut self, snapshot: &Arc<Snapshot>, parts: &Parts) {
         let before = std::mem::replace(&mut self.snapshot, Arc::clone(snapshot));
         for name in snapshot.clusters().removed_since(before.clusters()) {

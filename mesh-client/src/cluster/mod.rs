@@ -1,6 +1,7 @@
 //! The live side of the configuration: hosts with connections and counters, clusters with budgets, and the manager that
 //! reconciles them with each snapshot.
 
+mod anywhere;
 mod counting;
 mod handle;
 mod host;
@@ -10,6 +11,7 @@ mod selector;
 use mesh_core::config::ReasonKind;
 use mesh_core::link::Standing;
 
+pub(crate) use anywhere::Wish;
 pub(crate) use handle::{ClusterHandle, HostSet};
 pub(crate) use host::Host;
 pub use manager::AlreadyRunning;

@@ -1,30 +1,35 @@
-//! From an address to a live HTTP/2 connection: TCP, mutual TLS with the peer's identity checked, HTTP/2 preface.
+//! From an address to a live connection: TCP, mutual TLS with the peer's identity checked, HTTP/2's preface or HTTP/1.1.
 //!
 //! The destination of a call is chosen innermost, so the connector stands inside the stack and takes an address. It is
 //! injected once per [`Link`](mesh_core::Link), since all channels of a process share their connections; everything above TCP
 //! is the mesh's own and is not replaceable.
 
 mod coalesce;
+mod dial;
+mod error;
+mod http1;
 mod http2;
+mod material;
 mod pool;
 mod tcp;
+mod terms;
 mod tls;
+mod watched;
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
 
-use mesh_core::config::{MutualTls, Reason};
-use mesh_core::identity::Identity;
-use mesh_core::identity::verify::Refusal;
+use mesh_core::config::Connections;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use http2::{Connection, Permit};
-pub(crate) use pool::Pool;
+pub(crate) use dial::{Plan, Security};
+pub use error::ConnectError;
+pub(crate) use error::{ConnectKind, StreamError};
+pub(crate) use http1::{Answer as Http1Answer, Exchange, Http1, Outgoing};
+pub(crate) use http2::{Mark, NotOpened, Permit as Http2Permit};
+pub(crate) use pool::{Means, Permit, Pool};
 pub use tcp::Tcp;
 pub(crate) use tls::TlsConfigs;
 
@@ -36,12 +41,28 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 /// What [`Connect::connect`] returns.
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 
+/// What [`Connect::resolve`] returns.
+pub type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
 /// Opens byte streams. The default is [`Tcp`]; a simulator, a proxy or a test brings its own.
 ///
 /// The future is dropped when the cluster's connect timeout runs out.
 pub trait Connect: Send + Sync + 'static {
     /// Connects to `address`.
     fn connect(&self, address: SocketAddr) -> Connecting;
+
+    /// Connects to `address` as `settings` ask. They are about HTTP, but for TCP's keep-alive, which a connector that does not
+    /// open TCP connections may pass over: this one does unless it says otherwise.
+    fn connect_with(&self, address: SocketAddr, _settings: &Connections) -> Connecting {
+        self.connect(address)
+    }
+
+    /// The addresses of a name that no configuration knows, best first: by the system's resolver unless this says otherwise.
+    /// The names of clusters are resolved by whoever configures them.
+    fn resolve(&self, host: &str, port: u16) -> Resolving {
+        let host = host.to_owned();
+        Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect()) })
+    }
 }
 
 impl<F> Connect for F
@@ -52,104 +73,3 @@ where
         self(address)
     }
 }
-
-/// How a connection is secured.
-#[derive(Clone)]
-pub(crate) enum Security {
-    Plaintext,
-    Mutual {
-        identity: Identity,
-        tls: Arc<MutualTls>,
-        configs: Arc<TlsConfigs>,
-    },
-}
-
-/// Makes a connection, within `timeout` for all of it.
-pub(crate) async fn dial(
-    connector: &dyn Connect,
-    address: SocketAddr,
-    security: Security,
-    timeout: Duration,
-) -> Result<Arc<Connection>, ConnectError> {
-    let whole = async {
-        let io = connector.connect(address).await.map_err(ConnectError::tcp)?;
-        match security {
-            Security::Plaintext => http2::handshake(io).await,
-            Security::Mutual { identity, tls, configs } => {
-                let io = tls::handshake(io, address, &identity, &tls, &configs).await?;
-                http2::handshake(io).await
-            }
-        }
-    };
-    match tokio::time::timeout(timeout, whole).await {
-        Ok(result) => result,
-        Err(_elapsed) => Err(ConnectError::new(ConnectKind::Timeout(timeout))),
-    }
-}
-
-/// Why no connection could be made. Cheap to clone: all calls that waited for one attempt get the same.
-#[derive(Clone, Debug)]
-pub struct ConnectError {
-    kind: Arc<ConnectKind>,
-}
-
-#[derive(Debug)]
-pub(crate) enum ConnectKind {
-    Tcp(io::Error),
-    Tls(io::Error),
-    PeerRefused(Refusal),
-    Config(mesh_core::identity::tls::TlsError),
-    Alpn,
-    Http2(h2::Error),
-    Timeout(Duration),
-    NoIdentity(Reason),
-}
-
-impl ConnectError {
-    pub(crate) fn new(kind: ConnectKind) -> Self {
-        Self { kind: Arc::new(kind) }
-    }
-
-    fn tcp(error: io::Error) -> Self {
-        Self::new(ConnectKind::Tcp(error))
-    }
-
-    /// Why the peer's certificate was refused, if that is what happened.
-    pub fn refusal(&self) -> Option<&Refusal> {
-        match &*self.kind {
-            ConnectKind::PeerRefused(refusal) => Some(refusal),
-            _ => None,
-        }
-    }
-
-    /// A stable word for the kind of failure, fit for a metric label.
-    pub fn as_str(&self) -> &'static str {
-        match &*self.kind {
-            ConnectKind::Tcp(_) => "tcp",
-            ConnectKind::Tls(_) => "tls",
-            ConnectKind::PeerRefused(refusal) => refusal.as_str(),
-            ConnectKind::Config(_) => "tls_config",
-            ConnectKind::Alpn => "alpn",
-            ConnectKind::Http2(_) => "http2",
-            ConnectKind::Timeout(_) => "timeout",
-            ConnectKind::NoIdentity(_) => "no_identity",
-        }
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.kind {
-            ConnectKind::Tcp(error) => write!(f, "TCP connect: {error}"),
-            ConnectKind::Tls(error) => write!(f, "TLS handshake: {error}"),
-            ConnectKind::PeerRefused(refusal) => write!(f, "the peer's certificate was refused: {refusal}"),
-            ConnectKind::Config(error) => write!(f, "TLS configuration: {error}"),
-            ConnectKind::Alpn => f.write_str("the peer did not agree to HTTP/2 (ALPN h2)"),
-            ConnectKind::Http2(error) => write!(f, "HTTP/2 preface: {error}"),
-            ConnectKind::Timeout(limit) => write!(f, "not connected within {limit:?}"),
-            ConnectKind::NoIdentity(reason) => write!(f, "mutual TLS needs an identity: {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {}

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use http::Response;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::body::{Deadline, ResponseBody};
 use crate::error::Error;
@@ -17,14 +18,32 @@ pin_project! {
     #[derive(Debug)]
     pub struct DeadlineFuture<F> {
         #[pin]
-        inner: F,
+        inner: Option<F>,
         deadline: Option<Deadline>,
+        // When the call is over as a whole.
+        until: Option<Instant>,
+        late: Option<Error>,
     }
 }
 
 impl<F> DeadlineFuture<F> {
-    pub(super) fn new(inner: F, deadline: Option<Deadline>) -> Self {
-        Self { inner, deadline }
+    pub(super) fn new(inner: F, deadline: Option<Deadline>, until: Option<Instant>) -> Self {
+        Self {
+            inner: Some(inner),
+            deadline,
+            until,
+            late: None,
+        }
+    }
+
+    /// Of a call that is not begun.
+    pub(super) fn late(error: Error) -> Self {
+        Self {
+            inner: None,
+            deadline: None,
+            until: None,
+            late: Some(error),
+        }
     }
 }
 
@@ -36,9 +55,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Poll::Ready(result) = this.inner.poll(cx) {
+        let Some(inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(Err(this.late.take().expect("polled after it was done")));
+        };
+        if let Poll::Ready(result) = inner.poll(cx) {
             return Poll::Ready(result.map(|mut response| {
-                response.body_mut().bound_by(this.deadline.take());
+                response.body_mut().bound_by(this.deadline.take(), *this.until);
                 response
             }));
         }

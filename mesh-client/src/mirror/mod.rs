@@ -142,11 +142,8 @@ impl Shared {
         let place = Place::take(cluster).ok_or("over_limit")?;
         let mut copy = Request::new(Attempt::first(
             Payload::Whole(body),
-            Call {
-                route: Arc::clone(&attempt.call.route),
-                cluster: Arc::clone(cluster),
-                extras: None,
-            },
+            Call::new(Arc::clone(&attempt.call.route), Arc::clone(cluster), None),
+            None,
         ));
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();

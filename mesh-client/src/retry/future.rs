@@ -1,33 +1,38 @@
 //! The future of the retry room.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
-use mesh_core::Entropy;
-use mesh_core::retry::{RetryState, TryEnd, Verdict};
+use mesh_core::retry::RetryState;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower::Service;
 
+use super::Shared;
 use super::head::Head;
+use super::kept::{Kept, Place};
 use super::peek::peek;
-use crate::body::{ResponseBody, grpc_status};
+use super::race::Race;
+use crate::body::ResponseBody;
 use crate::error::{Error, Kind};
-use crate::request::{Attempt, Call, Payload, Routed, Tried};
+use crate::request::{Attempt, Payload, Routed, Tried};
 
 pin_project! {
-    /// Resolves to the answer of the last try.
+    /// Resolves to the answer of the last try, or of the first that is good enough where tries race.
     ///
-    /// Dropping it cancels the try that runs and begins no other.
+    /// Dropping it cancels the tries that run and begins no other.
     pub struct RetryFuture<S: Service<Request<Attempt<B>>>, B> {
         inner: S,
         kept: Option<Kept<B>>,
-        entropy: Entropy,
+        // Of the try that runs or waits, if it is not the first.
+        place: Option<Place>,
+        shared: Arc<Shared>,
         #[pin]
         state: State<S::Future>,
     }
@@ -38,18 +43,10 @@ pin_project! {
     enum State<F> {
         Failed { error: Option<Error> },
         Trying { #[pin] future: F },
-        // Off the common path, so in a box.
+        // Off the common path, so in boxes.
         Pausing { sleep: Pin<Box<Sleep>> },
+        Racing { race: Box<Race<F>> },
     }
-}
-
-/// What another try would need.
-struct Kept<B> {
-    head: Head,
-    payload: Payload<B>,
-    call: Call,
-    retries: RetryState,
-    tried: Tried,
 }
 
 impl<S, B> RetryFuture<S, B>
@@ -58,18 +55,17 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     /// Makes the first try at once: its request never moves into this future, which every room above has to move.
-    pub(super) fn begin(mut inner: S, request: Request<Routed<B>>, entropy: Entropy) -> Self {
+    pub(super) fn begin(mut inner: S, request: Request<Routed<B>>, shared: Arc<Shared>) -> Self {
         let mut kept = None;
         let state = match first_attempt(request, &mut kept) {
-            Ok(attempt) => State::Trying {
-                future: inner.call(attempt),
-            },
+            Ok(attempt) => running(inner.call(attempt), kept.as_ref()),
             Err(error) => State::Failed { error: Some(error) },
         };
         Self {
             inner,
             kept,
-            entropy,
+            place: None,
+            shared,
             state,
         }
     }
@@ -90,12 +86,15 @@ where
                     return Poll::Ready(Err(error.take().expect("polled after it was done")));
                 }
                 StateProjection::Trying { future } => {
-                    let result = ready!(future.poll(cx));
+                    let answer = ready!(future.poll(cx));
+                    // What the last retry held is given back before another is asked for (Envoy).
+                    *this.place = None;
                     let kept = this.kept.as_mut().expect("kept since the first try");
-                    match kept.judge(&result, this.entropy) {
-                        Verdict::GiveUp => return Poll::Ready(result),
-                        Verdict::After(pause) => {
-                            let sleep = Box::pin(tokio::time::sleep(pause));
+                    match kept.judge(answer, this.shared) {
+                        ControlFlow::Break(answer) => return Poll::Ready(answer),
+                        ControlFlow::Continue(place) => {
+                            let sleep = Box::pin(tokio::time::sleep(place.pause()));
+                            *this.place = Some(place);
                             this.state.set(State::Pausing { sleep });
                             continue;
                         }
@@ -103,12 +102,30 @@ where
                 }
                 StateProjection::Pausing { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
+                    if let Some(place) = this.place {
+                        place.begin();
+                    }
                     this.kept.as_ref().expect("kept since the first try").again()
+                }
+                StateProjection::Racing { race } => {
+                    let kept = this.kept.as_mut().expect("kept since the first try");
+                    return race.poll(cx, this.inner, kept, this.shared);
                 }
             };
             let future = this.inner.call(attempt);
-            this.state.set(State::Trying { future });
+            this.state.set(running(future, this.kept.as_ref()));
         }
+    }
+}
+
+/// A try that was begun: alone, or the first of a race.
+fn running<F, B>(future: F, kept: Option<&Kept<B>>) -> State<F> {
+    let hedged = kept.filter(|kept| kept.hedged);
+    match hedged.and_then(|kept| kept.call.rules().per_try_timeout()) {
+        None => State::Trying { future },
+        Some(slow) => State::Racing {
+            race: Box::new(Race::begin(future, slow)),
+        },
     }
 }
 
@@ -120,82 +137,23 @@ where
     let head = Head::of(&request);
     let (parts, routed) = request.into_parts();
     let (body, call) = routed.into_parts();
-    let payload = peek(body).ok_or_else(|| Error::new(Kind::InvalidRequest("its body failed")))?;
+    let policy = &call.route.retry;
+    let payload =
+        peek(body, policy.replay_limit()).ok_or_else(|| Error::new(Kind::InvalidRequest("its body failed")))?;
     call.cluster.budget().deposit();
+    let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
+    let hedged = hedges && matches!(payload, Payload::Whole(_));
+    let limit = call.try_limit().filter(|_| !hedged);
+    let retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
     *kept = Some(Kept {
         head,
         payload: payload.clone(),
         call: call.clone(),
-        retries: RetryState::default(),
+        retries,
         tried: Tried::new(),
+        hedged,
     });
-    Ok(Request::from_parts(parts, Attempt::first(payload, call)))
-}
-
-impl<B> Kept<B> {
-    fn judge(&mut self, result: &Result<Response<ResponseBody>, Error>, entropy: &Entropy) -> Verdict {
-        let (end, peer) = match result {
-            Ok(response) => (Some(answered(response)), response.body().peer()),
-            Err(error) => (error.try_end(), error.peer()),
-        };
-        let Some(end) = end.filter(|_| self.can_be_sent_again()) else {
-            return Verdict::GiveUp;
-        };
-        if is_good(end) {
-            return Verdict::GiveUp;
-        }
-        let budget = self.call.cluster.budget();
-        let verdict = self.retries.judge(
-            &self.call.route.retry,
-            self.head.method(),
-            end,
-            budget,
-            &mut entropy.draw(),
-        );
-        if verdict != Verdict::GiveUp {
-            self.note_tried(peer);
-        }
-        verdict
-    }
-
-    fn can_be_sent_again(&self) -> bool {
-        match &self.payload {
-            Payload::Whole(_) => true,
-            Payload::Streaming(once) => once.is_untouched(),
-        }
-    }
-
-    fn note_tried(&mut self, peer: Option<SocketAddr>) {
-        self.tried.extend(peer.filter(|peer| !self.tried.contains(peer)));
-    }
-
-    fn again(&self) -> Request<Attempt<B>> {
-        let attempt = Attempt {
-            payload: self.payload.clone(),
-            call: self.call.clone(),
-            number: self.retries.retried() + 1,
-            tried: self.tried.clone(),
-        };
-        let mut request = self.head.rebuild(attempt);
-        // gRFC A6: how often this call was tried before.
-        let previous = HeaderValue::from(self.retries.retried());
-        request
-            .headers_mut()
-            .insert(HeaderName::from_static("grpc-previous-rpc-attempts"), previous);
-        request
-    }
-}
-
-fn answered(response: &Response<ResponseBody>) -> TryEnd {
-    TryEnd::Answered {
-        status: response.status(),
-        grpc: grpc_status(response.headers()),
-    }
-}
-
-/// The common end, decided without a look at policy or budget.
-fn is_good(end: TryEnd) -> bool {
-    matches!(end, TryEnd::Answered { status, grpc: None | Some(0) } if status.is_success())
+    Ok(Request::from_parts(parts, Attempt::first(payload, call, limit)))
 }
 
 impl<S: Service<Request<Attempt<B>>>, B> std::fmt::Debug for RetryFuture<S, B> {

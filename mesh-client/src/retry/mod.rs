@@ -1,22 +1,27 @@
 //! The room that tries again.
 //!
 //! Ours rather than tower's, which clones request and service for every call. Here a body is first polled without waiting: a
-//! unary call's body is whole then and can be replayed for nothing; a streaming one is sent at most once. The head is kept
-//! aside as a flat list and rebuilt into a map only when another try is due.
+//! unary call's body is whole then and can be replayed for nothing; a streaming one is kept while it is sent, up to a limit. The
+//! head is kept aside as a flat list and rebuilt into a map only when another try is due.
 //!
 //! Nothing is retried after an answer was committed to: the caller gets the first response whose headers the policy does not
-//! name (gRFC A6). Whether it may be retried at all is [`mesh_core::retry`]'s to say.
+//! name (gRFC A6). Whether it may be retried at all is [`mesh_core::retry`]'s to say. What comes of that for every method and
+//! every failure is in `RETRIES.md` beside this crate's manifest, which a test writes.
 
 mod future;
 mod head;
+mod kept;
 mod peek;
+mod race;
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use mesh_core::{Entropy, Link};
+use rustls::time_provider::TimeProvider;
 use tower::{Layer, Service};
 
 use crate::body::ResponseBody;
@@ -28,14 +33,26 @@ pub use future::RetryFuture;
 /// Makes [`RetryService`]s.
 #[derive(Clone, Debug)]
 pub struct RetryLayer {
+    shared: Arc<Shared>,
+}
+
+/// What decisions need of the world.
+#[derive(Debug)]
+struct Shared {
     entropy: Entropy,
+    clock: Arc<dyn TimeProvider>,
 }
 
 impl RetryLayer {
-    /// Draws its jitter from `link`'s entropy.
+    /// Draws its jitter from `link`'s entropy, and reads `link`'s wall clock for answers that say when to come again by the
+    /// calendar.
     pub fn new(link: &Link) -> Self {
-        Self {
+        let shared = Shared {
             entropy: link.entropy().clone(),
+            clock: Arc::clone(link.wall_clock()),
+        };
+        Self {
+            shared: Arc::new(shared),
         }
     }
 }
@@ -46,7 +63,7 @@ impl<S> Layer<S> for RetryLayer {
     fn layer(&self, inner: S) -> RetryService<S> {
         RetryService {
             inner,
-            entropy: self.entropy.clone(),
+            shared: Arc::clone(&self.shared),
         }
     }
 }
@@ -55,7 +72,7 @@ impl<S> Layer<S> for RetryLayer {
 #[derive(Clone, Debug)]
 pub struct RetryService<S> {
     inner: S,
-    entropy: Entropy,
+    shared: Arc<Shared>,
 }
 
 impl<S, B> Service<Request<Routed<B>>> for RetryService<S>
@@ -74,6 +91,6 @@ where
     fn call(&mut self, request: Request<Routed<B>>) -> RetryFuture<S, B> {
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
-        RetryFuture::begin(ready, request, self.entropy.clone())
+        RetryFuture::begin(ready, request, Arc::clone(&self.shared))
     }
 }

@@ -7,12 +7,13 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use crate::request::{OnceBody, Payload};
+use crate::replay::Replay;
+use crate::request::Payload;
 
 /// Looks at what the body has ready: at most one frame and the end behind it.
 ///
-/// `None` when the caller's body failed: nothing was sent then.
-pub(super) fn peek<B>(mut body: B) -> Option<Payload<B>>
+/// At most `limit` bytes of one that streams are kept. `None` when the caller's body failed: nothing was sent then.
+pub(super) fn peek<B>(mut body: B, limit: u64) -> Option<Payload<B>>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -25,11 +26,11 @@ where
         Poll::Ready(None) => return Some(Payload::Whole(Bytes::new())),
         Poll::Ready(Some(Ok(frame))) => frame,
         Poll::Ready(Some(Err(_))) => return None,
-        Poll::Pending => return Some(streaming(None, body)),
+        Poll::Pending => return Some(streaming(vec![], body, limit)),
     };
     let data = match first.into_data() {
         Ok(data) => data,
-        Err(trailers) => return Some(streaming(Some(trailers), body)),
+        Err(trailers) => return Some(streaming(vec![trailers], body, limit)),
     };
     if body.is_end_stream() {
         return Some(Payload::Whole(data));
@@ -38,14 +39,11 @@ where
     match Pin::new(&mut body).poll_frame(cx) {
         Poll::Ready(None) => Some(Payload::Whole(data)),
         Poll::Ready(Some(Err(_))) => None,
-        Poll::Ready(Some(Ok(second))) => {
-            let rest = Payload::Streaming(Arc::new(OnceBody::new(vec![Frame::data(data), second], body)));
-            Some(rest)
-        }
-        Poll::Pending => Some(streaming(Some(Frame::data(data)), body)),
+        Poll::Ready(Some(Ok(second))) => Some(streaming(vec![Frame::data(data), second], body, limit)),
+        Poll::Pending => Some(streaming(vec![Frame::data(data)], body, limit)),
     }
 }
 
-fn streaming<B>(first: Option<Frame<Bytes>>, rest: B) -> Payload<B> {
-    Payload::Streaming(Arc::new(OnceBody::new(first.into_iter().collect(), rest)))
+fn streaming<B>(first: Vec<Frame<Bytes>>, rest: B, limit: u64) -> Payload<B> {
+    Payload::Streaming(Arc::new(Replay::new(first, rest, limit)))
 }

@@ -167,11 +167,7 @@ fn select(selector: &Selector, head: &RequestHead<'_>, entropy: &Entropy) -> Dec
     };
     let share = &leads.shares[route::choose(split, &mut draw)];
     match &share.cluster {
-        Ok(cluster) => Decision::Go(Call {
-            route: Arc::clone(route),
-            cluster: Arc::clone(cluster),
-            extras: share.extras.clone(),
-        }),
+        Ok(cluster) => Decision::Go(Call::new(Arc::clone(route), Arc::clone(cluster), share.extras.clone())),
         Err(reason) => Decision::Fail(Error::new(Kind::Unavailable(reason.clone()))),
     }
 }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -29,15 +30,51 @@ pub(super) type Handler = Arc<dyn Fn(Request<RecvStream>, SendResponse<Bytes>) -
 #[derive(Clone, Default)]
 pub(super) struct Net {
     servers: Arc<Mutex<HashMap<SocketAddr, Server>>>,
+    dial_time: Arc<Mutex<Duration>>,
     dials: Arc<AtomicUsize>,
     frozen: Arc<AtomicBool>,
+    open: Arc<Mutex<HashMap<SocketAddr, usize>>>,
+    tasks: Arc<Mutex<Vec<Task>>>,
 }
+
+/// What serves a connection, and at which address.
+type Task = (SocketAddr, tokio::task::JoinHandle<()>);
+
+/// Counts an open connection, seen from the server, for as long as it is.
+struct Open {
+    net: Net,
+    address: SocketAddr,
+}
+
+impl Open {
+    fn new(net: &Net, address: SocketAddr) -> Self {
+        *net.open.lock().unwrap().entry(address).or_default() += 1;
+        Self {
+            net: net.clone(),
+            address,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        *self.net.open.lock().unwrap().get_mut(&self.address).unwrap() -= 1;
+    }
+}
+
+/// Speaks for itself over a byte stream, TLS taken off.
+pub(super) type Raw = Arc<dyn Fn(Box<dyn Io>) -> Handled + Send + Sync>;
 
 #[derive(Clone)]
 struct Server {
-    handler: Handler,
-    settings: h2::server::Builder,
+    speaks: Speaks,
     tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+#[derive(Clone)]
+enum Speaks {
+    Http2(Handler, h2::server::Builder),
+    Raw(Raw),
 }
 
 pub(super) fn address(n: u8) -> SocketAddr {
@@ -65,10 +102,26 @@ impl Net {
         F: Future<Output = ()> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request, respond| Box::pin(handler(request, respond)));
-        self.servers
-            .lock()
-            .unwrap()
-            .insert(address(n), Server { handler, settings, tls });
+        let speaks = Speaks::Http2(handler, settings);
+        self.servers.lock().unwrap().insert(address(n), Server { speaks, tls });
+    }
+
+    /// Server `n` says and does what `speaks` does with each connection.
+    pub(super) fn serve_raw<F>(
+        &self,
+        n: u8,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        speaks: impl Fn(Box<dyn Io>) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let speaks = Speaks::Raw(Arc::new(move |io| Box::pin(speaks(io))));
+        self.servers.lock().unwrap().insert(address(n), Server { speaks, tls });
+    }
+
+    /// How long a connection takes to be made.
+    pub(super) fn dials_take(&self, time: Duration) {
+        *self.dial_time.lock().unwrap() = time;
     }
 
     /// While it is frozen, nothing passes over the connections that there are, in either direction, and none of them ends.
@@ -80,28 +133,58 @@ impl Net {
         self.dials.load(Ordering::Relaxed)
     }
 
+    /// Ends server `n` with all its connections.
+    pub(super) async fn stop(&self, n: u8) {
+        self.servers.lock().unwrap().remove(&address(n));
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
+        for (at, task) in tasks {
+            if at == address(n) {
+                task.abort();
+                let _ = task.await;
+            }
+        }
+    }
+
+    /// How many connections server `n` has open.
+    pub(super) fn open(&self, n: u8) -> usize {
+        self.open.lock().unwrap().get(&address(n)).copied().unwrap_or_default()
+    }
+
     /// A fresh membership whose connections go to these servers.
     pub(super) fn link(&self) -> (link::Source, Link) {
+        self.link_with(link::Parts::default())
+    }
+
+    pub(super) fn link_with(&self, parts: link::Parts) -> (link::Source, Link) {
         let parts = link::Parts {
             entropy: Entropy::seeded(42),
-            ..link::Parts::default()
+            ..parts
         };
         let (source, link) = Link::new(parts);
         let net = self.clone();
         use_connector(&link, move |address| -> Connecting {
             let net = net.clone();
-            Box::pin(async move { net.connect(address) })
+            let time = *net.dial_time.lock().unwrap();
+            Box::pin(async move {
+                tokio::time::sleep(time).await;
+                net.connect(address)
+            })
         })
         .unwrap();
         (source, link)
     }
 
-    fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Io>> {
+    pub(super) fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Io>> {
         self.dials.fetch_add(1, Ordering::Relaxed);
         let server = self.servers.lock().unwrap().get(&address).cloned();
         let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         let (near, far) = tokio::io::duplex(64 * 1024);
-        tokio::spawn(server.run(far));
+        let open = Open::new(self, address);
+        let task = tokio::spawn(async move {
+            server.run(far).await;
+            drop(open);
+        });
+        self.tasks.lock().unwrap().push((address, task));
         Ok(Box::new(Freezable {
             inner: near,
             frozen: Arc::clone(&self.frozen),
@@ -155,14 +238,18 @@ impl Server {
     }
 
     async fn accept(self, io: impl Io) {
-        let Ok(mut connection) = self.settings.handshake::<_, Bytes>(io).await else {
+        let (handler, settings) = match self.speaks {
+            Speaks::Http2(handler, settings) => (handler, settings),
+            Speaks::Raw(speaks) => return speaks(Box::new(io)).await,
+        };
+        let Ok(mut connection) = settings.handshake::<_, Bytes>(io).await else {
             return;
         };
         while let Some(Ok((request, respond))) = connection.accept().await {
             if request.headers().contains_key("x-go-away") {
                 connection.graceful_shutdown();
             }
-            tokio::spawn((self.handler)(request, respond));
+            tokio::spawn(handler(request, respond));
         }
     }
 }

@@ -35,19 +35,45 @@ pub(super) fn administers(root_namespace: &str, reader: &Reader) -> Result<(), R
     }
 }
 
-/// The namespace of the caller's certificate. What the caller claims of itself must not contradict it.
+/// The namespace of the caller's certificate. What the caller claims of itself must not contradict it: by the metadata that
+/// Istio's agents write, and by an id of Istio's form. An id of another form claims nothing, and nothing is taken from it.
 fn authenticated_namespace(caller: &Caller) -> Result<&str, Refusal> {
     let identity = caller.peer.identity.as_ref();
     let identity = identity.ok_or_else(|| Refusal::new("show the certificate of a workload"))?;
     let (namespace, account) = namespace_and_account(identity)
         .ok_or_else(|| Refusal::new("the certificate does not name a namespace and a service account"))?;
-    let contradicts = |key, known: &str| caller.node.metadata_text(key).is_some_and(|claimed| claimed != known);
-    if contradicts("NAMESPACE", namespace) || contradicts("SERVICE_ACCOUNT", account) {
-        return Err(Refusal::new(
-            "the node claims to be somebody else than its certificate names",
-        ));
+    // What is there and is no text is no claim that could be true.
+    let contradicts = |key: &str, known: &str| {
+        let claimed = caller.node.metadata.get(key);
+        claimed.is_some_and(|claimed| claimed.as_str() != Some(known))
+    };
+    let refused = |what: String| {
+        Refusal::new(format!(
+            "the node claims to be somebody else than its certificate names: {what}"
+        ))
+    };
+    for (key, known) in [("NAMESPACE", namespace), ("SERVICE_ACCOUNT", account)] {
+        if contradicts(key, known) {
+            return Err(refused(format!("node.metadata.{key}")));
+        }
     }
-    Ok(namespace)
+    match namespaces_of_id(&caller.node.id)
+        .iter()
+        .all(|claimed| *claimed == namespace)
+    {
+        true => Ok(namespace),
+        false => Err(refused("node.id".into())),
+    }
+}
+
+/// The namespaces that an id of Istio's form claims, `sidecar~10.0.0.1~pod.shop~shop.svc.cluster.local`: after the last dot of
+/// the workload, and before the first of the domain. Whichever is there counts.
+fn namespaces_of_id(id: &str) -> Vec<&str> {
+    let mut parts = id.split('~').skip(2);
+    let workload = parts.next().and_then(|workload| workload.rsplit_once('.'));
+    let domain = parts.next().and_then(|domain| domain.split('.').next());
+    let claimed = workload.map(|(_, namespace)| namespace).into_iter().chain(domain);
+    claimed.filter(|namespace| !namespace.is_empty()).collect()
 }
 
 /// The parts of `/ns/NAMESPACE/sa/ACCOUNT` (Istio's form of a SPIFFE id).
@@ -68,9 +94,51 @@ fn claimed_namespace(caller: &Caller) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_xds::Node;
     use mesh_xds::server::Peer;
 
     use super::*;
+
+    #[test]
+    fn whoever_claims_to_be_somebody_else_than_the_certificate_names_is_refused() {
+        // The certificate is of checkout in shop.
+        let table = [
+            (r#"{}"#, true),
+            (r#"{"id": "anything"}"#, true),
+            (r#"{"id": "sidecar~10.0.0.1~pod-0.shop~shop.svc.cluster.local"}"#, true),
+            (r#"{"id": "sidecar~10.0.0.1~~"}"#, true),
+            (r#"{"id": "sidecar~10.0.0.1~pod.other~other.svc.cluster.local"}"#, false),
+            (r#"{"id": "sidecar~10.0.0.1~pod.shop~other.svc.cluster.local"}"#, false),
+            (r#"{"id": "sidecar~10.0.0.1~pod.other~shop.svc.cluster.local"}"#, false),
+            (
+                r#"{"id": "sidecar~10.0.0.1~pod.shop.other~shop.svc.cluster.local"}"#,
+                false,
+            ),
+            (r#"{"id": "router~~x.other"}"#, false),
+            (
+                r#"{"metadata": {"NAMESPACE": "shop", "SERVICE_ACCOUNT": "checkout"}}"#,
+                true,
+            ),
+            (r#"{"metadata": {"NAMESPACE": "other"}}"#, false),
+            (r#"{"metadata": {"SERVICE_ACCOUNT": "payment"}}"#, false),
+            (r#"{"metadata": {"NAMESPACE": ""}}"#, false),
+            (r#"{"metadata": {"NAMESPACE": ["shop"]}}"#, false),
+            (r#"{"metadata": {"NAMESPACE": null}}"#, false),
+            (r#"{"metadata": {"SERVICE_ACCOUNT": {"name": "checkout"}}}"#, false),
+            (r#"{"metadata": {"SERVICE_ACCOUNT": 1}}"#, false),
+        ];
+        for (node, is_served) in table {
+            let caller = Caller {
+                node: Arc::new(serde_json::from_str::<Node>(node).unwrap()),
+                peer: Peer {
+                    identity: Some(SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/checkout").unwrap()),
+                    address: None,
+                },
+            };
+            let told = authenticated_namespace(&caller);
+            assert_eq!(told.is_ok(), is_served, "{node}: {told:?}");
+        }
+    }
 
     #[test]
     fn only_the_root_namespace_administers() {

@@ -11,16 +11,6 @@ use crate::istio::{At, Meta, Retries};
 /// Istio refuses a `perTryTimeout` and a `backoff` below this.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Envoy's retry words that this version does not act on.
-const UNSERVED: [&str; 6] = [
-    "reset-before-request",
-    "retriable-4xx",
-    "retriable-status-codes",
-    "retriable-headers",
-    "envoy-ratelimited",
-    "http3-post-connect-failure",
-];
-
 /// The longest a call may take; `0s` turns the limit off, as nothing written does.
 pub(super) fn timeout(timeout: Option<&At<Duration>>) -> Option<Duration> {
     timeout.map(|at| at.value).filter(|timeout| !timeout.is_zero())
@@ -28,7 +18,11 @@ pub(super) fn timeout(timeout: Option<&At<Duration>>) -> Option<Duration> {
 
 /// Istio's default when nothing is written; what is written replaces it field by field and counts as explicit.
 pub(super) fn policy(meta: &Meta, retries: Option<&Retries>, findings: &mut Findings) -> RetryPolicy {
-    let default = RetryPolicy::default();
+    // Istio lets its proxies say which try a request is.
+    let default = RetryPolicy {
+        announce_attempts: true,
+        ..RetryPolicy::default()
+    };
     let Some(retries) = retries else { return default };
     let attempts = retries.attempts.as_ref().map_or(0, |at| at.value);
     if attempts == 0 {
@@ -38,6 +32,7 @@ pub(super) fn policy(meta: &Meta, retries: Option<&Retries>, findings: &mut Find
         }
         return RetryPolicy {
             explicit: true,
+            announce_attempts: true,
             ..RetryPolicy::never()
         };
     }
@@ -51,32 +46,33 @@ pub(super) fn policy(meta: &Meta, retries: Option<&Retries>, findings: &mut Find
         .backoff
         .as_ref()
         .and_then(|base| Backoff::new(base.value, None).ok());
+    let (on, statuses) = words.map_or_else(|| (default.on, Vec::new()), |list| conditions(meta, list, findings));
     RetryPolicy {
         retries: attempts,
-        on: words.map_or(default.on, |list| conditions(meta, list, findings)),
+        on,
+        statuses: statuses.into(),
         per_try_timeout: timeout(retries.per_try_timeout.as_ref()),
         backoff: backoff.unwrap_or(default.backoff),
         explicit: true,
+        ..default
     }
 }
 
-fn conditions(meta: &Meta, list: &At<String>, findings: &mut Findings) -> RetryOn {
-    let words = list.split(',').map(str::trim).filter(|word| !word.is_empty());
-    words.fold(RetryOn::NONE, |all, word| {
-        if let Some(one) = RetryOn::from_word(word) {
-            return all | one;
+/// Reads Istio's list, in which a number is an HTTP status to try again.
+fn conditions(meta: &Meta, list: &At<String>, findings: &mut Findings) -> (RetryOn, Vec<u16>) {
+    let (mut on, mut statuses) = (RetryOn::NONE, Vec::new());
+    for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        match (RetryOn::from_word(word), word.parse::<u16>()) {
+            (Some(one), _) => on = on | one,
+            (None, Ok(code)) if (100..600).contains(&code) => {
+                on = on | RetryOn::RETRIABLE_STATUS_CODES;
+                statuses.push(code);
+            }
+            _ => {
+                let message = format!("{word:?} is not a retry condition");
+                findings.say(meta, Severity::Error, Code::Schema, &list.place, message);
+            }
         }
-        let known = UNSERVED.contains(&word) || word.parse::<u16>().is_ok_and(|code| (100..600).contains(&code));
-        let (severity, code, message) = if known {
-            (
-                Severity::Warning,
-                Code::NotServed,
-                "is not served by this version: it has no effect",
-            )
-        } else {
-            (Severity::Error, Code::Schema, "is not a retry condition")
-        };
-        findings.say(meta, severity, code, &list.place, format!("{word:?} {message}"));
-        all
-    })
+    }
+    (on, statuses)
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{PathMatch, Route, RouteMatch, Split};
+use mesh_core::config::{PathMatch, Route, RouteMatch, Split, TimeLimits};
 
 use super::service::Service;
 use super::{View, cluster, host, matches, retry, split};
@@ -66,6 +66,7 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
                 name: name.into(),
                 matches,
                 timeout: retry::timeout(http.timeout.as_ref()),
+                limits: TimeLimits::default(),
                 retry: retry.clone(),
                 ..Route::to(split.clone())
             }));

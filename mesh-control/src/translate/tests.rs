@@ -58,6 +58,7 @@ fn describe(snapshot: &Snapshot, out: &mut String) {
         };
         writeln!(out, "cluster {name}").unwrap();
         match &cluster.tls {
+            TlsMode::Origination(outside) => writeln!(out, "  outside {:?}", outside.sni).unwrap(),
             TlsMode::Plaintext => writeln!(out, "  plaintext").unwrap(),
             TlsMode::Mutual(mutual) => {
                 writeln!(

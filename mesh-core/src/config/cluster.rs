@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DropOverload, Endpoint, LoadReporting, Metadata, StringMatch};
+use super::{Connections, DropOverload, Endpoint, LoadReporting, Metadata, RetryLimits, StringMatch, TlsOrigination};
 
 /// The name of a cluster, opaque. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,12 +49,19 @@ pub struct Cluster {
     pub tls_matches: Arc<[TlsMatch]>,
     /// The longest a TCP connect and TLS handshake may take together. Envoy's default is 5 s, Istio's 10 s.
     pub connect_timeout: Duration,
+    /// How its connections are made, used and let go. Shared: most clusters of a mesh say the same.
+    pub connections: Arc<Connections>,
     /// The most calls in flight in this process at once; one more fails at once (Envoy `max_requests`, gRFC A32).
     pub max_requests: u32,
+    /// The most retries in flight, on top of the house's own budget.
+    pub retry_limits: RetryLimits,
     /// Set when the control plane asks to be told about its load.
     pub load_reporting: Option<LoadReporting>,
     /// The shares of its calls that are dropped before they are made, each drawn for in turn (Envoy `drop_overloads`).
     pub drops: Arc<[DropOverload]>,
+    /// Its calls go wherever each request says, by its authority and scheme (Envoy `ORIGINAL_DST`, Istio `PassthroughCluster`).
+    /// It has no endpoints then.
+    pub by_authority: bool,
     /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
     pub endpoints: Arc<[Endpoint]>,
 }
@@ -73,9 +80,12 @@ impl Cluster {
             tls,
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+            connections: Arc::default(),
             max_requests: Self::DEFAULT_MAX_REQUESTS,
+            retry_limits: RetryLimits::default(),
             load_reporting: None,
             drops: Arc::default(),
+            by_authority: false,
             endpoints: endpoints.into(),
         }
     }
@@ -124,6 +134,8 @@ pub enum TlsMode {
     Plaintext,
     /// Mutual TLS with the workload's SPIFFE identity.
     Mutual(MutualTls),
+    /// TLS with a server outside of the mesh.
+    Origination(Box<TlsOrigination>),
 }
 
 /// What is asked of the peer under mutual TLS.

@@ -10,10 +10,13 @@ mod inbound;
 mod load;
 mod matcher;
 mod metadata;
-mod policy;
+mod origination;
+mod protocol;
 mod reason;
+mod retry;
 mod route;
 mod snapshot;
+mod time;
 mod units;
 
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMatch, TlsMode};
@@ -25,8 +28,13 @@ pub use inbound::{
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{InvalidPattern, Pattern, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
-pub use policy::{Backoff, InvalidBackoff, RetryOn, RetryPolicy};
+pub use origination::{Credential, NameKind, NameMatch, Roots, TlsOrigination};
+pub use protocol::{Carrier, Connections, Http2Settings, KeepAlive, Protocol, TcpKeepAlive};
 pub use reason::{Reason, ReasonKind};
+pub use retry::{
+    Backoff, HostSelection, InvalidBackoff, RateLimitedBackoff, ResetFormat, ResetHeader, RetryBudget, RetryLimits,
+    RetryOn, RetryPolicy,
+};
 pub use route::{
     Abort, Action, AppendAction, Delay, DirectResponse, Domain, Fault, FaultAbort, FaultDelay, FaultFilter,
     FaultOverride, Forward, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch, HeaderRules, HeaderTest, HostRewrite,
@@ -36,4 +44,5 @@ pub use route::{
 };
 pub(crate) use route::{Operator, Piece};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};
+pub use time::TimeLimits;
 pub use units::{Fraction, Per, Version, Weight};

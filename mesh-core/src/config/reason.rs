@@ -26,6 +26,9 @@ pub enum ReasonKind {
     NoIdentity,
     /// The destination does not speak mutual TLS, and plaintext was not allowed in code.
     PlaintextRefused,
+    /// The destination is outside of the mesh, and the application pinned whom it calls, or who it is is not to be asked; either
+    /// has to be allowed in code.
+    OutsideRefused,
 }
 
 impl ReasonKind {
@@ -40,6 +43,7 @@ impl ReasonKind {
             Self::NoEndpoints => "no_endpoints",
             Self::NoIdentity => "no_identity",
             Self::PlaintextRefused => "plaintext_refused",
+            Self::OutsideRefused => "outside_refused",
         }
     }
 }

@@ -13,7 +13,7 @@ use super::TrustDomain;
 /// The roots of each trust domain. A domain's roots vouch for its own workloads and nobody else's (gRFC A87).
 ///
 /// A domain with no roots is known and trusted for nothing (SPIFFE Trust Domain and Bundle 4).
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     domains: BTreeMap<TrustDomain, Roots>,
 }
@@ -75,6 +75,15 @@ impl TrustBundle {
         self.domains.get(domain).map(|roots| &*roots.anchors)
     }
 }
+
+/// Two are the same that have the same certificates.
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.certificates, &other.certificates) || self.certificates == other.certificates
+    }
+}
+
+impl Eq for Roots {}
 
 impl fmt::Debug for TrustBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

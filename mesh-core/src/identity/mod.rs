@@ -9,6 +9,7 @@
 //! new one through the [`Link`](crate::Link); the next handshake uses it, open connections go on.
 
 mod bundle;
+mod credentials;
 mod pins;
 mod spiffe;
 mod svid;
@@ -18,6 +19,7 @@ pub mod tls;
 pub mod verify;
 
 pub use bundle::{InvalidBundle, TrustBundle};
+pub use credentials::{Credentials, Provided};
 pub use pins::Pins;
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use svid::{ClientCertificate, Identity, InvalidSvid, Svid};

@@ -39,6 +39,11 @@ impl Pins {
         self
     }
 
+    /// Whether anything is pinned.
+    pub fn are_set(&self) -> bool {
+        self.domains.is_some() || self.ids.is_some()
+    }
+
     /// Whether a peer may be called.
     pub fn admits(&self, id: &SpiffeId) -> bool {
         let domain = self.domains.as_ref();

@@ -213,6 +213,12 @@ impl Identity {
     pub fn generation(&self) -> u64 {
         self.inner.generation
     }
+
+    /// Whether `other` is the same workload that judges others by the same roots: a renewal of it, so that what was agreed
+    /// under one holds under the other.
+    pub fn is_renewal_of(&self, other: &Self) -> bool {
+        self.id() == other.id() && self.bundle() == other.bundle()
+    }
 }
 
 impl fmt::Debug for Identity {

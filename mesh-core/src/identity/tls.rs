@@ -16,9 +16,9 @@ use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, Error, NoKeyLog, RootCertStore, ServerConfig, version};
 
-use super::verify::{ClientVerifier, ServerVerifier};
+use super::verify::{ClientVerifier, ServerVerifier, Unverified, WebVerifier};
 use super::{ClientCertificate, Identity, Pins};
-use crate::config::ExpectedPeers;
+use crate::config::{ExpectedPeers, NameMatch};
 
 /// Whether a client must show who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +90,41 @@ pub fn pinned_client_config(
         .build()
         .map_err(Kind::Roots)?;
     let builder = client_builder(clock)?.with_webpki_verifier(verifier);
+    let config = match shown {
+        Some(certificate) => {
+            let certified = Arc::clone(certificate.certified());
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    Ok(finish_client(config, alpn))
+}
+
+/// A workload's way to a server outside of the mesh: judged by the rules of the web against `roots`, shown `shown`.
+///
+/// `None` of `roots` asks nothing of the server at all, which only the application itself may have wanted. Of roots that are
+/// no certificate the others are used, as long as there is one: systems keep some that nothing here can read.
+///
+/// # Errors
+///
+/// When there is no root.
+pub fn origination_client_config(
+    roots: Option<&[CertificateDer<'static>]>,
+    names: &[NameMatch],
+    shown: Option<&ClientCertificate>,
+    clock: Arc<dyn TimeProvider>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = client_builder(clock)?.dangerous();
+    let builder = match roots {
+        None => builder.with_custom_certificate_verifier(Arc::new(Unverified)),
+        Some(roots) => {
+            let mut store = RootCertStore::empty();
+            store.add_parsable_certificates(roots.iter().cloned());
+            let verifier = WebVerifier::new(store, names.into()).map_err(Kind::Roots)?;
+            builder.with_custom_certificate_verifier(Arc::new(verifier))
+        }
+    };
     let config = match shown {
         Some(certificate) => {
             let certified = Arc::clone(certificate.certified());

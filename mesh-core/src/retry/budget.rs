@@ -10,11 +10,18 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Deposits per call, in thousandths of a retry: 20 %.
+use crate::config::RetryLimits;
+
+/// The share of the calls that may be tried again: 20 % (Finagle, Envoy).
+pub const SHARE: f64 = DEPOSIT as f64 / COST as f64;
+/// The most retries that may be saved up: a burst that a recovering destination can take.
+pub const MAX_SAVED: u32 = MAX_BALANCE / COST;
+
+/// Deposits per call, in thousandths of a retry.
 const DEPOSIT: u32 = 200;
 /// One retry.
 const COST: u32 = 1_000;
-/// The most that may be saved up: 10 retries, a burst that a recovering destination can take.
+/// The most that may be saved up.
 const MAX_BALANCE: u32 = 10 * COST;
 /// The balance of a budget that was never used: 3 retries (Envoy `min_retry_concurrency`).
 const FIRST_BALANCE: u32 = 3 * COST;
@@ -26,11 +33,13 @@ const CLOSED_AT: u32 = MAX_TOKENS / 2;
 
 /// The retry budget of a cluster: shared by all its calls, lock-free.
 ///
-/// Published bound: in any period, retries are at most `0.2 * calls + 10`, and at most about 5 once every call fails.
+/// Published bound: in any period, retries are at most `0.2 * calls + 10`, and at most 5 once every call fails. Nothing is given
+/// for the time that passes: a floor of so many per second is what makes a slow caller repeat everything.
 #[derive(Debug)]
 pub struct Budget {
     balance: AtomicU32,
     tokens: AtomicU32,
+    retrying: AtomicU32,
 }
 
 impl Default for Budget {
@@ -38,6 +47,7 @@ impl Default for Budget {
         Self {
             balance: AtomicU32::new(FIRST_BALANCE),
             tokens: AtomicU32::new(MAX_TOKENS),
+            retrying: AtomicU32::new(0),
         }
     }
 }
@@ -66,6 +76,32 @@ impl Budget {
     /// Takes one retry out; `false` when there is none.
     pub fn withdraw(&self) -> bool {
         self.tokens.load(Ordering::Relaxed) > CLOSED_AT && update(&self.balance, |balance| balance.checked_sub(COST))
+    }
+
+    /// Puts one retry back that was taken out and not made.
+    pub fn refund(&self) {
+        update(&self.balance, |balance| Some((balance + COST).min(MAX_BALANCE)));
+    }
+
+    /// Takes a place among the retries in flight; `false` when `limits` allow no more beside `calls` calls in flight.
+    pub fn begin_retry(&self, limits: &RetryLimits, calls: u32) -> bool {
+        let allowed = limits.allowed(calls).unwrap_or(u32::MAX);
+        update(&self.retrying, |retrying| (retrying < allowed).then(|| retrying + 1))
+    }
+
+    /// Gives the place back.
+    pub fn end_retry(&self) {
+        update(&self.retrying, |retrying| Some(retrying.saturating_sub(1)));
+    }
+
+    /// Retries in flight, their pauses included.
+    pub fn retrying(&self) -> u32 {
+        self.retrying.load(Ordering::Relaxed)
+    }
+
+    /// Retries that may be taken out now, were the gate open.
+    pub fn saved(&self) -> u32 {
+        self.balance.load(Ordering::Relaxed) / COST
     }
 }
 

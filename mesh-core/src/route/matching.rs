@@ -1,7 +1,13 @@
 //! Whether a request is what a route takes.
 
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use http::header::HOST;
+
 use super::RequestHead;
-use crate::config::{HeaderMatch, HeaderTest, PathMatch, QueryMatch, QueryTest, RouteMatch};
+use super::head::joined;
+use crate::config::{HeaderMatch, HeaderTest, PathMatch, QueryMatch, QueryTest, RouteMatch, Subject};
 
 /// All but the fraction, for which something is drawn.
 pub(super) fn takes(matches: &RouteMatch, head: &RequestHead<'_>) -> bool {
@@ -33,7 +39,21 @@ fn takes_path(matches: &RouteMatch, path: &str) -> bool {
 
 /// Whether a header passes (Envoy `HeaderMatcher`).
 pub(super) fn header_passes(header: &HeaderMatch, head: &RequestHead<'_>) -> bool {
-    let value = match head.value(&header.subject) {
+    passes(header, head.value(&header.subject))
+}
+
+/// The same where nothing but headers is to be looked at: an answer's, say. What else a head has counts as absent.
+pub(crate) fn header_passes_in(header: &HeaderMatch, headers: &HeaderMap) -> bool {
+    let value = match &header.subject {
+        Subject::Header(name) => joined(headers, name),
+        Subject::Authority => joined(headers, &HOST),
+        Subject::Unseen(_) | Subject::Method | Subject::Scheme | Subject::Path => None,
+    };
+    passes(header, value)
+}
+
+fn passes(header: &HeaderMatch, value: Option<Cow<'_, [u8]>>) -> bool {
+    let value = match value {
         Some(value) => value,
         None if header.missing_is_empty => b"".as_slice().into(),
         // Only presence can be told of a header that is absent: a test of a value fails, inverted or not.

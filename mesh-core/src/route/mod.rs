@@ -22,6 +22,7 @@ pub use fault::{Aborted, Injection, faults_of, inject};
 pub use head::RequestHead;
 pub use host::virtual_host;
 pub use index::HostIndex;
+pub(crate) use matching::header_passes_in;
 pub use redirect::location;
 pub use rewrite::InvalidRewrite;
 

@@ -99,7 +99,8 @@ impl BootstrapBuilder {
         self
     }
 
-    /// Where the last good configuration may be kept. Default: nowhere.
+    /// Where the last good configuration is kept for a start without a control plane: see
+    /// [`Bootstrap::cache_directory`](super::Bootstrap::cache_directory). Default: nowhere.
     pub fn cache_directory(mut self, path: &str) -> Self {
         self.file.x_mesh.cache_directory = Some(path.into());
         self

@@ -188,8 +188,15 @@ impl Bootstrap {
         options.profile.unwrap_or_else(|| Profile::of(&self.file.node))
     }
 
-    /// Where the last good configuration may be kept for a start without a control plane: `x_mesh.cache_directory`. The
-    /// client keeps none yet, and warns of it when it starts.
+    /// Where the last good configuration is kept for a start without a control plane: `x_mesh.cache_directory`. `None`: it is
+    /// not kept.
+    ///
+    /// The client has one file there, `xds-<digest>.copy`, by the node's id, the profile and the control planes of this
+    /// bootstrap, so that processes which differ in them may share a directory; two that do not, replace each other's. It is
+    /// made with the directory when something was accepted, replaced as a whole, readable by its owner alone, and at most
+    /// 64 MiB. A file that is damaged, too large, of a later format, of somebody else, or that others may write, is not used:
+    /// that is told, and the file is put aside as `.bad`. Keys and certificates are never in it; a workload whose identity
+    /// comes from a CA still needs that one. See [`client::DiskCopy`](crate::client::DiskCopy) for what a client says of it.
     pub fn cache_directory(&self) -> Option<&Path> {
         self.file.x_mesh.cache_directory.as_deref().map(Path::new)
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use mesh_core::Entropy;
 
-const FIRST: Duration = Duration::from_secs(1);
+pub(crate) const FIRST: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_secs(120);
 /// In tenths.
 const FACTOR_TENTHS: u32 = 16;
@@ -30,6 +30,11 @@ pub(crate) struct Backoff {
     /// When the control plane wants to be asked again.
     asked: Option<Duration>,
     entropy: Entropy,
+}
+
+/// The pause after this one, each time in vain.
+pub(crate) fn grown(pause: Duration) -> Duration {
+    (pause * FACTOR_TENTHS / 10).min(MAX)
 }
 
 impl Backoff {
@@ -69,7 +74,7 @@ impl Backoff {
         if heard {
             return Duration::from_micros(self.entropy.draw().below(FIRST.as_micros() as u64));
         }
-        self.next = (base * FACTOR_TENTHS / 10).min(MAX);
+        self.next = grown(base);
         shortest + Duration::from_micros(self.entropy.draw().below(2 * spread + 1))
     }
 }

@@ -9,7 +9,7 @@ use super::cache::{Row, Trouble};
 /// It does not say whether a value is in use: what was good once is served whatever comes after it (gRFC A88's default).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CacheState {
-    /// Nothing yet.
+    /// Nothing yet. What is in use meanwhile, if anything is, is from the copy on disk.
     Requested,
     /// The control plane said so, stopped listing it, or did not send it in time.
     DoesNotExist,
@@ -40,7 +40,8 @@ impl CacheState {
             Some(Trouble::Absent(_)) => Self::DoesNotExist,
             Some(Trouble::Failed(_)) => Self::ReceivedError,
             Some(Trouble::TimedOut(_)) => Self::Timeout,
-            None if row.accepted.is_some() => Self::Acked,
+            // What is from disk, no control plane has told.
+            None if row.accepted.is_some() && row.recalled.is_none() => Self::Acked,
             None => Self::Requested,
         }
     }

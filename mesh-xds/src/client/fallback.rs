@@ -39,6 +39,14 @@ impl Default for Roles {
 }
 
 impl Roles {
+    /// Those at the start where `source`, behind all control planes, is one that is never connected: a copy on disk.
+    pub(super) fn behind(source: usize) -> Self {
+        Self {
+            source,
+            ..Self::default()
+        }
+    }
+
     /// Whether this one is to be connected.
     pub(super) fn is_open(&self, position: usize) -> bool {
         position < self.open

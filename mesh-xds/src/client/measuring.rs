@@ -49,6 +49,7 @@ impl Client {
             snapshots: source.snapshots,
             lines: vec![Line::new(ads, "measured".into(), vec![String::new()])],
             authorities: vec![state::Authority::new(vec![LINE])],
+            disk: None,
             directory: cache::Authorities::new([]),
             naming: Naming {
                 profile: Profile::Grpc,
@@ -87,7 +88,8 @@ impl Client {
         };
         let updates = |state: &State<Sotw>| state.line(LINE).connection.updates.clone();
         let before = updates(&self.state);
-        let heard = self.state.hear(LINE, Response::from(message), Instant::now());
+        let read = self.state.listen(LINE, Response::from(message)).read();
+        let heard = self.state.hear(LINE, read, Instant::now());
         let mut kinds = ResourceKind::ALL.into_iter();
         heard && kinds.all(|kind| updates(&self.state).invalid(kind) == before.invalid(kind))
     }
@@ -128,7 +130,7 @@ pub fn clusters<'a>(clusters: impl IntoIterator<Item = &'a Cluster>) -> Vec<u8> 
 
 /// A message with the endpoints of these clusters.
 pub fn endpoints<'a>(lists: impl IntoIterator<Item = (&'a ClusterName, &'a [Endpoint])>) -> Vec<u8> {
-    let encoded = lists.into_iter().map(|(name, list)| encode::endpoints(name, list));
+    let encoded = lists.into_iter().map(|(name, list)| encode::endpoints(name, list, &[]));
     message(ResourceKind::Endpoints, encoded.collect())
 }
 

@@ -1,4 +1,5 @@
-//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics.
+//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics; and one of ours, for the copy on
+//! disk.
 //!
 //! The numbers are those of the [`Report`](super::Report); the instruments only read it when somebody collects. So a metric
 //! costs a call nothing, and a process without a meter provider pays nothing at all. A78's instruments are off unless asked
@@ -9,7 +10,7 @@
 //! | label | value |
 //! |---|---|
 //! | `grpc.target` | [`TARGET`]: gRPC has a client per target, this process has one for all |
-//! | `grpc.xds.server` | the control plane's address |
+//! | `grpc.xds.server` | the control plane's URI; entries of one URI that differ in credentials or features are one series: counts are added, and it is connected when all are |
 //! | `grpc.xds.authority` | [`OLD_STYLE`], or the authority of an `xdstp:` name |
 //! | `grpc.xds.resource_type` | the type's name, such as `envoy.config.listener.v3.Listener` |
 //! | `grpc.xds.cache_state` | see [`CacheState::label`](super::CacheState::label) |
@@ -66,6 +67,14 @@ pub(super) fn register(meter: &Meter, status: &Arc<ConfigStatus>) {
         .with_unit("{resource}")
         .with_callback(observe(resources))
         .build();
+    meter
+        .u64_observable_gauge("mesh.xds_client.served_from_disk")
+        .with_description(
+            "Whether something that is wanted comes from the copy on disk, because no control plane has told it.",
+        )
+        .with_unit("{bool}")
+        .with_callback(observe(served_from_disk))
+        .build();
 }
 
 fn observer(
@@ -88,23 +97,41 @@ fn servers(report: &Report) -> impl Iterator<Item = &Connection> {
 
 /// 1 from the first stream on; 0 while attempts end unheard; a stream that was heard of and ended changes nothing (A78).
 fn connected(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
-    for connection in servers(report) {
-        let is_working = connection.streams > 0 && !connection.is_failing;
-        instrument.observe(u64::from(is_working), &[target(), server(connection)]);
+    let is_working = |one: &Connection| u64::from(one.streams > 0 && !one.is_failing);
+    for (uri, working) in by_server(report, is_working, u64::min) {
+        instrument.observe(working, &[target(), server(uri)]);
     }
 }
 
-fn server_failure(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
+/// A figure of each control plane by its URI, which is all that the label says (A78): a bootstrap may name one address twice,
+/// with other credentials, and a collector would take one of two equal series for the other.
+fn by_server(
+    report: &Report,
+    figure: impl Fn(&Connection) -> u64,
+    together: fn(u64, u64) -> u64,
+) -> BTreeMap<&str, u64> {
+    let mut figures = BTreeMap::new();
     for connection in servers(report) {
-        instrument.observe(connection.failures, &[target(), server(connection)]);
+        let one = figure(connection);
+        let uri = connection.server.as_str();
+        figures
+            .entry(uri)
+            .and_modify(|known| *known = together(*known, one))
+            .or_insert(one);
+    }
+    figures
+}
+
+fn server_failure(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
+    for (uri, failures) in by_server(report, |one| one.failures, u64::saturating_add) {
+        instrument.observe(failures, &[target(), server(uri)]);
     }
 }
 
 fn updates(report: &Report, instrument: &dyn AsyncInstrument<u64>, count: fn(&Updates, ResourceKind) -> u64) {
-    for connection in servers(report) {
-        for kind in ResourceKind::ALL {
-            let labels = [target(), server(connection), resource_type(kind)];
-            instrument.observe(count(&connection.updates, kind), &labels);
+    for kind in ResourceKind::ALL {
+        for (uri, sum) in by_server(report, |one| count(&one.updates, kind), u64::saturating_add) {
+            instrument.observe(sum, &[target(), server(uri), resource_type(kind)]);
         }
     }
 }
@@ -125,6 +152,12 @@ fn resources(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
     }
 }
 
+fn served_from_disk(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
+    if let Some(disk) = &report.disk {
+        instrument.observe(u64::from(disk.serving.is_some()), &[target()]);
+    }
+}
+
 fn place(resource: &ResourceStatus) -> (&str, ResourceKind, &'static str) {
     let authority = resource.name.strip_prefix("xdstp://");
     let authority = authority.and_then(|rest| rest.split('/').next()).unwrap_or(OLD_STYLE);
@@ -136,8 +169,8 @@ fn target() -> KeyValue {
     label("grpc.target", TARGET)
 }
 
-fn server(connection: &Connection) -> KeyValue {
-    label("grpc.xds.server", &connection.server)
+fn server(uri: &str) -> KeyValue {
+    label("grpc.xds.server", uri)
 }
 
 fn resource_type(kind: ResourceKind) -> KeyValue {
@@ -146,4 +179,32 @@ fn resource_type(kind: ResourceKind) -> KeyValue {
 
 fn label(key: &'static str, value: &str) -> KeyValue {
     KeyValue::new(Key::from_static_str(key), value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_planes_of_one_address_are_one_series() {
+        let connection = |server: &str, failures, is_failing| Connection {
+            server: server.into(),
+            streams: 1,
+            failures,
+            is_failing,
+            ..Connection::default()
+        };
+        let report = Report {
+            connections: vec![
+                connection("a:1", 2, false),
+                connection("b:1", 5, false),
+                connection("a:1", 3, true),
+            ],
+            ..Report::default()
+        };
+        let failures = by_server(&report, |one| one.failures, u64::saturating_add);
+        assert_eq!(failures, [("a:1", 5), ("b:1", 5)].into());
+        let working = by_server(&report, |one| u64::from(!one.is_failing), u64::min);
+        assert_eq!(working, [("a:1", 0), ("b:1", 1)].into());
+    }
 }

@@ -11,6 +11,7 @@ pub(crate) mod assemble;
 mod backoff;
 pub(crate) mod cache;
 mod cache_state;
+pub(crate) mod disk;
 mod fallback;
 mod line;
 mod load;
@@ -53,6 +54,7 @@ use crate::{convention, identity};
 
 pub(crate) use backoff::Backoff;
 pub use cache_state::CacheState;
+pub use disk::{DiskCopy, Serving};
 pub use report::{Connection, Phase, RawBytes, Report, ResourceStatus};
 pub use status::{ConfigStatus, NotYet};
 pub use updates::Updates;
@@ -173,9 +175,6 @@ impl XdsClientBuilder {
             resolver,
             meter,
         } = self;
-        if bootstrap.cache_directory().is_some() {
-            tracing::warn!("x_mesh.cache_directory has no effect: no copy of the configuration is kept on disk");
-        }
         let (source, link) = Link::new(parts);
         let provider = bootstrap.identity_provider();
         let context = Context {
@@ -235,7 +234,7 @@ impl Begin<'_> {
             let ads = ads.with_rules(ads::Rules::from(&server.features));
             line::Line::new(ads, server.uri.to_string(), authorities.clone())
         };
-        let lines: Vec<line::Line<V>> = plan.servers.iter().map(line).collect();
+        let mut lines: Vec<line::Line<V>> = plan.servers.iter().map(line).collect();
         let bells: Vec<Arc<Notify>> = lines.iter().map(|line| Arc::clone(&line.bell)).collect();
         let interest_changed = Arc::new(AtomicBool::new(true));
         let (flag, ring) = (Arc::clone(&interest_changed), bells.clone());
@@ -245,18 +244,38 @@ impl Begin<'_> {
         });
         self.link.keep_alive(interest_changes);
         let (lookups, wanted) = watch::channel(lookups::Names::new());
+        let copy = disk::of(bootstrap);
+        let disk = copy.as_ref().map(|copy| state::Disk::new(lines.len(), copy.path()));
+        lines.extend(copy.as_ref().map(|copy| {
+            let ads = ads::AdsState::new(Arc::clone(&node), self.context.clone());
+            line::Line::new(ads, copy.path().display().to_string(), Vec::new())
+        }));
+        let disk_line = copy.as_ref().map(|_| bells.len());
+        let authority = |lines| state::Authority::new(lines).with_disk(disk_line);
+        let directory = cache::Authorities::new(bootstrap.authorities().keys().map(String::as_str));
+        let reports = self.reports.subscribe();
         let state = state::State::new(state::Parts {
             link: self.link,
             snapshots: self.snapshots,
             lines,
-            authorities: plan.authorities.into_iter().map(state::Authority::new).collect(),
-            directory: cache::Authorities::new(bootstrap.authorities().keys().map(String::as_str)),
+            authorities: plan.authorities.into_iter().map(authority).collect(),
+            disk,
+            directory: directory.clone(),
             naming,
             reports: self.reports,
             lookups,
             interest_changed,
         });
         let state = Arc::new(Mutex::new(state));
+        let gate = copy.map(|copy| {
+            let holds: Arc<dyn disk::Holds> = Arc::clone(&state) as _;
+            let keeper = disk::Keeper::new(copy, reports, holds, directory, self.link);
+            let gate = keeper.gate();
+            let (alive, gone) = oneshot::channel::<()>();
+            self.link.keep_alive(alive);
+            self.runtime.spawn(keeper.run(async move { drop(gone.await) }));
+            gate
+        });
         // It ends with the state, which the tasks of the lines keep.
         let told = Arc::downgrade(&state);
         let resolving = lookups::run(wanted, self.resolver, move |host, outcome| {
@@ -280,7 +299,13 @@ impl Begin<'_> {
             // The sender goes with the link; its receiver then tells the task to end.
             let (alive, gone) = oneshot::channel::<()>();
             self.link.keep_alive(alive);
-            self.runtime.spawn(task.run(async move { drop(gone.await) }));
+            let read = gate.clone();
+            self.runtime.spawn(async move {
+                if let Some(gate) = read {
+                    gate.passed().await;
+                }
+                task.run(async move { drop(gone.await) }).await;
+            });
         }
     }
 }

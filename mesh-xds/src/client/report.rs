@@ -10,6 +10,7 @@ use mesh_core::config::Version;
 
 use super::cache::{Changed, Row, Sources, Trouble};
 use super::cache_state::CacheState;
+use super::disk::DiskCopy;
 use super::updates::Updates;
 use crate::decode::Rejected;
 use crate::resource::ResourceKind;
@@ -34,6 +35,31 @@ pub struct Report {
     pub rejections: u64,
     /// The last one that was.
     pub last_rejection: Option<Rejected>,
+    /// The copy on disk, where the bootstrap asks for one.
+    pub disk: Option<DiskCopy>,
+    /// Goes up with everything that belongs into such a copy.
+    pub(crate) changes: u64,
+    /// Whose word counts for each authority.
+    pub(crate) words: Vec<Word>,
+    /// The kinds of which there is nothing but what is here, by [`ResourceKind::index`].
+    pub(crate) listed: [bool; ResourceKind::COUNT],
+}
+
+/// Whose word counts for an authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// The control plane's address.
+    pub(crate) server: Arc<str>,
+    /// It has told everything once, and no copy on disk is used any more.
+    pub(crate) is_told: bool,
+    pub(crate) is_needed: bool,
+}
+
+impl Word {
+    /// Whether what is known of the authority now is better than a copy.
+    pub(crate) fn counts(&self) -> bool {
+        self.is_told && self.is_needed
+    }
 }
 
 /// The state of the stream.
@@ -106,10 +132,14 @@ pub struct ResourceStatus {
     pub bytes: Option<RawBytes>,
     /// When that value came, or came again under another version: by the link's wall clock, to the second.
     pub updated: Option<SystemTime>,
+    /// Whether that value is from the copy on disk, and no control plane of this process has told it.
+    pub is_from_disk: bool,
     /// When what is wrong with it was last found or told.
     pub failed: Option<SystemTime>,
     /// Set when what came last was refused.
     pub rejected: Option<Rejected>,
+    /// What was refused then, as it came. A large one is not kept, nor one of a type that was not asked for.
+    pub rejected_bytes: Option<RawBytes>,
     /// Set when the control plane does not have it, or has deleted it: in its words or ours.
     pub absent: Option<Arc<str>>,
     /// Set when the control plane could not say whether it has it, or what it is now, for a reason that passes.
@@ -181,8 +211,10 @@ impl ResourceStatus {
             notes: Vec::new(),
             bytes: None,
             updated: None,
+            is_from_disk: false,
             failed: None,
             rejected: None,
+            rejected_bytes: None,
             absent: None,
             unavailable: None,
         }
@@ -195,13 +227,15 @@ impl ResourceStatus {
             let shared = bytes.zip(row.bytes).is_some_and(|(old, new)| Arc::ptr_eq(old, new));
             shared && before.accepted.as_ref() == row.accepted
         };
-        let updated = match before.filter(is_same) {
-            Some(before) => before.updated,
-            None => row.accepted.and(now),
+        let updated = match (before.filter(is_same), row.recalled) {
+            (_, Some(recalled)) => recalled.told,
+            (Some(before), None) => before.updated,
+            (None, None) => row.accepted.and(now),
         };
         Self {
             state: CacheState::of(row),
             updated,
+            is_from_disk: row.recalled.is_some(),
             failed: row.trouble.and(now),
             kind: row.kind,
             name: Arc::clone(row.name),
@@ -213,6 +247,7 @@ impl ResourceStatus {
                 Some(Trouble::Refused(rejected)) => Some(rejected.clone()),
                 _ => None,
             },
+            rejected_bytes: row.refused.cloned().map(RawBytes),
             absent: match row.trouble {
                 Some(Trouble::Absent(why)) => Some(Arc::clone(why)),
                 _ => None,

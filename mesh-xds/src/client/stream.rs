@@ -1,7 +1,8 @@
 //! The task of one control plane: it moves bytes and watches clocks, and decides nothing.
 //!
 //! One stream for any number of targets. Requests are handed over only when there is room for one, so no queue builds up; a
-//! response is taken in whole before the next is read, which is the flow control the protocol asks for.
+//! response is taken in whole before the next is read, which is the flow control the protocol asks for. It is read without
+//! the state, and a large one apart from the tasks that serve calls; the bell and the clock are heard meanwhile.
 //!
 //! Dropping the task's future closes the stream; nothing is left half done, since [`State`] changes between awaits only.
 
@@ -15,6 +16,7 @@ use mesh_core::identity::Identity;
 use mesh_core::link::Standing;
 use mesh_core::live;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ads::Variant;
@@ -28,6 +30,10 @@ use crate::wire::Incoming;
 
 /// Stands in for "no deadline" in a timer that must have one.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The most bytes of a response that are read in the task itself: about a millisecond's work. More are read on a thread for
+/// what blocks, since this task may share its own with the calls of the process.
+const MAX_READ_HERE_BYTES: usize = 64 * 1024;
 
 /// The state that all tasks share, and which of its lines this one drives.
 pub(super) struct Handle<V: Variant> {
@@ -72,6 +78,25 @@ impl<V: Variant> Handle<V> {
     fn wake(&self) -> Instant {
         let deadline = self.state().deadline(self.id, now());
         deadline.map_or_else(|| Instant::now() + FAR, Instant::from_std)
+    }
+
+    /// Reads a response and takes it in, unless it is nobody's business any more by then.
+    ///
+    /// # Errors
+    ///
+    /// When nobody is there to read it.
+    async fn hear(&self, response: V::Response) -> Result<(), String> {
+        let reading = self.state().listen(self.id, response);
+        let read = match reading.bytes() <= MAX_READ_HERE_BYTES {
+            true => reading.read(),
+            false => match self.meanwhile(spawn_blocking(move || reading.read())).await {
+                Some(Ok(read)) => read,
+                Some(Err(error)) => return Err(format!("a response could not be read: {error}")),
+                None => return Ok(()),
+            },
+        };
+        self.state().receive(self.id, read, now());
+        Ok(())
     }
 
     /// Keeps up with the bell and the clock while `work` is done. `None` when there is no reason to do it any more.
@@ -188,7 +213,9 @@ impl<V: Variant> Task<V> {
                     response = incoming.next(), if can_receive => match response {
                         Ok(response) => {
                             backoff.heard();
-                            line.state().receive(line.id, response, now());
+                            if let Err(why) = line.hear(response).await {
+                                return Some(why);
+                            }
                         }
                         Err(ended) => {
                             backoff.asked_for(ended.pushback);

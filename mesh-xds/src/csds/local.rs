@@ -4,8 +4,9 @@ use tonic::{Extensions, Status};
 
 use super::service::Tell;
 use super::view::{ClientView, Failure, ResourceView, Sync};
-use crate::client::{ConfigStatus, Phase, ResourceStatus};
+use crate::client::{ConfigStatus, Phase, RawBytes, ResourceStatus};
 use crate::convention::SCOPE;
+use crate::pem::shows_key;
 use crate::wire::csds::Question;
 
 /// Windows on the clients of this process.
@@ -43,17 +44,20 @@ fn client(status: &ConfigStatus) -> Option<ClientView> {
     })
 }
 
-/// Whether there is a private key in PEM somewhere in a resource. Protobuf carries texts as they are, however deep.
-fn shows_key(bytes: &[u8]) -> bool {
-    const MARK: &[u8] = b"PRIVATE KEY-----";
-    bytes.windows(MARK.len()).any(|part| part == MARK)
+/// What is told of a resource that no control plane told.
+const FROM_DISK: &str = "served from the copy on disk: no control plane has told it since the start";
+
+fn tellable(bytes: Option<&RawBytes>) -> Option<RawBytes> {
+    bytes.filter(|bytes| !shows_key(bytes.as_ref())).cloned()
 }
 
 /// The version, the contents and their time are those of the value in use, whatever came since (C-core does the same).
 pub(super) fn resource(status: &ResourceStatus) -> ResourceView {
     let rejected = status.rejected.as_ref().map(ToString::to_string);
     let other = status.absent.as_deref().or(status.unavailable.as_deref());
-    let details = rejected.or_else(|| other.map(str::to_owned));
+    // CSDS has no field for it, and a reader must not take it for a control plane's word.
+    let from_disk = status.is_from_disk.then(|| FROM_DISK.to_owned());
+    let details = rejected.or_else(|| other.map(str::to_owned)).or(from_disk);
     let failure = details.map(|details| Failure {
         details,
         // A version is refused; what is absent has none.
@@ -62,12 +66,13 @@ pub(super) fn resource(status: &ResourceStatus) -> ResourceView {
             None => String::new(),
         },
         at: status.failed,
+        configuration: tellable(status.rejected_bytes.as_ref()),
     });
     ResourceView {
         type_url: status.kind.type_url().into(),
         name: String::from(&*status.name),
         version: status.accepted.as_deref().unwrap_or_default().into(),
-        contents: status.bytes.clone().filter(|bytes| !shows_key(bytes.as_ref())),
+        contents: tellable(status.bytes.as_ref()),
         updated: status.updated,
         sync: Sync::Unknown,
         state: Some(status.state),

@@ -31,3 +31,11 @@ pub use service::ClientStatusService;
 pub use view::{ClientView, Failure, ResourceView, Seen, Sync};
 
 pub(crate) use service::Tell;
+
+/// What a client tells whoever asks.
+#[cfg(test)]
+pub(crate) fn told_by(client: &crate::XdsClient) -> Vec<ClientView> {
+    let local = local::Local::new(vec![client.status().clone()]);
+    let told = local.tell(&Default::default(), &tonic::Extensions::default());
+    told.unwrap()
+}

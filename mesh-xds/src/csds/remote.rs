@@ -103,7 +103,8 @@ pub(super) fn subscription(report: &SubscriptionReport) -> ResourceView {
         Acknowledged::Refused(why) => Some(Failure {
             details: String::from(&**why),
             version: version.clone(),
-            at: None,
+            at: report.refused_at,
+            configuration: None,
         }),
         Acknowledged::Waiting | Acknowledged::Accepted => None,
     };

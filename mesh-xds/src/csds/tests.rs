@@ -40,6 +40,7 @@ fn serving(state: CacheState) -> ResourceStatus {
 fn refused(mut status: ResourceStatus) -> ResourceStatus {
     let fault = Fault::new("lb_policy", "is not supported");
     status.rejected = Some(Rejected::new(ResourceKind::Cluster, "c", fault));
+    status.rejected_bytes = Some(RawBytes(Arc::from(*b"refused")));
     status.received = "2".into();
     status.failed = Some(at(20));
     status
@@ -84,9 +85,22 @@ fn each_state_is_told_with_the_value_in_use_and_what_is_wrong() {
         if let (Some(told), Some((refused, why))) = (told, failure) {
             assert_eq!((told.version.as_str(), told.at), (refused, Some(at(20))), "{about}");
             assert!(told.details.contains(why), "{about}");
+            assert_eq!(told.configuration.is_some(), status.state == Nacked, "{about}");
         }
         assert_eq!(view.is_refused(), status.state == Nacked, "{about}");
     }
+}
+
+#[test]
+fn what_is_from_disk_is_asked_for_and_told_to_be_from_there() {
+    let mut status = serving(CacheState::Requested);
+    status.is_from_disk = true;
+    let view = local::resource(&status);
+    assert_eq!((view.state, view.version.as_str()), (Some(CacheState::Requested), "1"));
+    assert!(view.failure.unwrap().details.contains("from the copy on disk"));
+    // What is wrong is worth more words.
+    let view = local::resource(&refused(status));
+    assert!(view.failure.unwrap().details.contains("lb_policy"));
 }
 
 #[test]
@@ -95,6 +109,10 @@ fn contents_with_a_private_key_are_not_told() {
     status.bytes = Some(RawBytes(Arc::from(*b"\x0a\x20-----BEGIN EC PRIVATE KEY-----\nAAAA")));
     let view = local::resource(&status);
     assert_eq!((view.contents, view.version.as_str()), (None, "1"));
+    let mut refused = refused(status);
+    refused.rejected_bytes = refused.bytes.clone();
+    let failure = local::resource(&refused).failure.unwrap();
+    assert_eq!((failure.configuration, failure.version.as_str()), (None, "2"));
 }
 
 #[test]
@@ -127,16 +145,20 @@ fn each_answer_of_a_client_is_a_word_of_the_control_plane() {
             names: Vec::new(),
             sent: sent.map(Arc::from),
             acknowledged,
+            refused_at: (sync == Sync::Error).then(|| at(30)),
         };
         let view = remote::subscription(&report);
         assert_eq!(
             (view.sync, view.state, view.version.as_str()),
             (sync, state, sent.unwrap_or_default())
         );
-        assert_eq!(
-            view.failure.map(|failure| failure.details),
-            (sync == Sync::Error).then(|| "why".to_owned())
-        );
+        let expected = Failure {
+            details: "why".into(),
+            version: "1".into(),
+            at: Some(at(30)),
+            configuration: None,
+        };
+        assert_eq!(view.failure, (sync == Sync::Error).then_some(expected));
     }
 }
 
@@ -155,6 +177,7 @@ fn what_is_told_crosses_the_wire_unchanged() {
             details: "why".into(),
             version: "2".into(),
             at: Some(at(20)),
+            configuration: Some(RawBytes(Arc::from(*b"refused"))),
         }),
     });
     let syncs = [Sync::Synced, Sync::NotSent, Sync::Stale, Sync::Error];
@@ -174,6 +197,8 @@ fn what_is_told_crosses_the_wire_unchanged() {
     assert_eq!(ClientView::from(told.remove(0)), client);
     let bare = ClientView::from(answer(vec![client.clone()], true).config.remove(0));
     assert!(bare.resources.iter().all(|resource| resource.contents.is_none()));
+    let mut failures = bare.resources.iter().filter_map(|resource| resource.failure.as_ref());
+    assert!(failures.all(|failure| failure.configuration.is_none()));
     assert_eq!(bare.resources.len(), client.resources.len());
 }
 
@@ -195,6 +220,29 @@ fn an_answer_leaves_out_contents_before_it_grows_too_large() {
     let view = ClientView::from(answer.config.into_iter().next().unwrap());
     let with_contents = view.resources.iter().filter(|one| one.contents.is_some()).count();
     assert_eq!((view.resources.len(), with_contents), (100, 41));
+}
+
+#[test]
+fn what_was_refused_goes_before_what_is_in_use() {
+    let resource = |index: usize| ResourceView {
+        name: format!("c{index}"),
+        contents: Some(RawBytes(vec![0; 100_000].into())),
+        failure: (index >= 90).then(|| Failure {
+            configuration: Some(RawBytes(vec![1; 60_000].into())),
+            ..Failure::default()
+        }),
+        ..ResourceView::default()
+    };
+    let client = ClientView {
+        resources: (0..100).map(resource).collect(),
+        ..ClientView::default()
+    };
+    let answer = answer(vec![client], false);
+    assert!(answer.encoded_len() <= 4 * 1024 * 1024);
+    let view = ClientView::from(answer.config.into_iter().next().unwrap());
+    let failures = view.resources.iter().filter_map(|one| one.failure.as_ref());
+    assert_eq!(failures.filter(|failure| failure.configuration.is_some()).count(), 10);
+    assert_eq!(view.resources.iter().filter(|one| one.contents.is_some()).count(), 35);
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub struct ResourceView {
     pub failure: Option<Failure>,
 }
 
-/// What is wrong with a resource: an `UpdateFailureState`. The refused bytes themselves are not kept.
+/// What is wrong with a resource: an `UpdateFailureState`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failure {
@@ -53,6 +53,10 @@ pub struct Failure {
     pub version: String,
     /// When it was last found out.
     pub at: Option<SystemTime>,
+    /// What was refused, as it came (`failed_configuration`): at a client, of a resource of at most 64 KiB, as long as those of
+    /// its kind are not more than 1 MiB. Left out as [`contents`](ResourceView::contents) are. A control plane tells of types
+    /// and not of resources, and has none.
+    pub configuration: Option<RawBytes>,
 }
 
 /// How a control plane sees what it sent: a `ConfigStatus`.

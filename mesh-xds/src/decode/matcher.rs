@@ -101,7 +101,8 @@ fn path(proto: &Proto) -> Result<PathMatch, Fault> {
     }
 }
 
-fn header_match(proto: &HeaderMatcher, profile: Profile) -> Result<Result<HeaderMatch, String>, Fault> {
+/// Reads a test of a header. The inner error is why it cannot be made here.
+pub(super) fn header_match(proto: &HeaderMatcher, profile: Profile) -> Result<Result<HeaderMatch, String>, Fault> {
     let subject = match Subject::parse(&proto.name) {
         // gRFC A28: what is binary is as absent.
         Some(Subject::Header(name)) if profile == Profile::Grpc && name.as_str().ends_with("-bin") => {

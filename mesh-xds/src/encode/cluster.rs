@@ -1,52 +1,57 @@
 //! A cluster of type EDS.
 
-use std::collections::HashMap;
-
 use mesh_core::config::{Cluster, LbPolicy, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
-use prost::Name;
 
 use super::common::{ads, duration, texts, this_stream, uint};
-use super::{Dialect, tls};
+use super::{Dialect, protocol, tls};
 use crate::proto::cluster::{
     CircuitBreakers, Cluster as Proto,
-    circuit_breakers::Thresholds,
+    circuit_breakers::{Thresholds, thresholds::RetryBudget},
     cluster::{
         ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy as LbEnum, LeastRequestLbConfig,
         TransportSocketMatch,
     },
 };
-use crate::proto::core::{Http2ProtocolOptions, RoutingPriority, TransportSocket};
-use crate::proto::pack;
-use crate::proto::upstream_http::{
-    HttpProtocolOptions,
-    http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
-};
+use crate::proto::core::{RoutingPriority, TransportSocket};
+use crate::proto::percent::Percent;
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     let (lb_policy, lb_config) = match dialect {
+        // The only one that Envoy takes for such a cluster.
+        _ if cluster.by_authority => (LbEnum::ClusterProvided, None),
         Dialect::Mesh | Dialect::Envoy(_) => lb(cluster.lb),
         Dialect::Grpc => (LbEnum::RoundRobin, None),
     };
-    // Others are not asked: what they would report is nobody's to read yet.
-    let reporting = cluster.load_reporting.as_ref().filter(|_| dialect == Dialect::Mesh);
+    // Envoy knows no `lrs_server` of a cluster: its bootstrap says where it reports (`load_stats_config`), and it is asked there.
+    let reporting = match dialect {
+        Dialect::Mesh | Dialect::Grpc => cluster.load_reporting.as_ref(),
+        Dialect::Envoy(_) => None,
+    };
     let mut threshold = Thresholds {
         priority: RoutingPriority::Default as i32,
         max_requests: uint(cluster.max_requests),
+        max_retries: cluster.retry_limits.max.and_then(uint),
+        retry_budget: cluster.retry_limits.budget.map(retry_budget),
         ..Thresholds::default()
     };
     if let Dialect::Envoy(_) = dialect {
         // Of what is not said Envoy has limits of its own (1024 connections and pending requests, 3 retries at once).
         threshold.max_connections = uint(u32::MAX);
         threshold.max_pending_requests = uint(cluster.max_requests);
-        threshold.max_retries = uint(cluster.max_requests);
+        threshold.max_retries = uint(cluster.retry_limits.max.unwrap_or(cluster.max_requests));
     }
+    let kind = match cluster.by_authority {
+        true => DiscoveryType::OriginalDst,
+        false => DiscoveryType::Eds,
+    };
+    let eds = || EdsClusterConfig {
+        eds_config: ads(),
+        service_name: cluster.name.to_string(),
+    };
     Proto {
         name: cluster.name.to_string(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
-        eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: ads(),
-            service_name: cluster.name.to_string(),
-        }),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
+        eds_cluster_config: (!cluster.by_authority).then(eds),
         connect_timeout: Some(duration(cluster.connect_timeout)),
         lb_policy: lb_policy as i32,
         lb_config,
@@ -54,7 +59,8 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             thresholds: vec![threshold],
             ..CircuitBreakers::default()
         }),
-        typed_extension_protocol_options: http2(),
+        typed_extension_protocol_options: protocol::options(&cluster.connections),
+        upstream_connection_options: cluster.connections.tcp_keep_alive.map(protocol::tcp),
         lrs_server: reporting.map(|_| this_stream()),
         lrs_report_endpoint_metrics: reporting.map(metrics).unwrap_or_default(),
         transport_socket: socket(own_mode(cluster, dialect), dialect),
@@ -66,6 +72,16 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             Dialect::Grpc => Vec::new(),
         },
         ..Proto::default()
+    }
+}
+
+fn retry_budget(budget: mesh_core::config::RetryBudget) -> RetryBudget {
+    RetryBudget {
+        budget_percent: Some(Percent {
+            value: f64::from(budget.share) / 100.0,
+        }),
+        min_retry_concurrency: uint(budget.min_retry_concurrency),
+        ..RetryBudget::default()
     }
 }
 
@@ -87,6 +103,7 @@ fn socket(mode: &TlsMode, dialect: Dialect) -> Option<TransportSocket> {
     match mode {
         TlsMode::Plaintext => None,
         TlsMode::Mutual(mutual) => Some(tls::upstream(mutual, dialect)),
+        TlsMode::Origination(outside) => Some(tls::outside(outside, dialect)),
     }
 }
 
@@ -116,16 +133,4 @@ fn lb(policy: LbPolicy) -> (LbEnum, Option<LbConfig>) {
             (LbEnum::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config)))
         }
     }
-}
-
-/// Envoy speaks HTTP/1.1 to a cluster that does not say otherwise; gRPC ignores this.
-fn http2() -> HashMap<String, crate::proto::protobuf::Any> {
-    let explicit = ExplicitHttpConfig {
-        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
-    };
-    let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
-        ..HttpProtocolOptions::default()
-    };
-    HashMap::from([(HttpProtocolOptions::full_name(), pack(&options))])
 }

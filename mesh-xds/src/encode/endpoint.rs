@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh_core::config::{ClusterName, Endpoint, Health, Locality, Metadata};
+use mesh_core::config::{ClusterName, DropOverload, Endpoint, Health, Locality, Metadata};
 
 use super::common::{texts, uint};
 use crate::proto::core::{
@@ -14,10 +14,17 @@ use crate::proto::core::{
     socket_address::PortSpecifier,
 };
 use crate::proto::endpoint::{
-    ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+    ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, LocalityLbEndpoints,
+    cluster_load_assignment::{Policy, policy::DropOverload as DropProto},
+    lb_endpoint::HostIdentifier,
 };
+use crate::proto::percent::{FractionalPercent, fractional_percent::DenominatorType};
 
-pub(super) fn assignment(cluster: &ClusterName, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
+pub(super) fn assignment(
+    cluster: &ClusterName,
+    endpoints: &[Endpoint],
+    drops: &[DropOverload],
+) -> ClusterLoadAssignment {
     let mut groups: BTreeMap<(u32, [&str; 3]), Vec<&Endpoint>> = BTreeMap::new();
     for endpoint in endpoints {
         let Locality { region, zone, sub_zone } = &*endpoint.locality;
@@ -30,8 +37,24 @@ pub(super) fn assignment(cluster: &ClusterName, endpoints: &[Endpoint]) -> Clust
             .into_iter()
             .map(|((priority, _), group)| locality(priority, &group))
             .collect(),
+        policy: policy(drops),
         ..ClusterLoadAssignment::default()
     }
+}
+
+/// Categories are drawn for in this order, at both ends.
+fn policy(drops: &[DropOverload]) -> Option<Policy> {
+    let drop = |drop: &DropOverload| DropProto {
+        category: drop.category.clone().into(),
+        drop_percentage: Some(FractionalPercent {
+            numerator: drop.per_million,
+            denominator: DenominatorType::Million as i32,
+        }),
+    };
+    (!drops.is_empty()).then(|| Policy {
+        drop_overloads: drops.iter().map(drop).collect(),
+        ..Policy::default()
+    })
 }
 
 fn locality(priority: u32, group: &[&Endpoint]) -> LocalityLbEndpoints {

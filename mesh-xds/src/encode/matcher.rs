@@ -46,7 +46,7 @@ fn query_match(parameter: &QueryMatch) -> QueryParameterMatcher {
     }
 }
 
-fn header_match(header: &HeaderMatch) -> HeaderMatcher {
+pub(super) fn header_match(header: &HeaderMatch) -> HeaderMatcher {
     let test = match &header.test {
         HeaderTest::Range { start, end } => HeaderMatchSpecifier::RangeMatch(Int64Range {
             start: *start,

@@ -20,6 +20,8 @@ mod fault;
 mod headers;
 mod listener;
 mod matcher;
+mod protocol;
+mod retry;
 mod route;
 mod socket;
 #[cfg(test)]
@@ -29,7 +31,7 @@ mod tls;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use mesh_core::config::{Cluster, ClusterName, Endpoint, FaultFilter, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, RouteTree};
 use prost::Message;
 
 use crate::convention::OUR_USER_AGENT;
@@ -106,7 +108,7 @@ pub(crate) fn cluster(cluster: &Cluster, dialect: Dialect) -> Vec<u8> {
     cluster::cluster(cluster, dialect).encode_to_vec()
 }
 
-/// The endpoints of a cluster.
-pub(crate) fn endpoints(cluster: &ClusterName, endpoints: &[Endpoint]) -> Vec<u8> {
-    endpoint::assignment(cluster, endpoints).encode_to_vec()
+/// The endpoints of a cluster, and the shares of its calls that are to fail without reaching one.
+pub(crate) fn endpoints(cluster: &ClusterName, endpoints: &[Endpoint], drops: &[DropOverload]) -> Vec<u8> {
+    endpoint::assignment(cluster, endpoints, drops).encode_to_vec()
 }

@@ -1,21 +1,18 @@
 //! A route configuration.
 
-use std::collections::HashMap;
-
 use mesh_core::config::{
-    Action, DirectResponse, Forward, RetryPolicy, Route, RouteTree, Split, VirtualHost, WeightedCluster as ShareValue,
+    Action, DirectResponse, Forward, Route, RouteTree, Split, VirtualHost, WeightedCluster as ShareValue,
 };
 
 use super::common::{duration, uint};
 use super::matcher::route_match;
-use super::{action, fault, headers};
-use crate::convention::RETRY_IS_DEFAULT;
+use super::{action, fault, headers, retry};
 use crate::proto::core::Metadata;
 use crate::proto::protobuf;
 use crate::proto::route::{
-    NonForwardingAction, RetryPolicy as RetryProto, Route as RouteProto, RouteAction, RouteConfiguration,
-    VirtualHost as HostProto, WeightedCluster, retry_policy::RetryBackOff, route::Action as RouteActionProto,
-    route_action::ClusterSpecifier, route_action::MaxStreamDuration, weighted_cluster::ClusterWeight,
+    NonForwardingAction, Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto,
+    WeightedCluster, route::Action as RouteActionProto, route_action::ClusterSpecifier,
+    route_action::MaxStreamDuration, weighted_cluster::ClusterWeight,
     weighted_cluster::cluster_weight::HostRewriteSpecifier,
 };
 
@@ -60,53 +57,69 @@ fn virtual_host(host: &VirtualHost) -> HostProto {
         response_headers_to_add: response.0,
         response_headers_to_remove: response.1,
         typed_per_filter_config: fault::overrides(&host.faults),
+        include_request_attempt_count: host.routes.iter().any(|route| route.retry.announce_attempts),
         ..HostProto::default()
     }
 }
 
 fn route(route: &Route) -> RouteProto {
+    let mut metadata = None;
     let action = match &route.action {
-        Action::Forward(forward) => RouteActionProto::Route(forwarding(route, forward)),
+        Action::Forward(forward) => {
+            let (action, mark) = forwarding(route, forward);
+            metadata = mark;
+            RouteActionProto::Route(action)
+        }
         Action::Redirect(redirect) => RouteActionProto::Redirect(action::redirect(redirect)),
         Action::Respond(response) => RouteActionProto::DirectResponse(action::direct_response(response)),
         // Whoever reads it fails its calls too.
         Action::Unserved(_) => RouteActionProto::NonForwardingAction(NonForwardingAction {}),
     };
-    let marked = route.forward().is_some() && route.retry.retries > 0 && !route.retry.explicit;
     let [request, response] = headers::rules(route.headers.as_deref());
     RouteProto {
         name: route.name.clone().into(),
         r#match: Some(route_match(&route.matches)),
-        metadata: marked.then(default_retry_mark),
+        metadata,
         action: Some(action),
         request_headers_to_add: request.0,
         request_headers_to_remove: request.1,
         response_headers_to_add: response.0,
         response_headers_to_remove: response.1,
         typed_per_filter_config: fault::overrides(&route.faults),
+        request_body_buffer_limit: route.forward().and_then(|_| retry::buffer_limit(&route.retry)),
         ..RouteProto::default()
     }
 }
 
-fn forwarding(route: &Route, forward: &Forward) -> RouteAction {
-    let retries = (route.retry.retries > 0).then(|| retry_policy(&route.retry));
-    // gRPC reads the one, Envoy and Istio's users the other; a zero that is said is no limit and stops every fallback.
-    let timeout = Some(duration(route.timeout.unwrap_or_default()));
+/// What is said of a route that sends its calls on, and the mark of retries that nobody wrote.
+fn forwarding(route: &Route, forward: &Forward) -> (RouteAction, Option<Metadata>) {
+    let (retry_policy, metadata) = retry::policy(&route.retry);
     let mut action = RouteAction {
         cluster_specifier: Some(clusters(&forward.split)),
-        timeout,
-        max_stream_duration: Some(MaxStreamDuration {
-            max_stream_duration: timeout,
-            ..MaxStreamDuration::default()
-        }),
-        retry_policy: retries,
+        // A zero that is said is no limit, and stops Envoy's 15 s.
+        timeout: Some(duration(route.timeout.unwrap_or_default())),
+        max_stream_duration: max_stream_duration(route),
+        idle_timeout: route.limits.idle.map(duration),
+        retry_policy,
+        hedge_policy: retry::hedge(&route.retry),
         request_mirror_policies: forward.mirrors.iter().map(action::mirror).collect(),
         ..RouteAction::default()
     };
     if let Some(rewrite) = &forward.rewrite {
         action::rewrite(rewrite, &mut action);
     }
-    action
+    (action, metadata)
+}
+
+/// gRPC's clients look here for what Envoy and Istio's users call a timeout.
+fn max_stream_duration(route: &Route) -> Option<MaxStreamDuration> {
+    let limits = &route.limits;
+    let duration_of = MaxStreamDuration {
+        max_stream_duration: limits.max_stream.or(route.timeout).map(duration),
+        grpc_timeout_header_max: limits.grpc_max.map(duration),
+        grpc_timeout_header_offset: limits.grpc_offset.map(duration),
+    };
+    (duration_of != MaxStreamDuration::default()).then_some(duration_of)
 }
 
 fn clusters(split: &Split) -> ClusterSpecifier {
@@ -135,33 +148,5 @@ fn share(share: &ShareValue) -> ClusterWeight {
         host_rewrite_specifier: host.map(|host| HostRewriteSpecifier::HostRewriteLiteral(host.to_string())),
         typed_per_filter_config: fault::overrides(&share.faults),
         ..ClusterWeight::default()
-    }
-}
-
-/// Never called for zero retries: gRFC A44 refuses them, so "never" is said by leaving the policy out.
-fn retry_policy(policy: &RetryPolicy) -> RetryProto {
-    RetryProto {
-        retry_on: policy.on.to_string(),
-        num_retries: uint(policy.retries),
-        per_try_timeout: policy.per_try_timeout.map(duration),
-        retry_back_off: Some(RetryBackOff {
-            base_interval: Some(duration(policy.backoff.base())),
-            max_interval: Some(duration(policy.backoff.max())),
-        }),
-        ..RetryProto::default()
-    }
-}
-
-fn default_retry_mark() -> Metadata {
-    let (filter, key) = RETRY_IS_DEFAULT;
-    let yes = protobuf::Value {
-        kind: Some(protobuf::value::Kind::BoolValue(true)),
-    };
-    let fields = protobuf::Struct {
-        fields: HashMap::from([(key.into(), yes)]),
-    };
-    Metadata {
-        filter_metadata: HashMap::from([(filter.into(), fields)]),
-        ..Metadata::default()
     }
 }

@@ -1,7 +1,9 @@
 //! `UpstreamTlsContext`: with certificate providers for gRPC (gRFC A29), with SDS names for Envoy.
 //!
-//! The expected identities are written twice for gRPC: C-core and grpc-js enforce only the deprecated list and accept any
-//! certificate of the roots without it; tonic-xds enforces the typed one, and so does Envoy, which is written that alone.
+//! The expected identities are written twice: C-core and grpc-js enforce only the deprecated list and accept any certificate of
+//! the roots without it; tonic-xds enforces the typed one, and so does Envoy, which passes over the other list where there is a
+//! typed one (`getSubjectAltNameMatchers`), and counts a deprecated field in a log line. Whoever reads Envoy's shape without
+//! being Envoy may know the old list only.
 //!
 //! Envoy's names have no configuration source. It looks such a secret up in the `static_resources.secrets` of its own
 //! bootstrap, where they are read from files beside it: no private key ever crosses the stream.
@@ -9,17 +11,18 @@
 //! A cluster that expects nobody is one that nothing may be sent to, but foreign clients take an empty list for "anybody".
 //! They are told to expect an identity that nobody can have.
 
-use mesh_core::config::{MutualTls, StringMatch};
+use mesh_core::config::{Credential, MutualTls, NameKind, NameMatch, Roots, StringMatch, TlsOrigination};
 
 use super::Dialect;
 use super::matcher::string_match;
-use crate::convention::PROVIDER;
-use crate::proto::core::{TransportSocket, transport_socket::ConfigType};
+use crate::convention::{PROVIDED, PROVIDED_FILES, PROVIDER};
+use crate::proto::core::{DataSource, TransportSocket, data_source::Specifier, transport_socket::ConfigType};
 use crate::proto::pack;
 use crate::proto::raw_buffer::RawBuffer;
 use crate::proto::tls::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, SdsSecretConfig,
-    SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
+    SubjectAltNameMatcher, TlsCertificate, TlsParameters, UpstreamTlsContext,
+    certificate_validation_context::{SystemRootCerts, TrustChainVerification},
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
@@ -61,6 +64,102 @@ pub(super) fn upstream(mutual: &MutualTls, dialect: Dialect) -> TransportSocket 
     }
 }
 
+/// For a server outside of the mesh: what it is judged by and what it is shown is named, by file or by a name that the client
+/// knows.
+#[allow(deprecated, reason = "the deprecated list is the one that is of any kind")]
+pub(super) fn outside(outside: &TlsOrigination, dialect: Dialect) -> TransportSocket {
+    let envoy = matches!(dialect, Dialect::Envoy(_));
+    let mut validation = CertificateValidationContext {
+        match_typed_subject_alt_names: outside.names.iter().filter_map(named).collect(),
+        match_subject_alt_names: outside.names.iter().filter_map(of_any_kind).collect(),
+        trust_chain_verification: match outside.unverified {
+            true => TrustChainVerification::AcceptUntrusted as i32,
+            false => TrustChainVerification::VerifyTrustChain as i32,
+        },
+        ..CertificateValidationContext::default()
+    };
+    let mut common = CommonTlsContext::default();
+    let mut sds = None;
+    match &outside.roots {
+        Roots::System => validation.system_root_certs = Some(SystemRootCerts {}),
+        Roots::File(path) if envoy => validation.trusted_ca = Some(file(path)),
+        Roots::File(path) => {
+            validation.ca_certificate_provider_instance = provider(PROVIDED_FILES, path.to_string_lossy());
+        }
+        Roots::Named(name) if envoy => sds = Some(secret(name)),
+        Roots::Named(name) => validation.ca_certificate_provider_instance = provider(PROVIDED, &**name),
+    }
+    match &outside.shown {
+        None => {}
+        Some(Credential::Workload) if envoy => {
+            common.tls_certificate_sds_secret_configs = vec![secret(CERTIFICATE_SECRET)]
+        }
+        Some(Credential::Workload) => common.tls_certificate_provider_instance = instance(),
+        Some(Credential::Named(name)) if envoy => common.tls_certificate_sds_secret_configs = vec![secret(name)],
+        Some(Credential::Named(name)) => common.tls_certificate_provider_instance = provider(PROVIDED, &**name),
+        Some(Credential::Files { certificate, key }) if envoy => {
+            common.tls_certificates = vec![TlsCertificate {
+                certificate_chain: Some(file(certificate)),
+                private_key: Some(file(key)),
+                ..TlsCertificate::default()
+            }];
+        }
+        Some(Credential::Files { certificate, key }) => {
+            let both = format!("{}~{}", certificate.to_string_lossy(), key.to_string_lossy());
+            common.tls_certificate_provider_instance = provider(PROVIDED_FILES, both);
+        }
+    }
+    common.validation_context_type = Some(match sds {
+        None => ValidationContextType::ValidationContext(validation),
+        Some(_) => ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+            default_validation_context: Some(validation),
+            validation_context_sds_secret_config: sds,
+            ..CombinedCertificateValidationContext::default()
+        }),
+    });
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(common),
+        sni: outside.sni.clone().unwrap_or_default().into(),
+        ..UpstreamTlsContext::default()
+    };
+    TransportSocket {
+        name: TLS_SOCKET.into(),
+        config_type: Some(ConfigType::TypedConfig(pack(&context))),
+    }
+}
+
+fn named(name: &NameMatch) -> Option<SubjectAltNameMatcher> {
+    let kind = match name.kind {
+        NameKind::Dns => SanType::Dns,
+        NameKind::Uri => SanType::Uri,
+        NameKind::Ip => SanType::IpAddress,
+        NameKind::Email => SanType::Email,
+        NameKind::Any => return None,
+    };
+    Some(SubjectAltNameMatcher {
+        san_type: kind as i32,
+        ..typed(&name.test)
+    })
+}
+
+fn of_any_kind(name: &NameMatch) -> Option<crate::proto::matcher::StringMatcher> {
+    (name.kind == NameKind::Any).then(|| string_match(&name.test))
+}
+
+fn provider(instance: &str, name: impl Into<String>) -> Option<CertificateProviderPluginInstance> {
+    Some(CertificateProviderPluginInstance {
+        instance_name: instance.into(),
+        certificate_name: name.into(),
+    })
+}
+
+fn file(path: &std::path::Path) -> DataSource {
+    DataSource {
+        specifier: Some(Specifier::Filename(path.to_string_lossy().into())),
+        ..DataSource::default()
+    }
+}
+
 #[allow(deprecated, reason = "the deprecated list is the one that gRPC enforces")]
 fn with_providers(mutual: &MutualTls, dialect: Dialect) -> CommonTlsContext {
     let tests = match dialect {
@@ -81,9 +180,12 @@ fn with_providers(mutual: &MutualTls, dialect: Dialect) -> CommonTlsContext {
     }
 }
 
+#[allow(deprecated, reason = "the deprecated list is the one that others may enforce")]
 fn with_secrets(mutual: &MutualTls) -> CommonTlsContext {
+    let tests = expected(mutual);
     let validation = CertificateValidationContext {
-        match_typed_subject_alt_names: expected(mutual).iter().map(typed).collect(),
+        match_typed_subject_alt_names: tests.iter().map(typed).collect(),
+        match_subject_alt_names: tests.iter().map(string_match).collect(),
         ..CertificateValidationContext::default()
     };
     let combined = CombinedCertificateValidationContext {

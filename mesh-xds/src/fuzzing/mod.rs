@@ -7,8 +7,10 @@
 //!
 //! Each target panics when a promise is broken: nothing that a peer sent may panic; what was decoded and encoded again
 //! decodes to the same, as far as the serving end can say it; a refusal names the kind and the resource, and its text is
-//! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`].
+//! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`], and what a copy
+//! on disk may do in [`disk`].
 
+mod disk;
 mod resource;
 mod seeds;
 mod stream;
@@ -24,13 +26,14 @@ use crate::wire::{Delta, Raw, Sotw, bytes};
 
 use resource::{check, read, read_by};
 
+pub use disk::disk_copy;
 pub use seeds::seeds;
 
 /// A fuzz target: it panics when a promise is broken.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("listener", listener),
     ("route", route),
     ("cluster", cluster),
@@ -42,6 +45,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("bootstrap", bootstrap),
     ("sotw_response", sotw_response),
     ("delta_response", delta_response),
+    ("disk_copy", disk_copy),
 ];
 
 /// A `Listener`.
@@ -55,7 +59,8 @@ pub fn listener(bytes: &[u8]) {
                 routes: Routes::Named(routes),
                 extensions,
                 faults,
-            }) if extensions.is_empty() => {
+                limits,
+            }) if extensions.is_empty() && limits.is_empty() => {
                 let again = read_by::<Listener>(encode::listener(&name, routes, faults), &context);
                 assert_eq!(again, value, "a listener of {name:?}");
             }

@@ -109,15 +109,15 @@ fn without_reasons(mut tree: RouteTree) -> RouteTree {
     tree
 }
 
-/// Endpoints are the same after a round over the wire, but for their order: they travel by priority and locality. The shares
-/// that are to fail are not said by the serving end, nor is a priority that nobody is in.
+/// Endpoints are the same after a round over the wire, but for their order: they travel by priority and locality. A priority
+/// that nobody is in is not said.
 pub(super) fn same_endpoints(name: &Arc<str>, list: &Endpoints) {
     let by_address = |list: &Endpoints| -> BTreeMap<SocketAddr, Endpoint> {
         list.endpoints.iter().map(|one| (one.address, one.clone())).collect()
     };
     let priorities: BTreeSet<u32> = list.endpoints.iter().map(|one| one.priority).collect();
     if priorities.iter().copied().eq(0..priorities.len() as u32) {
-        let again = read::<Endpoints>(encode::endpoints(&(&**name).into(), &list.endpoints));
-        assert_eq!(by_address(&again), by_address(list));
+        let again = read::<Endpoints>(encode::endpoints(&(&**name).into(), &list.endpoints, &list.drops));
+        assert_eq!((by_address(&again), &again.drops), (by_address(list), &list.drops));
     }
 }

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Endpoint, ExpectedPeers, Health, MutualTls, RetryOn, RetryPolicy, Route, Snapshot, Split,
-    StringMatch, TlsMode,
+    Backoff, Cluster, Endpoint, ExpectedPeers, Health, MutualTls, RateLimitedBackoff, ResetFormat, ResetHeader,
+    RetryOn, RetryPolicy, Route, Snapshot, Split, StringMatch, TimeLimits, TlsMode,
 };
 
+use super::disk;
 use super::stream::{SIDECAR, Speak};
 use crate::encode::{self, Dialect};
 use crate::node::{Node, NodeLocality};
@@ -53,7 +54,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "structured",
             b"xdstp://a/envoy.config.listener.v3.Listener/b%2Fc/d?k=v&a=%7e#x".to_vec(),
         ),
-        ("endpoints", "none", encode::endpoints(&"c".into(), &[])),
+        ("endpoints", "none", encode::endpoints(&"c".into(), &[], &[])),
         ("endpoints", "three", endpoints("c")),
         ("envelope", "empty", Vec::new()),
         ("node", "istio", bytes::node(&istio_node())),
@@ -66,6 +67,9 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             br#"{"xds_servers":[],"xds_servers":[]}"#.to_vec(),
         ),
         ("bootstrap", "deep", "[".repeat(400).into_bytes()),
+        ("disk_copy", "whole", disk::body(&tree("t", "c"), true)),
+        ("disk_copy", "other-names", disk::body(&tree("u", "c"), false)),
+        ("disk_copy", "empty", Vec::new()),
     ];
     for (label, kind, inner) in tree("t", "c") {
         all.push(("envelope", label, bytes::envelope("x", kind.type_url(), inner)));
@@ -104,7 +108,7 @@ fn endpoints(cluster: &str) -> Vec<u8> {
         endpoint(2, Health::Draining, 0),
         endpoint(3, Health::Unhealthy, 1),
     ];
-    encode::endpoints(&cluster.into(), &list)
+    encode::endpoints(&cluster.into(), &list, &[])
 }
 
 fn routes(name: &str, cluster: &str) -> Vec<u8> {
@@ -120,7 +124,22 @@ fn rich_routes() -> Vec<u8> {
         on: RetryOn::parse("connect-failure,5xx,unavailable"),
         per_try_timeout: Some(Duration::from_millis(100)),
         backoff: Backoff::new(Duration::from_millis(25), None).expect("an interval of more than 0"),
-        explicit: false,
+        statuses: [429, 503].into(),
+        rate_limited: Some(RateLimitedBackoff {
+            headers: [ResetHeader {
+                name: http::header::RETRY_AFTER,
+                format: ResetFormat::Seconds,
+            }]
+            .into(),
+            max: RateLimitedBackoff::DEFAULT_MAX,
+        }),
+        hedge: true,
+        ..RetryPolicy::default()
+    };
+    route.limits = TimeLimits {
+        max_stream: Some(Duration::from_secs(60)),
+        grpc_max: Some(Duration::ZERO),
+        ..TimeLimits::default()
     };
     encoded("r", route, &["c", "d"])
 }

@@ -7,16 +7,22 @@
 //! - Only types that were asked for are sent; gRPC C-core stops reading a stream that brings another.
 //! - A listener or cluster response holds all that is subscribed, since absence deletes. A cluster that is no longer
 //!   published stays in it until the client has settled on routes that do not need it; clients fail calls otherwise.
+//! - Envoy uses a cluster only when it has its endpoints too, so the routes to a new one wait until it has said something to
+//!   both, see [`warming`](super::warming).
 //! - A request with a nonce other than the newest is stale: nothing is taken from it. One without a nonce is answered even
 //!   if it is not the first.
 //! - A refusal is known by its error and nonce alone; its version may be anything.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::clients::{Acknowledged, SubscriptionReport};
+use tokio::time::Instant;
+
+use super::clients::SubscriptionReport;
 use super::encoded::View;
 use super::machine::{MAX_NAMES, Machine, Misuse, SEND_ORDER};
-use super::subscription::Subscription;
+use super::subscription::{Subscription, Waits};
+use super::warming::Warming;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::{Request, Response, Sotw};
@@ -26,6 +32,7 @@ use crate::wire::{Request, Response, Sotw};
 pub(super) struct StreamState {
     dialect: Dialect,
     subscriptions: [Option<Subscription>; ResourceKind::COUNT],
+    warming: Warming,
     next_nonce: u64,
 }
 
@@ -36,6 +43,7 @@ impl Machine for StreamState {
         Self {
             dialect,
             subscriptions: Default::default(),
+            warming: Warming::default(),
             next_nonce: 1,
         }
     }
@@ -50,51 +58,58 @@ impl Machine for StreamState {
         }
         let first = self.subscriptions[kind.index()].is_none();
         let subscription = self.subscriptions[kind.index()].get_or_insert_default();
-        if !first && !request.nonce.is_empty() && request.nonce != subscription.nonce {
-            return Ok(());
-        }
         if !first && !request.nonce.is_empty() {
-            subscription.acknowledge(request.error.as_deref());
+            let Ok(nonce) = request.nonce.parse() else {
+                return Ok(());
+            };
+            if !subscription.acknowledge(nonce, request.error.as_deref()) {
+                return Ok(());
+            }
         }
         subscription.subscribe(kind, request.names, first);
         if request.nonce.is_empty() || first {
-            subscription.owed = true;
-            subscription.sent.clear();
-            subscription.told_absent.clear();
+            subscription.begin_anew(kind);
         }
         Ok(())
     }
 
-    fn next_response(&mut self, published: &View) -> Option<Response> {
+    fn next_response(&mut self, published: &View, now: Instant) -> Option<Response> {
         for kind in SEND_ORDER {
             let set = published.of(kind);
-            let hold = kind == ResourceKind::Cluster && !self.routes_settled(published);
+            let hold = match kind {
+                ResourceKind::Cluster if !self.routes_settled(published) => Waits::Removals,
+                ResourceKind::Route => Waits::These(self.cold_routes(published, now)),
+                _ => Waits::Nothing,
+            };
             let Some(subscription) = &mut self.subscriptions[kind.index()] else {
                 continue;
             };
-            let renewed = subscription.renewed(kind, set);
-            let Some(mut response) = subscription.response(kind, set, hold, self.dialect) else {
+            let (renewed, gone) = (subscription.renewed(kind, set), subscription.gone(kind, set, &hold));
+            let Some(response) = subscription.response(kind, set, &hold, self.dialect, self.next_nonce) else {
                 continue;
             };
-            response.nonce = self.next_nonce.to_string();
             self.next_nonce += 1;
-            subscription.nonce.clone_from(&response.nonce);
             if let Dialect::Envoy(_) = self.dialect {
-                self.warm(&renewed);
+                self.warm(&renewed, &gone);
             }
             return Some(response);
         }
         None
     }
 
+    fn wakes(&self) -> Option<Instant> {
+        self.warming.wakes()
+    }
+
     fn report(&self) -> Vec<SubscriptionReport> {
         let one = |kind: ResourceKind| {
             let subscription = self.subscriptions[kind.index()].as_ref()?;
             Some(SubscriptionReport {
+                refused_at: None,
                 kind,
                 names: subscription.names.iter().cloned().collect(),
                 sent: subscription.version.clone(),
-                acknowledged: subscription.acknowledged.clone(),
+                acknowledged: subscription.acknowledged(),
             })
         };
         ResourceKind::ALL.into_iter().filter_map(one).collect()
@@ -103,11 +118,26 @@ impl Machine for StreamState {
 
 impl StreamState {
     /// Envoy makes a changed cluster anew and waits for its endpoints before it uses it, even if they are those that it has
-    /// (xDS protocol, "Resource warming").
-    fn warm(&mut self, clusters: &[Arc<str>]) {
+    /// (xDS protocol, "Resource warming"). With a cluster that is gone it forgets the endpoints, if it comes back or not.
+    fn warm(&mut self, renewed: &[Arc<str>], gone: &[Arc<str>]) {
         if let Some(endpoints) = &mut self.subscriptions[ResourceKind::Endpoints.index()] {
-            endpoints.sent.retain(|name, _| !clusters.contains(name));
+            endpoints.send_again(renewed);
+            endpoints.forget(gone);
         }
+    }
+
+    /// The route configurations that wait for clusters that the client has not warmed.
+    fn cold_routes(&mut self, published: &View, now: Instant) -> BTreeSet<Arc<str>> {
+        let [routes, clusters, endpoints] = [ResourceKind::Route, ResourceKind::Cluster, ResourceKind::Endpoints]
+            .map(|kind| self.subscriptions[kind.index()].as_ref());
+        let (Some(routes), Some(clusters)) = (routes, clusters.filter(|clusters| clusters.wildcard)) else {
+            return self.warming.none();
+        };
+        let is_warm =
+            |name: &str| clusters.answered.has(name) && endpoints.is_some_and(|endpoints| endpoints.answered.has(name));
+        let set = published.of(ResourceKind::Route);
+        let clusters = published.of(ResourceKind::Cluster);
+        self.warming.hold(routes.changed(set), set, clusters, is_warm, now)
     }
 
     /// Whether the client has said something to the newest listeners and routes: what it is still subscribed to after
@@ -117,8 +147,7 @@ impl StreamState {
             let Some(subscription) = &self.subscriptions[kind.index()] else {
                 return true;
             };
-            let waiting = subscription.version.is_some() && subscription.acknowledged == Acknowledged::Waiting;
-            !waiting && !subscription.differs(kind, published.of(kind))
+            !subscription.is_waited_for() && !subscription.differs(kind, published.of(kind))
         })
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use mesh_core::identity::SpiffeId;
 use tokio::sync::watch;
@@ -41,12 +42,14 @@ pub struct SubscriptionReport {
     pub sent: Option<Arc<str>>,
     /// What it said to that.
     pub acknowledged: Acknowledged,
+    /// When it refused it.
+    pub refused_at: Option<SystemTime>,
 }
 
 /// What a client said to what it was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Acknowledged {
-    /// Nothing yet.
+    /// Nothing yet, or nothing certain: its refusal was cut before it had named everything.
     #[default]
     Waiting,
     /// It uses it.
@@ -101,12 +104,27 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    pub(super) fn update(&self, subscriptions: Vec<SubscriptionReport>) {
+    pub(super) fn update(&self, mut subscriptions: Vec<SubscriptionReport>) {
         if let Some(report) = self.registry.lock().get_mut(&self.stream) {
+            for subscription in &mut subscriptions {
+                let before = report.subscriptions.iter().find(|one| one.kind == subscription.kind);
+                subscription.refused_at = refused_at(subscription, before);
+            }
             report.subscriptions = subscriptions;
         }
         self.registry.rang();
     }
+}
+
+/// A refusal is as old as the first report that has it: what is sent again is waited for in between.
+fn refused_at(now: &SubscriptionReport, before: Option<&SubscriptionReport>) -> Option<SystemTime> {
+    if !matches!(now.acknowledged, Acknowledged::Refused(_)) {
+        return None;
+    }
+    let is_known =
+        |before: &&SubscriptionReport| (&before.acknowledged, &before.sent) == (&now.acknowledged, &now.sent);
+    let known = before.filter(is_known).and_then(|before| before.refused_at);
+    Some(known.unwrap_or_else(SystemTime::now))
 }
 
 impl Drop for Registered {

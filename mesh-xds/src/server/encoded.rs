@@ -1,12 +1,12 @@
 //! A snapshot as it goes over the wire, encoded once for all streams of a group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{FaultFilter, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, FaultFilter, RouteTree};
 
 use crate::convention::PROVIDER;
 use crate::decode::{self, Context, Rejected, Resource};
@@ -22,7 +22,11 @@ pub(crate) struct TypeSet {
     /// Of each resource by itself: a hash of its bytes, so that a client that comes back to a control plane that was
     /// restarted, or to another one, is not sent what it holds.
     pub(crate) versions: BTreeMap<Arc<str>, Arc<str>>,
+    /// Of each route configuration, the clusters that it leads to; of other kinds empty.
+    pub(crate) clusters: BTreeMap<Arc<str>, Names>,
 }
+
+type Names = BTreeSet<Arc<str>>;
 
 /// What one group of clients is told, in each dialect.
 #[derive(Clone, Debug)]
@@ -91,7 +95,9 @@ type Resources = BTreeMap<Arc<str>, Arc<[u8]>>;
 impl Encoded {
     /// Encodes and checks. Kinds whose resources are those of `previous` keep their version; the others get `generation`.
     pub(crate) fn new(snapshot: &Snapshot, previous: Option<&Self>, generation: u64) -> Result<Self, Unpublishable> {
-        let (listeners, routes) = listeners_and_routes(snapshot)?;
+        let (listeners, trees) = listeners_and_trees(snapshot)?;
+        let routes = written(trees.values().map(|tree| &***tree));
+        let leading = leading(trees.values().map(|tree| &***tree));
         let served = || {
             snapshot
                 .clusters()
@@ -99,7 +105,7 @@ impl Encoded {
                 .filter_map(|(name, cluster)| Some((name, cluster.as_ref().ok()?)))
         };
         let endpoints = served()
-            .map(|(name, cluster)| (name.as_str().into(), encode::endpoints(name, &cluster.endpoints).into()))
+            .map(|(name, cluster)| (name.as_str().into(), encoded_endpoints(name, cluster)))
             .collect();
         let clusters = |dialect| {
             served()
@@ -107,10 +113,8 @@ impl Encoded {
                 .collect::<Resources>()
         };
         let egress = encode::by_port(snapshot);
-        let egress_routes = egress
-            .values()
-            .map(|tree| (Arc::clone(&tree.name), encode::routes(tree).into()))
-            .collect();
+        let egress_routes = written(egress.values());
+        let egress_leading = self::leading(egress.values());
         let ports: Arc<[_]> = egress
             .into_iter()
             .map(|(port, tree)| (port, tree.fault_filters))
@@ -125,7 +129,7 @@ impl Encoded {
         // Envoy's differ from these in the names of secrets alone.
         check::<ClusterSpec>(&for_mesh)?;
         check::<ClusterSpec>(&for_grpc)?;
-        let set = |view: fn(&Self) -> &View, kind: ResourceKind, resources: Resources| {
+        let leads = |view: fn(&Self) -> &View, kind: ResourceKind, resources: Resources, clusters| {
             let before = previous.map(|previous| view(previous).of(kind));
             match before {
                 Some(before) if before.resources == resources => Arc::clone(before),
@@ -133,11 +137,13 @@ impl Encoded {
                     version: version(generation, &resources),
                     versions: versions(&resources),
                     resources,
+                    clusters,
                 }),
             }
         };
+        let set = |view, kind, resources| leads(view, kind, resources, BTreeMap::new());
         let listeners = set(|e| &e.mesh, ResourceKind::Listener, listeners);
-        let routes = set(|e| &e.mesh, ResourceKind::Route, routes);
+        let routes = leads(|e| &e.mesh, ResourceKind::Route, routes, leading);
         let endpoints = set(|e| &e.mesh, ResourceKind::Endpoints, endpoints);
         // No filter of ours is a resource of its own.
         let extensions = set(|e| &e.mesh, ResourceKind::ExtensionConfig, Resources::new());
@@ -155,7 +161,7 @@ impl Encoded {
             grpc: grpc(set(|e| &e.grpc, ResourceKind::Cluster, for_grpc)),
             envoy: View([
                 set(|e| &e.envoy, ResourceKind::Listener, sockets),
-                set(|e| &e.envoy, ResourceKind::Route, egress_routes),
+                leads(|e| &e.envoy, ResourceKind::Route, egress_routes, egress_leading),
                 set(
                     |e| &e.envoy,
                     ResourceKind::Cluster,
@@ -184,12 +190,17 @@ impl Encoded {
                     version: format!("{}@{address}", usual.version).into(),
                     versions: versions(&resources),
                     resources,
+                    clusters: BTreeMap::new(),
                 };
                 view.0[ResourceKind::Listener.index()] = Arc::new(elsewhere);
                 view
             }
         }
     }
+}
+
+fn encoded_endpoints(name: &ClusterName, cluster: &Cluster) -> Arc<[u8]> {
+    encode::endpoints(name, &cluster.endpoints, &cluster.drops).into()
 }
 
 fn sockets(ports: &[(u16, Vec<FaultFilter>)], address: IpAddr) -> Resources {
@@ -200,9 +211,11 @@ fn sockets(ports: &[(u16, Vec<FaultFilter>)], address: IpAddr) -> Resources {
     ports.iter().map(one).collect()
 }
 
-fn listeners_and_routes(snapshot: &Snapshot) -> Result<(Resources, Resources), Unpublishable> {
+type Trees<'a> = BTreeMap<&'a Arc<str>, &'a Arc<RouteTree>>;
+
+fn listeners_and_trees(snapshot: &Snapshot) -> Result<(Resources, Trees<'_>), Unpublishable> {
     let mut listeners = Resources::new();
-    let mut trees: BTreeMap<&Arc<str>, &Arc<RouteTree>> = BTreeMap::new();
+    let mut trees = Trees::new();
     for (target, tree) in snapshot.targets().iter() {
         let Ok(tree) = tree else { continue };
         listeners.insert(
@@ -215,11 +228,17 @@ fn listeners_and_routes(snapshot: &Snapshot) -> Result<(Resources, Resources), U
             return Err(Unpublishable { kind });
         }
     }
-    let routes = trees
-        .into_iter()
-        .map(|(name, tree)| (Arc::clone(name), encode::routes(tree).into()))
-        .collect();
-    Ok((listeners, routes))
+    Ok((listeners, trees))
+}
+
+fn written<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> Resources {
+    let one = |tree: &RouteTree| (Arc::clone(&tree.name), encode::routes(tree).into());
+    trees.map(one).collect()
+}
+
+fn leading<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> BTreeMap<Arc<str>, Names> {
+    let clusters = |tree: &RouteTree| tree.clusters().map(|name| name.as_str().into()).collect();
+    trees.map(|tree| (Arc::clone(&tree.name), clusters(tree))).collect()
 }
 
 /// Reads everything back as a client would.

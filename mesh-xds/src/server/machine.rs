@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::clients::SubscriptionReport;
@@ -10,7 +11,8 @@ use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::Variant;
 
-/// Make before break: nothing is named before it is there (xDS protocol, "Eventual consistency considerations").
+/// Make before break: nothing is named before it is there (xDS protocol, "Eventual consistency considerations"). Order alone
+/// is not enough for a client that warms clusters, see [`warming`](super::warming).
 pub(super) const SEND_ORDER: [ResourceKind; ResourceKind::COUNT] = [
     ResourceKind::Cluster,
     ResourceKind::Endpoints,
@@ -39,8 +41,11 @@ pub(super) trait Machine: Send + 'static {
     /// When the stream cannot go on after it.
     fn on_request(&mut self, request: <Self::Variant as Variant>::Request) -> Result<(), Misuse>;
 
-    /// What to send next, if anything differs from what was sent.
-    fn next_response(&mut self, published: &View) -> Option<<Self::Variant as Variant>::Response>;
+    /// What to send next, if anything differs from what was sent and need not wait for something else.
+    fn next_response(&mut self, published: &View, now: Instant) -> Option<<Self::Variant as Variant>::Response>;
+
+    /// When to ask again although nothing was said or published: something waits, and will have waited long enough.
+    fn wakes(&self) -> Option<Instant>;
 
     fn report(&self) -> Vec<SubscriptionReport>;
 }

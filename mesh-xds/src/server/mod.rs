@@ -14,11 +14,13 @@ mod delta;
 mod encoded;
 mod load;
 mod machine;
+mod nack;
 mod pace;
 mod peer;
 mod service;
 mod stream;
 mod subscription;
+mod warming;
 
 #[cfg(test)]
 mod tests;

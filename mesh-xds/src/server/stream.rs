@@ -253,12 +253,13 @@ impl<M: Machine> Talk<M> {
         self.registered.update(self.state.report());
         loop {
             let patience = waiting.map_or_else(|| Instant::now() + FAR, |since| since + PATIENCE);
+            let wakes = self.state.wakes().filter(|_| !stale);
             tokio::select! {
                 room = sender.reserve(), if stale || waiting.is_some() => {
                     let Ok(room) = room else { return Ok(()) };
                     waiting = None;
                     let view = if stale { self.told.view() } else { None };
-                    match view.and_then(|view| self.state.next_response(view)) {
+                    match view.and_then(|view| self.state.next_response(view, Instant::now())) {
                         Some(response) => {
                             room.send(Ok(response));
                             waiting = Some(Instant::now());
@@ -280,6 +281,7 @@ impl<M: Machine> Talk<M> {
                     Ok(()) => stale = true,
                     Err(_) => return Err(End::closed()),
                 },
+                () = sleep_until(wakes.unwrap_or(patience)), if wakes.is_some() => stale = true,
                 () = sleep_until(patience), if waiting.is_some() => return Err(End::Slow),
             }
         }

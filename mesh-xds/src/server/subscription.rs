@@ -6,32 +6,132 @@ use std::sync::Arc;
 use super::clients::Acknowledged;
 use super::encoded::TypeSet;
 use super::machine::WILDCARD;
+use super::nack::{Nack, Verdict};
+use super::warming::Answered;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::{NOT_FOUND, Raw, ResourceError, Response};
 
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
-    wildcard: bool,
+    pub(super) wildcard: bool,
     pub(super) names: BTreeSet<Arc<str>>,
     /// A request waits for its answer, even if that has nothing new.
-    pub(super) owed: bool,
-    /// Of the newest response.
-    pub(super) nonce: String,
+    owed: bool,
+    /// Of the newest response; zero before there is one.
+    nonce: u64,
+    /// The names of what was in it.
+    last: Vec<Arc<str>>,
     pub(super) version: Option<Arc<str>>,
-    pub(super) sent: BTreeMap<Arc<str>, Arc<[u8]>>,
+    sent: BTreeMap<Arc<str>, Arc<[u8]>>,
     /// Names that the client was told are not there.
-    pub(super) told_absent: BTreeSet<Arc<str>>,
-    pub(super) acknowledged: Acknowledged,
+    told_absent: BTreeSet<Arc<str>>,
+    /// What it said to the newest response.
+    acknowledged: Acknowledged,
+    /// What it does not use of what was sent last, or may not use, and why. A later response without it takes nothing back.
+    doubts: BTreeMap<Arc<str>, Doubt>,
+    pub(super) answered: Answered,
+}
+
+#[derive(Debug)]
+enum Doubt {
+    Refused(Arc<str>),
+    Unknown,
+}
+
+/// What is not to be said yet.
+#[derive(Debug)]
+pub(super) enum Waits {
+    Nothing,
+    /// That something is no more.
+    Removals,
+    /// These.
+    These(BTreeSet<Arc<str>>),
+}
+
+impl Waits {
+    /// Whether this is not to be sent.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        matches!(self, Self::These(names) if names.contains(name))
+    }
+
+    /// Whether something is not to be sent.
+    pub(super) fn hold_some(&self) -> bool {
+        matches!(self, Self::These(names) if !names.is_empty())
+    }
 }
 
 impl Subscription {
-    pub(super) fn acknowledge(&mut self, error: Option<&str>) {
+    /// Takes what the client says to a response. Whether that is the newest one; nothing else counts of a request that
+    /// answers another.
+    pub(super) fn acknowledge(&mut self, nonce: u64, error: Option<&str>) -> bool {
+        self.answered.answer(nonce, self.nonce);
+        if nonce != self.nonce || nonce == 0 {
+            return false;
+        }
         match error {
-            Some(why) => self.acknowledged = Acknowledged::Refused(why.into()),
+            Some(text) => {
+                let nack = Nack::read(text);
+                for (name, verdict) in nack.judge(&self.last) {
+                    match verdict {
+                        Verdict::Accepted => self.doubts.remove(name),
+                        Verdict::Refused => self
+                            .doubts
+                            .insert(Arc::clone(name), Doubt::Refused(Arc::clone(&nack.why))),
+                        Verdict::Unknown => self.doubts.insert(Arc::clone(name), Doubt::Unknown),
+                    };
+                }
+                self.acknowledged = Acknowledged::Refused(nack.why);
+            }
             // A change of names after a refusal carries the same nonce and no error: it takes nothing back.
             None if self.acknowledged == Acknowledged::Waiting => self.acknowledged = Acknowledged::Accepted,
             None => {}
+        }
+        true
+    }
+
+    /// What is known of what the client uses.
+    pub(super) fn acknowledged(&self) -> Acknowledged {
+        let refused = self.doubts.values().find_map(|doubt| match doubt {
+            Doubt::Refused(why) => Some(Arc::clone(why)),
+            Doubt::Unknown => None,
+        });
+        match (&self.acknowledged, refused) {
+            (Acknowledged::Refused(why), _) => Acknowledged::Refused(Arc::clone(why)),
+            (_, Some(why)) => Acknowledged::Refused(why),
+            (Acknowledged::Accepted, None) if self.doubts.is_empty() => Acknowledged::Accepted,
+            _ => Acknowledged::Waiting,
+        }
+    }
+
+    /// Whether the newest response is not answered.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.version.is_some() && self.acknowledged == Acknowledged::Waiting
+    }
+
+    /// Answers as if this were the first request.
+    pub(super) fn begin_anew(&mut self, kind: ResourceKind) {
+        self.owed = true;
+        if !kind.absence_means_deleted() {
+            // The others are told whole anyway, with what is held for the routes and stands nowhere else.
+            self.sent.clear();
+        }
+        self.told_absent.clear();
+        self.answered.retain(|_| false);
+    }
+
+    /// Sends these once more.
+    pub(super) fn send_again(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            self.sent.remove(name);
+        }
+    }
+
+    /// Sends these once more, as if the client had never had them.
+    pub(super) fn forget(&mut self, names: &[Arc<str>]) {
+        self.send_again(names);
+        for name in names {
+            self.answered.forget(name);
         }
     }
 
@@ -45,6 +145,8 @@ impl Subscription {
         let (wildcard, kept) = (self.wildcard, &names);
         self.sent.retain(|name, _| wildcard || kept.contains(name));
         self.told_absent.retain(|name| kept.contains(name));
+        self.doubts.retain(|name, _| wildcard || kept.contains(name));
+        self.answered.retain(|name| wildcard || kept.contains(name));
         self.names = names;
     }
 
@@ -55,10 +157,24 @@ impl Subscription {
     /// Whether something that is wanted and published was not sent, or not so; of a kind whose absence deletes, also whether
     /// something is to be deleted.
     pub(super) fn differs(&self, kind: ResourceKind, set: &TypeSet) -> bool {
-        let mut wanted = set.resources.iter().filter(|(name, _)| self.wants(name));
         let mut gone = self.sent.keys().filter(|name| !set.resources.contains_key(*name));
-        wanted.any(|(name, bytes)| self.sent.get(name) != Some(bytes))
-            || (kind.absence_means_deleted() && gone.next().is_some())
+        self.changed(set).next().is_some() || (kind.absence_means_deleted() && gone.next().is_some())
+    }
+
+    /// The names of what is wanted and published and was not sent, or not so.
+    pub(super) fn changed<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = &'a Arc<str>> {
+        let wanted = set.resources.iter().filter(|(name, _)| self.wants(name));
+        let changed = wanted.filter(|(name, bytes)| self.sent.get(*name) != Some(*bytes));
+        changed.map(|(name, _)| name)
+    }
+
+    /// The clusters that the next response takes away. Of other kinds nobody asks.
+    pub(super) fn gone(&self, kind: ResourceKind, set: &TypeSet, waits: &Waits) -> Vec<Arc<str>> {
+        if kind != ResourceKind::Cluster || matches!(waits, Waits::Removals) {
+            return Vec::new();
+        }
+        let gone = self.sent.keys().filter(|name| !set.resources.contains_key(*name));
+        gone.cloned().collect()
     }
 
     /// The clusters that were sent otherwise than they are now. Of other kinds nobody asks.
@@ -76,19 +192,21 @@ impl Subscription {
         &mut self,
         kind: ResourceKind,
         set: &TypeSet,
-        hold: bool,
+        waits: &Waits,
         dialect: Dialect,
+        nonce: u64,
     ) -> Option<Response> {
+        self.doubts.retain(|name, _| set.resources.contains_key(name));
         let whole = kind.absence_means_deleted();
         let mut wanted: BTreeMap<Arc<str>, Arc<[u8]>> = BTreeMap::new();
         for (name, bytes) in &set.resources {
             let new = whole || self.sent.get(name) != Some(bytes);
-            if new && self.wants(name) {
+            if new && self.wants(name) && !waits.holds(name) {
                 wanted.insert(Arc::clone(name), Arc::clone(bytes));
             }
         }
-        let mut held = false;
-        if hold {
+        let mut held = waits.hold_some();
+        if matches!(waits, Waits::Removals) {
             for (name, bytes) in &self.sent {
                 if !set.resources.contains_key(name) {
                     held = true;
@@ -110,11 +228,18 @@ impl Subscription {
         let response = Response {
             type_url: kind.type_url().into(),
             version: format!("{}{}", set.version, if held { "+held" } else { "" }),
-            nonce: String::new(),
+            nonce: nonce.to_string(),
             resources: wanted.values().map(raw).collect(),
             errors,
         };
+        self.nonce = nonce;
+        self.last = wanted.keys().cloned().collect();
+        for name in &self.last {
+            self.doubts.remove(name);
+            self.answered.told(name, nonce);
+        }
         if whole {
+            self.answered.retain(|name| wanted.contains_key(name));
             self.sent = wanted;
         } else {
             self.sent.extend(wanted);

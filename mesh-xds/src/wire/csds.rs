@@ -126,11 +126,15 @@ pub(crate) async fn fetch(channel: Channel) -> Result<Vec<ClientView>, String> {
 
 /// Words an answer. Contents go in as long as there is room beside what says how things stand.
 pub(crate) fn answer(clients: Vec<ClientView>, without_contents: bool) -> ClientStatusResponse {
-    let mut contents = Vec::new();
+    let mut withheld = Vec::new();
     let mut answer = ClientStatusResponse::default();
     for mut client in clients {
         for resource in &mut client.resources {
-            contents.push(resource.contents.take());
+            let refused = resource
+                .failure
+                .as_mut()
+                .and_then(|failure| failure.configuration.take());
+            withheld.push((refused, resource.contents.take()));
         }
         answer.config.push(client.into());
     }
@@ -138,24 +142,35 @@ pub(crate) fn answer(clients: Vec<ClientView>, without_contents: bool) -> Client
         true => 0,
         false => MAX_ANSWER_BYTES.saturating_sub(answer.encoded_len()),
     };
+    let mut fitting = |type_url: &str, bytes: Option<RawBytes>| {
+        let any = any(type_url, &bytes?);
+        // The tag and length of the field, and what its growth adds to the lengths of the messages around it.
+        let cost = any.encoded_len() + 16;
+        room = room.checked_sub(cost)?;
+        Some(any)
+    };
     let resources = answer
         .config
         .iter_mut()
         .flat_map(|client| &mut client.generic_xds_configs);
-    for (resource, contents) in resources.zip(contents) {
-        let Some(contents) = contents else { continue };
-        let any = Any {
-            type_url: resource.type_url.clone(),
-            value: contents.as_ref().to_vec(),
-        };
-        // The tag and length of the field, and what its growth adds to the lengths of the messages around it.
-        let cost = any.encoded_len() + 16;
-        if cost <= room {
-            room -= cost;
-            resource.xds_config = Some(any);
+    let mut resources: Vec<_> = resources.zip(withheld).collect();
+    // What was refused goes first: it is little, and what one looks for when there is any.
+    for (resource, (refused, _)) in &mut resources {
+        if let Some(failure) = &mut resource.error_state {
+            failure.failed_configuration = fitting(&resource.type_url, refused.take());
         }
     }
+    for (resource, (_, contents)) in resources {
+        resource.xds_config = fitting(&resource.type_url, contents);
+    }
     answer
+}
+
+fn any(type_url: &str, bytes: &RawBytes) -> Any {
+    Any {
+        type_url: type_url.into(),
+        value: bytes.as_ref().to_vec(),
+    }
 }
 
 impl From<ClientView> for ClientConfig {
@@ -181,10 +196,10 @@ impl From<ClientConfig> for ClientView {
 
 impl From<ResourceView> for GenericXdsConfig {
     fn from(resource: ResourceView) -> Self {
-        let contents = resource.contents.map(|contents| Any {
-            type_url: resource.type_url.clone(),
-            value: contents.as_ref().to_vec(),
-        });
+        let contents = resource.contents.map(|contents| any(&resource.type_url, &contents));
+        let failure = resource
+            .failure
+            .map(|failure| failure_state(failure, &resource.type_url));
         Self {
             xds_config: contents,
             type_url: resource.type_url,
@@ -196,7 +211,7 @@ impl From<ResourceView> for GenericXdsConfig {
                 .state
                 .map_or(ClientResourceStatus::Unknown, client_status)
                 .into(),
-            error_state: resource.failure.map(Into::into),
+            error_state: failure,
             is_static_resource: false,
         }
     }
@@ -220,14 +235,12 @@ impl From<GenericXdsConfig> for ResourceView {
     }
 }
 
-impl From<Failure> for UpdateFailureState {
-    fn from(failure: Failure) -> Self {
-        Self {
-            failed_configuration: None,
-            last_update_attempt: failure.at.map(timestamp),
-            details: failure.details,
-            version_info: failure.version,
-        }
+fn failure_state(failure: Failure, type_url: &str) -> UpdateFailureState {
+    UpdateFailureState {
+        failed_configuration: failure.configuration.map(|bytes| any(type_url, &bytes)),
+        last_update_attempt: failure.at.map(timestamp),
+        details: failure.details,
+        version_info: failure.version,
     }
 }
 
@@ -237,6 +250,7 @@ impl From<UpdateFailureState> for Failure {
             details: state.details,
             version: state.version_info,
             at: state.last_update_attempt.and_then(system_time),
+            configuration: state.failed_configuration.map(|any| RawBytes(any.value.into())),
         }
     }
 }

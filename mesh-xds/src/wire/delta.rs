@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Raw, ResourceError, duration, status, time_to_live};
+use super::{Raw, ResourceError, duration, refusal, status, time_to_live};
 use crate::node::Node;
 use crate::proto::discovery;
 use crate::resource::ResourceKind;
@@ -84,7 +84,7 @@ impl From<discovery::DeltaDiscoveryRequest> for DeltaRequest {
             subscribe: names(request.resource_names_subscribe),
             unsubscribe: names(request.resource_names_unsubscribe),
             held: held.map(|(name, version)| (name.into(), version.into())).collect(),
-            error: request.error_detail.map(|status| status.message),
+            error: request.error_detail.map(refusal),
             node: request.node.map(|node| Arc::new(node.into())),
         }
     }

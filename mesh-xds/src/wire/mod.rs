@@ -16,18 +16,20 @@ mod variant;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decode::clip;
 use crate::node::Node;
 use crate::proto::{discovery, protobuf, rpc};
 use crate::resource::ResourceKind;
 
 pub(crate) use client::Incoming;
-#[cfg(feature = "server")]
-pub(crate) use delta::Versioned;
-pub(crate) use delta::{DeltaRequest, DeltaResponse};
+pub(crate) use delta::{DeltaRequest, DeltaResponse, Versioned};
 #[cfg(feature = "server")]
 pub(crate) use server::{AdsServer, Requests, Responses, Serve, routes, service};
 pub(crate) use variant::{Delta, Sotw, Variant};
 
+/// The most bytes that are taken of what a client says to a response; our own says no more. What is kept of it is kept for as
+/// long as the client refuses, and shown with all others' to who asks for their status.
+pub(crate) const MAX_REFUSAL_BYTES: usize = 4096;
 /// The code of every NACK: gRPC's INVALID_ARGUMENT, as Envoy and gRPC send it.
 const INVALID_ARGUMENT: i32 = 3;
 /// gRPC's NOT_FOUND.
@@ -104,7 +106,7 @@ impl From<discovery::DiscoveryRequest> for Request {
             version: request.version_info,
             nonce: request.response_nonce,
             names: request.resource_names.into_iter().map(Arc::from).collect(),
-            error: request.error_detail.map(|status| status.message),
+            error: request.error_detail.map(refusal),
             node: request.node.map(|node| Arc::new(node.into())),
         }
     }
@@ -195,6 +197,12 @@ fn duration(value: Duration) -> protobuf::Duration {
     }
 }
 
+/// What a NACK says, and how much of it: a text that was cut ends with `...`.
+fn refusal(status: rpc::Status) -> String {
+    const CUT: &str = "...";
+    clip(&status.message, MAX_REFUSAL_BYTES - CUT.len()).into_owned()
+}
+
 /// The `error_detail` of a NACK.
 fn status(message: String) -> rpc::Status {
     rpc::Status {
@@ -202,6 +210,20 @@ fn status(message: String) -> rpc::Status {
         message,
         details: Vec::new(),
     }
+}
+
+/// What becomes of a refusal of this text in either variant.
+#[cfg(all(test, feature = "server"))]
+pub(crate) fn long_refusals(text: &str) -> (Option<String>, Option<String>) {
+    let sotw = discovery::DiscoveryRequest {
+        error_detail: Some(status(text.into())),
+        ..discovery::DiscoveryRequest::default()
+    };
+    let delta = discovery::DeltaDiscoveryRequest {
+        error_detail: Some(status(text.into())),
+        ..discovery::DeltaDiscoveryRequest::default()
+    };
+    (Request::from(sotw).error, DeltaRequest::from(delta).error)
 }
 
 /// A resource in an envelope, with a time to live; without one, a heartbeat.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClusterName, RetryPolicy};
+use super::{ClusterName, RetryPolicy, TimeLimits};
 
 mod action;
 mod domain;
@@ -108,6 +108,8 @@ pub struct Route {
     pub action: Action,
     /// The longest the call may take, retries and all, until the response body has ended; `None`: no limit.
     pub timeout: Option<Duration>,
+    /// How long its streams may last and be quiet otherwise.
+    pub limits: TimeLimits,
     /// Whether to try again.
     pub retry: RetryPolicy,
     /// What is done to the headers of its calls.
@@ -133,6 +135,7 @@ impl Route {
             matches: RouteMatch::any(),
             action,
             timeout: None,
+            limits: TimeLimits::default(),
             retry,
             headers: None,
             faults: Vec::new(),

@@ -62,6 +62,11 @@ impl Leaf {
     }
 }
 
+/// The last second of a certificate's validity.
+pub(super) fn not_after(der: &CertificateDer<'_>) -> Result<UnixTime, Refusal> {
+    unix_time(parse(der)?.validity().not_after)
+}
+
 /// Parses one certificate with nothing after it.
 pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
     match x509_parser::parse_x509_certificate(der) {

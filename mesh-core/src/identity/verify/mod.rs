@@ -17,6 +17,7 @@
 pub(super) mod chain;
 mod leaf;
 mod refusal;
+mod web;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
@@ -28,6 +29,8 @@ use webpki::KeyUsage;
 pub use chain::{MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
 pub use leaf::Leaf;
 pub use refusal::Refusal;
+pub(super) use web::Unverified;
+pub use web::WebVerifier;
 
 use super::tls::{ClientAuth, provider};
 use super::{Pins, SpiffeId, TrustBundle};
@@ -41,6 +44,15 @@ use crate::config::ExpectedPeers;
 /// The first rule of X509-SVID that the leaf breaks.
 pub fn leaf_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Refusal> {
     Leaf::read(leaf).map(|leaf| leaf.id().clone())
+}
+
+/// The last second of a certificate's validity, whoever made it and whatever it is for.
+///
+/// # Errors
+///
+/// When it is not a certificate.
+pub fn not_after(certificate: &CertificateDer<'_>) -> Result<UnixTime, Refusal> {
+    leaf::not_after(certificate)
 }
 
 /// How a client judges a server. The server name of the connection plays no part: the id does.

@@ -93,6 +93,8 @@ pub enum Refusal {
     WrongIdentity(SpiffeId),
     /// The destination may show it, but the application pinned others: see [`Pins`](crate::identity::Pins).
     NotPinned(SpiffeId),
+    /// The server's certificate is good for none of the names that it is to have.
+    WrongName,
     /// The peer's chain is refused by a rule that has no name here.
     Unspecified,
 }
@@ -127,6 +129,7 @@ impl Refusal {
             CertificateError::UnhandledCriticalExtension => &Self::CriticalExtension,
             CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => &Self::SignatureAlgorithm,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => &Self::WrongName,
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => &Self::Purpose,
             _ => &Self::Unspecified,
         }
@@ -173,6 +176,7 @@ impl Refusal {
             Self::NothingExpected => "nothing_expected",
             Self::WrongIdentity(_) => "wrong_identity",
             Self::NotPinned(_) => "not_pinned",
+            Self::WrongName => "wrong_name",
             Self::Unspecified => "unspecified",
         }
     }
@@ -219,6 +223,7 @@ impl fmt::Display for Refusal {
             Self::SignerId => "a signer's SPIFFE id has a path, or is another trust domain's",
             Self::Purpose => "a signer of the certificate may not sign for this purpose",
             Self::NothingExpected => "no identity is expected at this destination, so none is accepted",
+            Self::WrongName => "the certificate is good for none of the names that the server is to have",
             Self::Unspecified => "the certificate breaks a rule that has no name here",
         };
         f.write_str(text)
@@ -236,6 +241,7 @@ impl From<Refusal> for Error {
             Refusal::UnknownIssuer => CertificateError::UnknownIssuer,
             Refusal::BadSignature => CertificateError::BadSignature,
             Refusal::CriticalExtension => CertificateError::UnhandledCriticalExtension,
+            Refusal::WrongName => CertificateError::NotValidForName,
             Refusal::Purpose => CertificateError::InvalidPurpose,
             other => CertificateError::Other(OtherError(Arc::new(other))),
         };

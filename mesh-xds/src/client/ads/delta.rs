@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use super::Variant;
 use super::kind::{Reply, Timer, TypeState};
+use super::read::{Item, Unread};
 use super::take::{Taken, Taking};
 use crate::client::cache::{Cache, Cached};
 use crate::node::Node;
 use crate::resource::ResourceKind;
-use crate::wire::{Delta, DeltaRequest, DeltaResponse};
+use crate::wire::{Delta, DeltaRequest, DeltaResponse, Versioned};
 
 /// What is remembered of one type.
 #[derive(Debug, Default)]
@@ -77,17 +78,25 @@ impl Variant for Delta {
         request
     }
 
-    fn take<R: Cached>(response: DeltaResponse, _: &mut Memory, mut taking: Taking<'_, R>) -> Taken {
-        for (index, one) in response.resources.into_iter().enumerate() {
-            match one.raw {
-                Some(raw) => taking.resource(index, raw, &one.version, Some(&one.name), one.ttl),
-                None => taking.heartbeat(&one.name, &one.version, one.ttl),
-            }
+    fn resources(response: &mut DeltaResponse) -> Vec<Unread> {
+        let resources = std::mem::take(&mut response.resources).into_iter();
+        let unread = |one: Versioned| Unread {
+            raw: one.raw,
+            label: Some(one.name),
+            version: one.version,
+            ttl: one.ttl,
+        };
+        resources.map(unread).collect()
+    }
+
+    fn take<R: Cached>(rest: DeltaResponse, items: Vec<Item<R>>, _: &mut Memory, mut taking: Taking<'_, R>) -> Taken {
+        for item in items {
+            taking.item(item);
         }
-        for error in response.errors {
+        for error in rest.errors {
             taking.error(error);
         }
-        for name in response.removed {
+        for name in rest.removed {
             taking.remove(name);
         }
         taking.complete();

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The least time between two refusals of one type: a control plane that answers each with the same bad resources would
-/// otherwise be talked to at wire speed.
-const REFUSAL_INTERVAL: Duration = Duration::from_millis(100);
+use crate::client::backoff;
 
-/// The most answers of one type that wait to be sent. While there are as many, nothing more is read.
-const MAX_REPLIES: usize = 32;
+/// The most answers of one type that accept and wait to be sent. There are as many only where the control plane does not read
+/// what it is sent; nothing more is read of it then, and nothing is given up on.
+const MAX_ACCEPTANCES: usize = 32;
+
+/// The most answers of one type that refuse and wait. The oldest gives way to the newest, which is the one that control planes
+/// look at: that something is refused must not keep anything else from being heard.
+const MAX_REFUSALS: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct TypeState<M> {
@@ -32,7 +35,49 @@ pub(crate) struct TypeState<M> {
     pub(super) changed: bool,
     /// A request went out on this stream.
     pub(super) asked: bool,
-    pub(super) last_refusal: Option<Instant>,
+    pub(super) pace: Pace,
+}
+
+/// When the next refusal of one type may be sent. A control plane that answers each with the same bad resources would
+/// otherwise be talked to at wire speed: so the first goes at once, and those that follow it as far apart as attempts at a
+/// stream that fails, until something good comes. It outlives streams.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// After the last refusal.
+    next: Option<Instant>,
+    /// From the last refusal until then. Zero before the first.
+    pause: Duration,
+    /// How many of those that waited go with the last one: where each response is answered by itself, all that wait go
+    /// together.
+    at_once: usize,
+}
+
+impl Pace {
+    fn holds(&self, now: Instant) -> bool {
+        self.at_once == 0 && self.next.is_some_and(|next| now < next)
+    }
+
+    /// A refusal goes out, and so many more wait.
+    fn refused(&mut self, now: Instant, more: usize) {
+        if let Some(left) = self.at_once.checked_sub(1) {
+            self.at_once = left;
+            return;
+        }
+        self.at_once = more;
+        self.pause = match self.pause {
+            Duration::ZERO => backoff::FIRST,
+            pause => backoff::grown(pause),
+        };
+        self.next = now.checked_add(self.pause);
+    }
+
+    /// Something good came. What is bad after it is held no longer than after a first refusal, and no less: good and bad may
+    /// take turns.
+    pub(super) fn accepted(&mut self) {
+        let last = self.next.and_then(|next| next.checked_sub(self.pause));
+        self.next = last.map(|last| last + self.pause.min(backoff::FIRST));
+        self.pause = Duration::ZERO;
+    }
 }
 
 /// The answer to one response.
@@ -72,6 +117,12 @@ impl Waits {
         }
     }
 
+    /// Puts all moments off.
+    fn put_off(&mut self, by: Duration) {
+        let all = std::mem::take(&mut self.0).into_iter();
+        self.0 = all.map(|(until, count)| (until + by, count)).collect();
+    }
+
     fn first(&self) -> Option<Instant> {
         self.0.first_key_value().map(|(until, _)| *until)
     }
@@ -96,14 +147,44 @@ impl Timer {
 
 impl<M> TypeState<M> {
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        if let Some(held) = self.held_until()
-            && now < held
-        {
-            return false;
-        }
         // An empty list as the first of a stream would ask for everything.
         let has_first = self.everything || !self.names.is_empty();
-        !self.replies.is_empty() || (self.changed && self.asked) || (!self.asked && has_first)
+        self.ready(now).is_some() || (self.changed && self.asked) || (!self.asked && has_first)
+    }
+
+    /// Takes in the answer to the newest response. `each` says whether those before it are to be answered too.
+    pub(super) fn answer(&mut self, reply: Reply, each: bool) {
+        if !each {
+            self.replies.clear();
+        }
+        if reply.refused.is_none() {
+            self.pace.accepted();
+        } else if self.refusals() == MAX_REFUSALS {
+            let oldest = self.replies.iter().position(|reply| reply.refused.is_some());
+            oldest.and_then(|place| self.replies.remove(place));
+        }
+        self.replies.push_back(reply);
+        self.pace.at_once = self.pace.at_once.min(self.refusals());
+    }
+
+    /// The next answer. One that is held back goes with other news if it must: without it, that would be taken for consent.
+    pub(super) fn next_reply(&mut self, now: Instant, must: bool) -> Option<Reply> {
+        let place = self.ready(now).or((must && !self.replies.is_empty()).then_some(0))?;
+        let reply = self.replies.remove(place)?;
+        if reply.refused.is_some() {
+            self.pace.refused(now, self.refusals());
+        }
+        Some(reply)
+    }
+
+    /// The place of the first answer that may go. Those that accept never wait for those that refuse.
+    fn ready(&self, now: Instant) -> Option<usize> {
+        let mut replies = self.replies.iter();
+        replies.position(|reply| reply.refused.is_none() || !self.pace.holds(now))
+    }
+
+    fn refusals(&self) -> usize {
+        self.replies.iter().filter(|reply| reply.refused.is_some()).count()
     }
 
     /// The names that are said.
@@ -167,6 +248,7 @@ impl<M> TypeState<M> {
     /// The stream ended, and its nonces and timers with it.
     pub(super) fn stream_closed(&mut self) {
         self.replies.clear();
+        self.pace.at_once = 0;
         self.asked = false;
         self.waits = Waits::default();
         self.has_idle = true;
@@ -179,16 +261,23 @@ impl<M> TypeState<M> {
 
     /// Until when a refusal is held back.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        let next = self.replies.front()?;
-        next.refused
-            .as_ref()
-            .and(self.last_refusal)
-            .map(|last| last + REFUSAL_INTERVAL)
+        let waits = self.replies.iter().any(|reply| reply.refused.is_some());
+        self.pace.next.filter(|_| waits && self.pace.at_once == 0)
+    }
+
+    /// Nothing was read for so long: what is waited for may have come.
+    pub(super) fn put_off(&mut self, by: Duration) {
+        self.waits.put_off(by);
+        for timer in self.names.values_mut() {
+            if let Timer::Until(until) = timer {
+                *until += by;
+            }
+        }
     }
 
     /// Whether another answer would find room.
     pub(super) fn has_room(&self) -> bool {
-        self.replies.len() < MAX_REPLIES
+        self.replies.len() - self.refusals() < MAX_ACCEPTANCES
     }
 }
 
@@ -204,7 +293,7 @@ impl<M: Default> Default for TypeState<M> {
             replies: VecDeque::new(),
             changed: false,
             asked: false,
-            last_refusal: None,
+            pace: Pace::default(),
         }
     }
 }

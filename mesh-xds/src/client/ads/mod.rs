@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use mesh_core::config::RouteTree;
 
-use super::cache::{Cache, Cached, Changed};
+use super::cache::{Cache, Cached, Changed, Despite};
 use crate::decode::Context;
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
@@ -29,6 +29,8 @@ use crate::wire;
 mod delta;
 mod kind;
 mod needs;
+mod read;
+mod recall;
 mod refusal;
 mod rules;
 mod sotw;
@@ -36,6 +38,9 @@ mod take;
 
 use kind::{Reply, Timer, TypeState};
 pub(crate) use needs::Needs;
+use read::{Item, Items, Unread};
+pub(crate) use read::{Read, Reading};
+pub(crate) use recall::Recall;
 use refusal::refusal;
 pub(crate) use rules::Rules;
 pub(crate) use take::Taken;
@@ -62,8 +67,16 @@ pub(crate) trait Variant: wire::Variant {
         node: Option<Arc<Node>>,
     ) -> Self::Request;
 
-    /// Takes the resources of a response, and says what came of it.
-    fn take<R: Cached>(response: Self::Response, memory: &mut Self::Memory, taking: Taking<'_, R>) -> Taken;
+    /// Takes the resources out of a response, as they came.
+    fn resources(response: &mut Self::Response) -> Vec<Unread>;
+
+    /// Takes in the resources of a response and the rest of it, and says what came of it.
+    fn take<R: Cached>(
+        rest: Self::Response,
+        items: Vec<Item<R>>,
+        memory: &mut Self::Memory,
+        taking: Taking<'_, R>,
+    ) -> Taken;
 }
 
 /// See the module's documentation.
@@ -76,6 +89,8 @@ pub(crate) struct AdsState<V: Variant> {
     types: [TypeState<V::Memory>; ResourceKind::COUNT],
     connected: bool,
     node_sent: bool,
+    /// Since when nothing is read because too many answers wait to be sent.
+    deaf_since: Option<Instant>,
 }
 
 /// What a response did.
@@ -97,6 +112,7 @@ impl<V: Variant> AdsState<V> {
             types: Default::default(),
             connected: false,
             node_sent: false,
+            deaf_since: None,
         }
     }
 
@@ -130,8 +146,25 @@ impl<V: Variant> AdsState<V> {
         &self.cache
     }
 
-    pub(crate) fn cache_mut(&mut self) -> &mut Cache {
-        &mut self.cache
+    /// Takes over the last good values of another control plane, or of the copy on disk, where this one has told none:
+    /// what was good once is served on (gRFC A88), whoever told it, and as long as that was to live. `despite` says what may
+    /// be wrong with a name for that.
+    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool, despite: Despite) {
+        for (kind, name) in self.cache.inherit(&from.cache, belongs, despite) {
+            let from = &from.types[kind.index()].lives;
+            if let Some(ends) = from.get(&name) {
+                self.types[kind.index()].lives.insert(name, *ends);
+            }
+        }
+    }
+
+    /// The resources that have a time to live, and when they end.
+    pub(crate) fn lives(&self) -> impl Iterator<Item = (Changed, Instant)> {
+        let kinds = ResourceKind::ALL.into_iter();
+        kinds.flat_map(|kind| {
+            let lives = self.types[kind.index()].lives.iter();
+            lives.map(move |(name, ends)| ((kind, Arc::clone(name)), *ends))
+        })
     }
 
     /// What changed in the cache since this was last asked.
@@ -182,6 +215,7 @@ impl<V: Variant> AdsState<V> {
     pub(crate) fn stream_closed(&mut self) {
         self.connected = false;
         self.node_sent = false;
+        self.deaf_since = None;
         self.types.iter_mut().for_each(TypeState::stream_closed);
     }
 
@@ -198,11 +232,14 @@ impl<V: Variant> AdsState<V> {
         let kind = ResourceKind::ALL
             .into_iter()
             .find(|kind| self.types[kind.index()].is_due(now))?;
-        let state = &mut self.types[kind.index()];
-        let reply = state.replies.pop_front();
-        if reply.as_ref().is_some_and(|reply| reply.refused.is_some()) {
-            state.last_refusal = Some(now);
+        let reply = self.types[kind.index()].next_reply(now, !V::ANSWERS_EACH);
+        if self.can_receive()
+            && let Some(since) = self.deaf_since.take()
+        {
+            let deaf = now.saturating_duration_since(since);
+            self.types.iter_mut().for_each(|state| state.put_off(deaf));
         }
+        let state = &mut self.types[kind.index()];
         let node = (!self.node_sent).then(|| Arc::clone(&self.node));
         let request = V::request(kind, state, &self.cache, reply, node);
         state.ask(now + self.rules.patience());
@@ -215,33 +252,48 @@ impl<V: Variant> AdsState<V> {
         self.types.iter().all(TypeState::has_room)
     }
 
-    /// Takes a response in.
-    pub(crate) fn receive(&mut self, response: V::Response, now: Instant) -> Received {
+    /// The first half of taking a response in: what is to be read of it. That is done without this state, which may be
+    /// large work; then it is [`received`](Self::receive).
+    pub(crate) fn listen(&self, response: V::Response) -> Reading<V> {
+        let kind = V::kind(&response).filter(|kind| self.types[kind.index()].asked);
+        Reading::new(response, kind, self.context.clone())
+    }
+
+    /// The other half: takes in a response that was read. Responses come in the order in which they were sent.
+    pub(crate) fn receive(&mut self, read: Read<V>, now: Instant) -> Received {
+        let Read { rest, items } = read;
         // A type that is not known, or was not asked for, is neither accepted nor refused.
-        let Some(kind) = V::kind(&response).filter(|kind| self.types[kind.index()].asked) else {
+        let Some(kind) = items.kind().filter(|kind| self.types[kind.index()].asked) else {
             return Received::default();
         };
-        let nonce = V::nonce(&response).to_owned();
-        let taken = match kind {
-            ResourceKind::Listener => self.take::<Listener>(response, now),
-            ResourceKind::Route => self.take::<RouteTree>(response, now),
-            ResourceKind::Cluster => self.take::<ClusterSpec>(response, now),
-            ResourceKind::Endpoints => self.take::<Endpoints>(response, now),
-            ResourceKind::ExtensionConfig => self.take::<Extension>(response, now),
+        let nonce = V::nonce(&rest).to_owned();
+        let taken = match items {
+            Items::Unread => Taken::default(),
+            Items::Listeners(items) => self.take::<Listener>(rest, items, now),
+            Items::Routes(items) => self.take::<RouteTree>(rest, items, now),
+            Items::Clusters(items) => self.take::<ClusterSpec>(rest, items, now),
+            Items::Endpoints(items) => self.take::<Endpoints>(rest, items, now),
+            Items::Extensions(items) => self.take::<Extension>(rest, items, now),
         };
         let refused = (!taken.rejected.is_empty()).then(|| refusal(&self.node.id, &taken.rejected));
-        let state = &mut self.types[kind.index()];
-        if !V::ANSWERS_EACH {
-            state.replies.clear();
+        self.types[kind.index()].answer(Reply { nonce, refused }, V::ANSWERS_EACH);
+        if !self.can_receive() {
+            self.deaf_since.get_or_insert(now);
         }
-        state.replies.push_back(Reply { nonce, refused });
         Received {
             kind: Some(kind),
             taken,
         }
     }
 
-    fn take<R: Cached>(&mut self, response: V::Response, now: Instant) -> Taken {
+    /// Both halves.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn hear(&mut self, response: V::Response, now: Instant) -> Received {
+        let read = self.listen(response).read();
+        self.receive(read, now)
+    }
+
+    fn take<R: Cached>(&mut self, rest: V::Response, items: Vec<Item<R>>, now: Instant) -> Taken {
         let state = &mut self.types[R::KIND.index()];
         let heard = Heard {
             names: &mut state.names,
@@ -249,8 +301,8 @@ impl<V: Variant> AdsState<V> {
             lives: &mut state.lives,
             now,
         };
-        let taking = Taking::<R>::new(&self.context, self.rules, heard, R::table_mut(&mut self.cache));
-        V::take(response, &mut state.memory, taking)
+        let taking = Taking::<R>::new(self.rules, heard, R::table_mut(&mut self.cache));
+        V::take(rest, items, &mut state.memory, taking)
     }
 
     /// The moment at which [`on_timer`](Self::on_timer) or [`next_request`](Self::next_request) has something to do.
@@ -261,6 +313,7 @@ impl<V: Variant> AdsState<V> {
             return lives.min();
         }
         let timers = self.types.iter().filter_map(TypeState::first_to_give_up);
+        let timers = timers.filter(|_| self.deaf_since.is_none());
         // One that is over waits for room to be sent, and not for the time.
         let held = self.types.iter().filter_map(TypeState::held_until);
         let held = held.filter(|until| now < *until);
@@ -272,7 +325,12 @@ impl<V: Variant> AdsState<V> {
         let mut any = false;
         for kind in ResourceKind::ALL {
             let state = &mut self.types[kind.index()];
-            for name in state.gave_up(now) {
+            let gave_up = match self.deaf_since {
+                None => state.gave_up(now),
+                // It may be there, unread.
+                Some(_) => Vec::new(),
+            };
+            for name in gave_up {
                 self.cache.trouble(kind, &name, self.rules.silence(kind, &name));
                 any = true;
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Variant;
 use super::kind::{Reply, Timer, TypeState};
+use super::read::{Item, Unread};
 use super::take::{Taken, Taking};
 use crate::client::cache::{Cache, Cached};
 use crate::node::Node;
@@ -89,12 +90,23 @@ impl Variant for Sotw {
         }
     }
 
-    fn take<R: Cached>(response: Response, memory: &mut Memory, mut taking: Taking<'_, R>) -> Taken {
-        let version: Arc<str> = response.version.into();
-        for (index, raw) in response.resources.into_iter().enumerate() {
-            taking.resource(index, raw, &version, None, None);
+    fn resources(response: &mut Response) -> Vec<Unread> {
+        let version: Arc<str> = response.version.as_str().into();
+        let resources = mem::take(&mut response.resources).into_iter();
+        let unread = |raw| Unread {
+            raw: Some(raw),
+            label: None,
+            version: Arc::clone(&version),
+            ttl: None,
+        };
+        resources.map(unread).collect()
+    }
+
+    fn take<R: Cached>(rest: Response, items: Vec<Item<R>>, memory: &mut Memory, mut taking: Taking<'_, R>) -> Taken {
+        for item in items {
+            taking.item(item);
         }
-        for error in response.errors {
+        for error in rest.errors {
             taking.error(error);
         }
         if R::KIND.absence_means_deleted() {
@@ -102,9 +114,9 @@ impl Variant for Sotw {
         }
         taking.complete();
         let taken = taking.taken();
-        memory.nonce = response.nonce;
+        memory.nonce = rest.nonce;
         if taken.rejected.is_empty() {
-            memory.version = version;
+            memory.version = rest.version.into();
         }
         taken
     }

@@ -1,15 +1,15 @@
 //! One response into the cache: each resource by itself, so that the good ones of a bad response are used (gRFC A46).
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kind::{Timer, Waits};
+use super::read::{Item, What, normal};
 use super::rules::Rules;
-use crate::client::cache::{Cached, MAX_RESOURCES, Names as _, Table, Trouble, normal_form};
-use crate::decode::{Context, Decoded, Fault, Rejected, Unwrapped, clip, decode, unwrap};
-use crate::wire::{NOT_FOUND, Raw, ResourceError};
+use crate::client::cache::{Cached, MAX_RESOURCES, Names as _, Table, Trouble};
+use crate::decode::{Decoded, Fault, Rejected, clip};
+use crate::wire::{NOT_FOUND, ResourceError};
 
 /// The most bytes of a control plane's own words that are kept: they are told to callers.
 const MAX_WORDS_BYTES: usize = 512;
@@ -18,7 +18,6 @@ const PERMISSION_DENIED: i32 = 7;
 
 /// The taking in of one response.
 pub(crate) struct Taking<'a, R> {
-    context: &'a Context,
     rules: Rules,
     heard: Heard<'a>,
     table: &'a mut Table<R>,
@@ -64,9 +63,8 @@ impl Heard<'_> {
 }
 
 impl<'a, R: Cached> Taking<'a, R> {
-    pub(super) fn new(context: &'a Context, rules: Rules, heard: Heard<'a>, table: &'a mut Table<R>) -> Self {
+    pub(super) fn new(rules: Rules, heard: Heard<'a>, table: &'a mut Table<R>) -> Self {
         Self {
-            context,
             rules,
             heard,
             table,
@@ -80,37 +78,17 @@ impl<'a, R: Cached> Taking<'a, R> {
         self.taken
     }
 
-    /// A resource, the `index`th of its response. `label` is the name it goes by outside, where it has one.
-    pub(super) fn resource(
-        &mut self,
-        index: usize,
-        raw: Raw,
-        version: &Arc<str>,
-        label: Option<&Arc<str>>,
-        mut ttl: Option<Duration>,
-    ) {
-        let raw = match unwrap(raw).map_err(|fault| Rejected::new(R::KIND, "", fault)) {
-            Ok(Unwrapped::Plain(raw)) => Ok(raw),
-            Ok(Unwrapped::Envelope { raw, ttl: inside }) => {
-                ttl = inside.or(ttl);
-                Ok(raw)
-            }
-            Ok(Unwrapped::Heartbeat { name, ttl }) => return self.heartbeat(&name, version, ttl),
-            Err(rejected) => Err(rejected),
-        };
-        let label = label.map(|label| normal(Arc::clone(label)));
-        let (mut decoded, bytes) = match (raw.and_then(|raw| self.decode(raw)), &label) {
-            (Ok((decoded, bytes)), _) => (decoded, bytes),
-            (Err(nameless), Some(name)) => (refused(name, nameless.of(name)), Vec::new()),
-            (Err(nameless), None) => return self.taken.rejected.push(nameless.at(index)),
-        };
-        decoded.name = normal(decoded.name);
-        if let Some(label) = &label
-            && *label != decoded.name
-        {
-            let fault = Fault::new("name", format!("is {:?} inside", decoded.name));
-            decoded = refused(label, Rejected::new(R::KIND, Arc::clone(label), fault));
+    /// What came for one resource.
+    pub(super) fn item(&mut self, item: Item<R>) {
+        let Item { version, ttl, what } = item;
+        match what {
+            What::Heartbeat(name) => self.heartbeat(name, &version, ttl),
+            What::Nameless(rejected) => self.taken.rejected.push(rejected),
+            What::Resource { decoded, bytes } => self.resource(decoded, bytes, &version, ttl),
         }
+    }
+
+    fn resource(&mut self, mut decoded: Decoded<R>, bytes: Arc<[u8]>, version: &Arc<str>, ttl: Option<Duration>) {
         self.heard.of(&decoded.name);
         if !self.present.insert(Arc::clone(&decoded.name)) {
             let fault = Fault::new("name", "is there twice in one response");
@@ -139,8 +117,7 @@ impl<'a, R: Cached> Taking<'a, R> {
     }
 
     /// Word that a resource is there as it was. One of a version that is not held says nothing.
-    pub(super) fn heartbeat(&mut self, name: &Arc<str>, version: &Arc<str>, ttl: Option<Duration>) {
-        let name = normal(Arc::clone(name));
+    fn heartbeat(&mut self, name: Arc<str>, version: &Arc<str>, ttl: Option<Duration>) {
         if self.table.holds(&name, version) {
             self.heard.of(&name);
             self.heard.lives(&name, ttl);
@@ -190,10 +167,6 @@ impl<'a, R: Cached> Taking<'a, R> {
         self.table.complete();
     }
 
-    fn decode(&self, raw: Raw) -> Result<(Decoded<R>, Vec<u8>), Rejected> {
-        Ok((decode::<R>(&raw, self.context)?, raw.bytes))
-    }
-
     fn absent(&mut self, name: Arc<str>, why: String) {
         self.heard.of(&name);
         self.gone(&name, why);
@@ -219,21 +192,5 @@ impl<'a, R: Cached> Taking<'a, R> {
             false => "; its last value is kept",
         };
         format!("{} {name:?} was deleted by the control plane{kept}", R::KIND)
-    }
-}
-
-fn refused<R>(name: &Arc<str>, why: Rejected) -> Decoded<R> {
-    Decoded {
-        name: Arc::clone(name),
-        value: Err(why),
-        notes: Vec::new(),
-    }
-}
-
-/// A name as it is remembered. What comes for one that was subscribed to may be spelt another way (gRFC A47).
-fn normal(name: Arc<str>) -> Arc<str> {
-    match normal_form(&name) {
-        Cow::Borrowed(_) => name,
-        Cow::Owned(normal) => normal.into(),
     }
 }

@@ -146,13 +146,8 @@ impl Walk<'_> {
             // The specification holds them, and is a part already.
             Discovery::Static(endpoints) => Arc::new(endpoints.clone()),
             Discovery::Dns(dns) => Arc::new(self.dns(dns, parts)?),
-            Discovery::OriginalDestination => {
-                let text = format!(
-                    "cluster {name:?} goes wherever the caller was going, which no sidecar is there to know: \
-                     the destination is not in the mesh"
-                );
-                return Err(Reason::new(ReasonKind::NoCluster, text));
-            }
+            // Which clusters go wherever a request says is in the specification.
+            Discovery::OriginalDestination => Arc::new(Endpoints::default()),
             Discovery::Aggregate(members) => {
                 if depth == 0 {
                     let text = format!("cluster {name:?} stands more than {MAX_DEPTH} deep in others (gRFC A37)");

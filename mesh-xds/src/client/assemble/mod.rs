@@ -232,6 +232,7 @@ impl Assembler {
         let mut used = BTreeSet::new();
         for target in &targets {
             let (tree, cut) = walk.target(target, &self.naming, self.cuts.get(target));
+            let tree = tree.map(|tree| self.kept(target, tree));
             if let Some(Ok(tree)) = &tree {
                 self.renew(walk, tree, &mut used);
             }
@@ -255,6 +256,14 @@ impl Assembler {
             }
         }
         self.clusters.retain(|name, _| used.contains(name));
+    }
+
+    /// The tree that a target has, where the new one is made anew and the same: what did not change stays the value it was.
+    fn kept(&self, target: &Arc<str>, new: Resolved<RouteTree>) -> Resolved<RouteTree> {
+        match (self.trees.get(target), new) {
+            (Some(Ok(old)), Ok(new)) if !Arc::ptr_eq(old, &new) && *old == new => Ok(Arc::clone(old)),
+            (_, new) => new,
+        }
     }
 
     fn walk_inbound(&mut self, walk: &mut Walk<'_>, waiting: &mut BTreeMap<Arc<str>, Vec<Missing>>) {

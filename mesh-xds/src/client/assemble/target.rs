@@ -9,14 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::config::{
-    FaultFilter, FaultOverride, Inbound, Override, Reason, ReasonKind, Resolved, Route, RouteTree,
+    FaultFilter, FaultOverride, Inbound, Override, Reason, ReasonKind, Resolved, Route, RouteTree, TimeLimits,
 };
 use mesh_core::route;
 
 use super::walk::{Walk, reason};
 use crate::bootstrap::{ListenerNames, Profile};
-use crate::client::cache::Found;
-use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, Routes};
+use crate::client::cache::{Found, Sources};
+use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, ResourceKind, Routes};
 
 /// How listeners are found.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ pub(crate) struct Naming {
 #[derive(Clone, Debug)]
 pub(super) struct Cut {
     whole: Arc<RouteTree>,
+    limits: TimeLimits,
     own: Arc<RouteTree>,
 }
 
@@ -46,7 +47,7 @@ impl Walk<'_> {
             Profile::Envoy => match self.by_port(target) {
                 None => (None, before.cloned()),
                 Some(Err(reason)) => (Some(Err(reason)), None),
-                Some(Ok(whole)) => match cut(target, whole, before) {
+                Some(Ok((whole, limits))) => match cut(target, whole, limits, before) {
                     Ok(cut) => (Some(Ok(Arc::clone(&cut.own))), Some(cut)),
                     Err(reason) => (Some(Err(reason)), None),
                 },
@@ -69,7 +70,10 @@ impl Walk<'_> {
         };
         match self.look::<Listener>(&name) {
             Found::Value(listener) => match &*listener {
-                Listener::Api(http) => self.routes(http),
+                Listener::Api(http) => {
+                    let tree = self.routes(http)?;
+                    Some(tree.map(|tree| tree.within(http.limits)))
+                }
                 Listener::Outbound { .. } | Listener::Inbound(_) => Some(Err(no_listener(format!(
                     "listener {name:?} is a socket's: it is not for clients"
                 )))),
@@ -80,7 +84,8 @@ impl Walk<'_> {
         }
     }
 
-    fn by_port(&mut self, target: &str) -> Option<Resolved<RouteTree>> {
+    /// The routes of a target's port, and what their listener says of streams.
+    fn by_port(&mut self, target: &str) -> Option<Result<(Arc<RouteTree>, TimeLimits), Reason>> {
         let Some((host, port)) = host_and_port(target) else {
             let text = format!("target {target:?} has no port, by which a sidecar's listeners are found");
             return Some(Err(no_listener(text)));
@@ -89,14 +94,23 @@ impl Walk<'_> {
             self.misses_all::<Listener>();
             return None;
         }
-        let mut found = None;
-        for listener in candidates(self.sources.plain().values::<Listener>(), target, host, port) {
-            let Listener::Outbound { http, .. } = &*listener else {
+        let (mut found, candidates) = (None, candidates(self.sources, target, host, port));
+        for (name, listener) in &candidates {
+            let Listener::Outbound { http, .. } = &**listener else {
                 continue;
             };
             match self.routes(http) {
-                None => return None,
-                Some(Ok(tree)) if route::virtual_host(&tree, target).is_some() => return Some(Ok(tree)),
+                None => {
+                    // Any of them may turn out to be it, or have been it so far.
+                    for (name, _) in &candidates {
+                        self.holds(name);
+                    }
+                    return None;
+                }
+                Some(Ok(tree)) if route::virtual_host(&tree, target).is_some() => {
+                    self.holds(name);
+                    return Some(Ok((tree, http.limits)));
+                }
                 Some(Ok(tree)) => found = found.or(Some(Err(no_virtual_host(&tree, target)))),
                 Some(Err(reason)) => found = found.or(Some(Err(reason))),
             }
@@ -190,27 +204,29 @@ impl Walk<'_> {
             self.misses_all::<Listener>();
             return None;
         }
-        let inbound = |listener: Arc<Listener>| match &*listener {
-            Listener::Inbound(inbound) => Some(Arc::clone(inbound)),
+        let inbound = |(name, listener): (&Arc<str>, &Arc<Listener>)| match &**listener {
+            Listener::Inbound(inbound) => Some((Arc::clone(name), Arc::clone(inbound))),
             _ => None,
         };
-        let found = self.sources.plain().values::<Listener>().find_map(inbound);
-        Some(found.ok_or_else(|| {
-            no_listener(format!(
-                "the control plane has no inbound listener for the server at {address}"
-            ))
-        }))
+        let Some((name, inbound)) = self.sources.plain().values::<Listener>().find_map(inbound) else {
+            let text = format!("the control plane has no inbound listener for the server at {address}");
+            return Some(Err(no_listener(text)));
+        };
+        self.holds(&name);
+        Some(Ok(inbound))
+    }
+
+    /// Has a listener kept that is in use, should the control plane delete it (gRFC A88): one that nobody asked for by name
+    /// is forgotten then.
+    fn holds(&mut self, name: &Arc<str>) {
+        self.needs[ResourceKind::Listener.index()].insert(Arc::clone(name));
     }
 }
 
 /// The listeners that may be a target's: those of its port, the one for every address first (Istio has the HTTP services of a
-/// port in it), then those made for this host alone.
-fn candidates(
-    all: impl Iterator<Item = Arc<Listener>>,
-    target: &str,
-    host: &str,
-    port: u16,
-) -> impl Iterator<Item = Arc<Listener>> {
+/// port in it), then those made for this host alone. Those that were deleted and are kept come after all others: they stand
+/// in only where nothing else serves the target.
+fn candidates(sources: Sources<'_>, target: &str, host: &str, port: u16) -> Vec<(Arc<str>, Arc<Listener>)> {
     let literal: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
     let rank = |listener: &Listener| match listener {
         Listener::Outbound { address, .. } if address.port() != port => None,
@@ -219,9 +235,15 @@ fn candidates(
         Listener::Outbound { http, .. } if is_named_for(http, target) => Some(2),
         _ => None,
     };
-    let mut ranked: Vec<(u8, Arc<Listener>)> = all.filter_map(|listener| Some((rank(&listener)?, listener))).collect();
-    ranked.sort_by_key(|(rank, _)| *rank);
-    ranked.into_iter().map(|(_, listener)| listener)
+    let cache = sources.plain();
+    let all = cache.values::<Listener>();
+    let ranked = all.filter_map(|(name, listener)| {
+        let is_deleted = cache.is_deleted::<Listener>(name);
+        Some(((is_deleted, rank(listener)?), Arc::clone(name), Arc::clone(listener)))
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|(rank, ..)| *rank);
+    ranked.into_iter().map(|(_, name, listener)| (name, listener)).collect()
 }
 
 /// Whether a listener of one address has the routes of this target: by the name of the route configuration, which Istio makes
@@ -261,14 +283,14 @@ fn with_faults(tree: Arc<RouteTree>, filters: Vec<FaultFilter>) -> Arc<RouteTree
     })
 }
 
-fn cut(target: &str, whole: Arc<RouteTree>, before: Option<&Cut>) -> Result<Cut, Reason> {
-    if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.whole, &whole)) {
+fn cut(target: &str, whole: Arc<RouteTree>, limits: TimeLimits, before: Option<&Cut>) -> Result<Cut, Reason> {
+    if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.whole, &whole) && before.limits == limits) {
         return Ok(before.clone());
     }
     let Some(host) = route::virtual_host(&whole, target) else {
         return Err(no_virtual_host(&whole, target));
     };
-    let own = RouteTree {
+    let own = Arc::new(RouteTree {
         name: Arc::clone(&whole.name),
         virtual_hosts: vec![host.clone()],
         ignore_port: whole.ignore_port,
@@ -276,13 +298,14 @@ fn cut(target: &str, whole: Arc<RouteTree>, before: Option<&Cut>) -> Result<Cut,
         closest_rules_last: whole.closest_rules_last,
         fault_filters: whole.fault_filters.clone(),
         faults: whole.faults.clone(),
-    };
+    });
+    let own = own.within(limits);
     // Another port's change, or another service's, leaves the target's own routes the value that they were.
-    let own = match before.filter(|before| *before.own == own) {
+    let own = match before.filter(|before| before.own == own) {
         Some(before) => Arc::clone(&before.own),
-        None => Arc::new(own),
+        None => own,
     };
-    Ok(Cut { whole, own })
+    Ok(Cut { whole, limits, own })
 }
 
 fn host_and_port(target: &str) -> Option<(&str, u16)> {

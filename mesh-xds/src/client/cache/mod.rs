@@ -13,11 +13,12 @@ use mesh_core::config::RouteTree;
 use crate::decode::{Rejected, Resource};
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 
+mod refused;
 mod sources;
 mod table;
 
 pub(crate) use sources::{Authorities, Sources, normal_form};
-pub(crate) use table::{MAX_RESOURCES, Names, Table};
+pub(crate) use table::{MAX_RESOURCES, Names, Recalled, Table};
 
 /// A table for each kind.
 #[derive(Debug, Default)]
@@ -56,6 +57,15 @@ pub(crate) enum Found<R> {
     Pending,
 }
 
+/// In spite of what a last good value of somebody else is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Despite {
+    /// Whatever is said of the name now.
+    Anything,
+    /// Trouble that does not say that it is not there: it was refused, or could not be told.
+    Trouble,
+}
+
 /// One row for the status page.
 #[derive(Debug)]
 pub(crate) struct Row<'a> {
@@ -66,7 +76,11 @@ pub(crate) struct Row<'a> {
     pub(crate) notes: &'a [Box<str>],
     /// The accepted resource as it came.
     pub(crate) bytes: Option<&'a Arc<[u8]>>,
+    /// Set if that is from disk.
+    pub(crate) recalled: Option<Recalled>,
     pub(crate) trouble: Option<&'a Trouble>,
+    /// What was refused, as it came: of the trouble that says so, if it was small enough to be kept.
+    pub(crate) refused: Option<&'a Arc<[u8]>>,
 }
 
 /// A kind of resource that has a table.
@@ -80,9 +94,14 @@ impl Cache {
         R::table(self).find(name)
     }
 
-    /// Every good value of a kind, in order of names.
-    pub(crate) fn values<R: Cached + 'static>(&self) -> impl Iterator<Item = Arc<R>> {
+    /// Every good value of a kind and its name, in order of names; last those that are kept although they were deleted.
+    pub(crate) fn values<R: Cached + 'static>(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<R>)> {
         R::table(self).values()
+    }
+
+    /// Whether a good value is kept that the control plane no longer has.
+    pub(crate) fn is_deleted<R: Cached>(&self, name: &str) -> bool {
+        R::table(self).is_deleted(name)
     }
 
     /// Whether the control plane has said of everything what there is.
@@ -133,6 +152,11 @@ impl Cache {
             .any(|kind| self.of(kind).awaits_everything())
     }
 
+    /// The kinds of which everything was asked for and told.
+    pub(crate) fn listed(&self) -> [bool; ResourceKind::COUNT] {
+        ResourceKind::ALL.map(|kind| self.of(kind).is_listed())
+    }
+
     /// Whether there is a good value of any name that `belongs`.
     pub(crate) fn has_any(&self, belongs: impl Fn(&str) -> bool) -> bool {
         ResourceKind::ALL
@@ -146,14 +170,23 @@ impl Cache {
         kinds.flat_map(|kind| self.of(kind).names().into_iter().map(move |name| (kind, name)))
     }
 
-    /// Takes over the last good values of another control plane where this one has told none: what was good once is served
-    /// on (gRFC A88), whoever told it.
-    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool) {
-        self.listeners.inherit(&from.listeners, &belongs);
-        self.routes.inherit(&from.routes, &belongs);
-        self.clusters.inherit(&from.clusters, &belongs);
-        self.endpoints.inherit(&from.endpoints, &belongs);
-        self.extensions.inherit(&from.extensions, &belongs);
+    /// Takes over the last good values of another cache where this one has none, and says which.
+    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool, despite: Despite) -> Vec<Changed> {
+        fn of<R: Cached>(
+            to: &mut Cache,
+            from: &Cache,
+            belongs: &dyn Fn(&str) -> bool,
+            despite: Despite,
+        ) -> impl Iterator<Item = Changed> + use<R> {
+            let inherited = R::table_mut(to).inherit(R::table(from), belongs, despite);
+            inherited.into_iter().map(|name| (R::KIND, name))
+        }
+        let mut inherited: Vec<Changed> = of::<Listener>(self, from, &belongs, despite).collect();
+        inherited.extend(of::<RouteTree>(self, from, &belongs, despite));
+        inherited.extend(of::<ClusterSpec>(self, from, &belongs, despite));
+        inherited.extend(of::<Endpoints>(self, from, &belongs, despite));
+        inherited.extend(of::<Extension>(self, from, &belongs, despite));
+        inherited
     }
 
     /// Names and versions of what is held without dispute.

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::{Found, Row, Trouble};
+use super::refused::{Kept, Room};
+use super::{Despite, Found, Row, Trouble};
 use crate::decode::{Decoded, Resource};
 
 /// The most resources of one kind that are kept where everything is asked for. Beyond them what a control plane sends is
@@ -21,6 +23,8 @@ pub(crate) struct Table<R> {
     entries: BTreeMap<Arc<str>, Entry<R>>,
     /// The names of which something changed since that was last asked.
     changed: Vec<Arc<str>>,
+    /// For what was refused.
+    room: Room,
 }
 
 /// One subscribed resource.
@@ -30,6 +34,8 @@ struct Entry<R> {
     /// The version that the last word on it came with.
     received: Arc<str>,
     trouble: Option<Trouble>,
+    /// What came and was refused. Only beside that trouble.
+    refused: Option<Kept>,
 }
 
 #[derive(Debug)]
@@ -38,6 +44,14 @@ struct Good<R> {
     bytes: Arc<[u8]>,
     version: Arc<str>,
     notes: Vec<Box<str>>,
+    recalled: Option<Recalled>,
+}
+
+/// Where a value is from that no control plane of this process told: the copy on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Recalled {
+    /// When it had come, by the wall clock.
+    pub(crate) told: Option<SystemTime>,
 }
 
 impl<R> Clone for Good<R> {
@@ -47,7 +61,14 @@ impl<R> Clone for Good<R> {
             bytes: Arc::clone(&self.bytes),
             version: Arc::clone(&self.version),
             notes: self.notes.clone(),
+            recalled: self.recalled,
         }
+    }
+}
+
+impl<R> Entry<R> {
+    fn is_deleted(&self) -> bool {
+        self.good.is_some() && matches!(self.trouble, Some(Trouble::Absent(_)))
     }
 }
 
@@ -88,10 +109,14 @@ impl<R: Resource> Table<R> {
         };
         match &mut entry.good {
             Some(good) if *good.bytes == *bytes => {
-                let news = good.version != *version || entry.received != *version || entry.trouble.is_some();
+                let news = good.version != *version
+                    || entry.received != *version
+                    || entry.trouble.is_some()
+                    || good.recalled.is_some();
+                good.recalled = None;
                 good.version = Arc::clone(version);
                 entry.received = Arc::clone(version);
-                entry.trouble = None;
+                (entry.trouble, entry.refused) = (None, None);
                 if news {
                     self.changed.push(Arc::clone(name));
                 }
@@ -102,7 +127,7 @@ impl<R: Resource> Table<R> {
     }
 
     /// Stores what came, if it is subscribed.
-    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Vec<u8>, version: &Arc<str>) {
+    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Arc<[u8]>, version: &Arc<str>) {
         if self.everything && self.has_room(&decoded.name) {
             self.insert(&decoded.name);
         }
@@ -112,17 +137,49 @@ impl<R: Resource> Table<R> {
         self.changed.push(decoded.name);
         entry.received = Arc::clone(version);
         match decoded.value {
-            Err(rejected) => entry.trouble = Some(Trouble::Refused(rejected)),
+            Err(rejected) => {
+                // What was kept before gives its room back first.
+                entry.refused = None;
+                entry.refused = self.room.keep(bytes);
+                entry.trouble = Some(Trouble::Refused(rejected));
+            }
             Ok(value) => {
-                entry.trouble = None;
+                (entry.trouble, entry.refused) = (None, None);
                 entry.good = Some(Good {
                     value: Arc::new(value),
-                    bytes: bytes.into(),
+                    bytes,
                     version: Arc::clone(version),
                     notes: decoded.notes,
+                    recalled: None,
                 });
             }
         }
+    }
+
+    /// Stores what a copy on disk holds, if it is subscribed. No control plane has said a word.
+    pub(crate) fn recall(
+        &mut self,
+        name: &Arc<str>,
+        (value, notes): (R, Vec<Box<str>>),
+        bytes: &Arc<[u8]>,
+        version: &Arc<str>,
+        recalled: Recalled,
+    ) {
+        if self.everything && self.has_room(name) {
+            self.insert(name);
+        }
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        self.changed.push(Arc::clone(name));
+        entry.trouble = None;
+        entry.good = Some(Good {
+            value: Arc::new(value),
+            bytes: Arc::clone(bytes),
+            version: Arc::clone(version),
+            notes,
+            recalled: Some(recalled),
+        });
     }
 
     /// Whether there is a good value.
@@ -144,17 +201,22 @@ impl<R: Resource> Table<R> {
             .map(|(name, _)| name)
     }
 
-    /// Every good value, in order of names.
-    pub(super) fn values(&self) -> impl Iterator<Item = Arc<R>> {
-        self.entries
-            .values()
-            .filter_map(|entry| Some(Arc::clone(&entry.good.as_ref()?.value)))
+    /// Every good value and its name: those that the control plane has in order of names, then likewise those that it
+    /// deleted and that are kept.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<R>)> {
+        let of = |deleted: bool| {
+            let entries = self
+                .entries
+                .iter()
+                .filter(move |(_, entry)| entry.is_deleted() == deleted);
+            entries.filter_map(|(name, entry)| Some((name, &entry.good.as_ref()?.value)))
+        };
+        of(false).chain(of(true))
     }
 
     /// Whether a good value is kept that the control plane no longer has.
     pub(crate) fn is_deleted(&self, name: &str) -> bool {
-        let entry = self.entries.get(name);
-        entry.is_some_and(|entry| entry.good.is_some() && matches!(entry.trouble, Some(Trouble::Absent(_))))
+        self.entries.get(name).is_some_and(Entry::is_deleted)
     }
 
     /// Gives a good value up.
@@ -164,14 +226,22 @@ impl<R: Resource> Table<R> {
         }
     }
 
-    pub(super) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool) {
+    pub(super) fn inherit(&mut self, from: &Self, belongs: &dyn Fn(&str) -> bool, despite: Despite) -> Vec<Arc<str>> {
+        let is_heir = |entry: &Entry<R>| match (&entry.trouble, despite) {
+            (_, Despite::Anything) => true,
+            (Some(trouble), Despite::Trouble) => !matches!(trouble, Trouble::Absent(_)),
+            (None, Despite::Trouble) => false,
+        };
+        let mut inherited = Vec::new();
         let mine = self.entries.iter_mut();
-        for (name, entry) in mine.filter(|(name, entry)| belongs(name) && entry.good.is_none()) {
+        for (name, entry) in mine.filter(|(name, entry)| entry.good.is_none() && belongs(name) && is_heir(entry)) {
             if let Some(good) = from.entries.get(name).and_then(|entry| entry.good.as_ref()) {
                 entry.good = Some(good.clone());
-                self.changed.push(Arc::clone(name));
+                inherited.push(Arc::clone(name));
             }
         }
+        self.changed.extend(inherited.iter().cloned());
+        inherited
     }
 
     /// Whether everything was asked for and told.
@@ -202,6 +272,8 @@ pub(crate) trait Names {
     fn is_unknown(&self, name: &str) -> bool;
     /// Whether everything was asked for and is not told yet.
     fn awaits_everything(&self) -> bool;
+    /// Whether everything was asked for and told.
+    fn is_listed(&self) -> bool;
     /// Whether there is a good value of any name that `belongs`.
     fn has_any(&self, belongs: &dyn Fn(&str) -> bool) -> bool;
     fn take_changed(&mut self) -> Vec<Arc<str>>;
@@ -219,6 +291,7 @@ impl<R: Resource> Names for Table<R> {
                 good: None,
                 received: "".into(),
                 trouble: None,
+                refused: None,
             }
         });
     }
@@ -244,7 +317,7 @@ impl<R: Resource> Names for Table<R> {
         };
         let before = entry.trouble.as_ref().map(mem::discriminant);
         let is_new = before != Some(mem::discriminant(&trouble));
-        entry.trouble = Some(trouble);
+        (entry.trouble, entry.refused) = (Some(trouble), None);
         self.changed.push(Arc::clone(name));
         is_new && entry.good.is_some()
     }
@@ -269,6 +342,10 @@ impl<R: Resource> Names for Table<R> {
 
     fn awaits_everything(&self) -> bool {
         self.everything && !self.complete
+    }
+
+    fn is_listed(&self) -> bool {
+        self.everything && self.complete
     }
 
     fn has_any(&self, belongs: &dyn Fn(&str) -> bool) -> bool {
@@ -306,7 +383,9 @@ fn row<'a, R: Resource>(name: &'a Arc<str>, entry: &'a Entry<R>) -> Row<'a> {
         accepted: good.map(|good| &good.version),
         notes: good.map_or(&[], |good| &good.notes),
         bytes: good.map(|good| &good.bytes),
+        recalled: good.and_then(|good| good.recalled),
         trouble: entry.trouble.as_ref(),
+        refused: entry.refused.as_ref().map(Kept::bytes),
     }
 }
 
@@ -317,6 +396,7 @@ impl<R> Default for Table<R> {
             complete: false,
             entries: BTreeMap::new(),
             changed: Vec::new(),
+            room: Room::default(),
         }
     }
 }

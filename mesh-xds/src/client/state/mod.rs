@@ -7,6 +7,7 @@
 //! While one control plane is to take over from another, a second assembler looks ahead: it builds the trees that there
 //! would be, so that what the newcomer has to be asked for is found, and the moment is known at which it has told it all.
 
+mod recall;
 mod switch;
 mod told;
 
@@ -22,12 +23,12 @@ use mesh_core::report::Tally;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::watch;
 
+pub(super) use self::recall::Disk;
 use self::switch::Ahead;
 pub(super) use self::switch::Authority;
-use super::ads::{Needs, Variant};
+use super::ads::{Needs, Read, Reading, Variant};
 use super::assemble::{Assembler, Missing, Naming, Wanted};
 use super::cache::{Authorities, Cache, Changed, Sources};
-use super::fallback::Roles;
 use super::line::Line;
 use super::lookups;
 use super::report::{self, Phase, Report};
@@ -40,6 +41,8 @@ pub(super) struct Parts<'a, V: Variant> {
     pub(super) lines: Vec<Line<V>>,
     /// The nameless one first.
     pub(super) authorities: Vec<Authority>,
+    /// The copy on disk, whose line is the last.
+    pub(super) disk: Option<Disk>,
     pub(super) directory: Authorities,
     pub(super) naming: Naming,
     pub(super) reports: watch::Sender<Arc<Report>>,
@@ -57,6 +60,7 @@ pub(super) struct State<V: Variant> {
     snapshots: live::Writer<Snapshot>,
     lines: Vec<Line<V>>,
     authorities: Vec<Authority>,
+    disk: Option<Disk>,
     directory: Authorities,
     naming: Naming,
     assembler: Assembler,
@@ -81,6 +85,7 @@ impl<V: Variant> State<V> {
             snapshots: parts.snapshots,
             lines: parts.lines,
             authorities: parts.authorities,
+            disk: parts.disk,
             directory: parts.directory,
             assembler: Assembler::new(parts.naming.clone()),
             naming: parts.naming,
@@ -114,18 +119,23 @@ impl<V: Variant> State<V> {
         self.targets.update(&self.interest.wanted(), now);
         self.look_no_further();
         let mut changed = self.take_changed();
-        self.assemble(&changed);
+        self.assemble_all(&mut changed, now);
         // What is known decides who is asked, and who is asked what is known. Each turn connects one more or lets one take
         // over, and after an event neither can happen to a control plane twice.
-        let turns: usize = self.authorities.iter().map(|authority| 2 * authority.lines.len()).sum();
+        let turns: usize = self
+            .authorities
+            .iter()
+            .map(|authority| 2 * (authority.lines.len() + 1))
+            .sum();
         for _ in 0..turns {
             let Some(more) = self.turn() else { break };
-            self.subscribe();
+            self.subscribe(now);
             changed.extend(more);
             changed.extend(self.take_changed());
-            self.assemble(&changed);
+            self.assemble_all(&mut changed, now);
         }
         changed.extend(self.take_changed());
+        self.report.changes += u64::from(!changed.is_empty());
         let caches = caches(&self.lines, &self.authorities, Authority::source);
         let sources = Sources::Each(&self.directory, &caches);
         let wall_time = self.clock.current_time();
@@ -139,15 +149,24 @@ impl<V: Variant> State<V> {
         lines.flat_map(|line| line.ads.take_changed()).collect()
     }
 
+    /// Assembles, and again while what that asked for was on disk: a reference further each time, and no name twice.
+    fn assemble_all(&mut self, changed: &mut Vec<Changed>, now: Instant) {
+        self.assemble(changed, now);
+        while self.disk.as_mut().is_some_and(Disk::has_answered) {
+            changed.extend(self.take_changed());
+            self.assemble(changed, now);
+        }
+    }
+
     /// Brings the snapshot, and the look ahead, up to what is known.
-    fn assemble(&mut self, changed: &[Changed]) {
+    fn assemble(&mut self, changed: &[Changed], now: Instant) {
         let wanted = Wanted {
             targets: self.targets.list(),
             inbound: self.interest.wanted_inbound(),
         };
-        let now = caches(&self.lines, &self.authorities, Authority::source);
-        let now = Sources::Each(&self.directory, &now);
-        let assembly = self.assembler.assemble(&wanted, now, changed);
+        let known = caches(&self.lines, &self.authorities, Authority::source);
+        let known = Sources::Each(&self.directory, &known);
+        let assembly = self.assembler.assemble(&wanted, known, changed);
         let mut needs_changed = assembly.needs.is_some();
         self.needs = assembly.needs.unwrap_or_else(|| std::mem::take(&mut self.needs));
         let mut lookups_changed = false;
@@ -185,7 +204,7 @@ impl<V: Variant> State<V> {
             self.look_up();
         }
         if needs_changed {
-            self.subscribe();
+            self.subscribe(now);
         }
     }
 
@@ -213,7 +232,7 @@ impl<V: Variant> State<V> {
     }
 
     /// Asks each line for what it is to be asked for, and lets go of lines that are asked for nothing.
-    fn subscribe(&mut self) {
+    fn subscribe(&mut self, now: Instant) {
         let wanted = match &self.ahead {
             Some(ahead) => Cow::Owned(self.needs.union(&ahead.needs)),
             None => Cow::Borrowed(&self.needs),
@@ -222,7 +241,7 @@ impl<V: Variant> State<V> {
         for (place, authority) in self.authorities.iter_mut().enumerate() {
             authority.is_needed = wanted.any(|name| directory.of(name) == Ok(place), place == 0);
             if !authority.is_needed {
-                authority.roles = Roles::default();
+                authority.rest();
             }
         }
         let whole = !wanted.any(|name| directory.of(name) != Ok(0), false);
@@ -242,17 +261,23 @@ impl<V: Variant> State<V> {
             }
             line.bell.notify_one();
         }
+        self.recall(now);
+    }
+
+    /// What is to be read of what a control plane said. Whoever reads it lets go of this state first.
+    pub(super) fn listen(&self, id: usize, response: V::Response) -> Reading<V> {
+        self.lines[id].ads.listen(response)
     }
 
     /// Takes in what a control plane said.
-    pub(super) fn receive(&mut self, id: usize, response: V::Response, now: Instant) {
-        if self.hear(id, response, now) {
+    pub(super) fn receive(&mut self, id: usize, read: Read<V>, now: Instant) {
+        if self.hear(id, read, now) {
             self.refresh(now);
         }
     }
 
     /// The first half of that: what is said is known, and nothing is made of it yet. Whether it was heard at all.
-    pub(super) fn hear(&mut self, id: usize, response: V::Response, now: Instant) -> bool {
+    pub(super) fn hear(&mut self, id: usize, read: Read<V>, now: Instant) -> bool {
         let line = &mut self.lines[id];
         // It is being let go of, and what it says is nobody's business any more.
         if line.is_to_leave || !line.is_wanted {
@@ -266,19 +291,24 @@ impl<V: Variant> State<V> {
         line.trouble = None;
         line.answers = true;
         self.report.last_heard = Some(now);
-        let received = line.ads.receive(response, now);
+        let received = line.ads.receive(read, now);
         self.note(id, received);
         true
     }
 
     /// When [`on_timer`](Self::on_timer) has something to do.
     pub(super) fn deadline(&self, id: usize, now: Instant) -> Option<Instant> {
-        let deadlines = [self.lines[id].ads.deadline(now), self.targets.deadline()];
-        deadlines.into_iter().flatten().min()
+        let recalled = self.disk.as_ref().map(|disk| &self.lines[disk.line]);
+        let lines = [Some(&self.lines[id]), recalled].into_iter().flatten();
+        let ends = lines.filter_map(|line| line.ads.deadline(now));
+        ends.chain(self.targets.deadline()).min()
     }
 
     pub(super) fn on_timer(&mut self, id: usize, now: Instant) {
-        let expired = self.lines[id].ads.on_timer(now);
+        let mut expired = self.lines[id].ads.on_timer(now);
+        if let Some(disk) = &self.disk {
+            expired |= self.lines[disk.line].ads.on_timer(now);
+        }
         if expired || self.targets.deadline().is_some_and(|deadline| deadline <= now) {
             self.refresh(now);
         }
@@ -328,7 +358,7 @@ impl<V: Variant> State<V> {
         if !is_source && !fails {
             // It was to take over, perhaps, and did not get to it; by the next time it may have other things to say.
             line.ads.reset();
-            self.subscribe();
+            self.subscribe(now);
         }
         self.refresh(now);
     }

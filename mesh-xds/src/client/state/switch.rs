@@ -6,7 +6,7 @@
 use super::State;
 use crate::client::ads::{Needs, Variant};
 use crate::client::assemble::{Assembler, Missing};
-use crate::client::cache::Changed;
+use crate::client::cache::{Changed, Despite};
 use crate::client::fallback::{Condition, Roles};
 use crate::client::lookups;
 
@@ -15,7 +15,10 @@ use crate::client::lookups;
 pub(in crate::client) struct Authority {
     /// Places in the list of lines, in order of priority. Never empty.
     pub(super) lines: Vec<usize>,
+    /// Their positions; behind the last is the disk's.
     pub(super) roles: Roles,
+    /// The line of the copy on disk, until one of the others has taken over.
+    pub(super) disk: Option<usize>,
     /// Something of it is wanted.
     pub(super) is_needed: bool,
 }
@@ -25,22 +28,55 @@ impl Authority {
         Self {
             lines,
             roles: Roles::default(),
+            disk: None,
             is_needed: false,
         }
     }
 
+    /// With a copy on disk that is served from until one of the lines has told everything.
+    pub(in crate::client) fn with_disk(mut self, line: Option<usize>) -> Self {
+        self.disk = line;
+        self.rest();
+        self
+    }
+
+    /// Goes back to the beginning: nothing is wanted any more.
+    pub(super) fn rest(&mut self) {
+        self.roles = match self.disk {
+            Some(_) => Roles::behind(self.lines.len()),
+            None => Roles::default(),
+        };
+    }
+
     pub(super) fn source(&self) -> usize {
-        self.lines[self.roles.source()]
+        self.line(self.roles.source())
     }
 
     pub(super) fn next_source(&self) -> usize {
-        self.lines[self.roles.next_source()]
+        self.line(self.roles.next_source())
+    }
+
+    /// The control plane to tell of: the source, or the one that may become it.
+    pub(super) fn spoken_to(&self) -> usize {
+        let source = self.lines.get(self.roles.source());
+        let next = source.or_else(|| self.lines.get(self.roles.next_source()));
+        *next.unwrap_or(&self.lines[0])
+    }
+
+    fn line(&self, position: usize) -> usize {
+        let line = self.lines.get(position).copied().or(self.disk);
+        line.expect("a role is a line's, or the disk's while there is one")
+    }
+
+    fn is_from_disk(&self) -> bool {
+        self.disk == Some(self.source())
     }
 
     /// Whether a line is to be asked for this authority's names.
     pub(super) fn asks(&self, line: usize) -> bool {
         let mut open = self.lines.iter().enumerate();
-        self.is_needed && open.any(|(position, id)| *id == line && self.roles.is_open(position))
+        let is_open = open.any(|(position, id)| *id == line && self.roles.is_open(position));
+        self.is_needed && (is_open || self.disk == Some(line))
     }
 
     /// The lines that are to be asked for its names.
@@ -71,7 +107,9 @@ impl<V: Variant> State<V> {
                 continue;
             }
             let lines = authority.lines.iter();
+            let lines = lines.chain(&authority.disk);
             let conditions: Vec<Condition> = lines.map(|id| self.lines[*id].condition()).collect();
+            let servers = authority.lines.len();
             let before = authority.roles;
             if authority.roles.elect(&conditions) {
                 self.look_ahead();
@@ -86,7 +124,7 @@ impl<V: Variant> State<V> {
                 }
             } else if authority.roles.all_fail(&conditions)
                 && self.lacks(place)
-                && self.authorities[place].roles.fall_back(&conditions)
+                && self.authorities[place].roles.fall_back(&conditions[..servers])
             {
                 return Some(Vec::new());
             }
@@ -120,36 +158,49 @@ impl<V: Variant> State<V> {
         !source.ads.cache().has_any(belongs) || self.ahead.as_ref().is_some_and(whole)
     }
 
-    /// Whether something that is wanted of an authority is not known.
+    /// Whether something that is wanted of an authority is not known. What only the copy on disk says is not: a fallback
+    /// that lives is better.
     fn lacks(&self, place: usize) -> bool {
+        if self.authorities[place].is_from_disk() {
+            return true;
+        }
         let cache = self.lines[self.authorities[place].source()].ads.cache();
         let mut names = self.needs.names();
         let everything = place == 0 && cache.awaits_everything();
         everything || names.any(|(kind, name)| self.directory.of(name) == Ok(place) && cache.is_unknown(kind, name))
     }
 
-    /// From now on the candidate's word counts. Of what it does not have, the last good values go on (gRFC A88).
+    /// From now on the candidate's word counts. Of what it does not have, the last good values of another control plane go
+    /// on (gRFC A88), and those on disk do not: they are of another time.
     fn take_over(&mut self, place: usize) -> Vec<Changed> {
         let authority = &mut self.authorities[place];
         let old = authority.source();
         authority.roles.take_over();
         let new = authority.source();
+        let from_disk = authority.disk.take_if(|disk| *disk == old).is_some();
         let (is_asked, directory) = (authority.asks(old), &self.directory);
         let belongs = |name: &str| directory.of(name) == Ok(place);
-        tracing::info!(
-            from = self.lines[old].connection.server,
-            to = self.lines[new].connection.server,
-            "another control plane's word counts"
-        );
+        let despite = match from_disk {
+            true => Despite::Trouble,
+            false => Despite::Anything,
+        };
+        if !from_disk {
+            tracing::info!(
+                from = self.lines[old].connection.server,
+                to = self.lines[new].connection.server,
+                "another control plane's word counts"
+            );
+        }
         let of_place = |(kind, name): Changed| belongs(&name).then_some((kind, name));
         let mut changed: Vec<Changed> = self.lines[old].ads.cache().names().filter_map(of_place).collect();
         changed.extend(self.lines[new].ads.cache().names().filter_map(of_place));
         if let Ok([old, new]) = self.lines.get_disjoint_mut([old, new])
             && !new.ads.rules().fail_on_data_errors
         {
-            new.ads.cache_mut().inherit(old.ads.cache(), belongs);
+            new.ads.inherit(&old.ads, belongs, despite);
         }
         self.look_no_further();
+        self.let_go_of_disk();
         // What it said before is not to be believed when it comes back: the other may have gone on since.
         if is_asked && old != new {
             self.forget(old, place);

@@ -51,13 +51,15 @@ impl<V: Variant> State<V> {
             let mut needed = self.authorities.iter().filter(|authority| authority.is_needed);
             needed.any(|authority| authority.source() == id)
         };
-        let lines = self.lines.iter().enumerate();
+        let servers = self.lines.len() - usize::from(self.disk.is_some());
+        let lines = self.lines.iter().enumerate().take(servers);
         let connections = lines.map(|(id, line)| report::Connection {
             in_use: in_use(id),
             ..line.connection.clone()
         });
         self.report.connections = connections.collect();
-        self.report.connection = self.report.connections[self.authorities[0].source()].clone();
+        self.report.connection = self.report.connections[self.authorities[0].spoken_to()].clone();
+        self.tell_of_disk();
         self.reports.send_replace(Arc::new(self.report.clone()));
     }
 

@@ -55,7 +55,7 @@ impl Stream {
     /// The one request that a response is answered with.
     #[track_caller]
     fn answer(&mut self, response: Response) -> Request {
-        self.ads.receive(response, self.now);
+        self.ads.hear(response, self.now);
         let mut sent = self.sent();
         assert_eq!(sent.len(), 1, "{sent:?}");
         sent.remove(0)
@@ -212,14 +212,14 @@ fn cp_7_a_name_that_was_dropped_and_is_wanted_again_is_asked_for_without_a_nonce
     stream.ads.subscribe(&needs(&[(EDS, &["b"])]));
     stream
         .ads
-        .receive(response(EDS, "2", vec![endpoints("b", &[2])]), stream.now);
+        .hear(response(EDS, "2", vec![endpoints("b", &[2])]), stream.now);
     stream.ads.subscribe(&needs(&[(EDS, &["a", "b"])]));
     let nonces: Vec<String> = stream.sent().into_iter().map(|request| request.nonce).collect();
     assert_eq!(nonces, ["2", ""]);
     // An empty list is never said so: it would ask for everything.
     stream
         .ads
-        .receive(response(EDS, "3", vec![endpoints("b", &[3])]), stream.now);
+        .hear(response(EDS, "3", vec![endpoints("b", &[3])]), stream.now);
     stream.ads.subscribe(&needs(&[]));
     stream.ads.subscribe(&needs(&[(EDS, &["b"])]));
     assert_eq!(stream.ads.next_request(stream.now).unwrap().nonce, "3");
@@ -231,9 +231,7 @@ fn cp_7_a_name_that_was_dropped_and_is_wanted_again_is_asked_for_without_a_nonce
 #[test]
 fn a_change_that_comes_with_an_answer_is_one_request() {
     let (mut stream, _) = Stream::open(&[(RDS, &["a"])]);
-    stream
-        .ads
-        .receive(response(RDS, "1", vec![routes("a", "c")]), stream.now);
+    stream.ads.hear(response(RDS, "1", vec![routes("a", "c")]), stream.now);
     stream.ads.subscribe(&needs(&[(RDS, &["a", "b"])]));
     let sent = stream.sent();
     assert_eq!(sent.len(), 1);
@@ -246,7 +244,7 @@ fn only_the_newest_response_is_answered() {
     for version in ["1", "2", "3"] {
         stream
             .ads
-            .receive(response(LDS, version, vec![listener("a", "r")]), stream.now);
+            .hear(response(LDS, version, vec![listener("a", "r")]), stream.now);
     }
     let sent = stream.sent();
     assert_eq!(sent.len(), 1);
@@ -258,11 +256,11 @@ fn types_that_are_unknown_or_were_not_asked_for_are_not_answered() {
     let (mut stream, _) = Stream::open(&[(LDS, &["a"])]);
     let mut unknown = response(LDS, "1", vec![]);
     unknown.type_url = "type.googleapis.com/x.Y".into();
-    assert!(stream.ads.receive(unknown, stream.now).kind.is_none());
+    assert!(stream.ads.hear(unknown, stream.now).kind.is_none());
     assert!(
         stream
             .ads
-            .receive(response(CDS, "1", vec![cluster("c")]), stream.now)
+            .hear(response(CDS, "1", vec![cluster("c")]), stream.now)
             .kind
             .is_none()
     );
@@ -386,13 +384,13 @@ fn cp_8_a_deleted_listener_or_cluster_is_kept_by_default_and_told_once() {
             _ => response(kind, version, vec![cluster("a")]),
         };
         stream.answer(there("1"));
-        let deleted = stream.ads.receive(response(kind, "2", vec![]), stream.now).taken;
+        let deleted = stream.ads.hear(response(kind, "2", vec![]), stream.now).taken;
         assert_eq!((deleted.deleted, deleted.valid), (names(&["a"]), 0));
-        let again = stream.ads.receive(response(kind, "3", vec![]), stream.now).taken;
+        let again = stream.ads.hear(response(kind, "3", vec![]), stream.now).taken;
         assert!(again.deleted.is_empty(), "once");
         let row = stream.ads.cache().rows().next().unwrap();
         assert!(row.accepted.is_some() && matches!(row.trouble, Some(Trouble::Absent(why)) if why.contains("kept")));
-        let back = stream.ads.receive(there("4"), stream.now).taken;
+        let back = stream.ads.hear(there("4"), stream.now).taken;
         assert_eq!((back.returned, back.valid), (names(&["a"]), 1));
         assert_eq!(stream.ads.cache().rows().next().unwrap().trouble, None);
     }
@@ -474,20 +472,75 @@ fn what_was_forgotten_is_asked_for_without_a_version() {
     assert!(stream.sent().is_empty(), "there is no stream");
 }
 
+/// The moments, from now on, at which a control plane that says something bad as soon as it is answered is refused.
+fn refusals(stream: &mut Stream, until: Duration) -> Vec<f64> {
+    let (start, mut at) = (stream.now, Vec::new());
+    for nonce in 0u32.. {
+        let bad = response(CDS, &format!("bad-{nonce}"), vec![bad_cluster("b")]);
+        stream.ads.hear(bad, stream.now);
+        while !stream.ads.has_request(stream.now) {
+            stream.now = stream.ads.deadline(stream.now).unwrap();
+        }
+        if stream.now > start + until {
+            break;
+        }
+        let sent = stream.sent();
+        assert_eq!((sent.len(), sent[0].nonce.clone()), (1, format!("bad-{nonce}")));
+        assert!(sent[0].error.is_some());
+        at.push((stream.now - start).as_secs_f64());
+    }
+    stream.sent();
+    at
+}
+
 #[test]
-fn cp_6_a_control_plane_that_repeats_a_bad_resource_is_answered_at_a_bounded_rate() {
+fn cp_6_refusals_of_a_type_are_as_far_apart_as_attempts_that_fail() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["b"]), (EDS, &["e"])]);
+    stream.answer(response(EDS, "1", vec![endpoints("e", &[1])]));
+    let at = refusals(&mut stream, Duration::from_secs(10));
+    let rounded: Vec<f64> = at.iter().map(|at| (at * 10.0).round() / 10.0).collect();
+    assert_eq!(rounded, [0.0, 1.0, 2.6, 5.2, 9.3]);
+    let at = refusals(&mut stream, Duration::from_secs(3600));
+    let longest = at.windows(2).map(|two| two[1] - two[0]).fold(0.0, f64::max);
+    assert!((longest - 120.0).abs() < 0.1 && at.len() < 40, "{longest}: {at:?}");
+    // A good one is answered at once, of another type as well, and the next bad one is held for a second at most.
+    stream.ads.hear(response(CDS, "x", vec![bad_cluster("b")]), stream.now);
+    assert!(stream.sent().is_empty());
+    assert_eq!(
+        stream.answer(response(EDS, "2", vec![endpoints("e", &[2])])).error,
+        None
+    );
+    assert_eq!(stream.answer(response(CDS, "y", vec![cluster("b")])).error, None);
+    let at = refusals(&mut stream, Duration::from_secs(10));
+    assert!(at[0] <= 1.0 && (at[1] - at[0] - 1.0).abs() < 1e-6, "{at:?}");
+}
+
+#[test]
+fn cp_6_good_and_bad_by_turns_are_refused_no_faster_than_once_a_second() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["b"])]);
+    let (start, mut count) = (stream.now, 0);
+    while stream.now < start + Duration::from_secs(10) {
+        stream.answer(response(CDS, "good", vec![cluster("b")]));
+        stream
+            .ads
+            .hear(response(CDS, "bad", vec![bad_cluster("b")]), stream.now);
+        count += stream.sent().len();
+        stream.now += Duration::from_millis(10);
+    }
+    assert_eq!(count, 10);
+}
+
+/// A request that names the newest response and refuses nothing is consent.
+#[test]
+fn a_change_of_names_while_a_refusal_is_held_says_the_refusal_too() {
     let (mut stream, _) = Stream::open(&[(CDS, &["b"])]);
     stream.answer(response(CDS, "1", vec![bad_cluster("b")]));
-    stream
-        .ads
-        .receive(response(CDS, "2", vec![bad_cluster("b")]), stream.now);
+    stream.ads.hear(response(CDS, "2", vec![bad_cluster("b")]), stream.now);
     assert!(stream.sent().is_empty());
-    let held = stream.ads.deadline(stream.now).unwrap();
-    assert_eq!(held, stream.now + Duration::from_millis(100));
-    stream.now = held;
-    assert_eq!(stream.sent().remove(0).nonce, "2");
-    // A good one is answered at once.
-    assert_eq!(stream.answer(response(CDS, "3", vec![cluster("b")])).error, None);
+    stream.ads.subscribe(&needs(&[(CDS, &["b", "c"])]));
+    let sent = stream.sent();
+    assert_eq!((sent.len(), sent[0].names.len(), sent[0].nonce.as_str()), (1, 2, "2"));
+    assert!(sent[0].error.is_some());
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Whole trees, one target at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use mesh_core::config::{Action, Delay, Fault, FaultDelay, FaultFilter, Fraction, ReasonKind, Version};
+use mesh_core::config::{Delay, Fault, FaultDelay, FaultFilter, Fraction, ReasonKind, Version};
 use proptest::prelude::*;
 
 use super::*;
@@ -10,11 +10,11 @@ use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Needs};
 use crate::client::assemble::{Assembler, Missing, Naming, Wanted};
 use crate::decode::Context;
-use crate::decode::tests::{envoy, istiod, raw as raw_of};
+use crate::decode::tests::limited_listener;
 use crate::node::Node;
 use crate::wire::Sotw;
 
-fn grpc(template: &str) -> Naming {
+pub(super) fn grpc(template: &str) -> Naming {
     Naming {
         profile: Profile::Grpc,
         names: template.into(),
@@ -29,41 +29,47 @@ fn wanted(targets: &[Arc<str>]) -> Wanted {
 }
 
 /// The state machines of a client, and a control plane that says only what it is told to.
-struct Mesh {
-    ads: AdsState<Sotw>,
-    assembler: Assembler,
-    targets: Vec<Arc<str>>,
+pub(super) struct Mesh {
+    pub(super) ads: AdsState<Sotw>,
+    pub(super) assembler: Assembler,
+    pub(super) targets: Vec<Arc<str>>,
+    pub(super) inbound: Vec<Arc<str>>,
     version: u32,
-    seen: Seen,
+    pub(super) seen: Seen,
+    pub(super) published: Option<Snapshot>,
 }
 
 /// How things stand after a step; what it did not say is what was said before.
 #[derive(Clone, Default)]
-struct Seen {
-    snapshot: Option<Snapshot>,
-    needs: Needs,
-    waiting: BTreeMap<Arc<str>, Vec<Missing>>,
+pub(super) struct Seen {
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) needs: Needs,
+    pub(super) waiting: BTreeMap<Arc<str>, Vec<Missing>>,
 }
 
 impl Mesh {
-    fn new(targets: &[&str]) -> Self {
+    pub(super) fn new(targets: &[&str]) -> Self {
         let mut mesh = Self {
             ads: AdsState::new(Arc::new(Node::default()), Context::default()),
             assembler: Assembler::new(grpc("%s")),
             targets: names(targets),
+            inbound: Vec::new(),
             version: 0,
             seen: Seen::default(),
+            published: None,
         };
         mesh.ads.stream_opened();
         mesh.step();
         mesh
     }
 
-    fn step(&mut self) -> Seen {
+    pub(super) fn step(&mut self) -> Seen {
         let changed = self.ads.take_changed();
-        let assembly = self
-            .assembler
-            .assemble(&wanted(&self.targets), self.ads.cache(), &changed);
+        let wanted = Wanted {
+            targets: self.targets.clone(),
+            inbound: self.inbound.clone(),
+        };
+        let assembly = self.assembler.assemble(&wanted, self.ads.cache(), &changed);
         if let Some(needs) = assembly.needs {
             self.ads.subscribe(&needs);
             drop(self.ads.take_changed());
@@ -73,26 +79,26 @@ impl Mesh {
             self.seen.waiting = waiting;
         }
         self.seen.snapshot = assembly.snapshot;
+        self.published = self.seen.snapshot.clone().or(self.published.take());
         while self.ads.next_request(std::time::Instant::now()).is_some() {}
         self.seen.clone()
     }
 
-    fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Seen {
+    pub(super) fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Seen {
         self.version += 1;
         let now = std::time::Instant::now();
-        self.ads
-            .receive(response(kind, &self.version.to_string(), resources), now);
+        self.ads.hear(response(kind, &self.version.to_string(), resources), now);
         self.step()
     }
 
     /// Nothing more is to come of what was asked for.
-    fn time_out(&mut self) -> Seen {
+    pub(super) fn time_out(&mut self) -> Seen {
         let deadline = self.ads.deadline(std::time::Instant::now()).unwrap();
         self.ads.on_timer(deadline);
         self.step()
     }
 
-    fn whole(&mut self, target: &str, cluster_name: &str, port: u16) -> Snapshot {
+    pub(super) fn whole(&mut self, target: &str, cluster_name: &str, port: u16) -> Snapshot {
         self.hear(ResourceKind::Listener, vec![listener(target, target)]);
         self.hear(ResourceKind::Route, vec![routes(target, cluster_name)]);
         self.hear(ResourceKind::Cluster, vec![cluster(cluster_name)]);
@@ -102,11 +108,11 @@ impl Mesh {
     }
 }
 
-fn kind_of<T>(resolved: &Result<T, mesh_core::config::Reason>) -> Option<ReasonKind> {
+pub(super) fn kind_of<T>(resolved: &Result<T, mesh_core::config::Reason>) -> Option<ReasonKind> {
     resolved.as_ref().err().map(|reason| reason.kind())
 }
 
-fn missing(assembly: &Seen, target: &str) -> Vec<(ResourceKind, String)> {
+pub(super) fn missing(assembly: &Seen, target: &str) -> Vec<(ResourceKind, String)> {
     let missing = &assembly.waiting[target];
     let named = |one: &Missing| match one {
         Missing::Resource(kind, name) => (*kind, name.to_string()),
@@ -316,94 +322,6 @@ fn a_target_of_an_unknown_authority_is_told_at_once() {
     );
 }
 
-/// An empty list names nothing that could have changed, and ends the wait all the same.
-#[test]
-fn a_sidecars_target_is_told_that_there_is_no_listener_at_all() {
-    let mut mesh = Mesh::new(&[]);
-    mesh.assembler = Assembler::new(Naming {
-        profile: Profile::Envoy,
-        ..grpc("%s")
-    });
-    mesh.targets = names(&["t:80"]);
-    assert_eq!(mesh.step().waiting.len(), 1);
-    let seen = mesh.hear(ResourceKind::Listener, Vec::new());
-    let snapshot = seen.snapshot.expect("the target is known not to be there");
-    assert_eq!(kind_of(snapshot.target("t:80").unwrap()), Some(ReasonKind::NoListener));
-    assert!(seen.waiting.is_empty());
-}
-
-/// A mesh whose control plane takes it for a sidecar, as far as istiod's fixtures tell it: all but the endpoints.
-fn sidecar_mesh(target: &str, allow_any: bool) -> Mesh {
-    let mut mesh = Mesh::new(&[]);
-    mesh.ads = AdsState::new(Arc::new(Node::default()), envoy());
-    mesh.ads.stream_opened();
-    mesh.assembler = Assembler::new(Naming {
-        profile: Profile::Envoy,
-        ..grpc("%s")
-    });
-    mesh.targets = names(&[target]);
-    mesh.step();
-    mesh.hear(
-        ResourceKind::Listener,
-        istiod::sidecar::listeners(true).iter().map(raw_of).collect(),
-    );
-    mesh.hear(
-        ResourceKind::Cluster,
-        istiod::sidecar::clusters().iter().map(raw_of).collect(),
-    );
-    mesh.hear(ResourceKind::Route, vec![raw_of(&istiod::sidecar::routes(allow_any))]);
-    mesh
-}
-
-/// Unproven against a real istiod, as the fixtures say.
-#[test]
-fn a_sidecars_configuration_leads_a_target_to_its_endpoints_each_with_its_own_tls() {
-    let target = "payment.default.svc.cluster.local:50051";
-    let mut mesh = sidecar_mesh(target, true);
-    let needed = mesh.seen.needs[ResourceKind::Endpoints.index()].clone();
-    let subsets = [istiod::subset("v1"), istiod::subset("v2")].map(|name| Arc::from(&*name));
-    assert_eq!(
-        needed,
-        BTreeSet::from(subsets.clone()),
-        "only the target's own clusters are looked into"
-    );
-    let endpoints = needed.iter().map(|name| raw_of(&istiod::endpoints(name))).collect();
-    let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints).snapshot.unwrap();
-    let tree = snapshot.target(target).unwrap().as_ref().unwrap();
-    assert_eq!(
-        tree.virtual_hosts.len(),
-        1,
-        "the other virtual hosts of the port are not its business"
-    );
-    for name in subsets {
-        let cluster = snapshot.cluster(&name.into()).unwrap().as_ref().unwrap();
-        let [meshed, bare] = &cluster.endpoints[..] else {
-            panic!("{:?}", cluster.endpoints)
-        };
-        assert!(matches!(cluster.tls_for(meshed), TlsMode::Mutual(_)));
-        assert_eq!(*cluster.tls_for(bare), TlsMode::Plaintext);
-    }
-}
-
-#[test]
-fn a_host_that_a_sidecars_mesh_does_not_know_is_told_why_it_cannot_be_called() {
-    let target = "elsewhere.example:50051";
-    let of = |allow_any| sidecar_mesh(target, allow_any).seen.snapshot.unwrap();
-    let tree = |snapshot: &Snapshot| Arc::clone(snapshot.target(target).unwrap().as_ref().unwrap());
-    let allowed = of(true);
-    let cluster = tree(&allowed).clusters().next().unwrap().clone();
-    assert_eq!(
-        kind_of(allowed.cluster(&cluster).unwrap()),
-        Some(ReasonKind::NoCluster),
-        "{cluster}"
-    );
-    let refused = tree(&of(false));
-    let Action::Respond(response) = &refused.virtual_hosts[0].routes[0].action else {
-        panic!("{refused:?}")
-    };
-    assert_eq!((response.status.as_u16(), refused.clusters().count()), (502, 0));
-}
-
 fn fault_filter(fault: Fault) -> FaultFilter {
     FaultFilter {
         name: "fault".into(),
@@ -444,33 +362,6 @@ fn a_listeners_faults_come_to_the_routes_of_its_target_and_empty_ones_change_not
     assert_eq!(tree(&first).fault_filters, []);
     let resent = mesh.hear(ResourceKind::Listener, vec![with(some_fault())]);
     assert!(resent.snapshot.is_none());
-}
-
-/// A fault filter may be a resource of its own (ECDS): the routes wait for it.
-#[test]
-fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
-    use istiod::sidecar::{by_port_with, clusters, delay, routes};
-    let target = "payment.default.svc.cluster.local:50051";
-    let mut mesh = sidecar_mesh(target, true);
-    mesh.hear(ResourceKind::Listener, vec![raw_of(&by_port_with("elsewhere"))]);
-    mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
-    mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);
-    let lacks = missing(&mesh.seen, target);
-    assert_eq!(
-        lacks,
-        [(ResourceKind::ExtensionConfig, "elsewhere".to_owned())],
-        "it may be one that guards"
-    );
-    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&delay("elsewhere"))]);
-    let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
-    let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints.to_vec()).snapshot.unwrap();
-    let tree = snapshot.target(target).unwrap().as_ref().unwrap();
-    let filter = tree
-        .fault_filters
-        .iter()
-        .find(|filter| &*filter.name == "elsewhere")
-        .unwrap();
-    assert!(filter.fault.delay.is_some(), "{tree:?}");
 }
 
 /// Events of a stream, as they come in any order: what a control plane says, what it leaves out, what is wanted.
@@ -602,7 +493,7 @@ proptest! {
             let now = std::time::Instant::now();
             mesh.version += 1;
             let version = mesh.version.to_string();
-            mesh.ads.receive(response(ResourceKind::Endpoints, &version, vec![endpoints("c", &[port])]), now);
+            mesh.ads.hear(response(ResourceKind::Endpoints, &version, vec![endpoints("c", &[port])]), now);
             let changed = mesh.ads.take_changed();
             let assembly = mesh.assembler.assemble(&wanted(&mesh.targets), mesh.ads.cache(), &changed);
             prop_assert!(assembly.needs.is_none() && assembly.waiting.is_none(), "all trees were walked");
@@ -615,4 +506,42 @@ proptest! {
             last = next;
         }
     }
+}
+
+/// What a connection manager says of streams holds for the routes that say nothing, and a tree that is put together anew out of
+/// the same parts is the value that it was.
+#[test]
+fn a_connection_managers_limits_hold_where_routes_say_nothing() {
+    use mesh_core::config::TimeLimits;
+
+    let limited = |idle| limited_listener("t", "r", idle, 60);
+    let route_of = |snapshot: &Snapshot| {
+        let tree = Arc::clone(snapshot.target("t").unwrap().as_ref().unwrap());
+        let limits = tree.virtual_hosts[0].routes[0].limits;
+        (tree, limits)
+    };
+    let mut mesh = Mesh::new(&["t"]);
+    mesh.hear(ResourceKind::Listener, vec![limited(30)]);
+    mesh.hear(ResourceKind::Route, vec![routes("r", "c")]);
+    mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
+    let first = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[1])])
+        .snapshot
+        .unwrap();
+    let (tree, limits) = route_of(&first);
+    let expected = |idle| TimeLimits {
+        max_stream: Some(std::time::Duration::from_secs(60)),
+        idle: Some(std::time::Duration::from_secs(idle)),
+        ..TimeLimits::default()
+    };
+    assert_eq!(limits, expected(30));
+    // Another cluster's endpoints make another snapshot, with the same tree.
+    let second = mesh
+        .hear(ResourceKind::Endpoints, vec![endpoints("c", &[2])])
+        .snapshot
+        .unwrap();
+    assert!(Arc::ptr_eq(&route_of(&second).0, &tree));
+    assert!(mesh.hear(ResourceKind::Listener, vec![limited(30)]).snapshot.is_none());
+    let third = mesh.hear(ResourceKind::Listener, vec![limited(40)]).snapshot.unwrap();
+    assert_eq!(route_of(&third).1, expected(40));
 }

@@ -57,7 +57,7 @@ impl Stream {
     /// The one request that a response is answered with.
     #[track_caller]
     fn answer(&mut self, response: DeltaResponse) -> DeltaRequest {
-        self.ads.receive(response, self.now);
+        self.ads.hear(response, self.now);
         let mut sent = self.sent();
         assert_eq!(sent.len(), 1, "{sent:?}");
         sent.remove(0)
@@ -114,14 +114,14 @@ fn every_response_is_answered_and_in_order() {
     let (mut stream, _) = Stream::open(CDS, &["a", "b"]);
     stream
         .ads
-        .receive(changes(CDS, "1", vec![one("a", "1", cluster("a"))], &[]), stream.now);
-    stream.ads.receive(
+        .hear(changes(CDS, "1", vec![one("a", "1", cluster("a"))], &[]), stream.now);
+    stream.ads.hear(
         changes(CDS, "2", vec![one("b", "1", bad_cluster("b"))], &[]),
         stream.now,
     );
     stream
         .ads
-        .receive(changes(CDS, "3", vec![one("b", "2", cluster("b"))], &[]), stream.now);
+        .hear(changes(CDS, "3", vec![one("b", "2", cluster("b"))], &[]), stream.now);
     let sent = stream.sent();
     let said: Vec<_> = sent
         .iter()
@@ -137,7 +137,7 @@ fn after_the_first_only_differences_are_said() {
     let said = stream.sent().remove(0);
     assert_eq!((said.subscribe, said.unsubscribe), (names(&["c"]), names(&["a"])));
     // With an answer it is one request.
-    stream.ads.receive(
+    stream.ads.hear(
         changes(RDS, "1", vec![one("b", "1", routes("b", "x"))], &[]),
         stream.now,
     );
@@ -300,34 +300,87 @@ fn types_that_are_unknown_or_were_not_asked_for_are_not_answered() {
     let (mut stream, _) = Stream::open(LDS, &["a"]);
     let mut unknown = changes(LDS, "1", vec![], &["a"]);
     unknown.type_url = "type.googleapis.com/x.Y".into();
-    assert!(stream.ads.receive(unknown, stream.now).kind.is_none());
+    assert!(stream.ads.hear(unknown, stream.now).kind.is_none());
     assert!(
         stream
             .ads
-            .receive(changes(CDS, "1", vec![], &["a"]), stream.now)
+            .hear(changes(CDS, "1", vec![], &["a"]), stream.now)
             .kind
             .is_none()
     );
     assert!(stream.sent().is_empty());
 }
 
+/// Two types, a bad resource of the one after another, and a good one of the other behind them.
 #[test]
-fn cp_6_refusals_are_answered_at_a_bounded_rate_and_answers_that_wait_stop_the_reading() {
-    let (mut stream, _) = Stream::open(CDS, &["a"]);
-    for nonce in 1..=32 {
+fn cp_6_refusals_of_one_type_hold_up_no_other() {
+    let (mut stream, _) = Stream::open(CDS, &["a", "b"]);
+    stream.wants(EDS, &["e"]);
+    stream.sent();
+    let start = stream.now;
+    let mut refused = Vec::new();
+    for nonce in 1..=300 {
         assert!(stream.ads.can_receive());
         let bad = vec![one("a", &nonce.to_string(), bad_cluster("a"))];
-        stream
-            .ads
-            .receive(changes(CDS, &nonce.to_string(), bad, &[]), stream.now);
+        stream.ads.hear(changes(CDS, &nonce.to_string(), bad, &[]), stream.now);
+        refused.extend(stream.sent());
+    }
+    assert_eq!(
+        stream.answer(changes(EDS, "e", vec![one("e", "1", endpoints("e", &[1]))], &[])),
+        empty(EDS, "e")
+    );
+    assert!(matches!(stream.ads.cache().find::<Endpoints>("e"), Found::Value(_)));
+    // So does an answer that accepts one of the same type.
+    stream.ads.hear(
+        changes(CDS, "bad", vec![one("a", "x", bad_cluster("a"))], &[]),
+        stream.now,
+    );
+    assert_eq!(
+        stream.answer(changes(CDS, "b", vec![one("b", "1", cluster("b"))], &[])),
+        empty(CDS, "b")
+    );
+    // And a name that is asked for, which is no answer.
+    stream.wants(CDS, &["a", "b", "c"]);
+    let asked = stream.sent();
+    assert_eq!(
+        (asked.len(), asked[0].nonce.as_str(), &asked[0].subscribe),
+        (1, "", &names(&["c"]))
+    );
+    // The first went at once, and of the others the newest go together.
+    assert_eq!(stream.ads.deadline(stream.now), Some(start + Duration::from_secs(1)));
+    stream.now = start + Duration::from_secs(1);
+    refused.extend(stream.sent());
+    let nonces: Vec<&str> = refused.iter().map(|one| one.nonce.as_str()).collect();
+    assert_eq!((nonces.len(), &nonces[..2], nonces[32]), (33, &["1", "270"][..], "bad"));
+    // What is refused after that waits again.
+    stream.ads.hear(
+        changes(CDS, "n", vec![one("a", "y", bad_cluster("a"))], &[]),
+        stream.now,
+    );
+    assert!(stream.sent().is_empty());
+}
+
+/// A control plane that does not read its answers is not read either, and nothing it may have sent is given up on.
+#[test]
+fn cp_4_nothing_is_given_up_on_while_nothing_is_read() {
+    let (mut stream, _) = Stream::open(EDS, &["a", "e"]);
+    for nonce in 1..=32 {
+        assert!(stream.ads.can_receive());
+        let good = vec![one("a", &nonce.to_string(), endpoints("a", &[nonce]))];
+        stream.ads.hear(changes(EDS, &nonce.to_string(), good, &[]), stream.now);
     }
     assert!(!stream.ads.can_receive());
-    assert_eq!(stream.sent().len(), 1);
-    assert!(stream.ads.can_receive());
-    let held = stream.ads.deadline(stream.now).unwrap();
-    assert_eq!(held, stream.now + Duration::from_millis(100));
-    stream.now = held;
-    assert_eq!(stream.sent().remove(0).nonce, "2");
+    stream.now += Duration::from_secs(100);
+    assert_eq!(stream.ads.deadline(stream.now), None);
+    assert!(!stream.ads.on_timer(stream.now));
+    assert_eq!(stream.sent().len(), 32);
+    let deadline = stream.ads.deadline(stream.now).unwrap();
+    assert_eq!(deadline, stream.now + Duration::from_secs(15));
+    assert!(stream.ads.on_timer(deadline));
+    assert!(matches!(
+        stream.ads.cache().find::<Endpoints>("e"),
+        Found::None(Trouble::Absent(_))
+    ));
 }
 
 #[test]

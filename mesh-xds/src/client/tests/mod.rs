@@ -3,11 +3,14 @@
 mod ads;
 mod assemble;
 mod delta;
+mod disk;
 mod fallback;
 mod federation;
 mod garbage;
 mod outage;
 mod plane;
+mod reading;
+mod sidecar;
 mod stream;
 
 use std::sync::Arc;
@@ -75,7 +78,10 @@ fn endpoints(cluster: &str, ports: &[u16]) -> Raw {
         .iter()
         .map(|port| Endpoint::new(([127, 0, 0, 1], *port).into()))
         .collect();
-    raw(ResourceKind::Endpoints, encode::endpoints(&cluster.into(), &endpoints))
+    raw(
+        ResourceKind::Endpoints,
+        encode::endpoints(&cluster.into(), &endpoints, &[]),
+    )
 }
 
 fn names(list: &[&str]) -> Vec<Arc<str>> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mesh_core::link::{Guard, Parts};
 use mesh_core::{Entropy, Link};
+use rustls::time_provider::TimeProvider;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy_bidirectional, duplex, split};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -113,8 +114,16 @@ impl Plane {
         self.set(ResourceKind::Endpoints, cluster, endpoints(cluster, &[port]));
     }
 
-    fn held(&self, kind: ResourceKind, names: &BTreeSet<Arc<str>>) -> Vec<(Arc<str>, u64, Raw)> {
+    /// What there is of these names; of everything if that was asked for, as a sidecar does with its first word.
+    fn held(&self, kind: ResourceKind, asked: &Asked) -> Vec<(Arc<str>, u64, Raw)> {
         let store = self.store.borrow();
+        if asked.everything {
+            let all = store.iter().filter(|((of, _), _)| *of == kind);
+            return all
+                .map(|((_, name), (version, raw))| (Arc::clone(name), *version, raw.clone()))
+                .collect();
+        }
+        let names = &asked.names;
         let held = names.iter().filter_map(|name| {
             let (version, raw) = store.get(&(kind, Arc::clone(name)))?;
             Some((Arc::clone(name), *version, raw.clone()))
@@ -273,10 +282,17 @@ impl Serve for Host {
     }
 }
 
+/// What a client is subscribed to of one kind.
+#[derive(Default)]
+struct Asked {
+    names: BTreeSet<Arc<str>>,
+    everything: bool,
+}
+
 /// What a plane remembers of one stream.
 #[derive(Default)]
 struct Talk {
-    names: BTreeMap<ResourceKind, BTreeSet<Arc<str>>>,
+    names: BTreeMap<ResourceKind, Asked>,
     /// What the client has, by kind: versions by name.
     has: BTreeMap<ResourceKind, BTreeMap<Arc<str>, u64>>,
     nonce: u64,
@@ -295,7 +311,9 @@ impl Talk {
         let mut log = plane.note();
         log.asked.extend(names.iter().map(|name| (kind, Arc::clone(name))));
         log.nacks.extend(request.error.clone());
-        self.names.insert(kind, names);
+        let asked = self.names.entry(kind).or_default();
+        asked.everything |= is_first && names.is_empty();
+        asked.names = names;
         if is_first && !request.version.is_empty() {
             log.claims.push(request.version.clone());
             let held: BTreeMap<Arc<str>, u64> = self.held(plane, kind);
@@ -344,7 +362,10 @@ impl Talk {
         log.nacks.extend(request.error.clone());
         log.claims
             .extend(request.held.iter().map(|(_, version)| version.to_string()));
-        let names = self.names.entry(kind).or_default();
+        let is_first = !self.names.contains_key(&kind);
+        let asked = self.names.entry(kind).or_default();
+        asked.everything |= is_first && request.subscribe.is_empty();
+        let names = &mut asked.names;
         let has = self.has.entry(kind).or_default();
         for name in &request.unsubscribe {
             names.remove(name);
@@ -416,8 +437,14 @@ impl Subject {
     }
 
     pub(super) fn start(net: &Net, bootstrap: BootstrapBuilder, targets: &[&str]) -> Self {
+        Self::at(net, bootstrap, targets, Parts::default().wall_clock)
+    }
+
+    /// One whose wall clock is `clock`.
+    pub(super) fn at(net: &Net, bootstrap: BootstrapBuilder, targets: &[&str], clock: Arc<dyn TimeProvider>) -> Self {
         let parts = Parts {
             entropy: Entropy::seeded(7),
+            wall_clock: clock,
             ..Parts::default()
         };
         let builder = XdsClient::builder(bootstrap.build().unwrap()).parts(parts);

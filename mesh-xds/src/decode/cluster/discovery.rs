@@ -33,10 +33,7 @@ pub(super) fn discovery(proto: &Proto, context: &Context, notes: &mut Notes) -> 
         DiscoveryType::Static => inline(proto, context, notes).map(Discovery::Static),
         DiscoveryType::StrictDns => dns::cluster(proto, DnsKind::Strict, context, notes).map(Discovery::Dns),
         DiscoveryType::LogicalDns => dns::cluster(proto, DnsKind::Logical, context, notes).map(Discovery::Dns),
-        DiscoveryType::OriginalDst => {
-            notes.add("ORIGINAL_DST is for proxies: nobody can be called through this cluster");
-            Ok(Discovery::OriginalDestination)
-        }
+        DiscoveryType::OriginalDst => Ok(Discovery::OriginalDestination),
     }
 }
 

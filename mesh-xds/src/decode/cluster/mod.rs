@@ -8,11 +8,13 @@ use super::common::{duration, from_this_stream};
 use super::{Context, Fault, Notes, Resource, metadata, tls};
 use crate::proto::cluster::{CircuitBreakers, Cluster as Proto};
 use crate::proto::core::RoutingPriority;
-use crate::resource::{ClusterSpec, ResourceKind};
+use crate::resource::{ClusterSpec, Discovery, ResourceKind};
 
 mod discovery;
 mod dns;
 mod lb;
+mod protocol;
+mod retries;
 
 /// The most entries of `transport_socket_matches`: istiod writes two, and each endpoint is held against all of them.
 const MAX_TLS_MATCHES: usize = 32;
@@ -26,7 +28,9 @@ impl Resource for ClusterSpec {
     }
 
     fn decode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
+        let discovery = discovery::discovery(proto, context, notes)?;
         let cluster = Cluster {
+            by_authority: discovery == Discovery::OriginalDestination,
             lb: lb::policy(proto, notes)?,
             tls_matches: tls_matches(proto, context, notes)?,
             connect_timeout: match &proto.connect_timeout {
@@ -36,17 +40,16 @@ impl Resource for ClusterSpec {
                     timeout => timeout,
                 },
             },
+            connections: Arc::new(protocol::connections(proto, context.profile, notes)?),
             max_requests: proto
                 .circuit_breakers
                 .as_ref()
                 .map_or(Cluster::DEFAULT_MAX_REQUESTS, max_requests),
+            retry_limits: retries::limits(proto.circuit_breakers.as_ref(), context)?,
             load_reporting: load_reporting(proto, notes)?,
             ..Cluster::new(proto.name.as_str(), tls_mode(proto, context, notes)?, Vec::new())
         };
-        Ok(Self {
-            cluster,
-            discovery: discovery::discovery(proto, context, notes)?,
-        })
+        Ok(Self { cluster, discovery })
     }
 }
 
@@ -92,8 +95,22 @@ fn tls_mode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<TlsMo
     }
     match &proto.transport_socket {
         None => Ok(TlsMode::Plaintext),
-        Some(socket) => tls::upstream(socket, context, notes).map_err(|fault| fault.within("transport_socket")),
+        Some(socket) => tls::upstream(socket, context, notes)
+            .map(|mode| named(mode, &proto.name))
+            .map_err(|fault| fault.within("transport_socket")),
     }
+}
+
+/// A server outside of the mesh whose name is not said is called by that of its service, which Istio's names of clusters end
+/// with: Istio has the proxy take it from each request (`auto_sni`), which is for the same service.
+fn named(mut mode: TlsMode, cluster: &str) -> TlsMode {
+    if let TlsMode::Origination(outside) = &mut mode
+        && outside.sni.is_none()
+        && let [_, _, _, host] = cluster.split('|').collect::<Vec<_>>()[..]
+    {
+        outside.sni = Some(host.into());
+    }
+    mode
 }
 
 /// Honoured in both profiles. grpc-go refuses them and C-core ignores them, which sends in the clear what was meant to be
@@ -111,7 +128,8 @@ fn tls_matches(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Ar
             // Envoy: a match without a socket is one in the clear.
             None => TlsMode::Plaintext,
             Some(socket) => {
-                tls::upstream(socket, context, notes).map_err(|fault| at(fault.within("transport_socket")))?
+                let mode = tls::upstream(socket, context, notes);
+                named(mode.map_err(|fault| at(fault.within("transport_socket")))?, &proto.name)
             }
         };
         matches.push(TlsMatch {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::RouteTree;
+use mesh_core::config::{RouteTree, TimeLimits};
 
 use super::{Side, filters};
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
+use crate::decode::route::time::said;
 use crate::decode::{Context, Fault, Notes, Resource};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
 use crate::resource::{Http, Routes};
@@ -35,6 +36,25 @@ pub(super) fn http(
         routes,
         extensions: asked.extensions.into(),
         faults: asked.faults.into(),
+        limits: limits(manager, context)?,
+    })
+}
+
+/// What holds for streams where their routes say nothing. Envoy ends a stream that is idle for 5 minutes unless it is told
+/// otherwise; gRPC ends none. How long the *connection* to a proxy may be idle or last is not this process's matter.
+fn limits(manager: &HttpConnectionManager, context: &Context) -> Result<TimeLimits, Fault> {
+    let options = manager.common_http_protocol_options.as_ref();
+    let max_stream = options.and_then(|options| options.max_stream_duration.as_ref());
+    let max_stream =
+        said("max_stream_duration", max_stream).map_err(|fault| fault.within("common_http_protocol_options"))?;
+    let idle = said("stream_idle_timeout", manager.stream_idle_timeout.as_ref())?;
+    Ok(TimeLimits {
+        max_stream,
+        idle: match context.profile {
+            Profile::Grpc => idle,
+            Profile::Envoy => idle.or(Some(TimeLimits::ENVOY_IDLE)),
+        },
+        ..TimeLimits::default()
     })
 }
 
@@ -76,10 +96,6 @@ fn common(
             // The peer's address is the peer's address here.
             Profile::Envoy => notes.add(format_args!("{field} is not applied")),
         }
-    }
-    let options = manager.common_http_protocol_options.as_ref();
-    if options.is_some_and(|options| options.max_stream_duration.is_some()) {
-        notes.add("common_http_protocol_options.max_stream_duration is not applied");
     }
     filters::read(&manager.http_filters, side, context, notes)
 }

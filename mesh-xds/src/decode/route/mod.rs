@@ -4,13 +4,12 @@
 //! serve stays in its place and fails its calls, so that they do not fall through to a later route.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mesh_core::config::{
-    Action, Domain, Forward, RetryPolicy, Route, RouteTree, Split, VirtualHost, WeightedCluster as ShareValue,
+    Action, Domain, Forward, RetryPolicy, Route, RouteTree, Split, TimeLimits, VirtualHost,
+    WeightedCluster as ShareValue,
 };
 
-use super::common::limit;
 use super::{Context, Fault, Notes, Resource, fault, matcher};
 use crate::bootstrap::Profile;
 use crate::proto::route::{
@@ -22,7 +21,9 @@ use crate::resource::ResourceKind;
 
 mod action;
 mod headers;
+mod predicates;
 mod retry;
+pub(super) mod time;
 
 /// What a route is called that forwards nothing (gRFC A36: it is for servers).
 const NON_FORWARDING: &str = "a non-forwarding action";
@@ -112,7 +113,7 @@ fn route(proto: &RouteProto, places: &Places<'_>, context: &Context, notes: &mut
         .max_direct_response_body_size_bytes
         .as_ref()
         .map(|max| max.value);
-    let (mut timeout, mut retry) = (None, RetryPolicy::never());
+    let (mut timeout, mut limits, mut retry) = (None, TimeLimits::default(), RetryPolicy::never());
     let action = match &proto.action {
         Some(RouteActionProto::Route(action)) => {
             let inner = |fault: Fault| fault.within("route");
@@ -121,11 +122,8 @@ fn route(proto: &RouteProto, places: &Places<'_>, context: &Context, notes: &mut
                 Forwarded::Action(action) => action,
                 Forwarded::Dropped(why) => return Ok(Read::Dropped(why)),
             };
-            // The route's policy replaces the virtual host's as a whole (gRFC A44).
-            let policy = action.retry_policy.as_ref().or(places.host.retry_policy.as_ref());
-            let policy = policy.map(|policy| retry::policy(policy, proto.metadata.as_ref()));
-            retry = policy.transpose().map_err(inner)?.unwrap_or_else(RetryPolicy::never);
-            timeout = self::timeout(action).map_err(inner)?;
+            (timeout, limits) = time::limits(action).map_err(inner)?;
+            retry = retry::read(proto, action, places.host, context.profile, notes).map_err(inner)?;
             forward
         }
         Some(RouteActionProto::Redirect(redirect)) => {
@@ -141,13 +139,14 @@ fn route(proto: &RouteProto, places: &Places<'_>, context: &Context, notes: &mut
     if let Action::Unserved(what) = &action {
         notes.add(format_args!("{what} is not served: its calls fail"));
         // As if it had never been one that forwards.
-        (timeout, retry) = (None, RetryPolicy::never());
+        (timeout, limits, retry) = (None, TimeLimits::default(), RetryPolicy::never());
     }
     Ok(Read::Taken(Box::new(Route {
         name: proto.name.as_str().into(),
         matches,
         action,
         timeout,
+        limits,
         retry,
         headers: headers::rules(
             (&proto.request_headers_to_add, &proto.request_headers_to_remove),
@@ -224,22 +223,6 @@ fn note_what_is_left_out(action: &RouteAction, notes: &mut Notes) {
     for (what, _) in left_out.iter().filter(|(_, present)| *present) {
         notes.add(format_args!("{what} is not applied"));
     }
-}
-
-/// `max_stream_duration` if there is one (within it gRFC A31 prefers the cap meant for gRPC), else `timeout`, which gRPC
-/// ignores and Istio's users expect. Zero is no limit and, being said, ends the search; Envoy's 15 s default is not applied.
-fn timeout(action: &RouteAction) -> Result<Option<Duration>, Fault> {
-    if let Some(max) = &action.max_stream_duration {
-        for (field, value) in [
-            ("grpc_timeout_header_max", &max.grpc_timeout_header_max),
-            ("max_stream_duration", &max.max_stream_duration),
-        ] {
-            if value.is_some() {
-                return limit(field, value.as_ref()).map_err(|fault| fault.within("max_stream_duration"));
-            }
-        }
-    }
-    limit("timeout", action.timeout.as_ref())
 }
 
 /// The inner error is a specifier that is not served.

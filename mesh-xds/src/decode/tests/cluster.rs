@@ -142,7 +142,7 @@ fn expected_peers_come_from_either_list() {
         let spec = accepted::<ClusterSpec>(cluster_proto(), |proto| with_tls(proto, change));
         match spec.cluster.tls {
             TlsMode::Mutual(mutual) => mutual.expected,
-            TlsMode::Plaintext => panic!("a TLS context became plaintext"),
+            other => panic!("a TLS context of the mesh became {other:?}"),
         }
     };
     let both = ExpectedPeers::exactly(["spiffe://d/ns/n/sa/a"]);
@@ -292,4 +292,98 @@ fn load_is_reported_where_it_is_asked_for() {
         accepted::<ClusterSpec>(cluster_proto(), |_| {}).cluster.load_reporting,
         None
     );
+}
+
+/// What istiod writes for `SIMPLE` and `MUTUAL`, and gRPC for the system's roots, as what is meant by it.
+#[test]
+fn servers_outside_of_the_mesh_are_known_by_what_they_are_judged_by() {
+    use mesh_core::config::{Credential, Roots, TlsOrigination};
+
+    use crate::proto::tls::certificate_validation_context::SystemRootCerts;
+    use crate::proto::tls::{
+        CertificateValidationContext, CommonTlsContext, SdsSecretConfig, UpstreamTlsContext,
+        common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+    };
+    let secret = |name: &str| SdsSecretConfig {
+        name: name.into(),
+        sds_config: None,
+    };
+    let with_roots = |name: &str| {
+        Some(ValidationContextType::CombinedValidationContext(
+            CombinedCertificateValidationContext {
+                default_validation_context: Some(CertificateValidationContext::default()),
+                validation_context_sds_secret_config: Some(secret(name)),
+                ..Default::default()
+            },
+        ))
+    };
+    let system = || {
+        Some(ValidationContextType::ValidationContext(CertificateValidationContext {
+            system_root_certs: Some(SystemRootCerts {}),
+            ..Default::default()
+        }))
+    };
+    let shown = |name: &str| vec![secret(name)];
+    let files = Credential::Files {
+        certificate: std::path::Path::new("/c.pem").into(),
+        key: std::path::Path::new("/k.pem").into(),
+    };
+    let named = |name: &str| Some(Credential::Named(name.into()));
+    let file = Roots::File(std::path::Path::new("/roots.pem").into());
+    let cases = [
+        (with_roots("file-root:system"), vec![], Roots::System, None),
+        (
+            with_roots("file-root:/roots.pem"),
+            shown("file-cert:/c.pem~/k.pem"),
+            file,
+            Some(files),
+        ),
+        (
+            with_roots("kubernetes://web-cacert"),
+            shown("kubernetes://web"),
+            Roots::Named("kubernetes://web-cacert".into()),
+            named("kubernetes://web"),
+        ),
+        (system(), vec![], Roots::System, None),
+        // Nothing is said of whom to trust.
+        (None, vec![], Roots::System, None),
+    ];
+    for (index, (validation_context_type, certificates, roots, shown)) in cases.into_iter().enumerate() {
+        for (name, sni, expected) in [
+            ("outbound|443||api.example.com", "", Some("api.example.com")),
+            ("c", "", None),
+            ("c", "web", Some("web")),
+        ] {
+            let upstream = UpstreamTlsContext {
+                common_tls_context: Some(CommonTlsContext {
+                    tls_certificate_sds_secret_configs: certificates.clone(),
+                    validation_context_type: validation_context_type.clone(),
+                    ..Default::default()
+                }),
+                sni: sni.into(),
+                ..Default::default()
+            };
+            let proto = cluster::Cluster {
+                name: name.into(),
+                transport_socket: Some(core::TransportSocket {
+                    name: "envoy.transport_sockets.tls".into(),
+                    config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack(&upstream))),
+                }),
+                ..Default::default()
+            };
+            let read = decode::<ClusterSpec>(&raw(&proto), &envoy()).unwrap().value.unwrap();
+            let outside = TlsOrigination {
+                roots: roots.clone(),
+                sni: expected.map(Box::from),
+                names: Box::default(),
+                shown: shown.clone(),
+                unverified: false,
+            };
+            assert_eq!(
+                read.cluster.tls,
+                TlsMode::Origination(Box::new(outside)),
+                "case {index} of {name}"
+            );
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::proto::{core, endpoint, protobuf};
 use crate::resource::Endpoints;
 
 fn endpoints_proto(endpoints: &[Endpoint]) -> endpoint::ClusterLoadAssignment {
-    endpoint::ClusterLoadAssignment::decode(&*encode::endpoints(&"c".into(), endpoints)).unwrap()
+    endpoint::ClusterLoadAssignment::decode(&*encode::endpoints(&"c".into(), endpoints, &[])).unwrap()
 }
 
 fn at(port: u16) -> Endpoint {

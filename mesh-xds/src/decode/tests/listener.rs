@@ -98,6 +98,7 @@ fn listeners_that_are_taken() {
         routes: Routes::Named("routes".into()),
         extensions: Arc::default(),
         faults: Arc::default(),
+        limits: Default::default(),
     });
     assert_eq!(accepted::<Listener>(listener_proto(), |_| {}), named);
     // An optional unknown filter is skipped; istiod's empty fault filter is where routes hang their faults.

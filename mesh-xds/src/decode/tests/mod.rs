@@ -66,3 +66,24 @@ where
     change(&mut good);
     read::<R>(&good).unwrap()
 }
+
+/// A listener whose connection manager limits streams, in seconds.
+pub(crate) fn limited_listener(target: &str, routes: &str, idle: i64, max_stream: i64) -> Raw {
+    use crate::proto::hcm::HttpConnectionManager;
+    use crate::proto::{listener, pack, protobuf::Duration};
+    let bytes = crate::encode::listener(target, routes, &[]);
+    let mut proto = listener::Listener::decode(&*bytes).unwrap();
+    let any = proto.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap();
+    let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
+    manager.stream_idle_timeout = Some(Duration {
+        seconds: idle,
+        nanos: 0,
+    });
+    let options = manager.common_http_protocol_options.get_or_insert_default();
+    options.max_stream_duration = Some(Duration {
+        seconds: max_stream,
+        nanos: 0,
+    });
+    *any = pack(&manager);
+    raw(&proto)
+}

@@ -1,11 +1,15 @@
 //! What is encoded is decoded to the same value.
 
+use std::num::NonZeroU32;
+use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Domain, Endpoint, ExpectedPeers, Fault, FaultFilter, Health, LbPolicy, LoadReporting, Metadata,
-    MutualTls, Pattern, ReportedMetric, RetryOn, RetryPolicy, Route, RouteTree, StringMatch, TRANSPORT_SOCKET_MATCH,
-    TlsMatch, TlsMode, VirtualHost,
+    Backoff, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, Fault, FaultFilter,
+    HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata,
+    MutualTls, NameKind, NameMatch, Pattern, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader,
+    RetryBudget, RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteTree, StringMatch, TRANSPORT_SOCKET_MATCH,
+    TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -29,29 +33,93 @@ pub(super) fn string_tests() -> impl Strategy<Value = StringMatch> {
     ]
 }
 
+fn header_tests() -> impl Strategy<Value = HeaderMatch> {
+    let test = prop_oneof![Just(HeaderTest::Present), string_tests().prop_map(HeaderTest::Value)];
+    ("x-[a-z]{1,8}", test, any::<bool>()).prop_map(|(name, test, invert)| HeaderMatch {
+        invert,
+        ..HeaderMatch::new(name.parse::<http::HeaderName>().unwrap(), test)
+    })
+}
+
+fn millis(most: u64) -> impl Strategy<Value = Option<Duration>> {
+    prop::option::of(1..most).prop_map(|millis| millis.map(Duration::from_millis))
+}
+
+fn backoffs() -> impl Strategy<Value = (Backoff, Option<RateLimitedBackoff>)> {
+    let format = prop_oneof![Just(ResetFormat::Seconds), Just(ResetFormat::UnixTimestamp)];
+    let header = ("x-[a-z]{1,8}", format).prop_map(|(name, format)| ResetHeader {
+        name: name.parse().unwrap(),
+        format,
+    });
+    let limited = (prop::collection::vec(header, 1..3), 1u64..1000).prop_map(|(headers, max)| RateLimitedBackoff {
+        headers: headers.into(),
+        max: Duration::from_secs(max),
+    });
+    let jittered = (1u64..500, 1u64..9).prop_map(|(base, factor)| {
+        Backoff::new(Duration::from_millis(base), Some(Duration::from_millis(base * factor))).unwrap()
+    });
+    (jittered, prop::option::of(limited))
+}
+
 fn retries() -> impl Strategy<Value = RetryPolicy> {
-    let on = prop::sample::subsequence(
-        vec!["connect-failure", "reset", "5xx", "unavailable", "gateway-error"],
-        0..5,
+    let words: Vec<&str> = RetryOn::all().map(|(word, _)| word).collect();
+    let on = prop::sample::subsequence(words.clone(), 0..words.len());
+    let headers = || prop::collection::vec(header_tests(), 0..3);
+    let hosts = (any::<bool>(), 1u32..100, prop::option::of(1u32..9));
+    let hosts = hosts.prop_map(|(other_hosts, max_attempts, other_priorities)| HostSelection {
+        other_hosts,
+        max_attempts,
+        other_priorities,
+    });
+    let statuses = prop::collection::vec(100u16..600, 0..3);
+    let some = (
+        (1u32..9, on, statuses, headers(), headers()),
+        (millis(10_000), millis(10_000), backoffs(), hosts, any::<bool>()),
     );
-    let timeout = prop::option::of(1u64..10_000).prop_map(|millis| millis.map(Duration::from_millis));
-    let some = (1u32..9, on, timeout, 1u64..500, 1u64..9, any::<bool>()).prop_map(
-        |(retries, on, per_try_timeout, base, factor, explicit)| RetryPolicy {
+    let some = some.prop_map(|((retries, on, statuses, headers, request_headers), rest)| {
+        let (per_try_timeout, per_try_idle_timeout, (backoff, rate_limited), hosts, explicit) = rest;
+        RetryPolicy {
             retries,
             on: RetryOn::parse(&on.join(",")),
+            statuses: statuses.into(),
+            headers: headers.into(),
+            request_headers: request_headers.into(),
             per_try_timeout,
-            backoff: Backoff::new(Duration::from_millis(base), Some(Duration::from_millis(base * factor))).unwrap(),
+            per_try_idle_timeout,
+            backoff,
+            rate_limited,
+            hosts,
             explicit,
-        },
-    );
-    prop_oneof![Just(RetryPolicy::never()), some]
+            ..RetryPolicy::default()
+        }
+    });
+    let policy = prop_oneof![Just(RetryPolicy::never()), some];
+    (policy, any::<bool>(), prop::option::of(any::<u64>())).prop_map(|(policy, hedge, replay_bytes)| RetryPolicy {
+        hedge,
+        replay_bytes,
+        ..policy
+    })
+}
+
+/// Of each limit nothing, none, or some time: whole seconds, and never a route's timeout, which is said the same way.
+fn limits() -> impl Strategy<Value = TimeLimits> {
+    let limit = || prop::option::of(0u64..1000).prop_map(|seconds| seconds.map(Duration::from_secs));
+    let offset = millis(1000);
+    (limit(), limit(), offset, limit()).prop_map(|(max_stream, grpc_max, grpc_offset, idle)| TimeLimits {
+        max_stream,
+        grpc_max,
+        grpc_offset,
+        idle,
+    })
 }
 
 fn trees() -> impl Strategy<Value = RouteTree> {
-    let timeout = prop::option::of(1u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
-    let policies = (timeout, retries(), header_rules(), overrides());
+    // An odd number of nanoseconds is no whole number of seconds.
+    let timeout = prop::option::of(0..u64::from(u32::MAX) / 2);
+    let timeout = timeout.prop_map(|half| half.map(|half| Duration::from_nanos(2 * half + 1)));
+    let policies = (timeout, limits(), retries(), header_rules(), overrides());
     let route = ("[a-z]{0,5}", route_matches(), actions(), policies).prop_map(
-        |(name, matches, action, (timeout, retry, headers, faults))| {
+        |(name, matches, action, (timeout, limits, retry, headers, faults))| {
             let mut route = Route {
                 name: name.into(),
                 matches,
@@ -60,19 +128,25 @@ fn trees() -> impl Strategy<Value = RouteTree> {
                 ..Route::doing(action)
             };
             if route.forward().is_some() {
-                (route.timeout, route.retry) = (timeout, retry);
+                (route.timeout, route.limits, route.retry) = (timeout, limits, retry);
             }
-            Arc::new(route)
+            route
         },
     );
     let domain = prop_oneof!["[a-z.]{1,9}", r"\*[a-z.]{1,9}", r"[a-z.]{1,9}\*", Just("*".to_owned())];
     let domain = domain.prop_map(|text| Domain::parse(&text).unwrap());
     let lists = (prop::collection::vec(domain, 1..3), prop::collection::vec(route, 0..4));
-    let host = ("[a-z]{1,5}", lists, header_rules(), overrides());
-    let host = host.prop_map(|(name, (domains, routes), headers, faults)| VirtualHost {
-        headers,
-        faults,
-        ..VirtualHost::new(name, domains, routes)
+    let host = ("[a-z]{1,5}", lists, any::<bool>(), header_rules(), overrides());
+    let host = host.prop_map(|(name, (domains, mut routes), announce, headers, faults)| {
+        for route in routes.iter_mut().filter(|route| route.forward().is_some()) {
+            // Said of a virtual host as a whole.
+            route.retry.announce_attempts = announce;
+        }
+        VirtualHost {
+            headers,
+            faults,
+            ..VirtualHost::new(name, domains, routes.into_iter().map(Arc::new).collect())
+        }
     });
     let hosts = prop::collection::vec(host, 0..3);
     let flags = (any::<bool>(), any::<bool>());
@@ -111,7 +185,8 @@ fn clusters() -> impl Strategy<Value = Cluster> {
             sni,
         })
     });
-    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual].boxed();
+    let outside = outside().prop_map(|outside| TlsMode::Origination(Box::new(outside)));
+    let tls = prop_oneof![Just(TlsMode::Plaintext), mutual, outside].boxed();
     let one = ("[a-z-]{0,9}", metadata(&[TRANSPORT_SOCKET_MATCH]), tls.clone());
     let one = one.prop_map(|(name, when, mode)| TlsMatch {
         name: name.into(),
@@ -127,20 +202,128 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
     ];
     let metrics = prop::option::of(prop::collection::vec(metric, 0..4));
-    ("[a-z|.]{1,20}", lb, tls, matches, 1u64..100_000, any::<u32>(), metrics).prop_map(
-        |(name, lb, tls, matches, millis, max_requests, metrics)| Cluster {
-            lb,
-            tls_matches: matches.into(),
-            connect_timeout: Duration::from_millis(millis),
+    (
+        "[a-z|.]{1,20}",
+        lb,
+        tls,
+        matches,
+        1u64..100_000,
+        (any::<u32>(), retry_limits()),
+        (metrics, connections()),
+    )
+        .prop_map(
+            |(name, lb, tls, matches, millis, (max_requests, retry_limits), (metrics, connections))| Cluster {
+                lb,
+                connections: Arc::new(connections),
+                tls_matches: matches.into(),
+                connect_timeout: Duration::from_millis(millis),
+                max_requests,
+                retry_limits,
+                // Endpoints go by the cluster's name at our serving end.
+                load_reporting: metrics.map(|metrics| LoadReporting {
+                    metrics: metrics.into(),
+                    ..LoadReporting::of(name.as_str())
+                }),
+                ..Cluster::new(name.as_str(), tls, Vec::new())
+            },
+        )
+}
+
+fn connections() -> impl Strategy<Value = Connections> {
+    let some = |most: u32| prop::option::of((1..most).prop_map(|value| NonZeroU32::new(value).unwrap()));
+    let window = || prop::option::of(Http2Settings::MIN_WINDOW..=Http2Settings::MAX_WINDOW);
+    let keep_alive = prop::option::of((1_000u64..90_000, 1u64..90_000)).prop_map(|times| {
+        times.map(|(interval, timeout)| KeepAlive {
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(timeout),
+        })
+    });
+    let http2 = (some(1 << 31), window(), window(), keep_alive);
+    let http2 = http2.prop_map(
+        |(max_streams, stream_window, connection_window, keep_alive)| Http2Settings {
+            max_streams,
+            stream_window,
+            connection_window,
+            keep_alive,
+        },
+    );
+    let tcp = prop::option::of((
+        prop::option::of(0u32..9),
+        prop::option::of(0u64..9_999),
+        prop::option::of(0u64..99),
+    ));
+    let tcp = tcp.prop_map(|tcp| {
+        tcp.map(|(probes, time, interval)| TcpKeepAlive {
+            probes,
+            time: time.map(Duration::from_secs),
+            interval: interval.map(Duration::from_secs),
+        })
+    });
+    let protocol = prop::sample::select(vec![
+        Protocol::Http2,
+        Protocol::Http1,
+        Protocol::Request,
+        Protocol::Negotiated,
+    ]);
+    let idle = prop::option::of(0u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
+    let age = prop::option::of(1u64..u64::from(u32::MAX)).prop_map(|nanos| nanos.map(Duration::from_nanos));
+    (protocol, http2, idle, age, some(u32::MAX), tcp).prop_map(
+        |(protocol, http2, idle_timeout, max_age, max_requests, tcp_keep_alive)| Connections {
+            protocol,
+            // Where HTTP/2 is not spoken to anybody but gRPC there is no place to say more of it.
+            http2: if protocol == Protocol::Http1 {
+                Http2Settings::default()
+            } else {
+                http2
+            },
+            idle_timeout,
+            max_age,
             max_requests,
-            // Endpoints go by the cluster's name at our serving end.
-            load_reporting: metrics.map(|metrics| LoadReporting {
-                metrics: metrics.into(),
-                ..LoadReporting::of(name.as_str())
-            }),
-            ..Cluster::new(name.as_str(), tls, Vec::new())
+            tcp_keep_alive,
         },
     )
+}
+
+fn outside() -> impl Strategy<Value = TlsOrigination> {
+    let path = || "/[a-z/.]{1,9}".prop_map(|path| Path::new(&path).into());
+    let name = || "[a-z:/.-]{1,9}".prop_map(Box::from);
+    let roots = prop_oneof![
+        Just(Roots::System),
+        path().prop_map(Roots::File),
+        name().prop_map(Roots::Named)
+    ];
+    let shown = prop_oneof![
+        Just(None),
+        Just(Some(Credential::Workload)),
+        name().prop_map(|name| Some(Credential::Named(name))),
+        (path(), path()).prop_map(|(certificate, key)| Some(Credential::Files { certificate, key })),
+    ];
+    let kinds = prop::sample::select(vec![NameKind::Dns, NameKind::Uri, NameKind::Ip, NameKind::Email]);
+    let typed = prop::collection::vec((kinds, string_tests()), 0..3);
+    // There is one list of each sort on the wire, and the older is of any kind.
+    let untyped = prop::collection::vec((Just(NameKind::Any), string_tests()), 0..3);
+    let names = prop_oneof![typed, untyped].prop_map(|names| {
+        let names = names.into_iter().map(|(kind, test)| NameMatch { kind, test });
+        names.collect::<Box<[_]>>()
+    });
+    // Without a name, that of the cluster would stand in where it has the form for it.
+    let sni = "[a-z.]{1,9}".prop_map(|sni| Some(Box::from(sni)));
+    (roots, sni, names, shown, any::<bool>()).prop_map(|(roots, sni, names, shown, unverified)| TlsOrigination {
+        roots,
+        sni,
+        names,
+        shown,
+        unverified,
+    })
+}
+
+fn retry_limits() -> impl Strategy<Value = RetryLimits> {
+    let budget = (0u32..=10_000, any::<u32>()).prop_map(|(share, min_retry_concurrency)| RetryBudget {
+        share,
+        min_retry_concurrency,
+    });
+    let limits = (prop::option::of(budget), prop::option::of(any::<u32>()));
+    limits.prop_map(|(budget, max)| RetryLimits { budget, max })
 }
 
 /// Up to four values under these filters.
@@ -213,7 +396,7 @@ proptest! {
         };
         let faults: Arc<[FaultFilter]> = filters.into_iter().map(filter).collect();
         let read = bytes_of::<Listener>(encode::listener("t", "r", &faults));
-        let http = Http { routes: Routes::Named("r".into()), extensions: Arc::default(), faults };
+        let http = Http { routes: Routes::Named("r".into()), extensions: Arc::default(), faults, limits: TimeLimits::default() };
         prop_assert_eq!(read, Listener::Api(http));
     }
 
@@ -236,15 +419,20 @@ proptest! {
             prop_assert_eq!(theirs.expected.tests().len(), 1);
             theirs.expected = ExpectedPeers::default();
         }
-        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), load_reporting: None, ..cluster };
+        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }
 
     #[test]
-    fn endpoints_survive_the_wire(list in endpoint_lists()) {
-        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list));
+    fn endpoints_survive_the_wire(
+        list in endpoint_lists(),
+        shares in prop::collection::vec(("[a-z]{0,3}", 1..=DropOverload::ALL), 0..4),
+    ) {
+        let drop = |(category, per_million): (String, u32)| DropOverload { category: category.into(), per_million };
+        let drops: Vec<DropOverload> = shares.into_iter().map(drop).collect();
+        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list, &drops));
         prop_assert_eq!(&*read.endpoints, &*list);
-        prop_assert!(read.drops.is_empty());
+        prop_assert_eq!(&*read.drops, &*drops);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Action, AppendAction, Domain, PathMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split, Subject,
-    VirtualHost,
+    Action, AppendAction, Domain, HostSelection, PathMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split,
+    Subject, VirtualHost,
 };
 
 use super::*;
@@ -326,30 +326,130 @@ fn append_in_its_old_form() {
 }
 
 #[test]
+#[allow(deprecated, reason = "istiod writes max_grpc_timeout to sidecars")]
 fn timeouts() {
-    let seconds = |seconds| Some(protobuf::Duration { seconds, nanos: 0 });
-    // max_stream_duration, the cap meant for gRPC in it, timeout; and what comes of it.
+    let proto = |seconds| Some(protobuf::Duration { seconds, nanos: 0 });
+    let seconds = |seconds: u64| Some(Duration::from_secs(seconds));
+    // max_stream_duration, the cap meant for gRPC in it, the older cap, timeout; and what comes of it: timeout, the longest
+    // stream and the longest gRPC call.
     let cases = [
-        (Some((seconds(2), None)), seconds(9), Some(2)),
-        (Some((seconds(2), seconds(3))), seconds(9), Some(3)),
-        (Some((seconds(0), None)), seconds(9), None),
-        (Some((None, None)), seconds(9), Some(9)),
-        (None, seconds(9), Some(9)),
-        (None, seconds(0), None),
-        (None, None, None),
+        (Some((proto(2), None)), None, proto(9), (seconds(9), seconds(2), None)),
+        (
+            Some((proto(2), proto(3))),
+            None,
+            proto(9),
+            (seconds(9), seconds(2), seconds(3)),
+        ),
+        (Some((proto(0), None)), None, proto(9), (seconds(9), seconds(0), None)),
+        (
+            Some((None, proto(0))),
+            proto(4),
+            proto(9),
+            (seconds(9), None, seconds(0)),
+        ),
+        (Some((None, None)), proto(4), proto(9), (seconds(9), None, seconds(4))),
+        // One limit that is said both ways, as our own control plane does.
+        (Some((proto(9), None)), None, proto(9), (seconds(9), None, None)),
+        // What istiod writes to a sidecar when nothing is written, and to a gRPC client.
+        (None, proto(0), proto(0), (None, None, seconds(0))),
+        (Some((proto(0), None)), None, None, (None, seconds(0), None)),
+        (None, None, None, (None, None, None)),
     ];
-    for (max, timeout, expected) in cases {
+    for (max, max_grpc, timeout, expected) in cases {
         let tree = accepted::<RouteTree>(routes_proto(), |proto| {
             action(proto).timeout = timeout;
+            action(proto).max_grpc_timeout = max_grpc;
             action(proto).max_stream_duration = max.map(|(max, grpc)| route::route_action::MaxStreamDuration {
                 max_stream_duration: max,
                 grpc_timeout_header_max: grpc,
                 ..Default::default()
             });
         });
-        let read = tree.virtual_hosts[0].routes[0].timeout;
-        assert_eq!(read, expected.map(Duration::from_secs), "{max:?} {timeout:?}");
+        let read = &tree.virtual_hosts[0].routes[0];
+        let found = (read.timeout, read.limits.max_stream, read.limits.grpc_max);
+        assert_eq!(found, expected, "{max:?} {max_grpc:?} {timeout:?}");
     }
+}
+
+/// Everything that Envoy's policy has, at its edges.
+#[test]
+fn retry_policies_in_full() {
+    use route::retry_policy::{RetryHostPredicate, RetryPriority, retry_priority::ConfigType};
+    let decoded = |change: fn(&mut route::RouteConfiguration)| {
+        let mut proto = routes_proto();
+        change(&mut proto);
+        decode::<RouteTree>(&raw(&proto), &context()).unwrap()
+    };
+    let retry = |change| {
+        let decoded = decoded(change);
+        (
+            decoded.value.unwrap().virtual_hosts[0].routes[0].retry.clone(),
+            decoded.notes,
+        )
+    };
+    fn policy(proto: &mut route::RouteConfiguration) -> &mut route::RetryPolicy {
+        action(proto).retry_policy.as_mut().unwrap()
+    }
+    // Hosts: nothing said is wherever the balancer says; what is not known is noted.
+    let (plain, _) = retry(|proto| {
+        policy(proto).retry_host_predicate.clear();
+        policy(proto).host_selection_retry_max_attempts = 0;
+    });
+    assert_eq!(plain.hosts, HostSelection::ANY);
+    let (strange, notes) = retry(|proto| {
+        policy(proto).retry_host_predicate = vec![
+            RetryHostPredicate {
+                name: "envoy.retry_host_predicates.previous_hosts".into(),
+                config_type: None,
+            },
+            RetryHostPredicate {
+                name: "omit_canary_hosts".into(),
+                config_type: None,
+            },
+        ];
+        policy(proto).retry_priority = Some(RetryPriority {
+            name: "p".into(),
+            config_type: Some(ConfigType::TypedConfig(crate::proto::pack(
+                &crate::proto::PreviousPrioritiesConfig { update_frequency: 2 },
+            ))),
+        });
+        policy(proto).host_selection_retry_max_attempts = i64::MAX;
+    });
+    assert_eq!(
+        (strange.hosts.other_hosts, strange.hosts.other_priorities),
+        (true, Some(2))
+    );
+    assert!(notes.iter().any(|note| note.contains("omit_canary_hosts")), "{notes:?}");
+    // A request test that cannot be made leaves nothing to retry; an answer test that cannot be made is left out.
+    let pseudo = |name: &str| route::HeaderMatcher {
+        name: name.into(),
+        ..Default::default()
+    };
+    let mut proto = routes_proto();
+    policy(&mut proto).retriable_request_headers = vec![pseudo(":unheard-of")];
+    let read = decode::<RouteTree>(&raw(&proto), &context()).unwrap();
+    assert_eq!(read.value.unwrap().virtual_hosts[0].routes[0].retry.retries, 0);
+    // The limits of the one try hold without any retry.
+    let (zero, _) = retry(|proto| {
+        policy(proto).num_retries = Some(protobuf::UInt32Value { value: 0 });
+        policy(proto).per_try_timeout = Some(protobuf::Duration { seconds: 3, nanos: 0 });
+    });
+    assert_eq!((zero.retries, zero.per_try_timeout), (0, Some(Duration::from_secs(3))));
+    // Hedging and the buffer: the route's own, else the virtual host's.
+    let (inherited, notes) = retry(|proto| {
+        proto.virtual_hosts[0].hedge_policy = Some(route::HedgePolicy {
+            hedge_on_per_try_timeout: true,
+            initial_requests: Some(protobuf::UInt32Value { value: 3 }),
+            ..Default::default()
+        });
+        proto.virtual_hosts[0].request_body_buffer_limit = Some(protobuf::UInt64Value { value: 9 });
+        proto.virtual_hosts[0].include_request_attempt_count = true;
+    });
+    assert_eq!(
+        (inherited.hedge, inherited.replay_bytes, inherited.announce_attempts),
+        (true, Some(9), true)
+    );
+    assert!(notes.iter().any(|note| note.contains("initial_requests")), "{notes:?}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(super) fn read<'a>(common: &'a CommonTlsContext, context: &Context, notes: &
 }
 
 /// Connections here are TLS 1.3 with its own ciphers, whatever a context allows besides.
-fn parameters(params: &TlsParameters, notes: &mut Notes) -> Result<(), Fault> {
+pub(super) fn parameters(params: &TlsParameters, notes: &mut Notes) -> Result<(), Fault> {
     let version = |field: &str, value: i32| {
         TlsProtocol::try_from(value).map_err(|_| Fault::new(field, format!("{value} is not a version of TLS")))
     };
@@ -213,7 +213,7 @@ fn identity_instance(common: &CommonTlsContext) -> Option<(&'static str, &str)> 
     Some(("tls_certificate_certificate_provider_instance", &old.instance_name))
 }
 
-fn provided(field: &str, instance: &str, context: &Context) -> Result<(), Fault> {
+pub(super) fn provided(field: &str, instance: &str, context: &Context) -> Result<(), Fault> {
     if context.provider.as_deref() == Some(instance) {
         return Ok(());
     }

@@ -1,8 +1,8 @@
 //! Transport sockets, by gRFC A29 and, in Envoy's profile, as istiod writes them for a sidecar.
 //!
 //! Keys and roots are the workload's own: A29 names a certificate provider of the bootstrap, Istio the secrets `default` and
-//! `ROOTCA`. None ever comes from the control plane, inline or as a file's name. What cannot be honoured is refused, since
-//! leaving out a check would leave out security.
+//! `ROOTCA`. For servers outside of the mesh they may be others, which are named and never sent ([`origination`]). What cannot
+//! be honoured is refused, since leaving out a check would leave out security.
 
 use mesh_core::config::{MutualTls, TlsMode};
 use prost::{Message, Name};
@@ -15,6 +15,7 @@ use crate::proto::tls::UpstreamTlsContext;
 
 mod common;
 mod downstream;
+mod origination;
 mod peers;
 
 pub(super) use downstream::downstream;
@@ -42,6 +43,9 @@ fn read(upstream: &UpstreamTlsContext, context: &Context, notes: &mut Notes) -> 
         .as_ref()
         .ok_or_else(|| Fault::new("common_tls_context", "is missing"))?;
     let inner = |fault: Fault| fault.within("common_tls_context");
+    if let Some(outside) = origination::read(upstream, common, context, notes).map_err(inner)? {
+        return Ok(TlsMode::Origination(Box::new(outside)));
+    }
     let asked = common::read(common, context, notes).map_err(inner)?;
     let checks = asked
         .checks

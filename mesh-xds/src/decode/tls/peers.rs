@@ -83,7 +83,7 @@ fn key(test: &StringMatch) -> (u8, &str) {
     }
 }
 
-fn refused_checks(validation: &CertificateValidationContext) -> Result<(), Fault> {
+pub(super) fn refused_checks(validation: &CertificateValidationContext) -> Result<(), Fault> {
     let refused = [
         (
             "verify_certificate_spki",

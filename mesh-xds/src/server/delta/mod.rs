@@ -7,15 +7,21 @@
 //! - A change of subscription is a difference, so it is taken from every request, whatever its nonce.
 //! - A name that is subscribed to once more is sent once more: its client may have forgotten it.
 //! - A subscribed name that is not published is told to be removed at once.
+//! - Routes to a new cluster wait until Envoy has warmed it, as in the other variant.
 //! - Clusters and endpoints that are no longer published are removed once the client has settled on routes without them.
 
 mod subscription;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use super::clients::SubscriptionReport;
 use super::encoded::View;
 use super::machine::{Machine, Misuse, SEND_ORDER};
+use super::subscription::Waits;
+use super::warming::Warming;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::{Delta, DeltaRequest, DeltaResponse};
@@ -27,6 +33,7 @@ use subscription::Subscription;
 pub(super) struct DeltaState {
     dialect: Dialect,
     subscriptions: [Option<Subscription>; ResourceKind::COUNT],
+    warming: Warming,
     /// Of the newest response; nonces count from one.
     nonce: u64,
 }
@@ -38,6 +45,7 @@ impl Machine for DeltaState {
         Self {
             dialect,
             subscriptions: Default::default(),
+            warming: Warming::default(),
             nonce: 0,
         }
     }
@@ -66,24 +74,31 @@ impl Machine for DeltaState {
         Ok(())
     }
 
-    fn next_response(&mut self, published: &View) -> Option<DeltaResponse> {
+    fn next_response(&mut self, published: &View, now: Instant) -> Option<DeltaResponse> {
         for kind in SEND_ORDER {
             let set = published.of(kind);
-            let named_by_routes = matches!(kind, ResourceKind::Cluster | ResourceKind::Endpoints);
-            let hold = named_by_routes && !self.routes_settled(published);
+            let waits = match kind {
+                ResourceKind::Cluster | ResourceKind::Endpoints if !self.routes_settled(published) => Waits::Removals,
+                ResourceKind::Route => Waits::These(self.cold_routes(published, now)),
+                _ => Waits::Nothing,
+            };
             let Some(subscription) = &mut self.subscriptions[kind.index()] else {
                 continue;
             };
-            let renewed = subscription.renewed(kind, set);
-            if let Some(response) = subscription.response(kind, set, hold, self.nonce + 1) {
+            let (renewed, gone) = (subscription.renewed(kind, set), subscription.gone(kind, set, &waits));
+            if let Some(response) = subscription.response(kind, set, &waits, self.nonce + 1) {
                 self.nonce += 1;
                 if let Dialect::Envoy(_) = self.dialect {
-                    self.warm(&renewed);
+                    self.warm(&renewed, &gone);
                 }
                 return Some(response);
             }
         }
         None
+    }
+
+    fn wakes(&self) -> Option<Instant> {
+        self.warming.wakes()
     }
 
     fn report(&self) -> Vec<SubscriptionReport> {
@@ -94,10 +109,26 @@ impl Machine for DeltaState {
 
 impl DeltaState {
     /// See [`StreamState`](super::ads::StreamState): a changed cluster is sent its endpoints again.
-    fn warm(&mut self, clusters: &[Arc<str>]) {
+    fn warm(&mut self, renewed: &[Arc<str>], gone: &[Arc<str>]) {
         if let Some(endpoints) = &mut self.subscriptions[ResourceKind::Endpoints.index()] {
-            endpoints.forget(clusters);
+            endpoints.send_again(renewed);
+            endpoints.forget(gone);
         }
+    }
+
+    /// See [`StreamState`](super::ads::StreamState): the route configurations that wait for clusters.
+    fn cold_routes(&mut self, published: &View, now: Instant) -> BTreeSet<Arc<str>> {
+        let [routes, clusters, endpoints] = [ResourceKind::Route, ResourceKind::Cluster, ResourceKind::Endpoints]
+            .map(|kind| self.subscriptions[kind.index()].as_ref());
+        let (Some(routes), Some(clusters)) = (routes, clusters.filter(|clusters| clusters.wildcard)) else {
+            return self.warming.none();
+        };
+        let is_warm =
+            |name: &str| clusters.answered.has(name) && endpoints.is_some_and(|endpoints| endpoints.answered.has(name));
+        let set = published.of(ResourceKind::Route);
+        let clusters = published.of(ResourceKind::Cluster);
+        self.warming
+            .hold(routes.changed_names(set), set, clusters, is_warm, now)
     }
 
     /// Whether the client has said something to the newest listeners and routes.

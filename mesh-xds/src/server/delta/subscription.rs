@@ -8,6 +8,9 @@ use crate::resource::ResourceKind;
 use crate::server::clients::{Acknowledged, SubscriptionReport};
 use crate::server::encoded::TypeSet;
 use crate::server::machine::{MAX_NAMES, WILDCARD};
+use crate::server::nack::{Nack, Verdict};
+use crate::server::subscription::Waits;
+use crate::server::warming::Answered;
 use crate::wire::{DeltaResponse, Raw, Versioned};
 
 /// The most unanswered responses that are remembered. A client that lags further behind goes on being served; what it says
@@ -16,7 +19,7 @@ const MAX_UNANSWERED: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
-    wildcard: bool,
+    pub(super) wildcard: bool,
     names: BTreeSet<Arc<str>>,
     /// What the client was told, of the names that it wants.
     told: BTreeMap<Arc<str>, Told>,
@@ -26,8 +29,7 @@ pub(super) struct Subscription {
     unanswered: VecDeque<(u64, Vec<Arc<str>>)>,
     /// Of the newest response; zero before there is one.
     nonce: u64,
-    /// The newest response that was answered.
-    answered: u64,
+    pub(super) answered: Answered,
     /// The published version that the client was brought to.
     version: Option<Arc<str>>,
 }
@@ -41,6 +43,8 @@ enum Told {
     Held(Arc<str>),
     /// This version, which it does not use. It is not sent again; any other is.
     Refused { version: Arc<str>, why: Arc<str> },
+    /// This version, of which a refusal that was cut does not say whether it is used. It is sent again with what changes next.
+    Unknown(Arc<str>),
     /// That there is none.
     Absent,
 }
@@ -48,7 +52,10 @@ enum Told {
 impl Told {
     fn version(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Sent { version, .. } | Self::Held(version) | Self::Refused { version, .. } => Some(version),
+            Self::Sent { version, .. }
+            | Self::Held(version)
+            | Self::Refused { version, .. }
+            | Self::Unknown(version) => Some(version),
             Self::Absent => None,
         }
     }
@@ -61,30 +68,34 @@ impl Subscription {
         let (_, in_it) = place
             .and_then(|place| self.unanswered.remove(place))
             .unwrap_or_default();
-        let names = |name: &str| error.is_some_and(|why| why.contains(name));
-        let names_some = in_it.iter().any(|name| names(name));
-        let why = error.map(Arc::<str>::from);
-        for name in &in_it {
+        let nack = error.map(Nack::read);
+        let verdicts = match &nack {
+            Some(nack) => nack.judge(&in_it),
+            None => in_it.iter().map(|name| (name, Verdict::Accepted)).collect(),
+        };
+        for (name, verdict) in verdicts {
             // It may have been sent again since, or not be wanted any more.
             let Some(told) = self.told.get_mut(name) else { continue };
             let version = match told {
                 Told::Sent { version, nonce: sent } if *sent == nonce => Arc::clone(version),
                 _ => continue,
             };
-            *told = match &why {
-                Some(why) if !names_some || names(name) => Told::Refused {
+            *told = match (verdict, &nack) {
+                (Verdict::Refused, Some(Nack { why, .. })) => Told::Refused {
                     version,
                     why: Arc::clone(why),
                 },
-                _ => Told::Held(version),
+                (Verdict::Unknown, _) => Told::Unknown(version),
+                (Verdict::Accepted | Verdict::Refused, _) => Told::Held(version),
             };
         }
-        if nonce <= self.nonce {
-            self.answered = self.answered.max(nonce);
-        }
+        self.answered.answer(nonce, self.nonce);
     }
 
     pub(super) fn change(&mut self, kind: ResourceKind, subscribe: Vec<Arc<str>>, unsubscribe: &[Arc<str>]) {
+        if subscribe.is_empty() && unsubscribe.is_empty() {
+            return;
+        }
         for name in unsubscribe {
             self.wildcard &= &**name != WILDCARD;
             self.names.remove(name);
@@ -101,6 +112,8 @@ impl Subscription {
         }
         let (wildcard, names) = (self.wildcard, &self.names);
         self.told.retain(|name, _| wildcard || names.contains(name));
+        // What was unsubscribed and is wanted still was forgotten by its client too.
+        self.answered.retain(|name| self.told.contains_key(name));
     }
 
     /// Subscribes to all there is. Only listeners and clusters can be asked for so.
@@ -115,6 +128,7 @@ impl Subscription {
     pub(super) fn resume(&mut self, held: Vec<(Arc<str>, Arc<str>)>) {
         for (name, version) in held {
             if self.wants(&name) {
+                self.answered.told(&name, 0);
                 self.told.insert(name, Told::Held(version));
             }
         }
@@ -135,42 +149,65 @@ impl Subscription {
         known.cloned().collect()
     }
 
-    /// Tells these once more, as if the client had never heard of them.
-    pub(super) fn forget(&mut self, names: &[Arc<str>]) {
+    /// The clusters that the next response takes away. Of other kinds nobody asks.
+    pub(super) fn gone(&self, kind: ResourceKind, set: &TypeSet, waits: &Waits) -> Vec<Arc<str>> {
+        if kind != ResourceKind::Cluster {
+            return Vec::new();
+        }
+        self.removed(set, waits).cloned().collect()
+    }
+
+    /// Tells these once more.
+    pub(super) fn send_again(&mut self, names: &[Arc<str>]) {
         for name in names {
             self.told.remove(name);
         }
     }
 
+    /// Tells these once more, as if the client had never heard of them.
+    pub(super) fn forget(&mut self, names: &[Arc<str>]) {
+        self.send_again(names);
+        for name in names {
+            self.answered.forget(name);
+        }
+    }
+
     /// Whether the client has said something to the newest response.
     pub(super) fn is_answered(&self) -> bool {
-        self.nonce == self.answered
+        self.nonce == self.answered.newest()
     }
 
     /// Whether something is to be told.
     pub(super) fn differs(&self, set: &TypeSet) -> bool {
-        self.changed(set).next().is_some() || self.removed(set, false).next().is_some()
+        self.changed(set).next().is_some() || self.removed(set, &Waits::Nothing).next().is_some()
     }
 
-    /// What is to be told, if anything. What is gone is not if `hold`, unless the client never had it.
+    /// What is to be told, if anything, and need not wait. That something is gone does not if the client never had it.
     pub(super) fn response(
         &mut self,
         kind: ResourceKind,
         set: &TypeSet,
-        hold: bool,
+        waits: &Waits,
         nonce: u64,
     ) -> Option<DeltaResponse> {
-        let changed: Vec<_> = self
+        let mut changed: Vec<_> = self
             .changed(set)
+            .filter(|(name, _)| !waits.holds(name))
             .map(|(name, version)| (Arc::clone(name), Arc::clone(version)))
             .collect();
-        let removed: Vec<Arc<str>> = self.removed(set, hold).cloned().collect();
-        self.version = Some(Arc::clone(&set.version));
+        let removed: Vec<Arc<str>> = self.removed(set, waits).cloned().collect();
+        self.version = Some(match waits.hold_some() {
+            true => format!("{}+held", set.version).into(),
+            false => Arc::clone(&set.version),
+        });
         if changed.is_empty() && removed.is_empty() && !mem::take(&mut self.owed) {
             return None;
         }
         self.owed = false;
         self.nonce = nonce;
+        if !changed.is_empty() {
+            changed.extend(self.unknown(set));
+        }
         let resource = |(name, version): &(Arc<str>, Arc<str>)| Versioned {
             name: Arc::clone(name),
             version: Arc::clone(version),
@@ -186,11 +223,15 @@ impl Subscription {
         }
         let names = changed.iter().map(|(name, _)| Arc::clone(name)).collect();
         self.unanswered.push_back((nonce, names));
+        for (name, _) in &changed {
+            self.answered.told(name, nonce);
+        }
         let sent = changed
             .into_iter()
             .map(|(name, version)| (name, Told::Sent { version, nonce }));
         self.told.extend(sent);
         for name in &removed {
+            self.answered.forget(name);
             self.told.remove(name);
             if self.names.contains(name) {
                 self.told.insert(Arc::clone(name), Told::Absent);
@@ -208,6 +249,7 @@ impl Subscription {
 
     pub(super) fn report(&self, kind: ResourceKind) -> SubscriptionReport {
         SubscriptionReport {
+            refused_at: None,
             kind,
             names: self.names.iter().cloned().collect(),
             sent: self.version.clone(),
@@ -222,9 +264,13 @@ impl Subscription {
         });
         match refused {
             Some(why) => Acknowledged::Refused(why),
-            None if self.version.is_some() && self.is_answered() => Acknowledged::Accepted,
+            None if self.version.is_some() && self.is_answered() && !self.is_in_doubt() => Acknowledged::Accepted,
             None => Acknowledged::Waiting,
         }
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.told.values().any(|told| matches!(told, Told::Unknown(_)))
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -238,7 +284,22 @@ impl Subscription {
         })
     }
 
-    fn removed<'a>(&'a self, set: &'a TypeSet, hold: bool) -> impl Iterator<Item = &'a Arc<str>> {
+    pub(super) fn changed_names<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = &'a Arc<str>> {
+        self.changed(set).map(|(name, _)| name)
+    }
+
+    fn unknown(&self, set: &TypeSet) -> Vec<(Arc<str>, Arc<str>)> {
+        let unknown = self.told.iter().filter_map(|(name, told)| match told {
+            Told::Unknown(version) if set.versions.get(name) == Some(version) => {
+                Some((Arc::clone(name), Arc::clone(version)))
+            }
+            _ => None,
+        });
+        unknown.collect()
+    }
+
+    fn removed<'a>(&'a self, set: &'a TypeSet, waits: &Waits) -> impl Iterator<Item = &'a Arc<str>> {
+        let hold = matches!(waits, Waits::Removals);
         let gone = self
             .told
             .iter()

@@ -85,7 +85,7 @@ where
             _ => {
                 let (kind, times) = (self.draw.below(4) as usize, self.times());
                 if let Some(response) = self.down[kind].pop_front() {
-                    (0..times).for_each(|_| drop(self.client.receive(response.clone(), self.now)));
+                    (0..times).for_each(|_| drop(self.client.hear(response.clone(), self.now)));
                 }
             }
         }
@@ -120,7 +120,10 @@ where
     }
 
     fn respond(&mut self) {
-        if let Some(response) = self.server.next_response(&self.published.view(Dialect::Mesh)) {
+        if let Some(response) = self
+            .server
+            .next_response(&self.published.view(Dialect::Mesh), self.now.into())
+        {
             let kind = V::kind(&response).expect("only what was asked for is sent");
             self.down[kind.index()].push_back(response);
         }
@@ -134,15 +137,15 @@ where
         }
         for response in self.down.iter_mut().flat_map(mem::take) {
             assert!(self.client.can_receive());
-            self.client.receive(response, self.now);
+            self.client.hear(response, self.now);
         }
     }
 
     fn client_speaks(&mut self) {
         for _ in 0..100 {
             self.up.extend(self.client.next_request(self.now));
-            // Refusals are held back for a while.
-            self.now += Duration::from_millis(50);
+            // Refusals are held back for up to two minutes.
+            self.now += Duration::from_secs(2);
         }
         assert!(!self.client.has_request(self.now));
         for request in mem::take(&mut self.up) {
@@ -162,7 +165,9 @@ where
     fn is_at_rest(&mut self, seed: u64) {
         self.client_speaks();
         assert!(
-            self.server.next_response(&self.published.view(Dialect::Mesh)).is_none(),
+            self.server
+                .next_response(&self.published.view(Dialect::Mesh), self.now.into())
+                .is_none(),
             "seed {seed}: not at rest"
         );
     }

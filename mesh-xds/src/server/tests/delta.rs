@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::server::delta::DeltaState;
-use crate::wire::{DeltaRequest, DeltaResponse};
+use crate::wire::{DeltaRequest, DeltaResponse, MAX_REFUSAL_BYTES};
 
 /// A client that speaks when it is told to.
 struct Client {
@@ -67,13 +67,13 @@ impl Client {
     #[track_caller]
     fn hears(&mut self, published: &Encoded) -> DeltaResponse {
         self.state
-            .next_response(&published.view(Dialect::Grpc))
+            .next_response(&published.view(Dialect::Grpc), Instant::now())
             .expect("there is something to send")
     }
 
     #[track_caller]
     fn hears_nothing(&mut self, published: &Encoded) {
-        let response = self.state.next_response(&published.view(Dialect::Grpc));
+        let response = self.state.next_response(&published.view(Dialect::Grpc), Instant::now());
         assert!(response.is_none(), "{response:?}");
     }
 
@@ -202,7 +202,10 @@ fn a_refused_resource_is_not_sent_again_as_it_was_and_its_next_version_is() {
     client.takes(&one);
     let bad = encoded(&snapshot("c", &[("c", 10), ("d", 20)]), Some(&one), 2);
     let response = client.hears(&bad);
-    client.answers(&response, Some("refused: endpoints \"d\": lb_endpoints[0]: no"));
+    client.answers(
+        &response,
+        Some("node \"n\" refused 1 of the resources: endpoints \"d\": lb_endpoints[0]: no"),
+    );
     assert!(matches!(client.said(EDS), Acknowledged::Refused(why) if why.contains("lb_endpoints")));
     client.hears_nothing(&bad);
     // What was in use before the refusal is a change to the client, as is any other version.
@@ -211,7 +214,7 @@ fn a_refused_resource_is_not_sent_again_as_it_was_and_its_next_version_is() {
     client.hears_nothing(&back);
     // The refusal stands until that is accepted, and an answer to something else does not lift it.
     let response = client.hears(&bad);
-    client.answers(&response, Some("\"d\" is bad"));
+    client.answers(&response, Some("resource \"d\": is bad"));
     let other = encoded(&snapshot("c", &[("c", 11), ("d", 20)]), Some(&bad), 4);
     assert_eq!(told(&client.takes(&other)), (vec!["c"], vec![]));
     assert!(matches!(client.said(EDS), Acknowledged::Refused(_)));
@@ -248,13 +251,13 @@ fn an_answer_is_about_its_response_however_late_and_a_change_of_names_counts_wit
     assert_eq!(client.said(EDS), Acknowledged::Waiting);
     client.answers(&second, None);
     assert_eq!(client.said(EDS), Acknowledged::Accepted);
-    client.answers(&first, Some("\"d\" is bad"));
+    client.answers(&first, Some("resource \"d\": is bad"));
     assert_eq!(client.said(EDS), Acknowledged::Accepted, "d is not what it was then");
     // A refusal of what was dropped meanwhile says nothing about what came with it.
     let three = encoded(&snapshot("c", &[("c", 5), ("d", 5)]), Some(&two), 3);
     let third = client.hears(&three);
     client.drops(EDS, &["d"]);
-    client.answers(&third, Some("\"d\" is bad"));
+    client.answers(&third, Some("resource \"d\": is bad"));
     assert_eq!(client.said(EDS), Acknowledged::Accepted);
     client.asks(EDS, &["d"]);
     client.takes(&one);
@@ -279,6 +282,13 @@ fn clusters_and_their_endpoints_come_before_the_routes_that_need_them_and_go_aft
     let new = encoded(&snapshot("b", &[("b", 2)]), Some(&old), 2);
     let clusters = client.takes(&new);
     assert_eq!((clusters.kind(), told(&clusters)), (Some(CDS), (vec!["b"], vec![])));
+    // Nobody calls b before it has its endpoints.
+    client.hears_nothing(&new);
+    client.asks(EDS, &["b"]);
+    let endpoints = client.hears(&new);
+    assert_eq!((endpoints.kind(), told(&endpoints)), (Some(EDS), (vec!["b"], vec![])));
+    client.hears_nothing(&new);
+    client.answers(&endpoints, None);
     let routes = client.hears(&new);
     assert_eq!(routes.kind(), Some(RDS));
     client.hears_nothing(&new);
@@ -301,9 +311,83 @@ fn a_client_that_does_not_answer_is_told_the_newest_all_the_same() {
         client.hears(&published);
     }
     // What it says to the first is of no use by now, and forgotten.
-    client.answers(&first, Some("\"c\" is bad"));
+    client.answers(&first, Some("resource \"c\": is bad"));
     assert_eq!(client.said(EDS), Acknowledged::Waiting);
     published = encoded(&snapshot("c", &[("c", 100)]), Some(&published), 100);
     client.takes(&published);
     assert_eq!(client.said(EDS), Acknowledged::Accepted);
+}
+
+#[test]
+fn a_refusal_of_a_name_is_none_of_the_names_that_begin_with_it_or_it_with_them() {
+    let ports = |pay, v2| snapshot("pay", &[("pay", pay), ("pay-v2", v2)]);
+    let one = encoded(&ports(1, 1), None, 1);
+    let mut client = Client::new();
+    client.asks(EDS, &["pay", "pay-v2"]);
+    let response = client.hears(&one);
+    client.answers(
+        &response,
+        Some("node \"n\" refused 1 of the resources: endpoints \"pay-v2\": is bad"),
+    );
+    let two = encoded(&ports(1, 2), Some(&one), 2);
+    assert_eq!(told(&client.takes(&two)), (vec!["pay-v2"], vec![]));
+    assert_eq!(client.said(EDS), Acknowledged::Accepted);
+}
+
+#[test]
+fn what_a_cut_refusal_does_not_name_is_unknown_and_sent_once_more_with_the_next_change() {
+    let ports = |c| snapshot("c", &[("c", c), ("d", 2), ("e", 3)]);
+    let one = encoded(&ports(1), None, 1);
+    let mut client = Client::new();
+    client.asks(EDS, &["c", "d", "e"]);
+    let response = client.hears(&one);
+    let cut = |name: &str| format!("node \"n\" refused 2 of the resources: endpoints \"{name}\": is bad; ...");
+    client.answers(&response, Some(&cut("c")));
+    client.hears_nothing(&one);
+    let two = encoded(&ports(2), Some(&one), 2);
+    let response = client.hears(&two);
+    assert_eq!(told(&response), (vec!["c", "d", "e"], vec![]));
+    // Now it says which was the other.
+    let why = "node \"n\" refused 1 of the resources: endpoints \"d\": is bad";
+    client.answers(&response, Some(why));
+    assert_eq!(client.said(EDS), Acknowledged::Refused(why.into()));
+    client.hears_nothing(&two);
+    // Nor is anything accepted because something else is.
+    let mut client = Client::new();
+    client.asks(EDS, &["c", "d", "e"]);
+    let response = client.hears(&one);
+    client.answers(&response, Some(&cut("c")));
+    client.drops(EDS, &["c"]);
+    assert_eq!(client.said(EDS), Acknowledged::Waiting);
+    client.hears_nothing(&one);
+}
+
+/// A megabyte and more of text with the beginnings of ten thousand names in it, from a client that means harm.
+#[test]
+fn a_refusal_costs_what_the_shortest_costs_however_long_it_is() {
+    let long = "outbound|80|v1|service-".repeat(650_000);
+    let (sotw, delta) = crate::wire::long_refusals(&long);
+    for error in [sotw, delta] {
+        let error = error.unwrap();
+        assert!(
+            error.len() <= MAX_REFUSAL_BYTES && error.ends_with("..."),
+            "{}",
+            error.len()
+        );
+        let clusters: Vec<(String, u16)> = (0..1_000)
+            .map(|n| (format!("outbound|80|v1|service-{n:05}"), 1))
+            .collect();
+        let clusters: Vec<(&str, u16)> = clusters.iter().map(|(name, port)| (&**name, *port)).collect();
+        let published = encoded(&snapshot(clusters[0].0, &clusters), None, 1);
+        let mut client = Client::new();
+        client.asks(CDS, &["*"]);
+        let response = client.hears(&published);
+        client.answers(&response, Some(&error));
+        assert!(matches!(client.said(CDS), Acknowledged::Refused(why) if why.len() <= MAX_REFUSAL_BYTES));
+    }
+    // Not in the middle of a character.
+    for shift in 0..4 {
+        let text = "x".repeat(shift) + &"\u{1f600}".repeat(10_000);
+        assert!(crate::wire::long_refusals(&text).0.unwrap().len() > MAX_REFUSAL_BYTES - 10);
+    }
 }

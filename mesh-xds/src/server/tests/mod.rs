@@ -13,6 +13,7 @@ use mesh_core::Snapshot;
 use mesh_core::config::{
     Cluster, ClusterName, Domain, Endpoint, LbPolicy, Reason, ReasonKind, Route, RouteTree, Split, TlsMode, VirtualHost,
 };
+use tokio::time::Instant;
 
 use super::ads::StreamState;
 use super::clients::Acknowledged;
@@ -83,13 +84,13 @@ impl Client {
     #[track_caller]
     fn hears(&mut self, published: &Encoded) -> Response {
         self.state
-            .next_response(&published.view(self.dialect))
+            .next_response(&published.view(self.dialect), Instant::now())
             .expect("there is something to send")
     }
 
     #[track_caller]
     fn hears_nothing(&mut self, published: &Encoded) {
-        let response = self.state.next_response(&published.view(self.dialect));
+        let response = self.state.next_response(&published.view(self.dialect), Instant::now());
         assert!(response.is_none(), "{response:?}");
     }
 
@@ -233,15 +234,23 @@ fn clusters_come_before_the_routes_that_need_them_and_go_after() {
 fn a_cluster_held_for_the_routes_is_in_every_response_until_then() {
     let old = encoded(&snapshot("a", &[("a", 1)]), None, 1);
     let mut client = Client::new(Dialect::Grpc);
-    for (kind, name) in [(RDS, "t"), (CDS, "*")] {
+    let mut endpoints = String::new();
+    for (kind, name) in [(CDS, "*"), (EDS, "a"), (RDS, "t")] {
         client.asks(kind, "", &[name]);
         let response = client.hears(&old);
         client.asks(kind, &response.nonce, &[name]);
+        if kind == EDS {
+            endpoints = response.nonce;
+        }
     }
     let new = encoded(&snapshot("b", &[("b", 2)]), Some(&old), 2);
     let clusters = client.hears(&new);
     assert_eq!((clusters.kind(), clusters.resources.len()), (Some(CDS), 2));
     assert!(clusters.version.ends_with("+held"));
+    client.asks(CDS, &clusters.nonce, &["*"]);
+    client.asks(EDS, &endpoints, &["a", "b"]);
+    let endpoints = client.hears(&new);
+    client.asks(EDS, &endpoints.nonce, &["a", "b"]);
     let routes = client.hears(&new);
     assert_eq!(routes.kind(), Some(RDS));
     client.asks(RDS, &routes.nonce, &["t"]);
@@ -359,6 +368,50 @@ fn two_trees_of_one_name_are_not_published() {
             .to_string()
             .contains("\"same\"")
     );
+}
+
+/// In state of the world, where a response holds some endpoints and not others.
+#[test]
+fn a_refusal_stands_until_what_it_names_is_accepted() {
+    let ports = |c, d| snapshot("c", &[("c", c), ("d", d)]);
+    let one = encoded(&ports(1, 1), None, 1);
+    let mut client = Client::new(Dialect::Mesh);
+    let both = &["c", "d"];
+    client.asks(EDS, "", both);
+    let answers = |client: &mut Client, response: Response, error: Option<&str>| {
+        let mut answer = request(EDS, &response.nonce, both);
+        answer.error = error.map(String::from);
+        client.state.on_request(answer).unwrap();
+    };
+    let why = "node \"n\" refused 1 of the resources: endpoints \"c\": lb_endpoints: is bad";
+    let response = client.hears(&one);
+    answers(&mut client, response, Some(why));
+    let two = encoded(&ports(1, 2), Some(&one), 2);
+    let response = client.hears(&two);
+    assert_eq!(response.resources.len(), 1, "d alone");
+    answers(&mut client, response, None);
+    assert_eq!(
+        client.said(EDS),
+        Acknowledged::Refused(why.into()),
+        "c is refused still"
+    );
+    let three = encoded(&ports(3, 2), Some(&two), 3);
+    let response = client.hears(&three);
+    assert_eq!(client.said(EDS), Acknowledged::Waiting);
+    answers(&mut client, response, None);
+    assert_eq!(client.said(EDS), Acknowledged::Accepted);
+    // Of what is not named, because the text was cut, nobody knows; and it is not accepted by accepting something else.
+    let four = encoded(&ports(4, 4), Some(&three), 4);
+    let response = client.hears(&four);
+    answers(&mut client, response, Some(&format!("{why}; ...")));
+    let five = encoded(&ports(5, 4), Some(&four), 5);
+    let response = client.hears(&five);
+    answers(&mut client, response, None);
+    assert_eq!(client.said(EDS), Acknowledged::Waiting);
+    let six = encoded(&ports(5, 6), Some(&five), 6);
+    let response = client.hears(&six);
+    answers(&mut client, response, None);
+    assert_eq!(client.said(EDS), Acknowledged::Accepted);
 }
 
 #[test]

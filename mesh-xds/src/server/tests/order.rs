@@ -1,24 +1,29 @@
-//! Order and completeness, for both variants and every dialect: a client that does what the real ones do lives through a
-//! hundred publishes, and after each single response what it holds is looked at.
+//! Order and completeness, for both variants and every dialect: a client that does what the real ones do lives through many
+//! publishes, and after each single response what it holds is looked at. Both ends lag: what one says the other hears when it
+//! pleases, in the order in which it was said, and more is published meanwhile.
 //!
 //! The client asks as its kind does: gRPC by name, along the references, as it learns them; Envoy for all listeners and
 //! clusters, and for routes and endpoints by the names in those.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
-use mesh_core::entropy::Entropy;
+use mesh_core::entropy::{Draw, Entropy};
 
 use super::*;
 use crate::server::delta::DeltaState;
 use crate::server::encoded::View;
+use crate::server::warming::WARMING_LIMIT;
 use crate::wire::{DeltaRequest, DeltaResponse};
 
 const ENVOY: Dialect = Dialect::Envoy(crate::encode::EGRESS_ADDRESS);
 const DIALECTS: [Dialect; 3] = [Dialect::Mesh, Dialect::Grpc, ENVOY];
-const LIVES: u64 = 50;
+const LIVES: u64 = 100;
 const PUBLISHES: u32 = 20;
+/// The most that happens between two publishes: sometimes nothing, sometimes all that there is to say.
+const MAX_STEPS: u64 = 40;
 /// More than any change takes; a server that never falls silent ends here.
-const MAX_RESPONSES: usize = 100;
+const MAX_MESSAGES: usize = 1_000;
 
 type Names = BTreeSet<Arc<str>>;
 
@@ -36,7 +41,10 @@ trait Spoken: Machine {
     const WHOLE: bool;
 
     fn say(&mut self, kind: ResourceKind, old: Option<&Names>, new: &Names, nonce: &str, error: Option<&str>);
-    fn hear(&mut self, view: &View) -> Option<Heard>;
+    fn hear(&mut self, view: &View) -> Option<Heard> {
+        self.hear_at(view, Instant::now())
+    }
+    fn hear_at(&mut self, view: &View, now: Instant) -> Option<Heard>;
 }
 
 impl Spoken for StreamState {
@@ -49,8 +57,8 @@ impl Spoken for StreamState {
         self.on_request(request).unwrap();
     }
 
-    fn hear(&mut self, view: &View) -> Option<Heard> {
-        let response: Response = self.next_response(view)?;
+    fn hear_at(&mut self, view: &View, now: Instant) -> Option<Heard> {
+        let response: Response = self.next_response(view, now)?;
         Some(Heard {
             kind: response.kind().unwrap(),
             nonce: response.nonce,
@@ -77,8 +85,8 @@ impl Spoken for DeltaState {
         .unwrap();
     }
 
-    fn hear(&mut self, view: &View) -> Option<Heard> {
-        let response: DeltaResponse = self.next_response(view)?;
+    fn hear_at(&mut self, view: &View, now: Instant) -> Option<Heard> {
+        let response: DeltaResponse = self.next_response(view, now)?;
         let kind = response.kind().unwrap();
         let resources = response.resources.into_iter();
         Some(Heard {
@@ -97,7 +105,33 @@ struct Life<M> {
     names: BTreeMap<(ResourceKind, Arc<[u8]>), Arc<str>>,
     /// What the client is subscribed to; an empty set of listeners or clusters is all of them.
     asked: BTreeMap<ResourceKind, Names>,
+    /// The same, as far as the server has heard.
+    heard: BTreeMap<ResourceKind, Names>,
+    /// Of the newest responses that the client has, and that the server made.
+    nonces: BTreeMap<ResourceKind, String>,
+    newest: BTreeMap<ResourceKind, String>,
     held: BTreeMap<ResourceKind, BTreeMap<Arc<str>, Arc<[u8]>>>,
+    /// The clusters that an Envoy uses: those whose endpoints it got once it had them. One that changes it uses as it was.
+    warm: Names,
+    up: VecDeque<Said>,
+    down: VecDeque<Told>,
+}
+
+/// On its way from the server, with what it knew when it said so: what was published, and what it had heard of the client's
+/// subscription.
+struct Told {
+    heard: Heard,
+    published: View,
+    wanted: Names,
+}
+
+/// On its way to the server.
+
+struct Said {
+    kind: ResourceKind,
+    old: Option<Names>,
+    new: Names,
+    nonce: String,
 }
 
 impl<M: Spoken> Life<M> {
@@ -107,12 +141,22 @@ impl<M: Spoken> Life<M> {
             dialect,
             names: BTreeMap::new(),
             asked: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            nonces: BTreeMap::new(),
+            newest: BTreeMap::new(),
             held: ResourceKind::ALL.map(|kind| (kind, BTreeMap::new())).into(),
+            warm: Names::new(),
+            up: VecDeque::new(),
+            down: VecDeque::new(),
         }
     }
 
     fn is_envoy(&self) -> bool {
         self.dialect == ENVOY
+    }
+
+    fn asks_for_all(&self, kind: ResourceKind) -> bool {
+        self.is_envoy() && kind.absence_means_deleted()
     }
 
     fn begin(&mut self) {
@@ -125,53 +169,127 @@ impl<M: Spoken> Life<M> {
     }
 
     fn ask(&mut self, kind: ResourceKind, names: Names, nonce: &str) {
-        self.server.say(kind, self.asked.get(&kind), &names, nonce, None);
-        if !(self.is_envoy() && kind.absence_means_deleted()) {
+        if !self.asks_for_all(kind) {
             // What it asks for no more it drops.
             self.held.get_mut(&kind).unwrap().retain(|name, _| names.contains(name));
         }
-        self.asked.insert(kind, names);
+        let old = self.asked.insert(kind, names.clone());
+        self.up.push_back(Said {
+            kind,
+            old,
+            new: names,
+            nonce: nonce.into(),
+        });
     }
 
-    /// Hears all that there is to hear.
-    fn live(&mut self, now: &View) {
+    /// Something is published; then something happens, or something else, so many times. Both ends lag as they like: what
+    /// is said is heard later, and more is published meanwhile.
+    fn live(&mut self, now: &View, draw: &mut Draw, steps: u64) {
         for kind in ResourceKind::ALL {
             for (name, bytes) in &now.of(kind).resources {
                 self.names.insert((kind, Arc::clone(bytes)), Arc::clone(name));
             }
         }
-        for _ in 0..MAX_RESPONSES {
-            let Some(heard) = self.server.hear(now) else {
-                return self.is_current(now);
-            };
-            assert!(self.asked.contains_key(&heard.kind), "{} was not asked for", heard.kind);
-            let before = self.held[&heard.kind].keys().cloned().collect();
-            self.take(&heard);
-            self.looks_whole(heard.kind, &before, now);
-            self.answer(&heard);
+        for _ in 0..steps {
+            match draw.below(3) {
+                0 => drop(self.server_speaks(now)),
+                1 => drop(self.server_hears()),
+                _ => drop(self.client_hears()),
+            }
         }
-        panic!("it never falls silent");
+    }
+
+    /// Until nobody has anything to say.
+    fn rest(&mut self, now: &View) {
+        for _ in 0..MAX_MESSAGES {
+            if !(self.server_hears() || self.server_speaks(now) || self.client_hears()) {
+                return self.is_current(now);
+            }
+        }
+        panic!("they never fall silent");
+    }
+
+    fn server_hears(&mut self) -> bool {
+        let Some(said) = self.up.pop_front() else { return false };
+        let Said { kind, old, new, nonce } = said;
+        self.server.say(kind, old.as_ref(), &new, &nonce, None);
+        // In state of the world nothing is taken from an answer to anything but the newest response.
+        if !M::WHOLE || nonce.is_empty() || self.newest.get(&kind) == Some(&nonce) {
+            self.heard.insert(kind, new);
+        }
+        true
+    }
+
+    fn server_speaks(&mut self, now: &View) -> bool {
+        let Some(heard) = self.server.hear(now) else {
+            return false;
+        };
+        let kind = heard.kind;
+        let wanted = self.heard.get(&kind);
+        let wanted = wanted.unwrap_or_else(|| panic!("{kind} was not asked for"));
+        for bytes in &heard.resources {
+            let name = &self.names[&(kind, Arc::clone(bytes))];
+            assert!(
+                self.asks_for_all(kind) || wanted.contains(name),
+                "{kind} {name} was not asked for"
+            );
+        }
+        let wanted = wanted.clone();
+        self.newest.insert(kind, heard.nonce.clone());
+        self.down.push_back(Told {
+            heard,
+            published: now.clone(),
+            wanted,
+        });
+        true
+    }
+
+    fn client_hears(&mut self) -> bool {
+        let Some(told) = self.down.pop_front() else {
+            return false;
+        };
+        let kind = told.heard.kind;
+        let mut before: Names = self.held[&kind].keys().cloned().collect();
+        // What the server did not know to be wanted it could not keep.
+        before.retain(|name| self.asks_for_all(kind) || told.wanted.contains(name));
+        self.take(&told.heard);
+        self.looks_whole(kind, &before, &told.published);
+        self.answer(&told.heard);
+        true
     }
 
     fn take(&mut self, heard: &Heard) {
-        let held = self.held.get_mut(&heard.kind).unwrap();
-        if M::WHOLE && heard.kind.absence_means_deleted() {
+        let kind = heard.kind;
+        let all = self.asks_for_all(kind);
+        let (asked, held) = (&self.asked[&kind], self.held.get_mut(&kind).unwrap());
+        if M::WHOLE && kind.absence_means_deleted() {
             held.clear();
         }
         for bytes in &heard.resources {
-            let name = &self.names[&(heard.kind, Arc::clone(bytes))];
-            let wanted = &self.asked[&heard.kind];
-            let all = heard.kind.absence_means_deleted() && self.dialect == ENVOY;
-            assert!(all || wanted.contains(name), "{} {name} was not asked for", heard.kind);
-            held.insert(Arc::clone(name), Arc::clone(bytes));
+            let name = &self.names[&(kind, Arc::clone(bytes))];
+            // What was on its way when it was dropped is nobody's.
+            if all || asked.contains(name) {
+                held.insert(Arc::clone(name), Arc::clone(bytes));
+            }
         }
         for name in &heard.removed {
             held.remove(name);
+        }
+        let clusters = &self.held[&CDS];
+        self.warm.retain(|name| clusters.contains_key(name));
+        if kind == EDS {
+            let names = heard
+                .resources
+                .iter()
+                .map(|bytes| &self.names[&(EDS, Arc::clone(bytes))]);
+            self.warm
+                .extend(names.filter(|name| clusters.contains_key(*name)).cloned());
         }
     }
 
     /// What a client would do by what it holds now.
     fn answer(&mut self, heard: &Heard) {
+        self.nonces.insert(heard.kind, heard.nonce.clone());
         let asked = self.asked[&heard.kind].clone();
         self.ask(heard.kind, asked, &heard.nonce);
         let wanted: BTreeMap<ResourceKind, Names> = if self.is_envoy() {
@@ -188,7 +306,8 @@ impl<M: Spoken> Life<M> {
         for (kind, names) in wanted {
             let changed = self.asked.get(&kind) != Some(&names);
             if changed && (!names.is_empty() || self.asked.contains_key(&kind)) {
-                self.ask(kind, names, "");
+                let nonce = self.nonces.get(&kind).filter(|_| M::WHOLE).cloned();
+                self.ask(kind, names, &nonce.unwrap_or_default());
             }
         }
     }
@@ -213,14 +332,15 @@ impl<M: Spoken> Life<M> {
         names.into_iter()
     }
 
-    /// After every single response, where `before` is what was held of its kind.
-    fn looks_whole(&self, kind: ResourceKind, before: &Names, now: &View) {
+    /// After every single response, where `before` is what was held of its kind, and `then` what was published when the
+    /// server said it.
+    fn looks_whole(&self, kind: ResourceKind, before: &Names, then: &View) {
         let about = format!("{:?}, incremental {}", self.dialect, !M::WHOLE);
         let routed: Names = self.routed().collect();
         for name in before.iter().filter(|name| !self.held[&kind].contains_key(*name)) {
             // Nothing that was there and is there passes through absence, and no route loses the cluster it leads to.
             assert!(
-                !now.of(kind).resources.contains_key(name),
+                !then.of(kind).resources.contains_key(name),
                 "{about}: {kind} {name} went away"
             );
             assert!(
@@ -228,15 +348,11 @@ impl<M: Spoken> Life<M> {
                 "{about}: a route leads to {name}, which went away"
             );
         }
-        // Who asks for all has a cluster and its endpoints before the route to it.
+        // Who asks for all uses a cluster before it has the route to it, however long that takes.
         for cluster in routed.iter().filter(|_| self.is_envoy()) {
             assert!(
-                self.held[&CDS].contains_key(cluster),
-                "{about}: a route to {cluster}, which is not there"
-            );
-            assert!(
-                self.held[&EDS].contains_key(cluster),
-                "{about}: {cluster} has no endpoints yet"
+                self.warm.contains(cluster),
+                "{about}: a route to {cluster}, which is not warm"
             );
         }
     }
@@ -244,7 +360,7 @@ impl<M: Spoken> Life<M> {
     /// When nothing more is said.
     fn is_current(&self, now: &View) {
         for (kind, asked) in &self.asked {
-            let all = self.is_envoy() && kind.absence_means_deleted();
+            let all = self.asks_for_all(*kind);
             for (name, bytes) in &now.of(*kind).resources {
                 if all || asked.contains(name) {
                     assert_eq!(
@@ -260,11 +376,14 @@ impl<M: Spoken> Life<M> {
                 assert_eq!(self.held[kind].keys().find(gone), None, "{:?} {kind}", self.dialect);
             }
         }
+        if self.is_envoy() {
+            assert!(self.held[&CDS].keys().eq(&self.warm), "a cluster is not warm");
+        }
     }
 }
 
 /// `t:80` and perhaps `u:80`, each to one of three clusters that are there.
-fn random_snapshot(draw: &mut mesh_core::entropy::Draw) -> Snapshot {
+fn random_snapshot(draw: &mut Draw) -> Snapshot {
     let mut builder = Snapshot::builder();
     let there: Vec<&str> = ["a", "b", "c"].into_iter().filter(|_| draw.below(3) > 0).collect();
     for name in &there {
@@ -287,13 +406,18 @@ fn lives<M: Spoken>() {
         for seed in 0..LIVES {
             let mut draw = Entropy::seeded(seed).draw();
             let mut life = Life::<M>::new(dialect);
-            let mut published: Option<Encoded> = None;
+            let mut published = encoded(&random_snapshot(&mut draw), None, 1);
             life.begin();
-            for generation in 1..=u64::from(PUBLISHES) {
-                let next = encoded(&random_snapshot(&mut draw), published.as_ref(), generation);
-                life.live(&next.view(dialect));
-                published = Some(next);
+            for generation in 2..=u64::from(PUBLISHES) {
+                let steps = draw.below(MAX_STEPS);
+                life.live(&published.view(dialect), &mut draw, steps);
+                if draw.below(4) == 0 {
+                    life.rest(&published.view(dialect));
+                }
+                published = encoded(&random_snapshot(&mut draw), Some(&published), generation);
             }
+            life.live(&published.view(dialect), &mut draw, 0);
+            life.rest(&published.view(dialect));
         }
     }
 }
@@ -306,6 +430,108 @@ fn state_of_the_world_is_whole_after_every_response_in_every_dialect() {
 #[test]
 fn incremental_is_whole_after_every_response_in_every_dialect() {
     lives::<DeltaState>();
+}
+
+/// Clusters, and a route on port 80 to the last of them.
+fn leading(clusters: &[&str]) -> Snapshot {
+    let mut builder = Snapshot::builder();
+    for name in clusters {
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        builder = builder.cluster(Cluster::new(*name, TlsMode::Plaintext, vec![endpoint]));
+    }
+    let last = clusters[clusters.len() - 1];
+    builder.route("t:80", Route::to(Split::all_to(last))).build().unwrap()
+}
+
+/// A client of all clusters and listeners that was told of cluster `old` and the route to it, and answered.
+fn settled<M: Spoken>(dialect: Dialect) -> (M, Encoded) {
+    let one = encoded(&leading(&["old"]), None, 1);
+    let mut server = M::new(dialect);
+    let routes = if dialect == ENVOY { "80" } else { "t:80" };
+    for (kind, asked) in [(CDS, &[][..]), (EDS, &["old"]), (LDS, &[]), (RDS, &[routes])] {
+        server.say(kind, None, &names(asked), "", None);
+        let heard = server.hear(&one.view(dialect)).unwrap();
+        assert_eq!(heard.kind, kind);
+        server.say(kind, Some(&names(asked)), &names(asked), &heard.nonce, None);
+    }
+    assert!(server.hear(&one.view(dialect)).is_none() && server.wakes().is_none());
+    (server, one)
+}
+
+fn waits_so_long<M: Spoken>() {
+    for dialect in DIALECTS {
+        let (mut server, one) = settled::<M>(dialect);
+        let two = encoded(&leading(&["old", "new"]), Some(&one), 2).view(dialect);
+        let start = Instant::now();
+        let heard = server.hear_at(&two, start).unwrap();
+        assert_eq!(heard.kind, CDS);
+        // It does not even answer. Publishing more does not begin the wait anew.
+        assert!(server.hear_at(&two, start).is_none());
+        assert_eq!(server.wakes(), Some(start + WARMING_LIMIT), "{dialect:?}");
+        let late = start + WARMING_LIMIT - Duration::from_millis(1);
+        let more = encoded(&leading(&["old", "more", "new"]), Some(&one), 3).view(dialect);
+        let heard = server.hear_at(&more, late).map(|heard| heard.kind);
+        assert_eq!(heard, Some(CDS));
+        assert!(server.hear_at(&more, late).is_none());
+        let heard = server.hear_at(&more, start + WARMING_LIMIT).map(|heard| heard.kind);
+        assert_eq!(heard, Some(RDS), "{dialect:?}");
+        assert!(server.hear_at(&more, start + WARMING_LIMIT).is_none());
+        assert_eq!(server.wakes(), None, "nothing waits any more");
+    }
+}
+
+#[test]
+fn a_route_waits_for_a_cluster_that_is_not_warmed_and_not_for_ever() {
+    waits_so_long::<StreamState>();
+    waits_so_long::<DeltaState>();
+}
+
+/// At which of its answers the route comes, if it refuses the cluster, or its endpoints, or nothing.
+fn waits_for_both<M: Spoken>(refused: Option<ResourceKind>) {
+    let (mut server, one) = settled::<M>(ENVOY);
+    let two = encoded(&leading(&["old", "new"]), Some(&one), 2).view(ENVOY);
+    let why = |kind| (refused == Some(kind)).then_some("new: no");
+    let clusters = server.hear(&two).unwrap();
+    assert!(server.hear(&two).is_none());
+    let (few, both) = (names(&["old"]), names(&["new", "old"]));
+    server.say(CDS, Some(&names(&[])), &names(&[]), &clusters.nonce, why(CDS));
+    assert!(server.hear(&two).is_none(), "its endpoints were not asked for");
+    // In state of the world with the nonce of what it was told before, which is its third response.
+    let nonce = if M::WHOLE { "2" } else { "" };
+    server.say(EDS, Some(&few), &both, nonce, None);
+    let endpoints = server.hear(&two).unwrap();
+    assert_eq!(endpoints.kind, EDS);
+    assert!(server.hear(&two).is_none());
+    server.say(EDS, Some(&both), &both, &endpoints.nonce, why(EDS));
+    assert_eq!(server.hear(&two).map(|heard| heard.kind), Some(RDS));
+    assert!(server.hear(&two).is_none());
+    // It is warm from now on: what changes of it is not waited for.
+    let mut changed = leading(&["old", "new"])
+        .cluster(&"new".into())
+        .unwrap()
+        .as_ref()
+        .unwrap()
+        .as_ref()
+        .clone();
+    changed.max_requests = 7;
+    let three = Snapshot::builder()
+        .cluster(changed)
+        .cluster(Cluster::new("old", TlsMode::Plaintext, Vec::new()))
+        .route("t:80", Route::to(Split::all_to("old")))
+        .build();
+    let three = encoded(&three.unwrap(), None, 3).view(ENVOY);
+    let kinds: Vec<_> = std::iter::from_fn(|| server.hear(&three))
+        .map(|heard| heard.kind)
+        .collect();
+    assert_eq!(kinds, [CDS, EDS, RDS]);
+}
+
+#[test]
+fn a_route_comes_when_the_client_has_answered_to_the_cluster_and_to_its_endpoints() {
+    for refused in [None, Some(CDS), Some(EDS)] {
+        waits_for_both::<StreamState>(refused);
+        waits_for_both::<DeltaState>(refused);
+    }
 }
 
 fn names(list: &[&str]) -> Names {

@@ -269,6 +269,327 @@ fn cp_6_clusters() {
 }
 
 #[test]
+#[allow(deprecated, reason = "the older fields say the same")]
+fn cp_6_protocols_of_clusters() {
+    use crate::proto::core::{
+        Http2ProtocolOptions, Http3ProtocolOptions, HttpProtocolOptions as Common, KeepaliveSettings,
+    };
+    use crate::proto::hcm::{HttpFilter, http_filter};
+    use crate::proto::upstream_http::{
+        HttpProtocolOptions,
+        http_protocol_options::{
+            AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+            explicit_http_config::ProtocolConfig,
+        },
+    };
+    const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    fn options(proto: &mut Proto, change: impl FnOnce(&mut HttpProtocolOptions)) {
+        let mut options = HttpProtocolOptions {
+            upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Default::default())),
+            })),
+            ..Default::default()
+        };
+        change(&mut options);
+        let any = pack(&options);
+        proto.typed_extension_protocol_options.insert(NAME.into(), any);
+    }
+    fn http2(proto: &mut Proto, change: impl FnOnce(&mut Http2ProtocolOptions)) {
+        let mut http2 = Http2ProtocolOptions::default();
+        change(&mut http2);
+        options(proto, |options| {
+            explicit(options, ProtocolConfig::Http2ProtocolOptions(http2))
+        });
+    }
+    fn explicit(options: &mut HttpProtocolOptions, protocol: ProtocolConfig) {
+        options.upstream_protocol_options = Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(protocol),
+        }));
+    }
+    fn keep_alive(proto: &mut Proto, settings: KeepaliveSettings) {
+        http2(proto, |http2| http2.connection_keepalive = Some(settings));
+    }
+    let at = |rest: &str| -> &'static str {
+        let dot = if rest.is_empty() { "" } else { "." };
+        Box::leak(format!("typed_extension_protocol_options[{NAME}]{dot}{rest}").into_boxed_str())
+    };
+    let of_http2 = |rest: &str| at(&format!("explicit_http_config.http2_protocol_options.{rest}"));
+    let negative = DurationProto { seconds: -1, nanos: 0 };
+    let mutators: [Mutator<Proto>; 17] = [
+        (at(""), |p| {
+            p.typed_extension_protocol_options.insert(
+                NAME.into(),
+                Any {
+                    type_url: "x/y".into(),
+                    value: vec![],
+                },
+            );
+        }),
+        (at("upstream_protocol_options"), |p| {
+            options(p, |o| o.upstream_protocol_options = None)
+        }),
+        (at("explicit_http_config.protocol_config"), |p| {
+            options(p, |o| {
+                o.upstream_protocol_options = Some(UpstreamProtocolOptions::ExplicitHttpConfig(Default::default()));
+            });
+        }),
+        (at("explicit_http_config.http3_protocol_options"), |p| {
+            options(p, |o| {
+                explicit(o, ProtocolConfig::Http3ProtocolOptions(Http3ProtocolOptions::default()))
+            });
+        }),
+        (of_http2("max_concurrent_streams"), |p| {
+            http2(p, |o| o.max_concurrent_streams = Some(UInt32Value { value: 0 }));
+        }),
+        (of_http2("max_concurrent_streams"), |p| {
+            http2(p, |o| o.max_concurrent_streams = Some(UInt32Value { value: 1 << 31 }));
+        }),
+        (of_http2("initial_stream_window_size"), |p| {
+            http2(p, |o| {
+                o.initial_stream_window_size = Some(UInt32Value { value: 65_534 })
+            });
+        }),
+        (of_http2("initial_stream_window_size"), |p| {
+            http2(p, |o| {
+                o.initial_stream_window_size = Some(UInt32Value { value: u32::MAX })
+            });
+        }),
+        (of_http2("initial_connection_window_size"), |p| {
+            http2(p, |o| o.initial_connection_window_size = Some(UInt32Value { value: 1 }));
+        }),
+        (of_http2("connection_keepalive.timeout"), |p| {
+            keep_alive(p, KeepaliveSettings::default())
+        }),
+        (of_http2("connection_keepalive.interval"), |p| {
+            keep_alive(
+                p,
+                KeepaliveSettings {
+                    interval: Some(DurationProto { seconds: -1, nanos: 0 }),
+                    ..Default::default()
+                },
+            );
+        }),
+        (at("common_http_protocol_options.idle_timeout"), |p| {
+            options(p, |o| {
+                o.common_http_protocol_options = Some(Common {
+                    idle_timeout: Some(DurationProto { seconds: 0, nanos: -1 }),
+                    ..Default::default()
+                });
+            });
+        }),
+        (at("common_http_protocol_options.max_connection_duration"), |p| {
+            options(p, |o| {
+                o.common_http_protocol_options = Some(Common {
+                    max_connection_duration: Some(DurationProto { seconds: -1, nanos: 0 }),
+                    ..Default::default()
+                });
+            });
+        }),
+        // A filter on the way out may be the one that guards.
+        (at("http_filters[0]"), |p| {
+            options(p, |o| {
+                o.http_filters = vec![HttpFilter {
+                    config_type: Some(http_filter::ConfigType::TypedConfig(Any {
+                        type_url: "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC".into(),
+                        value: vec![],
+                    })),
+                    ..Default::default()
+                }];
+            });
+        }),
+        (
+            at("use_downstream_protocol_config.http2_protocol_options.max_concurrent_streams"),
+            |p| {
+                let http2 = Http2ProtocolOptions {
+                    max_concurrent_streams: Some(UInt32Value { value: 0 }),
+                    ..Default::default()
+                };
+                options(p, |o| {
+                    o.upstream_protocol_options = Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+                        UseDownstreamHttpConfig {
+                            http2_protocol_options: Some(http2),
+                            ..Default::default()
+                        },
+                    ));
+                });
+            },
+        ),
+        (
+            at("auto_config.http2_protocol_options.initial_stream_window_size"),
+            |p| {
+                let http2 = Http2ProtocolOptions {
+                    initial_stream_window_size: Some(UInt32Value { value: 0 }),
+                    ..Default::default()
+                };
+                options(p, |o| {
+                    o.upstream_protocol_options = Some(UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
+                        http2_protocol_options: Some(http2),
+                        ..Default::default()
+                    }));
+                });
+            },
+        ),
+        ("http2_protocol_options.max_concurrent_streams", |p| {
+            p.http2_protocol_options = Some(Http2ProtocolOptions {
+                max_concurrent_streams: Some(UInt32Value { value: 0 }),
+                ..Default::default()
+            });
+        }),
+    ];
+    let base = istiod::proxyless::cluster(istiod::CLUSTER);
+    let small = inline(DiscoveryType::Static, &[]);
+    table::<ClusterSpec>(context(), &base, &small, &mutators);
+    let mut older = base;
+    older.common_http_protocol_options = Some(Common {
+        idle_timeout: Some(negative),
+        ..Default::default()
+    });
+    assert_eq!(
+        read::<ClusterSpec>(&older).unwrap_err().field(),
+        "common_http_protocol_options.idle_timeout"
+    );
+}
+
+#[test]
+fn cp_6_servers_outside_of_the_mesh() {
+    use crate::proto::core::{DataSource, data_source::Specifier};
+    use crate::proto::tls::{SdsSecretConfig, SubjectAltNameMatcher, TlsCertificate};
+    fn secret(name: &str) -> SdsSecretConfig {
+        SdsSecretConfig {
+            name: name.into(),
+            sds_config: None,
+        }
+    }
+    fn file(name: &str) -> DataSource {
+        DataSource {
+            specifier: Some(Specifier::Filename(name.into())),
+            ..Default::default()
+        }
+    }
+    fn plain(proto: &mut Proto, change: impl FnOnce(&mut CertificateValidationContext)) {
+        common(proto, |common| match &mut common.validation_context_type {
+            Some(ValidationContextType::ValidationContext(plain)) => change(plain),
+            _ => panic!("the context is a plain one"),
+        });
+    }
+    let at = |rest: &str| under("transport_socket.typed_config.common_tls_context", rest);
+    let mut base = inline(DiscoveryType::Static, &["10.0.0.1"]);
+    let context_of = CommonTlsContext {
+        validation_context_type: Some(ValidationContextType::ValidationContext(CertificateValidationContext {
+            trusted_ca: Some(file("/roots.pem")),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    base.transport_socket = Some(core::TransportSocket {
+        name: "envoy.transport_sockets.tls".into(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack(
+            &UpstreamTlsContext {
+                common_tls_context: Some(context_of),
+                sni: "api.example.com".into(),
+                ..Default::default()
+            },
+        ))),
+    });
+    let mutators: [Mutator<Proto>; 9] = [
+        (at("tls_certificates[0]"), |p| {
+            common(p, |c| {
+                // A key from the control plane.
+                c.tls_certificates = vec![TlsCertificate {
+                    certificate_chain: Some(file("/chain.pem")),
+                    private_key: Some(DataSource {
+                        specifier: Some(Specifier::InlineString("secret".into())),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }];
+            })
+        }),
+        (at("tls_certificates[1]"), |p| {
+            common(p, |c| c.tls_certificates = vec![Default::default(), Default::default()])
+        }),
+        (at("tls_certificate_sds_secret_configs[0].name"), |p| {
+            common(p, |c| {
+                c.tls_certificate_sds_secret_configs = vec![secret("file-cert:/chain.pem")]
+            })
+        }),
+        (at("tls_certificate_sds_secret_configs[1]"), |p| {
+            common(p, |c| {
+                c.tls_certificate_sds_secret_configs = vec![secret("a"), secret("b")]
+            })
+        }),
+        (
+            at("validation_context.match_typed_subject_alt_names[0].san_type"),
+            |p| {
+                plain(p, |v| {
+                    v.match_typed_subject_alt_names = vec![SubjectAltNameMatcher::default()]
+                })
+            },
+        ),
+        (at("validation_context.match_typed_subject_alt_names[0].matcher"), |p| {
+            plain(p, |v| {
+                v.match_typed_subject_alt_names = vec![SubjectAltNameMatcher {
+                    san_type: 2,
+                    ..Default::default()
+                }]
+            })
+        }),
+        (at("validation_context.verify_certificate_hash"), |p| {
+            plain(p, |v| v.verify_certificate_hash = vec!["ab".into()])
+        }),
+        (at("custom_handshaker"), |p| {
+            common(p, |c| c.custom_handshaker = Some(Default::default()))
+        }),
+        (
+            at("combined_validation_context.default_validation_context.trusted_ca"),
+            |p| {
+                common(p, |c| {
+                    let combined = CombinedCertificateValidationContext {
+                        default_validation_context: Some(CertificateValidationContext {
+                            trusted_ca: Some(file("/roots.pem")),
+                            ..Default::default()
+                        }),
+                        validation_context_sds_secret_config: Some(secret("kubernetes://ca")),
+                        ..Default::default()
+                    };
+                    c.validation_context_type = Some(ValidationContextType::CombinedValidationContext(combined));
+                })
+            },
+        ),
+    ];
+    let small = inline(DiscoveryType::Static, &[]);
+    table::<ClusterSpec>(envoy(), &base, &small, &mutators);
+}
+
+/// What a cluster that says nothing is spoken to in, and what is said in fields of every age.
+#[test]
+#[allow(deprecated, reason = "the older fields say the same")]
+fn what_is_spoken_to_a_cluster() {
+    use mesh_core::config::Protocol;
+    let plain = || inline(DiscoveryType::Static, &["10.0.0.1"]);
+    let with = |change: fn(&mut Proto)| {
+        let mut proto = plain();
+        change(&mut proto);
+        proto
+    };
+    let cases = [
+        (plain(), Protocol::Http2, Protocol::Http1),
+        (
+            with(|p| p.http2_protocol_options = Some(Default::default())),
+            Protocol::Http2,
+            Protocol::Http2,
+        ),
+        (with(|p| p.protocol_selection = 1), Protocol::Request, Protocol::Request),
+    ];
+    for (index, (proto, of_grpc, of_envoy)) in cases.into_iter().enumerate() {
+        for (context, expected) in [(context(), of_grpc), (envoy(), of_envoy)] {
+            let read = decode::<ClusterSpec>(&raw(&proto), &context).unwrap().value.unwrap();
+            assert_eq!(read.cluster.connections.protocol, expected, "case {index}");
+        }
+    }
+}
+
+#[test]
 #[allow(deprecated, reason = "istiod writes the deprecated refresh rate")]
 fn cp_6_kinds_of_clusters() {
     use crate::proto::core::address::Address;

@@ -42,7 +42,7 @@ fn first(proto: &mut Proto, filter: HttpFilter) {
 
 #[test]
 fn cp_6_listeners() {
-    let mutators: [Mutator<Proto>; 19] = [
+    let mutators: [Mutator<Proto>; 21] = [
         ("api_listener", |p| p.api_listener.as_mut().unwrap().api_listener = None),
         ("api_listener", |p| {
             p.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap().type_url = "x/Y".into();
@@ -118,6 +118,18 @@ fn cp_6_listeners() {
         }),
         ("api_listener.rds.route_config_name", |p| {
             rds(p, |rds| rds.route_config_name.clear())
+        }),
+        ("api_listener.stream_idle_timeout", |p| {
+            let negative = crate::proto::protobuf::Duration { seconds: -1, nanos: 0 };
+            manager(p, |m| m.stream_idle_timeout = Some(negative))
+        }),
+        ("api_listener.common_http_protocol_options.max_stream_duration", |p| {
+            let negative = crate::proto::protobuf::Duration { seconds: -1, nanos: 0 };
+            manager(p, |m| {
+                m.common_http_protocol_options
+                    .get_or_insert_default()
+                    .max_stream_duration = Some(negative);
+            });
         }),
     ];
     let base = istiod::proxyless::listener();

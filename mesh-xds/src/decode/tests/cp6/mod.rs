@@ -5,10 +5,11 @@ mod actions;
 mod clusters;
 mod endpoints;
 mod listeners;
+mod retries;
 mod routes;
 mod servers;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
 use crate::client::ads::{AdsState, Needs};
@@ -73,7 +74,7 @@ where
         resources: good.iter().cloned().chain([bad]).collect(),
         errors: Vec::new(),
     };
-    let received = ads.receive(response(0, named(base, BAD)), now);
+    let received = ads.hear(response(0, named(base, BAD)), now);
     assert_eq!(received.taken.rejected, [], "the resources were bad from the start");
     let Found::Value(last_good) = ads.cache().find::<R>(BAD) else {
         panic!("a good resource was not taken")
@@ -83,7 +84,7 @@ where
         bad.rename(BAD);
         spoil(&mut bad);
         let version = index + 1;
-        let received = ads.receive(response(version, raw(&bad)), now);
+        let received = ads.hear(response(version, raw(&bad)), now);
         let [rejected] = &received.taken.rejected[..] else {
             panic!("mutator {index} ({field}): {:?}", received.taken.rejected)
         };
@@ -92,7 +93,10 @@ where
             (BAD, *field),
             "mutator {index}: {rejected}"
         );
-        now += Duration::from_secs(1);
+        // Refusals that follow one another are held back.
+        while !ads.has_request(now) {
+            now = ads.deadline(now).unwrap();
+        }
         let nack = ads.next_request(now).unwrap();
         let error = nack.error.unwrap();
         assert!(

@@ -7,12 +7,18 @@ use super::*;
 use crate::proto::core::RuntimeFractionalPercent;
 use crate::proto::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use crate::proto::percent::FractionalPercent;
-use crate::proto::protobuf::{Duration as DurationProto, UInt32Value};
+use crate::proto::protobuf::{Any, Duration as DurationProto, UInt32Value};
 use crate::proto::route::{
     HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration as Proto, RouteMatch,
-    WeightedCluster, header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier,
-    retry_policy::RetryBackOff, route::Action, route_action::ClusterSpecifier, route_match::PathSpecifier,
+    WeightedCluster,
+    header_matcher::HeaderMatchSpecifier,
+    query_parameter_matcher::QueryParameterMatchSpecifier,
+    retry_policy::{RateLimitedRetryBackOff, ResetHeader, RetryBackOff, RetryPriority, retry_priority},
+    route::Action,
+    route_action::ClusterSpecifier,
+    route_match::PathSpecifier,
 };
+use crate::proto::{PreviousPrioritiesConfig, pack};
 
 pub(super) fn route(proto: &mut Proto) -> &mut Route {
     &mut proto.virtual_hosts[0].routes[0]
@@ -80,6 +86,31 @@ fn backoff(proto: &mut Proto, base: Option<DurationProto>, max: Option<DurationP
     });
 }
 
+fn named(name: &str) -> HeaderMatcher {
+    HeaderMatcher {
+        name: name.into(),
+        ..Default::default()
+    }
+}
+
+fn rate_limited(proto: &mut Proto, headers: &[(&str, i32)], max_interval: Option<DurationProto>) {
+    let header = |(name, format): &(&str, i32)| ResetHeader {
+        name: (*name).into(),
+        format: *format,
+    };
+    retry(proto).rate_limited_retry_back_off = Some(RateLimitedRetryBackOff {
+        reset_headers: headers.iter().map(header).collect(),
+        max_interval,
+    });
+}
+
+fn priorities(proto: &mut Proto, config: Any) {
+    retry(proto).retry_priority = Some(RetryPriority {
+        name: "p".into(),
+        config_type: Some(retry_priority::ConfigType::TypedConfig(config)),
+    });
+}
+
 #[test]
 #[allow(deprecated, reason = "older control planes write the deprecated forms")]
 fn cp_6_routes() {
@@ -88,7 +119,7 @@ fn cp_6_routes() {
         // Leaked: a few dozen names, once per test run, so that the table is a plain list.
         Box::leak(format!("{R}.{rest}").into_boxed_str())
     };
-    let mutators: [Mutator<Proto>; 33] = [
+    let mutators: [Mutator<Proto>; 51] = [
         ("virtual_hosts[0].domains[0]", |p| {
             p.virtual_hosts[0].domains[0] = "a*b".into()
         }),
@@ -181,6 +212,68 @@ fn cp_6_routes() {
         }),
         (at("route.retry_policy.retry_back_off"), |p| {
             backoff(p, nanos(0, 0), None)
+        }),
+        (at("route.retry_policy.per_try_idle_timeout"), |p| {
+            retry(p).per_try_idle_timeout = nanos(0, -1)
+        }),
+        (at("route.retry_policy.retriable_status_codes[1]"), |p| {
+            retry(p).retriable_status_codes = vec![503, 600]
+        }),
+        (at("route.retry_policy.retriable_status_codes[0]"), |p| {
+            retry(p).retriable_status_codes = vec![99]
+        }),
+        (at("route.retry_policy.retriable_headers[0].name"), |p| {
+            retry(p).retriable_headers = vec![named("no name")]
+        }),
+        (at("route.retry_policy.retriable_headers"), |p| {
+            retry(p).retriable_headers = vec![named("x"); 33]
+        }),
+        (at("route.retry_policy.retriable_request_headers[1].name"), |p| {
+            retry(p).retriable_request_headers = vec![named("x"), named("")]
+        }),
+        (at("route.retry_policy.retry_back_off.max_interval"), |p| {
+            backoff(p, nanos(1, 0), nanos(-1, 0))
+        }),
+        (
+            at("route.retry_policy.rate_limited_retry_back_off.reset_headers"),
+            |p| rate_limited(p, &[], None),
+        ),
+        (
+            at("route.retry_policy.rate_limited_retry_back_off.reset_headers[1].name"),
+            |p| rate_limited(p, &[("retry-after", 0), ("no name", 0)], None),
+        ),
+        (
+            at("route.retry_policy.rate_limited_retry_back_off.reset_headers[0].format"),
+            |p| rate_limited(p, &[("retry-after", 2)], None),
+        ),
+        (at("route.retry_policy.rate_limited_retry_back_off.max_interval"), |p| {
+            rate_limited(p, &[("retry-after", 0)], nanos(0, 0))
+        }),
+        (
+            at("route.retry_policy.retry_priority.typed_config.update_frequency"),
+            |p| priorities(p, pack(&PreviousPrioritiesConfig { update_frequency: 0 })),
+        ),
+        (at("route.retry_policy.retry_priority.typed_config"), |p| {
+            let mut any = pack(&PreviousPrioritiesConfig::default());
+            any.value = vec![0xff];
+            priorities(p, any);
+        }),
+        (at("route.idle_timeout"), |p| action(p).idle_timeout = nanos(-1, 0)),
+        (at("route.max_grpc_timeout"), |p| {
+            action(p).max_grpc_timeout = nanos(0, -1)
+        }),
+        (at("route.grpc_timeout_offset"), |p| {
+            action(p).grpc_timeout_offset = nanos(-1, 0)
+        }),
+        (at("route.max_stream_duration.grpc_timeout_header_max"), |p| {
+            action(p).max_stream_duration.as_mut().unwrap().grpc_timeout_header_max = nanos(-1, 0);
+        }),
+        (at("route.max_stream_duration.grpc_timeout_header_offset"), |p| {
+            action(p)
+                .max_stream_duration
+                .as_mut()
+                .unwrap()
+                .grpc_timeout_header_offset = nanos(-1, 0);
         }),
     ];
     let small = Proto::default();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_core::config::{
     Action, Clients, ConnectionFacts, DirectResponse, ExpectedPeers, FaultFilter, InboundSecurity, LbPolicy, Mirror,
-    MtlsMode, MutualTls, RouteTree, Split, StringMatch, TlsMode, Traffic, Transport,
+    MtlsMode, MutualTls, RouteTree, Split, StringMatch, TimeLimits, TlsMode, Traffic, Transport,
 };
 use mesh_core::route::virtual_host;
 
@@ -51,11 +51,16 @@ fn proxyless() {
         routes: Routes::Named(CLUSTER.into()),
         extensions: Default::default(),
         faults: vec![empty_fault()].into(),
+        limits: TimeLimits::default(),
     };
     assert_eq!(value::<Listener>(&proxyless::listener(), &grpc), Listener::Api(named));
     let tree: RouteTree = value(&proxyless::routes(), &grpc);
     let host = virtual_host(&tree, "payment.default:50051").unwrap();
-    assert_eq!(host.routes[0].timeout, Some(Duration::from_secs(2)));
+    let limit = Some(Duration::from_secs(2));
+    assert_eq!(
+        (host.routes[0].timeout, host.routes[0].limits.max_stream),
+        (None, limit)
+    );
     assert_eq!(
         (host.routes[0].retry.retries, host.routes[0].split().unwrap().total()),
         (2, 100)
@@ -112,6 +117,11 @@ fn sidecar_listeners() {
         routes: Routes::Named(sidecar::ROUTES.into()),
         extensions: Default::default(),
         faults: vec![empty_fault()].into(),
+        // Envoy's, where nothing is said.
+        limits: TimeLimits {
+            idle: Some(TimeLimits::ENVOY_IDLE),
+            ..TimeLimits::default()
+        },
     };
     let expected = Listener::Outbound {
         address: ([0, 0, 0, 0], 50051).into(),

@@ -1,11 +1,13 @@
 //! What an endpoint says of its own load in the headers or trailers of an answer (ORCA, gRFC A51).
 //!
-//! Three forms: `endpoint-load-metrics-bin` with a base64 `xds.data.orca.v3.OrcaLoadReport`, which gRPC servers send; and
-//! Envoy's `endpoint-load-metrics` with `BIN` and the same, or `TEXT` and a list of `name=value`. Envoy's third, `JSON`, is not
-//! read: it would take a JSON parser into the path of a call for what the other two say as well.
+//! The forms: `endpoint-load-metrics-bin` with a base64 `xds.data.orca.v3.OrcaLoadReport`, which gRPC servers send; and
+//! Envoy's `endpoint-load-metrics` with `BIN` and the same, `TEXT` and a list of `name=value`, or `JSON` and the message as
+//! protobuf writes it there.
 //!
-//! The message is read by hand, without a protobuf library and without allocating: this runs at the end of every call of a
-//! cluster that asks for it. It is the peer's text, so every length is checked and nothing of a malformed report is used.
+//! All are read by hand, without a library and without allocating: this runs at the end of every call of a cluster that asks
+//! for it. It is the peer's text, so every length is checked and nothing of a malformed report is used.
+
+mod json;
 
 use http::HeaderMap;
 
@@ -40,6 +42,7 @@ pub fn read(headers: &HeaderMap, each: impl FnMut(Metric<'_>, f64)) -> bool {
     match value.as_bytes().split_at_checked(4) {
         Some((b"BIN ", rest)) => read_base64(rest, each).is_some(),
         Some((b"TEXT", [b' ', rest @ ..])) => read_text(rest, each).is_some(),
+        Some((b"JSON", [b' ', rest @ ..])) if rest.len() <= MAX_REPORT_BYTES => json::read(rest, each).is_some(),
         _ => false,
     }
 }
@@ -240,6 +243,22 @@ mod tests {
             heard(TEXT_HEADER, "TEXT cpu_utilization=0.5, named_metrics.q=-2,eps=3"),
             expected(&[("Cpu", 0.5), ("Named(\"q\")", -2.0)])
         );
+        // As protobuf writes it, by either name of a field; a number may be in quotes; what is not known is passed over.
+        for json in [
+            r#"JSON {"cpu_utilization":0.5,"mem_utilization":0.25,"named_metrics":{"q":2},"application_utilization":1.5}"#,
+            r#"JSON { "cpuUtilization": "0.5", "memUtilization" : 2.5e-1, "rps": 3, "eps": [1, {"a": [true, null]}, "]"],
+                "namedMetrics": {"q":2.0, "a\"b": 7}, "applicationUtilization": 15e-1, "requestCost": {} } "#,
+        ] {
+            assert_eq!(heard(TEXT_HEADER, &json.replace('\n', " ")), expected(&whole), "{json}");
+        }
+        assert_eq!(
+            heard(
+                TEXT_HEADER,
+                r#"JSON {"cpu_utilization":-1,"mem_utilization":"NaN","named_metrics":{"q":"-Infinity"}}"#
+            ),
+            expected(&[])
+        );
+        assert_eq!(heard(TEXT_HEADER, "JSON {}"), expected(&[]));
         assert_eq!(heard(BINARY_HEADER, ""), expected(&[]));
         // What is no number of the kind is passed over.
         assert_eq!(
@@ -258,7 +277,16 @@ mod tests {
             (BINARY_HEADER, "CQAA"),
             (BINARY_HEADER, "!!!!"),
             (BINARY_HEADER, &BASE64[..40]),
-            (TEXT_HEADER, "JSON {\"cpu_utilization\":0.5}"),
+            (TEXT_HEADER, "JSON"),
+            (TEXT_HEADER, "JSON "),
+            (TEXT_HEADER, "JSON{}"),
+            (TEXT_HEADER, "JSON []"),
+            (TEXT_HEADER, r#"JSON {"cpu_utilization":0.5"#),
+            (TEXT_HEADER, r#"JSON {"cpu_utilization":0.5,}"#),
+            (TEXT_HEADER, r#"JSON {"cpu_utilization":0.5} x"#),
+            (TEXT_HEADER, r#"JSON {"cpu_utilization":{}}"#),
+            (TEXT_HEADER, r#"JSON {"cpu_utilization":0.5,"named_metrics":{"q":"x"}}"#),
+            (TEXT_HEADER, r#"JSON {"cpu_utilization":0.5,"x":tru}"#),
             (TEXT_HEADER, "TEXT cpu_utilization=0.5,mem"),
             (TEXT_HEADER, "TEXT"),
             (TEXT_HEADER, ""),
@@ -267,6 +295,14 @@ mod tests {
             assert_eq!(heard(name, value), None, "{name}: {value}");
         }
         assert_eq!(heard(BINARY_HEADER, &"A".repeat(2 * MAX_REPORT_BYTES)), None);
+        // As deep as it likes, or as long.
+        let deep = format!(r#"JSON {{"x":{}{}}}"#, "[".repeat(1000), "]".repeat(1000));
+        assert_eq!(heard(TEXT_HEADER, &deep), None);
+        let long = format!(
+            r#"JSON {{"cpu_utilization":0.5,"x":"{}"}}"#,
+            "x".repeat(MAX_REPORT_BYTES)
+        );
+        assert_eq!(heard(TEXT_HEADER, &long), None);
         for cut in 1..REPORT.len() {
             let mut told = 0;
             if parse(&REPORT[..cut], |_, _| told += 1).is_none() {
@@ -285,6 +321,12 @@ mod tests {
                     read(&headers, |_, value| assert!(value.is_finite()));
                 }
             }
+        }
+
+        #[test]
+        fn no_json_of_a_peer_is_fatal(text in r#"JSON [\[\]{}":,\\a-z0-9.e+ -]{0,60}"#) {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(TEXT_HEADER), HeaderValue::from_str(&text).unwrap())]);
+            read(&headers, |_, value| assert!(value.is_finite()));
         }
 
         #[test]

@@ -1,0 +1,63 @@
+//! What a try tells its peer about itself: how long it may take, and which try it is.
+//!
+//! The next hop, ours or somebody else's, is never given more time than there is: what is left of the call, and no more than one
+//! try may take, in whole milliseconds rounded down (`grpc-timeout` for gRPC, and Envoy's header for everyone).
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Request};
+use mesh_core::deadline::{EXPECTED, GRPC_TIMEOUT, whole_millis};
+use tokio::time::Instant;
+
+use crate::request::Attempt;
+
+/// Which try it is; the first is 1 (Envoy).
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+/// Most calls never see another.
+const FIRST: HeaderValue = HeaderValue::from_static("1");
+
+pub(super) fn tell<B>(request: &mut Request<Attempt<B>>) {
+    let attempt = request.body();
+    let (number, time) = (attempt.number, &attempt.call.time);
+    let limit = attempt.limit.map(|limit| limit.after);
+    let left = match (time.deadline, time.fresh) {
+        (Some(_), Some(fresh)) if number == 1 => Some(fresh),
+        (Some(deadline), _) => Some(deadline.saturating_duration_since(Instant::now())),
+        (None, _) => None,
+    };
+    let announce = attempt.call.route.retry.announce_attempts;
+    // What the caller said is as true as what would be said here.
+    let in_grpc = time.grpc && !(time.told && number == 1 && limit.is_none());
+    if let Some(left) = left.into_iter().chain(limit).min() {
+        let (grpc, millis) = values(left);
+        request.headers_mut().insert(EXPECTED, millis);
+        if in_grpc {
+            request.headers_mut().insert(GRPC_TIMEOUT, grpc);
+        }
+    }
+    if announce {
+        let number = match number {
+            1 => FIRST,
+            number => HeaderValue::from(number),
+        };
+        request.headers_mut().insert(ATTEMPT_COUNT, number);
+    }
+}
+
+/// The values for a time. First tries of a route all have the same, which is kept, so that it costs them no allocation.
+fn values(left: Duration) -> (HeaderValue, HeaderValue) {
+    type Last = Option<(u128, HeaderValue, HeaderValue)>;
+    thread_local! {
+        static LAST: Cell<Last> = const { Cell::new(None) };
+    }
+    let millis = left.as_millis();
+    LAST.with(|last| {
+        let (_, grpc, text) = last.take().filter(|last| last.0 == millis).unwrap_or_else(|| {
+            let (grpc, text) = whole_millis(left);
+            (millis, grpc, text)
+        });
+        last.set(Some((millis, grpc.clone(), text.clone())));
+        (grpc, text)
+    })
+}

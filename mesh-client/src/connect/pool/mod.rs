@@ -1,0 +1,368 @@
+//! The connections of one endpoint: found without waiting when one has room, dialled otherwise.
+//!
+//! A pool belongs to one endpoint of one cluster under one kind of security, and never shares a connection with another: what
+//! was agreed with a peer under one set of expected identities, roots, names and protocols proves nothing under another. When
+//! those change by a swap, or the endpoint goes, the pool is retired: its connections take no new call from that moment.
+//!
+//! A dial runs in a task of its own, so that a caller who gives up does not end the attempt that others wait for. Over HTTP/2
+//! at most one runs per endpoint; over HTTP/1.1, where each call needs a connection for itself, a bounded number. This is the
+//! only place of the data plane where a call queues: behind a connection being made, in a bounded number, under the try's own
+//! time.
+
+mod http1;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mesh_core::Entropy;
+use mesh_core::config::Carrier;
+use mesh_core::report::Tally;
+use rustls::time_provider::TimeProvider;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::dial::{Made, Plan, Security, dial};
+use super::http1::Http1;
+use super::http2::{self, Connection};
+use super::{Connect, ConnectError, ConnectKind};
+use crate::error::{Error, Kind};
+use http1::Side;
+
+/// HTTP/2 connections to one endpoint when the peer's stream limit is reached (gRFC A105 caps at the same).
+const MAX_CONNECTIONS: usize = 10;
+/// Calls that may wait for connections being made (Envoy `max_pending_requests` default).
+const MAX_WAITING: u32 = 1024;
+/// How often one call waits for a connection on which others then took all places.
+const MAX_ROUNDS: usize = 8;
+/// The pause after a failed dial: while it runs, calls fail at once with what it failed with.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// The growth of that pause with each further failure, and its bound.
+const BACKOFF_FACTOR: f64 = 1.6;
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+
+/// What came of a dial; `None` while it runs.
+type Dialled = Option<Result<(), ConnectError>>;
+
+/// What all pools of a link make their connections with.
+pub(crate) struct Means {
+    pub(crate) connector: Arc<dyn Connect>,
+    pub(crate) entropy: Entropy,
+    pub(crate) tally: Tally,
+    pub(crate) wall_clock: Arc<dyn TimeProvider>,
+}
+
+/// The connections of one endpoint.
+pub(crate) struct Pool {
+    address: SocketAddr,
+    means: Arc<Means>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: Vec<Arc<Connection>>,
+    /// Made when HTTP/1.1 is first spoken.
+    http1: Option<Box<Side>>,
+    dialling: Option<watch::Receiver<Dialled>>,
+    failed: Option<Box<Failed>>,
+    waiting: u32,
+    /// Connections in a row that ended before anything was answered on them.
+    unserved: u32,
+    /// Moves when what connections were made by holds no more: those of an earlier one are not taken in.
+    epoch: u32,
+    retired: bool,
+    /// What the peer chose when it had the choice.
+    chosen: Option<Carrier>,
+}
+
+struct Failed {
+    error: ConnectError,
+    until: Instant,
+    pause: Duration,
+}
+
+/// A way to send one request.
+pub(crate) enum Permit {
+    /// A place for a stream on a shared connection.
+    Http2(http2::Permit),
+    /// A connection.
+    Http1(Box<Http1>),
+}
+
+impl Pool {
+    pub(crate) fn new(address: SocketAddr, means: Arc<Means>) -> Self {
+        Self {
+            address,
+            means,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn means(&self) -> &Means {
+        &self.means
+    }
+
+    /// A way to send a request, if there is one now.
+    pub(crate) fn try_permit(&self, carrier: Carrier) -> Option<Permit> {
+        let http2 = || self.try_http2().map(Permit::Http2);
+        let http1 = || self.take_idle().map(|idle| Permit::Http1(Box::new(idle)));
+        match carrier {
+            Carrier::Http2 => http2(),
+            Carrier::Http1 => http1(),
+            Carrier::Any => http2().or_else(http1),
+        }
+    }
+
+    fn try_http2(&self) -> Option<http2::Permit> {
+        let mut state = self.lock();
+        if let Some(permit) = state.ready.first().and_then(Connection::permit) {
+            return Some(permit);
+        }
+        state.ready.retain(|connection| !connection.is_closed());
+        state.ready.iter().find_map(Connection::permit)
+    }
+
+    /// Whether the last dial failed and its pause still runs.
+    pub(crate) fn is_backing_off(&self, now: Instant) -> bool {
+        self.lock().failed.as_ref().is_some_and(|failed| now < failed.until)
+    }
+
+    /// Takes no new call on the connections there are; what is in flight may end, within a limit. New ones may be made.
+    pub(crate) fn drain(&self) {
+        self.end_epoch(false);
+    }
+
+    /// As [`drain`](Self::drain), and no new ones are made.
+    pub(crate) fn retire(&self) {
+        self.end_epoch(true);
+    }
+
+    fn end_epoch(&self, retired: bool) {
+        let (ready, idle) = {
+            let mut state = self.lock();
+            state.epoch = state.epoch.wrapping_add(1);
+            state.retired |= retired;
+            state.chosen = None;
+            let idle = state.http1.as_mut().map(|side| side.close());
+            (std::mem::take(&mut state.ready), idle)
+        };
+        for connection in ready {
+            connection.retire();
+        }
+        drop(idle);
+    }
+
+    /// Lets go of a connection that takes no more calls.
+    pub(super) fn forget(&self, connection: &Arc<Connection>) {
+        let forgotten = {
+            let mut state = self.lock();
+            let place = state.ready.iter().position(|one| Arc::ptr_eq(one, connection));
+            place.map(|place| state.ready.remove(place))
+        };
+        drop(forgotten);
+    }
+
+    /// A way to send a request, made if need be.
+    ///
+    /// Cancel safe: a dial that was begun goes on for the others.
+    pub(crate) async fn permit(self: &Arc<Self>, plan: Plan) -> Result<Permit, Error> {
+        for _ in 0..MAX_ROUNDS {
+            if let Some(permit) = self.try_permit(plan.carrier) {
+                return Ok(permit);
+            }
+            if self.carrier(&plan) == Carrier::Http1 {
+                return self.http1(&plan).await.map(|made| Permit::Http1(Box::new(made)));
+            }
+            let (mut dialled, _waiting) = self.join_dial(&plan)?;
+            let outcome = match dialled.wait_for(Option::is_some).await {
+                Ok(value) => (*value).clone(),
+                // The dial's task ended without a word: the runtime is shutting down.
+                Err(_closed) => None,
+            };
+            if let Some(Err(error)) = outcome {
+                return Err(self.failure(error));
+            }
+        }
+        Err(self.overflow("streams per endpoint"))
+    }
+
+    /// What is to be spoken, as far as it is known before it is agreed upon.
+    fn carrier(&self, plan: &Plan) -> Carrier {
+        match (plan.carrier, &plan.security) {
+            // Nobody is there to choose (Envoy wants ALPN for it).
+            (Carrier::Any, Security::Plaintext) => Carrier::Http1,
+            (Carrier::Any, _) => self.lock().chosen.unwrap_or(Carrier::Any),
+            (fixed, _) => fixed,
+        }
+    }
+
+    /// Joins the dial that runs, or begins one.
+    fn join_dial(self: &Arc<Self>, plan: &Plan) -> Result<(watch::Receiver<Dialled>, Waiting), Error> {
+        let mut state = self.lock();
+        self.may_wait(&state)?;
+        let dialled = match &state.dialling {
+            Some(running) => running.clone(),
+            None => {
+                self.may_dial(&state)?;
+                if state.ready.len() >= MAX_CONNECTIONS {
+                    return Err(self.overflow("connections per endpoint"));
+                }
+                let (done, dialled) = watch::channel(None);
+                state.dialling = Some(dialled.clone());
+                tokio::spawn(Arc::clone(self).run_dial(plan.clone(), state.epoch, done));
+                dialled
+            }
+        };
+        Ok((dialled, self.waits(&mut state)))
+    }
+
+    /// Whether one more call may wait for a connection being made.
+    fn may_wait(&self, state: &State) -> Result<(), Error> {
+        if state.waiting >= MAX_WAITING {
+            return Err(self.overflow("calls waiting for a connection"));
+        }
+        Ok(())
+    }
+
+    /// Counts one more call that waits. What is returned must not be dropped under the lock.
+    fn waits(self: &Arc<Self>, state: &mut State) -> Waiting {
+        state.waiting += 1;
+        Waiting { pool: Arc::clone(self) }
+    }
+
+    /// Whether another dial may be begun at all.
+    fn may_dial(&self, state: &State) -> Result<(), Error> {
+        if state.retired {
+            return Err(self.failure(ConnectError::new(ConnectKind::Retired)));
+        }
+        match &state.failed {
+            Some(failed) if Instant::now() < failed.until => Err(self.failure(failed.error.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    async fn run_dial(self: Arc<Self>, plan: Plan, epoch: u32, done: watch::Sender<Dialled>) {
+        let result = dial(&self, &plan, epoch).await;
+        let mut unwanted = None;
+        let outcome = {
+            let mut state = self.lock();
+            state.dialling = None;
+            match result {
+                Ok(made) => {
+                    unwanted = self.take_in(&mut state, made, epoch);
+                    Ok(())
+                }
+                Err(error) => {
+                    self.note_failure(&mut state, &error);
+                    Err(error)
+                }
+            }
+        };
+        drop(unwanted);
+        // Nobody may be waiting any more.
+        let _ = done.send(Some(outcome));
+    }
+
+    /// Keeps a new connection; hands it back if it is not to be used, to be dropped when the lock is free.
+    fn take_in(&self, state: &mut State, made: Made, epoch: u32) -> Option<Made> {
+        let current = state.epoch == epoch && !state.retired;
+        match made {
+            Made::Http2(connection) if current => {
+                state.chosen = Some(Carrier::Http2);
+                state.ready.push(connection);
+                None
+            }
+            Made::Http1(connection) if current => {
+                state.chosen = Some(Carrier::Http1);
+                self.side(state).keep(connection).map(Made::Http1)
+            }
+            // What it was agreed under holds no more: whoever waits begins anew.
+            Made::Http2(connection) => {
+                connection.retire();
+                Some(Made::Http2(connection))
+            }
+            Made::Http1(connection) => Some(Made::Http1(connection)),
+        }
+    }
+
+    /// An answer came over a connection that was made: what failed before is over.
+    pub(crate) fn served(&self) {
+        let mut state = self.lock();
+        state.failed = None;
+        state.unserved = 0;
+    }
+
+    /// A connection ended before anything was answered on it. A peer that accepts connections and serves nobody must not be
+    /// dialled without a pause, so from the second in a row on it counts as a dial that failed. The first may be a server's
+    /// ordinary end that came at that moment.
+    pub(crate) fn unserved(&self) {
+        let mut state = self.lock();
+        state.unserved = state.unserved.saturating_add(1);
+        let now = Instant::now();
+        let pausing = state.failed.as_ref().is_some_and(|failed| now < failed.until);
+        // Of calls that met the same end one counts.
+        if state.unserved > 1 && !pausing {
+            self.note_failure(&mut state, &ConnectError::new(ConnectKind::Unserved));
+        }
+    }
+
+    fn note_failure(&self, state: &mut State, error: &ConnectError) {
+        let pause = next_pause(state.failed.as_deref());
+        let jitter = 0.8 + 0.4 * (self.means.entropy.draw().below(1_000) as f64 / 1_000.0);
+        state.failed = Some(Box::new(Failed {
+            error: error.clone(),
+            until: Instant::now() + pause.mul_f64(jitter),
+            pause,
+        }));
+        self.means.tally.count("connect_failed", error.as_str());
+        tracing::warn!(endpoint = %self.address, reason = error.as_str(), %error, "connect failed");
+    }
+
+    fn failure(&self, error: ConnectError) -> Error {
+        Error::at(Kind::Connect(error), self.address)
+    }
+
+    fn overflow(&self, limit: &'static str) -> Error {
+        Error::at(Kind::Overflow(limit), self.address)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn next_pause(last: Option<&Failed>) -> Duration {
+    last.map_or(FIRST_BACKOFF, |failed| {
+        failed.pause.mul_f64(BACKOFF_FACTOR).min(MAX_BACKOFF)
+    })
+}
+
+/// Counts a waiting call for as long as it waits.
+struct Waiting {
+    pool: Arc<Pool>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.pool.lock().waiting -= 1;
+    }
+}
+
+impl std::fmt::Debug for Means {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Means").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}

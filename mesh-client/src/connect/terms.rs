@@ -1,0 +1,91 @@
+//! Until when a connection takes calls.
+//!
+//! Who the peer is was asked once, when the connection was made. So it must not outlive what was shown then: it takes its
+//! last call when the first of the two certificates expires, whatever age it may otherwise reach. Wall time can jump where
+//! monotonic time does not (a laptop that slept), so it is read anew each time.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::Entropy;
+use mesh_core::config::Connections;
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
+use tokio::time::Instant;
+
+/// How long calls in flight may go on when their connection takes no more: after it they are cut off.
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// How long an HTTP/2 connection is kept without a call when nothing is said (Envoy's and Istio's default).
+const IDLE_HTTP2: Duration = Duration::from_secs(3600);
+/// The same over HTTP/1.1, where a server that closes a quiet connection races with the next request on it: less than the 60 s
+/// or more that common servers and load balancers wait.
+const IDLE_HTTP1: Duration = Duration::from_secs(50);
+/// A connection's age varies by this share of it in either direction, so that those made together do not end together.
+const AGE_JITTER_PERCENT: u32 = 10;
+
+/// Until when a connection takes calls.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    wall_clock: Arc<dyn TimeProvider>,
+    not_after: Option<UnixTime>,
+    aged_at: Option<Instant>,
+    idle: Option<Duration>,
+    pub(super) max_requests: Option<NonZeroU32>,
+}
+
+impl Terms {
+    /// For a connection made now, to a peer of HTTP/2 or of HTTP/1.1. `not_after` is the earlier end of the two certificates.
+    pub(super) fn new(
+        settings: &Connections,
+        http2: bool,
+        not_after: Option<UnixTime>,
+        wall_clock: Arc<dyn TimeProvider>,
+        entropy: &Entropy,
+    ) -> Self {
+        let jittered = |age: Duration| {
+            let percent = 100 - AGE_JITTER_PERCENT + entropy.draw().below(u64::from(2 * AGE_JITTER_PERCENT + 1)) as u32;
+            age.checked_mul(percent).map_or(age, |age| age / 100)
+        };
+        let idle = match settings.idle_timeout {
+            Some(Duration::ZERO) => None,
+            Some(idle) => Some(idle),
+            None if http2 => Some(IDLE_HTTP2),
+            None => Some(IDLE_HTTP1),
+        };
+        Self {
+            wall_clock,
+            not_after,
+            aged_at: settings
+                .max_age
+                .map(jittered)
+                .and_then(|age| Instant::now().checked_add(age)),
+            idle,
+            max_requests: settings.max_requests,
+        }
+    }
+
+    /// How long it may still take calls, for all that can be said now; `None`: for ever.
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+        let of_age = self.aged_at.map(|at| at.saturating_duration_since(now));
+        let of_certificates = self.not_after.map(|end| {
+            // A clock that cannot tell the time makes everything look expired: nothing is trusted then.
+            let now = self.wall_clock.current_time().map_or(u64::MAX, |now| now.as_secs());
+            Duration::from_secs(end.as_secs().saturating_sub(now))
+        });
+        match (of_age, of_certificates) {
+            (Some(age), Some(certificates)) => Some(age.min(certificates)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Whether it takes no more calls.
+    pub(super) fn are_over(&self, now: Instant) -> bool {
+        self.left(now).is_some_and(|left| left.is_zero())
+    }
+
+    /// How much longer it is kept when it was last used at `used`; `None`: for ever.
+    pub(super) fn idle_left(&self, used: Instant, now: Instant) -> Option<Duration> {
+        Some((used + self.idle?).saturating_duration_since(now))
+    }
+}

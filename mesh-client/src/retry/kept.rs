@@ -1,0 +1,191 @@
+//! What another try of a call needs, and the decision whether there is one.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Request, Response};
+use mesh_core::inherit;
+use mesh_core::retry::{Again, RetryState, TryEnd, Verdict, Why, World};
+
+use super::Shared;
+use super::head::Head;
+use crate::body::{ResponseBody, grpc_status};
+use crate::cluster::ClusterHandle;
+use crate::error::Error;
+use crate::flags::{ResponseFlags, RetriesEnd};
+use crate::request::{Attempt, Call, Payload, Tried};
+
+/// gRFC A6: how often this call was tried before.
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
+pub(super) type Answer = Result<Response<ResponseBody>, Error>;
+
+/// What another try would need.
+pub(super) struct Kept<B> {
+    pub(super) head: Head,
+    pub(super) payload: Payload<B>,
+    pub(super) call: Call,
+    pub(super) retries: RetryState,
+    pub(super) tried: Tried,
+    /// Slow tries are raced.
+    pub(super) hedged: bool,
+}
+
+/// What a retry took out of its cluster's budget. Dropping it gives back the place in flight, and what was paid if the try was
+/// not begun: a call that is cancelled while it waits costs nobody anything.
+pub(super) struct Place {
+    cluster: Arc<ClusterHandle>,
+    again: Again,
+    begun: bool,
+}
+
+impl Place {
+    pub(super) fn pause(&self) -> std::time::Duration {
+        self.again.pause
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.begun = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let budget = self.cluster.budget();
+        if self.again.placed {
+            budget.end_retry();
+        }
+        if self.again.paid && !self.begun {
+            budget.refund();
+        }
+    }
+}
+
+impl<B> Kept<B> {
+    /// Whether there is another try after `answer`; if there is none, the answer as the caller is to have it.
+    pub(super) fn judge(&mut self, answer: Answer, shared: &Shared) -> ControlFlow<Answer, Place> {
+        let (end, peer) = match &answer {
+            Ok(response) => (Some(answered(response)), response.body().peer()),
+            Err(error) => (error.try_end(), error.peer()),
+        };
+        let policy = &self.call.route.retry;
+        // The common end: neither policy nor budget is looked at.
+        let plain = end.is_none_or(TryEnd::is_good) && self.call.asked.is_none() && !policy.minds_good_answers();
+        let Some(end) = end.filter(|_| !plain && self.can_be_sent_again()) else {
+            return ControlFlow::Break(self.give_up(answer, Why::NotNamed));
+        };
+        let verdict = self.with_world(shared, |retries, call, method, world| {
+            let headers = answer.as_ref().ok().map(Response::headers);
+            retries.judge(&call.rules(), method, end, headers, world)
+        });
+        match verdict {
+            Verdict::GiveUp(why) => ControlFlow::Break(self.give_up(answer, why)),
+            Verdict::Again(again) => {
+                // A host that provably did nothing is not asked again, whatever the policy says of hosts.
+                if end.is_untouched() || self.call.route.retry.hosts.other_hosts {
+                    self.tried.extend(peer.filter(|peer| !self.tried.contains(peer)));
+                }
+                ControlFlow::Continue(self.place(again))
+            }
+        }
+    }
+
+    /// Whether there is another try beside one that is slow.
+    pub(super) fn hedge(&mut self, shared: &Shared) -> Option<Place> {
+        let verdict = self.with_world(shared, |retries, call, method, world| {
+            retries.hedge(&call.rules(), method, world)
+        });
+        match verdict {
+            Verdict::GiveUp(_) => None,
+            Verdict::Again(again) => Some(self.place(again)),
+        }
+    }
+
+    /// Whether an answer is worth another try by what it says, whatever is left to pay it with.
+    pub(super) fn is_worth_another(&self, answer: &Answer) -> bool {
+        let (end, headers) = match answer {
+            Ok(response) => (Some(answered(response)), Some(response.headers())),
+            Err(error) => (error.try_end(), None),
+        };
+        end.is_some_and(|end| self.call.rules().names(end, headers))
+    }
+
+    pub(super) fn again(&self) -> Request<Attempt<B>> {
+        let attempt = Attempt {
+            payload: self.payload.clone(),
+            call: self.call.clone(),
+            number: self.retries.retried() + 1,
+            tried: self.tried.clone(),
+            limit: self.call.try_limit().filter(|_| !self.hedged),
+        };
+        let mut request = self.head.rebuild(attempt);
+        let previous = HeaderValue::from(self.retries.retried());
+        request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);
+        request
+    }
+
+    /// The answer is the caller's. No other try will need the body; a failing answer says why there is none, and the request
+    /// that the call is made for learns that trying again further up would only multiply.
+    fn give_up(&self, answer: Answer, why: Why) -> Answer {
+        if let Payload::Streaming(replay) = &self.payload {
+            replay.commit();
+        }
+        let end = RetriesEnd::of(why);
+        // A limit of this process that is reached is not to be stormed from above either (Envoy answers `x-envoy-overloaded`).
+        let full = answer.as_ref().is_err_and(Error::is_overflow);
+        if end.is_some() || why == Why::Told || full {
+            inherit::note_exhausted();
+        }
+        match answer {
+            Ok(mut response) => {
+                if end.is_some() {
+                    let flags = ResponseFlags {
+                        retries: end,
+                        last: None,
+                    };
+                    response.extensions_mut().insert(flags);
+                }
+                Ok(response)
+            }
+            Err(error) => Err(error.after(end)),
+        }
+    }
+
+    fn can_be_sent_again(&self) -> bool {
+        match &self.payload {
+            Payload::Whole(_) => true,
+            Payload::Streaming(replay) => replay.can_be_sent_again(),
+        }
+    }
+
+    fn place(&self, again: Again) -> Place {
+        Place {
+            cluster: Arc::clone(&self.call.cluster),
+            again,
+            begun: false,
+        }
+    }
+
+    fn with_world<R>(
+        &mut self,
+        shared: &Shared,
+        decide: impl FnOnce(&mut RetryState, &Call, &http::Method, &mut World<'_>) -> R,
+    ) -> R {
+        let cluster = &self.call.cluster;
+        let mut world = World {
+            budget: cluster.budget(),
+            limits: cluster.hosts().load().cluster.retry_limits,
+            calls: cluster.in_flight(),
+            draw: &mut shared.entropy.draw(),
+            unix_seconds: shared.clock.current_time().map(|time| time.as_secs()),
+        };
+        decide(&mut self.retries, &self.call, self.head.method(), &mut world)
+    }
+}
+
+fn answered(response: &Response<ResponseBody>) -> TryEnd {
+    TryEnd::Answered {
+        status: response.status(),
+        grpc: grpc_status(response.headers()),
+    }
+}

@@ -1,0 +1,149 @@
+//! Tries that race.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::Request;
+use mesh_core::config::{RetryOn, RetryPolicy, Route};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tower::Service as _;
+
+use super::net::{Net, call, channel, one_cluster, post, say, say_status, text};
+
+fn hedged(per_try: u64, retries: u32) -> impl FnOnce(&mut Route, &mut mesh_core::config::Cluster) {
+    move |route, _| {
+        route.retry = RetryPolicy {
+            on: RetryOn::parse("5xx"),
+            retries,
+            per_try_timeout: Some(Duration::from_millis(per_try)),
+            hedge: true,
+            explicit: true,
+            ..RetryPolicy::default()
+        };
+    }
+}
+
+/// Answers the n-th call after `times[n]` with `statuses[n]`; tells which were reset.
+fn timed(net: &Net, plan: &'static [(u64, u16)]) -> (Arc<AtomicUsize>, mpsc::UnboundedReceiver<usize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (reset, resets) = mpsc::unbounded_channel();
+    let counter = Arc::clone(&calls);
+    net.serve(1, move |_, mut respond| {
+        let (n, reset) = (counter.fetch_add(1, Ordering::Relaxed), reset.clone());
+        async move {
+            let (after, status) = plan[n];
+            tokio::select! {
+                _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => reset.send(n).unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(after)) => match status {
+                    200 => say(respond, ["first", "second", "third"][n]),
+                    status => say_status(respond, status),
+                },
+            }
+        }
+    });
+    (calls, resets)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_try_is_raced_and_the_loser_is_cancelled() {
+    let net = Net::default();
+    let (calls, mut resets) = timed(&net, &[(1_000, 200), (50, 200)]);
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], hedged(100, 2)));
+    let begun = Instant::now();
+    assert_eq!(text(call(&channel(&link), post("")).await.unwrap()).await, "second");
+    assert_eq!(begun.elapsed(), Duration::from_millis(150));
+    assert_eq!(resets.recv().await, Some(0));
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_slow_try_may_win() {
+    let net = Net::default();
+    let (_, mut resets) = timed(&net, &[(150, 200), (1_000, 200)]);
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], hedged(100, 2)));
+    assert_eq!(text(call(&channel(&link), post("")).await.unwrap()).await, "first");
+    assert_eq!(resets.recv().await, Some(1));
+}
+
+/// An answer that is worth another try does not win while others run.
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_waited_over_while_others_run() {
+    let net = Net::default();
+    let (calls, _resets) = timed(&net, &[(300, 200), (50, 503)]);
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], hedged(200, 1)));
+    assert_eq!(text(call(&channel(&link), post("")).await.unwrap()).await, "first");
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_tries_begin_than_the_policy_gives() {
+    let net = Net::default();
+    let (calls, _resets) = timed(&net, &[(5_000, 200), (5_000, 200), (5_000, 200)]);
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+        hedged(100, 2)(route, cluster);
+        route.timeout = Some(Duration::from_secs(2));
+    }));
+    let begun = Instant::now();
+    let error = call(&channel(&link), post("")).await.unwrap_err();
+    assert!(error.is_timeout() && begun.elapsed() == Duration::from_secs(2));
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+/// All failed, the last of them for good: the answer is the caller's.
+#[tokio::test(start_paused = true)]
+async fn when_all_have_failed_the_last_answer_is_handed_on() {
+    let net = Net::default();
+    let (calls, _resets) = timed(&net, &[(250, 503), (50, 503), (1, 503)]);
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], hedged(100, 2)));
+    let response = call(&channel(&link), post("")).await.unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    assert_eq!(
+        response.extensions().get::<crate::ResponseFlags>().unwrap().to_string(),
+        "URX"
+    );
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+/// The budget pays for races as for any other try, and a dead destination ends them.
+#[tokio::test(start_paused = true)]
+async fn races_are_paid_for() {
+    let net = Net::default();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&calls);
+    net.serve(1, move |_, respond| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        super::net::silent(respond)
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+        hedged(10, 3)(route, cluster);
+        route.timeout = Some(Duration::from_millis(100));
+    }));
+    let channel = channel(&link);
+    for _ in 0..200 {
+        call(&channel, post("")).await.unwrap_err();
+    }
+    let more = calls.load(Ordering::Relaxed) - 200;
+    assert!((1..=5).contains(&more), "{more}");
+}
+
+/// A streaming body can be read by one try at a time: its slow try is ended as without hedging.
+#[tokio::test(start_paused = true)]
+async fn streaming_requests_do_not_race() {
+    let net = Net::default();
+    let (calls, mut resets) = timed(&net, &[(5_000, 200), (10, 200)]);
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], hedged(100, 2)));
+    let mut channel = super::streams::channel(&link);
+    let body = super::streams::slow(2, Duration::from_millis(10));
+    let response = channel.call(Request::post("/up").body(body).unwrap()).await.unwrap();
+    assert_eq!(text(response).await, "second");
+    assert_eq!((resets.recv().await, calls.load(Ordering::Relaxed)), (Some(0), 2));
+}

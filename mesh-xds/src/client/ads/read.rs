@@ -1,0 +1,205 @@
+//! The reading of a response: bytes to values, each resource by itself. It needs nothing of what the client knows, so it is
+//! done before the state is locked: a response may hold a hundred thousand endpoints, and whoever else has something to tell
+//! or to ask meanwhile is not to wait for it. What is made of the values is [`Taking`](super::take::Taking)'s.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::config::RouteTree;
+
+use super::Variant;
+use crate::client::cache::normal_form;
+use crate::decode::{Context, Decoded, Fault, Rejected, Resource, Unwrapped, decode, unwrap};
+use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
+use crate::wire::Raw;
+
+/// A response that is to be read, with all that this needs.
+#[derive(Debug)]
+pub(crate) struct Reading<V: Variant> {
+    rest: V::Response,
+    /// `None` of a type that is not known, or was not asked for: it is not read.
+    kind: Option<ResourceKind>,
+    resources: Vec<Unread>,
+    context: Context,
+}
+
+/// A response that was read.
+#[derive(Debug)]
+pub(crate) struct Read<V: Variant> {
+    /// What else it says.
+    pub(super) rest: V::Response,
+    pub(super) items: Items,
+}
+
+/// A resource as it came.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    /// `None` is a heartbeat.
+    pub(super) raw: Option<Raw>,
+    /// The name it goes by outside, where it has one.
+    pub(super) label: Option<Arc<str>>,
+    pub(super) version: Arc<str>,
+    pub(super) ttl: Option<Duration>,
+}
+
+/// The resources of a response, by kind.
+#[derive(Debug)]
+pub(super) enum Items {
+    Unread,
+    Listeners(Vec<Item<Listener>>),
+    Routes(Vec<Item<RouteTree>>),
+    Clusters(Vec<Item<ClusterSpec>>),
+    Endpoints(Vec<Item<Endpoints>>),
+    Extensions(Vec<Item<Extension>>),
+}
+
+/// What came for one resource.
+#[derive(Debug)]
+pub(crate) struct Item<R> {
+    pub(super) version: Arc<str>,
+    pub(super) ttl: Option<Duration>,
+    pub(super) what: What<R>,
+}
+
+/// Names are in their normal form.
+#[derive(Debug)]
+pub(super) enum What<R> {
+    /// It is as it was.
+    Heartbeat(Arc<str>),
+    /// Not even its name could be read.
+    Nameless(Rejected),
+    Resource {
+        decoded: Decoded<R>,
+        /// As it came; empty where that was no resource of this kind.
+        bytes: Arc<[u8]>,
+    },
+}
+
+impl<V: Variant> Reading<V> {
+    pub(super) fn new(mut response: V::Response, kind: Option<ResourceKind>, context: Context) -> Self {
+        let resources = V::resources(&mut response);
+        Self {
+            rest: response,
+            kind,
+            resources,
+            context,
+        }
+    }
+
+    /// How much there is to read.
+    pub(crate) fn bytes(&self) -> usize {
+        let raw = self.resources.iter().filter_map(|one| one.raw.as_ref());
+        self.kind.map_or(0, |_| raw.map(|raw| raw.bytes.len()).sum())
+    }
+
+    pub(crate) fn read(self) -> Read<V> {
+        let Self {
+            rest,
+            kind,
+            resources,
+            context,
+        } = self;
+        let items = match kind {
+            None => Items::Unread,
+            Some(ResourceKind::Listener) => Items::Listeners(items(resources, &context)),
+            Some(ResourceKind::Route) => Items::Routes(items(resources, &context)),
+            Some(ResourceKind::Cluster) => Items::Clusters(items(resources, &context)),
+            Some(ResourceKind::Endpoints) => Items::Endpoints(items(resources, &context)),
+            Some(ResourceKind::ExtensionConfig) => Items::Extensions(items(resources, &context)),
+        };
+        Read { rest, items }
+    }
+}
+
+impl Items {
+    pub(super) fn kind(&self) -> Option<ResourceKind> {
+        match self {
+            Self::Unread => None,
+            Self::Listeners(_) => Some(ResourceKind::Listener),
+            Self::Routes(_) => Some(ResourceKind::Route),
+            Self::Clusters(_) => Some(ResourceKind::Cluster),
+            Self::Endpoints(_) => Some(ResourceKind::Endpoints),
+            Self::Extensions(_) => Some(ResourceKind::ExtensionConfig),
+        }
+    }
+}
+
+fn items<R: Resource>(resources: Vec<Unread>, context: &Context) -> Vec<Item<R>> {
+    let resources = resources.into_iter().enumerate();
+    resources.map(|(index, unread)| item(index, unread, context)).collect()
+}
+
+/// The `index`th resource of its response.
+fn item<R: Resource>(index: usize, unread: Unread, context: &Context) -> Item<R> {
+    let Unread {
+        raw,
+        label,
+        version,
+        mut ttl,
+    } = unread;
+    let label = label.map(normal);
+    let read = match raw.map(unwrap) {
+        None => {
+            let what = What::Heartbeat(label.unwrap_or_default());
+            return Item { version, ttl, what };
+        }
+        Some(Ok(Unwrapped::Heartbeat { name, ttl })) => {
+            let what = What::Heartbeat(normal(name));
+            return Item { version, ttl, what };
+        }
+        Some(Ok(Unwrapped::Plain(raw))) => named::<R>(raw, context),
+        Some(Ok(Unwrapped::Envelope { raw, ttl: inside })) => {
+            ttl = inside.or(ttl);
+            named::<R>(raw, context)
+        }
+        Some(Err(fault)) => Err((Rejected::new(R::KIND, "", fault), Vec::new())),
+    };
+    let (mut decoded, bytes) = match (read, &label) {
+        (Ok(read), _) => read,
+        (Err((nameless, bytes)), Some(name)) => (refused(name, nameless.of(name)), bytes),
+        (Err((nameless, _)), None) => {
+            let what = What::Nameless(nameless.at(index));
+            return Item { version, ttl, what };
+        }
+    };
+    decoded.name = normal(decoded.name);
+    if let Some(label) = &label
+        && *label != decoded.name
+    {
+        let fault = Fault::new("name", format!("is {:?} inside", decoded.name));
+        decoded = refused(label, Rejected::new(R::KIND, Arc::clone(label), fault));
+    }
+    let what = What::Resource {
+        decoded,
+        bytes: bytes.into(),
+    };
+    Item { version, ttl, what }
+}
+
+/// A resource that can say its name, or why it cannot, with its bytes if they are of this kind.
+type Named<R> = Result<(Decoded<R>, Vec<u8>), (Rejected, Vec<u8>)>;
+
+fn named<R: Resource>(raw: Raw, context: &Context) -> Named<R> {
+    match decode::<R>(&raw, context) {
+        Ok(decoded) => Ok((decoded, raw.bytes)),
+        Err(nameless) if raw.type_url == R::KIND.type_url() => Err((nameless, raw.bytes)),
+        Err(nameless) => Err((nameless, Vec::new())),
+    }
+}
+
+fn refused<R>(name: &Arc<str>, why: Rejected) -> Decoded<R> {
+    Decoded {
+        name: Arc::clone(name),
+        value: Err(why),
+        notes: Vec::new(),
+    }
+}
+
+/// A name as it is remembered. What comes for one that was subscribed to may be spelt another way (gRFC A47).
+pub(super) fn normal(name: Arc<str>) -> Arc<str> {
+    match normal_form(&name) {
+        Cow::Borrowed(_) => name,
+        Cow::Owned(normal) => normal.into(),
+    }
+}

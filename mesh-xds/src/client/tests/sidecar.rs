@@ -1,0 +1,212 @@
+//! Trees in the shape of a sidecar: every listener is sent, and those are found by port. Unproven against a real istiod, as
+//! the fixtures say.
+
+use std::collections::BTreeSet;
+
+use mesh_core::config::{Action, ReasonKind};
+
+use super::assemble::{Mesh, Seen, grpc, kind_of, missing};
+use super::*;
+use crate::bootstrap::Profile;
+use crate::client::ads::{AdsState, Rules};
+use crate::client::assemble::{Assembler, Naming};
+use crate::decode::tests::{envoy, istiod, raw as raw_of};
+use crate::node::Node;
+
+const TARGET: &str = "payment.default.svc.cluster.local:50051";
+const SERVED: &str = "10.0.0.1:8080";
+
+/// An empty list names nothing that could have changed, and ends the wait all the same.
+#[test]
+fn a_sidecars_target_is_told_that_there_is_no_listener_at_all() {
+    let mut mesh = Mesh::new(&[]);
+    mesh.assembler = Assembler::new(Naming {
+        profile: Profile::Envoy,
+        ..grpc("%s")
+    });
+    mesh.targets = names(&["t:80"]);
+    assert_eq!(mesh.step().waiting.len(), 1);
+    let seen = mesh.hear(ResourceKind::Listener, Vec::new());
+    let snapshot = seen.snapshot.expect("the target is known not to be there");
+    assert_eq!(kind_of(snapshot.target("t:80").unwrap()), Some(ReasonKind::NoListener));
+    assert!(seen.waiting.is_empty());
+}
+
+/// A mesh whose control plane takes it for a sidecar, as far as istiod's fixtures tell it: all but the endpoints.
+fn sidecar_mesh(target: &str, allow_any: bool, rules: Rules) -> Mesh {
+    let mut mesh = Mesh::new(&[]);
+    mesh.ads = AdsState::new(Arc::new(Node::default()), envoy()).with_rules(rules);
+    mesh.ads.stream_opened();
+    mesh.assembler = Assembler::new(Naming {
+        profile: Profile::Envoy,
+        ..grpc("%s")
+    });
+    mesh.targets = names(&[target]);
+    mesh.step();
+    mesh.hear(
+        ResourceKind::Listener,
+        istiod::sidecar::listeners(true).iter().map(raw_of).collect(),
+    );
+    mesh.hear(
+        ResourceKind::Cluster,
+        istiod::sidecar::clusters().iter().map(raw_of).collect(),
+    );
+    mesh.hear(ResourceKind::Route, vec![raw_of(&istiod::sidecar::routes(allow_any))]);
+    mesh
+}
+
+#[test]
+fn a_sidecars_configuration_leads_a_target_to_its_endpoints_each_with_its_own_tls() {
+    let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
+    let needed = mesh.seen.needs[ResourceKind::Endpoints.index()].clone();
+    let subsets = [istiod::subset("v1"), istiod::subset("v2")].map(|name| Arc::from(&*name));
+    assert_eq!(
+        needed,
+        BTreeSet::from(subsets.clone()),
+        "only the target's own clusters are looked into"
+    );
+    let endpoints = needed.iter().map(|name| raw_of(&istiod::endpoints(name))).collect();
+    let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints).snapshot.unwrap();
+    let tree = snapshot.target(TARGET).unwrap().as_ref().unwrap();
+    assert_eq!(
+        tree.virtual_hosts.len(),
+        1,
+        "the other virtual hosts of the port are not its business"
+    );
+    for name in subsets {
+        let cluster = snapshot.cluster(&name.into()).unwrap().as_ref().unwrap();
+        let [meshed, bare] = &cluster.endpoints[..] else {
+            panic!("{:?}", cluster.endpoints)
+        };
+        assert!(matches!(cluster.tls_for(meshed), TlsMode::Mutual(_)));
+        assert_eq!(*cluster.tls_for(bare), TlsMode::Plaintext);
+    }
+}
+
+#[test]
+fn a_host_that_a_sidecars_mesh_does_not_know_passes_where_it_may_and_is_told_why_not_otherwise() {
+    let target = "elsewhere.example:50051";
+    let of = |allow_any| sidecar_mesh(target, allow_any, Rules::default()).seen.snapshot.unwrap();
+    let tree = |snapshot: &Snapshot| Arc::clone(snapshot.target(target).unwrap().as_ref().unwrap());
+    let allowed = of(true);
+    let cluster = tree(&allowed).clusters().next().unwrap().clone();
+    let cluster = allowed.cluster(&cluster).unwrap().as_ref().unwrap();
+    assert!(cluster.by_authority && cluster.endpoints.is_empty(), "{cluster:?}");
+    let refused = tree(&of(false));
+    let Action::Respond(response) = &refused.virtual_hosts[0].routes[0].action else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((response.status.as_u16(), refused.clusters().count()), (502, 0));
+}
+
+/// A fault filter may be a resource of its own (ECDS): the routes wait for it.
+#[test]
+fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
+    use istiod::sidecar::{by_port_with, clusters, delay, routes};
+    let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
+    mesh.hear(ResourceKind::Listener, vec![raw_of(&by_port_with("elsewhere"))]);
+    mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
+    mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);
+    let lacks = missing(&mesh.seen, TARGET);
+    assert_eq!(
+        lacks,
+        [(ResourceKind::ExtensionConfig, "elsewhere".to_owned())],
+        "it may be one that guards"
+    );
+    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&delay("elsewhere"))]);
+    let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
+    let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints.to_vec()).snapshot.unwrap();
+    let tree = snapshot.target(TARGET).unwrap().as_ref().unwrap();
+    let filter = tree
+        .fault_filters
+        .iter()
+        .find(|filter| &*filter.name == "elsewhere")
+        .unwrap();
+    assert!(filter.fault.delay.is_some(), "{tree:?}");
+}
+
+impl Mesh {
+    fn hear_listeners(&mut self, listeners: &[crate::proto::listener::Listener]) -> Seen {
+        self.hear(ResourceKind::Listener, listeners.iter().map(raw_of).collect())
+    }
+
+    /// All that is asked for.
+    fn hear_endpoints(&mut self) {
+        let needed = self.seen.needs[ResourceKind::Endpoints.index()].clone();
+        let endpoints = needed.iter().map(|name| raw_of(&istiod::endpoints(name))).collect();
+        self.hear(ResourceKind::Endpoints, endpoints);
+    }
+
+    /// The target's routes, and how many chains the server has; or the kinds of what is wrong.
+    fn stands(&self) -> (Result<String, ReasonKind>, Result<usize, ReasonKind>) {
+        let snapshot = self.published.as_ref().expect("something was published");
+        let target = snapshot.target(TARGET).unwrap().as_ref();
+        let inbound = snapshot.inbound(SERVED).unwrap().as_ref();
+        (
+            target.map(|tree| tree.name.to_string()).map_err(|reason| reason.kind()),
+            inbound
+                .map(|inbound| inbound.chains.len())
+                .map_err(|reason| reason.kind()),
+        )
+    }
+}
+
+/// A whole mesh that is called and served through.
+fn served(rules: Rules) -> Mesh {
+    let mut mesh = sidecar_mesh(TARGET, true, rules);
+    mesh.inbound = names(&[SERVED]);
+    mesh.hear_endpoints();
+    mesh
+}
+
+#[test]
+fn cp_8_a_sidecars_deleted_listeners_go_on_serving() {
+    let mut mesh = served(Rules::default());
+    let before = (Ok(istiod::sidecar::ROUTES.to_owned()), Ok(3));
+    assert_eq!(mesh.stands(), before);
+    mesh.hear_listeners(&[]);
+    assert_eq!(mesh.stands(), before, "all were deleted");
+    mesh.hear_listeners(&[]);
+    mesh.hear(ResourceKind::Cluster, Vec::new());
+    assert_eq!(mesh.stands(), before, "and again");
+    let kept = mesh.ads.cache().rows().filter(|row| row.kind == ResourceKind::Listener);
+    let kept: Vec<&str> = kept.map(|row| &**row.name).collect();
+    assert_eq!(
+        kept,
+        [istiod::sidecar::BY_PORT, "virtualInbound"],
+        "only what is in use is kept"
+    );
+    mesh.targets.clear();
+    mesh.inbound.clear();
+    mesh.step();
+    assert_eq!(mesh.ads.cache().rows().count(), 0, "and no longer than that");
+}
+
+#[test]
+fn cp_8_a_sidecars_deleted_listeners_fail_where_the_bootstrap_says_so() {
+    let mut mesh = served(Rules {
+        fail_on_data_errors: true,
+        ..Rules::default()
+    });
+    mesh.hear_listeners(&[]);
+    let gone = (Err(ReasonKind::NoListener), Err(ReasonKind::NoListener));
+    assert_eq!(mesh.stands(), gone);
+    mesh.hear_listeners(&istiod::sidecar::listeners(true));
+    mesh.hear(ResourceKind::Route, vec![raw_of(&istiod::sidecar::routes(true))]);
+    mesh.hear_endpoints();
+    assert_eq!(mesh.stands(), (Ok(istiod::sidecar::ROUTES.to_owned()), Ok(3)));
+}
+
+/// What was deleted stands in only where nothing takes its place.
+#[test]
+fn cp_8_a_listener_under_another_name_takes_a_deleted_ones_place() {
+    let mut mesh = served(Rules::default());
+    let mut renamed = istiod::sidecar::by_port();
+    renamed.name = "zz_50051".into();
+    mesh.hear_listeners(&[]);
+    mesh.hear_listeners(&[renamed]);
+    let listeners = mesh.ads.cache().rows().filter(|row| row.kind == ResourceKind::Listener);
+    let listeners: Vec<&str> = listeners.map(|row| &**row.name).collect();
+    assert_eq!(listeners, ["virtualInbound", "zz_50051"]);
+    assert_eq!(mesh.stands(), (Ok(istiod::sidecar::ROUTES.to_owned()), Ok(3)));
+}
