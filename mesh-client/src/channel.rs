@@ -13,15 +13,18 @@ use tower::layer::util::{Identity, Stack};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder};
 
-use crate::attempt::AttemptLayer;
+use crate::attempt::{AttemptLayer, AttemptService};
 use crate::balance::{Allowed, Balance};
 use crate::body::ResponseBody;
 use crate::cluster::{AlreadyRunning, is_on_its_way, with_connector};
 use crate::connect::Connect;
 use crate::deadline::DeadlineLayer;
 use crate::error::Error;
+use crate::fault::{FaultLayer, FaultService};
+use crate::mirror::{MirrorLayer, MirrorService};
 use crate::request::{Attempt, Routed};
-use crate::retry::RetryLayer;
+use crate::retry::{RetryLayer, RetryService};
+use crate::rewrite::{RewriteLayer, RewriteService};
 use crate::route::{RouteLayer, heard_of};
 use crate::status::StatusLayer;
 use crate::wait::until;
@@ -93,7 +96,7 @@ pub struct ChannelBuilder<B, C = Identity, A = Identity> {
 }
 
 impl<B, C, A> ChannelBuilder<B, C, A> {
-    /// Adds a layer above retry: it sees each call once, with the route chosen. A later one stands further in.
+    /// Adds a layer above retry: it sees each call once, with the route chosen, before faults are injected and headers edited. A later one stands further in.
     pub fn per_call<L>(self, layer: L) -> ChannelBuilder<B, Stack<L, C>, A> {
         let Self {
             link,
@@ -151,12 +154,13 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
         S: Service<Request<Attempt<B>>, Response = Response<ResponseBody>, Error = Error>,
         S: Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
-        C: Layer<crate::retry::RetryService<crate::attempt::AttemptService<S>>, Service = T>,
+        C: Layer<FaultService<RewriteService<RetryService<MirrorService<AttemptService<S>>>>>, Service = T>,
         T: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
         T: Clone + Send + Sync + 'static,
         T::Future: Send + 'static,
     {
         let route = RouteLayer::new(&self.link, &self.target);
+        let balance = Balance::allowing(&self.link, &self.target, self.allowed);
         let service = ServiceBuilder::new()
             // Erased once, here: the rooms below are one future in one allocation.
             .layer_fn(BoxCloneSyncService::new)
@@ -168,13 +172,20 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             .layer(DeadlineLayer::new(&self.link))
             // The application's own, within the deadline and before the first try.
             .layer(self.per_call)
+            // Before anything is done for the call, and once: what is ended here is not edited, mirrored or retried (Envoy's
+            // fault filter stands before its router). Within the deadline, which a delay uses up.
+            .layer(FaultLayer::new(&self.link, &self.target))
+            // Above retry: all tries send the same head. It sees the answer that is committed to.
+            .layer(RewriteLayer::new(&self.target))
             // Above attempt: each try gets a fresh one of what is below.
             .layer(RetryLayer::new(&self.link))
+            // Below retry, which knows by then whether the body is whole, and below rewrite: the copy has the head that is sent.
+            .layer(MirrorLayer::new(&self.link, &self.target, balance.clone()))
             // The limit of one try holds for picking, connecting and sending.
             .layer(AttemptLayer)
             .layer(self.per_attempt)
             // Innermost: the destination is chosen here, so connections are made here.
-            .service(Balance::allowing(&self.link, &self.target, self.allowed));
+            .service(balance);
         Channel { service, route }
     }
 }

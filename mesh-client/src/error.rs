@@ -14,6 +14,7 @@ use http::StatusCode;
 use mesh_core::config::{Reason, ReasonKind};
 use mesh_core::outlier::Observation;
 use mesh_core::retry::TryEnd;
+use mesh_core::route::Aborted;
 
 use crate::connect::{ConnectError, StreamError};
 use crate::flags::{ResponseFlags, RetriesEnd};
@@ -62,8 +63,22 @@ pub(crate) enum Kind {
     Overflow(&'static str),
     /// The control plane wants a share of the cluster's calls dropped, and this was one; the category it gave.
     Dropped(Box<str>),
+    /// A fault was injected.
+    Fault(Abort),
+    /// The route answers by itself with this status, which a caller of this protocol cannot be given.
+    Answered(StatusCode),
     /// The request cannot be sent as it is.
     InvalidRequest(&'static str),
+}
+
+/// The end that an injected fault gave a call.
+#[derive(Debug)]
+pub(crate) struct Abort {
+    pub(crate) status: Aborted,
+    /// The body of the answer.
+    pub(crate) body: Box<str>,
+    /// Whether it was held up first.
+    pub(crate) delayed: bool,
 }
 
 impl Error {
@@ -151,6 +166,18 @@ impl Error {
         matches!(self.inner.kind, Kind::Dropped(_))
     }
 
+    /// A fault was injected on purpose; nothing was sent.
+    pub fn is_fault(&self) -> bool {
+        matches!(self.inner.kind, Kind::Fault(_))
+    }
+
+    pub(crate) fn fault(&self) -> Option<&Abort> {
+        match &self.inner.kind {
+            Kind::Fault(abort) => Some(abort),
+            _ => None,
+        }
+    }
+
     /// Whether the peer may have processed the request. `false` is a proof that it did not.
     pub fn may_have_been_processed(&self) -> bool {
         matches!(self.inner.kind, Kind::Reset(_)) || (self.is_timeout() && !matches!(self.inner.kind, Kind::Late(_)))
@@ -179,6 +206,8 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match &self.inner.kind {
             Kind::InvalidRequest(_) => StatusCode::BAD_REQUEST,
+            Kind::Fault(abort) => abort.status.http,
+            Kind::Answered(status) => *status,
             Kind::Reset(error) if error.is_protocol_error() => StatusCode::BAD_GATEWAY,
             _ if self.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
             _ if self.is_no_route() => StatusCode::NOT_FOUND,
@@ -209,6 +238,8 @@ impl Error {
             Kind::Idle(_) | Kind::PerTryIdle(_) => "stream timeout".into(),
             Kind::Overflow(_) => reset("overflow"),
             Kind::Dropped(_) => "drop overload".into(),
+            Kind::Fault(abort) => Cow::Owned(abort.body.to_string()),
+            Kind::Answered(_) => "".into(),
             Kind::InvalidRequest(why) => Cow::Borrowed(why),
         }
     }
@@ -225,6 +256,7 @@ impl Error {
         match &self.inner.kind {
             _ if self.is_timeout() => DEADLINE_EXCEEDED,
             Kind::InvalidRequest(_) => INTERNAL,
+            Kind::Fault(abort) => abort.status.grpc,
             Kind::Reset(error) if error.is_reset() => match error.reason() {
                 Some(h2::Reason::CANCEL) => CANCELLED,
                 Some(h2::Reason::ENHANCE_YOUR_CALM) => RESOURCE_EXHAUSTED,
@@ -237,7 +269,7 @@ impl Error {
     }
 
     /// Envoy's response flag for what happened: `NR`, `NC`, `UH`, `UF`, `UR`, `LR`, `UPE`, `UC`, `UT`, `UMSDR`, `SI`, `UO`, `DO`,
-    /// or `-`.
+    /// `FI`, `DI,FI`, or `-`.
     pub fn response_flag(&self) -> &'static str {
         match &self.inner.kind {
             Kind::Unavailable(reason) => match reason.kind() {
@@ -256,7 +288,9 @@ impl Error {
             Kind::Idle(_) | Kind::PerTryIdle(_) => "SI",
             Kind::Overflow(_) => "UO",
             Kind::Dropped(_) => "DO",
-            Kind::InvalidRequest(_) => "-",
+            Kind::Fault(Abort { delayed: true, .. }) => "DI,FI",
+            Kind::Fault(_) => "FI",
+            Kind::Answered(_) | Kind::InvalidRequest(_) => "-",
         }
     }
 
@@ -285,6 +319,8 @@ impl Error {
             // Before an answer it is told by whoever is dropped for it; after that it may be a long answer's end.
             Kind::Deadline(_) | Kind::Late(_) | Kind::MaxStream(_) | Kind::Idle(_) => false,
             Kind::Unavailable(_) | Kind::Overflow(_) | Kind::Dropped(_) | Kind::InvalidRequest(_) => false,
+            // No host was asked.
+            Kind::Fault(_) | Kind::Answered(_) => false,
         };
         is_the_hosts.then_some(Observation::LocalOriginFailure)
     }
@@ -303,6 +339,8 @@ impl Error {
             | Kind::Idle(_)
             | Kind::Overflow(_)
             | Kind::Dropped(_)
+            | Kind::Fault(_)
+            | Kind::Answered(_)
             | Kind::InvalidRequest(_) => None,
         }
     }
@@ -323,6 +361,8 @@ impl fmt::Display for Error {
             Kind::PerTryIdle(limit) => write!(f, "nothing moved in the try for {limit:?}")?,
             Kind::Overflow(limit) => write!(f, "over the limit: {limit}")?,
             Kind::Dropped(category) => write!(f, "dropped, as the control plane asks ({category})")?,
+            Kind::Fault(abort) => f.write_str(&abort.body)?,
+            Kind::Answered(status) => write!(f, "the route answers {} by itself", status.as_u16())?,
             Kind::InvalidRequest(why) => write!(f, "the request cannot be sent: {why}")?,
         }
         match self.inner.peer {

@@ -45,6 +45,8 @@ impl ResponseFlags {
     pub fn iter(&self) -> impl Iterator<Item = &'static str> {
         let retries = self.retries.map(RetriesEnd::flag);
         let last = self.last.filter(|last| Some(*last) != retries);
+        // A fault that held a call up before it ended it has two.
+        let last = last.into_iter().flat_map(|flags| flags.split(','));
         retries.into_iter().chain(last)
     }
 }
@@ -69,5 +71,10 @@ mod tests {
         assert_eq!(flags(None, Some("UH")), "UH");
         assert_eq!(flags(Some(RetriesEnd::Exhausted), None), "URX");
         assert_eq!(flags(None, None), "-");
+        let fault = ResponseFlags {
+            retries: None,
+            last: Some("DI,FI"),
+        };
+        assert_eq!(fault.iter().collect::<Vec<_>>(), ["DI", "FI"]);
     }
 }

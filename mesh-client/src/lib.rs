@@ -32,8 +32,8 @@
 //! ```
 //!
 //! The rooms of a channel are public tower layers, for who wants another order, less, or layers of their own between:
-//! [`status`], [`route`], [`deadline`], [`retry`], [`attempt`] and the innermost [`balance`]. [`channel`] puts them together;
-//! this is the same by hand, with a limit on concurrent calls and without the gRPC statuses:
+//! [`status`], [`route`], [`deadline`], [`fault`], [`rewrite`], [`retry`], [`mirror`], [`attempt`] and the innermost [`balance`].
+//! [`channel`] puts them together; this is less by hand, with a limit on concurrent calls:
 //!
 //! ```
 //! use http_body_util::Empty;
@@ -81,11 +81,14 @@ mod cluster;
 pub mod connect;
 pub mod deadline;
 mod error;
+pub mod fault;
 mod flags;
 mod headers;
+pub mod mirror;
 mod replay;
 mod request;
 pub mod retry;
+pub mod rewrite;
 pub mod route;
 pub mod status;
 mod wait;

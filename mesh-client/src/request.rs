@@ -16,7 +16,7 @@ use mesh_core::config::{ClusterName, Route};
 use mesh_core::retry::{Overrides, Rules};
 use tokio::time::Instant;
 
-use crate::cluster::ClusterHandle;
+use crate::cluster::{ClusterHandle, Extras};
 use crate::replay::Replay;
 
 pin_project_lite::pin_project! {
@@ -37,6 +37,8 @@ pin_project_lite::pin_project! {
 pub(crate) struct Call {
     pub(crate) route: Arc<Route>,
     pub(crate) cluster: Arc<ClusterHandle>,
+    /// What else the route asks for.
+    pub(crate) extras: Option<Arc<Extras>>,
     /// What the request asks for in place of its route's policy.
     pub(crate) asked: Option<Arc<Overrides>>,
     pub(crate) time: CallTime,
@@ -86,6 +88,16 @@ impl Activity {
 }
 
 impl Call {
+    pub(crate) fn new(route: Arc<Route>, cluster: Arc<ClusterHandle>, extras: Option<Arc<Extras>>) -> Self {
+        Self {
+            route,
+            cluster,
+            extras,
+            asked: None,
+            time: CallTime::default(),
+        }
+    }
+
     /// How long one try may take. One that is as long as what is left of the call is none (Envoy).
     pub(crate) fn try_limit(&self) -> Option<TryLimit> {
         let policy = &self.route.retry;
@@ -110,17 +122,12 @@ impl Call {
 }
 
 impl<B> Routed<B> {
-    pub(crate) fn new(body: B, route: Arc<Route>, cluster: Arc<ClusterHandle>, waited: Duration) -> Self {
-        Self {
-            body,
-            call: Call {
-                route,
-                cluster,
-                asked: None,
-                time: CallTime::default(),
-            },
-            waited,
-        }
+    pub(crate) fn new(body: B, call: Call, waited: Duration) -> Self {
+        Self { body, call, waited }
+    }
+
+    pub(crate) fn extras(&self) -> Option<&Arc<Extras>> {
+        self.call.extras.as_ref()
     }
 
     /// What the deadline room found out.
@@ -211,6 +218,16 @@ impl<B> Attempt<B> {
     pub(crate) fn expires(&self) -> Option<Instant> {
         let own = self.limit.map(|limit| Instant::now() + limit.after);
         own.into_iter().chain(self.call.time.deadline).min()
+    }
+
+    pub(crate) fn first(payload: Payload<B>, call: Call, limit: Option<TryLimit>) -> Self {
+        Self {
+            payload,
+            call,
+            number: 1,
+            tried: Tried::new(),
+            limit,
+        }
     }
 
     /// Which try this is; the first is 1.

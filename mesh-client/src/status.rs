@@ -2,12 +2,14 @@
 //!
 //! A gRPC client library turns an error of a type it does not know into UNKNOWN. So a gRPC request that fails gets what a
 //! server would have sent: a trailers-only response with `grpc-status` and `grpc-message`, and the typed [`Error`] in its
-//! extensions for who wants to ask it. Any other request gets `Err(Error)`.
+//! extensions for who wants to ask it. Any other request gets `Err(Error)`, but for an injected fault: that is the answer it was
+//! configured to be, with the same [`Error`] in its extensions.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
@@ -76,7 +78,7 @@ where
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
         if !*this.grpc {
-            return Poll::Ready(result);
+            return Poll::Ready(result.or_else(injected));
         }
         Poll::Ready(Ok(match result {
             Ok(mut response) => {
@@ -95,6 +97,20 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Envoy's mark of an answer that a limit made, and no server.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+/// An injected fault, as the answer that it stands for: who tests against it wants what a server would have said.
+fn injected(error: Error) -> Result<Response<ResponseBody>, Error> {
+    let Some(abort) = error.fault() else {
+        return Err(error);
+    };
+    let mut response = Response::new(ResponseBody::own(Bytes::copy_from_slice(abort.body.as_bytes())));
+    *response.status_mut() = error.status();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.extensions_mut().insert(error);
+    Ok(response)
+}
 
 fn trailers_only(error: Error) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::empty());

@@ -76,7 +76,7 @@ async fn identity(link: &Link) -> String {
 }
 
 fn shares(tree: &RouteTree) -> Vec<u32> {
-    let split = &tree.virtual_hosts[0].routes[0].split;
+    let split = tree.virtual_hosts[0].routes[0].split().unwrap();
     split.clusters().iter().map(|share| share.weight.0).collect()
 }
 

@@ -129,7 +129,7 @@ impl Watched {
     fn weight(&self) -> Option<u32> {
         let snapshot = self.link.snapshots().load_full();
         let tree = snapshot.target("payment-service")?.as_ref().ok()?;
-        let split = &tree.virtual_hosts[0].routes[0].split;
+        let split = tree.virtual_hosts[0].routes[0].split()?;
         split.clusters().first().map(|share| share.weight.0)
     }
 

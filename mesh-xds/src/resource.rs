@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Cluster, ClusterName, DropOverload, Endpoint, Inbound, Locality, Metadata, RouteTree, TimeLimits, Weight,
+    Cluster, ClusterName, DropOverload, Endpoint, Fault, FaultFilter, Inbound, Locality, Metadata, RouteTree,
+    TimeLimits, Weight,
 };
 
 /// A kind of xDS resource, by the names of the discovery services: LDS, RDS, CDS, EDS and ECDS.
@@ -102,6 +103,8 @@ pub(crate) struct Http {
     /// In order. Until each is known and needs nothing of this process, the routes must not be used: a filter that is not
     /// there may be the one that guards.
     pub(crate) extensions: Arc<[ExtensionRef]>,
+    /// The fault filters that stand in the listener itself, in order.
+    pub(crate) faults: Arc<[FaultFilter]>,
     /// What holds for streams where their routes say nothing.
     pub(crate) limits: TimeLimits,
 }
@@ -127,6 +130,8 @@ pub(crate) struct ExtensionRef {
     pub(crate) default_without_warming: bool,
     /// Whether the filter may be left out where it is not supported.
     pub(crate) optional: bool,
+    /// Whether it does nothing where no route says otherwise.
+    pub(crate) disabled: bool,
 }
 
 /// What an HTTP filter means in this process.
@@ -136,6 +141,8 @@ pub(crate) enum Filter {
     Router,
     /// One that does nothing here, and needs not.
     NoOp,
+    /// One that breaks calls on purpose.
+    Fault(Arc<Fault>),
     /// One that would do something which is not done here: why the listener cannot be used, unless the filter is optional.
     Unsupported(Box<str>),
 }

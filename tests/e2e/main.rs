@@ -19,6 +19,7 @@ mod leaks;
 mod lying;
 mod mtls;
 mod outlier;
+mod routing;
 mod split;
 mod static_stability;
 mod story;

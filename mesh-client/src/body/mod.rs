@@ -33,6 +33,8 @@ pub(crate) use trailers::{grpc_status, trailers};
 #[derive(Debug, Default)]
 pub struct ResponseBody {
     stream: Option<Live>,
+    /// All of an answer that the mesh made itself.
+    own: Option<Bytes>,
     deadline: Option<Deadline>,
     /// Tell failures as gRPC trailers rather than as errors.
     grpc: bool,
@@ -63,10 +65,18 @@ impl ResponseBody {
     pub(crate) fn new(frames: Frames, outcome: Outcome, pump: Option<Pump>) -> Self {
         Self {
             stream: Some(Live { frames, outcome, pump }),
+            own: None,
             deadline: None,
             grpc: false,
             owes_status: false,
         }
+    }
+
+    /// The body of an answer that the mesh makes itself.
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        let mut body = Self::default();
+        body.own = Some(bytes).filter(|bytes| !bytes.is_empty());
+        body
     }
 
     /// From here on the call's limits are kept here; `until` is when it is over as a whole.
@@ -207,7 +217,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let late = self.deadline.as_ref().and_then(Deadline::expired);
         let Some(live) = &mut self.stream else {
-            return Poll::Ready(None);
+            return Poll::Ready(self.own.take().map(|bytes| Ok(Frame::data(bytes))));
         };
         if let Some(error) = late {
             return Poll::Ready(self.fail(error));
@@ -248,10 +258,16 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.as_ref().is_none_or(|live| live.frames.is_end_stream())
+        match &self.stream {
+            Some(live) => live.frames.is_end_stream(),
+            None => self.own.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
+        if let Some(own) = &self.own {
+            return SizeHint::with_exact(own.len() as u64);
+        }
         match &self.stream {
             Some(live) if !live.frames.is_end_stream() => match &live.frames {
                 Frames::Http2 { .. } => SizeHint::default(),

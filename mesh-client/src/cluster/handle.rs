@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use mesh_core::Entropy;
 use mesh_core::balance::Picker;
@@ -45,6 +46,7 @@ pub(crate) struct ClusterHandle {
     writer: live::Writer<HostSet>,
     breakers: Arc<ClusterBreakers>,
     outliers: Outliers,
+    mirrors: AtomicU32,
     budget: Budget,
     anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
@@ -74,6 +76,7 @@ impl ClusterHandle {
             writer,
             breakers: Arc::default(),
             outliers,
+            mirrors: AtomicU32::new(0),
             budget: Budget::default(),
             anywhere: Anywhere::default(),
             tls_configs: Arc::new(
@@ -177,6 +180,11 @@ impl ClusterHandle {
 
     pub(crate) fn end_call(&self, priority: RoutingPriority) {
         self.breakers.of(priority).requests.give_back();
+    }
+
+    /// How many copies of calls are on their way here ([`crate::mirror`]).
+    pub(crate) fn mirrors(&self) -> &AtomicU32 {
+        &self.mirrors
     }
 
     /// Calls in flight, of whatever priority.

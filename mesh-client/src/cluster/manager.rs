@@ -23,6 +23,7 @@ use super::pace::Pace;
 use super::{ClusterHandle, Selector, Target};
 use crate::alarm::Alarms;
 use crate::connect::{Connect, Means, Tcp};
+use crate::fault::ActiveFaults;
 
 /// How long a cluster that no route names any more keeps its connections, budget, breakers and ejections: a weight that goes to
 /// 0 and back within this time finds them again. One that calls still run in is kept until they have ended.
@@ -33,6 +34,7 @@ pub(crate) struct ClusterManager {
     snapshots: live::Reader<Snapshot>,
     identity: live::Reader<Standing>,
     parts: Parts,
+    active_faults: ActiveFaults,
     alarms: Arc<Alarms>,
     link: WeakLink,
     state: Mutex<State>,
@@ -107,6 +109,7 @@ impl ClusterManager {
                 }),
                 attention: Arc::clone(&attention),
             },
+            active_faults: ActiveFaults::default(),
             alarms: Alarms::start(),
             link: link.downgrade(),
             state: Mutex::default(),
@@ -136,6 +139,11 @@ impl ClusterManager {
 
     pub(crate) fn tally(&self) -> &Tally {
         &self.parts.tally
+    }
+
+    /// How many calls of the process faults hold now: it outlives every configuration that injects them.
+    pub(crate) fn active_faults(&self) -> &ActiveFaults {
+        &self.active_faults
     }
 
     pub(crate) fn alarms(&self) -> &Arc<Alarms> {
@@ -324,19 +332,7 @@ fn select(
         Some(Err(reason)) => Err(reason.clone()),
         _ => clusters.get(name).cloned().ok_or_else(|| no_such_cluster(name)),
     };
-    let of_route = |route: &mesh_core::config::Route| -> Vec<_> {
-        route
-            .split
-            .clusters()
-            .iter()
-            .map(|share| live(&share.cluster))
-            .collect()
-    };
-    let clusters = host.routes.iter().map(|route| of_route(route)).collect();
-    Target::Ready(Selector {
-        routes: host.routes.clone(),
-        clusters,
-    })
+    Target::Ready(Selector::new(tree, host, live))
 }
 
 fn no_such_cluster(name: &ClusterName) -> Reason {

@@ -21,7 +21,7 @@ pub(crate) use handle::{ClusterHandle, HostSet};
 pub(crate) use host::Host;
 pub use manager::AlreadyRunning;
 pub(crate) use manager::{ClusterManager, with_connector};
-pub(crate) use selector::{Selector, Target};
+pub(crate) use selector::{Extras, Selector, Target};
 pub use status::{BreakerStatus, ClusterStatus, EjectedEndpoint, Usage, clusters};
 
 /// Whether the workload is still being given its identity, as opposed to lacking one.

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{Reason, Route};
+use mesh_core::config::{ClusterName, Fault, Mirror, Reason, Route, RouteTree, VirtualHost};
+use mesh_core::route::{Edits, faults_of};
 
 use super::ClusterHandle;
 
@@ -21,10 +22,84 @@ pub(crate) enum Target {
     Ready(Selector),
 }
 
-/// The routes of a target's virtual host and, beside each, the clusters of its split.
+/// The routes of a target's virtual host and, beside each, what they lead to.
 #[derive(Debug)]
 pub(crate) struct Selector {
     pub(crate) routes: Vec<Arc<Route>>,
-    /// `clusters[route][share]`.
-    pub(crate) clusters: Vec<Vec<Result<Arc<ClusterHandle>, Reason>>>,
+    pub(crate) leads: Vec<Leads>,
+}
+
+/// What one route leads to.
+#[derive(Debug)]
+pub(crate) struct Leads {
+    /// In the order of its split; empty for a route that sends nothing on.
+    pub(crate) shares: Vec<Share>,
+    /// What is done to answers that the route gives by itself.
+    pub(crate) own: Option<Arc<Edits>>,
+}
+
+/// One share of a split.
+#[derive(Debug)]
+pub(crate) struct Share {
+    pub(crate) cluster: Live,
+    /// `None` for most: a call that asks for nothing besides pays for one look at it.
+    pub(crate) extras: Option<Arc<Extras>>,
+}
+
+/// A live cluster, or why there is none.
+pub(crate) type Live = Result<Arc<ClusterHandle>, Reason>;
+
+/// What a route does with a call besides sending it, put together when the configuration came.
+#[derive(Debug)]
+pub(crate) struct Extras {
+    pub(crate) edits: Option<Arc<Edits>>,
+    pub(crate) faults: Box<[Arc<Fault>]>,
+    pub(crate) mirrors: Box<[(Mirror, Live)]>,
+}
+
+impl Selector {
+    /// The routes of `host` in `tree`, with the clusters that `live` knows.
+    pub(super) fn new(tree: &RouteTree, host: &VirtualHost, live: impl Fn(&ClusterName) -> Live) -> Self {
+        let leads = host.routes.iter().map(|route| Leads::new(tree, host, route, &live));
+        Self {
+            leads: leads.collect(),
+            routes: host.routes.clone(),
+        }
+    }
+}
+
+impl Leads {
+    fn new(tree: &RouteTree, host: &VirtualHost, route: &Route, live: &impl Fn(&ClusterName) -> Live) -> Self {
+        let Some(forward) = route.forward() else {
+            return Self {
+                shares: Vec::new(),
+                own: Edits::of(tree, host, route, None).map(Arc::new),
+            };
+        };
+        let shares = forward.split.clusters().iter().map(|share| {
+            let mirrors = forward
+                .mirrors
+                .iter()
+                .map(|mirror| (mirror.clone(), live(&mirror.cluster)));
+            let extras = Extras {
+                edits: Edits::of(tree, host, route, Some(share)).map(Arc::new),
+                faults: faults_of(tree, host, route, share).into(),
+                mirrors: mirrors.collect(),
+            };
+            Share {
+                cluster: live(&share.cluster),
+                extras: (!extras.is_empty()).then(|| Arc::new(extras)),
+            }
+        });
+        Self {
+            shares: shares.collect(),
+            own: None,
+        }
+    }
+}
+
+impl Extras {
+    fn is_empty(&self) -> bool {
+        self.edits.is_none() && self.faults.is_empty() && self.mirrors.is_empty()
+    }
 }

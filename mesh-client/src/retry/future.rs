@@ -153,16 +153,7 @@ where
         tried: Tried::new(),
         hedged,
     });
-    Ok(Request::from_parts(
-        parts,
-        Attempt {
-            payload,
-            call,
-            number: 1,
-            tried: Tried::new(),
-            limit,
-        },
-    ))
+    Ok(Request::from_parts(parts, Attempt::first(payload, call, limit)))
 }
 
 impl<S: Service<Request<Attempt<B>>>, B> std::fmt::Debug for RetryFuture<S, B> {

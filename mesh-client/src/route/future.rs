@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{Decision, Shared, decide};
+use super::{Decision, Shared};
 use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::Routed;
@@ -33,7 +33,8 @@ pin_project! {
     #[project = StateProjection]
     enum State<S: Service<Request<Routed<B>>>, B> {
         Inner { #[pin] future: S::Future },
-        Failed { error: Option<Error> },
+        // Boxed, since an answer is large and calls that come here have none in flight.
+        Done { result: Option<Result<Box<Response<ResponseBody>>, Error>> },
         Waiting { waiting: Box<Waiting<S, B>> },
     }
 }
@@ -54,9 +55,9 @@ impl<S: Service<Request<Routed<B>>>, B> RouteFuture<S, B> {
         }
     }
 
-    pub(super) fn fail(error: Error) -> Self {
+    pub(super) fn done(result: Result<Box<Response<ResponseBody>>, Error>) -> Self {
         Self {
-            state: State::Failed { error: Some(error) },
+            state: State::Done { result: Some(result) },
         }
     }
 
@@ -87,8 +88,13 @@ where
         loop {
             let next = match self.as_mut().project().state.project() {
                 StateProjection::Inner { future } => return future.poll(cx),
-                StateProjection::Failed { error } => {
-                    return Poll::Ready(Err(error.take().expect("polled after it was done")));
+                StateProjection::Done { result } => {
+                    return Poll::Ready(
+                        result
+                            .take()
+                            .expect("polled after it was done")
+                            .map(|response| *response),
+                    );
                 }
                 StateProjection::Waiting { waiting } => {
                     let answered = ready!(waiting.changed.as_mut().poll(cx));
@@ -106,14 +112,15 @@ where
 {
     fn go_on(&mut self, answered: bool) -> RouteFuture<S, B> {
         let (mut inner, request) = self.call.take().expect("a wait ends once");
-        match decide(&self.shared.selector.load(), &request, &self.shared.entropy) {
-            Decision::Go(route, cluster) => {
-                RouteFuture::go(inner.call(request.map(|body| Routed::new(body, route, cluster, self.began.elapsed()))))
+        match self.shared.decide(&request) {
+            Decision::Go(call) => {
+                RouteFuture::go(inner.call(request.map(|body| Routed::new(body, call, self.began.elapsed()))))
             }
-            Decision::Fail(error) => RouteFuture::fail(error),
+            Decision::Answer(response) => RouteFuture::done(Ok(response)),
+            Decision::Fail(error) => RouteFuture::done(Err(error)),
             Decision::Wait(reason) => {
                 debug_assert!(!answered, "a target does not become unknown again");
-                RouteFuture::fail(self.gave_up(&reason))
+                RouteFuture::done(Err(self.gave_up(&reason)))
             }
         }
     }

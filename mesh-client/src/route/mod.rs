@@ -3,18 +3,22 @@
 //! It loads the target's selector once; everything later reads what the request carries. The weighted choice is made here and
 //! never again, so retries stay in the chosen subset (gRFC A31) and a canary's share does not drift when calls fail.
 //!
+//! A route may also answer by itself: nothing below sees such a call.
+//!
 //! Before a target's first answer a call waits here, and nowhere else: at most [`FIRST_ANSWER_LIMIT`] or its own deadline, then
 //! it fails UNAVAILABLE with the reason. Once something was heard, nothing here ever waits for a control plane.
 
 mod future;
+mod own;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
-use mesh_core::config::{Reason, ReasonKind};
+use http::{Request, Response};
+use mesh_core::config::{Action, Reason, ReasonKind};
 use mesh_core::link::{Guard, Standing};
+use mesh_core::route::RequestHead;
 use mesh_core::{Entropy, Link, live, route};
 use tower::{Layer, Service};
 
@@ -22,7 +26,7 @@ use crate::body::ResponseBody;
 use crate::cluster::{ClusterManager, Selector, Target};
 use crate::deadline;
 use crate::error::{Error, Kind};
-use crate::request::Routed;
+use crate::request::{Call, Routed};
 
 pub use future::RouteFuture;
 pub(crate) use future::heard_of;
@@ -38,6 +42,7 @@ pub struct RouteLayer {
 
 #[derive(Debug)]
 struct Shared {
+    target: Arc<str>,
     selector: live::Reader<Target>,
     entropy: Entropy,
     link: Link,
@@ -59,6 +64,7 @@ impl RouteLayer {
         let manager = ClusterManager::of(link);
         let cell = manager.target(&name);
         let shared = Shared {
+            target: name,
             selector: cell.reader(),
             entropy: manager.entropy().clone(),
             link: link.clone(),
@@ -111,13 +117,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> RouteFuture<S, B> {
-        let decision = decide(&self.shared.selector.load(), &request, &self.shared.entropy);
-        match decision {
-            Decision::Go(route, cluster) => {
-                let request = request.map(|body| Routed::new(body, route, cluster, Duration::ZERO));
+        match self.shared.decide(&request) {
+            Decision::Go(call) => {
+                let request = request.map(|body| Routed::new(body, call, Duration::ZERO));
                 RouteFuture::go(self.inner.call(request))
             }
-            Decision::Fail(error) => RouteFuture::fail(error),
+            Decision::Answer(response) => RouteFuture::done(Ok(response)),
+            Decision::Fail(error) => RouteFuture::done(Err(error)),
             Decision::Wait(_) => {
                 // The service that was polled ready does the call; its clone stays behind.
                 let clone = self.inner.clone();
@@ -131,30 +137,37 @@ where
 }
 
 enum Decision {
-    Go(Arc<mesh_core::config::Route>, Arc<crate::cluster::ClusterHandle>),
+    Go(Call),
+    Answer(Box<Response<ResponseBody>>),
     Fail(Error),
     Wait(Reason),
 }
 
-fn decide<B>(target: &Target, request: &Request<B>, entropy: &Entropy) -> Decision {
-    match target {
-        Target::Waiting(reason) => Decision::Wait(reason.clone()),
-        Target::Failed(reason) => Decision::Fail(Error::new(Kind::Unavailable(reason.clone()))),
-        Target::Ready(selector) => select(selector, request.uri().path(), request.headers(), entropy),
+impl Shared {
+    fn decide<B>(&self, request: &Request<B>) -> Decision {
+        match &**self.selector.load() {
+            Target::Waiting(reason) => Decision::Wait(reason.clone()),
+            Target::Failed(reason) => Decision::Fail(Error::new(Kind::Unavailable(reason.clone()))),
+            Target::Ready(selector) => select(selector, &RequestHead::of(request, &self.target), &self.entropy),
+        }
     }
 }
 
-fn select(selector: &Selector, path: &str, headers: &HeaderMap, entropy: &Entropy) -> Decision {
-    let Some(index) = route::first_match(&selector.routes, path, headers) else {
-        return Decision::Fail(Error::unavailable(
-            ReasonKind::NoRoute,
-            format!("no route takes {path:?}"),
-        ));
+fn select(selector: &Selector, head: &RequestHead<'_>, entropy: &Entropy) -> Decision {
+    let mut draw = entropy.draw();
+    let no_route = |text| Decision::Fail(Error::unavailable(ReasonKind::NoRoute, text));
+    let Some(index) = route::first_match(&selector.routes, head, &mut draw) else {
+        return no_route(format!("no route takes {:?}", head.path()));
     };
-    let route = &selector.routes[index];
-    let share = route::choose(&route.split, &mut entropy.draw());
-    match &selector.clusters[index][share] {
-        Ok(cluster) => Decision::Go(Arc::clone(route), Arc::clone(cluster)),
+    let (route, leads) = (&selector.routes[index], &selector.leads[index]);
+    let split = match &route.action {
+        Action::Forward(forward) => &forward.split,
+        Action::Unserved(what) => return no_route(format!("the route asks for {what}, which is not served here")),
+        own => return own::answer(own, route, leads.own.as_ref(), head),
+    };
+    let share = &leads.shares[route::choose(split, &mut draw)];
+    match &share.cluster {
+        Ok(cluster) => Decision::Go(Call::new(Arc::clone(route), Arc::clone(cluster), share.extras.clone())),
         Err(reason) => Decision::Fail(Error::new(Kind::Unavailable(reason.clone()))),
     }
 }

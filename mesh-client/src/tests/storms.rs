@@ -136,7 +136,7 @@ async fn hs_5_a_hundred_swaps_a_second_refill_no_budget() {
 pub(super) fn live(link: &mesh_core::Link) -> Arc<ClusterHandle> {
     let layer = RouteLayer::new(link, "t");
     match &**layer.selector().load() {
-        Target::Ready(selector) => Arc::clone(selector.clusters[0][0].as_ref().unwrap()),
+        Target::Ready(selector) => Arc::clone(selector.leads[0].shares[0].cluster.as_ref().unwrap()),
         other => panic!("not routed: {other:?}"),
     }
 }

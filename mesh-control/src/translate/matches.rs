@@ -1,6 +1,7 @@
 //! The `match` of a rule to what a request must look like. What selects clients and ports is decided here and now; what
 //! tests a request goes into the route.
 
+use http::HeaderName;
 use mesh_core::config::{HeaderMatch, HeaderTest, PathMatch, Pattern, RouteMatch, StringMatch as CoreMatch};
 
 use super::{Findings, View};
@@ -60,15 +61,15 @@ fn build_match(meta: &Meta, one: &HttpMatch, findings: &mut Findings) -> Option<
             findings.say(meta, Severity::Warning, Code::NotServed, &test.place, message);
             continue;
         }
-        let Ok(header) = name.parse() else {
+        let Ok(header) = name.parse::<HeaderName>() else {
             let message = format!("{name:?} is not the name of a header");
             findings.say(meta, Severity::Error, Code::Schema, &test.place, message);
             return None;
         };
-        matches.headers.push(HeaderMatch {
-            name: header,
-            test: header_test(meta, test, findings)?,
-            invert,
+        let test = header_test(meta, test, findings)?;
+        matches.headers.push(match invert {
+            true => HeaderMatch::without(header, test),
+            false => HeaderMatch::new(header, test),
         });
     }
     let selects = one.port.is_some() || one.source_namespace.is_some() || !one.gateways.is_empty();

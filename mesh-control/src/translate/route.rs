@@ -65,11 +65,10 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
             routes.push(Arc::new(Route {
                 name: name.into(),
                 matches,
-                split: split.clone(),
                 timeout: retry::timeout(http.timeout.as_ref()),
                 limits: TimeLimits::default(),
                 retry: retry.clone(),
-                priority: RoutingPriority::Default,
+                ..Route::to(split.clone())
             }));
         }
     }
@@ -78,5 +77,13 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
 
 fn takes_everything(matches: &RouteMatch) -> bool {
     // Every path begins with a slash.
-    matches.headers.is_empty() && matches!(&matches.path, PathMatch::Prefix(prefix) if matches!(&**prefix, "" | "/"))
+    let every_path = matches!(&matches.path, PathMatch::Prefix(prefix) if matches!(&**prefix, "" | "/"));
+    let any = RouteMatch::any();
+    every_path
+        && *matches
+            == RouteMatch {
+                path: matches.path.clone(),
+                ignore_case: matches.ignore_case,
+                ..any
+            }
 }

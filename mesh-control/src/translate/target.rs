@@ -44,10 +44,10 @@ pub(super) fn targets(view: &mut View<'_, '_>) -> BTreeMap<String, Arc<RouteTree
 
 fn tree(view: &mut View<'_, '_>, service: &Service<'_>, port: u32, names: &[String]) -> RouteTree {
     let domains = names.iter().flat_map(|name| [name.clone(), format!("{name}:{port}")]);
-    let host = VirtualHost {
-        name: format!("{}:{port}", service.host).into(),
-        domains: domains.map(|name| Domain::Exact(name.into())).collect(),
-        routes: route::routes(view, service, port),
-    };
+    let host = VirtualHost::new(
+        format!("{}:{port}", service.host),
+        domains.map(|name| Domain::Exact(name.into())).collect(),
+        route::routes(view, service, port),
+    );
     RouteTree::new(cluster::name(&service.host, port, "").as_str(), vec![host])
 }

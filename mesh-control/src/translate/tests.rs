@@ -87,15 +87,9 @@ fn describe_route(route: &Route, out: &mut String) {
         route.name, route.matches.path, route.matches.headers
     )
     .unwrap();
-    for share in route.split.clusters() {
-        writeln!(
-            out,
-            "    {} of {} to {}",
-            share.weight.0,
-            route.split.total(),
-            share.cluster
-        )
-        .unwrap();
+    let split = route.split().expect("every route forwards");
+    for share in split.clusters() {
+        writeln!(out, "    {} of {} to {}", share.weight.0, split.total(), share.cluster).unwrap();
     }
     let retry = &route.retry;
     let origin = if retry.explicit { "written" } else { "default" };

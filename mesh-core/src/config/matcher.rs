@@ -1,13 +1,12 @@
-//! What a request must look like for a route to take it.
+//! Tests of a string: what routes, faults and expected peers are told by.
 //!
-//! Values only: [`crate::route`] applies them. Regular expressions are compiled when the configuration is built and match
+//! Regular expressions are compiled when the configuration is built and match
 //! the whole string (Envoy `safe_regex`, gRFC A28); the `regex` crate runs in linear time, and its compiled size is bounded,
 //! so that a hostile pattern costs an update and not a process.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use http::HeaderName;
 use regex::bytes::{Regex, RegexBuilder};
 
 /// The most bytes a compiled pattern may take.
@@ -27,7 +26,7 @@ impl Pattern {
     ///
     /// When it is not a regular expression, or compiles to more than 64 KiB.
     pub fn new(source: &str) -> Result<Self, InvalidPattern> {
-        let regex = RegexBuilder::new(&format!("^(?:{source})$"))
+        let regex = RegexBuilder::new(&format!("^(?:{})$", ascii_classes(source)))
             .size_limit(MAX_COMPILED_BYTES)
             .dfa_size_limit(MAX_COMPILED_BYTES)
             .build()
@@ -70,6 +69,35 @@ impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}/", self.source)
     }
+}
+
+/// `\w`, `\d` and `\s` mean ASCII in RE2, which control planes write for, and all of Unicode in the `regex` crate: there they
+/// would match more than was meant, and take a thousand times the space.
+pub(super) fn ascii_classes(source: &str) -> String {
+    let mut ascii = String::with_capacity(source.len());
+    let mut rest = source.chars();
+    while let Some(next) = rest.next() {
+        let class = match (next, rest.clone().next()) {
+            ('\\', Some('w')) => "[0-9A-Za-z_]",
+            ('\\', Some('W')) => "[^0-9A-Za-z_]",
+            ('\\', Some('d')) => "[0-9]",
+            ('\\', Some('D')) => "[^0-9]",
+            ('\\', Some('s')) => r"[\t\n\f\r ]",
+            ('\\', Some('S')) => r"[^\t\n\f\r ]",
+            ('\\', Some(other)) => {
+                rest.next();
+                ascii.extend([next, other]);
+                continue;
+            }
+            _ => {
+                ascii.push(next);
+                continue;
+            }
+        };
+        rest.next();
+        ascii.push_str(class);
+    }
+    ascii
 }
 
 /// A pattern that cannot be compiled.
@@ -115,56 +143,6 @@ impl StringMatch {
     }
 }
 
-/// Which paths a route takes. The query is never part of it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PathMatch {
-    /// This path.
-    Exact(Box<str>),
-    /// Paths that begin so, by characters and not by segments. The empty prefix takes every path.
-    Prefix(Box<str>),
-    /// Paths that match wholly.
-    Regex(Pattern),
-}
-
-/// A test of one header.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HeaderMatch {
-    /// The header. Several values are joined with `,` before the test.
-    pub name: HeaderName,
-    /// What is asked of it.
-    pub test: HeaderTest,
-    /// Take the opposite answer.
-    pub invert: bool,
-}
-
-/// What a [`HeaderMatch`] asks.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum HeaderTest {
-    /// That the header is there, whatever it holds.
-    Present,
-    /// That it is there and passes.
-    Value(StringMatch),
-}
-
-/// All that must hold for a route to take a request.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RouteMatch {
-    /// The path.
-    pub path: PathMatch,
-    /// Every one of these.
-    pub headers: Vec<HeaderMatch>,
-}
-
-impl RouteMatch {
-    /// Takes every request.
-    pub fn any() -> Self {
-        Self {
-            path: PathMatch::Prefix("".into()),
-            headers: Vec::new(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +152,23 @@ mod tests {
         let pattern = Pattern::new("a|b+").unwrap();
         assert!(pattern.is_match(b"bb") && pattern.is_match(b"a"));
         assert!(!pattern.is_match(b"ab") && !pattern.is_match(b"a\n"));
+    }
+
+    #[test]
+    fn classes_are_those_of_re2() {
+        for (source, yes, no) in [
+            (r"\w+", "aZ_9", "\u{e9}"),
+            (r"[\w.-]+", "a.b-c", "a/b"),
+            (r"\d\D", "1x", "12"),
+            (r"\\w", r"\w", "w"),
+            (r"[^\W]\s\S", "a b", "a  "),
+        ] {
+            let pattern = Pattern::new(source).unwrap();
+            assert!(
+                pattern.is_match(yes.as_bytes()) && !pattern.is_match(no.as_bytes()),
+                "{source}"
+            );
+        }
     }
 
     #[test]

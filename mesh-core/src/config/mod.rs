@@ -29,7 +29,7 @@ pub use inbound::{
     SourceType, Traffic, Transport,
 };
 pub use load::{LoadReporting, ReportedMetric};
-pub use matcher::{HeaderMatch, HeaderTest, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch};
+pub use matcher::{InvalidPattern, Pattern, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
 pub use origination::{Credential, NameKind, NameMatch, Roots, TlsOrigination};
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, OutlierRules, Percent, SuccessRate};
@@ -39,7 +39,14 @@ pub use retry::{
     Backoff, HostSelection, InvalidBackoff, RateLimitedBackoff, ResetFormat, ResetHeader, RetryBudget, RetryLimits,
     RetryOn, RetryPolicy,
 };
-pub use route::{Domain, InvalidDomain, InvalidSplit, Route, RouteTree, Split, VirtualHost, WeightedCluster};
+pub use route::{
+    Abort, Action, AppendAction, Delay, DirectResponse, Domain, Fault, FaultAbort, FaultDelay, FaultFilter,
+    FaultOverride, Forward, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch, HeaderRules, HeaderTest, HostRewrite,
+    InvalidDomain, InvalidEdit, InvalidFormat, InvalidSplit, InvalidSubstitution, Mirror, Override, PathMatch,
+    PathRewrite, QueryMatch, QueryTest, Redirect, RedirectPath, Rewrite, Route, RouteMatch, RouteTree, Split, Subject,
+    Substitution, VirtualHost, WeightedCluster,
+};
+pub(crate) use route::{Operator, Piece};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};
 pub use time::TimeLimits;
-pub use units::{Version, Weight};
+pub use units::{Fraction, Per, Version, Weight};

@@ -131,11 +131,7 @@ impl SnapshotBuilder {
     /// A target with one route that serves every authority.
     #[must_use]
     pub fn route(self, target: &str, route: super::Route) -> Self {
-        let host = super::VirtualHost {
-            name: target.into(),
-            domains: vec![super::Domain::Any],
-            routes: vec![Arc::new(route)],
-        };
+        let host = super::VirtualHost::new(target, vec![super::Domain::Any], vec![Arc::new(route)]);
         let tree = RouteTree::new(target, vec![host]);
         self.target(target, Ok(Arc::new(tree)))
     }

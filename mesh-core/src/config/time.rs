@@ -52,7 +52,8 @@ impl RouteTree {
         let mut tree = (**self).clone();
         for route in tree.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
             let limits = route.limits.or(outer);
-            if limits != route.limits {
+            // An answer that a route gives by itself is no stream.
+            if limits != route.limits && route.forward().is_some() {
                 Arc::make_mut(route).limits = limits;
             }
         }

@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::config::{RetryLimits, RetryOn, RetryPolicy};
 use crate::entropy::Draw;
-use crate::route::header_passes;
+use crate::route::header_passes_in;
 
 pub use answer::{DO_NOT_RETRY, OVERLOADED, PUSHBACK, RATE_LIMITED};
 pub use budget::{Budget, MAX_SAVED, SHARE};
@@ -194,7 +194,8 @@ impl RetryState {
     pub fn begin(policy: &RetryPolicy, headers: &HeaderMap, retried_above: bool) -> Self {
         let listed = &policy.request_headers;
         Self {
-            forbidden: retried_above || !(listed.is_empty() || listed.iter().any(|test| header_passes(test, headers))),
+            forbidden: retried_above
+                || !(listed.is_empty() || listed.iter().any(|test| header_passes_in(test, headers))),
             ..Self::default()
         }
     }

@@ -4,7 +4,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{Rules, TryEnd, answer};
 use crate::config::RetryOn;
-use crate::route::header_passes;
+use crate::route::header_passes_in;
 
 /// No answer came, for whatever reason.
 const NO_ANSWER: RetryOn = RetryOn::union([RetryOn::RESET, RetryOn::SERVER_ERROR, RetryOn::GATEWAY_ERROR]);
@@ -64,6 +64,6 @@ fn by_headers(rules: &Rules<'_>, on: RetryOn, headers: &HeaderMap) -> bool {
     }
     let asked = rules.asked.map_or(&[][..], |asked| &asked.header_names);
     on.contains(RetryOn::RETRIABLE_HEADERS)
-        && (rules.policy.headers.iter().any(|test| header_passes(test, headers))
+        && (rules.policy.headers.iter().any(|test| header_passes_in(test, headers))
             || asked.iter().any(|name| headers.contains_key(name)))
 }

@@ -9,14 +9,17 @@ use crate::config::{Domain, RouteTree, VirtualHost};
 /// and gRPC compares with the target as it was given. A tree that ignores ports knows only the comparison without.
 pub fn virtual_host<'a>(tree: &'a RouteTree, authority: &str) -> Option<&'a VirtualHost> {
     let authority = authority.to_ascii_lowercase();
-    let without_port = authority
-        .rsplit_once(':')
-        .filter(|(_, port)| port.bytes().all(|digit| digit.is_ascii_digit()));
-    let without_port = without_port.map(|(host, _)| host);
+    let without_port = without_port(&authority);
     match (tree.ignore_port, without_port) {
         (true, Some(host)) => best(tree, &[Some(host), None]),
         _ => best(tree, &[Some(authority.as_str()), without_port]),
     }
+}
+
+/// The host of an authority that has a port.
+pub(super) fn without_port(authority: &str) -> Option<&str> {
+    let (host, port) = authority.rsplit_once(':')?;
+    port.bytes().all(|digit| digit.is_ascii_digit()).then_some(host)
 }
 
 fn best<'a>(tree: &'a RouteTree, authorities: &[Option<&str>]) -> Option<&'a VirtualHost> {
@@ -64,10 +67,9 @@ mod tests {
     fn tree(hosts: &[(&str, &[&str])]) -> RouteTree {
         let virtual_hosts = hosts
             .iter()
-            .map(|(name, domains)| VirtualHost {
-                name: (*name).into(),
-                domains: domains.iter().map(|d| Domain::parse(d).unwrap()).collect(),
-                routes: Vec::new(),
+            .map(|(name, domains)| {
+                let domains = domains.iter().map(|d| Domain::parse(d).unwrap()).collect();
+                VirtualHost::new(*name, domains, Vec::new())
             })
             .collect();
         RouteTree::new("t", virtual_hosts)

@@ -1,21 +1,41 @@
-//! Which cluster: virtual host, route, and the weighted choice, once per request.
+//! Which cluster: virtual host, route, and the weighted choice, once per request; and what the route does besides.
 //!
 //! Pure: the same request and the same random number give the same answer, so `explain` and the data plane share one engine.
 
+mod edits;
+mod fault;
+mod head;
 mod host;
+mod index;
+mod matching;
+mod redirect;
+mod rewrite;
+mod value;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
-
-use crate::config::{HeaderMatch, HeaderTest, PathMatch, Route, RouteMatch, Split};
+use crate::config::{Route, Split};
 use crate::entropy::Draw;
 
+pub use edits::{Answer, Edits};
+pub use fault::{Aborted, Injection, faults_of, inject};
+pub use head::RequestHead;
 pub use host::virtual_host;
+pub use index::HostIndex;
+pub(crate) use matching::header_passes_in;
+pub use redirect::location;
+pub use rewrite::InvalidRewrite;
 
 /// The index of the first route that takes the request (Envoy and gRFC A28: first match wins).
-pub fn first_match(routes: &[Arc<Route>], path: &str, headers: &HeaderMap) -> Option<usize> {
-    routes.iter().position(|route| takes(&route.matches, path, headers))
+///
+/// `draw` is drawn from once, and only if a route that would take the request asks for a part of its calls: the fractions of
+/// all routes see one number (Envoy), so that the calls of a share stay together when it is widened.
+pub fn first_match(routes: &[Arc<Route>], head: &RequestHead<'_>, draw: &mut Draw) -> Option<usize> {
+    let mut lot = None;
+    routes.iter().position(|route| {
+        matching::takes(&route.matches, head)
+            && (route.matches.fraction).is_none_or(|part| part.holds(*lot.get_or_insert_with(|| draw.next())))
+    })
 }
 
 /// The index of the share that this request falls into. Random and independent for each request (gRFC A28; Istio), never a
@@ -25,42 +45,6 @@ pub fn choose(split: &Split, draw: &mut Draw) -> usize {
         return 0;
     }
     split.at(draw.below(u64::from(split.total())) as u32)
-}
-
-fn takes(matches: &RouteMatch, path: &str, headers: &HeaderMap) -> bool {
-    let path_taken = match &matches.path {
-        PathMatch::Exact(exact) => path == &**exact,
-        PathMatch::Prefix(prefix) => path.starts_with(&**prefix),
-        PathMatch::Regex(pattern) => pattern.is_match(path.as_bytes()),
-    };
-    path_taken && matches.headers.iter().all(|test| header_passes(test, headers))
-}
-
-pub(crate) fn header_passes(header: &HeaderMatch, headers: &HeaderMap) -> bool {
-    let passes = match &header.test {
-        HeaderTest::Present => headers.contains_key(&header.name),
-        HeaderTest::Value(test) => match joined(headers, &header.name) {
-            Some(value) => test.is_match(&value),
-            // A value test on an absent header fails before it is inverted (Envoy: inverted, absence passes).
-            None => false,
-        },
-    };
-    passes != header.invert
-}
-
-/// The header's value; several are joined with `,` (Envoy, gRFC A28). Borrowed unless there are several.
-fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<std::borrow::Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?.as_bytes();
-    let Some(second) = values.next() else {
-        return Some(first.into());
-    };
-    let mut all = first.to_vec();
-    for value in std::iter::once(second).chain(values) {
-        all.push(b',');
-        all.extend_from_slice(value.as_bytes());
-    }
-    Some(all.into())
 }
 
 #[cfg(test)]

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use prost::{Message, Name};
 
+use mesh_core::config::{Fraction, Per};
+
 use super::Fault;
-use crate::proto::core::{ConfigSource, config_source::ConfigSourceSpecifier};
+use crate::proto::core::{ConfigSource, RuntimeFractionalPercent, config_source::ConfigSourceSpecifier};
+use crate::proto::percent::{FractionalPercent, fractional_percent::DenominatorType};
 use crate::proto::protobuf;
 
 /// The longest duration protobuf allows: about 10,000 years.
@@ -28,6 +31,30 @@ pub(super) fn duration(field: &str, value: &protobuf::Duration) -> Result<Durati
 pub(super) fn limit(field: &str, value: Option<&protobuf::Duration>) -> Result<Option<Duration>, Fault> {
     let duration = value.map(|value| duration(field, value)).transpose()?;
     Ok(duration.filter(|duration| !duration.is_zero()))
+}
+
+/// Reads a part of all calls.
+pub(super) fn fraction(proto: &FractionalPercent) -> Result<Fraction, Fault> {
+    let per = match DenominatorType::try_from(proto.denominator) {
+        Ok(DenominatorType::Hundred) => Per::Hundred,
+        Ok(DenominatorType::TenThousand) => Per::TenThousand,
+        Ok(DenominatorType::Million) => Per::Million,
+        Err(_) => {
+            let reason = format!("is not a denominator: {}", proto.denominator);
+            return Err(Fault::new("denominator", reason));
+        }
+    };
+    Ok(Fraction {
+        of: proto.numerator,
+        per,
+    })
+}
+
+/// Reads a part of all calls that a runtime could change: there is none here, so the default holds.
+pub(super) fn runtime_fraction(proto: &RuntimeFractionalPercent) -> Result<Fraction, Fault> {
+    let default = proto.default_value.as_ref();
+    let default = default.ok_or_else(|| Fault::new("default_value", "is missing"))?;
+    fraction(default).map_err(|fault| fault.within("default_value"))
 }
 
 /// Unpacks a message of type `M`.

@@ -4,9 +4,11 @@
 //! of types, each of which does nothing that a process without a proxy would miss; everything else is refused, unless its
 //! listener calls it optional (gRFC A39).
 
+use std::sync::Arc;
+
 use prost::{Message, Name};
 
-use super::{Context, Fault, Notes, Resource};
+use super::{Context, Fault, Notes, Resource, fault};
 use crate::bootstrap::Profile;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::fault::HttpFault;
@@ -16,7 +18,7 @@ use crate::proto::{TYPED_STRUCTS, TypedStruct};
 use crate::resource::{Extension, Filter, ResourceKind};
 
 /// Filters that istiod gives every sidecar and that mean nothing in process, by type; and why they do not.
-const NO_OPS: [(&str, Means); 9] = [
+const NO_OPS: [(&str, Means); 8] = [
     // Which ALPN the proxy offers upstream: the data plane here offers its own.
     (
         "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
@@ -33,11 +35,6 @@ const NO_OPS: [(&str, Means); 9] = [
     // Tells the other proxy who this one is.
     ("io.istio.http.peer_metadata.Config", Means::Nothing),
     ("envoy.tcp.metadataexchange.config.MetadataExchange", Means::Nothing),
-    // An empty one is the place where routes would hang their faults.
-    (
-        "envoy.extensions.filters.http.fault.v3.HTTPFault",
-        Means::NothingWhenEmpty,
-    ),
     // Translate for clients that do not speak gRPC.
     ("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb", Means::Nothing),
     (
@@ -76,7 +73,7 @@ impl Resource for Extension {
             .typed_config
             .as_ref()
             .ok_or_else(|| Fault::new("typed_config", "is missing"))?;
-        let (type_url, filter) = meaning(any, context).map_err(|fault| fault.within("typed_config"))?;
+        let (type_url, filter) = meaning(any, context, notes).map_err(|fault| fault.within("typed_config"))?;
         if let Filter::Unsupported(why) = &filter {
             notes.add(why);
         }
@@ -85,14 +82,23 @@ impl Resource for Extension {
 }
 
 /// The filter's type, by URL, and what it means.
-pub(super) fn meaning(any: &Any, context: &Context) -> Result<(Box<str>, Filter), Fault> {
+pub(super) fn meaning(any: &Any, context: &Context, notes: &mut Notes) -> Result<(Box<str>, Filter), Fault> {
     let (type_url, empty) = inner_type(any)?;
     let name = type_name(&type_url);
+    if name == HttpFault::full_name() {
+        // An empty one is the place where routes hang their faults.
+        let filter = match (any.type_url == type_url, empty) {
+            (true, _) => Filter::Fault(Arc::new(fault::read(&any.value, context, notes)?)),
+            (false, true) => Filter::Fault(Arc::default()),
+            (false, false) => Filter::Unsupported("a fault that is written as JSON is not read".into()),
+        };
+        return Ok((type_url.into(), filter));
+    }
     let known = NO_OPS.iter().find(|(known, _)| *known == name);
     let filter = match known {
         _ if name == Router::full_name() => Filter::Router,
-        // What a gRPC client is sent is judged by gRPC's rules: an empty fault filter is all that it is ever sent besides.
-        Some(_) if context.profile == Profile::Grpc && name != HttpFault::full_name() => unsupported(&type_url),
+        // What a gRPC client is sent is judged by gRPC's rules: a fault filter is all that it is ever sent besides.
+        Some(_) if context.profile == Profile::Grpc => unsupported(&type_url),
         Some((_, means)) if empty || *means == Means::Nothing => Filter::NoOp,
         Some(_) => {
             Filter::Unsupported(format!("filter type {type_url:?} with a configuration is not supported").into())

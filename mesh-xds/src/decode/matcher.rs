@@ -1,73 +1,100 @@
-//! `RouteMatch`, `HeaderMatcher` and `StringMatcher` (gRFCs A28 and A63).
+//! `RouteMatch`, `HeaderMatcher` and `StringMatcher` (gRFCs A28 and A63; Envoy for what gRPC has not).
+//!
+//! Queries and pseudo headers are matched by both profiles' rules: a gRPC call has no query, so a route that asks for one never
+//! takes it, as in a client that drops such routes.
 
-use http::HeaderName;
-use mesh_core::config::{HeaderMatch, HeaderTest, PathMatch, Pattern, RouteMatch, StringMatch};
+use mesh_core::config::{
+    HeaderMatch, HeaderTest, PathMatch, Pattern, QueryMatch, QueryTest, RouteMatch, StringMatch, Subject,
+};
 
 use super::Fault;
+use super::common::runtime_fraction;
+use crate::bootstrap::Profile;
 use crate::proto::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use crate::proto::protobuf::BoolValue;
 use crate::proto::route::{
-    HeaderMatcher, RouteMatch as Proto, header_matcher::HeaderMatchSpecifier, route_match::PathSpecifier,
+    HeaderMatcher, QueryParameterMatcher, RouteMatch as Proto, header_matcher::HeaderMatchSpecifier,
+    query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
 };
 
 /// Reads what a route takes. The inner error is why the route is to be dropped: it asks for something that is not
 /// looked at here, and taking more than was meant would send calls astray.
-pub(super) fn route_match(proto: &Proto) -> Result<Result<RouteMatch, String>, Fault> {
+pub(super) fn route_match(proto: &Proto, profile: Profile) -> Result<Result<RouteMatch, String>, Fault> {
     let path = path(proto)?;
-    let mut headers = Vec::with_capacity(proto.headers.len());
-    for (index, header) in proto.headers.iter().enumerate() {
-        match header_match(header).map_err(|fault| fault.within(format_args!("headers[{index}]")))? {
-            Ok(header) => headers.push(header),
-            Err(why) => return Ok(Err(why)),
-        }
+    let headers = match header_matches(&proto.headers, profile)? {
+        Ok(headers) => headers,
+        Err(why) => return Ok(Err(why)),
+    };
+    let mut query = Vec::with_capacity(proto.query_parameters.len());
+    for (index, parameter) in proto.query_parameters.iter().enumerate() {
+        query.push(query_match(parameter).map_err(|fault| fault.within(format_args!("query_parameters[{index}]")))?);
     }
-    if proto.runtime_fraction.is_some() {
-        return Err(Fault::new("runtime_fraction", "is not supported"));
-    }
+    let fraction = proto.runtime_fraction.as_ref().map(runtime_fraction);
+    let fraction = fraction.transpose().map_err(|fault| fault.within("runtime_fraction"))?;
+    // A call that begins in the process came over no connection, so no certificate was presented with it.
+    let is_asked = |flag: &Option<BoolValue>| flag.as_ref().is_some_and(|flag| flag.value);
+    let tls = proto.tls_context.as_ref();
+    let asks_for_tls = tls.is_some_and(|tls| is_asked(&tls.presented) || is_asked(&tls.validated));
     let unseen = [
-        ("query_parameters", proto.query_parameters.is_empty()),
         ("cookies", proto.cookies.is_empty()),
-        ("tls_context", proto.tls_context.is_none()),
+        ("tls_context", !asks_for_tls),
         ("dynamic_metadata", proto.dynamic_metadata.is_empty()),
         ("filter_state", proto.filter_state.is_empty()),
     ];
     if let Some((field, _)) = unseen.iter().find(|(_, absent)| !absent) {
         return Ok(Err(format!("it matches on {field}")));
     }
-    if proto.grpc.is_some() {
-        headers.push(HeaderMatch {
-            name: http::header::CONTENT_TYPE,
-            test: HeaderTest::Value(StringMatch::Prefix("application/grpc".into())),
-            invert: false,
-        });
+    Ok(Ok(RouteMatch {
+        path,
+        ignore_case: proto.case_sensitive.as_ref().is_some_and(|flag| !flag.value),
+        headers,
+        query,
+        grpc: proto.grpc.is_some(),
+        fraction,
+    }))
+}
+
+/// Reads a list of header matchers. The inner error is what cannot be looked at.
+pub(super) fn header_matches(
+    protos: &[HeaderMatcher],
+    profile: Profile,
+) -> Result<Result<Vec<HeaderMatch>, String>, Fault> {
+    let mut headers = Vec::with_capacity(protos.len());
+    for (index, header) in protos.iter().enumerate() {
+        match header_match(header, profile).map_err(|fault| fault.within(format_args!("headers[{index}]")))? {
+            Ok(header) => headers.push(header),
+            Err(why) => return Ok(Err(why)),
+        }
     }
-    Ok(Ok(RouteMatch { path, headers }))
+    Ok(Ok(headers))
+}
+
+fn query_match(proto: &QueryParameterMatcher) -> Result<QueryMatch, Fault> {
+    use QueryParameterMatchSpecifier as Spec;
+    let test = match &proto.query_parameter_match_specifier {
+        Some(Spec::StringMatch(matcher)) => {
+            QueryTest::Value(string_match(matcher).map_err(|fault| fault.within("string_match"))?)
+        }
+        Some(Spec::PresentMatch(present)) => QueryTest::Present(*present),
+        None => QueryTest::Present(true),
+    };
+    Ok(QueryMatch {
+        name: non_empty("name", &proto.name)?,
+        test,
+    })
 }
 
 fn path(proto: &Proto) -> Result<PathMatch, Fault> {
-    let any_case = proto.case_sensitive.as_ref().is_some_and(|flag| !flag.value);
-    let folded = |field: &str, text: &str, tail: &str| {
-        let pattern = format!("(?is-u:{}{tail})", regex::escape(text));
-        Pattern::new(&pattern)
-            .map(PathMatch::Regex)
-            .map_err(|error| Fault::new(field, error))
-    };
     match &proto.path_specifier {
-        Some(PathSpecifier::Prefix(prefix)) if any_case => folded("prefix", prefix, ".*"),
         Some(PathSpecifier::Prefix(prefix)) => Ok(PathMatch::Prefix(prefix.as_str().into())),
-        Some(PathSpecifier::Path(path)) if any_case => folded("path", path, ""),
         Some(PathSpecifier::Path(path)) => Ok(PathMatch::Exact(path.as_str().into())),
-        // The whole path, or followed by a slash (Envoy).
         Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
             if !prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', '#']) {
                 let reason = "must begin with a slash, not end with one, and hold no query";
                 return Err(Fault::new("path_separated_prefix", reason));
             }
-            let flags = if any_case { "is-u" } else { "s-u" };
-            Pattern::new(&format!("(?{flags}:{}(?:/.*)?)", regex::escape(prefix)))
-                .map(PathMatch::Regex)
-                .map_err(|error| Fault::new("path_separated_prefix", error))
+            Ok(PathMatch::Segments(prefix.as_str().into()))
         }
-        // case_sensitive does not apply to expressions (Envoy).
         Some(PathSpecifier::SafeRegex(regex)) => pattern("safe_regex", regex).map(PathMatch::Regex),
         Some(_) => Err(Fault::new("path_specifier", "is of a kind that is not supported")),
         None => Err(Fault::new("path_specifier", "is missing")),
@@ -75,15 +102,26 @@ fn path(proto: &Proto) -> Result<PathMatch, Fault> {
 }
 
 /// Reads a test of a header. The inner error is why it cannot be made here.
-pub(super) fn header_match(proto: &HeaderMatcher) -> Result<Result<HeaderMatch, String>, Fault> {
-    if proto.name.starts_with(':') {
-        return Ok(Err(format!("it matches on the pseudo header {:?}", proto.name)));
-    }
-    let name = HeaderName::from_bytes(proto.name.as_bytes())
-        .map_err(|_| Fault::new("name", format!("is not a header name: {:?}", proto.name)))?;
+pub(super) fn header_match(proto: &HeaderMatcher, profile: Profile) -> Result<Result<HeaderMatch, String>, Fault> {
+    let subject = match Subject::parse(&proto.name) {
+        // gRFC A28: what is binary is as absent.
+        Some(Subject::Header(name)) if profile == Profile::Grpc && name.as_str().ends_with("-bin") => {
+            Subject::Unseen(name)
+        }
+        Some(subject) => subject,
+        None if proto.name.starts_with(':') => {
+            return Ok(Err(format!("it matches on the pseudo header {:?}", proto.name)));
+        }
+        None => return Err(Fault::new("name", format!("is not a header name: {:?}", proto.name))),
+    };
     let mut invert = proto.invert_match;
     let test = header_test(proto, &mut invert)?;
-    Ok(Ok(HeaderMatch { name, test, invert }))
+    Ok(Ok(HeaderMatch {
+        subject,
+        test,
+        invert,
+        missing_is_empty: proto.treat_missing_header_as_empty,
+    }))
 }
 
 #[allow(
@@ -106,7 +144,12 @@ fn header_test(proto: &HeaderMatcher, invert: &mut bool) -> Result<HeaderTest, F
         Some(Spec::ContainsMatch(part)) => text("contains_match", part, StringMatch::Contains)?,
         Some(Spec::SafeRegexMatch(regex)) => StringMatch::Regex(pattern("safe_regex_match", regex)?),
         Some(Spec::StringMatch(matcher)) => string_match(matcher).map_err(|fault| fault.within("string_match"))?,
-        Some(Spec::RangeMatch(_)) => return Err(Fault::new("range_match", "is not supported")),
+        Some(Spec::RangeMatch(range)) => {
+            return Ok(HeaderTest::Range {
+                start: range.start,
+                end: range.end,
+            });
+        }
     };
     Ok(HeaderTest::Value(test))
 }

@@ -12,6 +12,7 @@ mod cluster;
 mod common;
 mod endpoint;
 mod extension;
+mod fault;
 mod listener;
 mod matcher;
 mod metadata;
@@ -36,7 +37,6 @@ use crate::wire::{Raw, time_to_live};
 pub(crate) use matcher::string_match;
 pub use refusal::Rejected;
 pub(crate) use refusal::{Fault, Notes, clip};
-pub(crate) use route::UNSERVED;
 
 /// The type of the envelope that a resource may come in (client feature `xds.config.resource-in-sotw`).
 pub(crate) const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";

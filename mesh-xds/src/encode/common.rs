@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use mesh_core::config::{Fraction, Per};
+
 use crate::proto::core::{
-    AggregatedConfigSource, ApiVersion, ConfigSource, SelfConfigSource, config_source::ConfigSourceSpecifier,
+    AggregatedConfigSource, ApiVersion, ConfigSource, RuntimeFractionalPercent, SelfConfigSource,
+    config_source::ConfigSourceSpecifier,
 };
+use crate::proto::percent::{FractionalPercent, fractional_percent::DenominatorType};
 use crate::proto::protobuf;
 
 /// The longest duration protobuf allows; what is longer is as good as endless.
@@ -55,5 +59,24 @@ pub(super) fn this_stream() -> ConfigSource {
             transport_api_version: ApiVersion::V3 as i32,
         })),
         ..ConfigSource::default()
+    }
+}
+
+pub(super) fn fraction(value: Fraction) -> FractionalPercent {
+    let denominator = match value.per {
+        Per::Hundred => DenominatorType::Hundred,
+        Per::TenThousand => DenominatorType::TenThousand,
+        Per::Million => DenominatorType::Million,
+    };
+    FractionalPercent {
+        numerator: value.of,
+        denominator: denominator as i32,
+    }
+}
+
+pub(super) fn runtime_fraction(value: Fraction) -> RuntimeFractionalPercent {
+    RuntimeFractionalPercent {
+        default_value: Some(fraction(value)),
+        runtime_key: String::new(),
     }
 }

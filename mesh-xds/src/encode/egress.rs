@@ -17,7 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Domain, RouteTree, VirtualHost};
+use mesh_core::config::{
+    Domain, FaultFilter, FaultOverride, HeaderEdits, HeaderRules, Override, RouteTree, VirtualHost,
+};
 use mesh_core::route::virtual_host;
 
 /// The merged routes of each port. A tree is named by its port, and its virtual hosts by their tree and place in it.
@@ -83,17 +85,72 @@ fn merge(port: u16, targets: &BTreeMap<&str, &Arc<RouteTree>>) -> RouteTree {
         }
     }
     let host = |((tree, index), domains): ((&str, usize), Vec<Domain>)| {
+        let name = format!("{tree}/{index}");
+        let tree = trees.get(tree)?;
+        let host = tree.virtual_hosts.get(index)?;
         Some(VirtualHost {
-            name: format!("{tree}/{index}").into(),
-            domains,
-            routes: trees.get(tree)?.virtual_hosts.get(index)?.routes.clone(),
+            headers: header_rules(tree, host),
+            faults: faults(tree, host),
+            ..VirtualHost::new(name, domains, host.routes.clone())
         })
     };
-    RouteTree {
-        ignore_port: false,
-        name: port.to_string().into(),
-        virtual_hosts: hosts.into_iter().filter_map(host).collect(),
+    let mut merged = RouteTree::new(port.to_string(), hosts.into_iter().filter_map(host).collect());
+    merged.closest_rules_last = trees.values().all(|tree| tree.closest_rules_last);
+    for filter in trees.values().flat_map(|tree| &tree.fault_filters) {
+        if !merged.fault_filters.iter().any(|known| known.name == filter.name) {
+            merged.fault_filters.push(FaultFilter {
+                name: filter.name.clone(),
+                fault: Arc::default(),
+                disabled: false,
+            });
+        }
     }
+    merged
+}
+
+/// What stands in a whole configuration stands in each of its virtual hosts here: the configuration is shared with others.
+fn header_rules(tree: &RouteTree, host: &VirtualHost) -> Option<Arc<HeaderRules>> {
+    let (Some(of_tree), Some(of_host)) = (&tree.headers, &host.headers) else {
+        return tree.headers.clone().or_else(|| host.headers.clone());
+    };
+    let (first, second) = match tree.closest_rules_last {
+        true => (of_tree, of_host),
+        false => (of_host, of_tree),
+    };
+    let join = |first: &HeaderEdits, second: &HeaderEdits| HeaderEdits {
+        remove: [&first.remove[..], &second.remove].concat(),
+        add: [&first.add[..], &second.add].concat(),
+    };
+    let rules = HeaderRules {
+        request: join(&first.request, &second.request),
+        response: join(&first.response, &second.response),
+    };
+    rules.shared()
+}
+
+/// The same of faults: the filters of a shared listener do nothing by themselves.
+fn faults(tree: &RouteTree, host: &VirtualHost) -> Vec<FaultOverride> {
+    let of = |filter: &FaultFilter| {
+        let said = host
+            .faults
+            .iter()
+            .chain(&tree.faults)
+            .find(|one| one.filter == filter.name);
+        let what = match said.map(|one| &one.what) {
+            Some(Override::Enabled) => Override::With(Arc::clone(&filter.fault)),
+            Some(other) => other.clone(),
+            None if filter.disabled => Override::Disabled,
+            None if filter.fault.is_empty() => return None,
+            None => Override::With(Arc::clone(&filter.fault)),
+        };
+        Some(FaultOverride {
+            filter: filter.name.clone(),
+            what,
+        })
+    };
+    let mut said: Vec<_> = tree.fault_filters.iter().filter_map(of).collect();
+    said.sort_unstable_by(|a, b| a.filter.cmp(&b.filter));
+    said
 }
 
 fn own_names<'a>(host: &str, port: u16, tree: &'a RouteTree) -> Vec<Claim<'a>> {

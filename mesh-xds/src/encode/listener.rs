@@ -1,6 +1,9 @@
-//! An API listener with one filter, the router, and its routes by name (gRFC A27).
+//! An API listener with the filters that its routes are for, the router the last, and the routes by name (gRFC A27).
+
+use mesh_core::config::FaultFilter;
 
 use super::common::ads;
+use super::fault;
 use crate::proto::hcm::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter::ConfigType,
 };
@@ -11,9 +14,9 @@ use crate::proto::router::Router;
 /// The name Envoy's documents give the router filter.
 const ROUTER: &str = "envoy.filters.http.router";
 
-pub(super) fn listener(target: &str, routes: &str) -> Listener {
+pub(super) fn listener(target: &str, routes: &str, faults: &[FaultFilter]) -> Listener {
     let manager = HttpConnectionManager {
-        http_filters: vec![router()],
+        http_filters: filters(faults),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: routes.into(),
@@ -29,8 +32,12 @@ pub(super) fn listener(target: &str, routes: &str) -> Listener {
     }
 }
 
-/// The filter that every chain ends with.
-pub(super) fn router() -> HttpFilter {
+/// Fault filters, and the router, which every chain ends with.
+pub(super) fn filters(faults: &[FaultFilter]) -> Vec<HttpFilter> {
+    faults.iter().map(fault::filter).chain([router()]).collect()
+}
+
+fn router() -> HttpFilter {
     HttpFilter {
         name: ROUTER.into(),
         config_type: Some(ConfigType::TypedConfig(pack(&Router::default()))),

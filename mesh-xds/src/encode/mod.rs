@@ -11,11 +11,14 @@
 //! | certificates | provider instances | the same | SDS names `default` and `ROOTCA` ([`tls`]) |
 //! | endpoints | with a weight on every locality, none of them empty | the same | the same |
 
+mod action;
 mod breakers;
 mod cluster;
 mod common;
 mod egress;
 mod endpoint;
+mod fault;
+mod headers;
 mod listener;
 mod matcher;
 mod outlier;
@@ -30,7 +33,7 @@ mod tls;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, RouteTree};
 use prost::Message;
 
 use crate::convention::OUR_USER_AGENT;
@@ -81,14 +84,15 @@ impl fmt::Display for NotAnAddress {
     }
 }
 
-/// A listener named `target` whose routes are the configuration named `routes`.
-pub(crate) fn listener(target: &str, routes: &str) -> Vec<u8> {
-    listener::listener(target, routes).encode_to_vec()
+/// A listener named `target` whose routes are the configuration named `routes`, with the filters that those are for.
+pub(crate) fn listener(target: &str, routes: &str, faults: &[FaultFilter]) -> Vec<u8> {
+    listener::listener(target, routes, faults).encode_to_vec()
 }
 
-/// A listener on `port` of an address, whose routes are the configuration named by the port. For Envoy alone.
-pub(crate) fn socket_listener(address: IpAddr, port: u16) -> Vec<u8> {
-    socket::listener(address, port).encode_to_vec()
+/// A listener on `port` of an address, whose routes are the configuration named by the port, with the filters that those are
+/// for. For Envoy alone.
+pub(crate) fn socket_listener(address: IpAddr, port: u16, faults: &[FaultFilter]) -> Vec<u8> {
+    socket::listener(address, port, faults).encode_to_vec()
 }
 
 /// The name of that listener.

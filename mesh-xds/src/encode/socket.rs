@@ -7,8 +7,10 @@
 
 use std::net::IpAddr;
 
+use mesh_core::config::FaultFilter;
+
 use super::common::ads;
-use super::listener::router;
+use super::listener::filters;
 use crate::proto::core::{Address, SocketAddress, TrafficDirection, address, socket_address::PortSpecifier};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
 use crate::proto::listener::{Filter, FilterChain, Listener, filter::ConfigType};
@@ -21,11 +23,11 @@ pub(super) fn name(port: u16) -> String {
     format!("egress_{port}")
 }
 
-pub(super) fn listener(ip: IpAddr, port: u16) -> Listener {
+pub(super) fn listener(ip: IpAddr, port: u16, faults: &[FaultFilter]) -> Listener {
     // Both HTTP/1.1 and HTTP/2 are taken: the codec is AUTO, which is the default.
     let manager = HttpConnectionManager {
         stat_prefix: name(port),
-        http_filters: vec![router()],
+        http_filters: filters(faults),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: port.to_string(),

@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Domain, ExpectedPeers, LbPolicy, MutualTls, Route, Split, TlsMode, VirtualHost};
-use mesh_core::route::virtual_host;
+use mesh_core::config::{
+    Delay, Domain, ExpectedPeers, Fault, FaultDelay, FaultOverride, Fraction, HeaderRules, LbPolicy, MutualTls,
+    Override, Route, Split, TlsMode, VirtualHost,
+};
+use mesh_core::route::{faults_of, virtual_host};
 use proptest::prelude::*;
 
 use super::*;
@@ -49,7 +52,7 @@ fn the_dialect_is_chosen_by_the_name_of_the_software() {
 
 #[test]
 fn an_envoy_listener_is_a_socket_with_one_chain_and_no_api_listener() {
-    let listener = lds::Listener::decode(&*socket_listener([127, 0, 0, 2].into(), 9080)).unwrap();
+    let listener = lds::Listener::decode(&*socket_listener([127, 0, 0, 2].into(), 9080, &[])).unwrap();
     assert_eq!((&*listener.name, &listener.api_listener), ("egress_9080", &None));
     assert_eq!(listener.traffic_direction, core::TrafficDirection::Outbound as i32);
     let Some(core::address::Address::SocketAddress(socket)) = listener.address.unwrap().address else {
@@ -171,16 +174,9 @@ fn grpc_is_told_of_round_robin_and_of_both_lists_of_identities() {
 
 /// A tree with one virtual host of these domains.
 fn tree(name: &str, domains: &[&str]) -> Arc<RouteTree> {
-    let host = VirtualHost {
-        name: name.into(),
-        domains: domains.iter().map(|domain| Domain::parse(domain).unwrap()).collect(),
-        routes: vec![Arc::new(Route::to(Split::all_to(name)))],
-    };
-    Arc::new(RouteTree {
-        ignore_port: false,
-        name: name.into(),
-        virtual_hosts: vec![host],
-    })
+    let domains = domains.iter().map(|domain| Domain::parse(domain).unwrap()).collect();
+    let host = VirtualHost::new(name, domains, vec![Arc::new(Route::to(Split::all_to(name)))]);
+    Arc::new(RouteTree::new(name, vec![host]))
 }
 
 fn merged(targets: &[(&str, &Arc<RouteTree>)]) -> BTreeMap<u16, RouteTree> {
@@ -197,7 +193,7 @@ fn merged(targets: &[(&str, &Arc<RouteTree>)]) -> BTreeMap<u16, RouteTree> {
 /// Which tree an authority comes to at a port.
 fn at(ports: &BTreeMap<u16, RouteTree>, port: u16, authority: &str) -> Option<String> {
     let host = virtual_host(&ports[&port], authority)?;
-    Some(host.routes[0].split.clusters()[0].cluster.to_string())
+    Some(host.routes[0].split()?.clusters()[0].cluster.to_string())
 }
 
 #[test]
@@ -270,6 +266,62 @@ fn wildcards_are_kept_and_taken_with_the_port_too() {
     }
 }
 
+/// What stands in one service's configuration, or in its listener, is not said of the other services of its port.
+#[test]
+fn faults_and_header_rules_stay_with_their_service() {
+    let fault = |seconds| {
+        let delay = FaultDelay {
+            fraction: Fraction::ALL,
+            delay: Delay::Fixed(std::time::Duration::from_secs(seconds)),
+        };
+        let delay = (seconds > 0).then_some(delay);
+        Arc::new(Fault {
+            delay,
+            ..Fault::default()
+        })
+    };
+    let with = |name: &str, seconds, disabled, said: Option<Override>| {
+        let mut tree = (*tree(name, &["*"])).clone();
+        tree.fault_filters = vec![FaultFilter {
+            name: "f".into(),
+            fault: fault(seconds),
+            disabled,
+        }];
+        tree.faults.extend(said.map(|what| FaultOverride {
+            filter: "f".into(),
+            what,
+        }));
+        let mut rules = HeaderRules::default();
+        rules.request.remove = vec![http::HeaderName::try_from(format!("x-{name}")).unwrap()];
+        tree.headers = rules.shared();
+        Arc::new(tree)
+    };
+    let trees = [
+        with("slow", 1, false, None),
+        with("quiet", 2, true, None),
+        with("woken", 3, true, Some(Override::Enabled)),
+        with("other", 4, false, Some(Override::With(fault(5)))),
+        with("empty", 0, false, None),
+        tree("plain", &["*"]),
+    ];
+    let named: Vec<_> = trees.iter().map(|tree| (format!("{}:80", tree.name), tree)).collect();
+    let named: Vec<_> = named.iter().map(|(target, tree)| (&**target, *tree)).collect();
+    let merged = &merged(&named)[&80];
+    assert_eq!(merged.fault_filters.len(), 1);
+    for (target, tree) in named {
+        let of = |tree: &RouteTree| {
+            let host = virtual_host(tree, target).unwrap();
+            let route = &host.routes[0];
+            let rules = host.headers.clone().or_else(|| tree.headers.clone());
+            (
+                faults_of(tree, host, route, &route.split().unwrap().clusters()[0]),
+                rules,
+            )
+        };
+        assert_eq!(of(merged), of(tree), "{target}");
+    }
+}
+
 fn domains() -> impl Strategy<Value = Vec<Domain>> {
     let domain = prop_oneof![
         "[ab]{1,2}(\\.[ab])?(:80)?",
@@ -288,12 +340,11 @@ proptest! {
         targets in prop::collection::btree_map("[ab]{1,2}(\\.[ab])?", 0usize..3, 1..5),
     ) {
         let trees: Vec<Arc<RouteTree>> = trees.into_iter().enumerate().map(|(tree, hosts)| {
-            let hosts = hosts.into_iter().enumerate().map(|(host, domains)| VirtualHost {
-                name: "same".into(),
-                domains,
-                routes: vec![Arc::new(Route::to(Split::all_to(format!("{tree}-{host}").as_str())))],
+            let hosts = hosts.into_iter().enumerate().map(|(host, domains)| {
+                let route = Route::to(Split::all_to(format!("{tree}-{host}").as_str()));
+                VirtualHost::new("same", domains, vec![Arc::new(route)])
             });
-            Arc::new(RouteTree { ignore_port: false, name: format!("t{tree}").into(), virtual_hosts: hosts.collect() })
+            Arc::new(RouteTree::new(format!("t{tree}"), hosts.collect()))
         }).collect();
         let targets: Vec<(String, &Arc<RouteTree>)> = targets
             .iter()

@@ -25,7 +25,7 @@ use crate::resource::{ClusterSpec, Endpoints, Extension, Http, Listener, Resourc
 use crate::server;
 use crate::wire::{Delta, Raw, Sotw, bytes};
 
-use resource::{check, read};
+use resource::{check, read, read_by};
 
 pub use disk::disk_copy;
 pub use seeds::seeds;
@@ -63,14 +63,15 @@ pub fn listener(bytes: &[u8]) {
             Listener::Api(Http {
                 routes: Routes::Named(routes),
                 extensions,
+                faults,
                 limits,
             }) if extensions.is_empty() && limits.is_empty() => {
-                let again = read::<Listener>(encode::listener(&name, routes));
+                let again = read_by::<Listener>(encode::listener(&name, routes, faults), &context);
                 assert_eq!(again, value, "a listener of {name:?}");
             }
             Listener::Api(http) | Listener::Outbound { http, .. } => {
                 if let Routes::Inline(tree) = &http.routes {
-                    resource::same_routes(tree);
+                    resource::same_routes(tree, &context);
                 }
             }
             Listener::Inbound(_) | Listener::Other(_) => {}
@@ -82,7 +83,7 @@ pub fn listener(bytes: &[u8]) {
 pub fn route(bytes: &[u8]) {
     for context in resource::contexts() {
         if let Some((_, tree)) = check::<RouteTree>(bytes, &context) {
-            resource::same_routes(&tree);
+            resource::same_routes(&tree, &context);
         }
     }
 }

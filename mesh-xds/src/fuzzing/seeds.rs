@@ -34,7 +34,7 @@ const DEEP: usize = 200;
 /// Inputs by target.
 pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut all = vec![
-        ("listener", "by-name", encode::listener("t", "r")),
+        ("listener", "by-name", encode::listener("t", "r", &[])),
         ("route", "all-to-one", routes("r", "c")),
         ("route", "split-and-retry", rich_routes()),
         ("cluster", "plaintext", cluster("c", TlsMode::Plaintext)),
@@ -188,7 +188,11 @@ fn deep_node() -> Vec<u8> {
 /// All that a target refers to.
 fn tree(target: &str, name: &str) -> [(&'static str, ResourceKind, Vec<u8>); 4] {
     [
-        ("listener", ResourceKind::Listener, encode::listener(target, target)),
+        (
+            "listener",
+            ResourceKind::Listener,
+            encode::listener(target, target, &[]),
+        ),
         ("route", ResourceKind::Route, routes(target, name)),
         ("cluster", ResourceKind::Cluster, cluster(name, TlsMode::Plaintext)),
         ("endpoints", ResourceKind::Endpoints, endpoints(name)),
@@ -204,8 +208,8 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
     let whole: Vec<u8> = whole("t", "c").chain(whole("u", "c")).collect();
     let unlike = |tail: Vec<u8>| [whole.clone(), tail].concat();
     let two = [
-        step(2, ResourceKind::Listener, &encode::listener("t", "t")),
-        step(1, ResourceKind::Listener, &encode::listener("u", "t")),
+        step(2, ResourceKind::Listener, &encode::listener("t", "t", &[])),
+        step(1, ResourceKind::Listener, &encode::listener("u", "t", &[])),
     ];
     let said_in_silence = [
         vec![7 | 1 << 3],

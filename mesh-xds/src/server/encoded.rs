@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Cluster, ClusterName, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, FaultFilter, RouteTree};
 
 use crate::convention::PROVIDER;
-use crate::decode::{self, Context, Rejected, Resource, UNSERVED};
+use crate::decode::{self, Context, Rejected, Resource};
 use crate::encode::{self, Dialect, EGRESS_ADDRESS};
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
 use crate::wire::Raw;
@@ -35,8 +35,8 @@ pub(crate) struct Encoded {
     grpc: View,
     /// For Envoys whose listeners are on the usual address.
     envoy: View,
-    /// The ports of Envoy's listeners.
-    ports: Arc<[u16]>,
+    /// The ports of Envoy's listeners, with the filters of each.
+    ports: Arc<[(u16, Vec<FaultFilter>)]>,
 }
 
 /// What one client is told: the sets of its dialect.
@@ -102,7 +102,6 @@ impl Encoded {
             snapshot
                 .clusters()
                 .iter()
-                .filter(|(name, _)| !name.as_str().starts_with(UNSERVED))
                 .filter_map(|(name, cluster)| Some((name, cluster.as_ref().ok()?)))
         };
         let endpoints = served()
@@ -116,7 +115,10 @@ impl Encoded {
         let egress = encode::by_port(snapshot);
         let egress_routes = written(egress.values());
         let egress_leading = self::leading(egress.values());
-        let ports: Arc<[u16]> = egress.into_keys().collect();
+        let ports: Arc<[_]> = egress
+            .into_iter()
+            .map(|(port, tree)| (port, tree.fault_filters))
+            .collect();
         let sockets = sockets(&ports, EGRESS_ADDRESS);
         let for_mesh = clusters(Dialect::Mesh);
         let for_grpc = clusters(Dialect::Grpc);
@@ -201,9 +203,9 @@ fn encoded_endpoints(name: &ClusterName, cluster: &Cluster) -> Arc<[u8]> {
     encode::endpoints(name, &cluster.endpoints, &cluster.drops).into()
 }
 
-fn sockets(ports: &[u16], address: IpAddr) -> Resources {
-    let one = |port: &u16| {
-        let listener = encode::socket_listener(address, *port);
+fn sockets(ports: &[(u16, Vec<FaultFilter>)], address: IpAddr) -> Resources {
+    let one = |(port, faults): &(u16, Vec<FaultFilter>)| {
+        let listener = encode::socket_listener(address, *port, faults);
         (encode::socket_name(*port).into(), listener.into())
     };
     ports.iter().map(one).collect()
@@ -216,7 +218,10 @@ fn listeners_and_trees(snapshot: &Snapshot) -> Result<(Resources, Trees<'_>), Un
     let mut trees = Trees::new();
     for (target, tree) in snapshot.targets().iter() {
         let Ok(tree) = tree else { continue };
-        listeners.insert(Arc::clone(target), encode::listener(target, &tree.name).into());
+        listeners.insert(
+            Arc::clone(target),
+            encode::listener(target, &tree.name, &tree.fault_filters).into(),
+        );
         let first = trees.entry(&tree.name).or_insert(tree);
         if **first != *tree {
             let kind = Kind::TwoTrees(Arc::clone(&tree.name));

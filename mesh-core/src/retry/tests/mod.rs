@@ -157,11 +157,10 @@ fn every_word_names_what_envoy_says() {
         let policy = RetryPolicy {
             on,
             statuses: [425].into(),
-            headers: [HeaderMatch {
-                name: HeaderName::from_static("x-again"),
-                test: HeaderTest::Value(StringMatch::Prefix("yes".into())),
-                invert: false,
-            }]
+            headers: [HeaderMatch::new(
+                HeaderName::from_static("x-again"),
+                HeaderTest::Value(StringMatch::Prefix("yes".into())),
+            )]
             .into(),
             explicit: true,
             ..RetryPolicy::default()
@@ -274,12 +273,7 @@ fn a_request_overrides_its_route() {
 #[test]
 fn only_requests_with_the_policys_headers_are_tried_again() {
     let policy = RetryPolicy {
-        request_headers: [HeaderMatch {
-            name: HeaderName::from_static("x-may"),
-            test: HeaderTest::Present,
-            invert: false,
-        }]
-        .into(),
+        request_headers: [HeaderMatch::new(HeaderName::from_static("x-may"), HeaderTest::Present)].into(),
         ..written("5xx")
     };
     for (request, expected) in [(headers(&[("x-may", "1")]), true), (headers(&[]), false)] {

@@ -10,7 +10,6 @@ use super::Key;
 use super::hosts::{Addresses, Answer};
 use super::walk::{Walk, reason};
 use crate::client::cache::Found;
-use crate::decode::UNSERVED;
 use crate::resource::{ClusterSpec, Discovery, DnsCluster, DnsHost, DnsKind, Endpoints};
 
 /// How deep aggregate clusters may stand in one another (gRFC A37).
@@ -115,10 +114,6 @@ impl Walk<'_> {
     /// What a cluster's name resolves to. While something is missing it is an error of no meaning: whoever asks looks at
     /// `missing` first.
     pub(super) fn resolve(&mut self, name: &ClusterName) -> (Vec<Part>, Resolved<Cluster>) {
-        if let Some(action) = name.as_str().strip_prefix(UNSERVED) {
-            let text = format!("the route's action, a {action}, is not served by this client");
-            return (Vec::new(), Err(Reason::new(ReasonKind::NoRoute, text)));
-        }
         let mut members = Members::default();
         let spec = match self.member(name, &mut members, 0) {
             Ok(spec) => spec,

@@ -8,7 +8,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_core::config::{Inbound, Reason, ReasonKind, Resolved, RouteTree, TimeLimits};
+use mesh_core::config::{
+    FaultFilter, FaultOverride, Inbound, Override, Reason, ReasonKind, Resolved, Route, RouteTree, TimeLimits,
+};
 use mesh_core::route;
 
 use super::walk::{Walk, reason};
@@ -119,13 +121,14 @@ impl Walk<'_> {
         }))
     }
 
-    /// A listener's routes, once every filter that is a resource of its own is known to need nothing of this process.
+    /// A listener's routes with its fault filters, once every filter that is a resource of its own is known, and can be served.
     fn routes(&mut self, http: &Http) -> Option<Resolved<RouteTree>> {
         let mut waits = false;
+        let mut faults = http.faults.to_vec();
         for extension in http.extensions.iter() {
             match self.filter(extension) {
                 None => waits = true,
-                Some(Ok(())) => {}
+                Some(Ok(fault)) => faults.extend(fault),
                 Some(Err(reason)) => return Some(Err(reason)),
             }
         }
@@ -137,11 +140,12 @@ impl Walk<'_> {
                 Found::Pending => None,
             },
         };
-        tree.filter(|_| !waits)
+        let tree = tree.filter(|_| !waits)?;
+        Some(tree.map(|tree| with_faults(tree, faults)))
     }
 
-    /// Whether calls may pass a filter; `None` while it is not known what it is (Envoy `ExtensionConfigSource`).
-    fn filter(&mut self, extension: &ExtensionRef) -> Option<Result<(), Reason>> {
+    /// What a filter does to calls that may pass it; `None` while it is not known what it is (Envoy `ExtensionConfigSource`).
+    fn filter(&mut self, extension: &ExtensionRef) -> Option<Result<Option<FaultFilter>, Reason>> {
         let is_one_of = |found: &Extension| extension.types.is_empty() || extension.types.contains(&found.type_url);
         let filter = match self.look::<Extension>(&extension.name) {
             Found::Value(found) if is_one_of(&found) => found.filter.clone(),
@@ -158,8 +162,13 @@ impl Walk<'_> {
             },
         };
         Some(match filter {
-            Filter::Router | Filter::NoOp => Ok(()),
-            Filter::Unsupported(_) if extension.optional => Ok(()),
+            Filter::Router | Filter::NoOp => Ok(None),
+            Filter::Fault(fault) => Ok(Some(FaultFilter {
+                name: (*extension.name).into(),
+                fault,
+                disabled: extension.disabled,
+            })),
+            Filter::Unsupported(_) if extension.optional => Ok(None),
             Filter::Unsupported(why) => Err(Reason::new(
                 ReasonKind::Refused,
                 format!("http filter {:?} cannot be left out: {why}", extension.name),
@@ -246,6 +255,34 @@ fn is_named_for(http: &Http, target: &str) -> bool {
     }
 }
 
+/// The routes with the faults that they are called with. Where nothing would come of it, which is what istiod sends everyone,
+/// they stay the value that they are.
+fn with_faults(tree: Arc<RouteTree>, filters: Vec<FaultFilter>) -> Arc<RouteTree> {
+    let speaks = |said: &[FaultOverride]| {
+        let something = |one: &FaultOverride| matches!(&one.what, Override::With(fault) if !fault.is_empty());
+        said.iter().any(something)
+    };
+    let is_heard = speaks(&tree.faults)
+        || tree.virtual_hosts.iter().any(|host| {
+            let of_shares = |route: &Route| {
+                let mut shares = route.split().into_iter().flat_map(|split| split.clusters());
+                shares.any(|share| speaks(&share.faults))
+            };
+            speaks(&host.faults)
+                || host
+                    .routes
+                    .iter()
+                    .any(|route| speaks(&route.faults) || of_shares(route))
+        });
+    if filters.is_empty() || (!is_heard && filters.iter().all(|filter| filter.fault.is_empty())) {
+        return tree;
+    }
+    Arc::new(RouteTree {
+        fault_filters: filters,
+        ..(*tree).clone()
+    })
+}
+
 fn cut(target: &str, whole: Arc<RouteTree>, limits: TimeLimits, before: Option<&Cut>) -> Result<Cut, Reason> {
     if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.whole, &whole) && before.limits == limits) {
         return Ok(before.clone());
@@ -257,6 +294,10 @@ fn cut(target: &str, whole: Arc<RouteTree>, limits: TimeLimits, before: Option<&
         name: Arc::clone(&whole.name),
         virtual_hosts: vec![host.clone()],
         ignore_port: whole.ignore_port,
+        headers: whole.headers.clone(),
+        closest_rules_last: whole.closest_rules_last,
+        fault_filters: whole.fault_filters.clone(),
+        faults: whole.faults.clone(),
     });
     let own = own.within(limits);
     // Another port's change, or another service's, leaves the target's own routes the value that they were.

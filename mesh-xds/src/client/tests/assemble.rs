@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::config::{ReasonKind, Version};
+use mesh_core::config::{Delay, Fault, FaultDelay, FaultFilter, Fraction, ReasonKind, Version};
 use proptest::prelude::*;
 
 use super::aggregate::THIRTY_PERCENT;
@@ -113,7 +113,7 @@ pub(super) fn kind_of<T>(resolved: &Result<T, mesh_core::config::Reason>) -> Opt
     resolved.as_ref().err().map(|reason| reason.kind())
 }
 
-fn missing(assembly: &Seen, target: &str) -> Vec<(ResourceKind, String)> {
+pub(super) fn missing(assembly: &Seen, target: &str) -> Vec<(ResourceKind, String)> {
     let missing = &assembly.waiting[target];
     let named = |one: &Missing| match one {
         Missing::Resource(kind, name) => (*kind, name.to_string()),
@@ -318,6 +318,48 @@ fn a_target_of_an_unknown_authority_is_told_at_once() {
         reason.to_string().contains("the bootstrap has no authority \"nobody\""),
         "{reason}"
     );
+}
+
+fn fault_filter(fault: Fault) -> FaultFilter {
+    FaultFilter {
+        name: "fault".into(),
+        fault: Arc::new(fault),
+        disabled: false,
+    }
+}
+
+fn some_fault() -> Fault {
+    let delay = FaultDelay {
+        fraction: Fraction::ALL,
+        delay: Delay::Fixed(std::time::Duration::from_secs(1)),
+    };
+    Fault {
+        delay: Some(delay),
+        ..Fault::default()
+    }
+}
+
+#[test]
+fn a_listeners_faults_come_to_the_routes_of_its_target_and_empty_ones_change_nothing() {
+    let mut mesh = Mesh::new(&["t"]);
+    let first = mesh.whole("t", "c", 1);
+    let tree = |snapshot: &Snapshot| Arc::clone(snapshot.target("t").unwrap().as_ref().unwrap());
+    let with = |fault| {
+        raw(
+            ResourceKind::Listener,
+            encode::listener("t", "t", &[fault_filter(fault)]),
+        )
+    };
+    let same = mesh.hear(ResourceKind::Listener, vec![with(Fault::default())]);
+    assert!(same.snapshot.is_none(), "what does nothing is no change");
+    let second = mesh
+        .hear(ResourceKind::Listener, vec![with(some_fault())])
+        .snapshot
+        .unwrap();
+    assert_eq!(tree(&second).fault_filters, [fault_filter(some_fault())]);
+    assert_eq!(tree(&first).fault_filters, []);
+    let resent = mesh.hear(ResourceKind::Listener, vec![with(some_fault())]);
+    assert!(resent.snapshot.is_none());
 }
 
 /// Events of a stream, as they come in any order: what a control plane says, what it leaves out, what is wanted.

@@ -43,7 +43,7 @@ fn response(kind: ResourceKind, version: &str, resources: Vec<Raw>) -> Response 
 }
 
 fn listener(target: &str, routes: &str) -> Raw {
-    raw(ResourceKind::Listener, encode::listener(target, routes))
+    raw(ResourceKind::Listener, encode::listener(target, routes, &[]))
 }
 
 /// A route configuration that sends everything to one cluster.

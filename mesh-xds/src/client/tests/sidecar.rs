@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::config::ReasonKind;
+use mesh_core::config::{Action, ReasonKind};
 
-use super::assemble::{Mesh, Seen, grpc, kind_of};
+use super::assemble::{Mesh, Seen, grpc, kind_of, missing};
 use super::*;
 use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Rules};
@@ -85,19 +85,44 @@ fn a_sidecars_configuration_leads_a_target_to_its_endpoints_each_with_its_own_tl
 
 #[test]
 fn a_host_that_a_sidecars_mesh_does_not_know_passes_where_it_may_and_is_told_why_not_otherwise() {
-    for (allow_any, kind) in [(true, None), (false, Some(ReasonKind::NoRoute))] {
-        let target = "elsewhere.example:50051";
-        let mesh = sidecar_mesh(target, allow_any, Rules::default());
-        let snapshot = mesh.seen.snapshot.unwrap();
-        let tree = snapshot.target(target).unwrap().as_ref().unwrap();
-        let cluster = tree.clusters().next().unwrap();
-        let cluster = snapshot.cluster(cluster).unwrap();
-        assert_eq!(kind_of(cluster), kind, "{cluster:?}");
-        let passes = cluster
-            .as_ref()
-            .is_ok_and(|cluster| cluster.by_authority && cluster.endpoints.is_empty());
-        assert_eq!(passes, allow_any);
-    }
+    let target = "elsewhere.example:50051";
+    let of = |allow_any| sidecar_mesh(target, allow_any, Rules::default()).seen.snapshot.unwrap();
+    let tree = |snapshot: &Snapshot| Arc::clone(snapshot.target(target).unwrap().as_ref().unwrap());
+    let allowed = of(true);
+    let cluster = tree(&allowed).clusters().next().unwrap().clone();
+    let cluster = allowed.cluster(&cluster).unwrap().as_ref().unwrap();
+    assert!(cluster.by_authority && cluster.endpoints.is_empty(), "{cluster:?}");
+    let refused = tree(&of(false));
+    let Action::Respond(response) = &refused.virtual_hosts[0].routes[0].action else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((response.status.as_u16(), refused.clusters().count()), (502, 0));
+}
+
+/// A fault filter may be a resource of its own (ECDS): the routes wait for it.
+#[test]
+fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
+    use istiod::sidecar::{by_port_with, clusters, delay, routes};
+    let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
+    mesh.hear(ResourceKind::Listener, vec![raw_of(&by_port_with("elsewhere"))]);
+    mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
+    mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);
+    let lacks = missing(&mesh.seen, TARGET);
+    assert_eq!(
+        lacks,
+        [(ResourceKind::ExtensionConfig, "elsewhere".to_owned())],
+        "it may be one that guards"
+    );
+    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&delay("elsewhere"))]);
+    let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
+    let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints.to_vec()).snapshot.unwrap();
+    let tree = snapshot.target(TARGET).unwrap().as_ref().unwrap();
+    let filter = tree
+        .fault_filters
+        .iter()
+        .find(|filter| &*filter.name == "elsewhere")
+        .unwrap();
+    assert!(filter.fault.delay.is_some(), "{tree:?}");
 }
 
 impl Mesh {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use mesh_core::config::FaultFilter;
 use prost::Name;
 
 use super::Side;
@@ -14,26 +15,38 @@ use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
 use crate::proto::router::Router;
 use crate::resource::{ExtensionRef, Filter};
 
-/// Checks the filters, and says which of them are resources of their own.
-pub(super) fn read(
-    filters: &[HttpFilter],
-    side: Side,
-    context: &Context,
-    notes: &mut Notes,
-) -> Result<Vec<ExtensionRef>, Fault> {
+/// What the filters ask of this process.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// Those that are resources of their own.
+    pub(super) extensions: Vec<ExtensionRef>,
+    /// Those that break calls.
+    pub(super) faults: Vec<FaultFilter>,
+}
+
+/// Checks the filters, and says what they ask for.
+pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes: &mut Notes) -> Result<Asked, Fault> {
     let mut names = HashSet::new();
     let mut terminal = None;
-    let mut extensions = Vec::new();
+    let mut asked = Asked::default();
     for (index, filter) in filters.iter().enumerate() {
         let at = |fault: Fault| fault.within(format_args!("http_filters[{index}]"));
         if !names.insert(filter.name.as_str()) {
             return Err(at(Fault::new("name", format!("{:?} is there twice", filter.name))));
         }
         let is_router = match one(filter, side, context, notes).map_err(at)? {
+            One::Known(Filter::Fault(fault)) => {
+                asked.faults.push(FaultFilter {
+                    name: filter.name.as_str().into(),
+                    fault,
+                    disabled: filter.disabled,
+                });
+                false
+            }
             One::Known(filter) => filter == Filter::Router,
             One::Elsewhere(extension) => {
                 let is_router = may_only_be_router(&extension);
-                extensions.push(extension);
+                asked.extensions.push(extension);
                 is_router
             }
         };
@@ -42,14 +55,14 @@ pub(super) fn read(
         }
     }
     match terminal {
-        Some(last) if last + 1 == filters.len() => Ok(extensions),
+        Some(last) if last + 1 == filters.len() => Ok(asked),
         Some(_) => Err(Fault::new("http_filters", "the router must be the last")),
         None => Err(Fault::new("http_filters", "the last must be the router")),
     }
 }
 
 enum One {
-    /// Either the router or one to be passed over.
+    /// The router, one that breaks calls, or one to be passed over.
     Known(Filter),
     Elsewhere(ExtensionRef),
 }
@@ -57,16 +70,20 @@ enum One {
 fn one(filter: &HttpFilter, side: Side, context: &Context, notes: &mut Notes) -> Result<One, Fault> {
     let (field, what) = match &filter.config_type {
         Some(ConfigType::TypedConfig(any)) => {
-            match meaning(any, context).map_err(|fault| fault.within("typed_config"))? {
+            match meaning(any, context, notes).map_err(|fault| fault.within("typed_config"))? {
                 (type_url, Filter::Unsupported(why)) if side == Side::Server && is_guard(&type_url) => {
                     return Err(Fault::new("typed_config", why));
                 }
                 (_, Filter::Unsupported(why)) => ("typed_config", String::from(why)),
+                (_, Filter::Fault(fault)) if side == Side::Server => match fault.is_empty() {
+                    true => return Ok(One::Known(Filter::NoOp)),
+                    false => ("typed_config", "faults are not injected at a server".into()),
+                },
                 (_, known) => return Ok(One::Known(known)),
             }
         }
         Some(ConfigType::ConfigDiscovery(source)) if context.profile == Profile::Envoy => {
-            let found = reference(filter, source, context).map_err(|fault| fault.within("config_discovery"))?;
+            let found = reference(filter, source, context, notes).map_err(|fault| fault.within("config_discovery"))?;
             return Ok(One::Elsewhere(found));
         }
         Some(ConfigType::ConfigDiscovery(_)) => ("config_discovery", "is not supported (gRFC A39)".into()),
@@ -80,7 +97,12 @@ fn one(filter: &HttpFilter, side: Side, context: &Context, notes: &mut Notes) ->
 }
 
 /// A filter's resource goes by the filter's name (Envoy).
-fn reference(filter: &HttpFilter, source: &ExtensionConfigSource, context: &Context) -> Result<ExtensionRef, Fault> {
+fn reference(
+    filter: &HttpFilter,
+    source: &ExtensionConfigSource,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<ExtensionRef, Fault> {
     from_this_stream("config_source", source.config_source.as_ref())?;
     if filter.name.is_empty() {
         return Err(Fault::new("name", "is empty"));
@@ -89,7 +111,7 @@ fn reference(filter: &HttpFilter, source: &ExtensionConfigSource, context: &Cont
         return Err(Fault::new("type_urls", "is empty"));
     }
     let default = source.default_config.as_ref();
-    let default = default.map(|any| meaning(any, context).map_err(|fault| fault.within("default_config")));
+    let default = default.map(|any| meaning(any, context, notes).map_err(|fault| fault.within("default_config")));
     let default = default.transpose()?.map(|(_, filter)| filter);
     if source.apply_default_config_without_warming && default.is_none() {
         return Err(Fault::new(
@@ -103,6 +125,7 @@ fn reference(filter: &HttpFilter, source: &ExtensionConfigSource, context: &Cont
         default,
         default_without_warming: source.apply_default_config_without_warming,
         optional: filter.is_optional || filter.disabled,
+        disabled: filter.disabled,
     })
 }
 

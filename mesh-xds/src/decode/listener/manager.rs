@@ -19,7 +19,7 @@ pub(super) fn http(
     context: &Context,
     notes: &mut Notes,
 ) -> Result<Http, Fault> {
-    let extensions = common(manager, Side::Client, context, notes)?;
+    let asked = common(manager, Side::Client, context, notes)?;
     let routes = match &manager.route_specifier {
         Some(RouteSpecifier::Rds(rds)) => by_name(rds).map_err(|fault| fault.within("rds"))?,
         Some(RouteSpecifier::RouteConfig(config)) => {
@@ -34,7 +34,8 @@ pub(super) fn http(
     };
     Ok(Http {
         routes,
-        extensions: extensions.into(),
+        extensions: asked.extensions.into(),
+        faults: asked.faults.into(),
         limits: limits(manager, context)?,
     })
 }
@@ -59,8 +60,8 @@ fn limits(manager: &HttpConnectionManager, context: &Context) -> Result<TimeLimi
 
 /// Checks a server's connection manager. Its routes choose no cluster here: the application serves what it is called for.
 pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: &mut Notes) -> Result<(), Fault> {
-    let extensions = common(manager, Side::Server, context, notes)?;
-    if let Some(first) = extensions.iter().find(|extension| !extension.optional) {
+    let asked = common(manager, Side::Server, context, notes)?;
+    if let Some(first) = asked.extensions.iter().find(|extension| !extension.optional) {
         // It may be a guard, and nobody at a server looks into it yet.
         let reason = format!(
             "{:?} comes as a resource of its own, which is not supported at a server",
@@ -80,7 +81,7 @@ fn common(
     side: Side,
     context: &Context,
     notes: &mut Notes,
-) -> Result<Vec<crate::resource::ExtensionRef>, Fault> {
+) -> Result<filters::Asked, Fault> {
     let hops = [
         ("xff_num_trusted_hops", manager.xff_num_trusted_hops != 0),
         (

@@ -1,27 +1,39 @@
 //! `RouteConfiguration`: every virtual host is read, not only the one that will match (gRFC A28).
 //!
 //! A route that this client could not tell from another is dropped with a note, as gRPC does; one that it can match but not
-//! serve (a redirect) stays in its place and fails its calls, so that they do not fall through to a later route.
+//! serve stays in its place and fails its calls, so that they do not fall through to a later route.
 
 use std::sync::Arc;
 
-use mesh_core::config::{ClusterName, Domain, RetryPolicy, Route, RouteTree, RoutingPriority, Split, VirtualHost};
+use mesh_core::config::{
+    Action, Domain, Forward, RetryPolicy, Route, RouteTree, RoutingPriority, Split, TimeLimits, VirtualHost,
+    WeightedCluster as ShareValue,
+};
 
-use super::{Context, Fault, Notes, Resource, matcher};
+use super::{Context, Fault, Notes, Resource, fault, matcher};
+use crate::bootstrap::Profile;
 use crate::proto::core::RoutingPriority as PriorityProto;
 use crate::proto::route::{
-    Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto, WeightedCluster, route::Action,
-    route_action::ClusterSpecifier,
+    Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto, WeightedCluster,
+    route::Action as RouteActionProto, route_action::ClusterSpecifier, weighted_cluster::ClusterWeight,
+    weighted_cluster::cluster_weight::HostRewriteSpecifier,
 };
 use crate::resource::ResourceKind;
 
+mod action;
+mod headers;
 mod predicates;
 mod retry;
 pub(super) mod time;
 
-/// Begins the name of a cluster that stands for an action which is not served. No control plane names a cluster so, and
-/// assembly resolves it to the reason without asking for it.
-pub(crate) const UNSERVED: &str = "#unserved-action/";
+/// What a route is called that forwards nothing (gRFC A36: it is for servers).
+const NON_FORWARDING: &str = "a non-forwarding action";
+
+/// What stands above a route.
+struct Places<'a> {
+    tree: &'a RouteConfiguration,
+    host: &'a HostProto,
+}
 
 impl Resource for RouteTree {
     const KIND: ResourceKind = ResourceKind::Route;
@@ -31,31 +43,40 @@ impl Resource for RouteTree {
         &proto.name
     }
 
-    fn decode(proto: &RouteConfiguration, _context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
-        let host = |(index, proto)| {
-            virtual_host(proto, notes).map_err(|fault| fault.within(format_args!("virtual_hosts[{index}]")))
+    fn decode(proto: &RouteConfiguration, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
+        note_what_is_not_looked_at(proto, notes);
+        let host = |(index, host)| {
+            let places = Places { tree: proto, host };
+            virtual_host(&places, context, notes).map_err(|fault| fault.within(format_args!("virtual_hosts[{index}]")))
         };
+        let virtual_hosts = proto
+            .virtual_hosts
+            .iter()
+            .enumerate()
+            .map(host)
+            .collect::<Result<_, _>>()?;
         Ok(Self {
-            name: proto.name.as_str().into(),
-            virtual_hosts: proto
-                .virtual_hosts
-                .iter()
-                .enumerate()
-                .map(host)
-                .collect::<Result<_, _>>()?,
             ignore_port: proto.ignore_port_in_host_matching,
+            headers: headers::rules(
+                (&proto.request_headers_to_add, &proto.request_headers_to_remove),
+                (&proto.response_headers_to_add, &proto.response_headers_to_remove),
+            )?,
+            closest_rules_last: proto.most_specific_header_mutations_wins,
+            faults: fault::overrides(&proto.typed_per_filter_config, context, notes)?,
+            ..Self::new(proto.name.as_str(), virtual_hosts)
         })
     }
 }
 
-fn virtual_host(proto: &HostProto, notes: &mut Notes) -> Result<VirtualHost, Fault> {
+fn virtual_host(places: &Places<'_>, context: &Context, notes: &mut Notes) -> Result<VirtualHost, Fault> {
+    let proto = places.host;
     let domain = |(index, text): (usize, &String)| {
         Domain::parse(text).map_err(|error| Fault::new(format!("domains[{index}]"), error))
     };
     let mut routes = Vec::with_capacity(proto.routes.len());
     for (index, route_proto) in proto.routes.iter().enumerate() {
-        let read = route(route_proto, proto, notes).map_err(|fault| fault.within(format_args!("routes[{index}]")))?;
-        match read {
+        let read = route(route_proto, places, context, notes);
+        match read.map_err(|fault| fault.within(format_args!("routes[{index}]")))? {
             Read::Taken(route) => routes.push(Arc::new(*route)),
             Read::Dropped(why) => notes.add(format_args!(
                 "virtual host {:?}: route {index} was dropped: {why}",
@@ -63,10 +84,14 @@ fn virtual_host(proto: &HostProto, notes: &mut Notes) -> Result<VirtualHost, Fau
             )),
         }
     }
+    let domains = proto.domains.iter().enumerate().map(domain).collect::<Result<_, _>>()?;
     Ok(VirtualHost {
-        name: proto.name.as_str().into(),
-        domains: proto.domains.iter().enumerate().map(domain).collect::<Result<_, _>>()?,
-        routes,
+        headers: headers::rules(
+            (&proto.request_headers_to_add, &proto.request_headers_to_remove),
+            (&proto.response_headers_to_add, &proto.response_headers_to_remove),
+        )?,
+        faults: fault::overrides(&proto.typed_per_filter_config, context, notes)?,
+        ..VirtualHost::new(proto.name.as_str(), domains, routes)
     })
 }
 
@@ -75,59 +100,67 @@ enum Read {
     Dropped(String),
 }
 
-fn route(proto: &RouteProto, host: &HostProto, notes: &mut Notes) -> Result<Read, Fault> {
+fn route(proto: &RouteProto, places: &Places<'_>, context: &Context, notes: &mut Notes) -> Result<Read, Fault> {
     let matches = proto
         .r#match
         .as_ref()
         .ok_or_else(|| Fault::new("match", "is missing"))?;
-    let matches = match matcher::route_match(matches).map_err(|fault| fault.within("match"))? {
+    let matches = match matcher::route_match(matches, context.profile).map_err(|fault| fault.within("match"))? {
         Ok(matches) => matches,
         Err(why) => return Ok(Read::Dropped(why)),
     };
-    if !proto.typed_per_filter_config.is_empty() {
-        notes.add(format_args!(
-            "route {:?}: typed_per_filter_config is not applied",
-            proto.name
-        ));
-    }
-    let name = proto.name.as_str().into();
+    let max_body = places
+        .tree
+        .max_direct_response_body_size_bytes
+        .as_ref()
+        .map(|max| max.value);
+    let (mut timeout, mut limits, mut retry) = (None, TimeLimits::default(), RetryPolicy::never());
+    let mut priority = RoutingPriority::Default;
     let action = match &proto.action {
-        Some(Action::Route(action)) => action,
-        Some(other) => {
-            let word = action_word(other);
-            notes.add(format_args!("a {word} is not served: its calls fail"));
-            let route = Route {
-                name,
-                matches,
-                retry: RetryPolicy {
-                    announce_attempts: host.include_request_attempt_count,
-                    ..RetryPolicy::never()
-                },
-                ..Route::to(Split::all_to(format!("{UNSERVED}{word}")))
+        Some(RouteActionProto::Route(action)) => {
+            let inner = |fault: Fault| fault.within("route");
+            note_what_is_left_out(action, notes);
+            let forward = match forward(action, places, context, notes).map_err(inner)? {
+                Forwarded::Action(action) => action,
+                Forwarded::Dropped(why) => return Ok(Read::Dropped(why)),
             };
-            return Ok(Read::Taken(Box::new(route)));
+            (timeout, limits) = time::limits(action).map_err(inner)?;
+            retry = retry::read(proto, action, places.host, context.profile, notes).map_err(inner)?;
+            priority = read_priority(action).map_err(inner)?;
+            forward
         }
+        Some(RouteActionProto::Redirect(redirect)) => {
+            action::redirect(redirect).map_err(|fault| fault.within("redirect"))?
+        }
+        Some(RouteActionProto::DirectResponse(response)) => {
+            action::direct_response(response, max_body, notes).map_err(|fault| fault.within("direct_response"))?
+        }
+        Some(RouteActionProto::FilterAction(_)) => Action::Unserved("a filter action".into()),
+        Some(RouteActionProto::NonForwardingAction(_)) => Action::Unserved(NON_FORWARDING.into()),
         None => return Err(Fault::new("action", "is missing")),
     };
-    note_what_is_left_out(proto, action, notes);
-    let inner = |fault: Fault| fault.within("route");
-    let split = match split(action).map_err(inner)? {
-        Ok(split) => split,
-        Err(why) => return Ok(Read::Dropped(why)),
-    };
-    let (timeout, limits) = time::limits(action).map_err(inner)?;
+    if let Action::Unserved(what) = &action {
+        notes.add(format_args!("{what} is not served: its calls fail"));
+        // As if it had never been one that forwards.
+        (timeout, limits, retry) = (None, TimeLimits::default(), RetryPolicy::never());
+    }
     Ok(Read::Taken(Box::new(Route {
-        name,
+        name: proto.name.as_str().into(),
         matches,
-        split,
+        action,
         timeout,
         limits,
-        retry: retry::read(proto, action, host, notes).map_err(inner)?,
-        priority: priority(action).map_err(inner)?,
+        retry,
+        priority,
+        headers: headers::rules(
+            (&proto.request_headers_to_add, &proto.request_headers_to_remove),
+            (&proto.response_headers_to_add, &proto.response_headers_to_remove),
+        )?,
+        faults: fault::overrides(&proto.typed_per_filter_config, context, notes)?,
     })))
 }
 
-fn priority(action: &RouteAction) -> Result<RoutingPriority, Fault> {
+fn read_priority(action: &RouteAction) -> Result<RoutingPriority, Fault> {
     match PriorityProto::try_from(action.priority) {
         Ok(PriorityProto::Default) => Ok(RoutingPriority::Default),
         Ok(PriorityProto::High) => Ok(RoutingPriority::High),
@@ -138,64 +171,124 @@ fn priority(action: &RouteAction) -> Result<RoutingPriority, Fault> {
     }
 }
 
-/// Things that istiod writes, and that change what a request looks like or where else it goes, but not whom it may reach.
-#[allow(deprecated, reason = "Istio still writes some of them")]
-fn note_what_is_left_out(proto: &RouteProto, action: &RouteAction, notes: &mut Notes) {
-    let rewrites = !action.prefix_rewrite.is_empty()
-        || action.regex_rewrite.is_some()
-        || action.path_rewrite_policy.is_some()
-        || action.host_rewrite_specifier.is_some();
-    let headers = !proto.request_headers_to_add.is_empty()
-        || !proto.request_headers_to_remove.is_empty()
-        || !proto.response_headers_to_add.is_empty()
-        || !proto.response_headers_to_remove.is_empty();
+enum Forwarded {
+    Action(Action),
+    Dropped(String),
+}
+
+fn forward(
+    action: &RouteAction,
+    places: &Places<'_>,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<Forwarded, Fault> {
+    let split = match split(action, context, notes)? {
+        Ok(split) => split,
+        // gRFC A28: a specifier that is not known drops the route. Where Envoy would serve it, calls must not fall through.
+        Err(why) if context.profile == Profile::Grpc => {
+            return Ok(Forwarded::Dropped(format!("{why} is not supported")));
+        }
+        Err(why) => return Ok(Forwarded::Action(Action::Unserved(why.into()))),
+    };
+    let rewrite = match action::rewrite(action, notes)? {
+        Ok(rewrite) => rewrite,
+        Err(what) => return Ok(Forwarded::Action(Action::Unserved(what.into()))),
+    };
+    let mirrors = [
+        &action.request_mirror_policies[..],
+        &places.host.request_mirror_policies,
+        &places.tree.request_mirror_policies,
+    ];
+    Ok(Forwarded::Action(Action::Forward(Forward {
+        split,
+        rewrite,
+        mirrors: action::mirrors(mirrors, notes)?,
+    })))
+}
+
+/// Ways to choose a host and a route that are not looked at here.
+fn note_what_is_not_looked_at(proto: &RouteConfiguration, notes: &mut Notes) {
+    let of_hosts = |has: fn(&HostProto) -> bool| proto.virtual_hosts.iter().any(has);
+    let not_looked_at = [
+        ("vhds", proto.vhds.is_some()),
+        ("vhost_header", !proto.vhost_header.is_empty()),
+        (
+            "ignore_path_parameters_in_path_matching",
+            proto.ignore_path_parameters_in_path_matching,
+        ),
+        ("a virtual host's matcher", of_hosts(|host| host.matcher.is_some())),
+        ("require_tls", of_hosts(|host| host.require_tls != 0)),
+    ];
+    for (what, _) in not_looked_at.iter().filter(|(_, present)| *present) {
+        notes.add(format_args!("{what} is not applied"));
+    }
+}
+
+/// Things that istiod writes, and that change how an answer looks to a browser or where an endpoint is found, but not whom a
+/// call may reach.
+fn note_what_is_left_out(action: &RouteAction, notes: &mut Notes) {
+    #[allow(deprecated, reason = "Istio still writes some of them")]
     let left_out = [
-        ("request_mirror_policies", !action.request_mirror_policies.is_empty()),
         ("cors", action.cors.is_some()),
         ("hash_policy", !action.hash_policy.is_empty()),
         ("rate_limits", !action.rate_limits.is_empty()),
-        ("a rewrite", rewrites),
-        ("a header operation", headers),
+        ("internal_redirect_policy", action.internal_redirect_policy.is_some()),
+        ("upgrade_configs", !action.upgrade_configs.is_empty()),
     ];
     for (what, _) in left_out.iter().filter(|(_, present)| *present) {
         notes.add(format_args!("{what} is not applied"));
     }
 }
 
-fn action_word(action: &Action) -> &'static str {
-    match action {
-        Action::Route(_) => "route",
-        Action::Redirect(_) => "redirect",
-        Action::DirectResponse(_) => "direct response",
-        Action::FilterAction(_) => "filter action",
-        Action::NonForwardingAction(_) => "non-forwarding action",
-    }
-}
-
-fn split(action: &RouteAction) -> Result<Result<Split, String>, Fault> {
+/// The inner error is a specifier that is not served.
+fn split(action: &RouteAction, context: &Context, notes: &mut Notes) -> Result<Result<Split, &'static str>, Fault> {
     match &action.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) if name.is_empty() => Err(Fault::new("cluster", "is empty")),
         Some(ClusterSpecifier::Cluster(name)) => Ok(Ok(Split::all_to(name.as_str()))),
-        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted_split(weighted)
-            .map(Ok)
-            .map_err(|fault| fault.within("weighted_clusters")),
-        // gRFC A28: a specifier that is not known drops the route.
-        Some(ClusterSpecifier::ClusterHeader(_)) => Ok(Err("cluster_header is not supported".into())),
-        Some(ClusterSpecifier::ClusterSpecifierPlugin(_) | ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
-            Ok(Err("cluster specifier plugins are not supported".into()))
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+            weighted_split(weighted, context, notes).map_err(|fault| fault.within("weighted_clusters"))
         }
-        None => Ok(Err("it names no cluster".into())),
+        Some(ClusterSpecifier::ClusterHeader(_)) => Ok(Err("cluster_header")),
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(_) | ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
+            Ok(Err("a cluster specifier plugin"))
+        }
+        None => Ok(Err("a route without a cluster")),
     }
 }
 
-fn weighted_split(weighted: &WeightedCluster) -> Result<Split, Fault> {
+fn weighted_split(
+    weighted: &WeightedCluster,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<Result<Split, &'static str>, Fault> {
     let mut shares = Vec::with_capacity(weighted.clusters.len());
-    for (index, share) in weighted.clusters.iter().enumerate() {
-        if share.name.is_empty() {
-            return Err(Fault::new(format!("clusters[{index}].name"), "is empty"));
+    for (index, proto) in weighted.clusters.iter().enumerate() {
+        if proto.name.is_empty() && !proto.cluster_header.is_empty() {
+            return Ok(Err("cluster_header"));
         }
-        let weight = share.weight.as_ref().map_or(0, |weight| weight.value);
-        shares.push((ClusterName::from(share.name.as_str()), weight));
+        let share = share(proto, context, notes).map_err(|fault| fault.within(format_args!("clusters[{index}]")))?;
+        shares.push(share);
     }
-    Split::weighted(shares).map_err(|error| Fault::new("clusters", error))
+    let split = Split::of(shares).map_err(|error| Fault::new("clusters", error))?;
+    Ok(Ok(split))
+}
+
+fn share(proto: &ClusterWeight, context: &Context, notes: &mut Notes) -> Result<ShareValue, Fault> {
+    if proto.name.is_empty() {
+        return Err(Fault::new("name", "is empty"));
+    }
+    let weight = proto.weight.as_ref().map_or(0, |weight| weight.value);
+    let host = match &proto.host_rewrite_specifier {
+        Some(HostRewriteSpecifier::HostRewriteLiteral(literal)) => action::authority("host_rewrite_literal", literal)?,
+        None => None,
+    };
+    Ok(ShareValue {
+        headers: headers::rules(
+            (&proto.request_headers_to_add, &proto.request_headers_to_remove),
+            (&proto.response_headers_to_add, &proto.response_headers_to_remove),
+        )?,
+        host,
+        faults: fault::overrides(&proto.typed_per_filter_config, context, notes)?,
+        ..ShareValue::new(proto.name.as_str(), weight)
+    })
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use http::HeaderName;
 use mesh_core::config::{
-    Backoff, HeaderMatch, HostSelection, RateLimitedBackoff, ResetFormat, ResetHeader, RetryOn, RetryPolicy,
+    Backoff, HeaderMatch, HostSelection, RateLimitedBackoff, ResetFormat, ResetHeader, RetryOn, RetryPolicy, Subject,
 };
 
 use super::predicates;
+use crate::bootstrap::Profile;
 use crate::convention::RETRY_IS_DEFAULT;
 use crate::decode::common::{duration, limit};
 use crate::decode::{Fault, Notes, matcher};
@@ -29,12 +30,13 @@ pub(super) fn read(
     proto: &Route,
     action: &RouteAction,
     host: &VirtualHost,
+    profile: Profile,
     notes: &mut Notes,
 ) -> Result<RetryPolicy, Fault> {
     let policy = action.retry_policy.as_ref().or(host.retry_policy.as_ref());
     let policy = match policy {
         None => RetryPolicy::never(),
-        Some(policy) => self::policy(policy, notes).map_err(|fault| fault.within("retry_policy"))?,
+        Some(policy) => self::policy(policy, profile, notes).map_err(|fault| fault.within("retry_policy"))?,
     };
     Ok(RetryPolicy {
         explicit: policy.retries > 0 && !is_default(proto.metadata.as_ref()),
@@ -46,13 +48,13 @@ pub(super) fn read(
 }
 
 /// Reads a policy. `num_retries: 0` is no retry, where gRFC A44 refuses it: that is how a user says so.
-fn policy(proto: &Proto, notes: &mut Notes) -> Result<RetryPolicy, Fault> {
+fn policy(proto: &Proto, profile: Profile, notes: &mut Notes) -> Result<RetryPolicy, Fault> {
     let backoff = proto.retry_back_off.as_ref().map(backoff).transpose()?;
     let mut policy = RetryPolicy {
         retries: proto.num_retries.as_ref().map_or(DEFAULT_RETRIES, |count| count.value),
         on: RetryOn::parse(&proto.retry_on),
         statuses: statuses(&proto.retriable_status_codes)?,
-        headers: headers("retriable_headers", &proto.retriable_headers)?.unwrap_or_else(|why| {
+        headers: headers("retriable_headers", &proto.retriable_headers, profile)?.unwrap_or_else(|why| {
             notes.add(format_args!("retriable_headers are not applied: {why}"));
             Arc::default()
         }),
@@ -71,7 +73,7 @@ fn policy(proto: &Proto, notes: &mut Notes) -> Result<RetryPolicy, Fault> {
         },
         ..RetryPolicy::never()
     };
-    match headers("retriable_request_headers", &proto.retriable_request_headers)? {
+    match headers("retriable_request_headers", &proto.retriable_request_headers, profile)? {
         Ok(headers) => policy.request_headers = headers,
         // Leaving the list out would retry what was meant to be left alone.
         Err(why) => {
@@ -105,13 +107,28 @@ fn statuses(codes: &[u32]) -> Result<Arc<[u16]>, Fault> {
 }
 
 /// Reads matchers. The inner error is why they cannot be applied.
-fn headers(field: &str, protos: &[HeaderMatcher]) -> Result<Result<Arc<[HeaderMatch]>, String>, Fault> {
+fn headers(
+    field: &str,
+    protos: &[HeaderMatcher],
+    profile: Profile,
+) -> Result<Result<Arc<[HeaderMatch]>, String>, Fault> {
     if protos.len() > MAX_HEADERS {
         return Err(Fault::new(field, format!("has more than {MAX_HEADERS} entries")));
     }
     let mut headers = Vec::with_capacity(protos.len());
     for (index, proto) in protos.iter().enumerate() {
-        match matcher::header_match(proto).map_err(|fault| fault.within(format_args!("{field}[{index}]")))? {
+        let read = matcher::header_match(proto, profile);
+        match read.map_err(|fault| fault.within(format_args!("{field}[{index}]")))? {
+            // Retries look at headers alone.
+            Ok(HeaderMatch {
+                subject: subject @ (Subject::Authority | Subject::Method | Subject::Path | Subject::Scheme),
+                ..
+            }) => {
+                return Ok(Err(format!(
+                    "it matches on the pseudo header {:?}",
+                    subject.to_string()
+                )));
+            }
             Ok(header) => headers.push(header),
             Err(why) => return Ok(Err(why)),
         }

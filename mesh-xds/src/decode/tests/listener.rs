@@ -1,6 +1,6 @@
 //! Listeners.
 
-use mesh_core::config::RouteTree;
+use mesh_core::config::{FaultFilter, RouteTree};
 
 use super::*;
 use crate::encode;
@@ -8,7 +8,7 @@ use crate::proto::{core, discovery, hcm, listener, pack, protobuf};
 use crate::resource::{Http, Listener, Routes};
 
 fn listener_proto() -> listener::Listener {
-    listener::Listener::decode(&*encode::listener("target", "routes")).unwrap()
+    listener::Listener::decode(&*encode::listener("target", "routes", &[])).unwrap()
 }
 
 fn with_manager(proto: &mut listener::Listener, change: impl FnOnce(&mut hcm::HttpConnectionManager)) {
@@ -97,10 +97,11 @@ fn listeners_that_are_taken() {
     let named = Listener::Api(Http {
         routes: Routes::Named("routes".into()),
         extensions: Arc::default(),
+        faults: Arc::default(),
         limits: Default::default(),
     });
     assert_eq!(accepted::<Listener>(listener_proto(), |_| {}), named);
-    // An optional unknown filter is skipped; istiod's empty fault filter does nothing.
+    // An optional unknown filter is skipped; istiod's empty fault filter is where routes hang their faults.
     let many = accepted::<Listener>(listener_proto(), |proto| {
         with_manager(proto, |manager| {
             let fault = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
@@ -110,7 +111,15 @@ fn listeners_that_are_taken() {
                 .insert(0, filter("unknown", "type.googleapis.com/x.Y", true));
         });
     });
-    assert_eq!(many, named);
+    let Listener::Api(Http { extensions, faults, .. }) = many else {
+        panic!("a client's listener stays one")
+    };
+    let fault = FaultFilter {
+        name: "fault".into(),
+        fault: Arc::default(),
+        disabled: false,
+    };
+    assert_eq!((extensions.len(), &*faults), (0, &[fault][..]));
     let inline = accepted::<Listener>(listener_proto(), |proto| {
         with_manager(proto, |manager| {
             let specifier = hcm::http_connection_manager::RouteSpecifier::RouteConfig(Default::default());

@@ -9,6 +9,7 @@ mod limits;
 mod listener;
 mod roundtrip;
 mod route;
+mod strategies;
 
 use std::fmt;
 
@@ -71,7 +72,7 @@ where
 pub(crate) fn limited_listener(target: &str, routes: &str, idle: i64, max_stream: i64) -> Raw {
     use crate::proto::hcm::HttpConnectionManager;
     use crate::proto::{listener, pack, protobuf::Duration};
-    let bytes = crate::encode::listener(target, routes);
+    let bytes = crate::encode::listener(target, routes, &[]);
     let mut proto = listener::Listener::decode(&*bytes).unwrap();
     let any = proto.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap();
     let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();

@@ -5,25 +5,27 @@ use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, HeaderMatch, HeaderTest,
-    Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata, MutualTls, NameKind, NameMatch,
-    OutlierRules, PathMatch, Pattern, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader,
-    RetryBudget, RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteMatch, RouteTree, RoutingPriority, Split,
-    StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
+    Backoff, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, Fault, FaultFilter,
+    HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata,
+    MutualTls, NameKind, NameMatch, OutlierRules, PathMatch, Pattern, Protocol, RateLimitedBackoff, ReportedMetric,
+    ResetFormat, ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteMatch, RouteTree,
+    RoutingPriority, Split, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode,
+    TlsOrigination, VirtualHost,
 };
 use proptest::prelude::*;
 
 use super::endpoint::in_zone;
 use super::limits::{breakers, outliers};
+use super::strategies::{actions, faults, header_rules, overrides, route_matches};
 use super::*;
 use crate::encode::{self, Dialect};
-use crate::resource::{ClusterSpec, Discovery, Endpoints, Extension, Listener};
+use crate::resource::{ClusterSpec, Discovery, Endpoints, Extension, Http, Listener, Routes};
 
-fn text() -> impl Strategy<Value = Box<str>> {
+pub(super) fn text() -> impl Strategy<Value = Box<str>> {
     "[a-z/.{}*\u{e9}-]{1,12}".prop_map(Box::from)
 }
 
-fn string_tests() -> impl Strategy<Value = StringMatch> {
+pub(super) fn string_tests() -> impl Strategy<Value = StringMatch> {
     prop_oneof![
         text().prop_map(StringMatch::Exact),
         text().prop_map(StringMatch::Prefix),
@@ -33,27 +35,11 @@ fn string_tests() -> impl Strategy<Value = StringMatch> {
     ]
 }
 
-fn route_matches() -> impl Strategy<Value = RouteMatch> {
-    let path = prop_oneof![
-        text().prop_map(PathMatch::Exact),
-        "[a-z/]{0,9}".prop_map(|prefix| PathMatch::Prefix(prefix.into())),
-        "/[a-z]{1,4}[+*?]".prop_map(|source| PathMatch::Regex(Pattern::new(&source).unwrap())),
-    ];
-    let test = prop_oneof![Just(HeaderTest::Present), string_tests().prop_map(HeaderTest::Value)];
-    let header = ("x-[a-z]{1,8}", test, any::<bool>()).prop_map(|(name, test, invert)| HeaderMatch {
-        name: name.parse().unwrap(),
-        test,
-        invert,
-    });
-    (path, prop::collection::vec(header, 0..3)).prop_map(|(path, headers)| RouteMatch { path, headers })
-}
-
 fn header_tests() -> impl Strategy<Value = HeaderMatch> {
     let test = prop_oneof![Just(HeaderTest::Present), string_tests().prop_map(HeaderTest::Value)];
     ("x-[a-z]{1,8}", test, any::<bool>()).prop_map(|(name, test, invert)| HeaderMatch {
-        name: name.parse().unwrap(),
-        test,
         invert,
+        ..HeaderMatch::new(name.parse::<http::HeaderName>().unwrap(), test)
     })
 }
 
@@ -130,48 +116,53 @@ fn limits() -> impl Strategy<Value = TimeLimits> {
 }
 
 fn trees() -> impl Strategy<Value = RouteTree> {
-    let share = ("[a-z|]{1,9}", 1u32..1000).prop_map(|(name, weight)| (name.into(), weight));
-    let split = prop::collection::vec(share, 1..4).prop_map(|shares| Split::weighted(shares).unwrap());
     // An odd number of nanoseconds is no whole number of seconds.
     let timeout = prop::option::of(0..u64::from(u32::MAX) / 2);
     let timeout = timeout.prop_map(|half| half.map(|half| Duration::from_nanos(2 * half + 1)));
     let priority = prop::sample::select(vec![RoutingPriority::Default, RoutingPriority::High]);
-    let times = (timeout, limits());
-    let route = ("[a-z]{0,5}", route_matches(), split, times, retries(), priority).prop_map(
-        |(name, matches, split, (timeout, limits), retry, priority)| Route {
-            name: name.into(),
-            matches,
-            split,
-            timeout,
-            limits,
-            retry,
-            priority,
+    let policies = (timeout, limits(), retries(), header_rules(), overrides(), priority);
+    let route = ("[a-z]{0,5}", route_matches(), actions(), policies).prop_map(
+        |(name, matches, action, (timeout, limits, retry, headers, faults, priority))| {
+            let mut route = Route {
+                name: name.into(),
+                matches,
+                headers,
+                faults,
+                ..Route::doing(action)
+            };
+            if route.forward().is_some() {
+                (route.timeout, route.limits, route.retry) = (timeout, limits, retry);
+                route.priority = priority;
+            }
+            route
         },
     );
     let domain = prop_oneof!["[a-z.]{1,9}", r"\*[a-z.]{1,9}", r"[a-z.]{1,9}\*", Just("*".to_owned())];
     let domain = domain.prop_map(|text| Domain::parse(&text).unwrap());
-    let host = (
-        "[a-z]{1,5}",
-        prop::collection::vec(domain, 1..3),
-        prop::collection::vec(route, 0..4),
-        any::<bool>(),
-    );
-    let host = host.prop_map(|(name, domains, mut routes, announce)| {
-        for route in &mut routes {
+    let lists = (prop::collection::vec(domain, 1..3), prop::collection::vec(route, 0..4));
+    let host = ("[a-z]{1,5}", lists, any::<bool>(), header_rules(), overrides());
+    let host = host.prop_map(|(name, (domains, mut routes), announce, headers, faults)| {
+        for route in routes.iter_mut().filter(|route| route.forward().is_some()) {
             // Said of a virtual host as a whole.
             route.retry.announce_attempts = announce;
         }
         VirtualHost {
-            name: name.into(),
-            domains,
-            routes: routes.into_iter().map(Arc::new).collect(),
+            headers,
+            faults,
+            ..VirtualHost::new(name, domains, routes.into_iter().map(Arc::new).collect())
         }
     });
     let hosts = prop::collection::vec(host, 0..3);
-    ("[a-z]{1,9}", hosts, any::<bool>()).prop_map(|(name, virtual_hosts, ignore_port)| RouteTree {
-        ignore_port,
-        ..RouteTree::new(name, virtual_hosts)
-    })
+    let flags = (any::<bool>(), any::<bool>());
+    ("[a-z]{1,9}", hosts, flags, header_rules(), overrides()).prop_map(
+        |(name, virtual_hosts, (ignore_port, closest_rules_last), headers, faults)| RouteTree {
+            ignore_port,
+            closest_rules_last,
+            headers,
+            faults,
+            ..RouteTree::new(name, virtual_hosts)
+        },
+    )
 }
 
 /// The same test of another text, so that no two of a list are equal: equal ones become one.
@@ -401,6 +392,22 @@ proptest! {
     #[test]
     fn routes_survive_the_wire(tree in trees()) {
         prop_assert_eq!(bytes_of::<RouteTree>(encode::routes(&tree)), tree);
+    }
+
+    /// The filters of a listener travel with it, and not with its routes.
+    #[test]
+    fn fault_filters_survive_the_wire(
+        filters in prop::collection::btree_map("[a-z.]{1,5}", (faults(), any::<bool>()), 0..3)
+    ) {
+        let filter = |(name, (fault, disabled)): (String, (Fault, bool))| FaultFilter {
+            name: name.into(),
+            fault: Arc::new(fault),
+            disabled,
+        };
+        let faults: Arc<[FaultFilter]> = filters.into_iter().map(filter).collect();
+        let read = bytes_of::<Listener>(encode::listener("t", "r", &faults));
+        let http = Http { routes: Routes::Named("r".into()), extensions: Arc::default(), faults, limits: TimeLimits::default() };
+        prop_assert_eq!(read, Listener::Api(http));
     }
 
     #[test]

@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use mesh_core::config::{Domain, HostSelection, PathMatch, RetryOn, RetryPolicy, Route, RouteTree, Split, VirtualHost};
+use mesh_core::config::{
+    Action, AppendAction, Domain, HostSelection, PathMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTree, Split,
+    Subject, VirtualHost,
+};
 
 use super::*;
 use crate::encode;
-use crate::proto::{matcher, protobuf, route};
+use crate::proto::{core, matcher, protobuf, route};
 
 fn tree() -> RouteTree {
     let mut route = Route::to(Split::weighted([("v1".into(), 95), ("v2".into(), 5)]).unwrap());
     route.timeout = Some(Duration::from_millis(2500));
-    let host = VirtualHost {
-        name: "host".into(),
-        domains: vec![Domain::Any],
-        routes: vec![Arc::new(route)],
-    };
+    let host = VirtualHost::new("host", vec![Domain::Any], vec![Arc::new(route)]);
     RouteTree::new("routes", vec![host])
 }
 
@@ -76,7 +75,7 @@ fn routes_that_are_refused() {
     bad("match.safe_regex", |proto| {
         matches(proto).path_specifier = Some(PathSpecifier::SafeRegex(regex("(")));
     });
-    bad("match.runtime_fraction", |proto| {
+    bad("match.runtime_fraction.default_value", |proto| {
         matches(proto).runtime_fraction = Some(Default::default());
     });
     bad("match.headers[0].string_match.match_pattern", |proto| {
@@ -95,11 +94,8 @@ fn routes_that_are_refused() {
         header.name = "not a name".into();
         matches(proto).headers.push(header);
     });
-    bad("match.headers[0].range_match", |proto| {
-        let mut header = string_match(None);
-        let range = route::header_matcher::HeaderMatchSpecifier::RangeMatch(Default::default());
-        header.header_match_specifier = Some(range);
-        matches(proto).headers.push(header);
+    bad("match.query_parameters[0].name", |proto| {
+        matches(proto).query_parameters.push(Default::default());
     });
     bad("route.cluster", |proto| {
         action(proto).cluster_specifier = Some(ClusterSpecifier::Cluster(String::new()));
@@ -147,13 +143,20 @@ fn routes_that_are_refused() {
 #[test]
 fn routes_that_grpc_drops_are_dropped_and_noted() {
     use route::route_action::ClusterSpecifier;
-    let drops: [fn(&mut route::RouteConfiguration); 4] = [
+    let drops: [fn(&mut route::RouteConfiguration); 6] = [
         |proto| action(proto).cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".into())),
         |proto| action(proto).cluster_specifier = None,
-        |proto| matches(proto).query_parameters.push(Default::default()),
+        |proto| matches(proto).dynamic_metadata.push(Default::default()),
+        |proto| matches(proto).cookies.push(Default::default()),
+        |proto| {
+            matches(proto).tls_context = Some(route::route_match::TlsContextMatchOptions {
+                presented: Some(protobuf::BoolValue { value: true }),
+                validated: None,
+            });
+        },
         |proto| {
             let mut header = string_match(None);
-            header.name = ":method".into();
+            header.name = ":protocol".into();
             matches(proto).headers.push(header);
         },
     ];
@@ -166,13 +169,160 @@ fn routes_that_grpc_drops_are_dropped_and_noted() {
     }
 }
 
+/// What Envoy would serve and this client does not keeps its place, or its calls would fall through.
 #[test]
-fn a_redirect_keeps_its_place_and_names_no_cluster_to_ask_for() {
+fn in_envoys_profile_what_is_not_served_keeps_its_place_and_fails_its_calls() {
+    use route::route_action::ClusterSpecifier;
+    let not_served: [fn(&mut route::RouteConfiguration); 5] = [
+        |proto| action(proto).cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".into())),
+        |proto| action(proto).cluster_specifier = Some(ClusterSpecifier::ClusterSpecifierPlugin("x".into())),
+        |proto| action(proto).path_rewrite_policy = Some(Default::default()),
+        |proto| first_route(proto).action = Some(route::route::Action::FilterAction(Default::default())),
+        |proto| {
+            let body = core::DataSource {
+                specifier: Some(core::data_source::Specifier::Filename("/etc/passwd".into())),
+                ..Default::default()
+            };
+            let response = route::DirectResponseAction {
+                status: 200,
+                body: Some(body),
+                ..Default::default()
+            };
+            first_route(proto).action = Some(route::route::Action::DirectResponse(response));
+        },
+    ];
+    for change in not_served {
+        let mut proto = routes_proto();
+        change(&mut proto);
+        let decoded = decode::<RouteTree>(&raw(&proto), &envoy()).unwrap();
+        let tree = decoded.value.unwrap();
+        assert!(
+            matches!(tree.virtual_hosts[0].routes[0].action, Action::Unserved(_)),
+            "{tree:?}"
+        );
+        assert_eq!(
+            (tree.clusters().count(), decoded.notes.len()),
+            (0, 1),
+            "{:?}",
+            decoded.notes
+        );
+    }
+}
+
+#[test]
+fn what_is_left_out_is_noted() {
+    type Change = fn(&mut route::RouteConfiguration);
+    let changes: [(&str, Change); 6] = [
+        ("vhds", |proto| proto.vhds = Some(Default::default())),
+        ("matcher", |proto| {
+            proto.virtual_hosts[0].matcher = Some(Default::default())
+        }),
+        ("require_tls", |proto| proto.virtual_hosts[0].require_tls = 2),
+        ("internal_redirect_policy", |proto| {
+            action(proto).internal_redirect_policy = Some(Default::default())
+        }),
+        ("auto_host_rewrite", |proto| {
+            let auto = route::route_action::HostRewriteSpecifier::AutoHostRewrite(protobuf::BoolValue { value: true });
+            action(proto).host_rewrite_specifier = Some(auto);
+        }),
+        ("cluster is named by a header", |proto| {
+            let mirror = route::route_action::RequestMirrorPolicy {
+                cluster_header: "x".into(),
+                ..Default::default()
+            };
+            action(proto).request_mirror_policies.push(mirror);
+        }),
+    ];
+    for (what, change) in changes {
+        let mut proto = routes_proto();
+        change(&mut proto);
+        let decoded = decode::<RouteTree>(&raw(&proto), &context()).unwrap();
+        assert!(decoded.value.is_ok());
+        assert!(
+            decoded.notes.len() == 1 && decoded.notes[0].contains(what),
+            "{what}: {:?}",
+            decoded.notes
+        );
+    }
+}
+
+#[test]
+fn a_certificate_that_must_not_be_there_is_not() {
     let tree = accepted::<RouteTree>(routes_proto(), |proto| {
-        first_route(proto).action = Some(route::route::Action::Redirect(Default::default()));
+        matches(proto).tls_context = Some(route::route_match::TlsContextMatchOptions {
+            presented: Some(protobuf::BoolValue { value: false }),
+            validated: None,
+        });
     });
-    assert!(tree.clusters().all(|name| name.as_str().starts_with(UNSERVED)));
-    assert_eq!(tree.virtual_hosts[0].routes.len(), 1);
+    assert_eq!(tree.virtual_hosts[0].routes[0].matches, RouteMatch::any());
+}
+
+#[test]
+fn binary_headers_are_as_absent_by_grpcs_rules_alone() {
+    let mut proto = routes_proto();
+    let mut header = string_match(Some(matcher::string_matcher::MatchPattern::Exact("a".into())));
+    header.name = "x-bin".into();
+    matches(&mut proto).headers.push(header);
+    let name = http::HeaderName::from_static("x-bin");
+    for (context, expected) in [
+        (context(), Subject::Unseen(name.clone())),
+        (envoy(), Subject::Header(name)),
+    ] {
+        let tree = decode::<RouteTree>(&raw(&proto), &context).unwrap().value.unwrap();
+        assert_eq!(tree.virtual_hosts[0].routes[0].matches.headers[0].subject, expected);
+    }
+}
+
+/// Of route, virtual host and configuration the closest that names mirrors is heard, and alone.
+#[test]
+fn mirrors_are_those_of_the_closest_place() {
+    let mirror = |name: &str| route::route_action::RequestMirrorPolicy {
+        cluster: name.into(),
+        ..Default::default()
+    };
+    for (of_route, of_host, expected) in [(true, true, "route"), (false, true, "host"), (false, false, "tree")] {
+        let mut proto = routes_proto();
+        proto.request_mirror_policies = vec![mirror("tree"), mirror("tree2")];
+        if of_host {
+            proto.virtual_hosts[0].request_mirror_policies = vec![mirror("host")];
+        }
+        if of_route {
+            action(&mut proto).request_mirror_policies = vec![mirror("route")];
+        }
+        let tree = accepted::<RouteTree>(proto, |_| {});
+        let mirrors = &tree.virtual_hosts[0].routes[0].forward().unwrap().mirrors;
+        assert_eq!(mirrors[0].cluster.as_str(), expected);
+        assert_eq!(mirrors.len(), if expected == "tree" { 2 } else { 1 });
+        assert!(
+            tree.clusters().any(|name| name.as_str() == expected),
+            "a mirror's cluster is asked for"
+        );
+    }
+}
+
+#[test]
+#[allow(deprecated, reason = "older control planes still write `append`")]
+fn append_in_its_old_form() {
+    let action_of = |append: Option<bool>, action: i32| {
+        let tree = accepted::<RouteTree>(routes_proto(), |proto| {
+            first_route(proto).request_headers_to_add.push(core::HeaderValueOption {
+                header: Some(core::HeaderValue {
+                    key: "x".into(),
+                    value: "y".into(),
+                    ..Default::default()
+                }),
+                append: append.map(|value| protobuf::BoolValue { value }),
+                append_action: action,
+                ..Default::default()
+            });
+        });
+        let rules = tree.virtual_hosts[0].routes[0].headers.clone().unwrap();
+        rules.request.add[0].action
+    };
+    assert_eq!(action_of(None, 0), AppendAction::AppendIfExistsOrAdd);
+    assert_eq!(action_of(Some(true), 0), AppendAction::AppendIfExistsOrAdd);
+    assert_eq!(action_of(Some(false), 0), AppendAction::OverwriteIfExistsOrAdd);
+    assert_eq!(action_of(None, 3), AppendAction::OverwriteIfExists);
 }
 
 #[test]
@@ -338,8 +488,9 @@ fn matches_without_regard_to_case() {
         matches(proto).path_specifier = Some(route::route_match::PathSpecifier::Prefix("/a.B".into()));
         matches(proto).case_sensitive = Some(protobuf::BoolValue { value: false });
     });
-    let PathMatch::Regex(pattern) = &tree.virtual_hosts[0].routes[0].matches.path else {
-        panic!("case is folded by a pattern")
-    };
-    assert!(pattern.is_match(b"/A.b/c") && !pattern.is_match(b"/aXb"));
+    let read = &tree.virtual_hosts[0].routes[0].matches;
+    assert_eq!(
+        (&read.path, read.ignore_case),
+        (&PathMatch::Prefix("/a.B".into()), true)
+    );
 }

@@ -349,11 +349,7 @@ fn what_clients_would_refuse_is_not_published_and_the_group_keeps_what_it_had() 
 #[test]
 fn two_trees_of_one_name_are_not_published() {
     let tree = |domain: &str| {
-        let host = VirtualHost {
-            name: "h".into(),
-            domains: vec![Domain::parse(domain).unwrap()],
-            routes: Vec::new(),
-        };
+        let host = VirtualHost::new("h", vec![Domain::parse(domain).unwrap()], Vec::new());
         Ok(Arc::new(RouteTree::new("same", vec![host])))
     };
     let build = |second| {

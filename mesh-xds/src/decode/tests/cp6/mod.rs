@@ -1,6 +1,7 @@
 //! One bad resource among 999 good ones, for every way of being bad that is known (CP-6): the 999 are taken, the bad one keeps
 //! its last good value, and the refusal names it and the field and nothing else (gRFCs A46 and A29).
 
+mod actions;
 mod clusters;
 mod endpoints;
 mod listeners;

@@ -4,11 +4,15 @@
 use mesh_core::config::RouteTree;
 
 use super::*;
+use crate::proto::core::RuntimeFractionalPercent;
 use crate::proto::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use crate::proto::percent::FractionalPercent;
 use crate::proto::protobuf::{Any, Duration as DurationProto, UInt32Value};
 use crate::proto::route::{
-    HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration as Proto, RouteMatch, WeightedCluster,
+    HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration as Proto, RouteMatch,
+    WeightedCluster,
     header_matcher::HeaderMatchSpecifier,
+    query_parameter_matcher::QueryParameterMatchSpecifier,
     retry_policy::{RateLimitedRetryBackOff, ResetHeader, RetryBackOff, RetryPriority, retry_priority},
     route::Action,
     route_action::ClusterSpecifier,
@@ -16,7 +20,7 @@ use crate::proto::route::{
 };
 use crate::proto::{PreviousPrioritiesConfig, pack};
 
-fn route(proto: &mut Proto) -> &mut Route {
+pub(super) fn route(proto: &mut Proto) -> &mut Route {
     &mut proto.virtual_hosts[0].routes[0]
 }
 
@@ -24,7 +28,7 @@ fn matches(proto: &mut Proto) -> &mut RouteMatch {
     route(proto).r#match.as_mut().unwrap()
 }
 
-fn action(proto: &mut Proto) -> &mut RouteAction {
+pub(super) fn action(proto: &mut Proto) -> &mut RouteAction {
     match &mut route(proto).action {
         Some(Action::Route(action)) => action,
         _ => panic!("the route has a route action"),
@@ -35,7 +39,7 @@ fn retry(proto: &mut Proto) -> &mut RetryPolicy {
     action(proto).retry_policy.as_mut().unwrap()
 }
 
-fn weighted(proto: &mut Proto) -> &mut WeightedCluster {
+pub(super) fn weighted(proto: &mut Proto) -> &mut WeightedCluster {
     match &mut action(proto).cluster_specifier {
         Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted,
         _ => panic!("the route is a split"),
@@ -64,7 +68,7 @@ fn text(proto: &mut Proto, match_pattern: Option<MatchPattern>) {
     header(proto, "x", HeaderMatchSpecifier::StringMatch(matcher));
 }
 
-fn regex(source: &str) -> RegexMatcher {
+pub(super) fn regex(source: &str) -> RegexMatcher {
     RegexMatcher {
         regex: source.into(),
         engine_type: None,
@@ -115,7 +119,7 @@ fn cp_6_routes() {
         // Leaked: a few dozen names, once per test run, so that the table is a plain list.
         Box::leak(format!("{R}.{rest}").into_boxed_str())
     };
-    let mutators: [Mutator<Proto>; 50] = [
+    let mutators: [Mutator<Proto>; 52] = [
         ("virtual_hosts[0].domains[0]", |p| {
             p.virtual_hosts[0].domains[0] = "a*b".into()
         }),
@@ -135,8 +139,26 @@ fn cp_6_routes() {
         (at("match.path_specifier"), |p| {
             matches(p).path_specifier = Some(PathSpecifier::ConnectMatcher(Default::default()));
         }),
-        (at("match.runtime_fraction"), |p| {
+        (at("match.runtime_fraction.default_value"), |p| {
             matches(p).runtime_fraction = Some(Default::default())
+        }),
+        (at("match.runtime_fraction.default_value.denominator"), |p| {
+            matches(p).runtime_fraction = Some(RuntimeFractionalPercent {
+                default_value: Some(FractionalPercent {
+                    numerator: 1,
+                    denominator: 9,
+                }),
+                ..Default::default()
+            });
+        }),
+        (at("match.query_parameters[0].name"), |p| {
+            matches(p).query_parameters.push(Default::default())
+        }),
+        (at("match.query_parameters[0].string_match.match_pattern"), |p| {
+            matches(p).query_parameters.push(QueryParameterMatcher {
+                name: "q".into(),
+                query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(Default::default())),
+            });
         }),
         (at("match.headers[0].string_match.match_pattern"), |p| text(p, None)),
         (at("match.headers[0].string_match.prefix"), |p| {
@@ -159,9 +181,6 @@ fn cp_6_routes() {
         }),
         (at("match.headers[0].prefix_match"), |p| {
             header(p, "x", HeaderMatchSpecifier::PrefixMatch(String::new()));
-        }),
-        (at("match.headers[0].range_match"), |p| {
-            header(p, "x", HeaderMatchSpecifier::RangeMatch(Default::default()))
         }),
         (at("match.headers[0].name"), |p| {
             header(p, "no name", HeaderMatchSpecifier::PresentMatch(true))

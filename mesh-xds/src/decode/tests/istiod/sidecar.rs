@@ -1,11 +1,15 @@
 //! What any other node is sent.
 
+use prost::{Message as _, Name as _};
+
 use super::*;
 use crate::proto::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy, TransportSocketMatch};
 use crate::proto::core::{
-    ApiConfigSource, TrafficDirection, TransportSocket, config_source::ConfigSourceSpecifier as Source,
-    transport_socket,
+    ApiConfigSource, ExtensionConfigSource, TrafficDirection, TransportSocket, TypedExtensionConfig,
+    config_source::ConfigSourceSpecifier as Source, transport_socket,
 };
+use crate::proto::fault::HttpFault;
+use crate::proto::fault_common::{FaultDelay, fault_delay::FaultDelaySecifier};
 use crate::proto::listener::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
@@ -356,6 +360,46 @@ fn socket(config: Any) -> TransportSocket {
     TransportSocket {
         name: "envoy.transport_sockets.tls".into(),
         config_type: Some(transport_socket::ConfigType::TypedConfig(config)),
+    }
+}
+
+/// The listener of the port with one more filter, which is a resource of this name.
+pub(crate) fn by_port_with(extension: &str) -> Listener {
+    let mut listener = by_port();
+    let Some(filter::ConfigType::TypedConfig(any)) = &mut listener.filter_chains[0].filters[0].config_type else {
+        panic!("the filter has a configuration")
+    };
+    let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
+    let source = ExtensionConfigSource {
+        config_source: ads(),
+        type_urls: vec![HttpFault::type_url()],
+        ..Default::default()
+    };
+    manager.http_filters.insert(
+        0,
+        HttpFilter {
+            name: extension.into(),
+            config_type: Some(http_filter::ConfigType::ConfigDiscovery(source)),
+            ..Default::default()
+        },
+    );
+    *any = pack(&manager);
+    listener
+}
+
+/// That resource: it holds every call up for a second.
+pub(crate) fn delay(extension: &str) -> TypedExtensionConfig {
+    let second = Duration { seconds: 1, nanos: 0 };
+    let fault = HttpFault {
+        delay: Some(FaultDelay {
+            fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(second)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    TypedExtensionConfig {
+        name: extension.into(),
+        typed_config: Some(pack(&fault)),
     }
 }
 

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Clients, ConnectionFacts, ExpectedPeers, InboundSecurity, LbPolicy, MtlsMode, MutualTls, RouteTree, StringMatch,
-    TimeLimits, TlsMode, Traffic, Transport,
+    Action, Clients, ConnectionFacts, DirectResponse, ExpectedPeers, FaultFilter, InboundSecurity, LbPolicy, Mirror,
+    MtlsMode, MutualTls, RouteTree, Split, StringMatch, TimeLimits, TlsMode, Traffic, Transport,
 };
 use mesh_core::route::virtual_host;
 
 use super::{CLUSTER, IDENTITY, PAYMENT, PORT, proxyless, sidecar, subset};
 use crate::decode::tests::{context, envoy, raw};
-use crate::decode::{Context, Decoded, Resource, UNSERVED, decode};
+use crate::decode::{Context, Decoded, Resource, decode};
 use crate::proto::core::TransportSocket;
 use crate::resource::{ClusterSpec, Discovery, Endpoints, Http, Listener, Routes};
 
@@ -35,12 +35,22 @@ fn mutual(sni: Option<&str>) -> TlsMode {
     })
 }
 
+/// Where routes hang their faults.
+fn empty_fault() -> FaultFilter {
+    FaultFilter {
+        name: "envoy.filters.http.fault".into(),
+        fault: Default::default(),
+        disabled: false,
+    }
+}
+
 #[test]
 fn proxyless() {
     let grpc = context();
     let named = Http {
         routes: Routes::Named(CLUSTER.into()),
         extensions: Default::default(),
+        faults: vec![empty_fault()].into(),
         limits: TimeLimits::default(),
     };
     assert_eq!(value::<Listener>(&proxyless::listener(), &grpc), Listener::Api(named));
@@ -51,7 +61,10 @@ fn proxyless() {
         (host.routes[0].timeout, host.routes[0].limits.max_stream),
         (None, limit)
     );
-    assert_eq!((host.routes[0].retry.retries, host.routes[0].split.total()), (2, 100));
+    assert_eq!(
+        (host.routes[0].retry.retries, host.routes[0].split().unwrap().total()),
+        (2, 100)
+    );
     let spec: ClusterSpec = value(&proxyless::cluster(CLUSTER), &grpc);
     assert_eq!(spec.cluster.tls, mutual(None));
     assert_eq!(
@@ -103,6 +116,7 @@ fn sidecar_listeners() {
     let named = Http {
         routes: Routes::Named(sidecar::ROUTES.into()),
         extensions: Default::default(),
+        faults: vec![empty_fault()].into(),
         // Envoy's, where nothing is said.
         limits: TimeLimits {
             idle: Some(TimeLimits::ENVOY_IDLE),
@@ -169,22 +183,31 @@ fn sidecar_routes() {
     for authority in ["payment", "payment.default:50051", "10.96.0.10:1"] {
         let route = &virtual_host(&tree, authority).unwrap().routes[0];
         assert_eq!(route.timeout, Some(Duration::from_secs(2)), "{authority}");
-        assert_eq!(&*route.split.clusters()[0].cluster.to_string(), subset("v1"));
+        assert_eq!(&*route.split().unwrap().clusters()[0].cluster.to_string(), subset("v1"));
     }
+    let payment = virtual_host(&tree, "payment").unwrap().routes[0].clone();
+    let mirror = Mirror {
+        cluster: subset("v2").as_str().into(),
+        fraction: None,
+        shadow_suffix: true,
+    };
+    assert_eq!(payment.forward().unwrap().mirrors, [mirror]);
+    assert_eq!(&*payment.faults[0].filter, "envoy.filters.http.fault");
+    assert!(decoded.notes.is_empty(), "{:?}", decoded.notes);
     let unknown = |tree: &RouteTree| {
         let host = virtual_host(tree, "elsewhere.example").unwrap();
-        host.routes[0].split.clusters()[0].cluster.to_string()
+        host.routes[0].action.clone()
     };
-    assert_eq!(unknown(&tree), "PassthroughCluster");
-    assert!(
-        decoded
-            .notes
-            .iter()
-            .any(|note| note.contains("request_mirror_policies")),
-        "{:?}",
-        decoded.notes
+    // ALLOW_ANY passes on, REGISTRY_ONLY refuses.
+    assert_eq!(
+        unknown(&tree),
+        Action::Forward(Split::all_to("PassthroughCluster").into())
     );
-    assert!(unknown(&read_routes(false).value.unwrap()).starts_with(UNSERVED));
+    let refusal = DirectResponse {
+        status: http::StatusCode::BAD_GATEWAY,
+        body: Default::default(),
+    };
+    assert_eq!(unknown(&read_routes(false).value.unwrap()), Action::Respond(refusal));
 }
 
 #[test]

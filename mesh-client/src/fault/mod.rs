@@ -1,0 +1,160 @@
+//! The room that breaks calls on purpose: it holds them up, or ends them, as the configuration says (Envoy's fault filter,
+//! gRFC A33), so that what depends on a service can be tried against its bad days.
+//!
+//! It stands within the deadline, which a delay uses up, and above everything that is done for a call: one that is ended here
+//! is not edited, mirrored or retried, and nothing was sent. A call whose route has no faults pays for one look.
+
+mod future;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use mesh_core::Link;
+use mesh_core::config::Fault;
+use mesh_core::route::{Injection, RequestHead, inject};
+use tower::{Layer, Service};
+
+use crate::body::ResponseBody;
+use crate::cluster::ClusterManager;
+use crate::error::{Abort, Error, Kind};
+use crate::request::Routed;
+
+pub use future::FaultFuture;
+
+/// The body of an answer that a fault gives, where the configuration says nothing (Envoy).
+const BODY: &str = "fault filter abort";
+
+/// In the extensions of an answer to a call that a fault held up (Envoy's response flag `DI`): for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delayed(pub Duration);
+
+/// Makes [`FaultService`]s.
+#[derive(Clone, Debug)]
+pub struct FaultLayer {
+    manager: Arc<ClusterManager>,
+    target: Arc<str>,
+}
+
+impl FaultLayer {
+    /// For calls to `target`. Draws from `link`'s entropy, and counts the calls that faults hold for all of `link`'s channels
+    /// together.
+    ///
+    /// # Panics
+    ///
+    /// As [`RouteLayer::new`](crate::route::RouteLayer::new).
+    pub fn new(link: &Link, target: &str) -> Self {
+        Self {
+            manager: ClusterManager::of(link),
+            target: target.strip_prefix("xds:///").unwrap_or(target).into(),
+        }
+    }
+}
+
+impl<S> Layer<S> for FaultLayer {
+    type Service = FaultService<S>;
+
+    fn layer(&self, inner: S) -> FaultService<S> {
+        FaultService {
+            inner,
+            manager: Arc::clone(&self.manager),
+            target: Arc::clone(&self.target),
+        }
+    }
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug)]
+pub struct FaultService<S> {
+    inner: S,
+    manager: Arc<ClusterManager>,
+    target: Arc<str>,
+}
+
+impl<S, B> Service<Request<Routed<B>>> for FaultService<S>
+where
+    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error> + Clone,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = FaultFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Routed<B>>) -> FaultFuture<S, B> {
+        let Some(extras) = request.body().extras().filter(|extras| !extras.faults.is_empty()) else {
+            return FaultFuture::go(self.inner.call(request));
+        };
+        let active = self.manager.active_faults().enter();
+        let injection = self.draw(&extras.faults, &request, active.others);
+        if injection.is_nothing() {
+            return FaultFuture::go(self.inner.call(request));
+        }
+        let delay = injection.delay;
+        let abort = injection.abort.map(|(status, body)| {
+            Error::new(Kind::Fault(Abort {
+                status,
+                body: if body.is_empty() { BODY.into() } else { body },
+                delayed: !delay.is_zero(),
+            }))
+        });
+        if let Some(error) = abort {
+            if delay.is_zero() {
+                return FaultFuture::fail(error);
+            }
+            return FaultFuture::hold(None, Some(error), delay, active);
+        }
+        let clone = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, clone);
+        FaultFuture::hold(Some((ready, request)), None, delay, active)
+    }
+}
+
+impl<S> FaultService<S> {
+    fn draw<B>(&self, faults: &[Arc<Fault>], request: &Request<Routed<B>>, active: u32) -> Injection {
+        let head = RequestHead::of(request, &self.target);
+        let injection = inject(faults, &head, active, &mut self.manager.entropy().draw());
+        let tally = self.manager.tally();
+        for (happened, what) in [
+            (!injection.delay.is_zero(), "delay"),
+            (injection.abort.is_some(), "abort"),
+            (injection.limited, "over_limit"),
+        ] {
+            if happened {
+                tally.count("fault", what);
+            }
+        }
+        injection
+    }
+}
+
+/// How many calls faults hold at this moment. Shared by all channels of a link, and outside of every configuration.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ActiveFaults(Arc<AtomicU32>);
+
+/// A call that a fault may hold: counted until this is dropped.
+#[derive(Debug)]
+struct Active {
+    count: Arc<AtomicU32>,
+    /// How many there were besides it.
+    others: u32,
+}
+
+impl ActiveFaults {
+    fn enter(&self) -> Active {
+        Active {
+            others: self.0.fetch_add(1, Ordering::Relaxed),
+            count: Arc::clone(&self.0),
+        }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
