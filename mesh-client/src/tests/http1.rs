@@ -400,7 +400,8 @@ async fn a_streaming_request_goes_in_chunks_and_a_failed_one_is_not_taken_for_wh
         let answer = answer.await.unwrap();
         let (whole, sent) = told.recv().await.unwrap();
         assert_eq!((whole, answer.is_ok()), (!fails, !fails));
-        assert!(sent.contains("transfer-encoding: chunked\r\n"), "{sent}");
+        // One that fails may do so before its head has left.
+        assert!(fails || sent.contains("transfer-encoding: chunked\r\n"), "{sent}");
     }
 }
 
