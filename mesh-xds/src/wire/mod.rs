@@ -26,6 +26,8 @@ pub(crate) use client::Incoming;
 pub(crate) use delta::Versioned;
 pub(crate) use delta::{DeltaRequest, DeltaResponse};
 #[cfg(feature = "server")]
+pub(crate) use node::size as node_size;
+#[cfg(feature = "server")]
 pub(crate) use server::{AdsServer, Requests, Responses, Serve, routes, service};
 pub(crate) use variant::{Delta, Sotw, Variant};
 
