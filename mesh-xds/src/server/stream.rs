@@ -25,13 +25,17 @@ use super::peer::Line;
 use super::service::{Caller, Grouping};
 use crate::convention::PUSHBACK;
 use crate::encode::Dialect;
-use crate::wire::{Delta, Requests, Responses, Serve, Sotw, Variant};
+use crate::wire::{Delta, Requests, Responses, Serve, Sotw, Variant, node_size};
 
 /// The most streams at once. Each costs a task and a few kilobytes; a mesh of this size has several control planes.
 const MAX_STREAMS: usize = 10_000;
 
 /// How long a client may keep a stream open without saying who it is.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest node taken, in bytes. It is kept for as long as the stream lasts and told to who asks for the clients' status;
+/// Istio's agents, which say most of a workload in it, send a few KiB.
+const MAX_NODE_BYTES: usize = 64 * 1024;
 
 /// How long a response may wait to be taken. Three times what a slow handshake or a long pause of a client's garbage
 /// collector takes; as long as the client's own keep-alive waits before it asks.
@@ -187,6 +191,10 @@ async fn serve<M: Machine>(
     };
     settle_type(requests.only(), M::Variant::type_url(&mut first))?;
     let node = M::Variant::node(&first).cloned().unwrap_or_default();
+    if node_size(&node) > MAX_NODE_BYTES {
+        let text = format!("node: more than {MAX_NODE_BYTES} bytes");
+        return Err(End::told("misuse", Status::invalid_argument(text)));
+    }
     let caller = Caller {
         node,
         peer: line.peer().clone(),

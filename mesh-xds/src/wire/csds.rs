@@ -13,6 +13,7 @@ use tonic::{Extensions, Status, Streaming, async_trait};
 use super::node_matcher::NodeMatch;
 use crate::client::{CacheState, RawBytes};
 use crate::csds::{ClientView, Failure, ResourceView, Sync, Tell};
+use crate::decode::clip;
 use crate::proto::admin::{ClientResourceStatus, UpdateFailureState};
 use crate::proto::protobuf::{Any, Timestamp};
 use crate::proto::status::{
@@ -26,6 +27,10 @@ use crate::proto::status::{
 const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 /// How large an answer becomes at most before contents are left out: what gRPC readers take by default.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// How much of an answer reasons take at most, the texts of clients. Those for which there is no room are shortened to
+/// [`SHORT_REASON_BYTES`]: enough to see whose they are.
+const MAX_REASONS_BYTES: usize = 1024 * 1024;
+const SHORT_REASON_BYTES: usize = 128;
 /// The largest answer that is read. Without contents, a resource takes some 200 bytes.
 const MAX_READ_BYTES: usize = 64 * 1024 * 1024;
 
@@ -127,13 +132,17 @@ pub(crate) async fn fetch(channel: Channel) -> Result<Vec<ClientView>, String> {
 /// Words an answer. Contents go in as long as there is room beside what says how things stand.
 pub(crate) fn answer(clients: Vec<ClientView>, without_contents: bool) -> ClientStatusResponse {
     let mut withheld = Vec::new();
+    let mut room_for_reasons = MAX_REASONS_BYTES;
     let mut answer = ClientStatusResponse::default();
     for mut client in clients {
         for resource in &mut client.resources {
-            let refused = resource
-                .failure
-                .as_mut()
-                .and_then(|failure| failure.configuration.take());
+            let refused = resource.failure.as_mut().and_then(|failure| {
+                match room_for_reasons.checked_sub(failure.details.len()) {
+                    Some(room) => room_for_reasons = room,
+                    None => failure.details = clip(&failure.details, SHORT_REASON_BYTES).into_owned(),
+                }
+                failure.configuration.take()
+            });
             withheld.push((refused, resource.contents.take()));
         }
         answer.config.push(client.into());
@@ -334,6 +343,32 @@ mod tests {
     fn ids(answer: ClientStatusResponse) -> Vec<String> {
         let clients = answer.config.into_iter().map(ClientView::from);
         clients.map(|client| client.node.id).collect()
+    }
+
+    #[test]
+    fn reasons_take_a_part_of_an_answer_however_many_clients_refuse() {
+        let refused = ResourceView {
+            failure: Some(Failure {
+                details: "x".repeat(4096),
+                ..Failure::default()
+            }),
+            ..ResourceView::default()
+        };
+        let client = ClientView {
+            resources: vec![refused; 5],
+            ..ClientView::default()
+        };
+        let told = answer(vec![client; 2_000], false);
+        // Five types each: without a bound 40 MiB of reasons.
+        assert!(told.encoded_len() < 3 * MAX_REASONS_BYTES, "{}", told.encoded_len());
+        let details = |at: usize| {
+            &told.config[at].generic_xds_configs[0]
+                .error_state
+                .as_ref()
+                .unwrap()
+                .details
+        };
+        assert_eq!((details(0).len(), details(1_999).len()), (4096, SHORT_REASON_BYTES + 3));
     }
 
     #[tokio::test]

@@ -24,6 +24,8 @@ use crate::resource::ResourceKind;
 pub(crate) use client::Incoming;
 pub(crate) use delta::{DeltaRequest, DeltaResponse, Versioned};
 #[cfg(feature = "server")]
+pub(crate) use node::size as node_size;
+#[cfg(feature = "server")]
 pub(crate) use server::{AdsServer, Requests, Responses, Serve, routes, service};
 pub(crate) use variant::{Delta, Sotw, Variant};
 

@@ -9,6 +9,12 @@ use crate::proto::{core, protobuf};
 /// each level of JSON takes three.
 const MAX_METADATA_DEPTH: usize = 30;
 
+/// How many bytes a node takes on the wire, without what is not kept of it.
+#[cfg(feature = "server")]
+pub(crate) fn size(node: &Node) -> usize {
+    prost::Message::encoded_len(&core::Node::from(node))
+}
+
 impl From<&Node> for core::Node {
     fn from(node: &Node) -> Self {
         let locality = core::Locality {

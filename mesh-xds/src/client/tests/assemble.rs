@@ -80,7 +80,7 @@ impl Mesh {
             self.seen.waiting = waiting;
         }
         self.seen.snapshot = assembly.snapshot;
-        self.published = self.seen.snapshot.clone().or(self.published.take());
+        self.published = self.seen.snapshot.clone().or_else(|| self.published.take());
         while self.ads.next_request(std::time::Instant::now()).is_some() {}
         self.seen.clone()
     }

@@ -10,11 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::plane::{BOTH, Net, Plane, Subject, settle};
 use super::*;
 use crate::bootstrap::{Bootstrap, Protocol};
-use crate::decode::tests::kinds::inline;
-use crate::decode::tests::raw as raw_of;
+use crate::decode::tests::kinds::{logical_dns, strict_dns};
 use crate::node::Node;
-use crate::proto::cluster::cluster::DiscoveryType;
-use crate::proto::protobuf::Duration as DurationProto;
 use crate::resolver::Resolver;
 
 const HOME: &str = "home:1";
@@ -54,17 +51,6 @@ impl Servers {
     }
 }
 
-#[allow(deprecated, reason = "istiod writes the deprecated refresh rate")]
-fn dns(name: &str, kind: DiscoveryType, hosts: &[&str], refresh_secs: i64) -> Raw {
-    let mut cluster = inline(kind, hosts);
-    cluster.name = name.into();
-    cluster.dns_refresh_rate = Some(DurationProto {
-        seconds: refresh_secs,
-        nanos: 0,
-    });
-    raw_of(&cluster)
-}
-
 /// Where calls go, in the order of priorities: the last number of each address.
 fn places(subject: &Subject) -> Vec<(u32, u8)> {
     let snapshot = subject.link.snapshots().load();
@@ -92,7 +78,7 @@ async fn a_logical_host_is_called_at_its_addresses_in_the_order_of_the_answer() 
     for protocol in BOTH {
         let servers = Servers::default();
         servers.answer("a.example", &[9, 1, 5]);
-        let cluster = dns("c", DiscoveryType::LogicalDns, &["a.example"], 5);
+        let cluster = logical_dns("c", &["a.example"], 5);
         let (subject, _home) = begin(protocol, cluster, &servers);
         subject.until("t", "c:80+80+80").await;
         assert_eq!(places(&subject), [(0, 9), (1, 1), (2, 5)]);
@@ -122,7 +108,7 @@ async fn each_address_of_a_strict_host_is_an_endpoint_like_the_others() {
     let servers = Servers::default();
     servers.answer("a.example", &[9, 1]);
     servers.answer("b.example", &[5]);
-    let cluster = dns("c", DiscoveryType::StrictDns, &["a.example", "b.example"], 5);
+    let cluster = strict_dns("c", &["a.example", "b.example"], 5);
     let (subject, _home) = begin(Protocol::Sotw, cluster, &servers);
     subject.until("t", "c:80+80+80").await;
     assert_eq!(places(&subject), [(0, 1), (0, 9), (0, 5)]);
@@ -131,7 +117,7 @@ async fn each_address_of_a_strict_host_is_an_endpoint_like_the_others() {
 #[tokio::test(start_paused = true)]
 async fn a_host_that_never_resolved_is_told_by_name() {
     let servers = Servers::default();
-    let cluster = dns("c", DiscoveryType::LogicalDns, &["a.example"], 5);
+    let cluster = logical_dns("c", &["a.example"], 5);
     let (subject, _home) = begin(Protocol::Delta, cluster, &servers);
     subject.until("t", "c: resolving \"a.example\": no such name").await;
     servers.answer("a.example", &[1]);
@@ -143,7 +129,7 @@ async fn another_refresh_rate_holds_from_then_on() {
     for protocol in BOTH {
         let servers = Servers::default();
         servers.answer("a.example", &[1]);
-        let of = |secs| dns("c", DiscoveryType::StrictDns, &["a.example"], secs);
+        let of = |secs| strict_dns("c", &["a.example"], secs);
         let (subject, home) = begin(protocol, of(5), &servers);
         subject.until("t", "c:80").await;
         let minute = Duration::from_secs(60);

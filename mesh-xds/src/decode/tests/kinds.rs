@@ -13,8 +13,26 @@ use crate::proto::protobuf::{Any, Duration as DurationProto, Struct, UInt32Value
 use crate::proto::{aggregate, cluster, core, endpoint, hcm, pack, percent};
 use crate::resource::{ClusterSpec, Discovery, DnsKind, Endpoints, Extension, Filter, Http, Listener};
 
+/// A cluster of one resolved name, looked up again every `refresh_secs`.
+pub(crate) fn logical_dns(name: &str, hosts: &[&str], refresh_secs: i64) -> Raw {
+    dns(name, DiscoveryType::LogicalDns, hosts, refresh_secs)
+}
+
+/// A cluster of every address of its names.
+pub(crate) fn strict_dns(name: &str, hosts: &[&str], refresh_secs: i64) -> Raw {
+    dns(name, DiscoveryType::StrictDns, hosts, refresh_secs)
+}
+
+#[allow(deprecated, reason = "control planes write it")]
+fn dns(name: &str, kind: DiscoveryType, hosts: &[&str], seconds: i64) -> Raw {
+    let mut cluster = inline(kind, hosts);
+    cluster.name = name.into();
+    cluster.dns_refresh_rate = Some(DurationProto { seconds, nanos: 0 });
+    raw(&cluster)
+}
+
 /// A cluster that brings its endpoints along: `hosts` at port 80, without a locality.
-pub(crate) fn inline(kind: DiscoveryType, hosts: &[&str]) -> cluster::Cluster {
+pub(super) fn inline(kind: DiscoveryType, hosts: &[&str]) -> cluster::Cluster {
     let host = |host: &&str| {
         let address = core::Address {
             address: Some(core::address::Address::SocketAddress(core::SocketAddress {

@@ -1,5 +1,12 @@
-//! What is encoded is decoded to the same value.
+//! What is encoded is decoded to the same value: all that our control plane sends, to each kind of client, over the whole of the
+//! model that it can say.
+//!
+//! It never sends, and so has no encoder for: routes inside a listener, filters that are resources of their own (ECDS), what a
+//! server accepts (inbound listeners with filter chains), and clusters that are not EDS under their own name (another
+//! `service_name`, STATIC, STRICT_DNS, LOGICAL_DNS, ORIGINAL_DST, aggregate). What those are decoded to is written down by hand
+//! in the tables beside this, and that no bytes of them are fatal is fuzzed.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
@@ -216,16 +223,16 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         lb,
         tls,
         matches,
-        1u64..100_000,
+        1u64..1 << 40,
         limits,
         (metrics, connections()),
     )
         .prop_map(
-            |(name, lb, tls, matches, millis, (breakers, retry_limits, outlier), (metrics, connections))| Cluster {
+            |(name, lb, tls, matches, nanos, (breakers, retry_limits, outlier), (metrics, connections))| Cluster {
                 lb,
                 connections: Arc::new(connections),
                 tls_matches: matches.into(),
-                connect_timeout: Duration::from_millis(millis),
+                connect_timeout: Duration::from_nanos(nanos),
                 breakers,
                 retry_limits,
                 outlier,
@@ -381,11 +388,26 @@ fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
 }
 
 fn bytes_of<R: Resource>(bytes: Vec<u8>) -> R {
+    bytes_in(bytes, &context())
+}
+
+fn bytes_in<R: Resource>(bytes: Vec<u8>, context: &Context) -> R {
     let raw = Raw {
         type_url: R::KIND.type_url().into(),
         bytes,
     };
-    decode::<R>(&raw, &context()).unwrap().value.unwrap()
+    decode::<R>(&raw, context).unwrap().value.unwrap()
+}
+
+/// To expect nobody is said to others by a name that nobody has: an empty list would be everybody to them.
+fn told_to_others(mode: &TlsMode) -> TlsMode {
+    match mode {
+        TlsMode::Mutual(mutual) if mutual.expected.tests().is_empty() => TlsMode::Mutual(MutualTls {
+            expected: ExpectedPeers::new(vec![StringMatch::Exact("spiffe://nobody.invalid/".into())]),
+            ..mutual.clone()
+        }),
+        other => other.clone(),
+    }
 }
 
 proptest! {
@@ -411,24 +433,44 @@ proptest! {
     }
 
     #[test]
+    fn listeners_survive_the_wire(target in text(), routes in text(), port in 1..=u16::MAX, v6 in any::<bool>()) {
+        let named = |name: &str| Http { routes: Routes::Named(name.into()), extensions: Arc::default(), limits: TimeLimits::default() };
+        let read = bytes_of::<Listener>(encode::listener(&target, &routes));
+        prop_assert_eq!(read, Listener::Api(named(&routes)));
+        let address: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        let read = bytes_in::<Listener>(encode::socket_listener(address, port), &envoy());
+        let expected = Listener::Outbound { address: (address, port).into(), http: named(&port.to_string()) };
+        prop_assert_eq!(read, expected);
+    }
+
+    /// As Envoy is told: what differs are the names of certificates, which are ours in another shape.
+    #[test]
+    fn clusters_survive_the_wire_to_a_sidecar(cluster in clusters()) {
+        let told = encode::cluster(&cluster, Dialect::Envoy(encode::EGRESS_ADDRESS));
+        let read = bytes_in::<ClusterSpec>(told, &envoy());
+        prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
+        let tls_matches = cluster.tls_matches.iter();
+        let tls_matches = tls_matches.map(|one| TlsMatch { mode: told_to_others(&one.mode), ..one.clone() }).collect();
+        // It is not asked for load reports.
+        let expected =
+            Cluster { tls: told_to_others(&cluster.tls), tls_matches, load_reporting: None, ..cluster };
+        prop_assert_eq!(read.cluster, expected);
+    }
+
+    #[test]
     fn clusters_survive_the_wire(cluster in clusters()) {
         let read = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Mesh));
         prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
         prop_assert_eq!(&read.cluster, &cluster);
         // For others only the balancing differs, that nobody is said by a name, that they know one kind of security and get
-        // the better one, and that they are not asked for load reports.
-        let mut told = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Grpc)).cluster;
+        // the better one.
+        let told = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Grpc)).cluster;
         let secure = cluster.tls_matches.iter().map(|one| &one.mode).find(|mode| **mode != TlsMode::Plaintext);
         let tls = match (&cluster.tls, secure) {
             (TlsMode::Plaintext, Some(secure)) => secure.clone(),
             (own, _) => own.clone(),
         };
-        if let (TlsMode::Mutual(ours), TlsMode::Mutual(theirs)) = (&tls, &mut told.tls)
-            && ours.expected.tests().is_empty()
-        {
-            prop_assert_eq!(theirs.expected.tests().len(), 1);
-            theirs.expected = ExpectedPeers::default();
-        }
+        let tls = told_to_others(&tls);
         let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }

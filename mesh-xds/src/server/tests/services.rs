@@ -141,6 +141,30 @@ async fn an_envoy_whose_address_is_none_is_told_so() {
     );
 }
 
+#[tokio::test]
+async fn a_node_that_is_kept_for_as_long_as_the_stream_is_not_taken_at_any_size() {
+    let channel = start().await;
+    let method = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+    for (bytes, is_taken) in [(60 * 1024, true), (65 * 1024, false)] {
+        let node = Node {
+            id: "x".repeat(bytes),
+            ..Node::default()
+        };
+        let request = Request {
+            node: Some(Arc::new(node)),
+            ..asks(CDS.type_url(), CDS).0
+        };
+        match first::<Sotw>(&channel, method.into(), request).await {
+            Ok(_) => assert!(is_taken),
+            Err(refused) => {
+                assert!(!is_taken);
+                assert_eq!(refused.code(), Code::InvalidArgument);
+                assert!(refused.message().starts_with("node: "), "{refused}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_type_of_a_request() {
     let cds = CDS.type_url();

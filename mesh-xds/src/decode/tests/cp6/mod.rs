@@ -12,10 +12,11 @@ mod servers;
 use std::time::Instant;
 
 use super::*;
-use crate::client::ads::{AdsState, Needs};
+use crate::client::ads::{AdsState, Needs, Variant};
 use crate::client::cache::{Cached, Found, Trouble};
 use crate::node::Node;
-use crate::wire::{Response, Sotw};
+use crate::resource::ResourceKind;
+use crate::wire::{Delta, DeltaRequest, DeltaResponse, Request, Response, Sotw, Versioned};
 
 /// A way of being bad, and the field that it shows in.
 type Mutator<P> = (&'static str, fn(&mut P));
@@ -45,14 +46,70 @@ named!(
     crate::proto::endpoint::ClusterLoadAssignment: cluster_name
 );
 
-/// Runs a table: `base` is good, and bad after any of `mutators`; `small` is what the 999 are.
+/// A variant of the protocol, as a control plane speaks it.
+trait Speak: Variant {
+    /// A response of these resources, all of this version; its nonce is that.
+    fn response(kind: ResourceKind, version: &str, resources: Vec<(Arc<str>, Raw)>) -> Self::Response;
+
+    /// What a request answers, and what it refuses.
+    fn answer(request: Self::Request) -> (String, Option<String>);
+}
+
+impl Speak for Sotw {
+    fn response(kind: ResourceKind, version: &str, resources: Vec<(Arc<str>, Raw)>) -> Response {
+        Response {
+            type_url: kind.type_url().into(),
+            version: version.into(),
+            nonce: version.into(),
+            resources: resources.into_iter().map(|(_, raw)| raw).collect(),
+            errors: Vec::new(),
+        }
+    }
+
+    fn answer(request: Request) -> (String, Option<String>) {
+        (request.nonce, request.error)
+    }
+}
+
+impl Speak for Delta {
+    fn response(kind: ResourceKind, version: &str, resources: Vec<(Arc<str>, Raw)>) -> DeltaResponse {
+        let one = |(name, raw)| Versioned {
+            name,
+            version: version.into(),
+            raw: Some(raw),
+            ttl: None,
+        };
+        DeltaResponse {
+            type_url: kind.type_url().into(),
+            nonce: version.into(),
+            resources: resources.into_iter().map(one).collect(),
+            ..DeltaResponse::default()
+        }
+    }
+
+    fn answer(request: DeltaRequest) -> (String, Option<String>) {
+        (request.nonce, request.error)
+    }
+}
+
+/// Runs a table in both variants of the protocol: `base` is good, and bad after any of `mutators`; `small` is what the 999
+/// are.
 #[track_caller]
 fn table<R: Cached>(context: Context, base: &R::Proto, small: &R::Proto, mutators: &[Mutator<R::Proto>])
 where
     R::Proto: Name + Named + Clone,
 {
+    spoken::<Sotw, R>(context.clone(), base, small, mutators);
+    spoken::<Delta, R>(context, base, small, mutators);
+}
+
+#[track_caller]
+fn spoken<V: Speak, R: Cached>(context: Context, base: &R::Proto, small: &R::Proto, mutators: &[Mutator<R::Proto>])
+where
+    R::Proto: Name + Named + Clone,
+{
     let names: Vec<String> = (0..GOOD).map(|n| format!("good-{n:03}")).collect();
-    let mut ads = AdsState::<Sotw>::new(Arc::new(Node::default()), context);
+    let mut ads = AdsState::<V>::new(Arc::new(Node::default()), context);
     let mut needs = Needs::default();
     needs[R::KIND.index()].extend(names.iter().map(|name| Arc::from(name.as_str())));
     needs[R::KIND.index()].insert(BAD.into());
@@ -66,19 +123,21 @@ where
         proto.rename(name);
         raw(&proto)
     };
-    let good: Vec<Raw> = names.iter().map(|name| named(small, name)).collect();
-    let response = |version: usize, bad: Raw| Response {
-        type_url: R::KIND.type_url().into(),
-        version: version.to_string(),
-        nonce: version.to_string(),
-        resources: good.iter().cloned().chain([bad]).collect(),
-        errors: Vec::new(),
+    let good: Vec<(Arc<str>, Raw)> = names
+        .iter()
+        .map(|name| (Arc::from(name.as_str()), named(small, name)))
+        .collect();
+    let response = |version: usize, bad: Raw| {
+        let resources = good.iter().cloned().chain([(BAD.into(), bad)]);
+        V::response(R::KIND, &version.to_string(), resources.collect())
     };
     let received = ads.hear(response(0, named(base, BAD)), now);
     assert_eq!(received.taken.rejected, [], "the resources were bad from the start");
     let Found::Value(last_good) = ads.cache().find::<R>(BAD) else {
         panic!("a good resource was not taken")
     };
+    let accepted = V::answer(ads.next_request(now).unwrap());
+    assert_eq!(accepted, ("0".into(), None));
     for (index, (field, spoil)) in mutators.iter().enumerate() {
         let mut bad = base.clone();
         bad.rename(BAD);
@@ -97,8 +156,9 @@ where
         while !ads.has_request(now) {
             now = ads.deadline(now).unwrap();
         }
-        let nack = ads.next_request(now).unwrap();
-        let error = nack.error.unwrap();
+        let (nonce, error) = V::answer(ads.next_request(now).unwrap());
+        assert_eq!(nonce, version.to_string());
+        let error = error.unwrap();
         assert!(
             error.contains(BAD) && error.contains(field) && !error.contains("good-"),
             "{error}"
