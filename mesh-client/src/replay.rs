@@ -71,7 +71,7 @@ impl<B> Replay<B> {
     /// was not sent yet.
     pub(crate) fn new(first: Vec<Frame<Bytes>>, body: B, limit: u64) -> Self {
         let (mut kept, mut bytes) = (Vec::with_capacity(first.len()), 0);
-        for (frame, size) in first.iter().filter_map(Kept::of) {
+        for (frame, size) in first.into_iter().filter_map(|frame| Kept::of(&frame)) {
             kept.push(frame);
             bytes += size;
         }

@@ -126,18 +126,14 @@ impl Rig {
                 name: "nobody's".into(),
                 ..Route::to(Split::all_to(shares[0].0))
             };
-            extra.matches.headers.push(HeaderMatch {
-                name: http::HeaderName::from_static("x-nobody"),
-                test: HeaderTest::Present,
-                invert: false,
-            });
+            let header = http::HeaderName::from_static("x-nobody");
+            extra
+                .matches
+                .headers
+                .push(HeaderMatch::new(header, HeaderTest::Present));
             routes.insert(0, Arc::new(extra));
         }
-        let host = VirtualHost {
-            name: "payment".into(),
-            domains: vec![Domain::Any],
-            routes,
-        };
+        let host = VirtualHost::new("payment", vec![Domain::Any], routes);
         let tree = Arc::new(RouteTree::new("payment", vec![host]));
         let mut builder = Snapshot::builder()
             .version(Version(plan.version))

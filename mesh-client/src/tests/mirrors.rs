@@ -32,9 +32,10 @@ fn mirrored(change: impl FnOnce(&mut Mirror, &mut Route)) -> Snapshot {
     if let Action::Forward(forward) = &mut route.action {
         forward.mirrors.push(mirror);
     }
-    let cluster = |name: &str, n| Cluster {
-        max_requests: 100_000,
-        ..Cluster::new(name, TlsMode::Plaintext, vec![Endpoint::new(address(n))])
+    let cluster = |name: &str, n| {
+        let mut cluster = Cluster::new(name, TlsMode::Plaintext, vec![Endpoint::new(address(n))]);
+        cluster.breakers.default.max_requests = 100_000;
+        cluster
     };
     Snapshot::builder()
         .route("t", route)
@@ -218,7 +219,7 @@ async fn copies_take_at_most_half_of_what_their_cluster_allows() {
     source
         .snapshots
         .publish(super::net::one_cluster(&[1], |route, cluster| {
-            cluster.max_requests = 10;
+            cluster.breakers.default.max_requests = 10;
             if let Action::Forward(forward) = &mut route.action {
                 forward.mirrors.push(Mirror {
                     cluster: "c".into(),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{PathMatch, Route, RouteMatch, RoutingPriority, Split, TimeLimits};
+use mesh_core::config::{PathMatch, Route, RouteMatch, Split, TimeLimits};
 
 use super::service::Service;
 use super::{View, cluster, host, matches, retry, split};

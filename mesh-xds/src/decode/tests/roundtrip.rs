@@ -14,10 +14,9 @@ use std::time::Duration;
 use mesh_core::config::{
     Backoff, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, Fault, FaultFilter,
     HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata,
-    MutualTls, NameKind, NameMatch, OutlierRules, PathMatch, Pattern, Protocol, RateLimitedBackoff, ReportedMetric,
-    ResetFormat, ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteMatch, RouteTree,
-    RoutingPriority, Split, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode,
-    TlsOrigination, VirtualHost,
+    MutualTls, NameKind, NameMatch, OutlierRules, Pattern, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat,
+    ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteTree, RoutingPriority, StringMatch,
+    TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -434,11 +433,11 @@ proptest! {
 
     #[test]
     fn listeners_survive_the_wire(target in text(), routes in text(), port in 1..=u16::MAX, v6 in any::<bool>()) {
-        let named = |name: &str| Http { routes: Routes::Named(name.into()), extensions: Arc::default(), limits: TimeLimits::default() };
-        let read = bytes_of::<Listener>(encode::listener(&target, &routes));
+        let named = |name: &str| Http { routes: Routes::Named(name.into()), extensions: Arc::default(), limits: TimeLimits::default(), faults: Arc::default() };
+        let read = bytes_of::<Listener>(encode::listener(&target, &routes, &[]));
         prop_assert_eq!(read, Listener::Api(named(&routes)));
         let address: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-        let read = bytes_in::<Listener>(encode::socket_listener(address, port), &envoy());
+        let read = bytes_in::<Listener>(encode::socket_listener(address, port, &[]), &envoy());
         let expected = Listener::Outbound { address: (address, port).into(), http: named(&port.to_string()) };
         prop_assert_eq!(read, expected);
     }
