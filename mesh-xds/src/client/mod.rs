@@ -13,7 +13,7 @@ pub(crate) mod cache;
 mod cache_state;
 mod fallback;
 mod line;
-mod load;
+pub(crate) mod load;
 mod lookups;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]

@@ -7,8 +7,10 @@
 //!
 //! Each target panics when a promise is broken: nothing that a peer sent may panic; what was decoded and encoded again
 //! decodes to the same, as far as the serving end can say it; a refusal names the kind and the resource, and its text is
-//! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`].
+//! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`],
+//! and what reaches a client beside them in [`beside`].
 
+mod beside;
 mod resource;
 mod seeds;
 mod stream;
@@ -24,13 +26,14 @@ use crate::wire::{Delta, Raw, Sotw, bytes};
 
 use resource::{check, read};
 
+pub use beside::{load_response, pem_file, status_response, token, trust_bundle_map};
 pub use seeds::seeds;
 
 /// A fuzz target: it panics when a promise is broken.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("listener", listener),
     ("route", route),
     ("cluster", cluster),
@@ -42,6 +45,11 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("bootstrap", bootstrap),
     ("sotw_response", sotw_response),
     ("delta_response", delta_response),
+    ("load_response", load_response),
+    ("status_response", status_response),
+    ("token", token),
+    ("pem_file", pem_file),
+    ("trust_bundle_map", trust_bundle_map),
 ];
 
 /// A `Listener`.

@@ -74,6 +74,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         all.push(("sotw_response", name, steps.clone()));
         all.push(("delta_response", name, steps));
     }
+    all.extend(super::beside::seeds());
     all.push(("sotw_response", "raw", raw_stream::<Sotw>()));
     all.push(("delta_response", "raw", raw_stream::<Delta>()));
     all
