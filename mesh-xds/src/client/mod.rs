@@ -14,7 +14,7 @@ mod cache_state;
 pub(crate) mod disk;
 mod fallback;
 mod line;
-mod load;
+pub(crate) mod load;
 mod lookups;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]

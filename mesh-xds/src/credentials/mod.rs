@@ -4,7 +4,7 @@
 //! calls on it. Both come from files that somebody else renews, and both outlive connections; the channel itself does not.
 
 mod call;
-mod token;
+pub(crate) mod token;
 
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// A token that has been read.
 #[derive(Clone)]
-pub(super) struct Token {
+pub(crate) struct Token {
     header: HeaderValue,
     /// The first second, since 1970, in which it is of no use.
     ends: u64,
@@ -30,7 +30,7 @@ pub(super) struct Token {
 
 impl Token {
     /// Reads the text of a file. The white space that editors leave around it is not part of it.
-    pub(super) fn read(file: &[u8]) -> Result<Self, InvalidToken> {
+    pub(crate) fn read(file: &[u8]) -> Result<Self, InvalidToken> {
         let text = file.trim_ascii();
         if text.len() > MAX_TOKEN_BYTES {
             return Err(InvalidToken::TooLong);
@@ -60,6 +60,12 @@ impl Token {
         })
     }
 
+    /// What is sent of it.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn header(&self) -> &HeaderValue {
+        &self.header
+    }
+
     fn left(&self, now: UnixTime) -> u64 {
         self.ends.saturating_sub(now.as_secs())
     }
@@ -75,7 +81,7 @@ impl fmt::Debug for Token {
 
 /// Why what a file holds is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum InvalidToken {
+pub(crate) enum InvalidToken {
     TooLong,
     NotJwt,
     NoEnd,

@@ -8,8 +8,9 @@
 //! Each target panics when a promise is broken: nothing that a peer sent may panic; what was decoded and encoded again
 //! decodes to the same, as far as the serving end can say it; a refusal names the kind and the resource, and its text is
 //! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`], for the
-//! serving end in [`server::fuzzing`], and what a copy on disk may do in [`disk`].
+//! serving end in [`server::fuzzing`]; what reaches a client beside them in [`beside`], and what a copy on disk may do in [`disk`].
 
+mod beside;
 mod disk;
 mod resource;
 mod seeds;
@@ -27,6 +28,7 @@ use crate::wire::{Delta, Raw, Sotw, bytes};
 
 use resource::{check, read, read_by};
 
+pub use beside::{load_response, pem_file, status_response, token, trust_bundle_map};
 pub use disk::disk_copy;
 pub use seeds::seeds;
 
@@ -34,7 +36,7 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("listener", listener),
     ("route", route),
     ("cluster", cluster),
@@ -51,6 +53,11 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("delta_request", delta_request),
     ("load_report", load_report),
     ("status_request", status_request),
+    ("load_response", load_response),
+    ("status_response", status_response),
+    ("token", token),
+    ("pem_file", pem_file),
+    ("trust_bundle_map", trust_bundle_map),
 ];
 
 /// A `Listener`.

@@ -40,12 +40,16 @@ struct Key {
 }
 
 /// The roots of each trust domain. An empty map is a valid one, which trusts nobody.
-pub(super) fn parse(json: &[u8]) -> Result<BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>, InvalidBundleMap> {
+pub(crate) fn parse(json: &[u8]) -> Result<BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>, InvalidBundleMap> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     let file: File = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         InvalidBundleMap::new(path, Why::Shape(error.into_inner()))
     })?;
+    // Whatever stands behind it may be what was meant.
+    reader
+        .end()
+        .map_err(|error| InvalidBundleMap::new(".", Why::Shape(error)))?;
     let mut domains = BTreeMap::new();
     for (name, bundle) in file.trust_domains {
         let at = format!("trust_domains.{name}");
@@ -71,7 +75,7 @@ pub(super) fn parse(json: &[u8]) -> Result<BTreeMap<TrustDomain, Vec<Certificate
 
 /// What is wrong with a map, and where.
 #[derive(Debug)]
-pub(super) struct InvalidBundleMap {
+pub(crate) struct InvalidBundleMap {
     path: Box<str>,
     why: Why,
 }

@@ -4,7 +4,7 @@
 //! [`join`] asks a CA. What is published is always usable: a failure is told only while there is no valid identity, and
 //! otherwise tried again while the old one lasts. Sessions that are open go on; the next handshake takes the new one.
 
-mod bundle_map;
+pub(crate) mod bundle_map;
 mod files;
 mod issue;
 mod join;

@@ -3,6 +3,9 @@
 
 use prost::Message as _;
 
+use super::csds;
+use super::load::LoadResponse;
+use crate::csds::{ClientView, ResourceView};
 use crate::node::Node;
 use crate::proto::core::{Address, SocketAddress, TrafficDirection, address, socket_address::PortSpecifier};
 use crate::proto::hcm::{HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter};
@@ -85,6 +88,44 @@ pub(crate) fn status_request() -> Vec<u8> {
         ..status::ClientStatusRequest::default()
     };
     request.encode_to_vec()
+}
+
+/// What is asked of a client about its load, as it travels.
+pub(crate) fn load_response(response: LoadResponse) -> Vec<u8> {
+    load_stats::LoadStatsResponse::from(response).encode_to_vec()
+}
+
+/// What travelled.
+pub(crate) fn read_load_response(bytes: &[u8]) -> Option<LoadResponse> {
+    load_stats::LoadStatsResponse::decode(bytes).ok().map(Into::into)
+}
+
+/// An answer about clients, as it travels.
+pub(crate) fn status_response(clients: Vec<ClientView>) -> Vec<u8> {
+    csds::answer(clients, false).encode_to_vec()
+}
+
+/// One that travelled.
+pub(crate) fn read_status_response(bytes: &[u8]) -> Option<Vec<ClientView>> {
+    let answer = status::ClientStatusResponse::decode(bytes).ok()?;
+    Some(answer.config.into_iter().map(Into::into).collect())
+}
+
+/// An answer about a client and one resource of it.
+pub(crate) fn some_status() -> Vec<u8> {
+    let resource = ResourceView {
+        type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
+        name: "c".into(),
+        version: "1".into(),
+        updated: Some(std::time::SystemTime::UNIX_EPOCH),
+        ..ResourceView::default()
+    };
+    let client = ClientView {
+        scope: "#mesh".into(),
+        resources: vec![resource],
+        ..ClientView::default()
+    };
+    status_response(vec![client])
 }
 
 /// A resource in the envelope of its name.

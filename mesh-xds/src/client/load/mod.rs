@@ -9,7 +9,7 @@
 //! again on that connection. What was counted while there was no stream is in the first report of the next; a report that
 //! was on its way when a stream ended is lost, as everywhere (LRS acknowledges nothing).
 
-mod state;
+pub(crate) mod state;
 
 use std::convert::Infallible;
 use std::sync::Arc;

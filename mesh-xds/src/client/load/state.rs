@@ -14,9 +14,9 @@ use crate::node::Node;
 use crate::wire::load::{LoadRequest, LoadResponse};
 
 /// The shortest interval kept, whatever the control plane asks: shorter ones cost more than the calls they tell of.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest, so that timers can hold it.
-const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How much one request holds: clusters, localities, figures and drops, each counted as one. That many take about 1 MiB, and
 /// gRPC servers refuse messages of more than 4 MiB. A larger report is sent in several requests.
@@ -24,7 +24,7 @@ const MAX_PARTS: usize = 10_000;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct LoadState<'a> {
+pub(crate) struct LoadState<'a> {
     reader: &'a LoadReader,
     /// Until it was said.
     node: Option<Arc<Node>>,
@@ -45,7 +45,7 @@ struct Asked {
 }
 
 impl<'a> LoadState<'a> {
-    pub(super) fn new(reader: &'a LoadReader, node: Arc<Node>) -> Self {
+    pub(crate) fn new(reader: &'a LoadReader, node: Arc<Node>) -> Self {
         Self {
             reader,
             node: Some(node),
@@ -61,7 +61,7 @@ impl<'a> LoadState<'a> {
     /// # Errors
     ///
     /// When it cannot be obeyed; the stream is of no use then.
-    pub(super) fn receive(&mut self, response: LoadResponse, now: Instant) -> Result<(), &'static str> {
+    pub(crate) fn receive(&mut self, response: LoadResponse, now: Instant) -> Result<(), &'static str> {
         let interval = response.interval.filter(|interval| !interval.is_zero());
         let interval = interval.ok_or("load_reporting_interval: must be more than 0")?;
         let asked = Asked {
@@ -77,17 +77,17 @@ impl<'a> LoadState<'a> {
     }
 
     /// When [`has_request`](Self::has_request) should be asked again.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// Whether there is something to send.
-    pub(super) fn has_request(&self, now: Instant) -> bool {
+    pub(crate) fn has_request(&self, now: Instant) -> bool {
         self.node.is_some() || !self.pending.is_empty() || self.due.is_some_and(|due| due <= now)
     }
 
     /// What to send next.
-    pub(super) fn next_request(&mut self, now: Instant) -> Option<LoadRequest> {
+    pub(crate) fn next_request(&mut self, now: Instant) -> Option<LoadRequest> {
         if let Some(node) = self.node.take() {
             return Some(LoadRequest {
                 node: Some(node),
@@ -101,7 +101,7 @@ impl<'a> LoadState<'a> {
     }
 
     /// Whether all was told and no cluster is counted any more.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over && self.pending.is_empty()
     }
 

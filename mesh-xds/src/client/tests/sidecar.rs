@@ -126,8 +126,8 @@ fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
 }
 
 impl Mesh {
-    fn hear_listeners(&mut self, listeners: &[crate::proto::listener::Listener]) -> Seen {
-        self.hear(ResourceKind::Listener, listeners.iter().map(raw_of).collect())
+    fn hear_listeners(&mut self, listeners: Vec<Raw>) -> Seen {
+        self.hear(ResourceKind::Listener, listeners)
     }
 
     /// All that is asked for.
@@ -164,9 +164,9 @@ fn cp_8_a_sidecars_deleted_listeners_go_on_serving() {
     let mut mesh = served(Rules::default());
     let before = (Ok(istiod::sidecar::ROUTES.to_owned()), Ok(3));
     assert_eq!(mesh.stands(), before);
-    mesh.hear_listeners(&[]);
+    mesh.hear_listeners(Vec::new());
     assert_eq!(mesh.stands(), before, "all were deleted");
-    mesh.hear_listeners(&[]);
+    mesh.hear_listeners(Vec::new());
     mesh.hear(ResourceKind::Cluster, Vec::new());
     assert_eq!(mesh.stands(), before, "and again");
     let kept = mesh.ads.cache().rows().filter(|row| row.kind == ResourceKind::Listener);
@@ -188,10 +188,10 @@ fn cp_8_a_sidecars_deleted_listeners_fail_where_the_bootstrap_says_so() {
         fail_on_data_errors: true,
         ..Rules::default()
     });
-    mesh.hear_listeners(&[]);
+    mesh.hear_listeners(Vec::new());
     let gone = (Err(ReasonKind::NoListener), Err(ReasonKind::NoListener));
     assert_eq!(mesh.stands(), gone);
-    mesh.hear_listeners(&istiod::sidecar::listeners(true));
+    mesh.hear_listeners(istiod::sidecar::listeners(true).iter().map(raw_of).collect());
     mesh.hear(ResourceKind::Route, vec![raw_of(&istiod::sidecar::routes(true))]);
     mesh.hear_endpoints();
     assert_eq!(mesh.stands(), (Ok(istiod::sidecar::ROUTES.to_owned()), Ok(3)));
@@ -203,8 +203,8 @@ fn cp_8_a_listener_under_another_name_takes_a_deleted_ones_place() {
     let mut mesh = served(Rules::default());
     let mut renamed = istiod::sidecar::by_port();
     renamed.name = "zz_50051".into();
-    mesh.hear_listeners(&[]);
-    mesh.hear_listeners(&[renamed]);
+    mesh.hear_listeners(Vec::new());
+    mesh.hear_listeners(vec![raw_of(&renamed)]);
     let listeners = mesh.ads.cache().rows().filter(|row| row.kind == ResourceKind::Listener);
     let listeners: Vec<&str> = listeners.map(|row| &**row.name).collect();
     assert_eq!(listeners, ["virtualInbound", "zz_50051"]);

@@ -438,21 +438,28 @@ proptest! {
         prop_assert_eq!(read, Listener::Api(named(&routes)));
         let address: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
         let read = bytes_in::<Listener>(encode::socket_listener(address, port, &[]), &envoy());
-        let expected = Listener::Outbound { address: (address, port).into(), http: named(&port.to_string()) };
+        // Of an Envoy's streams something holds where nothing is said.
+        let limits = TimeLimits { idle: Some(Duration::from_secs(300)), ..TimeLimits::default() };
+        let http = Http { limits, ..named(&port.to_string()) };
+        let expected = Listener::Outbound { address: (address, port).into(), http };
         prop_assert_eq!(read, expected);
     }
 
-    /// As Envoy is told: what differs are the names of certificates, which are ours in another shape.
+    /// As Envoy is told: what differs are the names of certificates, which are ours in another shape, and that the most retries are
+    /// always said. Outlier detection by Envoy's rules has a property of its own ([`limits`](super::limits)).
     #[test]
     fn clusters_survive_the_wire_to_a_sidecar(cluster in clusters()) {
+        let cluster = Cluster { outlier: None, ..cluster };
         let told = encode::cluster(&cluster, Dialect::Envoy(encode::EGRESS_ADDRESS));
         let read = bytes_in::<ClusterSpec>(told, &envoy());
         prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
         let tls_matches = cluster.tls_matches.iter();
         let tls_matches = tls_matches.map(|one| TlsMatch { mode: told_to_others(&one.mode), ..one.clone() }).collect();
         // It is not asked for load reports.
-        let expected =
-            Cluster { tls: told_to_others(&cluster.tls), tls_matches, load_reporting: None, ..cluster };
+        let max = cluster.retry_limits.max.unwrap_or(cluster.breakers.default.max_requests);
+        let retry_limits = RetryLimits { max: Some(max), ..cluster.retry_limits };
+        let tls = told_to_others(&cluster.tls);
+        let expected = Cluster { tls, tls_matches, load_reporting: None, retry_limits, ..cluster };
         prop_assert_eq!(read.cluster, expected);
     }
 
