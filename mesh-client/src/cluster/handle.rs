@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 use mesh_core::Entropy;
 use mesh_core::balance::Picker;
 use mesh_core::breaker::ClusterBreakers;
-use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, RoutingPriority, TlsMode};
+use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, LbPolicy, RoutingPriority, TlsMode};
 use mesh_core::identity::{Credentials, Pins};
 use mesh_core::live;
 use mesh_core::outlier::{Ejection, Observation};
@@ -213,10 +213,11 @@ impl HostSet {
             .collect();
         let old_modes = old.map_or(&[][..], |old| old.modes.as_slice());
         let modes = Modes::new(&cluster, old_modes);
+        let reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
         let hosts = callable(&cluster.endpoints)
             .map(|endpoint| {
                 let tls = modes.of(cluster.tls_for(endpoint));
-                match known.get(&endpoint.address).copied() {
+                let host = match known.get(&endpoint.address).copied() {
                     // Other security means other connections: what was agreed under the old rules is not carried over.
                     Some(host) if same(host.tls(), tls.as_ref()) => {
                         known.remove(&endpoint.address);
@@ -224,12 +225,17 @@ impl HostSet {
                         Arc::clone(host)
                     }
                     _ => Arc::new(Host::new(endpoint.address, endpoint.weight.0, tls, parts)),
+                };
+                host.rename(endpoint.hash_key());
+                if reports {
+                    host.listen();
                 }
+                host
             })
-            .collect();
+            .collect::<Box<[_]>>();
         let gone = unwanted(known, &cluster, &modes);
         let modes = modes.used();
-        let picker = Picker::new(cluster.lb, &mut parts.entropy.draw());
+        let picker = Picker::new(&cluster.lb, &hosts, &mut parts.entropy.draw());
         let set = Self {
             counting: Counting::new(&cluster, callable(&cluster.endpoints), &parts.loads),
             cluster,

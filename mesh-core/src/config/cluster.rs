@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    CircuitBreakers, Connections, DropOverload, Endpoint, LoadReporting, Metadata, OutlierDetection, RetryLimits,
-    StringMatch, TlsOrigination,
+    CircuitBreakers, Connections, DropOverload, Endpoint, LbPolicy, LoadReporting, Metadata, OutlierDetection,
+    RetryLimits, StringMatch, TlsOrigination,
 };
 
 /// The name of a cluster, opaque. Cheap to clone.
@@ -79,7 +79,7 @@ impl Cluster {
     pub fn new(name: impl Into<ClusterName>, tls: TlsMode, endpoints: Vec<Endpoint>) -> Self {
         Self {
             name: name.into(),
-            lb: LbPolicy::LeastRequest { choices: 2 },
+            lb: LbPolicy::LEAST_REQUEST,
             tls,
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
@@ -115,20 +115,6 @@ pub struct TlsMatch {
     pub when: Metadata,
     /// How such an endpoint is authenticated.
     pub mode: TlsMode,
-}
-
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LbPolicy {
-    /// The one with the fewest calls in flight of `choices` random ones (Envoy's default is 2; gRFC A48 caps it at 10).
-    LeastRequest {
-        /// How many are compared, at least 2.
-        choices: u32,
-    },
-    /// Each in turn.
-    RoundRobin,
-    /// Any.
-    Random,
 }
 
 /// How the peer is authenticated.

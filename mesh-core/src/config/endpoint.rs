@@ -35,6 +35,13 @@ impl Endpoint {
             metadata: Arc::default(),
         }
     }
+
+    /// What it goes by where calls are hashed, if not by its address (Envoy; gRFC A76).
+    pub fn hash_key(&self) -> Option<&str> {
+        self.metadata
+            .value("envoy.lb", "hash_key")
+            .filter(|key| !key.is_empty())
+    }
 }
 
 /// The control plane's word on an endpoint (Envoy `HealthStatus`).

@@ -10,6 +10,7 @@ use crate::proto::cluster::Cluster as Proto;
 use crate::resource::{ClusterSpec, Discovery, ResourceKind};
 
 mod breakers;
+mod client_weights;
 mod discovery;
 mod dns;
 mod lb;

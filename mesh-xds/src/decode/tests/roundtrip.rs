@@ -12,11 +12,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, Fault, FaultFilter,
-    HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata,
-    MutualTls, NameKind, NameMatch, OutlierRules, Pattern, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat,
-    ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteTree, RoutingPriority, StringMatch,
-    TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
+    Backoff, ClientWeights, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, Fault,
+    FaultFilter, HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LeastRequest,
+    LoadReporting, Maglev, Metadata, MutualTls, NameKind, NameMatch, OutlierRules, Pattern, Protocol,
+    RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy,
+    RingFunction, RingHash, Roots, Route, RouteTree, RoutingPriority, StringMatch, TRANSPORT_SOCKET_MATCH,
+    TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
 };
 use proptest::prelude::*;
 
@@ -181,12 +182,82 @@ fn unlike(text: Box<str>, test: &StringMatch) -> StringMatch {
     }
 }
 
-fn clusters() -> impl Strategy<Value = Cluster> {
-    let lb = prop_oneof![
+fn policies() -> impl Strategy<Value = LbPolicy> {
+    let functions = prop::sample::select(vec![RingFunction::XxHash, RingFunction::Murmur2]);
+    let ring = (1..=RingHash::MAX_SIZE, 1..=RingHash::MAX_SIZE, functions);
+    let ring = ring.prop_map(|(one, other, function)| RingHash {
+        min_size: one.min(other),
+        max_size: one.max(other),
+        function,
+    });
+    let least = (2..=LeastRequest::MAX_CHOICES, any::<u32>());
+    let table = prop::sample::select(vec![2, 251, 65_537, 5_000_011]);
+    prop_oneof![
         Just(LbPolicy::RoundRobin),
         Just(LbPolicy::Random),
-        (2u32..=10).prop_map(|choices| LbPolicy::LeastRequest { choices }),
-    ];
+        least.prop_map(|(choices, bias_per_mille)| {
+            LbPolicy::LeastRequest(LeastRequest {
+                choices,
+                bias_per_mille,
+            })
+        }),
+        ring.prop_map(LbPolicy::RingHash),
+        table.prop_map(|size| LbPolicy::Maglev(Maglev::new(size).unwrap())),
+        client_weights().prop_map(LbPolicy::ClientSideWeightedRoundRobin),
+        any::<bool>().prop_map(|shuffle| LbPolicy::PickFirst { shuffle }),
+    ]
+}
+
+fn client_weights() -> impl Strategy<Value = ClientWeights> {
+    let time = |least: u64| (least..1 << 40).prop_map(Duration::from_nanos);
+    let update = ClientWeights::MIN_UPDATE.as_nanos() as u64;
+    // As fine as a float of 32 bits holds it.
+    let penalty = 0u32..1 << 23;
+    (
+        prop::option::of(time(0)),
+        time(0),
+        time(0),
+        time(update),
+        penalty,
+        prop::collection::vec(reported_metrics(), 0..4),
+    )
+        .prop_map(
+            |(out_of_band, blackout, expiration, update, error_penalty_per_mille, metrics)| ClientWeights {
+                out_of_band,
+                blackout,
+                expiration,
+                update,
+                error_penalty_per_mille,
+                metrics: metrics.into(),
+            },
+        )
+}
+
+fn reported_metrics() -> impl Strategy<Value = ReportedMetric> {
+    prop_oneof![
+        Just(ReportedMetric::CpuUtilization),
+        Just(ReportedMetric::MemUtilization),
+        Just(ReportedMetric::ApplicationUtilization),
+        Just(ReportedMetric::AllNamed),
+        "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
+    ]
+}
+
+/// What gRPC's other clients are told in its place.
+fn policy_told_to_grpc(policy: &LbPolicy) -> LbPolicy {
+    match policy {
+        LbPolicy::LeastRequest(_) | LbPolicy::Random => LbPolicy::RoundRobin,
+        LbPolicy::Maglev(_) => LbPolicy::RingHash(RingHash::DEFAULT),
+        LbPolicy::RingHash(config) => LbPolicy::RingHash(RingHash {
+            function: RingFunction::XxHash,
+            ..*config
+        }),
+        LbPolicy::RoundRobin | LbPolicy::ClientSideWeightedRoundRobin(_) | LbPolicy::PickFirst { .. } => policy.clone(),
+    }
+}
+
+fn clusters() -> impl Strategy<Value = Cluster> {
+    let lb = policies();
     let expected = prop::collection::btree_map(text(), string_tests(), 0..3);
     let sni = prop::option::of("[a-z_.]{1,20}").prop_map(|sni| sni.map(Box::from));
     let mutual = (expected, sni).prop_map(|(expected, sni)| {
@@ -204,14 +275,7 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         mode,
     });
     let matches = prop::collection::vec(one, 0..3);
-    let metric = prop_oneof![
-        Just(ReportedMetric::CpuUtilization),
-        Just(ReportedMetric::MemUtilization),
-        Just(ReportedMetric::ApplicationUtilization),
-        Just(ReportedMetric::AllNamed),
-        "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
-    ];
-    let metrics = prop::option::of(prop::collection::vec(metric, 0..4));
+    let metrics = prop::option::of(prop::collection::vec(reported_metrics(), 0..4));
     let limits = (
         breakers(),
         retry_limits(),
@@ -481,7 +545,8 @@ proptest! {
             (own, _) => own.clone(),
         };
         let tls = told_to_others(&tls);
-        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), ..cluster };
+        let lb = policy_told_to_grpc(&cluster.lb);
+        let expected = Cluster { lb, tls, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }
 
