@@ -164,7 +164,7 @@ where
         let mut draw = shared.manager.entropy().draw();
         set.counting.admit(&set.cluster, &mut draw)?;
         let ask = Ask {
-            hash: None,
+            hash: attempt.call.hash,
             selection: attempt.call.route.retry.hosts,
         };
         let Some(index) = set.picker.pick(&set.hosts, ask, tried, &mut draw) else {

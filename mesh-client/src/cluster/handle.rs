@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use http::HeaderMap;
 use mesh_core::Entropy;
-use mesh_core::balance::Picker;
+use mesh_core::balance::{Load as _, LoadReport, Picker};
 use mesh_core::breaker::ClusterBreakers;
 use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, LbPolicy, RoutingPriority, TlsMode};
 use mesh_core::identity::{Credentials, Pins};
 use mesh_core::live;
 use mesh_core::outlier::{Ejection, Observation};
-use mesh_core::report::{Loads, Tally};
+use mesh_core::report::{Loads, Tally, orca};
 use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::Notify;
@@ -47,6 +48,8 @@ pub(crate) struct ClusterHandle {
     breakers: Arc<ClusterBreakers>,
     outliers: Outliers,
     mirrors: AtomicU32,
+    /// When the weights that hosts report are to be taken over.
+    weigh_at: Mutex<Option<Instant>>,
     budget: Budget,
     anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
@@ -77,6 +80,7 @@ impl ClusterHandle {
             breakers: Arc::default(),
             outliers,
             mirrors: AtomicU32::new(0),
+            weigh_at: Mutex::default(),
             budget: Budget::default(),
             anywhere: Anywhere::default(),
             tls_configs: Arc::new(
@@ -121,7 +125,7 @@ impl ClusterHandle {
         if self.outliers.take_stale() {
             self.refresh(parts);
         }
-        next
+        next.into_iter().chain(self.weigh(now)).min()
     }
 
     /// Makes the host set anew with what is known of its hosts now.
@@ -144,6 +148,29 @@ impl ClusterHandle {
         {
             self.outliers.suspect(&self.name, config, host.address());
         }
+    }
+
+    /// What a host said of its own load beside an answer, where hosts are weighted by that.
+    pub(crate) fn hear(&self, host: &Host, headers: &HeaderMap) {
+        if let Some(reported) = host.reported()
+            && let LbPolicy::ClientSideWeightedRoundRobin(settings) = &self.hosts.load().cluster.lb
+        {
+            let mut report = LoadReport::default();
+            if orca::read(headers, |metric, value| report.add(metric, value, settings)) {
+                reported.told(&report, settings, Instant::now().into_std());
+            }
+        }
+    }
+
+    /// Takes over what hosts reported, when that is due; when it is again. Only the manager may call it.
+    fn weigh(&self, now: Instant) -> Option<Instant> {
+        let mut weigh_at = self.weigh_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if weigh_at.is_none_or(|at| at <= now) {
+            let set = self.hosts.load();
+            let after = set.picker.reweigh(&set.hosts, now.into_std());
+            *weigh_at = after.map(|after| now + after);
+        }
+        *weigh_at
     }
 
     /// The hosts that outlier detection took out.
@@ -236,6 +263,8 @@ impl HostSet {
         let gone = unwanted(known, &cluster, &modes);
         let modes = modes.used();
         let picker = Picker::new(&cluster.lb, &hosts, &mut parts.entropy.draw());
+        // What is known already counts from the first pick.
+        picker.reweigh(&hosts, Instant::now().into_std());
         let set = Self {
             counting: Counting::new(&cluster, callable(&cluster.endpoints), &parts.loads),
             cluster,

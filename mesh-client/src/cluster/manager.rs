@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use mesh_core::config::{ClusterName, Reason, ReasonKind, RouteTree, Snapshot};
+use mesh_core::config::{ClusterName, LbPolicy, Reason, ReasonKind, RouteTree, Snapshot};
 use mesh_core::identity::Identity;
 use mesh_core::link::{Standing, WeakLink};
 use mesh_core::report::Tally;
@@ -51,7 +51,7 @@ struct State {
     identity: Option<Identity>,
     clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
     retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
-    /// The clusters that watch for outliers, which are looked at again and again.
+    /// The clusters that watch for outliers or weigh by reports, which are looked at again and again.
     watched: HashSet<ClusterName>,
     targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
 }
@@ -246,7 +246,7 @@ impl State {
                 }
                 None => Arc::new(ClusterHandle::new(cluster, parts)),
             };
-            if cluster.outlier.is_some() {
+            if cluster.outlier.is_some() || matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_)) {
                 self.watched.insert(name.clone());
             } else {
                 self.watched.remove(name);
@@ -275,7 +275,7 @@ impl State {
     }
 }
 
-/// The manager's one task. It sleeps for ever where nothing changes and no cluster watches for outliers.
+/// The manager's one task. It sleeps for ever where nothing changes and no cluster has something to be looked at again.
 async fn run(manager: Weak<ClusterManager>, bell: Arc<Notify>, attention: Arc<Notify>) {
     let (mut look_again, mut changed, mut pace) = (None, false, Pace::new(Instant::now()));
     loop {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::header::SET_COOKIE;
 use http::{Request, Response};
 use mesh_core::config::ReasonKind;
 use mesh_core::live;
@@ -13,7 +14,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{Decision, Shared};
+use super::{Cookies, Decision, Shared};
 use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::Routed;
@@ -32,7 +33,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S: Service<Request<Routed<B>>>, B> {
-        Inner { #[pin] future: S::Future },
+        Inner { #[pin] future: S::Future, cookies: Cookies },
         // Boxed, since an answer is large and calls that come here have none in flight.
         Done { result: Option<Result<Box<Response<ResponseBody>>, Error>> },
         Waiting { waiting: Box<Waiting<S, B>> },
@@ -49,9 +50,10 @@ struct Waiting<S, B> {
 }
 
 impl<S: Service<Request<Routed<B>>>, B> RouteFuture<S, B> {
-    pub(super) fn go(future: S::Future) -> Self {
+    /// What comes is given these cookies.
+    pub(super) fn go(future: S::Future, cookies: Cookies) -> Self {
         Self {
-            state: State::Inner { future },
+            state: State::Inner { future, cookies },
         }
     }
 
@@ -87,7 +89,16 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let next = match self.as_mut().project().state.project() {
-                StateProjection::Inner { future } => return future.poll(cx),
+                StateProjection::Inner { future, cookies } => {
+                    let mut result = ready!(future.poll(cx));
+                    if let (Ok(response), Some(cookies)) = (&mut result, cookies.take()) {
+                        let headers = response.headers_mut();
+                        for cookie in *cookies {
+                            headers.append(SET_COOKIE, cookie);
+                        }
+                    }
+                    return Poll::Ready(result);
+                }
                 StateProjection::Done { result } => {
                     return Poll::Ready(
                         result
@@ -113,8 +124,9 @@ where
     fn go_on(&mut self, answered: bool) -> RouteFuture<S, B> {
         let (mut inner, request) = self.call.take().expect("a wait ends once");
         match self.shared.decide(&request) {
-            Decision::Go(call) => {
-                RouteFuture::go(inner.call(request.map(|body| Routed::new(body, call, self.began.elapsed()))))
+            Decision::Go(call, cookies) => {
+                let request = request.map(|body| Routed::new(body, call, self.began.elapsed()));
+                RouteFuture::go(inner.call(request), cookies)
             }
             Decision::Answer(response) => RouteFuture::done(Ok(response)),
             Decision::Fail(error) => RouteFuture::done(Err(error)),
