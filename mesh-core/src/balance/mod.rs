@@ -6,6 +6,7 @@
 mod client_weighted;
 mod drop;
 mod least_request;
+pub mod levels;
 mod maglev;
 mod pick_first;
 mod ring_hash;
