@@ -19,6 +19,7 @@ use super::Shared;
 use super::answered::{answered, learn, unserved};
 use super::connecting::Connecting;
 use super::outside::Resolving;
+use super::pick::pick;
 use super::refused::refused;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
@@ -160,14 +161,13 @@ where
             drop(set);
             return self.start_anywhere(request, shared, repicked);
         }
-        let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
         let mut draw = shared.manager.entropy().draw();
         set.counting.admit(&set.cluster, &mut draw)?;
         let ask = Ask {
             hash: attempt.call.hash,
             selection: attempt.call.route.retry.hosts,
         };
-        let Some(index) = set.picker.pick(&set.hosts, ask, tried, &mut draw) else {
+        let Some(index) = pick(&set, attempt, ask, &mut draw) else {
             let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
             return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
         };

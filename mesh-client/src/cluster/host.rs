@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use mesh_core::balance::levels::Member;
 use mesh_core::balance::{Load, Reported};
 use mesh_core::config::TlsMode;
 use mesh_core::outlier::Monitor;
@@ -73,11 +74,6 @@ impl Host {
         let _ = self.monitor.set(monitor);
     }
 
-    /// Whether outlier detection took it out.
-    pub(crate) fn is_ejected(&self) -> bool {
-        self.monitor.get().is_some_and(|monitor| monitor.is_ejected())
-    }
-
     pub(crate) fn reweigh(&self, weight: u32) {
         self.weight.store(weight.max(1), Ordering::Relaxed);
     }
@@ -115,7 +111,7 @@ impl Load for Host {
     }
 
     fn is_available(&self) -> bool {
-        !self.is_ejected() && (!self.failing.load(Ordering::Relaxed) || !self.pool.is_backing_off(Instant::now()))
+        !self.failing.load(Ordering::Relaxed) || !self.pool.is_backing_off(Instant::now())
     }
 
     fn weight(&self) -> u32 {
@@ -136,5 +132,11 @@ impl Load for Host {
 
     fn reported(&self) -> Option<&Reported> {
         self.reported.get().map(|reported| &**reported)
+    }
+}
+
+impl Member for Host {
+    fn is_ejected(&self) -> bool {
+        self.monitor.get().is_some_and(|monitor| monitor.is_ejected())
     }
 }

@@ -51,7 +51,8 @@ struct State {
     identity: Option<Identity>,
     clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
     retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
-    /// The clusters that watch for outliers or weigh by reports, which are looked at again and again.
+    /// The clusters that watch for outliers, have hosts that are slow to start or weigh them by reports, which are looked at again
+    /// and again.
     watched: HashSet<ClusterName>,
     targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
 }
@@ -108,6 +109,7 @@ impl ClusterManager {
                     wall_clock: Arc::clone(link.wall_clock()),
                 }),
                 attention: Arc::clone(&attention),
+                subset: link.subset_size().map(|size| (size, link.entropy().draw().next())),
             },
             active_faults: ActiveFaults::default(),
             alarms: Alarms::start(),
@@ -246,7 +248,8 @@ impl State {
                 }
                 None => Arc::new(ClusterHandle::new(cluster, parts)),
             };
-            if cluster.outlier.is_some() || matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_)) {
+            let by_reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
+            if cluster.outlier.is_some() || cluster.common_lb.slow_start.is_some() || by_reports {
                 self.watched.insert(name.clone());
             } else {
                 self.watched.remove(name);
@@ -275,7 +278,7 @@ impl State {
     }
 }
 
-/// The manager's one task. It sleeps for ever where nothing changes and no cluster has something to be looked at again.
+/// The manager's one task. It sleeps for ever where nothing changes and no cluster watches for outliers.
 async fn run(manager: Weak<ClusterManager>, bell: Arc<Notify>, attention: Arc<Notify>) {
     let (mut look_again, mut changed, mut pace) = (None, false, Pace::new(Instant::now()));
     loop {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    CircuitBreakers, Connections, DropOverload, Endpoint, LbPolicy, LoadReporting, Metadata, OutlierDetection,
-    RetryLimits, StringMatch, TlsOrigination,
+    CircuitBreakers, CommonLb, Connections, DropOverload, Endpoint, LbPolicy, LoadReporting, Localities, Metadata,
+    OutlierDetection, RetryLimits, StringMatch, TlsOrigination,
 };
 
 /// The name of a cluster, opaque. Cheap to clone.
@@ -46,6 +46,8 @@ pub struct Cluster {
     pub name: ClusterName,
     /// How an endpoint is chosen.
     pub lb: LbPolicy,
+    /// Among which endpoints: of which priorities and localities.
+    pub common_lb: CommonLb,
     /// How the peer is authenticated, where none of `tls_matches` says otherwise.
     pub tls: TlsMode,
     /// What endpoints of certain metadata are called with instead, in order ([`tls_for`](Self::tls_for)).
@@ -67,6 +69,8 @@ pub struct Cluster {
     /// Its calls go wherever each request says, by its authority and scheme (Envoy `ORIGINAL_DST`, Istio `PassthroughCluster`).
     /// It has no endpoints then.
     pub by_authority: bool,
+    /// What its localities weigh, and how their health is counted.
+    pub localities: Localities,
     /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
     pub endpoints: Arc<[Endpoint]>,
 }
@@ -80,6 +84,7 @@ impl Cluster {
         Self {
             name: name.into(),
             lb: LbPolicy::LEAST_REQUEST,
+            common_lb: CommonLb::default(),
             tls,
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
@@ -90,6 +95,7 @@ impl Cluster {
             load_reporting: None,
             drops: Arc::default(),
             by_authority: false,
+            localities: Localities::default(),
             endpoints: endpoints.into(),
         }
     }

@@ -6,6 +6,7 @@
 
 mod breakers;
 mod cluster;
+mod common_lb;
 mod endpoint;
 mod inbound;
 mod lb;
@@ -24,6 +25,7 @@ mod units;
 
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
+pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
 pub use endpoint::{DropOverload, Endpoint, Health, Locality};
 pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix, MtlsMode,

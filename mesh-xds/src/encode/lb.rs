@@ -1,7 +1,7 @@
 //! How an endpoint is chosen. The enum says it where it can, since every reader knows it; what is newer is a list of which the
 //! first policy that a reader knows holds (gRFC A52), with round robin at its end.
 
-use mesh_core::config::{ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
+use mesh_core::config::{ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash, SlowStart};
 use prost::{Message, Name};
 
 use super::Dialect;
@@ -9,8 +9,8 @@ use super::common::{duration, uint};
 use crate::proto::cluster::{
     LoadBalancingPolicy,
     cluster::{
-        LbConfig, LbPolicy as LbEnum, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
-        ring_hash_lb_config::HashFunction,
+        LbConfig, LbPolicy as LbEnum, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig,
+        SlowStartConfig, ring_hash_lb_config::HashFunction,
     },
     load_balancing_policy::Policy,
 };
@@ -20,6 +20,7 @@ use crate::proto::lb::{
     round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality,
 };
 use crate::proto::pack;
+use crate::proto::percent::Percent;
 use crate::proto::protobuf::{BoolValue, FloatValue, UInt64Value};
 
 /// The three places of a cluster that say it.
@@ -28,6 +29,35 @@ pub(super) struct Lb {
     pub(super) policy: LbEnum,
     pub(super) config: Option<LbConfig>,
     pub(super) list: Option<LoadBalancingPolicy>,
+}
+
+impl Lb {
+    /// With new endpoints getting their share bit by bit, where the policy can say so.
+    pub(super) fn starting(mut self, slow_start: Option<SlowStart>) -> Self {
+        let slow_start_config = slow_start.map(slow_start_proto);
+        match &mut self.config {
+            None if slow_start_config.is_some() && self.policy == LbEnum::RoundRobin && self.list.is_none() => {
+                self.config = Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config }));
+            }
+            Some(LbConfig::LeastRequestLbConfig(config)) => config.slow_start_config = slow_start_config,
+            _ => {}
+        }
+        self
+    }
+}
+
+fn slow_start_proto(config: SlowStart) -> SlowStartConfig {
+    SlowStartConfig {
+        slow_start_window: Some(duration(config.window)),
+        aggression: Some(RuntimeDouble {
+            default_value: f64::from(config.aggression_per_mille) / 1_000.0,
+            // Envoy asks for a key; nobody sets it.
+            runtime_key: "upstream.slow_start.aggression".into(),
+        }),
+        min_weight_percent: Some(Percent {
+            value: config.min_weight.get().into(),
+        }),
+    }
 }
 
 pub(super) fn lb(policy: &LbPolicy, dialect: Dialect) -> Lb {

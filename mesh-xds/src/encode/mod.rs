@@ -35,7 +35,7 @@ mod tls;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, Localities, RouteTree};
 use prost::Message;
 
 use crate::convention::OUR_USER_AGENT;
@@ -112,7 +112,12 @@ pub(crate) fn cluster(cluster: &Cluster, dialect: Dialect) -> Vec<u8> {
     cluster::cluster(cluster, dialect).encode_to_vec()
 }
 
-/// The endpoints of a cluster, and the shares of its calls that are to fail without reaching one.
-pub(crate) fn endpoints(cluster: &ClusterName, endpoints: &[Endpoint], drops: &[DropOverload]) -> Vec<u8> {
-    endpoint::assignment(cluster, endpoints, drops).encode_to_vec()
+/// The endpoints of a cluster, the shares of its calls that are to fail without reaching one, and what its localities weigh.
+pub(crate) fn endpoints(
+    cluster: &ClusterName,
+    endpoints: &[Endpoint],
+    drops: &[DropOverload],
+    localities: &Localities,
+) -> Vec<u8> {
+    endpoint::assignment(cluster, endpoints, drops, localities).encode_to_vec()
 }

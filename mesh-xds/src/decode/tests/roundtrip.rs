@@ -6,18 +6,20 @@
 //! `service_name`, STATIC, STRICT_DNS, LOGICAL_DNS, ORIGINAL_DST, aggregate). What those are decoded to is written down by hand
 //! in the tables beside this, and that no bytes of them are fatal is fuzzed.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, ClientWeights, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, Fault,
-    FaultFilter, HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LeastRequest,
-    LoadReporting, Maglev, Metadata, MutualTls, NameKind, NameMatch, OutlierRules, Pattern, Protocol,
-    RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy,
-    RingFunction, RingHash, Roots, Route, RouteTree, RoutingPriority, StringMatch, TRANSPORT_SOCKET_MATCH,
-    TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
+    Backoff, ClientWeights, Cluster, CommonLb, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers,
+    Failover, Fault, FaultFilter, HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy,
+    LeastRequest, LoadReporting, Localities, Locality, LocalityWeight, Maglev, Metadata, MutualTls, NameKind,
+    NameMatch, OutlierRules, Pattern, Percent, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader,
+    RetryBudget, RetryLimits, RetryOn, RetryPolicy, RingFunction, RingHash, Roots, Route, RouteTree, RoutingPriority,
+    SlowStart, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination,
+    VirtualHost, Weight,
 };
 use proptest::prelude::*;
 
@@ -288,23 +290,32 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         matches,
         1u64..1 << 40,
         limits,
-        (metrics, connections()),
+        (metrics, connections(), common_lbs()),
     )
         .prop_map(
-            |(name, lb, tls, matches, nanos, (breakers, retry_limits, outlier), (metrics, connections))| Cluster {
-                lb,
-                connections: Arc::new(connections),
-                tls_matches: matches.into(),
-                connect_timeout: Duration::from_nanos(nanos),
-                breakers,
-                retry_limits,
-                outlier,
-                // Endpoints go by the cluster's name at our serving end.
-                load_reporting: metrics.map(|metrics| LoadReporting {
-                    metrics: metrics.into(),
-                    ..LoadReporting::of(name.as_str())
-                }),
-                ..Cluster::new(name.as_str(), tls, Vec::new())
+            |(name, lb, tls, matches, nanos, (breakers, retry_limits, outlier), (metrics, connections, common_lb))| {
+                Cluster {
+                    common_lb: CommonLb {
+                        // Of others it cannot be said.
+                        slow_start: common_lb
+                            .slow_start
+                            .filter(|_| matches!(lb, LbPolicy::RoundRobin | LbPolicy::LeastRequest(_))),
+                        ..common_lb
+                    },
+                    lb,
+                    connections: Arc::new(connections),
+                    tls_matches: matches.into(),
+                    connect_timeout: Duration::from_nanos(nanos),
+                    breakers,
+                    retry_limits,
+                    outlier,
+                    // Endpoints go by the cluster's name at our serving end.
+                    load_reporting: metrics.map(|metrics| LoadReporting {
+                        metrics: metrics.into(),
+                        ..LoadReporting::of(name.as_str())
+                    }),
+                    ..Cluster::new(name.as_str(), tls, Vec::new())
+                }
             },
         )
 }
@@ -450,6 +461,55 @@ fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
     })
 }
 
+/// What is said of the localities of `list` beside their endpoints: weights of all of them or of none.
+fn localities_of(
+    list: &[Endpoint],
+    weights: &[u32],
+    overprovisioning_factor: u32,
+    weighted_health: bool,
+) -> Localities {
+    let mut sums: BTreeMap<(u32, Arc<Locality>), u32> = BTreeMap::new();
+    for endpoint in list {
+        *sums
+            .entry((endpoint.priority, Arc::clone(&endpoint.locality)))
+            .or_default() += endpoint.weight.0;
+    }
+    let mut weights = weights.iter().copied();
+    let mut all = Vec::new();
+    let mut as_written = true;
+    for ((priority, locality), sum) in sums {
+        let weight = weights.next().unwrap_or(sum);
+        as_written &= weight == sum;
+        all.push(LocalityWeight {
+            priority,
+            locality,
+            weight: Weight(weight),
+        });
+    }
+    Localities {
+        weights: if as_written { Arc::default() } else { all.into() },
+        overprovisioning_factor,
+        weighted_health,
+    }
+}
+
+/// gRPC's rules, or any of Envoy's that can be said together.
+fn common_lbs() -> impl Strategy<Value = CommonLb> {
+    let slow = (1u64..1 << 40, 1u32..10_000, 0u32..=100).prop_map(|(nanos, aggression_per_mille, percent)| SlowStart {
+        window: Duration::from_nanos(nanos),
+        aggression_per_mille,
+        min_weight: Percent::new(percent).unwrap(),
+    });
+    let envoys = (0u32..=100, 0u32..3).prop_map(|(percent, sort)| CommonLb {
+        panic_threshold: Percent::new(percent).unwrap(),
+        by_locality: sort == 1,
+        fail_on_panic: sort == 2,
+        ..CommonLb::ENVOY
+    });
+    let rules = prop_oneof![Just(CommonLb::GRPC), envoys];
+    (rules, prop::option::of(slow)).prop_map(|(common, slow_start)| CommonLb { slow_start, ..common })
+}
+
 fn bytes_of<R: Resource>(bytes: Vec<u8>) -> R {
     bytes_in(bytes, &context())
 }
@@ -526,8 +586,13 @@ proptest! {
         // It is not asked for load reports.
         let max = cluster.retry_limits.max.unwrap_or(cluster.breakers.default.max_requests);
         let retry_limits = RetryLimits { max: Some(max), ..cluster.retry_limits };
+        // It knows no other rules of failover than its own.
+        let common_lb = match cluster.common_lb.failover {
+            Failover::Spill => cluster.common_lb,
+            Failover::FirstReady => CommonLb { slow_start: cluster.common_lb.slow_start, ..CommonLb::ENVOY },
+        };
         let tls = told_to_others(&cluster.tls);
-        let expected = Cluster { tls, tls_matches, load_reporting: None, retry_limits, ..cluster };
+        let expected = Cluster { tls, tls_matches, load_reporting: None, retry_limits, common_lb, ..cluster };
         prop_assert_eq!(read.cluster, expected);
     }
 
@@ -546,7 +611,7 @@ proptest! {
         };
         let tls = told_to_others(&tls);
         let lb = policy_told_to_grpc(&cluster.lb);
-        let expected = Cluster { lb, tls, tls_matches: Arc::default(), ..cluster };
+        let expected = Cluster { lb, common_lb: CommonLb::GRPC, tls, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }
 
@@ -554,12 +619,17 @@ proptest! {
     fn endpoints_survive_the_wire(
         list in endpoint_lists(),
         shares in prop::collection::vec(("[a-z]{0,3}", 1..=DropOverload::ALL), 0..4),
+        weights in prop::collection::vec(1u32..5000, 0..10),
+        factor in 1u32..300,
+        by_weight in any::<bool>(),
     ) {
+        let localities = localities_of(&list, &weights, factor, by_weight);
         let drop = |(category, per_million): (String, u32)| DropOverload { category: category.into(), per_million };
         let drops: Vec<DropOverload> = shares.into_iter().map(drop).collect();
-        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list, &drops));
+        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list, &drops, &localities));
         prop_assert_eq!(&*read.endpoints, &*list);
         prop_assert_eq!(&*read.drops, &*drops);
+        prop_assert_eq!(&read.localities, &localities);
     }
 
     #[test]
