@@ -76,7 +76,7 @@ fn by_header() -> HashPolicy {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_stays_at_one_host_and_a_host_that_leaves_moves_its_own_users_alone() {
+async fn a_user_stays_at_one_host_and_most_do_when_another_host_leaves() {
     let lb = LbPolicy::RingHash(RingHash::DEFAULT);
     let mut rig = five(&lb, &by_header()).await;
     let users: Vec<String> = (0..50).map(|user| format!("user-{user}")).collect();
@@ -106,8 +106,9 @@ async fn a_user_stays_at_one_host_and_a_host_that_leaves_moves_its_own_users_alo
         let (now, _) = charge(&rig.client, Some(("x-user", user))).await;
         moved += usize::from(before[user] != "3" && now != before[user]);
     }
-    // Four hosts have more places on the ring than five had, since it is never smaller than it should be: a tenth at most.
-    assert!(moved <= 5, "{moved} of {}", users.len());
+    // Four hosts have a fifth more places each than five had, since a ring is never smaller than it should be: about 15 % of the
+    // users of those that stayed fall to these. 20 of 50 would be five standard deviations more; chance would move 75 %.
+    assert!(moved < 20, "{moved} of {}", users.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

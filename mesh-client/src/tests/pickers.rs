@@ -202,9 +202,12 @@ async fn retries_leave_the_host_of_the_hash_where_the_policy_says_so() {
         let tried = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         for n in SERVERS {
             let tried = std::sync::Arc::clone(&tried);
-            net.serve(n, move |_, respond| {
-                tried.lock().unwrap().push(n);
-                async { say_status(respond, 503) }
+            net.serve(n, move |request, respond| {
+                let fails = request.headers()["x-user"] == "ann";
+                if fails {
+                    tried.lock().unwrap().push(n);
+                }
+                async move { say_status(respond, if fails { 503 } else { 200 }) }
             });
         }
         let (source, link) = net.link();
@@ -220,8 +223,10 @@ async fn retries_leave_the_host_of_the_hash_where_the_policy_says_so() {
         let channel = channel(&link);
         let mut orders = Vec::new();
         for _ in 0..3 {
-            // So that the budget has room for all.
-            tokio::time::advance(Duration::from_secs(60)).await;
+            // So that the budget has room for both.
+            for _ in 0..60 {
+                went(&channel, of_user("bob")).await;
+            }
             call(&channel, of_user("ann")).await.unwrap();
             let order = std::mem::take(&mut *tried.lock().unwrap());
             let hosts: std::collections::HashSet<_> = order.iter().collect();
