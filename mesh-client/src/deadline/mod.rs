@@ -175,9 +175,13 @@ fn time<B>(
         deadline: total.map(|(left, _)| now + left),
         fresh: limit.map(|limit| limit.total).filter(|_| waited.is_zero()),
         expected,
-        // A limit that is a proxy's is told in a proxy's header alone, or in none (Envoy).
+        // Where nothing is told, a limit that is not meant for gRPC is not either (Envoy); but a caller's longer one is not left
+        // standing beside it.
         grpc: head.grpc
-            && (expected || route.limits.grpc_max.is_some() || limit.is_some_and(|limit| limit.of != Of::Route)),
+            && (expected
+                || head.grpc_timeout.is_some()
+                || route.limits.grpc_max.is_some()
+                || limit.is_some_and(|limit| limit.of != Of::Route)),
         told: whole && waited.is_zero(),
         is_retry: false,
         activity,
