@@ -28,6 +28,7 @@ use tokio::task::LocalSet;
 
 use counting::Writes;
 use echo::{Caller, Server};
+use meshed::Asked;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -49,17 +50,19 @@ type Failure = Box<dyn std::error::Error>;
 enum Client {
     Bare(bare::Bare),
     Direct(direct::Direct),
+    /// As the mesh is, lean or with everything.
     Mesh(meshed::Meshed),
 }
 
 impl Client {
-    const NAMES: [&str; 3] = ["bare_channel", "direct", "mesh"];
+    const NAMES: [&str; 4] = ["bare_channel", "direct", "mesh", "everything"];
 
     async fn new(name: &str, server: &Server, writes: &Writes) -> Result<Self, Failure> {
         match name {
             "bare_channel" => Ok(Self::Bare(bare::caller(server, writes).await?)),
             "direct" => Ok(Self::Direct(direct::caller(server, writes).await?)),
-            "mesh" => Ok(Self::Mesh(meshed::caller(server, writes)?)),
+            "mesh" => Ok(Self::Mesh(meshed::caller(server, writes, Asked::Lean)?)),
+            "everything" => Ok(Self::Mesh(meshed::caller(server, writes, Asked::Everything)?)),
             other => Err(format!("no client {other:?}: one of {:?}", Self::NAMES).into()),
         }
     }

@@ -1,22 +1,44 @@
-//! Ours, with what the lean path does for every call: route, 95/5 split, least request, route timeout, retry armed, budget,
-//! breaker.
+//! Ours, in two configurations.
+//!
+//! The lean path: route, 95/5 split, least request, route timeout (which is told to the peer in both of its headers), retry
+//! armed, budget, outlier detection, breakers.
+//!
+//! Everything that a configuration can ask for today: all of that, and header rules at three places on the way out and back, an
+//! authority to rewrite, faults that are drawn for every call and never hit, a mirror that gets no share, a limit per try with
+//! its alarm, the number of the try told to the peer, retriable status codes (so that good answers are judged too), and load
+//! reports by endpoint and locality. Not in it, since it is not there yet: trace context, the canary guard, full metrics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use examples::proto::payment_client::PaymentClient;
+use http::uri::Authority;
+use http::{HeaderName, StatusCode};
 use mesh_client::connect::{Connecting, Io};
 use mesh_client::{Channel, use_connector};
 use mesh_core::Link;
-use mesh_core::config::{Cluster, Endpoint, ExpectedPeers, MutualTls, Route, Snapshot, Split, TlsMode};
+use mesh_core::config::{
+    Abort, Action, AppendAction, CircuitBreakers, Cluster, Delay, Domain, Endpoint, ExpectedPeers, Fault, FaultAbort,
+    FaultDelay, FaultFilter, Fraction, HeaderEdit, HeaderEdits, HeaderFormat, HeaderRules, HostRewrite, LoadReporting,
+    Mirror, MutualTls, OutlierDetection, OutlierRules, RetryOn, RetryPolicy, Rewrite, Route, RouteTree, Snapshot,
+    Split, Thresholds, TlsMode, VirtualHost,
+};
 
 use crate::Failure;
 use crate::counting::Writes;
 use crate::echo::{self, Caller, Server};
 use crate::pki::SERVER_ID;
 
-pub(crate) fn caller(server: &Server, writes: &Writes) -> Result<Meshed, Failure> {
-    let link = Link::fixed(snapshot(server)?, Some(server.client.clone()));
+/// What the client is configured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Lean,
+    Everything,
+}
+
+pub(crate) fn caller(server: &Server, writes: &Writes, asked: Asked) -> Result<Meshed, Failure> {
+    let link = Link::fixed(snapshot(server, asked)?, Some(server.client.clone()));
     let writes = writes.clone();
     use_connector(&link, move |address| -> Connecting {
         let writes = writes.clone();
@@ -25,22 +47,107 @@ pub(crate) fn caller(server: &Server, writes: &Writes) -> Result<Meshed, Failure
     Ok(Meshed(PaymentClient::new(Channel::new(&link, "xds:///payment"))))
 }
 
-fn snapshot(server: &Server) -> Result<Snapshot, Failure> {
-    let split = Split::weighted([("payment-v1".into(), 95), ("payment-v2".into(), 5)])?;
-    let mut route = Route::to(split);
-    route.timeout = Some(Duration::from_secs(10));
-    let tls = || {
-        TlsMode::Mutual(MutualTls {
+fn snapshot(server: &Server, asked: Asked) -> Result<Snapshot, Failure> {
+    let cluster = |name: &str| {
+        let tls = TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly([SERVER_ID]),
             sni: None,
-        })
+        });
+        let mut cluster = Cluster::new(name, tls, vec![Endpoint::new(server.address)]);
+        cluster.outlier = Some(OutlierDetection::new(OutlierRules::Envoy));
+        cluster.breakers = CircuitBreakers::same(Thresholds::ENVOY);
+        if asked == Asked::Everything {
+            cluster.load_reporting = Some(LoadReporting::of("payment"));
+        }
+        cluster
     };
-    let cluster = |name: &str| Cluster::new(name, tls(), vec![Endpoint::new(server.address)]);
-    let builder = Snapshot::builder().route("payment", route);
+    let mut route = Route::to(Split::weighted([("payment-v1".into(), 95), ("payment-v2".into(), 5)])?);
+    route.timeout = Some(Duration::from_secs(10));
+    let mut host = VirtualHost::new("payment", vec![Domain::Any], Vec::new());
+    if asked == Asked::Everything {
+        host.headers = rules(&[("x-mesh-host", "payment")], "x-internal-host")?;
+        everything(&mut route)?;
+    }
+    host.routes.push(Arc::new(route));
+    let mut tree = RouteTree::new("payment", vec![host]);
+    if asked == Asked::Everything {
+        tree.headers = rules(&[("x-mesh-path", "%REQ(:path)%")], "x-internal")?;
+        tree.fault_filters.push(FaultFilter {
+            name: "envoy.filters.http.fault".into(),
+            fault: Arc::new(fault()),
+            disabled: false,
+        });
+    }
+    let builder = Snapshot::builder().target("payment", Ok(Arc::new(tree)));
     Ok(builder
         .cluster(cluster("payment-v1"))
         .cluster(cluster("payment-v2"))
         .build()?)
+}
+
+fn everything(route: &mut Route) -> Result<(), Failure> {
+    route.headers = rules(&[("x-mesh-route", "charge")], "x-internal-route")?;
+    route.retry = RetryPolicy {
+        on: RetryOn::parse("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"),
+        statuses: [503].into(),
+        per_try_timeout: Some(Duration::from_secs(2)),
+        announce_attempts: true,
+        explicit: true,
+        ..RetryPolicy::default()
+    };
+    if let Action::Forward(forward) = &mut route.action {
+        forward.rewrite = Some(Box::new(Rewrite {
+            host: Some(HostRewrite::Literal(Authority::from_static("payment.internal"))),
+            ..Rewrite::default()
+        }));
+        forward.mirrors.push(Mirror {
+            cluster: "payment-v2".into(),
+            fraction: Some(Fraction::percent(0)),
+            shadow_suffix: true,
+        });
+    }
+    Ok(())
+}
+
+/// Adds `set` to requests and one header to answers, and takes `secret` out of both.
+fn rules(set: &[(&'static str, &str)], secret: &'static str) -> Result<Option<Arc<HeaderRules>>, Failure> {
+    let edit = |name: &'static str, value: &str| -> Result<HeaderEdit, Failure> {
+        let action = AppendAction::OverwriteIfExistsOrAdd;
+        Ok(HeaderEdit::new(
+            HeaderName::from_static(name),
+            HeaderFormat::parse(value)?,
+            action,
+        )?)
+    };
+    let add = set.iter().map(|(name, value)| edit(name, value));
+    let secret = HeaderName::from_static(secret);
+    let rules = HeaderRules {
+        request: HeaderEdits {
+            remove: vec![secret.clone()],
+            add: add.collect::<Result<_, _>>()?,
+        },
+        response: HeaderEdits {
+            remove: vec![secret],
+            add: vec![edit("x-mesh", "yes")?],
+        },
+    };
+    Ok(rules.shared())
+}
+
+/// Drawn for every call, and for none.
+fn fault() -> Fault {
+    Fault {
+        delay: Some(FaultDelay {
+            fraction: Fraction::percent(0),
+            delay: Delay::Fixed(Duration::from_secs(1)),
+        }),
+        abort: Some(FaultAbort {
+            fraction: Fraction::percent(0),
+            abort: Abort::Http(StatusCode::SERVICE_UNAVAILABLE),
+            body: "".into(),
+        }),
+        ..Fault::default()
+    }
 }
 
 #[derive(Clone)]

@@ -10,19 +10,24 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
-use mesh_core::config::{Carrier, Credential, Protocol, Reason, ReasonKind, RoutingPriority, TlsMode};
-use mesh_core::identity::Identity;
+use mesh_core::balance::Ask;
+use mesh_core::config::{Carrier, ReasonKind, TlsMode};
+use mesh_core::report::Counted;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::answered::{answered, learn, unserved};
+use super::connecting::Connecting;
+use super::outside::Resolving;
+use super::pick::pick;
+use super::refused::refused;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
-use crate::cluster::{ClusterHandle, ClusterManager, Host, HostSet, Open, PendingPlace, Room, Wish, is_on_its_way};
-use crate::connect::{ConnectError, ConnectKind, Exchange, Http2Permit, Mark, Permit, Plan, Security, StreamError};
+use crate::cluster::{Host, HostSet};
+use crate::connect::{Exchange, Http2Permit, Mark, Permit, StreamError};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
 use crate::status::is_grpc;
-use crate::wait::until;
 
 /// How often one try looks for another connection, or another host, when the one it had found was taken away before anything
 /// was sent: a host that is removed at that moment, a connection whose peer said GOAWAY.
@@ -49,25 +54,17 @@ struct Limited {
     mark: Mark,
 }
 
-/// A wait for a connection: off the common path, so boxed.
-struct Connecting<B> {
-    permit: Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>>,
-    request: Option<Request<Attempt<B>>>,
-    shared: Arc<Shared>,
-    secure: bool,
-    repicked: u32,
+/// How a try goes, once it is known to whom.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    /// Whether TLS carries it.
+    pub(super) secure: bool,
+    pub(super) carrier: Carrier,
+    /// How often it looked elsewhere before.
+    pub(super) repicked: u32,
 }
 
-/// A wait for the address of a name that no configuration knows.
-struct Resolving<B> {
-    host: Pin<Box<dyn Future<Output = Result<Arc<Host>, Error>> + Send>>,
-    request: Option<Request<Attempt<B>>>,
-    shared: Arc<Shared>,
-    secure: bool,
-    repicked: u32,
-}
-
-enum State<B> {
+pub(super) enum State<B> {
     Failed(Option<Error>),
     Resolving(Box<Resolving<B>>),
     Connecting(Box<Connecting<B>>),
@@ -130,17 +127,15 @@ where
                 State::Resolving(resolving) => {
                     let host = ready!(resolving.host.as_mut().poll(cx))?;
                     let request = resolving.request.take().expect("a try is sent once");
-                    let (shared, secure) = (Arc::clone(&resolving.shared), resolving.secure);
-                    let repicked = resolving.repicked;
-                    let next = this.at_host(host, request, &shared, secure, repicked);
+                    let (shared, way) = (Arc::clone(&resolving.shared), resolving.way);
+                    let next = this.at_host(host, request, &shared, way);
                     this.state = this.goes_on(next)?;
                 }
                 State::Connecting(connecting) => {
                     let permit = ready!(connecting.permit.as_mut().poll(cx));
                     let request = connecting.request.take().expect("a try is sent once");
-                    let (shared, secure) = (Arc::clone(&connecting.shared), connecting.secure);
-                    let repicked = connecting.repicked;
-                    let next = this.connected(permit, request, &shared, secure, repicked);
+                    let (shared, way) = (Arc::clone(&connecting.shared), connecting.way);
+                    let next = this.connected(permit, request, &shared, way);
                     this.state = this.goes_on(next)?;
                 }
                 State::Failed(error) => return Poll::Ready(Err(error.take().expect("polled after it was done"))),
@@ -161,16 +156,18 @@ where
 
     fn start(&mut self, request: Request<Attempt<B>>, shared: &Arc<Shared>, repicked: u32) -> Result<State<B>, Error> {
         let attempt = request.body();
-        let cluster = &attempt.call.cluster;
-        let set = cluster.hosts().load();
+        let set = attempt.call.cluster.hosts().load();
         if set.cluster.by_authority {
             drop(set);
             return self.start_anywhere(request, shared, repicked);
         }
-        let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
         let mut draw = shared.manager.entropy().draw();
         set.counting.admit(&set.cluster, &mut draw)?;
-        let Some(index) = set.picker.pick(&set.hosts, tried, &mut draw) else {
+        let ask = Ask {
+            hash: None,
+            selection: attempt.call.route.retry.hosts,
+        };
+        let Some(index) = pick(&set, attempt, ask, &mut draw) else {
             let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
             return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
         };
@@ -181,97 +178,52 @@ where
             Some(TlsMode::Origination(outside)) if shared.allowed.outside(outside) => true,
             _ => return Err(refused(&set, &set.hosts[index])),
         };
-        let priority = request.body().call.route.priority;
-        if !cluster.begin_call(&set.cluster, priority) {
+        let way = Way {
+            secure,
+            carrier: set
+                .cluster
+                .connections
+                .protocol
+                .carrier(request.version(), || is_grpc(request.headers())),
+            repicked,
+        };
+        self.take_place(&set, &request, |set| {
+            let counted = set.counting.begin(index, request.headers());
+            (Arc::clone(&set.hosts[index]), counted)
+        })?;
+        self.send_or_connect(&set, request, shared, way)
+    }
+
+    /// Takes a place among the calls of the cluster, and then one on the host.
+    pub(super) fn take_place(
+        &mut self,
+        set: &HostSet,
+        request: &Request<Attempt<B>>,
+        host: impl FnOnce(&HostSet) -> (Arc<Host>, Option<Counted>),
+    ) -> Result<(), Error> {
+        let call = &request.body().call;
+        let priority = call.route.priority;
+        if !call.cluster.begin_call(&set.cluster, priority) {
             set.counting.overflowed();
             return Err(Error::new(Kind::Overflow("max_requests")));
         }
-        let counted = set.counting.begin(index, request.headers());
-        let protocol = set.cluster.connections.protocol;
-        let carrier = protocol.carrier(request.version(), || is_grpc(request.headers()));
-        let outcome = self.outcome.insert(Outcome::begin(
-            Arc::clone(&set.hosts[index]),
-            Arc::clone(cluster),
-            priority,
-            counted,
-        ));
-        match outcome.host().pool().try_permit(carrier) {
-            Some(permit) => {
-                drop(set);
-                self.send(permit, request, shared, secure, repicked)
-            }
-            None => Ok(State::Connecting(Box::new(Connecting {
-                permit: connect(outcome, &set, carrier, waiting(outcome, &set, priority)?, shared),
-                request: Some(request),
-                shared: Arc::clone(shared),
-                secure,
-                repicked,
-            }))),
-        }
+        let (host, counted) = host(set);
+        self.outcome = Some(Outcome::begin(host, Arc::clone(&call.cluster), priority, counted));
+        Ok(())
     }
 
-    /// Goes where the request says: no configuration knows its destination, and one lets it pass (Istio `ALLOW_ANY`).
-    fn start_anywhere(
+    /// Sends if the host has a connection with room, or else waits for one.
+    pub(super) fn send_or_connect(
         &mut self,
+        set: &HostSet,
         request: Request<Attempt<B>>,
         shared: &Arc<Shared>,
-        repicked: u32,
+        way: Way,
     ) -> Result<State<B>, Error> {
-        let Some(wish) = Wish::of(request.uri(), request.headers(), shared.authority.as_ref()) else {
-            return Err(Error::new(Kind::InvalidRequest("it says nowhere to go to")));
-        };
-        let allowed = match wish.tls() {
-            Some(TlsMode::Origination(outside)) => shared.allowed.outside(&outside),
-            _ => shared.allowed.plaintext,
-        };
-        if !allowed {
-            return Err(stays_in_the_mesh(&wish));
-        }
-        let (cluster, secure) = (Arc::clone(&request.body().call.cluster), wish.secure);
-        match cluster.anywhere().find(&wish, Instant::now()) {
-            Some(host) => self.at_host(host, request, shared, secure, repicked),
-            None => Ok(State::Resolving(Box::new(Resolving {
-                host: Box::pin(resolve(wish, cluster, Arc::clone(&shared.manager))),
-                request: Some(request),
-                shared: Arc::clone(shared),
-                secure,
-                repicked,
-            }))),
-        }
-    }
-
-    fn at_host(
-        &mut self,
-        host: Arc<Host>,
-        request: Request<Attempt<B>>,
-        shared: &Arc<Shared>,
-        secure: bool,
-        repicked: u32,
-    ) -> Result<State<B>, Error> {
-        let cluster = &request.body().call.cluster;
-        let set = cluster.hosts().load();
-        let priority = request.body().call.route.priority;
-        if !cluster.begin_call(&set.cluster, priority) {
-            set.counting.overflowed();
-            return Err(Error::new(Kind::Overflow("max_requests")));
-        }
-        let outcome = self
-            .outcome
-            .insert(Outcome::begin(host, Arc::clone(cluster), priority, None));
-        // A destination of which nothing is known is spoken to in the version of the request.
-        let carrier = Protocol::Request.carrier(request.version(), || is_grpc(request.headers()));
-        match outcome.host().pool().try_permit(carrier) {
-            Some(permit) => {
-                drop(set);
-                self.send(permit, request, shared, secure, repicked)
-            }
-            None => Ok(State::Connecting(Box::new(Connecting {
-                permit: connect(outcome, &set, carrier, waiting(outcome, &set, priority)?, shared),
-                request: Some(request),
-                shared: Arc::clone(shared),
-                secure,
-                repicked,
-            }))),
+        let outcome = self.outcome.as_ref().expect("made before a connection is looked for");
+        match outcome.host().pool().try_permit(way.carrier) {
+            Some(permit) => self.send(permit, request, shared, way),
+            None => Connecting::begin(outcome, set, request, shared, way).map(State::Connecting),
         }
     }
 
@@ -280,17 +232,16 @@ where
         permit: Result<Permit, Error>,
         request: Request<Attempt<B>>,
         shared: &Arc<Shared>,
-        secure: bool,
-        repicked: u32,
+        way: Way,
     ) -> Result<State<B>, Error> {
         let outcome = self.outcome.as_mut().expect("made before the connection was");
         match permit {
             Ok(permit) => {
                 outcome.host().mark_failing(false);
-                self.send(permit, request, shared, secure, repicked)
+                self.send(permit, request, shared, way)
             }
             // The host went, or is called by other rules now: the newest set has what took its place.
-            Err(error) if error.is_retired() => self.again(request, error, shared, repicked),
+            Err(error) if error.is_retired() => self.again(request, error, shared, way.repicked),
             Err(error) => {
                 outcome.host().mark_failing(true);
                 outcome.failed_with(&error);
@@ -319,14 +270,13 @@ where
         permit: Permit,
         request: Request<Attempt<B>>,
         shared: &Arc<Shared>,
-        secure: bool,
-        repicked: u32,
+        way: Way,
     ) -> Result<State<B>, Error> {
         let outcome = self.outcome.as_mut().expect("made before the connection was");
         let to = Destination {
             peer: outcome.peer(),
             authority: shared.authority.as_ref(),
-            secure,
+            secure: way.secure,
         };
         let sent = match permit {
             Permit::Http2(permit) => {
@@ -354,184 +304,12 @@ where
                 if outcome.permit().is_some_and(Http2Permit::is_unserved) {
                     unserved(outcome.host());
                 }
-                self.again(*request, error, shared, repicked)
+                self.again(*request, error, shared, way.repicked)
             }
             Err(Unsent::Failed(error)) => {
                 outcome.failed_with(&error);
                 Err(error)
             }
-        }
-    }
-}
-
-/// Takes a place among the calls that wait for a connection of the cluster.
-fn waiting(outcome: &Outcome, set: &HostSet, priority: RoutingPriority) -> Result<(Room, PendingPlace), Error> {
-    let room = outcome.cluster().room(&set.cluster, priority);
-    let pending = room.pending().map_err(|Open(limit)| {
-        set.counting.overflowed();
-        Error::at(Kind::Overflow(limit), outcome.peer())
-    })?;
-    Ok((room, pending))
-}
-
-/// Begins to wait for a connection: for the workload's identity too, if it is still being given one.
-fn connect(
-    outcome: &Outcome,
-    set: &HostSet,
-    carrier: Carrier,
-    (room, pending): (Room, PendingPlace),
-    shared: &Shared,
-) -> Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>> {
-    let manager = Arc::clone(&shared.manager);
-    let pool = Arc::clone(outcome.host().pool());
-    let tls = outcome
-        .host()
-        .tls()
-        .cloned()
-        .map(|mode| (mode, Arc::clone(outcome.cluster().tls_configs())));
-    let settings = Arc::clone(&set.cluster.connections);
-    let (timeout, peer) = (set.cluster.connect_timeout, outcome.peer());
-    Box::pin(async move {
-        let security = match tls {
-            None => Security::Plaintext,
-            Some((mode, configs)) => {
-                let identity = match needs_identity(&mode) {
-                    false => None,
-                    true => Some(own_identity(&manager, timeout).await.map_err(|reason| {
-                        let error = ConnectError::new(ConnectKind::NoIdentity(reason));
-                        manager.tally().count("connect_failed", error.as_str());
-                        Error::at(Kind::Connect(error), peer)
-                    })?),
-                };
-                Security::Tls {
-                    mode,
-                    identity,
-                    configs,
-                }
-            }
-        };
-        let plan = Plan {
-            security,
-            settings,
-            carrier,
-            timeout,
-            room,
-        };
-        let permit = pool.permit(plan).await;
-        drop(pending);
-        permit
-    })
-}
-
-/// The workload's identity. One that is on its way is waited for as long as a connection would be; one that is lacking for a
-/// reason is not.
-async fn own_identity(manager: &ClusterManager, limit: Duration) -> Result<Identity, Reason> {
-    let standing = manager.identity();
-    let known = until(standing, |standing| !is_on_its_way(standing));
-    // Whether it came or time ran out, what stands then is the answer.
-    let _ = tokio::time::timeout(limit, known).await;
-    (**standing.load()).clone()
-}
-
-/// What the end of an HTTP/2 exchange says of the connection: that it serves, or that it ended without ever having served.
-fn learn(result: &Result<Response<h2::RecvStream>, h2::Error>, outcome: &Outcome) {
-    let permit = outcome.permit().expect("held since it was sent");
-    match result {
-        Ok(_) if permit.prove() => outcome.host().pool().served(),
-        Err(error) if (error.is_go_away() || error.is_io()) && permit.is_unserved() => {
-            permit.retire();
-            unserved(outcome.host());
-        }
-        _ => {}
-    }
-}
-
-/// A connection was made and served nobody: the next pick looks elsewhere, and the next dial waits.
-fn unserved(host: &Host) {
-    host.pool().unserved();
-    host.mark_failing(true);
-}
-
-fn answered(
-    result: Result<Response<Frames>, impl Into<StreamError>>,
-    mut outcome: Outcome,
-    pump: Option<Pump>,
-) -> Result<Response<ResponseBody>, Error> {
-    match result {
-        Ok(response) => {
-            outcome.saw_headers(response.status(), response.headers());
-            if response.body().is_end_stream() {
-                outcome.ended();
-            }
-            Ok(response.map(|frames| ResponseBody::new(frames, outcome, pump)))
-        }
-        Err(error) => {
-            let error = Error::broken(error, outcome.peer());
-            outcome.failed_with(&error);
-            Err(error)
-        }
-    }
-}
-
-/// Finds the host of a destination that no configuration knows, within the time that a connection to it may take.
-async fn resolve(wish: Wish, cluster: Arc<ClusterHandle>, manager: Arc<ClusterManager>) -> Result<Arc<Host>, Error> {
-    let timeout = cluster.hosts().load().cluster.connect_timeout;
-    let looking = manager.parts().means.connector.resolve(&wish.host, wish.port);
-    let failed = |kind| Error::new(Kind::Connect(ConnectError::new(kind)));
-    let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "it has no address");
-    let address = match tokio::time::timeout(timeout, looking).await {
-        Ok(Ok(addresses)) => addresses.first().copied().ok_or_else(none),
-        Ok(Err(error)) => Err(error),
-        Err(_elapsed) => return Err(failed(ConnectKind::Timeout(timeout))),
-    };
-    let address = address.map_err(|error| failed(ConnectKind::Resolve(wish.host.clone(), error)))?;
-    let host = cluster.anywhere().found(&wish, address, manager.parts());
-    host.ok_or_else(|| Error::new(Kind::Overflow("destinations outside of the mesh")))
-}
-
-fn stays_in_the_mesh(wish: &Wish) -> Error {
-    let Wish { host, port, secure } = wish;
-    let (kind, word) = match secure {
-        true => (ReasonKind::OutsideRefused, "outside"),
-        false => (ReasonKind::PlaintextRefused, "plaintext"),
-    };
-    let text = format!(
-        "no configuration knows {host}:{port}, and to leave the mesh for it the channel has to be built with dangerous().{word}()"
-    );
-    Error::unavailable(kind, text)
-}
-
-fn needs_identity(mode: &TlsMode) -> bool {
-    match mode {
-        TlsMode::Plaintext => false,
-        TlsMode::Mutual(_) => true,
-        TlsMode::Origination(outside) => outside.shown == Some(Credential::Workload),
-    }
-}
-
-/// Why a host is not called in the way that its cluster says.
-fn refused(set: &HostSet, host: &Host) -> Error {
-    let (cluster, address) = (&set.cluster.name, host.address());
-    match host.tls().map(|mode| &**mode) {
-        Some(TlsMode::Origination(outside)) if outside.unverified => {
-            let text = format!(
-                "cluster {cluster:?} does not ask who {address} is, and this channel was not built with dangerous().unverified()"
-            );
-            Error::unavailable(ReasonKind::OutsideRefused, text)
-        }
-        Some(TlsMode::Origination(_)) => {
-            let text = format!(
-                "cluster {cluster:?} is outside of the mesh, and this process is pinned to peers in it: {address} is called only \
-                 by a channel built with dangerous().outside()"
-            );
-            Error::unavailable(ReasonKind::OutsideRefused, text)
-        }
-        _ => {
-            let text = format!(
-                "cluster {cluster:?} does not ask for mutual TLS with {address}, and this channel was not built with \
-                 dangerous().plaintext()"
-            );
-            Error::unavailable(ReasonKind::PlaintextRefused, text)
         }
     }
 }

@@ -4,8 +4,13 @@
 //! gRFC A44), so that a retry meets hosts as they are now. In the common case everything up to the queued frames happens in
 //! the first poll, without waiting, allocating or crossing to another task.
 
+mod answered;
+mod connecting;
 mod future;
+mod outside;
+mod pick;
 mod pump;
+mod refused;
 mod send;
 
 use std::sync::Arc;

@@ -145,15 +145,17 @@ where
     let hedged = hedges && matches!(payload, Payload::Whole(_));
     let limit = call.try_limit().filter(|_| !hedged);
     let retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
+    let first = Attempt::first(payload.clone(), call.clone(), limit);
     *kept = Some(Kept {
         head,
-        payload: payload.clone(),
-        call: call.clone(),
+        payload,
+        call,
         retries,
         tried: Tried::new(),
+        gone_to: first.gone_to.clone(),
         hedged,
     });
-    Ok(Request::from_parts(parts, Attempt::first(payload, call, limit)))
+    Ok(Request::from_parts(parts, first))
 }
 
 impl<S: Service<Request<Attempt<B>>>, B> std::fmt::Debug for RetryFuture<S, B> {

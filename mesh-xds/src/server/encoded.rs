@@ -200,7 +200,7 @@ impl Encoded {
 }
 
 fn encoded_endpoints(name: &ClusterName, cluster: &Cluster) -> Arc<[u8]> {
-    encode::endpoints(name, &cluster.endpoints, &cluster.drops).into()
+    encode::endpoints(name, &cluster.endpoints, &cluster.drops, &cluster.localities).into()
 }
 
 fn sockets(ports: &[(u16, Vec<FaultFilter>)], address: IpAddr) -> Resources {

@@ -328,7 +328,7 @@ fn only_our_own_client_is_told_of_least_request() {
             .cluster
             .lb
     };
-    assert_eq!(told(of("mesh-xds")), LbPolicy::LeastRequest { choices: 2 });
+    assert_eq!(told(of("mesh-xds")), LbPolicy::LEAST_REQUEST);
     assert_eq!(told(of("gRPC C-core linux")), LbPolicy::RoundRobin);
 }
 

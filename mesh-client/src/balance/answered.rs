@@ -1,0 +1,48 @@
+//! What the end of an exchange says: of its answer, of its connection and of its host.
+
+use http::Response;
+
+use crate::body::{Frames, Outcome, Pump, ResponseBody};
+use crate::cluster::Host;
+use crate::connect::StreamError;
+use crate::error::Error;
+
+/// What the end of an HTTP/2 exchange says of the connection: that it serves, or that it ended without ever having served.
+pub(super) fn learn(result: &Result<Response<h2::RecvStream>, h2::Error>, outcome: &Outcome) {
+    let permit = outcome.permit().expect("held since it was sent");
+    match result {
+        Ok(_) if permit.prove() => outcome.host().pool().served(),
+        Err(error) if (error.is_go_away() || error.is_io()) && permit.is_unserved() => {
+            permit.retire();
+            unserved(outcome.host());
+        }
+        _ => {}
+    }
+}
+
+/// A connection was made and served nobody: the next pick looks elsewhere, and the next dial waits.
+pub(super) fn unserved(host: &Host) {
+    host.pool().unserved();
+    host.mark_failing(true);
+}
+
+pub(super) fn answered(
+    result: Result<Response<Frames>, impl Into<StreamError>>,
+    mut outcome: Outcome,
+    pump: Option<Pump>,
+) -> Result<Response<ResponseBody>, Error> {
+    match result {
+        Ok(response) => {
+            outcome.saw_headers(response.status(), response.headers());
+            if response.body().is_end_stream() {
+                outcome.ended();
+            }
+            Ok(response.map(|frames| ResponseBody::new(frames, outcome, pump)))
+        }
+        Err(error) => {
+            let error = Error::broken(error, outcome.peer());
+            outcome.failed_with(&error);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A wait for a connection, and for the workload's identity where it is still being given one.
+//!
+//! Off the common path, so all of it is in a box that a call which finds a connection never makes.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use mesh_core::config::{Credential, Reason, RoutingPriority, TlsMode};
+use mesh_core::identity::Identity;
+
+use super::Shared;
+use super::future::Way;
+use crate::body::Outcome;
+use crate::cluster::{ClusterManager, HostSet, Open, PendingPlace, Room, is_on_its_way};
+use crate::connect::{ConnectError, ConnectKind, Permit, Plan, Security};
+use crate::error::{Error, Kind};
+use crate::request::Attempt;
+use crate::wait::until;
+
+/// What waits, and what it then sends.
+pub(super) struct Connecting<B> {
+    pub(super) permit: Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>>,
+    pub(super) request: Option<Request<Attempt<B>>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) way: Way,
+}
+
+impl<B> Connecting<B> {
+    /// Takes a place among the calls that wait for a connection of the cluster, and begins to wait.
+    pub(super) fn begin(
+        outcome: &Outcome,
+        set: &HostSet,
+        request: Request<Attempt<B>>,
+        shared: &Arc<Shared>,
+        way: Way,
+    ) -> Result<Box<Self>, Error> {
+        let waiting = waiting(outcome, set, request.body().call.route.priority)?;
+        Ok(Box::new(Self {
+            permit: connect(outcome, set, way, waiting, shared),
+            request: Some(request),
+            shared: Arc::clone(shared),
+            way,
+        }))
+    }
+}
+
+fn waiting(outcome: &Outcome, set: &HostSet, priority: RoutingPriority) -> Result<(Room, PendingPlace), Error> {
+    let room = outcome.cluster().room(&set.cluster, priority);
+    let pending = room.pending().map_err(|Open(limit)| {
+        set.counting.overflowed();
+        Error::at(Kind::Overflow(limit), outcome.peer())
+    })?;
+    Ok((room, pending))
+}
+
+fn connect(
+    outcome: &Outcome,
+    set: &HostSet,
+    way: Way,
+    (room, pending): (Room, PendingPlace),
+    shared: &Shared,
+) -> Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>> {
+    let manager = Arc::clone(&shared.manager);
+    let pool = Arc::clone(outcome.host().pool());
+    let tls = outcome
+        .host()
+        .tls()
+        .cloned()
+        .map(|mode| (mode, Arc::clone(outcome.cluster().tls_configs())));
+    let settings = Arc::clone(&set.cluster.connections);
+    let (timeout, peer) = (set.cluster.connect_timeout, outcome.peer());
+    Box::pin(async move {
+        let security = match tls {
+            None => Security::Plaintext,
+            Some((mode, configs)) => {
+                let identity = match needs_identity(&mode) {
+                    false => None,
+                    true => Some(own_identity(&manager, timeout).await.map_err(|reason| {
+                        let error = ConnectError::new(ConnectKind::NoIdentity(reason));
+                        manager.tally().count("connect_failed", error.as_str());
+                        Error::at(Kind::Connect(error), peer)
+                    })?),
+                };
+                Security::Tls {
+                    mode,
+                    identity,
+                    configs,
+                }
+            }
+        };
+        let plan = Plan {
+            security,
+            settings,
+            carrier: way.carrier,
+            timeout,
+            room,
+        };
+        let permit = pool.permit(plan).await;
+        drop(pending);
+        permit
+    })
+}
+
+/// The workload's identity. One that is on its way is waited for as long as a connection would be; one that is lacking for a
+/// reason is not.
+async fn own_identity(manager: &ClusterManager, limit: Duration) -> Result<Identity, Reason> {
+    let standing = manager.identity();
+    let known = until(standing, |standing| !is_on_its_way(standing));
+    // Whether it came or time ran out, what stands then is the answer.
+    let _ = tokio::time::timeout(limit, known).await;
+    (**standing.load()).clone()
+}
+
+fn needs_identity(mode: &TlsMode) -> bool {
+    match mode {
+        TlsMode::Plaintext => false,
+        TlsMode::Mutual(_) => true,
+        TlsMode::Origination(outside) => outside.shown == Some(Credential::Workload),
+    }
+}

@@ -1,0 +1,97 @@
+//! Where the request itself says where to go: no configuration knows its destination, and one lets it pass (Istio `ALLOW_ANY`).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use http_body::Body;
+use mesh_core::config::{Protocol, TlsMode};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::future::{BalanceFuture, State, Way};
+use super::refused::stays_in_the_mesh;
+use crate::cluster::{ClusterHandle, ClusterManager, Host, Wish};
+use crate::connect::{ConnectError, ConnectKind};
+use crate::error::{Error, Kind};
+use crate::request::Attempt;
+use crate::status::is_grpc;
+
+/// A wait for the address of a name that no configuration knows.
+pub(super) struct Resolving<B> {
+    pub(super) host: Pin<Box<dyn Future<Output = Result<Arc<Host>, Error>> + Send>>,
+    pub(super) request: Option<Request<Attempt<B>>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) way: Way,
+}
+
+impl<B> BalanceFuture<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    /// Goes where the request says, if the channel may.
+    pub(super) fn start_anywhere(
+        &mut self,
+        request: Request<Attempt<B>>,
+        shared: &Arc<Shared>,
+        repicked: u32,
+    ) -> Result<State<B>, Error> {
+        let Some(wish) = Wish::of(request.uri(), request.headers(), shared.authority.as_ref()) else {
+            return Err(Error::new(Kind::InvalidRequest("it says nowhere to go to")));
+        };
+        let allowed = match wish.tls() {
+            Some(TlsMode::Origination(outside)) => shared.allowed.outside(&outside),
+            _ => shared.allowed.plaintext,
+        };
+        if !allowed {
+            return Err(stays_in_the_mesh(&wish));
+        }
+        let way = Way {
+            secure: wish.secure,
+            // A destination of which nothing is known is spoken to in the version of the request.
+            carrier: Protocol::Request.carrier(request.version(), || is_grpc(request.headers())),
+            repicked,
+        };
+        let cluster = Arc::clone(&request.body().call.cluster);
+        match cluster.anywhere().find(&wish, Instant::now()) {
+            Some(host) => self.at_host(host, request, shared, way),
+            None => Ok(State::Resolving(Box::new(Resolving {
+                host: Box::pin(resolve(wish, cluster, Arc::clone(&shared.manager))),
+                request: Some(request),
+                shared: Arc::clone(shared),
+                way,
+            }))),
+        }
+    }
+
+    pub(super) fn at_host(
+        &mut self,
+        host: Arc<Host>,
+        request: Request<Attempt<B>>,
+        shared: &Arc<Shared>,
+        way: Way,
+    ) -> Result<State<B>, Error> {
+        let set = request.body().call.cluster.hosts().load();
+        self.take_place(&set, &request, |_| (host, None))?;
+        self.send_or_connect(&set, request, shared, way)
+    }
+}
+
+/// Finds the host of a destination that no configuration knows, within the time that a connection to it may take.
+async fn resolve(wish: Wish, cluster: Arc<ClusterHandle>, manager: Arc<ClusterManager>) -> Result<Arc<Host>, Error> {
+    let timeout = cluster.hosts().load().cluster.connect_timeout;
+    let looking = manager.parts().means.connector.resolve(&wish.host, wish.port);
+    let failed = |kind| Error::new(Kind::Connect(ConnectError::new(kind)));
+    let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "it has no address");
+    let address = match tokio::time::timeout(timeout, looking).await {
+        Ok(Ok(addresses)) => addresses.first().copied().ok_or_else(none),
+        Ok(Err(error)) => Err(error),
+        Err(_elapsed) => return Err(failed(ConnectKind::Timeout(timeout))),
+    };
+    let address = address.map_err(|error| failed(ConnectKind::Resolve(wish.host.clone(), error)))?;
+    let host = cluster.anywhere().found(&wish, address, manager.parts());
+    host.ok_or_else(|| Error::new(Kind::Overflow("destinations outside of the mesh")))
+}
