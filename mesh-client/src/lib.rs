@@ -96,7 +96,10 @@ mod wait;
 
 pub use body::ResponseBody;
 pub use channel::{Channel, ChannelBuilder, use_connector};
-pub use cluster::{AlreadyRunning, BreakerStatus, ClusterStatus, EjectedEndpoint, Usage, clusters};
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub use cluster::measuring;
+pub use cluster::{AlreadyRunning, BreakerStatus, ClusterStatus, EjectedEndpoint, PriorityStatus, Usage, clusters};
 pub use error::Error;
 pub use flags::ResponseFlags;
 pub use request::{Attempt, Routed};

@@ -5,8 +5,8 @@
 //! between any two. Nothing travels in the request's extensions.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -187,6 +187,8 @@ pub struct Attempt<B> {
     pub(crate) call: Call,
     pub(crate) number: u32,
     pub(crate) tried: Tried,
+    /// The priorities that the call's tries went to, where further ones are to go elsewhere.
+    pub(crate) gone_to: Option<Arc<Mutex<Vec<u32>>>>,
     /// The longest it may take to the head of its answer.
     pub(crate) limit: Option<TryLimit>,
 }
@@ -228,9 +230,10 @@ impl<B> Attempt<B> {
     pub(crate) fn first(payload: Payload<B>, call: Call, limit: Option<TryLimit>) -> Self {
         Self {
             payload,
-            call,
             number: 1,
             tried: Tried::new(),
+            gone_to: call.route.retry.hosts.other_priorities.map(|_| Arc::default()),
+            call,
             limit,
         }
     }

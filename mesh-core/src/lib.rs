@@ -22,6 +22,7 @@
 //! | [`live`] | how a value is swapped under its readers |
 //! | [`link`] | where the data plane meets the source of its configuration |
 //! | [`entropy`] | randomness that is shared by clones and can be seeded |
+//! | [`hash`] | what endpoints and requests hash to |
 //! | [`report`] | what is counted |
 
 pub mod balance;
@@ -29,6 +30,7 @@ pub mod breaker;
 pub mod config;
 pub mod deadline;
 pub mod entropy;
+pub mod hash;
 pub mod identity;
 pub mod inherit;
 pub mod link;

@@ -8,6 +8,7 @@
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
@@ -39,6 +40,7 @@ struct Shared {
     wall_clock: Arc<dyn TimeProvider>,
     pins: Pins,
     credentials: Credentials,
+    subset_size: Option<NonZeroU32>,
     attached: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     /// What must live as long as somebody uses the link: the xDS client's task, for one.
     keep_alive: Mutex<Vec<Box<dyn Any + Send + Sync>>>,
@@ -65,6 +67,10 @@ pub struct Parts {
     /// What is shown to servers outside of the mesh, and what they are judged by, where a configuration names it. Default:
     /// nothing.
     pub credentials: Credentials,
+    /// The most endpoints of each priority of a cluster that this process calls: its own few of many, so that a large mesh is
+    /// not a connection from everybody to everybody (gRFC A68). Default: all. How many are enough is for the process to say and
+    /// not for its configuration, since it depends on how many of its kind there are.
+    pub subset_size: Option<NonZeroU32>,
 }
 
 impl Default for Parts {
@@ -74,6 +80,7 @@ impl Default for Parts {
             wall_clock: Arc::new(DefaultTimeProvider),
             pins: Pins::default(),
             credentials: Credentials::default(),
+            subset_size: None,
         }
     }
 }
@@ -99,6 +106,7 @@ impl Link {
             wall_clock: parts.wall_clock,
             pins: parts.pins,
             credentials: parts.credentials,
+            subset_size: parts.subset_size,
             attached: Mutex::default(),
             keep_alive: Mutex::default(),
         };
@@ -188,6 +196,11 @@ impl Link {
     /// Certificates and roots by name, for servers outside of the mesh. The application's to fill, at any time.
     pub fn credentials(&self) -> &Credentials {
         &self.shared.credentials
+    }
+
+    /// The most endpoints of each priority of a cluster that this process calls; `None`: all.
+    pub fn subset_size(&self) -> Option<NonZeroU32> {
+        self.shared.subset_size
     }
 
     /// The one `T` of this link, made by `init` when first asked for. It lives as long as the link: this is how all

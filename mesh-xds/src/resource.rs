@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Cluster, ClusterName, DropOverload, Endpoint, Fault, FaultFilter, Inbound, Locality, Metadata, RouteTree,
-    TimeLimits, Weight,
+    Cluster, ClusterName, DropOverload, Endpoint, Fault, FaultFilter, Inbound, Localities, Locality, Metadata,
+    RouteTree, TimeLimits, Weight,
 };
 
 /// A kind of xDS resource, by the names of the discovery services: LDS, RDS, CDS, EDS and ECDS.
@@ -188,6 +188,7 @@ pub(crate) struct DnsCluster {
     pub(crate) hosts: Vec<DnsHost>,
     /// How long an answer is used before the name is resolved again.
     pub(crate) refresh: Duration,
+    pub(crate) localities: Localities,
 }
 
 /// What the addresses of a name are.
@@ -216,4 +217,5 @@ pub(crate) struct Endpoints {
     pub(crate) endpoints: Arc<[Endpoint]>,
     /// Shares of the calls that are to fail at once, each tried by itself and in order.
     pub(crate) drops: Arc<[DropOverload]>,
+    pub(crate) localities: Localities,
 }

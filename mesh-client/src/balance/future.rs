@@ -10,6 +10,7 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
+use mesh_core::balance::Ask;
 use mesh_core::config::{Carrier, ReasonKind, TlsMode};
 use mesh_core::report::Counted;
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use super::Shared;
 use super::answered::{answered, learn, unserved};
 use super::connecting::Connecting;
 use super::outside::Resolving;
+use super::pick::pick;
 use super::refused::refused;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
@@ -167,10 +169,13 @@ where
             drop(set);
             return self.start_anywhere(unsent, shared, repicked);
         }
-        let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
         let mut draw = shared.manager.entropy().draw();
         set.counting.admit(&set.cluster, &mut draw)?;
-        let Some(index) = set.picker.pick(&set.hosts, tried, &mut draw) else {
+        let ask = Ask {
+            hash: None,
+            selection: attempt.call.route.retry.hosts,
+        };
+        let Some(index) = pick(&set, attempt, ask, &mut draw) else {
             let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
             return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
         };

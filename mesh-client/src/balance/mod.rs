@@ -8,6 +8,7 @@ mod answered;
 mod connecting;
 mod future;
 mod outside;
+mod pick;
 mod pump;
 mod refused;
 mod send;

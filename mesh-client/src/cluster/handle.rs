@@ -1,14 +1,13 @@
 //! One live cluster: what survives swaps (budget, breakers, ejections, TLS configurations) and the host set that is swapped.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_core::Entropy;
-use mesh_core::balance::Picker;
+use mesh_core::balance::levels::{Warming, subset};
 use mesh_core::breaker::ClusterBreakers;
-use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, RoutingPriority, TlsMode};
+use mesh_core::config::{Cluster, ClusterName, LbPolicy, RoutingPriority};
 use mesh_core::identity::{Credentials, Pins};
 use mesh_core::live;
 use mesh_core::outlier::{Ejection, Observation};
@@ -19,8 +18,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::anywhere::Anywhere;
-use super::counting::Counting;
 use super::outliers::Outliers;
+use super::set::{HostSet, Living};
 use super::{Host, Room};
 use crate::connect::{Means, TlsConfigs};
 
@@ -34,6 +33,8 @@ pub(crate) struct Parts {
     pub(crate) credentials: Credentials,
     pub(crate) loads: Loads,
     pub(crate) means: Arc<Means>,
+    /// How many endpoints of a priority are called, and what chooses this process's among them.
+    pub(crate) subset: Option<(NonZeroU32, u64)>,
     /// Rings the manager's task: a cluster has something for it to do.
     pub(crate) attention: Arc<Notify>,
 }
@@ -46,29 +47,26 @@ pub(crate) struct ClusterHandle {
     writer: live::Writer<HostSet>,
     breakers: Arc<ClusterBreakers>,
     outliers: Outliers,
+    slow: Mutex<Slow>,
     mirrors: AtomicU32,
     budget: Budget,
     anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
 }
 
-/// The hosts of a cluster with the picker made for them and the settings they are called by: swapped as one, or a pick
-/// would point at the wrong host.
-#[derive(Debug)]
-pub(crate) struct HostSet {
-    pub(crate) cluster: Arc<Cluster>,
-    pub(crate) hosts: Box<[Arc<Host>]>,
-    pub(crate) picker: Picker,
-    pub(crate) counting: Counting,
-    /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
-    modes: Vec<Arc<TlsMode>>,
+/// The hosts that have not their full share yet, and when it grows next.
+#[derive(Debug, Default)]
+struct Slow {
+    warming: Warming,
+    at: Option<Instant>,
 }
 
 impl ClusterHandle {
     pub(crate) fn new(cluster: &Arc<Cluster>, parts: &Parts) -> Self {
-        let (set, _) = HostSet::make(Arc::clone(cluster), None, parts);
         let outliers = Outliers::new(parts);
-        outliers.reconcile(cluster, &set.hosts);
+        let slow = Mutex::default();
+        let (set, _) = make(cluster, None, &outliers, &slow, parts);
+        tell_panic(None, &set, &parts.tally);
         let (writer, hosts) = live::channel(set);
         Self {
             name: cluster.name.clone(),
@@ -76,6 +74,7 @@ impl ClusterHandle {
             writer,
             breakers: Arc::default(),
             outliers,
+            slow,
             mirrors: AtomicU32::new(0),
             budget: Budget::default(),
             anywhere: Anywhere::default(),
@@ -90,15 +89,15 @@ impl ClusterHandle {
     /// Takes over a new configuration, keeping every host whose address and security did not change.
     pub(crate) fn update(&self, cluster: &Arc<Cluster>, parts: &Parts) {
         let old = self.hosts.load_full();
-        if Arc::ptr_eq(&old.cluster, cluster) || old.cluster == *cluster {
+        if Arc::ptr_eq(&old.wanted, cluster) || old.wanted == *cluster {
             return;
         }
-        let (set, gone) = HostSet::make(Arc::clone(cluster), Some(&old), parts);
-        self.outliers.reconcile(cluster, &set.hosts);
-        self.publish(set, &gone);
+        self.replace(cluster, &old, parts);
     }
 
-    fn publish(&self, set: HostSet, gone: &[Arc<Host>]) {
+    fn replace(&self, cluster: &Arc<Cluster>, old: &HostSet, parts: &Parts) {
+        let (set, gone) = make(cluster, Some(old), &self.outliers, &self.slow, parts);
+        tell_panic(Some(old), &set, &parts.tally);
         self.writer.publish(set);
         // After the store: who still reads the old set finds them retired and reads again.
         for host in gone {
@@ -113,22 +112,24 @@ impl ClusterHandle {
         }
     }
 
-    /// Does what is due: ends an interval of outlier detection, and puts hosts in order when one was taken out or let in.
+    /// Does what is due: ends an interval of outlier detection, gives new hosts more of their share, and puts hosts in order when
+    /// one was taken out or let in.
     /// When to look again. Only the manager may call it, which publishes nothing else meanwhile.
     pub(super) fn tend(&self, now: Instant, parts: &Parts) -> Option<Instant> {
         let cluster = Arc::clone(&self.hosts.load().cluster);
         let next = self.outliers.sweep(&cluster, now);
-        if self.outliers.take_stale() {
+        let is_due = lock(&self.slow).at.is_some_and(|at| at <= now);
+        // Both are asked, since asking the one is taking it on.
+        if self.outliers.take_stale() | is_due {
             self.refresh(parts);
         }
-        next
+        next.into_iter().chain(lock(&self.slow).at).min()
     }
 
     /// Makes the host set anew with what is known of its hosts now.
     fn refresh(&self, parts: &Parts) {
         let old = self.hosts.load_full();
-        let (set, gone) = HostSet::make(Arc::clone(&old.cluster), Some(&old), parts);
-        self.publish(set, &gone);
+        self.replace(&old.wanted, &old, parts);
     }
 
     /// What a try told of the host it went to.
@@ -203,126 +204,83 @@ impl ClusterHandle {
     }
 }
 
-impl HostSet {
-    /// The set, and the hosts of the old one that are no longer wanted as they are.
-    fn make(cluster: Arc<Cluster>, old: Option<&Self>, parts: &Parts) -> (Self, Vec<Arc<Host>>) {
-        let mut known: HashMap<SocketAddr, &Arc<Host>> = old
-            .iter()
-            .flat_map(|old| &old.hosts)
-            .map(|host| (host.address(), host))
-            .collect();
-        let old_modes = old.map_or(&[][..], |old| old.modes.as_slice());
-        let modes = Modes::new(&cluster, old_modes);
-        let hosts = callable(&cluster.endpoints)
-            .map(|endpoint| {
-                let tls = modes.of(cluster.tls_for(endpoint));
-                match known.get(&endpoint.address).copied() {
-                    // Other security means other connections: what was agreed under the old rules is not carried over.
-                    Some(host) if same(host.tls(), tls.as_ref()) => {
-                        known.remove(&endpoint.address);
-                        host.reweigh(endpoint.weight.0);
-                        Arc::clone(host)
-                    }
-                    _ => Arc::new(Host::new(endpoint.address, endpoint.weight.0, tls, parts)),
-                }
-            })
-            .collect();
-        let gone = unwanted(known, &cluster, &modes);
-        let modes = modes.used();
-        let picker = Picker::new(cluster.lb, &mut parts.entropy.draw());
-        let set = Self {
-            counting: Counting::new(&cluster, callable(&cluster.endpoints), &parts.loads),
-            cluster,
-            hosts,
-            picker,
-            modes,
-        };
-        (set, gone)
-    }
-}
-
-/// Those of `left` that no endpoint of the cluster stands for any more. One that is only not called at the moment, for its
-/// health or its priority, may finish what it does.
-fn unwanted(mut left: HashMap<SocketAddr, &Arc<Host>>, cluster: &Cluster, modes: &Modes<'_>) -> Vec<Arc<Host>> {
-    for endpoint in cluster.endpoints.iter() {
-        if left.is_empty() {
-            break;
-        }
-        let stays = left
-            .get(&endpoint.address)
-            .is_some_and(|host| same(host.tls(), modes.of(cluster.tls_for(endpoint)).as_ref()));
-        if stays {
-            left.remove(&endpoint.address);
-        }
-    }
-    left.into_values().cloned().collect()
-}
-
-/// The TLS modes of a cluster, each value as one `Arc`: that of the hosts there are, where they are called with it already.
-struct Modes<'a> {
-    /// By the place that `Cluster::tls_for` points to.
-    places: Vec<(&'a TlsMode, Option<Arc<TlsMode>>)>,
-}
-
-impl<'a> Modes<'a> {
-    fn new(cluster: &'a Cluster, old: &[Arc<TlsMode>]) -> Self {
-        let mut distinct = old.to_vec();
-        let all = std::iter::once(&cluster.tls).chain(cluster.tls_matches.iter().map(|one| &one.mode));
-        let places = all.map(|mode| {
-            if *mode == TlsMode::Plaintext {
-                return (mode, None);
-            }
-            let known = distinct.iter().find(|known| ***known == *mode).cloned();
-            let tls = known.unwrap_or_else(|| {
-                let new = Arc::new(mode.clone());
-                distinct.push(Arc::clone(&new));
-                new
-            });
-            (mode, Some(tls))
-        });
-        Self {
-            places: places.collect(),
-        }
-    }
-
-    fn of(&self, mode: &TlsMode) -> Option<Arc<TlsMode>> {
-        let place = self.places.iter().find(|(place, _)| std::ptr::eq(*place, mode));
-        place
-            .expect("a cluster's endpoints are called with modes of the cluster")
-            .1
-            .clone()
-    }
-
-    fn used(self) -> Vec<Arc<TlsMode>> {
-        let mut used: Vec<Arc<TlsMode>> = Vec::new();
-        for tls in self.places.into_iter().filter_map(|(_, tls)| tls) {
-            if !used.iter().any(|known| Arc::ptr_eq(known, &tls)) {
-                used.push(tls);
-            }
-        }
-        used
-    }
-}
-
-fn same(a: Option<&Arc<TlsMode>>, b: Option<&Arc<TlsMode>>) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
-/// The healthy endpoints of the first priority that has any; without a healthy one anywhere, the degraded ones likewise
-/// (Envoy: degraded hosts take what healthy ones cannot).
-fn callable(endpoints: &[Endpoint]) -> impl Iterator<Item = &Endpoint> {
-    let first = |health| {
-        let of_health = endpoints.iter().filter(move |endpoint| endpoint.health == health);
-        of_health
-            .map(|endpoint| (health, endpoint.priority))
-            .min_by_key(|(_, priority)| *priority)
+/// The host set, and the hosts of the old one that are no longer wanted as they are.
+fn make(
+    wanted: &Arc<Cluster>,
+    old: Option<&HostSet>,
+    outliers: &Outliers,
+    slow: &Mutex<Slow>,
+    parts: &Parts,
+) -> (HostSet, Vec<Arc<Host>>) {
+    let cluster = &called(wanted, parts);
+    let living = Living::of(cluster, old, parts);
+    // Before they are arranged: a host that is made anew may be out still.
+    outliers.reconcile(cluster, &living.hosts);
+    let mut slow = lock(slow);
+    let by_weight = matches!(cluster.lb, LbPolicy::RoundRobin | LbPolicy::LeastRequest { .. });
+    let config = cluster.common_lb.slow_start.filter(|_| by_weight);
+    let Some(config) = config else {
+        *slow = Slow::default();
+        return HostSet::new(
+            [wanted, cluster].map(Arc::clone),
+            living,
+            None,
+            &mut parts.entropy.draw(),
+            &parts.loads,
+        );
     };
-    let wanted = first(Health::Healthy).or_else(|| first(Health::Degraded));
-    endpoints
-        .iter()
-        .filter(move |endpoint| Some((endpoint.health, endpoint.priority)) == wanted)
+    let now = Instant::now().into_std();
+    slow.warming.reconcile(living.members(), now);
+    slow.at = slow.warming.tick(&config, now).map(Instant::from_std);
+    if slow.at.is_some() {
+        parts.attention.notify_one();
+    }
+    let addresses: Vec<_> = living.hosts.iter().map(|host| host.address()).collect();
+    let percent = |index: usize| slow.warming.percent(&config, addresses[index], now);
+    HostSet::new(
+        [wanted, cluster].map(Arc::clone),
+        living,
+        Some(&percent),
+        &mut parts.entropy.draw(),
+        &parts.loads,
+    )
+}
+
+/// What is called of what is wanted: this process's few of its endpoints, where it calls only some.
+fn called(wanted: &Arc<Cluster>, parts: &Parts) -> Arc<Cluster> {
+    let few = parts
+        .subset
+        .and_then(|(size, seed)| subset(&wanted.endpoints, size, seed));
+    match few {
+        None => Arc::clone(wanted),
+        Some(few) => Arc::new(Cluster {
+            endpoints: few.into(),
+            ..(**wanted).clone()
+        }),
+    }
+}
+
+fn lock(slow: &Mutex<Slow>) -> MutexGuard<'_, Slow> {
+    slow.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says when a cluster begins to call hosts whatever is known of their health, and when it is over (Envoy's counter of the same
+/// name counts the calls).
+fn tell_panic(old: Option<&HostSet>, new: &HostSet, tally: &Tally) {
+    let (before, now) = (
+        old.is_some_and(|old| old.levels().is_in_panic()),
+        new.levels().is_in_panic(),
+    );
+    let name = &new.cluster.name;
+    match (before, now) {
+        (false, true) => {
+            tracing::warn!(cluster = %name, "too few endpoints can be called: all of them are");
+            tally.count("lb_healthy_panic", "entered");
+        }
+        (true, false) => {
+            tracing::info!(cluster = %name, "enough endpoints can be called again");
+            tally.count("lb_healthy_panic", "left");
+        }
+        _ => {}
+    }
 }

@@ -1,11 +1,13 @@
 //! One live endpoint. The configuration's `Endpoint` says where it is wanted; this holds its connections and counters, and
 //! survives every swap that leaves its address and its security alone.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use mesh_core::balance::Load;
+use mesh_core::balance::levels::Member;
+use mesh_core::balance::{Load, Reported};
 use mesh_core::config::TlsMode;
 use mesh_core::outlier::Monitor;
 use tokio::time::Instant;
@@ -24,6 +26,10 @@ pub(crate) struct Host {
     /// Set once its cluster watches for outliers. What is held against a host is held against its address, so a host that is
     /// made anew is given the monitor of the one before.
     monitor: OnceLock<Arc<Monitor>>,
+    /// What it goes by where calls are hashed, if not by its address. Looked at only when a picker is made.
+    hash_key: Mutex<Option<Box<str>>>,
+    /// What it reports of itself.
+    reported: OnceLock<Box<Reported>>,
     /// What its connections are made with; `None`: they are not encrypted.
     tls: Option<Arc<TlsMode>>,
     pool: Arc<Pool>,
@@ -37,6 +43,8 @@ impl Host {
             in_flight: AtomicU32::new(0),
             failing: false.into(),
             monitor: OnceLock::new(),
+            hash_key: Mutex::default(),
+            reported: OnceLock::new(),
             tls,
             pool: Arc::new(Pool::new(address, Arc::clone(&parts.means))),
         }
@@ -66,13 +74,22 @@ impl Host {
         let _ = self.monitor.set(monitor);
     }
 
-    /// Whether outlier detection took it out.
-    pub(crate) fn is_ejected(&self) -> bool {
-        self.monitor.get().is_some_and(|monitor| monitor.is_ejected())
-    }
-
     pub(crate) fn reweigh(&self, weight: u32) {
         self.weight.store(weight.max(1), Ordering::Relaxed);
+    }
+
+    /// Takes over what the control plane wants it to go by where calls are hashed.
+    pub(super) fn rename(&self, hash_key: Option<&str>) {
+        let mut known = self.hash_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != hash_key {
+            *known = hash_key.map(Box::from);
+        }
+    }
+
+    /// Keeps what it reports of itself from now on.
+    pub(super) fn listen(&self) {
+        self.reported
+            .get_or_init(|| Box::new(Reported::new(Instant::now().into_std())));
     }
 
     pub(crate) fn mark_failing(&self, failing: bool) {
@@ -94,10 +111,32 @@ impl Load for Host {
     }
 
     fn is_available(&self) -> bool {
-        !self.is_ejected() && (!self.failing.load(Ordering::Relaxed) || !self.pool.is_backing_off(Instant::now()))
+        !self.failing.load(Ordering::Relaxed) || !self.pool.is_backing_off(Instant::now())
     }
 
     fn weight(&self) -> u32 {
         self.weight.load(Ordering::Relaxed)
+    }
+
+    fn hash_key(&self, key: &mut String) {
+        match &*self.hash_key.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(known) => key.push_str(known),
+            // As Envoy and gRPC write it: an IPv6 address in brackets.
+            None => write!(key, "{}", self.address).expect("text takes text"),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.pool.is_connected()
+    }
+
+    fn reported(&self) -> Option<&Reported> {
+        self.reported.get().map(|reported| &**reported)
+    }
+}
+
+impl Member for Host {
+    fn is_ejected(&self) -> bool {
+        self.monitor.get().is_some_and(|monitor| monitor.is_ejected())
     }
 }

@@ -51,7 +51,7 @@ struct State {
     identity: Option<Identity>,
     clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
     retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
-    /// The clusters that watch for outliers, which are looked at again and again.
+    /// The clusters that watch for outliers or have hosts that are slow to start, which are looked at again and again.
     watched: HashSet<ClusterName>,
     targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
 }
@@ -108,6 +108,7 @@ impl ClusterManager {
                     wall_clock: Arc::clone(link.wall_clock()),
                 }),
                 attention: Arc::clone(&attention),
+                subset: link.subset_size().map(|size| (size, link.entropy().draw().next())),
             },
             active_faults: ActiveFaults::default(),
             alarms: Alarms::start(),
@@ -246,7 +247,7 @@ impl State {
                 }
                 None => Arc::new(ClusterHandle::new(cluster, parts)),
             };
-            if cluster.outlier.is_some() {
+            if cluster.outlier.is_some() || cluster.common_lb.slow_start.is_some() {
                 self.watched.insert(name.clone());
             } else {
                 self.watched.remove(name);

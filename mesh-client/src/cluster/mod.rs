@@ -7,9 +7,13 @@ mod counting;
 mod handle;
 mod host;
 mod manager;
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub mod measuring;
 mod outliers;
 mod pace;
 mod selector;
+mod set;
 mod status;
 
 use mesh_core::config::ReasonKind;
@@ -17,12 +21,13 @@ use mesh_core::link::Standing;
 
 pub(crate) use anywhere::Wish;
 pub(crate) use breakers::{ConnectionPlace, Open, PendingPlace, Room};
-pub(crate) use handle::{ClusterHandle, HostSet};
+pub(crate) use handle::ClusterHandle;
 pub(crate) use host::Host;
 pub use manager::AlreadyRunning;
 pub(crate) use manager::{ClusterManager, with_connector};
 pub(crate) use selector::{Extras, Selector, Target};
-pub use status::{BreakerStatus, ClusterStatus, EjectedEndpoint, Usage, clusters};
+pub(crate) use set::HostSet;
+pub use status::{BreakerStatus, ClusterStatus, EjectedEndpoint, PriorityStatus, Usage, clusters};
 
 /// Whether the workload is still being given its identity, as opposed to lacking one.
 pub(crate) fn is_on_its_way(standing: &Standing) -> bool {

@@ -4,7 +4,6 @@
 //! row reached their count, and never waits for the answer: if somebody else holds the detector, the count stays where it is
 //! and the next failure, or the end of the interval, asks again. At the end of each interval the manager's task asks.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -48,7 +47,7 @@ impl Outliers {
         }
     }
 
-    /// Takes over what a cluster has become, and puts its live hosts under observation.
+    /// Takes over what a cluster has become, and puts its live hosts under observation: one for each endpoint, in their order.
     pub(super) fn reconcile(&self, cluster: &Cluster, hosts: &[Arc<Host>]) {
         let mut state = self.lock();
         if cluster.outlier.is_none() && state.detector.is_empty() {
@@ -59,27 +58,17 @@ impl Outliers {
             let next = end_of_interval(config, now);
             state.sweep_at.map_or(next, |before| before.min(next))
         });
-        let live: HashMap<SocketAddr, &Arc<Host>> = hosts.iter().map(|host| (host.address(), host)).collect();
-        let members = cluster.endpoints.iter().map(|endpoint| {
-            let own = live.get(&endpoint.address).and_then(|host| host.monitor().cloned());
-            (endpoint.address, own)
-        });
+        let members = hosts.iter().map(|host| (host.address(), host.monitor().cloned()));
         let changes = state
             .detector
             .reconcile(cluster.outlier.as_ref(), members, now.into_std());
-        let mut came_back = false;
         for host in hosts.iter().filter(|host| host.monitor().is_none()) {
             if let Some(monitor) = state.detector.monitor(host.address()) {
                 host.watch(Arc::clone(monitor));
-                came_back |= host.is_ejected();
             }
         }
         drop(state);
         self.tell(&cluster.name, &changes);
-        if came_back {
-            // Hosts were put in order before it was known that this one is out still.
-            self.disturb();
-        }
     }
 
     /// A host's failures in a row reached their count.

@@ -19,6 +19,8 @@ pub struct ClusterStatus {
     pub endpoints: usize,
     /// Those that outlier detection took out.
     pub ejected: Vec<EjectedEndpoint>,
+    /// How its calls are dealt out among its priorities, the first one's first.
+    pub priorities: Vec<PriorityStatus>,
     /// What its calls of the default priority use.
     pub default: BreakerStatus,
     /// What its calls of high priority use.
@@ -34,6 +36,19 @@ pub struct EjectedEndpoint {
     pub cause: &'static str,
     /// For how long still; it returns with the first interval that ends later.
     pub remaining: Duration,
+}
+
+/// What one priority of a cluster takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PriorityStatus {
+    /// Its number.
+    pub priority: u32,
+    /// Percent of the cluster's calls that go to its healthy endpoints; in panic, to all of them.
+    pub healthy_percent: u32,
+    /// Percent of the cluster's calls that go to its degraded endpoints.
+    pub degraded_percent: u32,
+    /// Too few of its endpoints can be called: all are, whatever is known of their health.
+    pub panic: bool,
 }
 
 /// The circuit breakers of one priority.
@@ -65,7 +80,16 @@ pub fn clusters(link: &Link) -> Vec<ClusterStatus> {
     let now = Instant::now().into_std();
     let live = ClusterManager::of(link).live_clusters();
     let status = live.into_iter().map(|handle| {
-        let cluster = std::sync::Arc::clone(&handle.hosts().load().cluster);
+        let set = handle.hosts().load();
+        let cluster = std::sync::Arc::clone(&set.wanted);
+        let priorities = set.levels().priorities().map(|(priority, load)| PriorityStatus {
+            priority,
+            healthy_percent: load.healthy,
+            degraded_percent: load.degraded,
+            panic: load.panic,
+        });
+        let priorities = priorities.collect();
+        drop(set);
         let of = |priority| breaker_status(handle.breakers(), &cluster.breakers, priority);
         let ejected = handle.ejections().into_iter().map(|ejection| EjectedEndpoint {
             address: ejection.address,
@@ -76,6 +100,7 @@ pub fn clusters(link: &Link) -> Vec<ClusterStatus> {
             name: cluster.name.clone(),
             endpoints: cluster.endpoints.len(),
             ejected: ejected.collect(),
+            priorities,
             default: of(RoutingPriority::Default),
             high: of(RoutingPriority::High),
         }

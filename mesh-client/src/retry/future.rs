@@ -76,15 +76,18 @@ where
         let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
         let hedged = hedges && matches!(payload, Payload::Whole(_));
         let limit = call.try_limit().filter(|_| !hedged);
+        let retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
+        let first = Attempt::first(payload.clone(), call.clone(), limit);
         let kept = Kept {
             head,
-            payload: payload.clone(),
-            call: call.clone(),
-            retries: RetryState::begin(policy, &parts.headers, call.time.is_retry),
+            payload,
+            call,
+            retries,
             tried: Tried::new(),
+            gone_to: first.gone_to.clone(),
             hedged,
         };
-        let future = inner.call(Request::from_parts(parts, Attempt::first(payload, call, limit)));
+        let future = inner.call(Request::from_parts(parts, first));
         Self {
             state: running(future, Some(&kept)),
             inner,

@@ -1,6 +1,6 @@
 //! What another try of a call needs, and the decision whether there is one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use http::{HeaderName, HeaderValue, Request, Response};
 use mesh_core::inherit;
@@ -27,6 +27,7 @@ pub(super) struct Kept<B> {
     pub(super) call: Call,
     pub(super) retries: RetryState,
     pub(super) tried: Tried,
+    pub(super) gone_to: Option<Arc<Mutex<Vec<u32>>>>,
     /// Slow tries are raced.
     pub(super) hedged: bool,
 }
@@ -120,6 +121,7 @@ impl<B> Kept<B> {
             call: self.call.clone(),
             number: self.retries.retried() + 1,
             tried: self.tried.clone(),
+            gone_to: self.gone_to.clone(),
             limit: self.call.try_limit().filter(|_| !self.hedged),
         };
         let mut request = self.head.rebuild(attempt);

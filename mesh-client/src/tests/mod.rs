@@ -10,6 +10,7 @@ mod faults;
 mod flags;
 mod hedges;
 mod http1;
+mod levels;
 mod lifecycle;
 mod load;
 mod matrix;

@@ -36,6 +36,7 @@ pub(super) struct Net {
     frozen: Arc<AtomicBool>,
     open: Arc<Mutex<HashMap<SocketAddr, usize>>>,
     tasks: Arc<Mutex<Vec<Task>>>,
+    stand_in: Arc<Mutex<Option<Server>>>,
 }
 
 /// What serves a connection, and at which address.
@@ -134,6 +135,17 @@ impl Net {
         self.dials.load(Ordering::Relaxed)
     }
 
+    /// From now on server `n` answers wherever there is no other.
+    pub(super) fn stands_in(&self, n: u8) {
+        let server = self.servers.lock().unwrap().get(&address(n)).cloned();
+        *self.stand_in.lock().unwrap() = server;
+    }
+
+    /// At how many addresses somebody was dialled.
+    pub(super) fn dialled(&self) -> usize {
+        self.dialled.lock().unwrap().len()
+    }
+
     /// How often one of them was dialled.
     pub(super) fn dials_to(&self, n: u8) -> usize {
         let dialled = self.dialled.lock().unwrap();
@@ -202,6 +214,7 @@ impl Net {
         self.dials.fetch_add(1, Ordering::Relaxed);
         *self.dialled.lock().unwrap().entry(address).or_default() += 1;
         let server = self.servers.lock().unwrap().get(&address).cloned();
+        let server = server.or_else(|| self.stand_in.lock().unwrap().clone());
         let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         let (near, far) = tokio::io::duplex(64 * 1024);
         let open = Open::new(self, address);

@@ -367,6 +367,11 @@ async fn ep_11_when_all_are_out_all_are_called() {
         assert_eq!(one_call(&channel).await.1, Some(503));
     }
     settled().await;
+    // Who looks sees it: on the status page and among the counts.
+    let in_panic = |link: &Link| clusters(link)[0].priorities.iter().any(|one| one.panic);
+    let panics = |link: &Link| ["entered", "left"].map(|word| link.tally().get("lb_healthy_panic", word));
+    assert!(in_panic(&link));
+    assert_eq!(panics(&link), [1, 0]);
     status.store(200, Ordering::Relaxed);
     served.store(0, Ordering::Relaxed);
     for _ in 0..100 {
@@ -383,6 +388,34 @@ async fn ep_11_when_all_are_out_all_are_called() {
     );
     tokio::time::sleep(Duration::from_secs(41)).await;
     assert_eq!(out(&link), []);
+    assert!(!in_panic(&link));
+    assert_eq!(panics(&link), [1, 1]);
+}
+
+/// Istio switches panic off together with outlier detection: then nobody is called whom it took out.
+#[tokio::test(start_paused = true)]
+async fn ep_11_without_panic_nobody_is_called_when_all_are_out() {
+    let net = Net::default();
+    for n in 1..=2 {
+        net.serve(n, |_, respond| async { say_status(respond, 503) });
+    }
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1, 2], |route, cluster| {
+        route.retry = RetryPolicy::never();
+        cluster.outlier = Some(istio());
+        cluster.common_lb.panic_threshold = Percent::ZERO;
+    }));
+    let channel = channel(&link);
+    while out(&link).len() < 2 {
+        assert_eq!(one_call(&channel).await.1, Some(503));
+        settled().await;
+    }
+    let error = call(&channel, post("")).await.unwrap_err();
+    assert!(error.is_unavailable(), "{error}");
+    assert_eq!(error.response_flags().to_string(), "UH");
+    assert_eq!(link.tally().total("lb_healthy_panic"), 0);
+    tokio::time::sleep(Duration::from_secs(41)).await;
+    assert_eq!(one_call(&channel).await.1, Some(503));
 }
 
 #[tokio::test(start_paused = true)]

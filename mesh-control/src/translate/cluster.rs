@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Istio sets every circuit breaker to "no limit" unless a DestinationRule says otherwise.
 const BREAKERS: CircuitBreakers = CircuitBreakers::UNLIMITED;
 /// Power of two choices (Envoy's default).
-const LB: LbPolicy = LbPolicy::LeastRequest { choices: 2 };
+const LB: LbPolicy = LbPolicy::LEAST_REQUEST;
 
 pub(super) fn name(host: &str, port: u32, subset: &str) -> ClusterName {
     format!("outbound|{port}|{subset}|{host}").into()

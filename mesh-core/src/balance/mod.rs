@@ -1,16 +1,31 @@
 //! Which endpoint. A picker is an enum, a closed set, so that a pick is a jump and not a call through a pointer.
 //!
 //! It works on indices into the hosts it was made for, through [`Load`]: this crate never sees a connection. A picker and
-//! its hosts are swapped together. A pick never waits and never walks all hosts: in a large cluster it looks at a handful.
+//! its hosts are swapped together. A pick never waits, allocates or walks all hosts: in a large cluster it looks at a handful.
 
+mod client_weighted;
 mod drop;
+mod least_request;
+pub mod levels;
+mod maglev;
+mod pick_first;
+mod ring_hash;
+#[cfg(test)]
+mod tests;
+mod wheel;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::config::LbPolicy;
+use crate::config::{HostSelection, LbPolicy};
 use crate::entropy::Draw;
 
+pub use client_weighted::{ClientWeighted, LoadReport, Reported};
 pub use drop::dropped;
+pub use least_request::LeastRequest;
+pub use maglev::Table;
+pub use pick_first::First;
+pub use ring_hash::Ring;
+pub use wheel::{Lots, Rotation};
 
 /// What a picker may ask of a host.
 pub trait Load {
@@ -20,8 +35,18 @@ pub trait Load {
     /// Whether it can be called now: not while its last connect failed and its backoff runs.
     fn is_available(&self) -> bool;
 
-    /// Its share, at least 1.
+    /// Its share, at least 1. Pickers but least request ask once, when they are made.
     fn weight(&self) -> u32;
+
+    /// Appends what it goes by on rings and tables: its address and port, unless the control plane says otherwise (`hash_key` of
+    /// the metadata `envoy.lb`; Envoy, gRFC A76).
+    fn hash_key(&self, key: &mut String);
+
+    /// Whether a call needs no new connection.
+    fn is_connected(&self) -> bool;
+
+    /// What it reports of itself, where that is kept.
+    fn reported(&self) -> Option<&Reported>;
 }
 
 /// Hosts are shared with the calls made to them.
@@ -37,188 +62,176 @@ impl<T: Load> Load for std::sync::Arc<T> {
     fn weight(&self) -> u32 {
         T::weight(self)
     }
+
+    fn hash_key(&self, key: &mut String) {
+        T::hash_key(self, key);
+    }
+
+    fn is_connected(&self) -> bool {
+        T::is_connected(self)
+    }
+
+    fn reported(&self) -> Option<&Reported> {
+        T::reported(self)
+    }
 }
 
-/// How often a pick looks for another host when the one it drew is unavailable or was tried already. Istio's
-/// `host_selection_retry_max_attempts`.
-const MAX_REDRAWS: usize = 5;
+/// What one try asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// What the request hashes to; `None`: nothing of it was to be hashed, and a hash is drawn (gRFC A42).
+    pub hash: Option<u64>,
+    /// Where further tries go.
+    pub selection: HostSelection,
+}
 
-/// Chooses among hosts. Immutable but for the rotation's counter.
+impl Default for Ask {
+    /// No hash, and Istio's way of choosing again.
+    fn default() -> Self {
+        Self {
+            hash: None,
+            selection: HostSelection::ISTIO,
+        }
+    }
+}
+
+/// How often a pick looks for another host when the one it met is unavailable or was tried already, whatever a policy says: what
+/// more looks would find, a walk does too.
+const MAX_LOOKS: u32 = 16;
+
+/// The longest walk after unlucky looks: small clusters are searched wholly, large ones never.
+const MAX_WALK: usize = 32;
+
+/// Chooses among hosts. Immutable but for the places that rotations keep and the weights that hosts report.
 #[derive(Debug)]
 pub enum Picker {
-    /// The fewest calls in flight per weight, of `choices` random hosts.
-    LeastRequest {
-        /// How many are compared.
-        choices: u32,
-    },
-    /// Each in turn.
-    RoundRobin {
-        /// The next turn.
-        next: AtomicUsize,
-    },
-    /// Any.
-    Random,
+    /// [`LbPolicy::LeastRequest`]
+    LeastRequest(LeastRequest),
+    /// [`LbPolicy::RoundRobin`]
+    RoundRobin(Rotation),
+    /// [`LbPolicy::Random`]
+    Random(Lots),
+    /// [`LbPolicy::RingHash`]
+    RingHash(Ring),
+    /// [`LbPolicy::Maglev`]
+    Maglev(Table),
+    /// [`LbPolicy::ClientSideWeightedRoundRobin`]
+    ClientWeighted(ClientWeighted),
+    /// [`LbPolicy::PickFirst`]
+    PickFirst(First),
 }
 
 impl Picker {
-    /// A picker for `policy`. A rotation begins at a random place, or all clients would begin at the same host.
-    pub fn new(policy: LbPolicy, draw: &mut Draw) -> Self {
+    /// A picker for `policy` among `hosts`: every pick is then made from these, in this order.
+    ///
+    /// One by reported weights knows none until [`reweigh`](Self::reweigh) is called.
+    pub fn new<L: Load>(policy: &LbPolicy, hosts: &[L], draw: &mut Draw) -> Self {
+        let weights = hosts.iter().map(Load::weight);
         match policy {
-            LbPolicy::LeastRequest { choices } => Self::LeastRequest {
-                choices: choices.clamp(2, 10),
-            },
-            LbPolicy::RoundRobin => Self::RoundRobin {
-                next: AtomicUsize::new(draw.next() as usize >> 1),
-            },
-            LbPolicy::Random => Self::Random,
+            LbPolicy::LeastRequest(settings) => Self::LeastRequest(LeastRequest::new(*settings, weights)),
+            LbPolicy::RoundRobin => Self::RoundRobin(Rotation::new(weights, draw)),
+            LbPolicy::Random => Self::Random(Lots::new(weights)),
+            LbPolicy::RingHash(settings) => Self::RingHash(Ring::new(*settings, hosts)),
+            LbPolicy::Maglev(settings) => Self::Maglev(Table::new(*settings, hosts)),
+            LbPolicy::ClientSideWeightedRoundRobin(settings) => {
+                Self::ClientWeighted(ClientWeighted::new(settings, hosts, draw))
+            }
+            LbPolicy::PickFirst { shuffle } => Self::PickFirst(First::new(*shuffle, hosts, draw)),
+        }
+    }
+
+    /// Takes over what `hosts` have reported of themselves. Looks at all of them, so it is not for the way of a request. When
+    /// that is due again; `None`: this picker does not go by reports.
+    pub fn reweigh<L: Load>(&self, hosts: &[L], now: Instant) -> Option<Duration> {
+        match self {
+            Self::ClientWeighted(weighted) => Some(weighted.reweigh(hosts, now)),
+            _ => None,
         }
     }
 
     /// The index of the host to call; `None` when there is none at all.
     ///
-    /// Hosts that are unavailable or that this call `tried` are avoided as far as a few more draws can; when every draw finds such a one,
-    /// it is returned all the same: calling a doubtful host beats failing without a try (Envoy: previous-hosts predicate
-    /// gives up after its attempts).
-    pub fn pick<L: Load>(&self, hosts: &[L], tried: impl Fn(&L) -> bool, draw: &mut Draw) -> Option<usize> {
+    /// Unavailable hosts are passed over, and so are those that this call `tried`, as far as `ask.selection` allows looking for
+    /// others; picks by hash keep to the host of the hash unless it says to go elsewhere. When nothing better is met, a doubtful
+    /// host is called all the same: that beats failing without a try (Envoy's previous-hosts predicate gives up likewise).
+    pub fn pick<L: Load>(&self, hosts: &[L], ask: Ask, tried: impl Fn(&L) -> bool, draw: &mut Draw) -> Option<usize> {
         match hosts.len() {
             0 => return None,
             1 => return Some(0),
             _ => {}
         }
-        let good = |index: usize| hosts[index].is_available() && !tried(&hosts[index]);
-        let mut last = 0;
-        for _ in 0..=MAX_REDRAWS {
-            last = self.candidate(hosts, &good, draw);
-            if good(last) {
-                return Some(last);
+        let available = |index: usize| hosts[index].is_available();
+        let tried = |index: usize| tried(&hosts[index]);
+        let all = hosts.len();
+        let search = Search {
+            hosts: all,
+            looks: ask.selection.max_attempts.min(MAX_LOOKS),
+        };
+        let mut hash = || ask.hash.unwrap_or_else(|| draw.next());
+        let stays = |index: usize| ask.selection.other_hosts && tried(index);
+        Some(match self {
+            Self::LeastRequest(least) => {
+                let good = |index: usize| available(index) && !tried(index);
+                search.find(available, tried, |_| least.draw(hosts, good, draw))
             }
-        }
-        // Unlucky, or all bad: walk on from the last draw, so that one good host of a few is found for certain.
-        let walk = (1..hosts.len().min(MAX_WALK)).map(|step| (last + step) % hosts.len());
-        Some(walk.into_iter().find(|index| good(*index)).unwrap_or(last))
+            Self::RoundRobin(rotation) => search.find(available, tried, |_| rotation.next(all)),
+            Self::Random(lots) => search.find(available, tried, |_| lots.draw(all, draw)),
+            Self::ClientWeighted(weighted) => search.find(available, tried, |_| weighted.next()),
+            Self::RingHash(ring) => {
+                let hash = hash();
+                search.find(available, stays, |look| ring.host(hash, look))
+            }
+            Self::Maglev(table) => {
+                let hash = hash();
+                search.find(available, stays, |look| table.host(hash, look))
+            }
+            Self::PickFirst(first) => first.pick(&search, available, tried),
+        })
     }
+}
 
-    fn candidate<L: Load>(&self, hosts: &[L], good: &impl Fn(usize) -> bool, draw: &mut Draw) -> usize {
-        let any = |draw: &mut Draw| draw.below(hosts.len() as u64) as usize;
-        match self {
-            Self::LeastRequest { choices } => {
-                let mut best = any(draw);
-                for _ in 1..*choices {
-                    let other = any(draw);
-                    let better = match (good(best), good(other)) {
-                        (true, false) => false,
-                        (false, true) => true,
-                        _ => lighter(&hosts[other], &hosts[best]),
-                    };
-                    if better {
-                        best = other;
-                    }
+/// Looks for a host that is available and was not tried.
+struct Search {
+    hosts: usize,
+    /// How often another is looked for because the one met was tried.
+    looks: u32,
+}
+
+impl Search {
+    /// The first good one of those that `meet` gives for the numbers from 0; else one found by walking on from the last; else the
+    /// best of those met.
+    fn find(
+        &self,
+        available: impl Fn(usize) -> bool,
+        tried: impl Fn(usize) -> bool,
+        mut meet: impl FnMut(u32) -> usize,
+    ) -> usize {
+        let (mut last, mut fallback, mut looks) = (0, None, self.looks);
+        for look in 0..=MAX_LOOKS {
+            last = meet(look);
+            if !available(last) {
+                continue;
+            }
+            if !tried(last) {
+                return last;
+            }
+            fallback = fallback.or(Some(last));
+            // It is the policy that limits these; unavailable ones are nobody's choice.
+            if looks == 0 {
+                break;
+            }
+            looks -= 1;
+        }
+        // Unlucky, or few are good: so that one good host of a few is found for certain.
+        for step in 0..self.hosts.min(MAX_WALK) {
+            let index = (last + step) % self.hosts;
+            if available(index) {
+                if !tried(index) {
+                    return index;
                 }
-                best
+                fallback = fallback.or(Some(index));
             }
-            Self::RoundRobin { next } => next.fetch_add(1, Ordering::Relaxed) % hosts.len(),
-            Self::Random => any(draw),
         }
-    }
-}
-
-/// The longest walk after unlucky draws: small clusters are searched wholly, large ones never.
-const MAX_WALK: usize = 32;
-
-/// Whether `a` has fewer calls in flight per weight than `b`: cross-multiplied, so that no division is needed. The call to
-/// come is counted, or hosts without calls would tie whatever their weights.
-fn lighter<L: Load>(a: &L, b: &L) -> bool {
-    u64::from(a.in_flight() + 1) * u64::from(b.weight()) < u64::from(b.in_flight() + 1) * u64::from(a.weight())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::entropy::Entropy;
-
-    struct Host {
-        in_flight: u32,
-        available: bool,
-        weight: u32,
-    }
-
-    impl Load for Host {
-        fn in_flight(&self) -> u32 {
-            self.in_flight
-        }
-
-        fn is_available(&self) -> bool {
-            self.available
-        }
-
-        fn weight(&self) -> u32 {
-            self.weight
-        }
-    }
-
-    fn hosts(in_flight: &[u32]) -> Vec<Host> {
-        in_flight
-            .iter()
-            .map(|n| Host {
-                in_flight: *n,
-                available: true,
-                weight: 1,
-            })
-            .collect()
-    }
-
-    fn shares(policy: LbPolicy, hosts: &[Host], picks: usize) -> Vec<usize> {
-        let entropy = Entropy::seeded(11);
-        let picker = Picker::new(policy, &mut entropy.draw());
-        let mut shares = vec![0; hosts.len()];
-        for _ in 0..picks {
-            shares[picker.pick(hosts, |_| false, &mut entropy.draw()).unwrap()] += 1;
-        }
-        shares
-    }
-
-    const LEAST: LbPolicy = LbPolicy::LeastRequest { choices: 2 };
-
-    #[test]
-    fn two_choices_avoid_the_busy_one() {
-        let shares = shares(LEAST, &hosts(&[0, 9, 0]), 9_000);
-        // Drawn with replacement, the busy one is chosen only when drawn twice: 1 in 9.
-        assert!((850..1_150).contains(&shares[1]), "{shares:?}");
-    }
-
-    #[test]
-    fn weights_count() {
-        let mut two = hosts(&[0, 0]);
-        two[0].weight = 3;
-        let shares = shares(LEAST, &two, 4_000);
-        assert!(shares[0] > 2 * shares[1], "{shares:?}");
-    }
-
-    #[test]
-    fn round_robin_is_even() {
-        let shares = shares(LbPolicy::RoundRobin, &hosts(&[0, 5, 9]), 3_000);
-        assert_eq!(shares, [1_000; 3]);
-    }
-
-    #[test]
-    fn unavailable_and_tried_hosts_are_avoided_until_there_is_no_other() {
-        for policy in [LEAST, LbPolicy::RoundRobin, LbPolicy::Random] {
-            let entropy = Entropy::seeded(5);
-            let mut three = hosts(&[0, 0, 0]);
-            three[1].available = false;
-            three[2].weight = 7;
-            let picker = Picker::new(policy, &mut entropy.draw());
-            for _ in 0..1_000 {
-                assert_eq!(
-                    picker.pick(&three, |host| host.weight == 7, &mut entropy.draw()),
-                    Some(0),
-                    "{policy:?}"
-                );
-            }
-            three[0].available = false;
-            three[2].available = false;
-            assert!(picker.pick(&three, |_| false, &mut entropy.draw()).is_some());
-            assert_eq!(picker.pick::<Host>(&[], |_| false, &mut entropy.draw()), None);
-        }
+        fallback.unwrap_or(last)
     }
 }

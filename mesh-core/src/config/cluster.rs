@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    CircuitBreakers, Connections, DropOverload, Endpoint, LoadReporting, Metadata, OutlierDetection, RetryLimits,
-    StringMatch, TlsOrigination,
+    CircuitBreakers, CommonLb, Connections, DropOverload, Endpoint, LbPolicy, LoadReporting, Localities, Metadata,
+    OutlierDetection, RetryLimits, StringMatch, TlsOrigination,
 };
 
 /// The name of a cluster, opaque. Cheap to clone.
@@ -46,6 +46,8 @@ pub struct Cluster {
     pub name: ClusterName,
     /// How an endpoint is chosen.
     pub lb: LbPolicy,
+    /// Among which endpoints: of which priorities and localities.
+    pub common_lb: CommonLb,
     /// How the peer is authenticated, where none of `tls_matches` says otherwise.
     pub tls: TlsMode,
     /// What endpoints of certain metadata are called with instead, in order ([`tls_for`](Self::tls_for)).
@@ -67,6 +69,8 @@ pub struct Cluster {
     /// Its calls go wherever each request says, by its authority and scheme (Envoy `ORIGINAL_DST`, Istio `PassthroughCluster`).
     /// It has no endpoints then.
     pub by_authority: bool,
+    /// What its localities weigh, and how their health is counted.
+    pub localities: Localities,
     /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
     pub endpoints: Arc<[Endpoint]>,
 }
@@ -79,7 +83,8 @@ impl Cluster {
     pub fn new(name: impl Into<ClusterName>, tls: TlsMode, endpoints: Vec<Endpoint>) -> Self {
         Self {
             name: name.into(),
-            lb: LbPolicy::LeastRequest { choices: 2 },
+            lb: LbPolicy::LEAST_REQUEST,
+            common_lb: CommonLb::default(),
             tls,
             tls_matches: Arc::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
@@ -90,6 +95,7 @@ impl Cluster {
             load_reporting: None,
             drops: Arc::default(),
             by_authority: false,
+            localities: Localities::default(),
             endpoints: endpoints.into(),
         }
     }
@@ -115,20 +121,6 @@ pub struct TlsMatch {
     pub when: Metadata,
     /// How such an endpoint is authenticated.
     pub mode: TlsMode,
-}
-
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LbPolicy {
-    /// The one with the fewest calls in flight of `choices` random ones (Envoy's default is 2; gRFC A48 caps it at 10).
-    LeastRequest {
-        /// How many are compared, at least 2.
-        choices: u32,
-    },
-    /// Each in turn.
-    RoundRobin,
-    /// Any.
-    Random,
 }
 
 /// How the peer is authenticated.

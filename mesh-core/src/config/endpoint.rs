@@ -11,11 +11,11 @@ use super::{Metadata, Weight};
 pub struct Endpoint {
     /// Where to connect.
     pub address: SocketAddr,
-    /// Its share among the endpoints of its priority.
+    /// Its share among the endpoints of its locality, or of its priority where localities are not weighed.
     pub weight: Weight,
     /// What the control plane says of its health.
     pub health: Health,
-    /// 0 is tried first; a greater number serves only when no smaller one has an endpoint.
+    /// 0 is tried first; a greater number serves when those before it cannot take all calls ([`CommonLb`](super::CommonLb)).
     pub priority: u32,
     /// Where it stands.
     pub locality: Arc<Locality>,
@@ -34,6 +34,13 @@ impl Endpoint {
             locality: Arc::default(),
             metadata: Arc::default(),
         }
+    }
+
+    /// What it goes by where calls are hashed, if not by its address (Envoy; gRFC A76).
+    pub fn hash_key(&self) -> Option<&str> {
+        self.metadata
+            .value("envoy.lb", "hash_key")
+            .filter(|key| !key.is_empty())
     }
 }
 
@@ -65,7 +72,7 @@ impl DropOverload {
 }
 
 /// Region, zone and sub-zone, each possibly empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Locality {
     /// Region.
     pub region: Box<str>,

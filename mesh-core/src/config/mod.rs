@@ -6,8 +6,10 @@
 
 mod breakers;
 mod cluster;
+mod common_lb;
 mod endpoint;
 mod inbound;
+mod lb;
 mod load;
 mod matcher;
 mod metadata;
@@ -22,12 +24,14 @@ mod time;
 mod units;
 
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
-pub use cluster::{Cluster, ClusterName, ExpectedPeers, LbPolicy, MutualTls, TlsMatch, TlsMode};
+pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
+pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
 pub use endpoint::{DropOverload, Endpoint, Health, Locality};
 pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix, MtlsMode,
     SourceType, Traffic, Transport,
 };
+pub use lb::{ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{InvalidPattern, Pattern, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};

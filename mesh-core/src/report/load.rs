@@ -81,14 +81,7 @@ impl Load {
     }
 
     fn wants(&self, metric: Metric<'_>) -> bool {
-        self.metrics.iter().any(|wanted| match (wanted, metric) {
-            (ReportedMetric::CpuUtilization, Metric::Cpu)
-            | (ReportedMetric::MemUtilization, Metric::Memory)
-            | (ReportedMetric::ApplicationUtilization, Metric::Application)
-            | (ReportedMetric::AllNamed, Metric::Named(_)) => true,
-            (ReportedMetric::Named(wanted), Metric::Named(name)) => **wanted == *name,
-            _ => false,
-        })
+        self.metrics.iter().any(|wanted| metric.is(wanted))
     }
 
     pub(super) fn totals(&self) -> Totals {
@@ -116,6 +109,8 @@ impl Figures {
             Metric::Cpu => self.cpu.add(&one),
             Metric::Memory => self.memory.add(&one),
             Metric::Application => self.application.add(&one),
+            // Not among what a control plane may ask for.
+            Metric::Rate | Metric::Errors => {}
             Metric::Named(name) => match self.named.get_mut(name) {
                 Some(figure) => figure.add(&one),
                 None if has_room && name.len() <= MAX_NAME_BYTES => {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh_core::config::{Cluster, ClusterName, Endpoint, RouteTree, Version};
+use mesh_core::config::{Cluster, ClusterName, Endpoint, Localities, RouteTree, Version};
 use mesh_core::link::{Guard, Parts};
 use mesh_core::{Link, live};
 use prost::Message as _;
@@ -130,7 +130,9 @@ pub fn clusters<'a>(clusters: impl IntoIterator<Item = &'a Cluster>) -> Vec<u8> 
 
 /// A message with the endpoints of these clusters.
 pub fn endpoints<'a>(lists: impl IntoIterator<Item = (&'a ClusterName, &'a [Endpoint])>) -> Vec<u8> {
-    let encoded = lists.into_iter().map(|(name, list)| encode::endpoints(name, list, &[]));
+    let encoded = lists
+        .into_iter()
+        .map(|(name, list)| encode::endpoints(name, list, &[], &Localities::default()));
     message(ResourceKind::Endpoints, encoded.collect())
 }
 

@@ -31,6 +31,7 @@ mod updates;
 mod tests;
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -139,6 +140,12 @@ impl XdsClientBuilder {
     /// refused in the handshake (`not_pinned`), whatever the control plane expects there.
     pub fn pins(mut self, pins: Pins) -> Self {
         self.parts.pins = pins;
+        self
+    }
+
+    /// The most endpoints of each priority of a cluster that this process calls ([`Parts::subset_size`]). Default: all.
+    pub fn subset_size(mut self, size: NonZeroU32) -> Self {
+        self.parts.subset_size = Some(size);
         self
     }
 

@@ -1,24 +1,33 @@
 //! A cluster of type EDS.
 
-use mesh_core::config::{Cluster, LbPolicy, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
+use mesh_core::config::{Cluster, CommonLb, Failover, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
 
-use super::common::{ads, duration, texts, this_stream, uint};
-use super::{Dialect, breakers, outlier, protocol, tls};
+use super::common::{ads, duration, texts, this_stream};
+use super::{Dialect, breakers, lb, outlier, protocol, tls};
 use crate::proto::cluster::{
     Cluster as Proto,
     cluster::{
-        ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy as LbEnum, LeastRequestLbConfig,
+        ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy as LbEnum,
         TransportSocketMatch,
+        common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig},
     },
 };
 use crate::proto::core::TransportSocket;
+use crate::proto::percent::Percent;
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
-    let (lb_policy, lb_config) = match dialect {
+    let lb = match cluster.by_authority {
         // The only one that Envoy takes for such a cluster.
-        _ if cluster.by_authority => (LbEnum::ClusterProvided, None),
-        Dialect::Mesh | Dialect::Envoy(_) => lb(cluster.lb),
-        Dialect::Grpc => (LbEnum::RoundRobin, None),
+        true => lb::Lb {
+            policy: LbEnum::ClusterProvided,
+            ..lb::Lb::default()
+        },
+        false => lb::lb(&cluster.lb, dialect),
+    };
+    let lb = match dialect {
+        Dialect::Mesh | Dialect::Envoy(_) => lb.starting(cluster.common_lb.slow_start),
+        // gRPC's other clients have no such thing.
+        Dialect::Grpc => lb,
     };
     // Envoy knows no `lrs_server` of a cluster: its bootstrap says where it reports (`load_stats_config`), and it is asked there.
     let reporting = match dialect {
@@ -38,8 +47,10 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
         eds_cluster_config: (!cluster.by_authority).then(eds),
         connect_timeout: Some(duration(cluster.connect_timeout)),
-        lb_policy: lb_policy as i32,
-        lb_config,
+        lb_policy: lb.policy as i32,
+        lb_config: lb.config,
+        load_balancing_policy: lb.list,
+        common_lb_config: common_lb(&cluster.common_lb, dialect),
         circuit_breakers: Some(breakers::breakers(&cluster.breakers, &cluster.retry_limits, dialect)),
         outlier_detection: cluster.outlier.as_ref().map(|one| outlier::outlier(one, dialect)),
         typed_extension_protocol_options: protocol::options(&cluster.connections),
@@ -90,20 +101,31 @@ fn tls_match(one: &TlsMatch, dialect: Dialect) -> TransportSocketMatch {
     }
 }
 
-fn metrics(reporting: &LoadReporting) -> Vec<String> {
-    reporting.metrics.iter().map(ToString::to_string).collect()
+/// The threshold says that Envoy's rules are meant; gRPC's are what holds without it. Envoy knows no others, and gRPC's other
+/// clients none but theirs.
+fn common_lb(common: &CommonLb, dialect: Dialect) -> Option<CommonLbConfig> {
+    if common.failover == Failover::FirstReady || matches!(dialect, Dialect::Grpc) {
+        return None;
+    }
+    let specifier = match (common.by_locality, common.fail_on_panic) {
+        (true, _) => Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
+            LocalityWeightedLbConfig::default(),
+        )),
+        (false, true) => Some(LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
+            fail_traffic_on_panic: true,
+            ..ZoneAwareLbConfig::default()
+        })),
+        (false, false) => None,
+    };
+    Some(CommonLbConfig {
+        healthy_panic_threshold: Some(Percent {
+            value: common.panic_threshold.get().into(),
+        }),
+        locality_config_specifier: specifier,
+        ..CommonLbConfig::default()
+    })
 }
 
-fn lb(policy: LbPolicy) -> (LbEnum, Option<LbConfig>) {
-    match policy {
-        LbPolicy::RoundRobin => (LbEnum::RoundRobin, None),
-        LbPolicy::Random => (LbEnum::Random, None),
-        LbPolicy::LeastRequest { choices } => {
-            let config = LeastRequestLbConfig {
-                choice_count: uint(choices),
-                ..LeastRequestLbConfig::default()
-            };
-            (LbEnum::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config)))
-        }
-    }
+fn metrics(reporting: &LoadReporting) -> Vec<String> {
+    reporting.metrics.iter().map(ToString::to_string).collect()
 }

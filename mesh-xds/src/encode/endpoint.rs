@@ -1,12 +1,12 @@
 //! Endpoints, grouped by priority and locality.
 //!
-//! Every locality says what it weighs, since gRPC leaves out those that do not: the sum of its endpoints' weights, which
-//! gives each endpoint the share it has. No locality is empty; a cluster without endpoints has no locality.
+//! Every locality says what it weighs, since gRPC leaves out those that do not: where nothing else was said, the sum of its
+//! endpoints' weights. No locality is empty; a cluster without endpoints has no locality.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mesh_core::config::{ClusterName, DropOverload, Endpoint, Health, Locality, Metadata};
+use mesh_core::config::{ClusterName, DropOverload, Endpoint, Health, Localities, Locality, Metadata, Weight};
 
 use super::common::{texts, uint};
 use crate::proto::core::{
@@ -24,6 +24,7 @@ pub(super) fn assignment(
     cluster: &ClusterName,
     endpoints: &[Endpoint],
     drops: &[DropOverload],
+    localities: &Localities,
 ) -> ClusterLoadAssignment {
     let mut groups: BTreeMap<(u32, [&str; 3]), Vec<&Endpoint>> = BTreeMap::new();
     for endpoint in endpoints {
@@ -31,19 +32,26 @@ pub(super) fn assignment(
         let key = (endpoint.priority, [&**region, &**zone, &**sub_zone]);
         groups.entry(key).or_default().push(endpoint);
     }
+    let weights: Weights<'_> = localities
+        .weights
+        .iter()
+        .map(|one| ((one.priority, &*one.locality), one.weight))
+        .collect();
     ClusterLoadAssignment {
         cluster_name: cluster.to_string(),
         endpoints: groups
             .into_iter()
-            .map(|((priority, _), group)| locality(priority, &group))
+            .map(|((priority, _), group)| locality(priority, &group, &weights))
             .collect(),
-        policy: policy(drops),
+        policy: policy(drops, localities),
         ..ClusterLoadAssignment::default()
     }
 }
 
 /// Categories are drawn for in this order, at both ends.
-fn policy(drops: &[DropOverload]) -> Option<Policy> {
+fn policy(drops: &[DropOverload], localities: &Localities) -> Option<Policy> {
+    let factor = localities.overprovisioning_factor;
+    let factor = (factor != Localities::DEFAULT_OVERPROVISIONING_FACTOR).then_some(factor);
     let drop = |drop: &DropOverload| DropProto {
         category: drop.category.clone().into(),
         drop_percentage: Some(FractionalPercent {
@@ -51,18 +59,27 @@ fn policy(drops: &[DropOverload]) -> Option<Policy> {
             denominator: DenominatorType::Million as i32,
         }),
     };
-    (!drops.is_empty()).then(|| Policy {
+    let weighted_priority_health = localities.weighted_health;
+    (factor.is_some() || weighted_priority_health || !drops.is_empty()).then(|| Policy {
+        overprovisioning_factor: factor.and_then(uint),
+        weighted_priority_health,
         drop_overloads: drops.iter().map(drop).collect(),
         ..Policy::default()
     })
 }
 
-fn locality(priority: u32, group: &[&Endpoint]) -> LocalityLbEndpoints {
-    let weight: u64 = group.iter().map(|endpoint| u64::from(endpoint.weight.0)).sum();
+/// What localities weigh, where something was said.
+type Weights<'a> = HashMap<(u32, &'a Locality), Weight>;
+
+fn locality(priority: u32, group: &[&Endpoint], weights: &Weights<'_>) -> LocalityLbEndpoints {
     let id = group
         .first()
         .map(|endpoint| Arc::clone(&endpoint.locality))
         .unwrap_or_default();
+    let weight = match weights.is_empty() {
+        true => group.iter().map(|endpoint| u64::from(endpoint.weight.0)).sum(),
+        false => weights.get(&(priority, &*id)).map_or(0, |weight| weight.0.into()),
+    };
     LocalityLbEndpoints {
         locality: Some(LocalityProto {
             region: id.region.clone().into(),

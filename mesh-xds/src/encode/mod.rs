@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | listeners | API listener per target | the same | socket per port ([`socket`]) |
 //! | route configurations | per target's tree | the same | per port, merged ([`egress`]) |
-//! | balancing | as configured | ROUND_ROBIN: C-core refuses LEAST_REQUEST by its number | as configured |
+//! | balancing | as configured | what all of them take ([`lb`]): C-core refuses LEAST_REQUEST by its number | as configured |
 //! | certificates | provider instances | the same | SDS names `default` and `ROOTCA` ([`tls`]) |
 //! | endpoints | with a weight on every locality, none of them empty | the same | the same |
 
@@ -19,6 +19,7 @@ mod egress;
 mod endpoint;
 mod fault;
 mod headers;
+mod lb;
 mod listener;
 mod matcher;
 mod outlier;
@@ -33,7 +34,7 @@ mod tls;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, Localities, RouteTree};
 use prost::Message;
 
 use crate::convention::OUR_USER_AGENT;
@@ -54,7 +55,7 @@ pub(crate) const EGRESS_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) enum Dialect {
     /// Our own client, which honours every load balancing policy.
     Mesh,
-    /// Any other gRPC client. C-core refuses a cluster with LEAST_REQUEST, so everyone is told ROUND_ROBIN.
+    /// Any other gRPC client. C-core refuses a cluster with LEAST_REQUEST, so everyone is told ROUND_ROBIN in its place.
     Grpc,
     /// Envoy, whose listeners bind this address.
     Envoy(IpAddr),
@@ -110,7 +111,12 @@ pub(crate) fn cluster(cluster: &Cluster, dialect: Dialect) -> Vec<u8> {
     cluster::cluster(cluster, dialect).encode_to_vec()
 }
 
-/// The endpoints of a cluster, and the shares of its calls that are to fail without reaching one.
-pub(crate) fn endpoints(cluster: &ClusterName, endpoints: &[Endpoint], drops: &[DropOverload]) -> Vec<u8> {
-    endpoint::assignment(cluster, endpoints, drops).encode_to_vec()
+/// The endpoints of a cluster, the shares of its calls that are to fail without reaching one, and what its localities weigh.
+pub(crate) fn endpoints(
+    cluster: &ClusterName,
+    endpoints: &[Endpoint],
+    drops: &[DropOverload],
+    localities: &Localities,
+) -> Vec<u8> {
+    endpoint::assignment(cluster, endpoints, drops, localities).encode_to_vec()
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use mesh_core::Snapshot;
 use mesh_core::config::{
-    Delay, Domain, ExpectedPeers, Fault, FaultDelay, FaultOverride, Fraction, HeaderRules, LbPolicy, MutualTls,
-    Override, Route, Split, TlsMode, VirtualHost,
+    Delay, Domain, ExpectedPeers, Fault, FaultDelay, FaultOverride, Fraction, HeaderRules, LbPolicy, LeastRequest,
+    MutualTls, Override, Route, Split, TlsMode, VirtualHost,
 };
 use mesh_core::route::{faults_of, virtual_host};
 use proptest::prelude::*;
@@ -88,7 +88,10 @@ fn mutual(ids: &[&str]) -> Cluster {
         sni: Some("outbound_.80_._.a".into()),
     });
     Cluster {
-        lb: LbPolicy::LeastRequest { choices: 3 },
+        lb: LbPolicy::LeastRequest(LeastRequest {
+            choices: 3,
+            ..LeastRequest::DEFAULT
+        }),
         ..Cluster::new("c", tls, Vec::new())
     }
 }

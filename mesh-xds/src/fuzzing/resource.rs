@@ -117,7 +117,12 @@ pub(super) fn same_endpoints(name: &Arc<str>, list: &Endpoints) {
     };
     let priorities: BTreeSet<u32> = list.endpoints.iter().map(|one| one.priority).collect();
     if priorities.iter().copied().eq(0..priorities.len() as u32) {
-        let again = read::<Endpoints>(encode::endpoints(&(&**name).into(), &list.endpoints, &list.drops));
+        let again = read::<Endpoints>(encode::endpoints(
+            &(&**name).into(),
+            &list.endpoints,
+            &list.drops,
+            &list.localities,
+        ));
         assert_eq!((by_address(&again), &again.drops), (by_address(list), &list.drops));
     }
 }

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Endpoint, ExpectedPeers, Health, MutualTls, RateLimitedBackoff, ResetFormat, ResetHeader,
-    RetryOn, RetryPolicy, Route, Snapshot, Split, StringMatch, TimeLimits, TlsMode,
+    Backoff, Cluster, Endpoint, ExpectedPeers, Health, Localities, MutualTls, RateLimitedBackoff, ResetFormat,
+    ResetHeader, RetryOn, RetryPolicy, Route, Snapshot, Split, StringMatch, TimeLimits, TlsMode,
 };
 
 use super::disk;
@@ -54,7 +54,11 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "structured",
             b"xdstp://a/envoy.config.listener.v3.Listener/b%2Fc/d?k=v&a=%7e#x".to_vec(),
         ),
-        ("endpoints", "none", encode::endpoints(&"c".into(), &[], &[])),
+        (
+            "endpoints",
+            "none",
+            encode::endpoints(&"c".into(), &[], &[], &Localities::default()),
+        ),
         ("endpoints", "three", endpoints("c")),
         ("envelope", "empty", Vec::new()),
         ("node", "istio", bytes::node(&istio_node())),
@@ -116,7 +120,7 @@ fn endpoints(cluster: &str) -> Vec<u8> {
         endpoint(2, Health::Draining, 0),
         endpoint(3, Health::Unhealthy, 1),
     ];
-    encode::endpoints(&cluster.into(), &list, &[])
+    encode::endpoints(&cluster.into(), &list, &[], &Localities::default())
 }
 
 fn routes(name: &str, cluster: &str) -> Vec<u8> {

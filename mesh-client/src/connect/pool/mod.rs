@@ -136,6 +136,13 @@ impl Pool {
         state.ready.iter().find_map(Connection::permit)
     }
 
+    /// Whether there is a connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        let state = self.lock();
+        let http1 = state.http1.as_ref().is_some_and(|side| side.connections() > 0);
+        http1 || state.ready.iter().any(|connection| !connection.is_closed())
+    }
+
     /// Whether the last dial failed and its pause still runs.
     pub(crate) fn is_backing_off(&self, now: Instant) -> bool {
         self.lock().failed.as_ref().is_some_and(|failed| now < failed.until)

@@ -24,6 +24,8 @@ fn report(text: &str, each: &mut impl FnMut(Metric<'_>, f64)) -> Option<()> {
             "cpu_utilization" | "cpuUtilization" => Metric::Cpu,
             "mem_utilization" | "memUtilization" => Metric::Memory,
             "application_utilization" | "applicationUtilization" => Metric::Application,
+            "rps_fractional" | "rpsFractional" => Metric::Rate,
+            "eps" => Metric::Errors,
             "named_metrics" | "namedMetrics" => {
                 return cursor.members(|cursor, name| {
                     let value = cursor.number()?;

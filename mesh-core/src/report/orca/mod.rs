@@ -11,6 +11,8 @@ mod json;
 
 use http::HeaderMap;
 
+use crate::config::ReportedMetric;
+
 /// The longest report looked at, decoded, in bytes. A server's trailers are rarely allowed more than 8 KiB in all.
 const MAX_REPORT_BYTES: usize = 4096;
 
@@ -26,8 +28,26 @@ pub enum Metric<'a> {
     Memory,
     /// `application_utilization`
     Application,
+    /// `rps_fractional`: calls a second.
+    Rate,
+    /// `eps`: failed ones a second.
+    Errors,
     /// An entry of `named_metrics`.
     Named(&'a str),
+}
+
+impl Metric<'_> {
+    /// Whether it is what somebody asked for by this name.
+    pub fn is(self, wanted: &ReportedMetric) -> bool {
+        match (wanted, self) {
+            (ReportedMetric::CpuUtilization, Self::Cpu)
+            | (ReportedMetric::MemUtilization, Self::Memory)
+            | (ReportedMetric::ApplicationUtilization, Self::Application)
+            | (ReportedMetric::AllNamed, Self::Named(_)) => true,
+            (ReportedMetric::Named(wanted), Self::Named(name)) => **wanted == *name,
+            _ => false,
+        }
+    }
 }
 
 /// Hands each figure that `headers` report to `each`, and says whether there was a well-formed report. Numbers are finite;
@@ -76,6 +96,8 @@ fn read_text(text: &[u8], mut each: impl FnMut(Metric<'_>, f64)) -> Option<()> {
             "cpu_utilization" => Some(Metric::Cpu),
             "mem_utilization" => Some(Metric::Memory),
             "application_utilization" => Some(Metric::Application),
+            "rps_fractional" => Some(Metric::Rate),
+            "eps" => Some(Metric::Errors),
             _ => name.strip_prefix("named_metrics.").map(Metric::Named),
         };
         if let Some(metric) = metric {
@@ -99,6 +121,8 @@ fn walk(mut message: &[u8], each: &mut impl FnMut(Metric<'_>, f64)) -> Option<()
             (1, Value::Double(value)) => tell(Metric::Cpu, value, each),
             (2, Value::Double(value)) => tell(Metric::Memory, value, each),
             (9, Value::Double(value)) => tell(Metric::Application, value, each),
+            (6, Value::Double(value)) => tell(Metric::Rate, value, each),
+            (7, Value::Double(value)) => tell(Metric::Errors, value, each),
             (8, Value::Bytes(entry)) => {
                 let (name, value) = entry_of_map(entry)?;
                 tell(Metric::Named(name), value, each);
@@ -240,13 +264,16 @@ mod tests {
         assert_eq!(heard(BINARY_HEADER, &format!("{BASE64}==,AAAA")), expected(&whole));
         assert_eq!(heard(TEXT_HEADER, &format!("BIN {BASE64}")), expected(&whole));
         assert_eq!(
-            heard(TEXT_HEADER, "TEXT cpu_utilization=0.5, named_metrics.q=-2,eps=3"),
-            expected(&[("Cpu", 0.5), ("Named(\"q\")", -2.0)])
+            heard(
+                TEXT_HEADER,
+                "TEXT cpu_utilization=0.5, named_metrics.q=-2,eps=3,rps_fractional=9,rps=1"
+            ),
+            expected(&[("Cpu", 0.5), ("Named(\"q\")", -2.0), ("Errors", 3.0), ("Rate", 9.0)])
         );
         // As protobuf writes it, by either name of a field; a number may be in quotes; what is not known is passed over.
         for json in [
             r#"JSON {"cpu_utilization":0.5,"mem_utilization":0.25,"named_metrics":{"q":2},"application_utilization":1.5}"#,
-            r#"JSON { "cpuUtilization": "0.5", "memUtilization" : 2.5e-1, "rps": 3, "eps": [1, {"a": [true, null]}, "]"],
+            r#"JSON { "cpuUtilization": "0.5", "memUtilization" : 2.5e-1, "rps": 3, "x": [1, {"a": [true, null]}, "]"],
                 "namedMetrics": {"q":2.0, "a\"b": 7}, "applicationUtilization": 15e-1, "requestCost": {} } "#,
         ] {
             assert_eq!(heard(TEXT_HEADER, &json.replace('\n', " ")), expected(&whole), "{json}");
@@ -257,6 +284,10 @@ mod tests {
                 r#"JSON {"cpu_utilization":-1,"mem_utilization":"NaN","named_metrics":{"q":"-Infinity"}}"#
             ),
             expected(&[])
+        );
+        assert_eq!(
+            heard(TEXT_HEADER, r#"JSON {"rpsFractional": 9, "eps": 3}"#),
+            expected(&[("Rate", 9.0), ("Errors", 3.0)])
         );
         assert_eq!(heard(TEXT_HEADER, "JSON {}"), expected(&[]));
         assert_eq!(heard(BINARY_HEADER, ""), expected(&[]));

@@ -1,10 +1,14 @@
 //! What a cluster's name resolves to: its own endpoints, however they are found, or those of the clusters it stands for.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::config::{Cluster, ClusterName, Endpoint, Health, Metadata, Reason, ReasonKind, Resolved, TlsMatch};
+use mesh_core::config::{
+    Cluster, ClusterName, Endpoint, Failover, Health, Localities, LocalityWeight, Metadata, Reason, ReasonKind,
+    Resolved, TlsMatch, Weight,
+};
 
 use super::Key;
 use super::hosts::{Addresses, Answer};
@@ -143,7 +147,8 @@ impl Walk<'_> {
             (_, [leaf]) => Cluster {
                 endpoints: Arc::clone(&leaf.endpoints.endpoints),
                 drops: Arc::clone(&leaf.endpoints.drops),
-                ..leaf.spec.cluster.clone()
+                localities: leaf.endpoints.localities.clone(),
+                ..with_rules(&leaf.spec)
             },
             _ => return (Vec::new(), Err(not_yet())),
         };
@@ -246,10 +251,24 @@ impl Walk<'_> {
             Some(reason) if endpoints.is_empty() => Err(reason),
             _ => Ok(Endpoints {
                 endpoints: endpoints.into(),
+                localities: dns.localities.clone(),
                 ..Endpoints::default()
             }),
         }
     }
+}
+
+/// The addresses of a `LOGICAL_DNS` host are tried one after the other, as its calls can be made: none of them is there for a
+/// share of the calls.
+fn with_rules(spec: &ClusterSpec) -> Cluster {
+    let mut cluster = spec.cluster.clone();
+    if let Discovery::Dns(DnsCluster {
+        kind: DnsKind::Logical, ..
+    }) = &spec.discovery
+    {
+        cluster.common_lb.failover = Failover::FirstReady;
+    }
+    cluster
 }
 
 fn endpoint(host: &DnsHost, address: IpAddr, priority: u32) -> Endpoint {
@@ -271,6 +290,7 @@ fn endpoint(host: &DnsHost, address: IpAddr, priority: u32) -> Endpoint {
 /// gRPC counts and reports each member by itself.
 fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
     let (mut endpoints, mut tls_matches, mut next_priority) = (Vec::new(), Vec::new(), 0);
+    let mut weights = Vec::new();
     for Leaf { spec, endpoints: own } in leaves {
         let member = Metadata::new([(MEMBER.0, MEMBER.1, spec.cluster.name.as_str())]).unwrap_or_default();
         let with = |criteria: &Metadata| joined(&member, criteria);
@@ -311,16 +331,43 @@ fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
                 ..endpoint.clone()
             });
         }
+        weights.extend(weights_from(own).into_iter().map(|one| LocalityWeight {
+            priority: next_priority + one.priority,
+            ..one
+        }));
         next_priority += highest.map_or(0, |highest| highest + 1);
     }
-    let first = &leaves[0].spec.cluster;
+    let first = with_rules(&leaves[0].spec);
+    let are_weighed = leaves.iter().any(|leaf| !leaf.endpoints.localities.weights.is_empty());
     Cluster {
         name: name.clone(),
         endpoints: endpoints.into(),
         tls_matches: tls_matches.into(),
         drops: Arc::clone(&in_charge(leaves).endpoints.drops),
-        ..first.clone()
+        localities: Localities {
+            weights: if are_weighed { weights.into() } else { Arc::default() },
+            ..leaves[0].endpoints.localities.clone()
+        },
+        ..first
     }
+}
+
+/// What the localities of a member weigh: where nothing is said, what their endpoints do.
+fn weights_from(own: &Endpoints) -> Vec<LocalityWeight> {
+    if !own.localities.weights.is_empty() {
+        return own.localities.weights.to_vec();
+    }
+    let mut sums: BTreeMap<_, u32> = BTreeMap::new();
+    for endpoint in own.endpoints.iter() {
+        let sum = sums.entry((endpoint.priority, &endpoint.locality)).or_default();
+        *sum = sum.saturating_add(endpoint.weight.0);
+    }
+    let weight = |((priority, locality), weight): ((u32, &Arc<_>), u32)| LocalityWeight {
+        priority,
+        locality: Arc::clone(locality),
+        weight: Weight(weight),
+    };
+    sums.into_iter().map(weight).collect()
 }
 
 /// The member that the calls go to, by what is configured: the first that has a healthy endpoint, else the first that has a

@@ -18,7 +18,7 @@ mod stream;
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Cluster, Endpoint, Route, Split, TlsMode};
+use mesh_core::config::{Cluster, Endpoint, Localities, Route, Split, TlsMode};
 
 use crate::encode::{self, Dialect};
 use crate::resource::ResourceKind;
@@ -82,7 +82,7 @@ fn endpoints(cluster: &str, ports: &[u16]) -> Raw {
         .collect();
     raw(
         ResourceKind::Endpoints,
-        encode::endpoints(&cluster.into(), &endpoints, &[]),
+        encode::endpoints(&cluster.into(), &endpoints, &[], &Localities::default()),
     )
 }
 

@@ -28,7 +28,7 @@ fn of_port(cluster: &str, port: u16) -> Raw {
     let endpoints: Vec<Endpoint> = endpoints.collect();
     raw(
         ResourceKind::Endpoints,
-        encode::endpoints(&cluster.into(), &endpoints, &[]),
+        encode::endpoints(&cluster.into(), &endpoints, &[], &Localities::default()),
     )
 }
 

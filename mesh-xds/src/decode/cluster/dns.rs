@@ -31,7 +31,7 @@ pub(super) fn cluster(proto: &Proto, kind: DnsKind, context: &Context, notes: &m
         exactly_one(assignment).map_err(inner)?;
     }
     let mut reader = Names::default();
-    let hosts = flatten::<DnsHost, _>(assignment, false, context, notes, &mut reader).map_err(inner)?;
+    let (hosts, localities) = flatten::<DnsHost, _>(assignment, false, context, notes, &mut reader).map_err(inner)?;
     if kind == DnsKind::Logical && hosts.len() != 1 {
         return Err(inner(Fault::new("endpoints", "its one locality has no weight")));
     }
@@ -39,6 +39,7 @@ pub(super) fn cluster(proto: &Proto, kind: DnsKind, context: &Context, notes: &m
         kind,
         hosts,
         refresh: refresh(proto, notes)?,
+        localities,
     })
 }
 
@@ -108,7 +109,7 @@ impl Read<DnsHost> for Names {
 }
 
 impl Member for DnsHost {
-    fn weight(&mut self) -> &mut Weight {
-        &mut self.weight
+    fn weight(&self) -> Weight {
+        self.weight
     }
 }

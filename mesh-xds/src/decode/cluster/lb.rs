@@ -1,39 +1,40 @@
 //! How an endpoint is chosen: the policy list of gRFC A52 wins over the older enum.
 //!
 //! A policy that the data plane does not have is no reason to refuse a cluster: its calls would fail for want of a preference.
-//! Least request takes its place, with a note, unless the list holds one that is had.
+//! Least request takes its place, with a note, unless the list holds one that is had. What a policy is told and is not done
+//! is noted too.
 
-use mesh_core::config::LbPolicy;
+use mesh_core::config::{LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
+use prost::Name;
 
+use super::client_weights;
 use crate::decode::common::unpack;
 use crate::decode::{Fault, Notes};
 use crate::proto::cluster::{
     Cluster, LoadBalancingPolicy,
-    cluster::{LbConfig, LbPolicy as LbEnum},
+    cluster::{CommonLbConfig, LbConfig, LbPolicy as LbEnum, ring_hash_lb_config::HashFunction as RingHashEnum},
 };
+use crate::proto::core::RuntimeDouble;
 use crate::proto::lb::{
-    least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality,
+    client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin,
+    common::v3::ConsistentHashingLbConfig,
+    least_request::v3::{LeastRequest as LeastRequestProto, least_request::SelectionMethod},
+    maglev::v3::Maglev as MaglevProto,
+    pick_first::v3::PickFirst,
+    random::v3::Random,
+    ring_hash::v3::{RingHash as RingHashProto, ring_hash::HashFunction},
+    round_robin::v3::RoundRobin,
+    wrr_locality::v3::WrrLocality,
 };
-use crate::proto::protobuf::{Any, UInt32Value};
-use prost::Name;
+use crate::proto::protobuf::{Any, UInt32Value, UInt64Value};
 
 /// How deep policies may nest (gRFC A52).
 const MAX_DEPTH: usize = 16;
-/// Comparing more endpoints than this gains nothing (gRFC A48).
-const MAX_CHOICES: u32 = 10;
-/// Envoy's default.
-const DEFAULT_CHOICES: u32 = 2;
 /// What stands in for a policy that is not had: Istio's default, and the best of those that look at nothing but load.
-const FALLBACK: LbPolicy = LbPolicy::LeastRequest {
-    choices: DEFAULT_CHOICES,
-};
+const FALLBACK: LbPolicy = LbPolicy::LEAST_REQUEST;
 
 /// Policies that are known and not had, by the last part of their type's URL.
-const NOT_HAD: [&str; 8] = [
-    "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
-    "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
-    "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
-    "envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst",
+const NOT_HAD: [&str; 4] = [
     "envoy.extensions.load_balancing_policies.random_subsetting.v3.RandomSubsetting",
     "envoy.extensions.load_balancing_policies.subset.v3.Subset",
     "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
@@ -50,21 +51,44 @@ enum Entry {
 pub(super) fn policy(cluster: &Cluster, notes: &mut Notes) -> Result<LbPolicy, Fault> {
     if let Some(list) = &cluster.load_balancing_policy {
         let outer = |fault: Fault| fault.within("load_balancing_policy");
-        return match listed(list, MAX_DEPTH).map_err(outer)? {
+        return match listed(list, MAX_DEPTH, notes).map_err(outer)? {
             Entry::Had(policy) => Ok(policy),
             Entry::NotHad(name) => Ok(instead_of(&name, notes)),
             Entry::Unknown => Err(outer(Fault::new("policies", "none of them is supported"))),
         };
     }
+    let config = cluster.lb_config.as_ref();
     match LbEnum::try_from(cluster.lb_policy) {
         Ok(LbEnum::RoundRobin) => Ok(LbPolicy::RoundRobin),
         Ok(LbEnum::Random) => Ok(LbPolicy::Random),
         Ok(LbEnum::LeastRequest) => {
-            let count = match &cluster.lb_config {
-                Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count.as_ref(),
+            let (count, bias) = match config {
+                Some(LbConfig::LeastRequestLbConfig(config)) => {
+                    (config.choice_count.as_ref(), config.active_request_bias.as_ref())
+                }
+                _ => (None, None),
+            };
+            least_request(count, bias).map_err(|fault| fault.within("least_request_lb_config"))
+        }
+        Ok(LbEnum::RingHash) => {
+            hashing(cluster.common_lb_config.as_ref(), notes);
+            let Some(LbConfig::RingHashLbConfig(config)) = config else {
+                return Ok(LbPolicy::RingHash(RingHash::DEFAULT));
+            };
+            let function = match RingHashEnum::try_from(config.hash_function) {
+                Ok(RingHashEnum::MurmurHash2) => RingFunction::Murmur2,
+                _ => RingFunction::XxHash,
+            };
+            let sizes = (config.minimum_ring_size.as_ref(), config.maximum_ring_size.as_ref());
+            ring_hash(sizes, function).map_err(|fault| fault.within("ring_hash_lb_config"))
+        }
+        Ok(LbEnum::Maglev) => {
+            hashing(cluster.common_lb_config.as_ref(), notes);
+            let size = match config {
+                Some(LbConfig::MaglevLbConfig(config)) => config.table_size.as_ref(),
                 _ => None,
             };
-            least_request(count).map_err(|fault| fault.within("least_request_lb_config"))
+            maglev(size).map_err(|fault| fault.within("maglev_lb_config"))
         }
         // The only one that an ORIGINAL_DST cluster may have: it has no endpoints to choose among.
         Ok(LbEnum::ClusterProvided) => Ok(FALLBACK),
@@ -84,7 +108,7 @@ fn instead_of(name: &str, notes: &mut Notes) -> LbPolicy {
 }
 
 /// The first of the list that is had; else the first that is known.
-fn listed(list: &LoadBalancingPolicy, depth: usize) -> Result<Entry, Fault> {
+fn listed(list: &LoadBalancingPolicy, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
     if depth == 0 {
         return Err(Fault::new("policies", "are nested too deeply"));
     }
@@ -94,7 +118,7 @@ fn listed(list: &LoadBalancingPolicy, depth: usize) -> Result<Entry, Fault> {
         .filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
     let mut found = Entry::Unknown;
     for (index, any) in configs.enumerate() {
-        match one(any, depth).map_err(|fault| fault.within(format_args!("policies[{index}]")))? {
+        match one(any, depth, notes).map_err(|fault| fault.within(format_args!("policies[{index}]")))? {
             had @ Entry::Had(_) => return Ok(had),
             not_had @ Entry::NotHad(_) if matches!(found, Entry::Unknown) => found = not_had,
             Entry::NotHad(_) | Entry::Unknown => {}
@@ -103,45 +127,159 @@ fn listed(list: &LoadBalancingPolicy, depth: usize) -> Result<Entry, Fault> {
     Ok(found)
 }
 
-fn one(any: &Any, depth: usize) -> Result<Entry, Fault> {
+fn one(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
     let is = |url: String| any.type_url == url;
-    if is(RoundRobin::type_url()) {
-        Ok(Entry::Had(LbPolicy::RoundRobin))
+    let policy = if is(RoundRobin::type_url()) {
+        LbPolicy::RoundRobin
     } else if is(Random::type_url()) {
-        Ok(Entry::Had(LbPolicy::Random))
-    } else if is(LeastRequest::type_url()) {
-        let config = unpack::<LeastRequest>("typed_config", any)?;
-        least_request(config.choice_count.as_ref()).map(Entry::Had)
-    } else if is(WrrLocality::type_url()) {
-        // Localities are weighted through their endpoints here (`decode::endpoint`); what counts is the policy inside.
-        let config = unpack::<WrrLocality>("typed_config", any)?;
-        let Some(inner) = config.endpoint_picking_policy else {
-            return Err(Fault::new("endpoint_picking_policy", "is missing"));
-        };
-        match listed(&inner, depth - 1).map_err(|fault| fault.within("endpoint_picking_policy"))? {
-            Entry::Unknown => Err(Fault::new(
-                "endpoint_picking_policy.policies",
-                "none of them is supported",
-            )),
-            known => Ok(known),
+        LbPolicy::Random
+    } else if is(LeastRequestProto::type_url()) {
+        let config = unpack::<LeastRequestProto>("typed_config", any)?;
+        if config.selection_method() == SelectionMethod::FullScan {
+            notes.add("selection_method FULL_SCAN is not had: as many endpoints are compared as choice_count says");
         }
+        least_request(config.choice_count.as_ref(), config.active_request_bias.as_ref())?
+    } else if is(RingHashProto::type_url()) {
+        let config = unpack::<RingHashProto>("typed_config", any)?;
+        consistent(config.consistent_hashing_lb_config.as_ref(), notes);
+        let function = match config.hash_function() {
+            HashFunction::DefaultHash | HashFunction::XxHash => RingFunction::XxHash,
+            HashFunction::MurmurHash2 => RingFunction::Murmur2,
+        };
+        let sizes = (config.minimum_ring_size.as_ref(), config.maximum_ring_size.as_ref());
+        ring_hash(sizes, function)?
+    } else if is(MaglevProto::type_url()) {
+        let config = unpack::<MaglevProto>("typed_config", any)?;
+        consistent(config.consistent_hashing_lb_config.as_ref(), notes);
+        maglev(config.table_size.as_ref())?
+    } else if is(ClientSideWeightedRoundRobin::type_url()) {
+        let config = unpack::<ClientSideWeightedRoundRobin>("typed_config", any)?;
+        LbPolicy::ClientSideWeightedRoundRobin(client_weights::settings(&config, notes)?)
+    } else if is(PickFirst::type_url()) {
+        let config = unpack::<PickFirst>("typed_config", any)?;
+        LbPolicy::PickFirst {
+            shuffle: config.shuffle_address_list,
+        }
+    } else if is(WrrLocality::type_url()) {
+        return wrr_locality(any, depth, notes);
     } else {
         let name = any.type_url.rsplit('/').next().unwrap_or_default();
-        Ok(match NOT_HAD.contains(&name) {
+        return Ok(match NOT_HAD.contains(&name) {
             true => Entry::NotHad(name.into()),
             false => Entry::Unknown,
-        })
+        });
+    };
+    Ok(Entry::Had(policy))
+}
+
+/// Localities are weighted through their endpoints here (`decode::endpoint`); what counts is the policy inside.
+fn wrr_locality(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
+    let config = unpack::<WrrLocality>("typed_config", any)?;
+    let Some(inner) = config.endpoint_picking_policy else {
+        return Err(Fault::new("endpoint_picking_policy", "is missing"));
+    };
+    match listed(&inner, depth - 1, notes).map_err(|fault| fault.within("endpoint_picking_policy"))? {
+        Entry::Unknown => Err(Fault::new(
+            "endpoint_picking_policy.policies",
+            "none of them is supported",
+        )),
+        known => Ok(known),
     }
 }
 
-fn least_request(count: Option<&UInt32Value>) -> Result<LbPolicy, Fault> {
-    match count.map_or(DEFAULT_CHOICES, |count| count.value) {
-        few @ 0..2 => Err(Fault::new(
-            "choice_count",
-            format!("must be at least 2, not {few} (gRFC A48)"),
+fn least_request(count: Option<&UInt32Value>, bias: Option<&RuntimeDouble>) -> Result<LbPolicy, Fault> {
+    let choices = match count.map_or(LeastRequest::DEFAULT.choices, |count| count.value) {
+        few @ 0..2 => {
+            return Err(Fault::new(
+                "choice_count",
+                format!("must be at least 2, not {few} (gRFC A48)"),
+            ));
+        }
+        choices => choices.min(LeastRequest::MAX_CHOICES),
+    };
+    let bias_per_mille = match bias.map(|bias| bias.default_value) {
+        None => LeastRequest::DEFAULT.bias_per_mille,
+        Some(bias) => per_mille("active_request_bias.default_value", bias)?,
+    };
+    Ok(LbPolicy::LeastRequest(LeastRequest {
+        choices,
+        bias_per_mille,
+    }))
+}
+
+/// A number of zero or more, in thousandths; what is more than those hold is as good as endless.
+pub(super) fn per_mille(field: &str, value: f64) -> Result<u32, Fault> {
+    if value.is_nan() || value < 0.0 {
+        return Err(Fault::new(field, format!("must be at least 0, not {value}")));
+    }
+    // Saturates.
+    Ok((value * 1_000.0).round() as u32)
+}
+
+fn ring_hash(
+    (least, most): (Option<&UInt64Value>, Option<&UInt64Value>),
+    function: RingFunction,
+) -> Result<LbPolicy, Fault> {
+    let size = |field: &str, value: Option<&UInt64Value>, default: u32| match value.map(|value| value.value) {
+        None => Ok(default),
+        Some(size) if size > u64::from(RingHash::MAX_SIZE) => Err(Fault::new(
+            field,
+            format!("must be at most {}, not {size}", RingHash::MAX_SIZE),
         )),
-        choices => Ok(LbPolicy::LeastRequest {
-            choices: choices.min(MAX_CHOICES),
-        }),
+        // An empty ring has no place for a call.
+        Some(size) => Ok((size as u32).max(1)),
+    };
+    let min_size = size("minimum_ring_size", least, RingHash::DEFAULT.min_size)?;
+    let max_size = size("maximum_ring_size", most, RingHash::DEFAULT.max_size)?;
+    if min_size > max_size {
+        let reason = format!("{min_size} is more than maximum_ring_size, {max_size}");
+        return Err(Fault::new("minimum_ring_size", reason));
+    }
+    Ok(LbPolicy::RingHash(RingHash {
+        min_size,
+        max_size,
+        function,
+    }))
+}
+
+fn maglev(size: Option<&UInt64Value>) -> Result<LbPolicy, Fault> {
+    let config = match size {
+        None => Some(Maglev::DEFAULT),
+        Some(size) => Maglev::new(size.value),
+    };
+    let reason = || format!("must be a prime of at most {}", Maglev::MAX_SIZE);
+    config
+        .map(LbPolicy::Maglev)
+        .ok_or_else(|| Fault::new("table_size", reason()))
+}
+
+/// What the older shape asks of both policies that hash.
+fn hashing(common: Option<&CommonLbConfig>, notes: &mut Notes) {
+    let Some(config) = common.and_then(|common| common.consistent_hashing_lb_config.as_ref()) else {
+        return;
+    };
+    by_address(config.use_hostname_for_hashing, notes);
+    unbounded(config.hash_balance_factor.as_ref(), notes);
+}
+
+/// And the newer one.
+fn consistent(config: Option<&ConsistentHashingLbConfig>, notes: &mut Notes) {
+    let Some(config) = config else { return };
+    by_address(config.use_hostname_for_hashing, notes);
+    unbounded(config.hash_balance_factor.as_ref(), notes);
+    if !config.hash_policy.is_empty() {
+        notes.add("hash_policy of a load balancing policy is not had: the route's holds");
+    }
+}
+
+fn by_address(by_hostname: bool, notes: &mut Notes) {
+    if by_hostname {
+        notes.add("use_hostname_for_hashing is not had: endpoints are hashed by address");
+    }
+}
+
+fn unbounded(factor: Option<&UInt32Value>, notes: &mut Notes) {
+    if factor.is_some_and(|factor| factor.value != 0) {
+        notes.add("hash_balance_factor is not had: an endpoint takes all calls that hash to it");
     }
 }

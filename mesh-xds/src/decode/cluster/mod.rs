@@ -10,12 +10,15 @@ use crate::proto::cluster::Cluster as Proto;
 use crate::resource::{ClusterSpec, Discovery, ResourceKind};
 
 mod breakers;
+mod client_weights;
+mod common_lb;
 mod discovery;
 mod dns;
 mod lb;
 mod outlier;
 mod protocol;
 mod retries;
+mod slow_start;
 
 /// The most entries of `transport_socket_matches`: istiod writes two, and each endpoint is held against all of them.
 const MAX_TLS_MATCHES: usize = 32;
@@ -33,6 +36,7 @@ impl Resource for ClusterSpec {
         let cluster = Cluster {
             by_authority: discovery == Discovery::OriginalDestination,
             lb: lb::policy(proto, notes)?,
+            common_lb: common_lb::common_lb(proto, context, notes)?,
             tls_matches: tls_matches(proto, context, notes)?,
             connect_timeout: match &proto.connect_timeout {
                 None => Cluster::DEFAULT_CONNECT_TIMEOUT,

@@ -1,7 +1,4 @@
-//! `ClusterLoadAssignment`: localities with their weights and priorities, flattened to endpoints (gRFC A27).
-//!
-//! Envoy and gRPC choose a locality by weight and then an endpoint in it. Here an endpoint carries its share among all of
-//! its priority, which gives each the same part of the traffic with one draw less.
+//! `ClusterLoadAssignment`: localities with their weights and priorities, as one list of endpoints (gRFC A27).
 //!
 //! Clusters that bring their endpoints along (STATIC, DNS) are read by the same rules, except that their localities need no
 //! name.
@@ -24,7 +21,6 @@ use crate::proto::percent::{FractionalPercent, fractional_percent::DenominatorTy
 use crate::resource::{Endpoints, ResourceKind};
 
 pub(super) mod groups;
-mod share;
 
 use groups::{Member, Place, flatten};
 
@@ -52,7 +48,7 @@ pub(super) fn read(
         seen: HashSet::new(),
         profile: context.profile,
     };
-    let endpoints = flatten::<Endpoint, _>(proto, localities_named, context, notes, &mut reader)?;
+    let (endpoints, localities) = flatten::<Endpoint, _>(proto, localities_named, context, notes, &mut reader)?;
     let drops = proto.policy.iter().flat_map(|policy| &policy.drop_overloads);
     let drops = drops.enumerate().map(|(index, drop)| {
         drop_overload(drop).map_err(|fault| fault.within(format_args!("policy.drop_overloads[{index}]")))
@@ -61,6 +57,7 @@ pub(super) fn read(
     Ok(Endpoints {
         endpoints: endpoints.into(),
         drops: drops.into_iter().filter(|drop| drop.per_million > 0).collect(),
+        localities,
     })
 }
 
@@ -100,8 +97,8 @@ impl groups::Read<Endpoint> for Addresses {
 }
 
 impl Member for Endpoint {
-    fn weight(&mut self) -> &mut Weight {
-        &mut self.weight
+    fn weight(&self) -> Weight {
+        self.weight
     }
 }
 

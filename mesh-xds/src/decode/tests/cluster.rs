@@ -1,6 +1,8 @@
 //! Clusters and their TLS.
 
-use mesh_core::config::{Cluster, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, ReportedMetric, TlsMode};
+use mesh_core::config::{
+    Cluster, ExpectedPeers, LbPolicy, LeastRequest, LoadReporting, MutualTls, ReportedMetric, TlsMode,
+};
 
 use super::*;
 use crate::encode::{self, Dialect};
@@ -14,7 +16,7 @@ fn mutual() -> TlsMode {
     })
 }
 
-fn cluster_proto() -> cluster::Cluster {
+pub(super) fn cluster_proto() -> cluster::Cluster {
     let cluster = Cluster::new("c", mutual(), Vec::new());
     cluster::Cluster::decode(&*encode::cluster(&cluster, Dialect::Mesh)).unwrap()
 }
@@ -233,7 +235,11 @@ fn clusters_that_are_taken() {
             policies: vec![policy(unknown), policy(pack(&wrr))],
         });
     });
-    assert_eq!(listed.cluster.lb, LbPolicy::LeastRequest { choices: 10 });
+    let ten = LeastRequest {
+        choices: 10,
+        ..LeastRequest::DEFAULT
+    };
+    assert_eq!(listed.cluster.lb, LbPolicy::LeastRequest(ten));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use mesh_core::config::{Endpoint, Health, Locality, Weight};
+use mesh_core::config::{Endpoint, Health, Localities, Locality, Weight};
 
 use super::*;
 use crate::encode;
@@ -10,7 +10,8 @@ use crate::proto::{core, endpoint, protobuf};
 use crate::resource::Endpoints;
 
 fn endpoints_proto(endpoints: &[Endpoint]) -> endpoint::ClusterLoadAssignment {
-    endpoint::ClusterLoadAssignment::decode(&*encode::endpoints(&"c".into(), endpoints, &[])).unwrap()
+    endpoint::ClusterLoadAssignment::decode(&*encode::endpoints(&"c".into(), endpoints, &[], &Localities::default()))
+        .unwrap()
 }
 
 fn at(port: u16) -> Endpoint {
@@ -95,28 +96,62 @@ fn endpoints_that_are_refused() {
 }
 
 #[test]
-fn localities_share_by_weight() {
-    let shares = |change: fn(&mut endpoint::ClusterLoadAssignment)| -> Vec<u32> {
-        let proto = endpoints_proto(&[in_zone("a", 1, 1), in_zone("a", 2, 3), in_zone("b", 3, 5)]);
-        let read = accepted::<Endpoints>(proto, change);
-        read.endpoints.iter().map(|endpoint| endpoint.weight.0).collect()
+fn what_localities_weigh_stands_beside_their_endpoints() {
+    type Read = (Vec<u32>, Vec<(u32, String, u32)>);
+    let read = |envoys: bool, change: fn(&mut endpoint::ClusterLoadAssignment)| -> Read {
+        let mut proto = endpoints_proto(&[in_zone("a", 1, 1), in_zone("a", 2, 3), in_zone("b", 3, 5)]);
+        change(&mut proto);
+        let by = if envoys { envoy() } else { context() };
+        let read = decode::<Endpoints>(&raw(&proto), &by).unwrap().value.unwrap();
+        let own = read.endpoints.iter().map(|endpoint| endpoint.weight.0).collect();
+        let weights = read.localities.weights.iter();
+        let weights = weights.map(|one| (one.priority, one.locality.zone.to_string(), one.weight.0));
+        (own, weights.collect())
     };
-    assert_eq!(shares(|_| {}), [1, 3, 5]);
-    // Zone a gets three quarters, of which its second endpoint gets three quarters.
-    let quarters = shares(|proto| {
-        proto.endpoints[0].load_balancing_weight = Some(protobuf::UInt32Value { value: 3 });
-        proto.endpoints[1].load_balancing_weight = Some(protobuf::UInt32Value { value: 1 });
+    let of = |a: u32, b: u32| vec![(0, "a".to_owned(), a), (0, "b".to_owned(), b)];
+    for envoys in [false, true] {
+        // What their endpoints weigh together is not worth a word.
+        assert_eq!(read(envoys, |_| {}), (vec![1, 3, 5], vec![]));
+        let weighed = read(envoys, |proto| {
+            proto.endpoints[0].load_balancing_weight = Some(protobuf::UInt32Value { value: 3 });
+            proto.endpoints[1].load_balancing_weight = Some(protobuf::UInt32Value { value: 1 });
+        });
+        assert_eq!(weighed, (vec![1, 3, 5], of(3, 1)));
+        // Where none is weighed they are pooled.
+        let pooled = read(envoys, |proto| {
+            for locality in &mut proto.endpoints {
+                locality.load_balancing_weight = None;
+            }
+        });
+        assert_eq!(pooled, (vec![1, 3, 5], vec![]));
+    }
+    // A locality that weighs nothing, or is the only one not weighed, gets nothing in gRPC; in Envoy, where they are weighed.
+    let changes: [fn(&mut endpoint::ClusterLoadAssignment); 2] = [
+        |proto| proto.endpoints[1].load_balancing_weight = None,
+        |proto| proto.endpoints[1].load_balancing_weight = Some(protobuf::UInt32Value { value: 0 }),
+    ];
+    for change in changes {
+        assert_eq!(read(false, change), (vec![1, 3], vec![]));
+        assert_eq!(read(true, change), (vec![1, 3, 5], of(4, 0)));
+    }
+}
+
+#[test]
+fn how_health_is_counted() {
+    let proto = |change: fn(&mut endpoint::cluster_load_assignment::Policy)| {
+        accepted::<Endpoints>(endpoints_proto(&[at(1)]), |proto| {
+            change(proto.policy.get_or_insert_default());
+        })
+        .localities
+    };
+    assert_eq!(proto(|_| {}), Localities::default());
+    let tight = proto(|policy| policy.overprovisioning_factor = Some(protobuf::UInt32Value { value: 100 }));
+    assert_eq!(tight.overprovisioning_factor, 100);
+    assert!(proto(|policy| policy.weighted_priority_health = true).weighted_health);
+    refused::<Endpoints>(endpoints_proto(&[at(1)]), "policy.overprovisioning_factor", |proto| {
+        let policy = proto.policy.get_or_insert_default();
+        policy.overprovisioning_factor = Some(protobuf::UInt32Value { value: 0 });
     });
-    assert_eq!(quarters, [750, 2250, 1000]);
-    // A locality that weighs nothing, or is the only one not weighed, gets nothing.
-    assert_eq!(shares(|proto| proto.endpoints[1].load_balancing_weight = None), [1, 3]);
-    // Where none is weighed they are pooled.
-    let pooled = shares(|proto| {
-        for locality in &mut proto.endpoints {
-            locality.load_balancing_weight = None;
-        }
-    });
-    assert_eq!(pooled, [1, 3, 5]);
 }
 
 #[test]

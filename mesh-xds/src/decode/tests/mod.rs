@@ -5,6 +5,7 @@ mod cp6;
 mod endpoint;
 pub(crate) mod istiod;
 pub(crate) mod kinds;
+mod lb;
 mod limits;
 mod listener;
 mod roundtrip;

@@ -6,17 +6,20 @@
 //! `service_name`, STATIC, STRICT_DNS, LOGICAL_DNS, ORIGINAL_DST, aggregate). What those are decoded to is written down by hand
 //! in the tables beside this, and that no bytes of them are fatal is fuzzed.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, Cluster, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers, Fault, FaultFilter,
-    HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy, LoadReporting, Metadata,
-    MutualTls, NameKind, NameMatch, OutlierRules, Pattern, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat,
-    ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, Roots, Route, RouteTree, RoutingPriority, StringMatch,
-    TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
+    Backoff, ClientWeights, Cluster, CommonLb, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers,
+    Failover, Fault, FaultFilter, HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy,
+    LeastRequest, LoadReporting, Localities, Locality, LocalityWeight, Maglev, Metadata, MutualTls, NameKind,
+    NameMatch, OutlierRules, Pattern, Percent, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader,
+    RetryBudget, RetryLimits, RetryOn, RetryPolicy, RingFunction, RingHash, Roots, Route, RouteTree, RoutingPriority,
+    SlowStart, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination,
+    VirtualHost, Weight,
 };
 use proptest::prelude::*;
 
@@ -182,12 +185,82 @@ fn unlike(text: Box<str>, test: &StringMatch) -> StringMatch {
     }
 }
 
-fn clusters() -> impl Strategy<Value = Cluster> {
-    let lb = prop_oneof![
+fn policies() -> impl Strategy<Value = LbPolicy> {
+    let functions = prop::sample::select(vec![RingFunction::XxHash, RingFunction::Murmur2]);
+    let ring = (1..=RingHash::MAX_SIZE, 1..=RingHash::MAX_SIZE, functions);
+    let ring = ring.prop_map(|(one, other, function)| RingHash {
+        min_size: one.min(other),
+        max_size: one.max(other),
+        function,
+    });
+    let least = (2..=LeastRequest::MAX_CHOICES, any::<u32>());
+    let table = prop::sample::select(vec![2, 251, 65_537, 5_000_011]);
+    prop_oneof![
         Just(LbPolicy::RoundRobin),
         Just(LbPolicy::Random),
-        (2u32..=10).prop_map(|choices| LbPolicy::LeastRequest { choices }),
-    ];
+        least.prop_map(|(choices, bias_per_mille)| {
+            LbPolicy::LeastRequest(LeastRequest {
+                choices,
+                bias_per_mille,
+            })
+        }),
+        ring.prop_map(LbPolicy::RingHash),
+        table.prop_map(|size| LbPolicy::Maglev(Maglev::new(size).unwrap())),
+        client_weights().prop_map(LbPolicy::ClientSideWeightedRoundRobin),
+        any::<bool>().prop_map(|shuffle| LbPolicy::PickFirst { shuffle }),
+    ]
+}
+
+fn client_weights() -> impl Strategy<Value = ClientWeights> {
+    let time = |least: u64| (least..1 << 40).prop_map(Duration::from_nanos);
+    let update = ClientWeights::MIN_UPDATE.as_nanos() as u64;
+    // As fine as a float of 32 bits holds it.
+    let penalty = 0u32..1 << 23;
+    (
+        prop::option::of(time(0)),
+        time(0),
+        time(0),
+        time(update),
+        penalty,
+        prop::collection::vec(reported_metrics(), 0..4),
+    )
+        .prop_map(
+            |(out_of_band, blackout, expiration, update, error_penalty_per_mille, metrics)| ClientWeights {
+                out_of_band,
+                blackout,
+                expiration,
+                update,
+                error_penalty_per_mille,
+                metrics: metrics.into(),
+            },
+        )
+}
+
+fn reported_metrics() -> impl Strategy<Value = ReportedMetric> {
+    prop_oneof![
+        Just(ReportedMetric::CpuUtilization),
+        Just(ReportedMetric::MemUtilization),
+        Just(ReportedMetric::ApplicationUtilization),
+        Just(ReportedMetric::AllNamed),
+        "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
+    ]
+}
+
+/// What gRPC's other clients are told in its place.
+fn policy_told_to_grpc(policy: &LbPolicy) -> LbPolicy {
+    match policy {
+        LbPolicy::LeastRequest(_) | LbPolicy::Random => LbPolicy::RoundRobin,
+        LbPolicy::Maglev(_) => LbPolicy::RingHash(RingHash::DEFAULT),
+        LbPolicy::RingHash(config) => LbPolicy::RingHash(RingHash {
+            function: RingFunction::XxHash,
+            ..*config
+        }),
+        LbPolicy::RoundRobin | LbPolicy::ClientSideWeightedRoundRobin(_) | LbPolicy::PickFirst { .. } => policy.clone(),
+    }
+}
+
+fn clusters() -> impl Strategy<Value = Cluster> {
+    let lb = policies();
     let expected = prop::collection::btree_map(text(), string_tests(), 0..3);
     let sni = prop::option::of("[a-z_.]{1,20}").prop_map(|sni| sni.map(Box::from));
     let mutual = (expected, sni).prop_map(|(expected, sni)| {
@@ -205,14 +278,7 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         mode,
     });
     let matches = prop::collection::vec(one, 0..3);
-    let metric = prop_oneof![
-        Just(ReportedMetric::CpuUtilization),
-        Just(ReportedMetric::MemUtilization),
-        Just(ReportedMetric::ApplicationUtilization),
-        Just(ReportedMetric::AllNamed),
-        "[a-z.]{1,9}".prop_map(|key| ReportedMetric::Named(key.into())),
-    ];
-    let metrics = prop::option::of(prop::collection::vec(metric, 0..4));
+    let metrics = prop::option::of(prop::collection::vec(reported_metrics(), 0..4));
     let limits = (
         breakers(),
         retry_limits(),
@@ -225,23 +291,32 @@ fn clusters() -> impl Strategy<Value = Cluster> {
         matches,
         1u64..1 << 40,
         limits,
-        (metrics, connections()),
+        (metrics, connections(), common_lbs()),
     )
         .prop_map(
-            |(name, lb, tls, matches, nanos, (breakers, retry_limits, outlier), (metrics, connections))| Cluster {
-                lb,
-                connections: Arc::new(connections),
-                tls_matches: matches.into(),
-                connect_timeout: Duration::from_nanos(nanos),
-                breakers,
-                retry_limits,
-                outlier,
-                // Endpoints go by the cluster's name at our serving end.
-                load_reporting: metrics.map(|metrics| LoadReporting {
-                    metrics: metrics.into(),
-                    ..LoadReporting::of(name.as_str())
-                }),
-                ..Cluster::new(name.as_str(), tls, Vec::new())
+            |(name, lb, tls, matches, nanos, (breakers, retry_limits, outlier), (metrics, connections, common_lb))| {
+                Cluster {
+                    common_lb: CommonLb {
+                        // Of others it cannot be said.
+                        slow_start: common_lb
+                            .slow_start
+                            .filter(|_| matches!(lb, LbPolicy::RoundRobin | LbPolicy::LeastRequest(_))),
+                        ..common_lb
+                    },
+                    lb,
+                    connections: Arc::new(connections),
+                    tls_matches: matches.into(),
+                    connect_timeout: Duration::from_nanos(nanos),
+                    breakers,
+                    retry_limits,
+                    outlier,
+                    // Endpoints go by the cluster's name at our serving end.
+                    load_reporting: metrics.map(|metrics| LoadReporting {
+                        metrics: metrics.into(),
+                        ..LoadReporting::of(name.as_str())
+                    }),
+                    ..Cluster::new(name.as_str(), tls, Vec::new())
+                }
             },
         )
 }
@@ -387,6 +462,55 @@ fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
     })
 }
 
+/// What is said of the localities of `list` beside their endpoints: weights of all of them or of none.
+fn localities_of(
+    list: &[Endpoint],
+    weights: &[u32],
+    overprovisioning_factor: u32,
+    weighted_health: bool,
+) -> Localities {
+    let mut sums: BTreeMap<(u32, Arc<Locality>), u32> = BTreeMap::new();
+    for endpoint in list {
+        *sums
+            .entry((endpoint.priority, Arc::clone(&endpoint.locality)))
+            .or_default() += endpoint.weight.0;
+    }
+    let mut weights = weights.iter().copied();
+    let mut all = Vec::new();
+    let mut as_written = true;
+    for ((priority, locality), sum) in sums {
+        let weight = weights.next().unwrap_or(sum);
+        as_written &= weight == sum;
+        all.push(LocalityWeight {
+            priority,
+            locality,
+            weight: Weight(weight),
+        });
+    }
+    Localities {
+        weights: if as_written { Arc::default() } else { all.into() },
+        overprovisioning_factor,
+        weighted_health,
+    }
+}
+
+/// gRPC's rules, or any of Envoy's that can be said together.
+fn common_lbs() -> impl Strategy<Value = CommonLb> {
+    let slow = (1u64..1 << 40, 1u32..10_000, 0u32..=100).prop_map(|(nanos, aggression_per_mille, percent)| SlowStart {
+        window: Duration::from_nanos(nanos),
+        aggression_per_mille,
+        min_weight: Percent::new(percent).unwrap(),
+    });
+    let envoys = (0u32..=100, 0u32..3).prop_map(|(percent, sort)| CommonLb {
+        panic_threshold: Percent::new(percent).unwrap(),
+        by_locality: sort == 1,
+        fail_on_panic: sort == 2,
+        ..CommonLb::ENVOY
+    });
+    let rules = prop_oneof![Just(CommonLb::GRPC), envoys];
+    (rules, prop::option::of(slow)).prop_map(|(common, slow_start)| CommonLb { slow_start, ..common })
+}
+
 fn bytes_of<R: Resource>(bytes: Vec<u8>) -> R {
     bytes_in(bytes, &context())
 }
@@ -463,8 +587,13 @@ proptest! {
         // It is not asked for load reports.
         let max = cluster.retry_limits.max.unwrap_or(cluster.breakers.default.max_requests);
         let retry_limits = RetryLimits { max: Some(max), ..cluster.retry_limits };
+        // It knows no other rules of failover than its own.
+        let common_lb = match cluster.common_lb.failover {
+            Failover::Spill => cluster.common_lb,
+            Failover::FirstReady => CommonLb { slow_start: cluster.common_lb.slow_start, ..CommonLb::ENVOY },
+        };
         let tls = told_to_others(&cluster.tls);
-        let expected = Cluster { tls, tls_matches, load_reporting: None, retry_limits, ..cluster };
+        let expected = Cluster { tls, tls_matches, load_reporting: None, retry_limits, common_lb, ..cluster };
         prop_assert_eq!(read.cluster, expected);
     }
 
@@ -482,7 +611,8 @@ proptest! {
             (own, _) => own.clone(),
         };
         let tls = told_to_others(&tls);
-        let expected = Cluster { lb: LbPolicy::RoundRobin, tls, tls_matches: Arc::default(), ..cluster };
+        let lb = policy_told_to_grpc(&cluster.lb);
+        let expected = Cluster { lb, common_lb: CommonLb::GRPC, tls, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }
 
@@ -490,12 +620,17 @@ proptest! {
     fn endpoints_survive_the_wire(
         list in endpoint_lists(),
         shares in prop::collection::vec(("[a-z]{0,3}", 1..=DropOverload::ALL), 0..4),
+        weights in prop::collection::vec(1u32..5000, 0..10),
+        factor in 1u32..300,
+        by_weight in any::<bool>(),
     ) {
+        let localities = localities_of(&list, &weights, factor, by_weight);
         let drop = |(category, per_million): (String, u32)| DropOverload { category: category.into(), per_million };
         let drops: Vec<DropOverload> = shares.into_iter().map(drop).collect();
-        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list, &drops));
+        let read = bytes_of::<Endpoints>(encode::endpoints(&"c".into(), &list, &drops, &localities));
         prop_assert_eq!(&*read.endpoints, &*list);
         prop_assert_eq!(&*read.drops, &*drops);
+        prop_assert_eq!(&read.localities, &localities);
     }
 
     #[test]

@@ -230,8 +230,8 @@ fn sidecar_clusters_and_endpoints() {
     );
     let v1 = &specs[1].cluster;
     assert_eq!(
-        (v1.lb, v1.breakers.default.max_requests),
-        (LbPolicy::LeastRequest { choices: 2 }, u32::MAX)
+        (v1.lb.clone(), v1.breakers.default.max_requests),
+        (LbPolicy::LEAST_REQUEST, u32::MAX)
     );
     assert_eq!(v1.connect_timeout, Duration::from_secs(10));
     let endpoints: Endpoints = value(&super::endpoints(&subset("v1")), &envoy());

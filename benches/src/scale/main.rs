@@ -5,6 +5,9 @@
 //! through the client's own state, without a socket (`mesh_xds::measuring`). Beside it stands what the data plane does with
 //! the change: from the publication until requests are served by it.
 //!
+//! A third thing is measured by itself: the hosts of one cluster of 100,000 endpoints, beside those of one of 100
+//! ([`hosts`]): to make them, what each idle one keeps, to follow a change of one, and to pick one.
+//!
 //! Memory and allocations do not move with the machine's load, so they gate (`--check`). Times have a limit that is told, and
 //! gate at ten times that: a busy machine passes, and a full rebuild, which is a hundred times the limit, does not.
 //!
@@ -25,6 +28,8 @@ use mesh_xds::measuring::{self, Client};
 use serde_json::{Value, json};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::sync::Notify;
+
+mod hosts;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -85,9 +90,11 @@ fn main() -> Result<(), Failure> {
         reports.push(report);
         missed.extend(over);
     }
+    let (hosts, over) = runtime.block_on(async { hosts::measure() })?;
+    missed.extend(over);
     println!(
         "{}",
-        json!({ "what": "a client at scale", "shapes": reports, "missed": missed })
+        json!({ "what": "a client at scale", "shapes": reports, "hosts": hosts, "missed": missed })
     );
     match missed.is_empty() || !is_check {
         true => Ok(()),

@@ -1,0 +1,161 @@
+//! What the data plane keeps and does for a cluster of 100,000 endpoints, beside one of 100.
+//!
+//! A pick must not look at more hosts because there are more: it may cost what the memory that they lie in costs, and no more.
+//! So it is told for both sizes, and gates as their ratio; single picks are timed, so that one in a hundred is seen, and what
+//! the clock itself takes is told beside it.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_client::measuring::Hosts;
+use mesh_core::Link;
+use mesh_core::config::{Cluster, Endpoint, Snapshot, TlsMode, Weight};
+use serde_json::{Value, json};
+use stats_alloc::Region;
+
+use super::{ALLOCATOR, CHANGES, Failure, NOISE, address, millis};
+
+/// The cluster that is asked about, and the one that it is compared with.
+const MANY: usize = 100_000;
+const FEW: usize = 100;
+/// Single picks that are timed of each.
+const PICKS: usize = 200_000;
+
+/// The longest that making the hosts may take.
+const BUILT_WITHIN: Duration = Duration::from_millis(300);
+/// The most bytes of heap that an idle host keeps, what the configuration keeps of its endpoint included.
+const BYTES_PER_HOST: f64 = 400.0;
+/// The longest that following a change of one endpoint may take.
+const CHANGED_WITHIN: Duration = Duration::from_millis(5);
+/// The longest that 99 of 100 picks may take.
+const PICKED_WITHIN: Duration = Duration::from_micros(2);
+/// By how much a pick among many may be dearer than one among few: their hosts do not all lie in the processor's caches.
+const PICK_RATIO: f64 = 10.0;
+
+/// The figures, and the limits that were missed.
+pub(super) fn measure() -> Result<(Value, Vec<String>), Failure> {
+    let link = Link::fixed(Snapshot::empty(), None);
+    println!("\nhosts of 1 cluster x {MANY} endpoints");
+    let heap = Region::new(ALLOCATOR);
+    let configured = cluster(MANY, 1);
+    let start = Instant::now();
+    let hosts = Hosts::new(&link, &configured);
+    let built = start.elapsed();
+    let change = heap.change();
+    let kept = (change.bytes_allocated as f64 - change.bytes_deallocated as f64) / MANY as f64;
+    println!("  {:<34} {:>10.3} ms", "build", millis(built));
+    println!("  {:<34} {kept:10.1} bytes of heap per endpoint", "kept");
+
+    let mut times: Vec<Duration> = (0..CHANGES)
+        .map(|turn| {
+            let changed = cluster(MANY, turn + 2);
+            let start = Instant::now();
+            hosts.update(&changed);
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    let changed = times[times.len() / 2];
+    println!("  {:<34} {:>10.3} ms", "one changed endpoint", millis(changed));
+
+    let few = Hosts::new(&link, &cluster(FEW, 1));
+    let (of_few, of_many) = (Picks::of(&few)?, Picks::of(&hosts)?);
+    of_few.tell("pick among 100");
+    of_many.tell("pick among 100,000");
+    let ratio = of_many.each / of_few.each;
+    println!("  {:<34} {ratio:>10.2}", "ratio of the mean");
+
+    let mut missed = Vec::new();
+    let mut gate = |is_over: bool, what: String| {
+        if is_over {
+            missed.push(format!("hosts: {what}"));
+        }
+    };
+    gate(kept > BYTES_PER_HOST, format!("{kept:.0} bytes per host"));
+    gate(built > BUILT_WITHIN * NOISE, format!("built in {} ms", millis(built)));
+    gate(
+        changed > CHANGED_WITHIN * NOISE,
+        format!("{} ms for one change", millis(changed)),
+    );
+    gate(
+        of_many.p99 > PICKED_WITHIN * NOISE,
+        format!("a pick of {:?}", of_many.p99),
+    );
+    gate(of_many.allocations > 0, format!("{} allocations", of_many.allocations));
+    gate(
+        ratio > PICK_RATIO,
+        format!("a pick among many is {ratio:.1} of one among few"),
+    );
+    let report = json!({
+        "build_ms": millis(built), "kept_bytes_per_endpoint": kept.round(), "changed_ms": millis(changed),
+        "pick": { "few": of_few.json(), "many": of_many.json(), "ratio": ratio },
+        "within_limits": built <= BUILT_WITHIN && changed <= CHANGED_WITHIN && of_many.p99 <= PICKED_WITHIN,
+    });
+    Ok((report, missed))
+}
+
+/// So many endpoints, of which one weighs `weight`.
+fn cluster(endpoints: usize, weight: u32) -> Arc<Cluster> {
+    let mut list: Vec<Endpoint> = (0u32..)
+        .take(endpoints)
+        .map(|number| Endpoint::new(address(number)))
+        .collect();
+    let middle = list.len() / 2;
+    list[middle].weight = Weight(weight);
+    Arc::new(Cluster::new("many", TlsMode::Plaintext, list))
+}
+
+/// What picks cost.
+struct Picks {
+    /// Nanoseconds of one, on average.
+    each: f64,
+    p50: Duration,
+    p99: Duration,
+    /// What the clock takes.
+    clock: Duration,
+    allocations: usize,
+}
+
+impl Picks {
+    fn of(hosts: &Hosts) -> Result<Self, Failure> {
+        let mut times = Vec::with_capacity(PICKS);
+        let heap = Region::new(ALLOCATOR);
+        let start = Instant::now();
+        for _ in 0..PICKS {
+            black_box(hosts.pick().ok_or("nobody was picked")?);
+        }
+        let each = start.elapsed().as_nanos() as f64 / PICKS as f64;
+        for _ in 0..PICKS {
+            let start = Instant::now();
+            black_box(hosts.pick().ok_or("nobody was picked")?);
+            times.push(start.elapsed());
+        }
+        let change = heap.change();
+        times.sort_unstable();
+        let mut clock: Vec<Duration> = (0..1_000).map(|_| Instant::now().elapsed()).collect();
+        clock.sort_unstable();
+        Ok(Self {
+            each,
+            p50: times[PICKS / 2],
+            p99: times[PICKS * 99 / 100],
+            clock: clock[clock.len() / 2],
+            allocations: change.allocations + change.reallocations,
+        })
+    }
+
+    fn tell(&self, what: &str) {
+        println!(
+            "  {what:<34} {:>10.1} ns each, {} ns at the median and {} ns at p99 with {} ns of the clock, {} allocations",
+            self.each,
+            self.p50.as_nanos(),
+            self.p99.as_nanos(),
+            self.clock.as_nanos(),
+            self.allocations
+        );
+    }
+
+    fn json(&self) -> Value {
+        json!({ "ns": self.each, "p50_ns": self.p50.as_nanos() as u64, "p99_ns": self.p99.as_nanos() as u64 })
+    }
+}

@@ -1,0 +1,256 @@
+//! The hosts of a cluster, arranged for being picked.
+//!
+//! All endpoints have a host here, those included that are not called at the moment, for their health or their priority: which
+//! are called changes without notice, and what a host has (connections, counters) is not to be lost by it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_core::balance::Ask;
+use mesh_core::balance::levels::{GoneTo, LevelPicker, Member as _, Plan, shares};
+use mesh_core::config::{Cluster, Failover, LbPolicy, TlsMode};
+use mesh_core::entropy::Draw;
+use mesh_core::report::Loads;
+
+use super::Host;
+use super::counting::Counting;
+use super::handle::Parts;
+
+/// The hosts of a cluster with the picker made for them and the settings they are called by: swapped as one, or a pick
+/// would point at the wrong host.
+#[derive(Debug)]
+pub(crate) struct HostSet {
+    /// With the endpoints that this process calls.
+    pub(crate) cluster: Arc<Cluster>,
+    /// As it is configured: the same value, where all of its endpoints are called.
+    pub(super) wanted: Arc<Cluster>,
+    /// As the picker groups them.
+    pub(crate) hosts: Box<[Arc<Host>]>,
+    pub(crate) counting: Counting,
+    picker: LevelPicker,
+    /// Which endpoint each of `hosts` is; `None`: they stand in the order of the configuration.
+    order: Option<Box<[u32]>>,
+    /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
+    modes: Vec<Arc<TlsMode>>,
+}
+
+/// The hosts of a cluster's endpoints, in their order.
+pub(super) struct Living {
+    pub(super) hosts: Vec<Arc<Host>>,
+    /// Those of the old set that no endpoint stands for any more as they are.
+    pub(super) gone: Vec<Arc<Host>>,
+    /// The places of those that were made for it, in order; none of a first set, in which nobody is newer than the others.
+    new: Vec<usize>,
+    modes: Vec<Arc<TlsMode>>,
+}
+
+impl HostSet {
+    /// Arranges the hosts of what is `wanted`, as far as it is called, by what is known of them now. `percent`: how much of its weight the host of an endpoint
+    /// has, by index, where new ones get their share bit by bit.
+    pub(super) fn new(
+        [wanted, cluster]: [Arc<Cluster>; 2],
+        living: Living,
+        percent: Option<&dyn Fn(usize) -> u32>,
+        draw: &mut Draw,
+        loads: &Loads,
+    ) -> (Self, Vec<Arc<Host>>) {
+        let Living { hosts, gone, modes, .. } = living;
+        tell(&cluster, &hosts, percent);
+        let watched = cluster.outlier.is_some();
+        let is_out = |index: usize| watched && hosts[index].is_ejected();
+        let plan = Plan::of(&cluster, is_out, cluster.lb.is_hashed());
+        let order = plan.order.clone();
+        let hosts: Box<[Arc<Host>]> = match &order {
+            None => hosts.into(),
+            Some(order) => order.iter().map(|index| Arc::clone(&hosts[*index as usize])).collect(),
+        };
+        let first_ready = cluster.common_lb.failover == Failover::FirstReady;
+        let picker = LevelPicker::new(plan, &cluster.lb, &hosts, first_ready, draw);
+        let endpoints = (0..hosts.len()).map(|place| &cluster.endpoints[endpoint_at(order.as_deref(), place)]);
+        let set = Self {
+            counting: Counting::new(&cluster, endpoints, loads),
+            cluster,
+            wanted,
+            hosts,
+            picker,
+            order,
+            modes,
+        };
+        (set, gone)
+    }
+
+    /// The place of the host to call; `None` when none may be called.
+    pub(crate) fn pick(
+        &self,
+        ask: Ask,
+        tried: impl Fn(&Arc<Host>) -> bool,
+        gone_to: Option<GoneTo<'_>>,
+        draw: &mut Draw,
+    ) -> Option<usize> {
+        match gone_to {
+            None => self.picker.pick(&self.hosts, ask, tried, draw),
+            Some(gone_to) => self.picker.pick_again(&self.hosts, ask, tried, gone_to, draw),
+        }
+    }
+
+    /// The priority of the host at a place.
+    pub(crate) fn priority(&self, place: usize) -> u32 {
+        self.cluster.endpoints[endpoint_at(self.order.as_deref(), place)].priority
+    }
+
+    /// How the picker deals out calls.
+    pub(super) fn levels(&self) -> &LevelPicker {
+        &self.picker
+    }
+}
+
+fn endpoint_at(order: Option<&[u32]>, place: usize) -> usize {
+    order.map_or(place, |order| order[place] as usize)
+}
+
+/// Gives each host its weight, and what else its endpoint says of it. Where new hosts get theirs bit by bit, all weights are a hundred times what they are elsewhere:
+/// only their ratio counts.
+fn tell(cluster: &Cluster, hosts: &[Arc<Host>], percent: Option<&dyn Fn(usize) -> u32>) {
+    let reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
+    let is_hashed = cluster.lb.is_hashed();
+    let shares = is_hashed.then(|| shares(cluster)).flatten();
+    for (index, (host, endpoint)) in hosts.iter().zip(cluster.endpoints.iter()).enumerate() {
+        let weight = shares.as_ref().map_or(endpoint.weight.0, |shares| shares[index]);
+        let percent = percent.map_or(1, |percent| percent(index));
+        host.reweigh(weight.saturating_mul(percent));
+        if is_hashed {
+            host.rename(endpoint.hash_key());
+        }
+        if reports {
+            host.listen();
+        }
+    }
+}
+
+impl Living {
+    /// A host for each endpoint of `cluster`: that of the `old` set where address and security are the same.
+    ///
+    /// An update mostly changes little: what both lists begin and end with is matched by its place, and only what lies between
+    /// is looked up.
+    pub(super) fn of(cluster: &Cluster, old: Option<&HostSet>, parts: &Parts) -> Self {
+        let modes = Modes::new(cluster, old.map_or(&[][..], |old| old.modes.as_slice()));
+        let before = old.map_or_else(Vec::new, HostSet::by_endpoint);
+        let after = &cluster.endpoints;
+        let tls = |index: usize| modes.of(cluster.tls_for(&after[index]));
+        let keeps = |host: &Host, index: usize| host.address() == after[index].address && same(host.tls(), tls(index));
+        let shorter = before.len().min(after.len());
+        let start = (0..shorter).take_while(|index| keeps(before[*index], *index)).count();
+        let from_end = |back: &usize| keeps(before[before.len() - 1 - back], after.len() - 1 - back);
+        let end = (0..shorter - start).take_while(from_end).count();
+
+        let key = |address: SocketAddr, tls: Option<&Arc<TlsMode>>| (address, tls.map(Arc::as_ptr));
+        let mut known: HashMap<_, &Arc<Host>> = HashMap::new();
+        let mut gone = Vec::new();
+        for host in &before[start..before.len() - end] {
+            // Two of one address and one security: one is enough.
+            gone.extend(known.insert(key(host.address(), host.tls()), host).cloned());
+        }
+        let (mut hosts, mut new) = (Vec::with_capacity(after.len()), Vec::new());
+        hosts.extend(before[..start].iter().map(|host| Arc::clone(host)));
+        for index in start..after.len() - end {
+            let (address, tls) = (after[index].address, tls(index));
+            if let Some(host) = known.remove(&key(address, tls)) {
+                hosts.push(Arc::clone(host));
+                continue;
+            }
+            // Other security means other connections: what was agreed under the old rules is not carried over.
+            hosts.push(Arc::new(Host::new(address, after[index].weight.0, tls.cloned(), parts)));
+            if old.is_some() {
+                new.push(index);
+            }
+        }
+        hosts.extend(before[before.len() - end..].iter().map(|host| Arc::clone(host)));
+        gone.extend(known.into_values().cloned());
+        Self {
+            hosts,
+            gone,
+            new,
+            modes: modes.used(),
+        }
+    }
+
+    /// Each host's address, whether it was made now, and whether it is out.
+    pub(super) fn members(&self) -> impl Iterator<Item = (SocketAddr, bool, bool)> {
+        let hosts = self.hosts.iter().enumerate();
+        hosts.map(|(index, host)| {
+            (
+                host.address(),
+                self.new.binary_search(&index).is_ok(),
+                host.is_ejected(),
+            )
+        })
+    }
+}
+
+impl HostSet {
+    /// Its hosts in the order of the endpoints.
+    fn by_endpoint(&self) -> Vec<&Arc<Host>> {
+        let mut hosts: Vec<&Arc<Host>> = self.hosts.iter().collect();
+        if let Some(order) = &self.order {
+            for (host, index) in self.hosts.iter().zip(order) {
+                hosts[*index as usize] = host;
+            }
+        }
+        hosts
+    }
+}
+
+/// The TLS modes of a cluster, each value as one `Arc`: that of the hosts there are, where they are called with it already.
+struct Modes<'a> {
+    /// By the place that `Cluster::tls_for` points to.
+    places: Vec<(&'a TlsMode, Option<Arc<TlsMode>>)>,
+}
+
+impl<'a> Modes<'a> {
+    fn new(cluster: &'a Cluster, old: &[Arc<TlsMode>]) -> Self {
+        let mut distinct = old.to_vec();
+        let all = std::iter::once(&cluster.tls).chain(cluster.tls_matches.iter().map(|one| &one.mode));
+        let places = all.map(|mode| {
+            if *mode == TlsMode::Plaintext {
+                return (mode, None);
+            }
+            let known = distinct.iter().find(|known| ***known == *mode).cloned();
+            let tls = known.unwrap_or_else(|| {
+                let new = Arc::new(mode.clone());
+                distinct.push(Arc::clone(&new));
+                new
+            });
+            (mode, Some(tls))
+        });
+        Self {
+            places: places.collect(),
+        }
+    }
+
+    fn of(&self, mode: &TlsMode) -> Option<&Arc<TlsMode>> {
+        let place = self.places.iter().find(|(place, _)| std::ptr::eq(*place, mode));
+        place
+            .expect("a cluster's endpoints are called with modes of the cluster")
+            .1
+            .as_ref()
+    }
+
+    fn used(self) -> Vec<Arc<TlsMode>> {
+        let mut used: Vec<Arc<TlsMode>> = Vec::new();
+        for tls in self.places.into_iter().filter_map(|(_, tls)| tls) {
+            if !used.iter().any(|known| Arc::ptr_eq(known, &tls)) {
+                used.push(tls);
+            }
+        }
+        used
+    }
+}
+
+fn same(a: Option<&Arc<TlsMode>>, b: Option<&Arc<TlsMode>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,74 @@
+//! `common_lb_config`: among which priorities and localities an endpoint is chosen.
+//!
+//! gRPC knows nothing of it and has rules of its own (A56). But a control plane that says by which share of healthy endpoints a
+//! priority panics writes for somebody who spills and panics, as Envoy does; so there Envoy's rules hold, by whatever profile.
+
+use mesh_core::config::{CommonLb, Percent};
+use prost::Name;
+
+use super::slow_start::slow_start;
+use crate::bootstrap::Profile;
+use crate::decode::{Context, Fault, Notes};
+use crate::proto::cluster::Cluster as Proto;
+use crate::proto::cluster::cluster::CommonLbConfig;
+use crate::proto::cluster::cluster::common_lb_config::LocalityConfigSpecifier;
+use crate::proto::lb::wrr_locality::v3::WrrLocality;
+
+pub(super) fn common_lb(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<CommonLb, Fault> {
+    let config = proto.common_lb_config.as_ref();
+    let threshold = config.and_then(|config| config.healthy_panic_threshold.as_ref());
+    let slow_start = slow_start(proto)?;
+    if context.profile == Profile::Grpc && threshold.is_none() {
+        return Ok(CommonLb {
+            slow_start,
+            ..CommonLb::GRPC
+        });
+    }
+    let inner = |fault: Fault| fault.within("common_lb_config");
+    let panic_threshold = match threshold {
+        None => CommonLb::DEFAULT_PANIC_THRESHOLD,
+        Some(threshold) => percent(threshold.value).map_err(inner)?,
+    };
+    let specifier = config.and_then(|config| config.locality_config_specifier.as_ref());
+    let mut common = CommonLb {
+        panic_threshold,
+        by_locality: chooses_localities(proto),
+        slow_start,
+        ..CommonLb::ENVOY
+    };
+    match specifier {
+        None => {}
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => common.by_locality = true,
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => {
+            common.fail_on_panic = zones.fail_traffic_on_panic;
+            if proto.common_lb_config.as_ref().is_some_and(asks_for_zones) {
+                notes.add("zone_aware_lb_config is not had: endpoints of all zones are called alike");
+            }
+        }
+    }
+    Ok(common)
+}
+
+/// Envoy's default is to route by zone, but only for who knows the cluster of its own: with nothing said there is nothing to note.
+fn asks_for_zones(config: &CommonLbConfig) -> bool {
+    matches!(
+        &config.locality_config_specifier,
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones))
+            if zones.routing_enabled.is_some() || zones.min_cluster_size.is_some()
+    )
+}
+
+/// Envoy cuts off what is less than a percent.
+fn percent(value: f64) -> Result<Percent, Fault> {
+    let whole = (0.0..=100.0).contains(&value).then_some(value as u32);
+    whole
+        .and_then(Percent::new)
+        .ok_or_else(|| Fault::new("healthy_panic_threshold", "must be a percentage"))
+}
+
+/// The policy that weighs localities (gRFC A52) is said by its name; what stands in it is read with the other policies.
+fn chooses_localities(proto: &Proto) -> bool {
+    let policies = proto.load_balancing_policy.iter().flat_map(|list| &list.policies);
+    let mut configs = policies.filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
+    configs.any(|any| any.type_url == WrrLocality::type_url())
+}
