@@ -23,10 +23,10 @@ pub(crate) struct TypeSet {
     /// restarted, or to another one, is not sent what it holds.
     pub(crate) versions: BTreeMap<Arc<str>, Arc<str>>,
     /// Of each route configuration, the clusters that it leads to; of other kinds empty.
-    pub(crate) clusters: BTreeMap<Arc<str>, Names>,
+    pub(crate) clusters: BTreeMap<Arc<str>, Arc<Names>>,
 }
 
-type Names = BTreeSet<Arc<str>>;
+pub(crate) type Names = BTreeSet<Arc<str>>;
 
 /// What one group of clients is told, in each dialect.
 #[derive(Clone, Debug)]
@@ -236,8 +236,8 @@ fn written<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> Resources {
     trees.map(one).collect()
 }
 
-fn leading<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> BTreeMap<Arc<str>, Names> {
-    let clusters = |tree: &RouteTree| tree.clusters().map(|name| name.as_str().into()).collect();
+fn leading<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> BTreeMap<Arc<str>, Arc<Names>> {
+    let clusters = |tree: &RouteTree| Arc::new(tree.clusters().map(|name| name.as_str().into()).collect());
     trees.map(|tree| (Arc::clone(&tree.name), clusters(tree))).collect()
 }
 

@@ -28,6 +28,7 @@ use super::delta::DeltaState;
 use super::encoded::{Encoded, View};
 use super::load::LoadBoard;
 use super::machine::{MAX_NAMES, Machine};
+use super::release::RELEASE_LIMIT;
 use super::service::Caller;
 use super::warming::WARMING_LIMIT;
 use crate::csds::ClientView;
@@ -46,6 +47,12 @@ use crate::wire::{DeltaRequest, DeltaResponse, MAX_REFUSAL_BYTES, Request, Respo
 const MAX_STEPS: usize = 64;
 /// The most responses to what one step can say: every kind once, twice for what is made anew, and once more for what is gone.
 const MAX_RESPONSES: usize = 4 * ResourceKind::COUNT;
+/// The longest that anything waits.
+const LONGEST_WAIT: Duration = if WARMING_LIMIT.as_secs() > RELEASE_LIMIT.as_secs() {
+    WARMING_LIMIT
+} else {
+    RELEASE_LIMIT
+};
 /// The most bytes of a report's name on the board.
 const MAX_REPORTED_NAME_BYTES: usize = 512;
 
@@ -181,7 +188,7 @@ where
             }
             4 => {
                 stream.now += if how % 2 == 0 {
-                    WARMING_LIMIT
+                    LONGEST_WAIT
                 } else {
                     Duration::from_millis(1)
                 };
@@ -242,7 +249,7 @@ impl<M: Spoken> Stream<M> {
     }
 
     fn falls_silent(&mut self) {
-        for wait in [Duration::ZERO, WARMING_LIMIT] {
+        for wait in [Duration::ZERO, LONGEST_WAIT] {
             self.now += wait;
             let spoken = (0..=MAX_RESPONSES).take_while(|_| self.speaks()).count();
             assert!(spoken <= MAX_RESPONSES, "it never falls silent");

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::clients::Acknowledged;
+use super::clients::{Acknowledged, SubscriptionReport};
 use super::encoded::TypeSet;
 use super::machine::WILDCARD;
 use super::nack::{Nack, Verdict};
+use super::order::{Told, Waits};
 use super::warming::Answered;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
@@ -14,51 +15,31 @@ use crate::wire::{NOT_FOUND, Raw, ResourceError, Response};
 
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
-    pub(super) wildcard: bool,
-    pub(super) names: BTreeSet<Arc<str>>,
+    wildcard: bool,
+    names: BTreeSet<Arc<str>>,
     /// A request waits for its answer, even if that has nothing new.
     owed: bool,
     /// Of the newest response; zero before there is one.
     nonce: u64,
     /// The names of what was in it.
     last: Vec<Arc<str>>,
-    pub(super) version: Option<Arc<str>>,
+    version: Option<Arc<str>>,
     sent: BTreeMap<Arc<str>, Arc<[u8]>>,
+    /// Of those, what the client did not ask for in between.
+    dropped: BTreeSet<Arc<str>>,
     /// Names that the client was told are not there.
     told_absent: BTreeSet<Arc<str>>,
     /// What it said to the newest response.
     acknowledged: Acknowledged,
     /// What it does not use of what was sent last, or may not use, and why. A later response without it takes nothing back.
     doubts: BTreeMap<Arc<str>, Doubt>,
-    pub(super) answered: Answered,
+    answered: Answered,
 }
 
 #[derive(Debug)]
 enum Doubt {
     Refused(Arc<str>),
     Unknown,
-}
-
-/// What is not to be said yet.
-#[derive(Debug)]
-pub(super) enum Waits {
-    Nothing,
-    /// That something is no more.
-    Removals,
-    /// These.
-    These(BTreeSet<Arc<str>>),
-}
-
-impl Waits {
-    /// Whether this is not to be sent.
-    pub(super) fn holds(&self, name: &str) -> bool {
-        matches!(self, Self::These(names) if names.contains(name))
-    }
-
-    /// Whether something is not to be sent.
-    pub(super) fn hold_some(&self) -> bool {
-        matches!(self, Self::These(names) if !names.is_empty())
-    }
 }
 
 impl Subscription {
@@ -91,7 +72,7 @@ impl Subscription {
     }
 
     /// What is known of what the client uses.
-    pub(super) fn acknowledged(&self) -> Acknowledged {
+    fn acknowledged(&self) -> Acknowledged {
         let refused = self.doubts.values().find_map(|doubt| match doubt {
             Doubt::Refused(why) => Some(Arc::clone(why)),
             Doubt::Unknown => None,
@@ -104,9 +85,15 @@ impl Subscription {
         }
     }
 
-    /// Whether the newest response is not answered.
-    pub(super) fn is_waited_for(&self) -> bool {
-        self.version.is_some() && self.acknowledged == Acknowledged::Waiting
+    /// These names came with an answer to an older response. That is no change of subscription, and is said again with the
+    /// answer to the newest. But a name that is not among them its client may have dropped in between, with what it was told.
+    pub(super) fn stale(&mut self, kind: ResourceKind, names: &[Arc<str>]) {
+        // Of the others the newest response has everything.
+        if !kind.absence_means_deleted() {
+            let names: BTreeSet<&Arc<str>> = names.iter().collect();
+            let dropped = self.sent.keys().filter(|name| !names.contains(name));
+            self.dropped.extend(dropped.cloned());
+        }
     }
 
     /// Answers as if this were the first request.
@@ -120,21 +107,6 @@ impl Subscription {
         self.answered.retain(|_| false);
     }
 
-    /// Sends these once more.
-    pub(super) fn send_again(&mut self, names: &[Arc<str>]) {
-        for name in names {
-            self.sent.remove(name);
-        }
-    }
-
-    /// Sends these once more, as if the client had never had them.
-    pub(super) fn forget(&mut self, names: &[Arc<str>]) {
-        self.send_again(names);
-        for name in names {
-            self.answered.forget(name);
-        }
-    }
-
     pub(super) fn subscribe(&mut self, kind: ResourceKind, names: Vec<Arc<str>>, first: bool) {
         let mut names: BTreeSet<Arc<str>> = names.into_iter().collect();
         let star = names.remove(WILDCARD);
@@ -143,49 +115,13 @@ impl Subscription {
             self.wildcard = star || (names.is_empty() && (first || self.wildcard));
         }
         let (wildcard, kept) = (self.wildcard, &names);
-        self.sent.retain(|name, _| wildcard || kept.contains(name));
+        let dropped = std::mem::take(&mut self.dropped);
+        self.sent
+            .retain(|name, _| wildcard || (kept.contains(name) && !dropped.contains(name)));
         self.told_absent.retain(|name| kept.contains(name));
         self.doubts.retain(|name, _| wildcard || kept.contains(name));
         self.answered.retain(|name| wildcard || kept.contains(name));
         self.names = names;
-    }
-
-    fn wants(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
-    }
-
-    /// Whether something that is wanted and published was not sent, or not so; of a kind whose absence deletes, also whether
-    /// something is to be deleted.
-    pub(super) fn differs(&self, kind: ResourceKind, set: &TypeSet) -> bool {
-        let mut gone = self.sent.keys().filter(|name| !set.resources.contains_key(*name));
-        self.changed(set).next().is_some() || (kind.absence_means_deleted() && gone.next().is_some())
-    }
-
-    /// The names of what is wanted and published and was not sent, or not so.
-    pub(super) fn changed<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = &'a Arc<str>> {
-        let wanted = set.resources.iter().filter(|(name, _)| self.wants(name));
-        let changed = wanted.filter(|(name, bytes)| self.sent.get(*name) != Some(*bytes));
-        changed.map(|(name, _)| name)
-    }
-
-    /// The clusters that the next response takes away. Of other kinds nobody asks.
-    pub(super) fn gone(&self, kind: ResourceKind, set: &TypeSet, waits: &Waits) -> Vec<Arc<str>> {
-        if kind != ResourceKind::Cluster || matches!(waits, Waits::Removals) {
-            return Vec::new();
-        }
-        let gone = self.sent.keys().filter(|name| !set.resources.contains_key(*name));
-        gone.cloned().collect()
-    }
-
-    /// The clusters that were sent otherwise than they are now. Of other kinds nobody asks.
-    pub(super) fn renewed(&self, kind: ResourceKind, set: &TypeSet) -> Vec<Arc<str>> {
-        if kind != ResourceKind::Cluster {
-            return Vec::new();
-        }
-        let renewed =
-            |(name, bytes): &(&Arc<str>, &Arc<[u8]>)| set.resources.get(*name).is_some_and(|new| new != *bytes);
-        let sent = self.sent.iter().filter(renewed);
-        sent.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     pub(super) fn response(
@@ -206,15 +142,13 @@ impl Subscription {
             }
         }
         let mut held = waits.hold_some();
-        if matches!(waits, Waits::Removals) {
-            for (name, bytes) in &self.sent {
-                if !set.resources.contains_key(name) {
-                    held = true;
-                    wanted.insert(Arc::clone(name), Arc::clone(bytes));
-                }
+        for (name, bytes) in self.sent.iter().filter(|_| whole) {
+            if waits.keep(name) && !set.resources.contains_key(name) {
+                held = true;
+                wanted.insert(Arc::clone(name), Arc::clone(bytes));
             }
         }
-        let errors = self.absent(kind, set, &wanted, dialect);
+        let errors = self.absent(kind, set, waits, dialect);
         let changed = if whole { wanted != self.sent } else { !wanted.is_empty() };
         // Of routes and endpoints, absence says nothing: the answer comes when there is something to say.
         let owed = std::mem::take(&mut self.owed) && (whole || !wanted.is_empty());
@@ -250,13 +184,7 @@ impl Subscription {
     }
 
     /// Tells our own client at once of names that do not exist (xRFC TP3), where others find out by waiting.
-    fn absent(
-        &mut self,
-        kind: ResourceKind,
-        set: &TypeSet,
-        held: &BTreeMap<Arc<str>, Arc<[u8]>>,
-        dialect: Dialect,
-    ) -> Vec<ResourceError> {
+    fn absent(&mut self, kind: ResourceKind, set: &TypeSet, waits: &Waits, dialect: Dialect) -> Vec<ResourceError> {
         self.told_absent.retain(|name| !set.resources.contains_key(name));
         if dialect != Dialect::Mesh {
             return Vec::new();
@@ -264,7 +192,8 @@ impl Subscription {
         let missing: Vec<Arc<str>> = self
             .names
             .iter()
-            .filter(|name| !set.resources.contains_key(*name) && !held.contains_key(*name))
+            .filter(|name| !set.resources.contains_key(*name))
+            .filter(|name| !waits.keep(name))
             .filter(|name| !self.told_absent.contains(*name))
             .cloned()
             .collect();
@@ -279,5 +208,86 @@ impl Subscription {
             code: NOT_FOUND,
         };
         missing.into_iter().map(error).collect()
+    }
+}
+
+impl Told for Subscription {
+    fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.sent.contains_key(name)
+    }
+
+    fn current<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = &'a Arc<str>> {
+        let current = self
+            .sent
+            .iter()
+            .filter(|(name, bytes)| set.resources.get(*name) == Some(*bytes));
+        current.map(|(name, _)| name)
+    }
+
+    fn changed<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = &'a Arc<str>> {
+        let wanted = set.resources.iter().filter(|(name, _)| self.wants(name));
+        let changed = wanted.filter(|(name, bytes)| self.sent.get(*name) != Some(*bytes));
+        changed.map(|(name, _)| name)
+    }
+
+    fn renewed(&self, set: &TypeSet) -> Vec<Arc<str>> {
+        let renewed =
+            |(name, bytes): &(&Arc<str>, &Arc<[u8]>)| set.resources.get(*name).is_some_and(|new| new != *bytes);
+        let sent = self.sent.iter().filter(renewed);
+        sent.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    fn gone(&self, set: &TypeSet, waits: &Waits) -> Vec<Arc<str>> {
+        let gone = self
+            .sent
+            .keys()
+            .filter(|name| !set.resources.contains_key(*name) && !waits.keep(name));
+        gone.cloned().collect()
+    }
+
+    fn is_settled(&self, kind: ResourceKind, set: &TypeSet) -> bool {
+        let is_waited_for = self.version.is_some() && self.acknowledged == Acknowledged::Waiting;
+        // Of other kinds nothing is deleted.
+        let deletes = kind.absence_means_deleted() && !self.gone(set, &Waits::Nothing).is_empty();
+        !is_waited_for && !deletes && self.changed(set).next().is_none()
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self.acknowledged(), Acknowledged::Refused(_))
+    }
+
+    fn answered(&self) -> &Answered {
+        &self.answered
+    }
+
+    fn send_again(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            self.sent.remove(name);
+        }
+    }
+
+    fn forget(&mut self, names: &[Arc<str>]) {
+        self.send_again(names);
+        for name in names {
+            self.answered.forget(name);
+        }
+    }
+
+    fn report(&self, kind: ResourceKind) -> SubscriptionReport {
+        SubscriptionReport {
+            refused_at: None,
+            kind,
+            names: self.names.iter().cloned().collect(),
+            sent: self.version.clone(),
+            acknowledged: self.acknowledged(),
+        }
     }
 }

@@ -47,7 +47,11 @@ impl Warming {
             .retain(|name, _| clusters.resources.contains_key(name) && !is_warm(name));
         let mut held = BTreeSet::new();
         for name in changed {
-            let cold = routes.clusters.get(name).into_iter().flatten();
+            let cold = routes
+                .clusters
+                .get(name)
+                .into_iter()
+                .flat_map(|clusters| clusters.iter());
             // One that is not published is not to come.
             let cold = cold.filter(|cluster| clusters.resources.contains_key(*cluster) && !is_warm(cluster));
             let mut waits = false;

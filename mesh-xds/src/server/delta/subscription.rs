@@ -9,7 +9,7 @@ use crate::server::clients::{Acknowledged, SubscriptionReport};
 use crate::server::encoded::TypeSet;
 use crate::server::machine::{MAX_NAMES, WILDCARD};
 use crate::server::nack::{Nack, Verdict};
-use crate::server::subscription::Waits;
+use crate::server::order::{self, Told as _, Waits};
 use crate::server::warming::Answered;
 use crate::wire::{DeltaResponse, Raw, Versioned};
 
@@ -19,7 +19,7 @@ const MAX_UNANSWERED: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
-    pub(super) wildcard: bool,
+    wildcard: bool,
     names: BTreeSet<Arc<str>>,
     /// What the client was told, of the names that it wants.
     told: BTreeMap<Arc<str>, Told>,
@@ -29,7 +29,7 @@ pub(super) struct Subscription {
     unanswered: VecDeque<(u64, Vec<Arc<str>>)>,
     /// Of the newest response; zero before there is one.
     nonce: u64,
-    pub(super) answered: Answered,
+    answered: Answered,
     /// The published version that the client was brought to.
     version: Option<Arc<str>>,
 }
@@ -139,49 +139,6 @@ impl Subscription {
         self.names.len() > MAX_NAMES
     }
 
-    /// The clusters that were told otherwise than they are now. Of other kinds nobody asks.
-    pub(super) fn renewed(&self, kind: ResourceKind, set: &TypeSet) -> Vec<Arc<str>> {
-        if kind != ResourceKind::Cluster {
-            return Vec::new();
-        }
-        let changed = self.changed(set).map(|(name, _)| name);
-        let known = changed.filter(|name| self.told.get(*name).is_some_and(|told| told.version().is_some()));
-        known.cloned().collect()
-    }
-
-    /// The clusters that the next response takes away. Of other kinds nobody asks.
-    pub(super) fn gone(&self, kind: ResourceKind, set: &TypeSet, waits: &Waits) -> Vec<Arc<str>> {
-        if kind != ResourceKind::Cluster {
-            return Vec::new();
-        }
-        self.removed(set, waits).cloned().collect()
-    }
-
-    /// Tells these once more.
-    pub(super) fn send_again(&mut self, names: &[Arc<str>]) {
-        for name in names {
-            self.told.remove(name);
-        }
-    }
-
-    /// Tells these once more, as if the client had never heard of them.
-    pub(super) fn forget(&mut self, names: &[Arc<str>]) {
-        self.send_again(names);
-        for name in names {
-            self.answered.forget(name);
-        }
-    }
-
-    /// Whether the client has said something to the newest response.
-    pub(super) fn is_answered(&self) -> bool {
-        self.nonce == self.answered.newest()
-    }
-
-    /// Whether something is to be told.
-    pub(super) fn differs(&self, set: &TypeSet) -> bool {
-        self.changed(set).next().is_some() || self.removed(set, &Waits::Nothing).next().is_some()
-    }
-
     /// What is to be told, if anything, and need not wait. That something is gone does not if the client never had it.
     pub(super) fn response(
         &mut self,
@@ -191,7 +148,7 @@ impl Subscription {
         nonce: u64,
     ) -> Option<DeltaResponse> {
         let mut changed: Vec<_> = self
-            .changed(set)
+            .changed_versions(set)
             .filter(|(name, _)| !waits.holds(name))
             .map(|(name, version)| (Arc::clone(name), Arc::clone(version)))
             .collect();
@@ -247,16 +204,6 @@ impl Subscription {
         })
     }
 
-    pub(super) fn report(&self, kind: ResourceKind) -> SubscriptionReport {
-        SubscriptionReport {
-            refused_at: None,
-            kind,
-            names: self.names.iter().cloned().collect(),
-            sent: self.version.clone(),
-            acknowledged: self.acknowledged(),
-        }
-    }
-
     fn acknowledged(&self) -> Acknowledged {
         let refused = self.told.values().find_map(|told| match told {
             Told::Refused { why, .. } => Some(Arc::clone(why)),
@@ -273,19 +220,11 @@ impl Subscription {
         self.told.values().any(|told| matches!(told, Told::Unknown(_)))
     }
 
-    fn wants(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
-    }
-
-    fn changed<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> {
+    fn changed_versions<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> {
         set.versions.iter().filter(|(name, version)| {
             let told = self.told.get(*name).and_then(Told::version);
             self.wants(name) && told != Some(*version)
         })
-    }
-
-    pub(super) fn changed_names<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = &'a Arc<str>> {
-        self.changed(set).map(|(name, _)| name)
     }
 
     fn unknown(&self, set: &TypeSet) -> Vec<(Arc<str>, Arc<str>)> {
@@ -298,14 +237,85 @@ impl Subscription {
         unknown.collect()
     }
 
-    fn removed<'a>(&'a self, set: &'a TypeSet, waits: &Waits) -> impl Iterator<Item = &'a Arc<str>> {
-        let hold = matches!(waits, Waits::Removals);
-        let gone = self
-            .told
-            .iter()
-            .filter(move |(_, told)| !hold && told.version().is_some());
+    /// Whether the client has said something to the newest response.
+    fn is_answered(&self) -> bool {
+        self.nonce == self.answered.newest()
+    }
+
+    fn removed<'a>(&'a self, set: &'a TypeSet, waits: &'a Waits) -> impl Iterator<Item = &'a Arc<str>> {
+        let gone = self.told.iter().filter(|(_, told)| told.version().is_some());
         let never_told = self.names.iter().filter(|name| !self.told.contains_key(*name));
         let names = gone.map(|(name, _)| name).chain(never_told);
-        names.filter(|name| !set.resources.contains_key(*name))
+        names.filter(move |name| !set.resources.contains_key(*name) && !waits.keep(name))
+    }
+}
+
+impl order::Told for Subscription {
+    fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.told.get(name).and_then(Told::version).is_some()
+    }
+
+    fn current<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = &'a Arc<str>> {
+        let told = self
+            .told
+            .iter()
+            .filter_map(|(name, told)| Some((name, told.version()?)));
+        let current = told.filter(|(name, version)| set.versions.get(*name) == Some(*version));
+        current.map(|(name, _)| name)
+    }
+
+    fn changed<'a>(&'a self, set: &'a TypeSet) -> impl Iterator<Item = &'a Arc<str>> {
+        self.changed_versions(set).map(|(name, _)| name)
+    }
+
+    fn renewed(&self, set: &TypeSet) -> Vec<Arc<str>> {
+        self.changed(set).filter(|name| self.has(name)).cloned().collect()
+    }
+
+    fn gone(&self, set: &TypeSet, waits: &Waits) -> Vec<Arc<str>> {
+        self.removed(set, waits).cloned().collect()
+    }
+
+    fn is_settled(&self, _: ResourceKind, set: &TypeSet) -> bool {
+        self.is_answered() && self.changed(set).next().is_none() && self.removed(set, &Waits::Nothing).next().is_none()
+    }
+
+    fn is_refused(&self) -> bool {
+        self.told.values().any(|told| matches!(told, Told::Refused { .. }))
+    }
+
+    fn answered(&self) -> &Answered {
+        &self.answered
+    }
+
+    fn send_again(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            self.told.remove(name);
+        }
+    }
+
+    fn forget(&mut self, names: &[Arc<str>]) {
+        self.send_again(names);
+        for name in names {
+            self.answered.forget(name);
+        }
+    }
+
+    fn report(&self, kind: ResourceKind) -> SubscriptionReport {
+        SubscriptionReport {
+            refused_at: None,
+            kind,
+            names: self.names.iter().cloned().collect(),
+            sent: self.version.clone(),
+            acknowledged: self.acknowledged(),
+        }
     }
 }

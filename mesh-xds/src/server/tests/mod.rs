@@ -4,6 +4,7 @@ mod converge;
 mod delta;
 mod load;
 mod order;
+mod release;
 mod services;
 mod slow;
 
@@ -222,12 +223,13 @@ fn clusters_come_before_the_routes_that_need_them_and_go_after() {
     );
     client.hears_nothing(&new);
     client.asks(RDS, &response.nonce, &["t"]);
+    client.hears_nothing(&new);
+    // It holds a for its calls. What it is told has a in it, until it asks for a no more.
+    client.asks(CDS, &nonces[&CDS], &["a", "b"]);
     let response = client.hears(&new);
-    assert_eq!(
-        (response.kind(), response.resources.len()),
-        (Some(CDS), 0),
-        "now nothing needs a"
-    );
+    assert_eq!((response.kind(), response.resources.len()), (Some(CDS), 2));
+    client.asks(CDS, &response.nonce, &["b"]);
+    client.hears_nothing(&new);
 }
 
 #[test]
@@ -426,4 +428,21 @@ fn what_is_an_error_in_the_snapshot_is_not_sent() {
     let published = encoded(&snapshot, None, 1);
     assert!(published.view(Dialect::Mesh).of(CDS).resources.is_empty());
     assert_eq!(published.view(Dialect::Mesh).of(RDS).resources.len(), 1);
+}
+
+/// The client drops a name and asks for it again before its first word counts, since it answers an older response.
+#[test]
+fn what_was_dropped_and_is_asked_for_again_is_sent_again() {
+    let one = encoded(&snapshot("c", &[("c", 1), ("d", 2)]), None, 1);
+    let two = encoded(&snapshot("c", &[("c", 3), ("d", 2)]), Some(&one), 2);
+    let mut client = Client::new(Dialect::Grpc);
+    client.asks(EDS, "", &["c", "d"]);
+    let first = client.hears(&one);
+    let second = client.hears(&two);
+    assert_eq!(second.resources.len(), 1, "c alone");
+    client.asks(EDS, &first.nonce, &["c"]);
+    client.hears_nothing(&two);
+    client.asks(EDS, &second.nonce, &["c", "d"]);
+    assert_eq!(client.hears(&two).resources.len(), 1, "d");
+    client.hears_nothing(&two);
 }

@@ -2,8 +2,9 @@
 //! publishes, and after each single response what it holds is looked at. Both ends lag: what one says the other hears when it
 //! pleases, in the order in which it was said, and more is published meanwhile.
 //!
-//! The client asks as its kind does: gRPC by name, along the references, as it learns them; Envoy for all listeners and
-//! clusters, and for routes and endpoints by the names in those.
+//! The client asks as its kind does: gRPC by name, along the references, as it learns them, and for the clusters of the calls
+//! in its hands, which it holds for as long as they please; Envoy for all listeners and clusters, and for routes and
+//! endpoints by the names in those.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -63,7 +64,7 @@ impl Spoken for StreamState {
             kind: response.kind().unwrap(),
             nonce: response.nonce,
             resources: response.resources.into_iter().map(|raw| raw.bytes.into()).collect(),
-            removed: Vec::new(),
+            removed: response.errors.into_iter().map(|error| error.name.into()).collect(),
         })
     }
 }
@@ -107,22 +108,25 @@ struct Life<M> {
     asked: BTreeMap<ResourceKind, Names>,
     /// The same, as far as the server has heard.
     heard: BTreeMap<ResourceKind, Names>,
+    /// What the server told of what the client asks for, as far as it has heard.
+    told: BTreeMap<ResourceKind, Names>,
     /// Of the newest responses that the client has, and that the server made.
     nonces: BTreeMap<ResourceKind, String>,
     newest: BTreeMap<ResourceKind, String>,
     held: BTreeMap<ResourceKind, BTreeMap<Arc<str>, Arc<[u8]>>>,
     /// The clusters that an Envoy uses: those whose endpoints it got once it had them. One that changes it uses as it was.
     warm: Names,
+    /// The clusters that a client of names holds for calls that began on routes that it has no more.
+    calls: Names,
     up: VecDeque<Said>,
     down: VecDeque<Told>,
 }
 
-/// On its way from the server, with what it knew when it said so: what was published, and what it had heard of the client's
-/// subscription.
+/// On its way from the server, with what it knew when it said so: what was published, and what of this kind the client had.
 struct Told {
     heard: Heard,
     published: View,
-    wanted: Names,
+    had: Names,
 }
 
 /// On its way to the server.
@@ -141,10 +145,12 @@ impl<M: Spoken> Life<M> {
             names: BTreeMap::new(),
             asked: BTreeMap::new(),
             heard: BTreeMap::new(),
+            told: BTreeMap::new(),
             nonces: BTreeMap::new(),
             newest: BTreeMap::new(),
             held: ResourceKind::ALL.map(|kind| (kind, BTreeMap::new())).into(),
             warm: Names::new(),
+            calls: Names::new(),
             up: VecDeque::new(),
             down: VecDeque::new(),
         }
@@ -190,19 +196,24 @@ impl<M: Spoken> Life<M> {
             }
         }
         for _ in 0..steps {
-            match draw.below(3) {
-                0 => drop(self.server_speaks(now)),
-                1 => drop(self.server_hears()),
-                _ => drop(self.client_hears()),
+            match draw.below(10) {
+                0..3 => drop(self.server_speaks(now)),
+                3..6 => drop(self.server_hears()),
+                6..9 => drop(self.client_hears()),
+                _ => self.calls_end(),
             }
         }
     }
 
     /// Until nobody has anything to say.
     fn rest(&mut self, now: &View) {
+        self.calls_end();
         for _ in 0..MAX_MESSAGES {
             if !(self.server_hears() || self.server_speaks(now) || self.client_hears()) {
-                return self.is_current(now);
+                if self.calls.is_empty() {
+                    return self.is_current(now);
+                }
+                self.calls_end();
             }
         }
         panic!("they never fall silent");
@@ -214,6 +225,11 @@ impl<M: Spoken> Life<M> {
         self.server.say(kind, old.as_ref(), &new, &nonce, None);
         // In state of the world nothing is taken from an answer to anything but the newest response.
         if !M::WHOLE || nonce.is_empty() || self.newest.get(&kind) == Some(&nonce) {
+            let all = self.asks_for_all(kind);
+            self.told
+                .entry(kind)
+                .or_default()
+                .retain(|name| all || new.contains(name));
             self.heard.insert(kind, new);
         }
         true
@@ -233,12 +249,18 @@ impl<M: Spoken> Life<M> {
                 "{kind} {name} was not asked for"
             );
         }
-        let wanted = wanted.clone();
+        let brought = heard
+            .resources
+            .iter()
+            .map(|bytes| &self.names[&(kind, Arc::clone(bytes))]);
+        let told = self.told.entry(kind).or_default();
+        let had = told.clone();
+        told.extend(brought.cloned());
         self.newest.insert(kind, heard.nonce.clone());
         self.down.push_back(Told {
             heard,
             published: now.clone(),
-            wanted,
+            had,
         });
         true
     }
@@ -249,9 +271,16 @@ impl<M: Spoken> Life<M> {
         };
         let kind = told.heard.kind;
         let mut before: Names = self.held[&kind].keys().cloned().collect();
-        // What the server did not know to be wanted it could not keep.
-        before.retain(|name| self.asks_for_all(kind) || told.wanted.contains(name));
+        // What the server did not know to be there it could not keep.
+        before.retain(|name| told.had.contains(name));
+        let routed: Names = self.routed().collect();
         self.take(&told.heard);
+        if !self.is_envoy() {
+            // Some calls of every cluster that it has are on their way when the routes change.
+            let (led, has): (Names, _) = (self.routed().collect(), &self.held[&CDS]);
+            let left = routed.difference(&led).filter(|name| has.contains_key(*name));
+            self.calls.extend(left.cloned());
+        }
         self.looks_whole(kind, &before, &told.published);
         self.answer(&told.heard);
         true
@@ -291,6 +320,17 @@ impl<M: Spoken> Life<M> {
         self.nonces.insert(heard.kind, heard.nonce.clone());
         let asked = self.asked[&heard.kind].clone();
         self.ask(heard.kind, asked, &heard.nonce);
+        self.ask_along();
+    }
+
+    /// The calls on clusters that no route leads to end, and the client lets go of them.
+    fn calls_end(&mut self) {
+        self.calls.clear();
+        self.ask_along();
+    }
+
+    /// Asks for what is referred to, and for nothing else.
+    fn ask_along(&mut self) {
         let wanted: BTreeMap<ResourceKind, Names> = if self.is_envoy() {
             let ports = self.held[&LDS]
                 .keys()
@@ -299,7 +339,7 @@ impl<M: Spoken> Life<M> {
         } else {
             // The listener t:80 names the routes t:80.
             let routes = self.held[&LDS].keys().cloned().collect();
-            let clusters: Names = self.routed().collect();
+            let clusters: Names = self.routed().chain(self.calls.iter().cloned()).collect();
             [(RDS, routes), (CDS, clusters.clone()), (EDS, clusters)].into()
         };
         for (kind, names) in wanted {
@@ -311,11 +351,13 @@ impl<M: Spoken> Life<M> {
         }
     }
 
-    /// The clusters that the routes it holds name.
+    /// The clusters that the routes name which it holds, and which a listener names.
     fn routed(&self) -> impl Iterator<Item = Arc<str>> + use<M> {
+        let is_used = |name: &str| self.is_envoy() || self.held[&LDS].contains_key(name);
         let trees: Vec<RouteTree> = self.held[&RDS]
-            .values()
-            .map(|bytes| {
+            .iter()
+            .filter(|(name, _)| is_used(name))
+            .map(|(_, bytes)| {
                 let raw = crate::wire::Raw {
                     type_url: RDS.type_url().into(),
                     bytes: bytes.to_vec(),
@@ -336,15 +378,16 @@ impl<M: Spoken> Life<M> {
     fn looks_whole(&self, kind: ResourceKind, before: &Names, then: &View) {
         let about = format!("{:?}, incremental {}", self.dialect, !M::WHOLE);
         let routed: Names = self.routed().collect();
+        let needed: Names = routed.union(&self.calls).cloned().collect();
         for name in before.iter().filter(|name| !self.held[&kind].contains_key(*name)) {
-            // Nothing that was there and is there passes through absence, and no route loses the cluster it leads to.
+            // Nothing that was there and is there passes through absence, and no route and no call loses its cluster.
             assert!(
                 !then.of(kind).resources.contains_key(name),
                 "{about}: {kind} {name} went away"
             );
             assert!(
-                kind != CDS || !routed.contains(name),
-                "{about}: a route leads to {name}, which went away"
+                !matches!(kind, CDS | EDS) || !needed.contains(name),
+                "{about}: {kind} {name} went away, which a route leads to or a call needs"
             );
         }
         // Who asks for all uses a cluster before it has the route to it, however long that takes.
