@@ -9,11 +9,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use mesh_core::config::{ClusterName, LbPolicy, Reason, ReasonKind, RouteTree, Snapshot};
+use mesh_core::config::{Cluster, ClusterName, LbPolicy, Reason, ReasonKind, Resolved, RouteTree, Snapshot};
 use mesh_core::identity::Identity;
 use mesh_core::link::{Standing, WeakLink};
 use mesh_core::report::Tally;
-use mesh_core::{Entropy, Link, live, route};
+use mesh_core::{Entropy, Link, SharedMap, live, route};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -44,7 +44,9 @@ pub(crate) struct ClusterManager {
 #[derive(Default)]
 struct State {
     /// What the clusters were last reconciled with.
-    snapshot: Arc<Snapshot>,
+    snapshot: Weak<Snapshot>,
+    /// The clusters of that one: its routes are let go of, since snapshots that come in the midst of a reconcile must not pile up.
+    wanted: SharedMap<ClusterName, Resolved<Cluster>>,
     /// How the workload's identity stood then.
     standing: Option<Arc<Standing>>,
     /// Under whose name and by whose roots connections were last made.
@@ -189,7 +191,7 @@ impl ClusterManager {
     fn is_behind(&self) -> bool {
         let (state, snapshot, standing) = (self.lock(), self.snapshots.load(), self.identity.load());
         let seen = state.standing.as_ref();
-        !Arc::ptr_eq(&state.snapshot, &snapshot) || seen.is_none_or(|seen| !Arc::ptr_eq(seen, &standing))
+        !std::ptr::eq(state.snapshot.as_ptr(), Arc::as_ptr(&snapshot)) || seen.is_none_or(|seen| !Arc::ptr_eq(seen, &standing))
     }
 
     /// Does what time asks for; when to look again.
@@ -227,11 +229,12 @@ impl State {
     }
 
     fn reconcile_clusters(&mut self, snapshot: &Arc<Snapshot>, parts: &Parts) {
-        let before = std::mem::replace(&mut self.snapshot, Arc::clone(snapshot));
-        for name in snapshot.clusters().removed_since(before.clusters()) {
+        self.snapshot = Arc::downgrade(snapshot);
+        let before = std::mem::replace(&mut self.wanted, snapshot.clusters().clone());
+        for name in snapshot.clusters().removed_since(&before) {
             self.retire(name);
         }
-        for (name, cluster) in snapshot.clusters().changed_since(before.clusters()) {
+        for (name, cluster) in snapshot.clusters().changed_since(&before) {
             let Ok(cluster) = cluster else {
                 self.retire(name);
                 continue;
