@@ -132,7 +132,10 @@ fn mesh_ca(at: &str, config: MeshCaConfig) -> Result<MeshCa, BootstrapError> {
     Ok(MeshCa {
         uri,
         roots: roots(config.ca_certificate, config.ca_certificate_file).ok_or_else(|| {
-            BootstrapError::at(at, "needs ca_certificate_file (a PEM file) or ca_certificate (PEM itself)")
+            BootstrapError::at(
+                at,
+                "needs ca_certificate_file (a PEM file) or ca_certificate (PEM itself)",
+            )
         })?,
         id,
         token,

@@ -247,7 +247,10 @@ async fn the_systems_roots_are_those_that_its_environment_names() {
     for (file, expected) in [(root, "one"), (missing, "none")] {
         let name = "credentials::tests::the_systems_roots_are_those_that_its_environment_names";
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        let child = child.args(["--exact", name]).env("SSL_CERT_FILE", &file).env(CHILD, expected);
+        let child = child
+            .args(["--exact", name])
+            .env("SSL_CERT_FILE", &file)
+            .env(CHILD, expected);
         let output = child.env_remove("SSL_CERT_DIR").output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.contains("1 passed"), "{file:?}: {said}");

@@ -48,7 +48,11 @@ fn tls_that_names_no_roots_has_the_systems() {
     for config in ["", r#", "config": {}"#, r#", "config": {"ca_certificate_file": ""}"#] {
         let creds = format!(r#"{{"type": "tls"{config}}}"#);
         let servers = servers(&entry("a:1", &creds, "")).unwrap();
-        assert_eq!(servers[0].credentials, Credentials::Tls(Roots::System.into()), "{config}");
+        assert_eq!(
+            servers[0].credentials,
+            Credentials::Tls(Roots::System.into()),
+            "{config}"
+        );
     }
 }
 

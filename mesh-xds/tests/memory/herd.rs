@@ -3,12 +3,7 @@
 //! Memory is what the allocator has handed out and not got back: the control plane's and its clients' together, since they
 //! share a process here. What a herd costs either is in it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-#![allow(clippy::print_stdout, reason = "the figure is the result")]
-
-use std::alloc::System;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,12 +13,13 @@ use mesh_core::{Entropy, Snapshot};
 use mesh_xds::client::Report;
 use mesh_xds::server::{Caller, DiscoveryServices, Io, Peer, SnapshotCache};
 use mesh_xds::{Bootstrap, Connector, Node, XdsClient};
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{ALONE, Peak, held};
 
 const CLIENTS: usize = 1_000;
 /// Of them, in any second but the first.
@@ -38,27 +34,6 @@ const MOST_MEMORY: usize = 2;
 const LOOK: Duration = Duration::from_millis(50);
 /// Longer than anything goes on after everybody has converged.
 const QUIET: Duration = Duration::from_secs(60);
-
-#[global_allocator]
-static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-/// The heap is the process's, so there is one herd at a time.
-static HERD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// Bytes that are held.
-fn held() -> usize {
-    let stats = HEAP.stats();
-    stats.bytes_allocated.saturating_sub(stats.bytes_deallocated)
-}
-
-/// The most bytes that were held when somebody looked.
-#[derive(Clone, Default)]
-struct Peak(Arc<AtomicUsize>);
-
-impl Peak {
-    fn look(&self) {
-        self.0.fetch_max(held(), Ordering::Relaxed);
-    }
-}
 
 type Accepted = io::Result<Io<DuplexStream>>;
 
@@ -190,14 +165,14 @@ struct Restart {
 }
 
 async fn restart_after(outage: Duration) -> Restart {
-    let _alone = HERD.lock().await;
+    let _alone = ALONE.lock().await;
     let port = Port::default();
     let plane = Plane::start(&port, 1);
     let clients: Vec<_> = (0..CLIENTS as u64).map(|seed| client(&port, seed << 32)).collect();
     converged(&clients, 1).await;
     tokio::time::sleep(QUIET).await;
     let steady = held();
-    port.peak.0.store(0, Ordering::Relaxed);
+    port.peak.forget();
     let peak = port.peak.clone();
     let looking = tokio::spawn(async move {
         loop {
@@ -212,7 +187,7 @@ async fn restart_after(outage: Duration) -> Restart {
     let took = converged(&clients, 2).await - since;
     looking.abort();
     let (dialled, begun) = (most(&port.dialled, since), most(&port.begun, since));
-    let peak = port.peak.0.load(Ordering::Relaxed);
+    let peak = port.peak.bytes();
     println!(
         "CP-11: {CLIENTS} clients, away {} s: in any second after the first at most {dialled} dialled and {begun} began; \
          all converged in {:.1} s; at most {} KiB held, {} KiB before",
