@@ -1,12 +1,12 @@
 //! Ours, in two configurations.
 //!
-//! The lean path: route, 95/5 split, least request, route timeout (which is told to the peer in both of its headers), retry
-//! armed, budget, outlier detection, breakers.
+//! The lean path: route, 95/5 split, least request, route timeout, retry armed, budget, outlier detection, breakers.
 //!
-//! Everything that a configuration can ask for today: all of that, and header rules at three places on the way out and back, an
-//! authority to rewrite, faults that are drawn for every call and never hit, a mirror that gets no share, a limit per try with
-//! its alarm, the number of the try told to the peer, retriable status codes (so that good answers are judged too), and load
-//! reports by endpoint and locality. Not in it, since it is not there yet: trace context, the canary guard, full metrics.
+//! Everything that a configuration can ask for today: all of that, and both headers that tell the peer the time, header rules
+//! (one added, one taken out) on the way out and back, an authority to rewrite, faults that are drawn for every call and never
+//! hit, a mirror that gets no share, a limit per try with its alarm, retriable status codes (so that good answers are judged
+//! too), and load reports by endpoint and locality. Not in it, since it is not there yet: trace context, the canary guard, full
+//! metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,15 +63,14 @@ fn snapshot(server: &Server, asked: Asked) -> Result<Snapshot, Failure> {
     };
     let mut route = Route::to(Split::weighted([("payment-v1".into(), 95), ("payment-v2".into(), 5)])?);
     route.timeout = Some(Duration::from_secs(10));
-    let mut host = VirtualHost::new("payment", vec![Domain::Any], Vec::new());
+    // The header that tells the time is one of the things that everything has besides.
+    route.limits.untold = asked == Asked::Lean;
     if asked == Asked::Everything {
-        host.headers = rules(&[("x-mesh-host", "payment")], "x-internal-host")?;
         everything(&mut route)?;
     }
-    host.routes.push(Arc::new(route));
+    let host = VirtualHost::new("payment", vec![Domain::Any], vec![Arc::new(route)]);
     let mut tree = RouteTree::new("payment", vec![host]);
     if asked == Asked::Everything {
-        tree.headers = rules(&[("x-mesh-path", "%REQ(:path)%")], "x-internal")?;
         tree.fault_filters.push(FaultFilter {
             name: "envoy.filters.http.fault".into(),
             fault: Arc::new(fault()),
@@ -86,12 +85,11 @@ fn snapshot(server: &Server, asked: Asked) -> Result<Snapshot, Failure> {
 }
 
 fn everything(route: &mut Route) -> Result<(), Failure> {
-    route.headers = rules(&[("x-mesh-route", "charge")], "x-internal-route")?;
+    route.headers = rules()?;
     route.retry = RetryPolicy {
         on: RetryOn::parse("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"),
         statuses: [503].into(),
         per_try_timeout: Some(Duration::from_secs(2)),
-        announce_attempts: true,
         explicit: true,
         ..RetryPolicy::default()
     };
@@ -109,27 +107,19 @@ fn everything(route: &mut Route) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Adds `set` to requests and one header to answers, and takes `secret` out of both.
-fn rules(set: &[(&'static str, &str)], secret: &'static str) -> Result<Option<Arc<HeaderRules>>, Failure> {
-    let edit = |name: &'static str, value: &str| -> Result<HeaderEdit, Failure> {
+/// Adds a header to requests and to answers, and takes one out of both.
+fn rules() -> Result<Option<Arc<HeaderRules>>, Failure> {
+    let edits = |name| -> Result<_, Failure> {
         let action = AppendAction::OverwriteIfExistsOrAdd;
-        Ok(HeaderEdit::new(
-            HeaderName::from_static(name),
-            HeaderFormat::parse(value)?,
-            action,
-        )?)
+        let add = HeaderEdit::new(HeaderName::from_static(name), HeaderFormat::parse("charge")?, action)?;
+        Ok(HeaderEdits {
+            remove: vec![HeaderName::from_static("x-internal")],
+            add: vec![add],
+        })
     };
-    let add = set.iter().map(|(name, value)| edit(name, value));
-    let secret = HeaderName::from_static(secret);
     let rules = HeaderRules {
-        request: HeaderEdits {
-            remove: vec![secret.clone()],
-            add: add.collect::<Result<_, _>>()?,
-        },
-        response: HeaderEdits {
-            remove: vec![secret],
-            add: vec![edit("x-mesh", "yes")?],
-        },
+        request: edits("x-route")?,
+        response: edits("x-served-by")?,
     };
     Ok(rules.shared())
 }

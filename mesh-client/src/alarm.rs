@@ -68,7 +68,12 @@ impl Alarms {
 
     /// An alarm that goes off `after` from now. Nothing is listed before it is waited for.
     pub(crate) fn after(self: &Arc<Self>, after: Duration) -> Alarm {
-        let at = self.shared.since_base(Instant::now()).saturating_add(nanos(after));
+        self.from(Instant::now(), after)
+    }
+
+    /// As [`after`](Self::after), for who has looked at the clock already.
+    pub(crate) fn from(self: &Arc<Self>, now: Instant, after: Duration) -> Alarm {
+        let at = self.shared.since_base(now).saturating_add(nanos(after));
         Alarm {
             alarms: Arc::clone(self),
             at,
@@ -144,9 +149,9 @@ impl Alarm {
         list.entries[entry].as_ref().is_some_and(|entry| entry.waker.is_none())
     }
 
-    /// Sets it anew, to go off `after` from now.
-    pub(crate) fn again(&mut self, after: Duration) {
-        *self = self.alarms.after(after);
+    /// Sets it anew, to go off at `at`.
+    pub(crate) fn again(&mut self, at: Instant) {
+        *self = self.alarms.from(at, Duration::ZERO);
     }
 
     /// Ready once it is time.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -18,18 +19,21 @@ use crate::balance::{Allowed, Balance};
 use crate::body::ResponseBody;
 use crate::cluster::{AlreadyRunning, is_on_its_way, with_connector};
 use crate::connect::Connect;
-use crate::deadline::DeadlineLayer;
+use crate::deadline::{DeadlineFuture, DeadlineLayer, DeadlineService};
 use crate::error::Error;
 use crate::fault::{FaultLayer, FaultService};
 use crate::mirror::{MirrorLayer, MirrorService};
 use crate::request::{Attempt, Routed};
 use crate::retry::{RetryLayer, RetryService};
 use crate::rewrite::{RewriteLayer, RewriteService};
-use crate::route::{RouteLayer, heard_of};
-use crate::status::StatusLayer;
+use crate::route::{RouteFuture, RouteLayer, RouteService, heard_of};
+use crate::status::{StatusFuture, StatusLayer, StatusService};
 use crate::wait::until;
 
-type Boxed<B> = BoxCloneSyncService<Request<B>, Response<ResponseBody>, Error>;
+/// The rooms that the application may add to, erased; and around them those that it may not.
+type Boxed<B> = BoxCloneSyncService<Request<Routed<B>>, Response<ResponseBody>, Error>;
+type Erased = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>> + Send>>;
+type Rooms<B> = StatusService<RouteService<DeadlineService<Boxed<B>>>>;
 
 /// What an application calls: a `tower::Service` that takes HTTP requests to a target of the mesh.
 ///
@@ -42,7 +46,7 @@ type Boxed<B> = BoxCloneSyncService<Request<B>, Response<ResponseBody>, Error>;
 /// A gRPC call that fails in the mesh is an ordinary response with its `grpc-status`; any other request gets an [`Error`].
 /// Dropping a call's future or its response body cancels it at the peer.
 pub struct Channel<B> {
-    service: Boxed<B>,
+    service: Rooms<B>,
     route: RouteLayer,
 }
 
@@ -162,14 +166,15 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
         let route = RouteLayer::new(&self.link, &self.target);
         let balance = Balance::allowing(&self.link, &self.target, self.allowed);
         let service = ServiceBuilder::new()
-            // Erased once, here: the rooms below are one future in one allocation.
-            .layer_fn(BoxCloneSyncService::new)
             // Outermost of the rooms, since it must see every failure, whichever room it comes from.
             .layer(StatusLayer)
             // Everything below depends on which route took the call.
             .layer(route.clone())
             // Above retry: the limit is for all tries together.
             .layer(DeadlineLayer::new(&self.link))
+            // Erased once, here: the rooms below are one future in one allocation. Those above have no types of the
+            // application's in them, and what they add to the future need not be moved into it.
+            .layer_fn(BoxCloneSyncService::new)
             // The application's own, within the deadline and before the first try.
             .layer(self.per_call)
             // Before anything is done for the call, and once: what is ended here is not edited, mirrored or retried (Envoy's
@@ -182,7 +187,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             // Below retry, which knows by then whether the body is whole, and below rewrite: the copy has the head that is sent.
             .layer(MirrorLayer::new(&self.link, &self.target, balance.clone()))
             // The limit of one try holds for picking, connecting and sending.
-            .layer(AttemptLayer)
+            .layer(AttemptLayer::new(&self.link))
             .layer(self.per_attempt)
             // Innermost: the destination is chosen here, so connections are made here.
             .service(balance);
@@ -234,16 +239,18 @@ pub fn use_connector(link: &Link, connector: impl Connect) -> Result<(), Already
     with_connector(link, Arc::new(connector))
 }
 
-impl<B> Service<Request<B>> for Channel<B> {
+impl<B: Send + 'static> Service<Request<B>> for Channel<B> {
     type Response = Response<ResponseBody>;
     type Error = Error;
-    type Future = <Boxed<B> as Service<Request<B>>>::Future;
+    type Future = StatusFuture<RouteFuture<DeadlineFuture<Erased>>>;
 
     /// Always ready: the destination is chosen by the request.
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.service.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         self.service.call(request)
     }

@@ -96,9 +96,9 @@ impl Error {
         }
     }
 
-    /// The same failure, after which it was not tried again for this reason.
-    pub(crate) fn after(self, retries: Option<RetriesEnd>) -> Self {
-        Self { retries, ..self }
+    /// After it there was no other try, for this reason.
+    pub(crate) fn not_tried_again(&mut self, retries: Option<RetriesEnd>) {
+        self.retries = retries;
     }
 
     pub(crate) fn unavailable(kind: ReasonKind, text: impl Into<Arc<str>>) -> Self {

@@ -50,7 +50,7 @@
 //!     .layer(RouteLayer::new(&link, "payment"))
 //!     .layer(DeadlineLayer::new(&link))
 //!     .layer(RetryLayer::new(&link))
-//!     .layer(AttemptLayer)
+//!     .layer(AttemptLayer::new(&link))
 //!     .service(Balance::new(&link, "payment"));
 //! let request = http::Request::get("/").body(Empty::<bytes::Bytes>::new())?;
 //! assert!(stack.oneshot(request).await.unwrap_err().is_no_route());
@@ -88,6 +88,7 @@ pub mod mirror;
 mod replay;
 mod request;
 pub mod retry;
+mod reuse;
 pub mod rewrite;
 pub mod route;
 pub mod status;

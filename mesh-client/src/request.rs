@@ -51,7 +51,9 @@ pub(crate) struct CallTime {
     pub(crate) deadline: Option<Instant>,
     /// What is left of it while no time has passed; `None`: the clock must be asked.
     pub(crate) fresh: Option<Duration>,
-    /// The peer is to be told the time in `grpc-timeout` too.
+    /// The peer is to be told the time in Envoy's header.
+    pub(crate) expected: bool,
+    /// The peer is to be told the time in `grpc-timeout`.
     pub(crate) grpc: bool,
     /// The caller's own `grpc-timeout` is the limit, and tells it already.
     pub(crate) told: bool,
@@ -122,6 +124,7 @@ impl Call {
 }
 
 impl<B> Routed<B> {
+    #[inline]
     pub(crate) fn new(body: B, call: Call, waited: Duration) -> Self {
         Self { body, call, waited }
     }
@@ -136,6 +139,7 @@ impl<B> Routed<B> {
         self.call.time = time;
     }
 
+    #[inline]
     pub(crate) fn into_parts(self) -> (B, Call) {
         (self.body, self.call)
     }
@@ -222,6 +226,7 @@ impl<B> Attempt<B> {
         own.into_iter().chain(self.call.time.deadline).min()
     }
 
+    #[inline]
     pub(crate) fn first(payload: Payload<B>, call: Call, limit: Option<TryLimit>) -> Self {
         Self {
             payload,

@@ -49,6 +49,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let grpc = is_grpc(request.headers());
         StatusFuture {
@@ -74,19 +75,16 @@ where
 {
     type Output = F::Output;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.inner.poll(cx));
-        if !*this.grpc {
-            return Poll::Ready(result.or_else(injected));
+        let mut result = ready!(this.inner.poll(cx));
+        match &mut result {
+            Ok(response) if *this.grpc => response.body_mut().tell_as_grpc(),
+            Ok(_) => {}
+            Err(_) => fail(&mut result, *this.grpc),
         }
-        Poll::Ready(Ok(match result {
-            Ok(mut response) => {
-                response.body_mut().tell_as_grpc();
-                response
-            }
-            Err(error) => trailers_only(error),
-        }))
+        Poll::Ready(result)
     }
 }
 
@@ -97,6 +95,16 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Envoy's mark of an answer that a limit made, and no server.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+/// A failure, as the caller is to have it.
+#[cold]
+fn fail(result: &mut Result<Response<ResponseBody>, Error>, grpc: bool) {
+    let failed = std::mem::replace(result, Ok(Response::new(ResponseBody::empty())));
+    *result = match (failed, grpc) {
+        (Err(error), true) => Ok(trailers_only(error)),
+        (failed, _) => failed.or_else(injected),
+    };
+}
 
 /// An injected fault, as the answer that it stands for: who tests against it wants what a server would have said.
 fn injected(error: Error) -> Result<Response<ResponseBody>, Error> {

@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Response;
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
 
+use crate::alarm::{Alarm, Alarms};
 use crate::body::ResponseBody;
 use crate::error::{Error, Kind};
 use crate::request::TryLimit;
@@ -22,19 +23,33 @@ pin_project! {
     pub struct AttemptFuture<F> {
         #[pin]
         inner: F,
-        // Boxed, since most policies have no limit per try and a timer is large.
-        limit: Option<(TryLimit, Pin<Box<Sleep>>)>,
-        idle: Option<Duration>,
+        // Most policies have none.
+        limits: Option<Limits>,
+    }
+}
+
+/// What limits a try of its own.
+#[derive(Debug)]
+pub(super) struct Limits {
+    whole: Option<(TryLimit, Alarm)>,
+    idle: Option<Duration>,
+    alarms: Arc<Alarms>,
+}
+
+impl Limits {
+    pub(super) fn new(alarms: &Arc<Alarms>, limit: Option<TryLimit>, idle: Option<Duration>) -> Self {
+        Self {
+            whole: limit.map(|limit| (limit, alarms.after(limit.after))),
+            idle,
+            alarms: Arc::clone(alarms),
+        }
     }
 }
 
 impl<F> AttemptFuture<F> {
-    pub(super) fn new(inner: F, limit: Option<TryLimit>, idle: Option<Duration>) -> Self {
-        Self {
-            inner,
-            limit: limit.map(|limit| (limit, Box::pin(tokio::time::sleep(limit.after)))),
-            idle,
-        }
+    #[inline]
+    pub(super) fn new(inner: F, limits: Option<Limits>) -> Self {
+        Self { inner, limits }
     }
 }
 
@@ -44,22 +59,32 @@ where
 {
     type Output = F::Output;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Poll::Ready(mut result) = this.inner.poll(cx) {
-            if let (Some(idle), Ok(response)) = (this.idle.take(), &mut result) {
-                response.body_mut().idle_at_most(idle);
+        match this.inner.poll(cx) {
+            Poll::Ready(mut result) => {
+                if let (Ok(response), Some(limits)) = (&mut result, this.limits)
+                    && let Some(idle) = limits.idle
+                {
+                    response.body_mut().idle_at_most(idle, &limits.alarms);
+                }
+                Poll::Ready(result)
             }
-            return Poll::Ready(result);
-        }
-        match this.limit {
-            Some((limit, sleep)) => sleep.as_mut().poll(cx).map(|()| {
-                Err(Error::new(match limit.idle {
-                    true => Kind::PerTryIdle(limit.after),
-                    false => Kind::PerTryTimeout(limit.after),
-                }))
-            }),
-            None => Poll::Pending,
+            Poll::Pending => match this.limits {
+                Some(Limits {
+                    whole: Some((limit, alarm)),
+                    ..
+                }) => alarm.poll(cx).map(|()| Err(late(*limit))),
+                _ => Poll::Pending,
+            },
         }
     }
+}
+
+fn late(limit: TryLimit) -> Error {
+    Error::new(match limit.idle {
+        true => Kind::PerTryIdle(limit.after),
+        false => Kind::PerTryTimeout(limit.after),
+    })
 }

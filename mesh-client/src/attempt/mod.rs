@@ -3,26 +3,49 @@
 mod future;
 mod tell;
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use mesh_core::Link;
 use tower::{Layer, Service};
 
+use crate::alarm::Alarms;
 use crate::body::ResponseBody;
+use crate::cluster::ClusterManager;
 use crate::error::Error;
 use crate::request::Attempt;
 
 pub use future::AttemptFuture;
+use future::Limits;
 
 /// Makes [`AttemptService`]s.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AttemptLayer;
+#[derive(Clone, Debug)]
+pub struct AttemptLayer {
+    alarms: Arc<Alarms>,
+}
+
+impl AttemptLayer {
+    /// Keeps time by `link`'s alarms.
+    ///
+    /// # Panics
+    ///
+    /// As [`RouteLayer::new`](crate::route::RouteLayer::new).
+    pub fn new(link: &Link) -> Self {
+        Self {
+            alarms: Arc::clone(ClusterManager::of(link).alarms()),
+        }
+    }
+}
 
 impl<S> Layer<S> for AttemptLayer {
     type Service = AttemptService<S>;
 
     fn layer(&self, inner: S) -> AttemptService<S> {
-        AttemptService { inner }
+        AttemptService {
+            inner,
+            alarms: Arc::clone(&self.alarms),
+        }
     }
 }
 
@@ -30,6 +53,7 @@ impl<S> Layer<S> for AttemptLayer {
 #[derive(Clone, Debug)]
 pub struct AttemptService<S> {
     inner: S,
+    alarms: Arc<Alarms>,
 }
 
 impl<S, B> Service<Request<Attempt<B>>> for AttemptService<S>
@@ -44,9 +68,14 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<Attempt<B>>) -> Self::Future {
         tell::tell(&mut request);
         let (limit, idle) = (request.body().limit, request.body().route().retry.per_try_idle_timeout);
-        AttemptFuture::new(self.inner.call(request), limit, idle)
+        let limits = match (limit, idle) {
+            (None, None) => None,
+            _ => Some(Limits::new(&self.alarms, limit, idle)),
+        };
+        AttemptFuture::new(self.inner.call(request), limits)
     }
 }

@@ -3,7 +3,7 @@
 //! The next hop, ours or somebody else's, is never given more time than there is: what is left of the call, and no more than one
 //! try may take, in whole milliseconds rounded down (`grpc-timeout` for gRPC, and Envoy's header for everyone).
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Request};
@@ -17,6 +17,7 @@ const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count
 /// Most calls never see another.
 const FIRST: HeaderValue = HeaderValue::from_static("1");
 
+#[inline]
 pub(super) fn tell<B>(request: &mut Request<Attempt<B>>) {
     let attempt = request.body();
     let (number, time) = (attempt.number, &attempt.call.time);
@@ -29,9 +30,14 @@ pub(super) fn tell<B>(request: &mut Request<Attempt<B>>) {
     let announce = attempt.call.route.retry.announce_attempts;
     // What the caller said is as true as what would be said here.
     let in_grpc = time.grpc && !(time.told && number == 1 && limit.is_none());
-    if let Some(left) = left.into_iter().chain(limit).min() {
+    let expected = time.expected;
+    if let Some(left) = left.into_iter().chain(limit).min()
+        && (expected || in_grpc)
+    {
         let (grpc, millis) = values(left);
-        request.headers_mut().insert(EXPECTED, millis);
+        if expected {
+            request.headers_mut().insert(EXPECTED, millis);
+        }
         if in_grpc {
             request.headers_mut().insert(GRPC_TIMEOUT, grpc);
         }
@@ -47,17 +53,15 @@ pub(super) fn tell<B>(request: &mut Request<Attempt<B>>) {
 
 /// The values for a time. First tries of a route all have the same, which is kept, so that it costs them no allocation.
 fn values(left: Duration) -> (HeaderValue, HeaderValue) {
-    type Last = Option<(u128, HeaderValue, HeaderValue)>;
     thread_local! {
-        static LAST: Cell<Last> = const { Cell::new(None) };
+        static LAST: RefCell<Option<(Duration, HeaderValue, HeaderValue)>> = const { RefCell::new(None) };
     }
-    let millis = left.as_millis();
-    LAST.with(|last| {
-        let (_, grpc, text) = last.take().filter(|last| last.0 == millis).unwrap_or_else(|| {
-            let (grpc, text) = whole_millis(left);
-            (millis, grpc, text)
-        });
-        last.set(Some((millis, grpc.clone(), text.clone())));
-        (grpc, text)
+    LAST.with_borrow_mut(|last| match last {
+        Some((of, grpc, millis)) if *of == left => (grpc.clone(), millis.clone()),
+        _ => {
+            let (grpc, millis) = whole_millis(left);
+            *last = Some((left, grpc.clone(), millis.clone()));
+            (grpc, millis)
+        }
     })
 }

@@ -8,7 +8,7 @@ use crate::connect::StreamError;
 use crate::error::Error;
 
 /// What the end of an HTTP/2 exchange says of the connection: that it serves, or that it ended without ever having served.
-pub(super) fn learn(result: &Result<Response<h2::RecvStream>, h2::Error>, outcome: &Outcome) {
+pub(super) fn learn<T>(result: &Result<Response<T>, h2::Error>, outcome: &Outcome) {
     let permit = outcome.permit().expect("held since it was sent");
     match result {
         Ok(_) if permit.prove() => outcome.host().pool().served(),
@@ -26,18 +26,17 @@ pub(super) fn unserved(host: &Host) {
     host.mark_failing(true);
 }
 
-pub(super) fn answered(
-    result: Result<Response<Frames>, impl Into<StreamError>>,
+pub(super) fn answered<T>(
+    result: Result<Response<T>, impl Into<StreamError>>,
     mut outcome: Outcome,
     pump: Option<Pump>,
+    frames: impl FnOnce(T) -> Frames,
 ) -> Result<Response<ResponseBody>, Error> {
     match result {
         Ok(response) => {
-            outcome.saw_headers(response.status(), response.headers());
-            if response.body().is_end_stream() {
-                outcome.ended();
-            }
-            Ok(response.map(|frames| ResponseBody::new(frames, outcome, pump)))
+            let (head, body) = response.into_parts();
+            let body = ResponseBody::new(&head, frames(body), outcome, pump);
+            Ok(Response::from_parts(head, body))
         }
         Err(error) => {
             let error = Error::broken(error, outcome.peer());

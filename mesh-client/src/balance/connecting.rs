@@ -33,14 +33,15 @@ impl<B> Connecting<B> {
     pub(super) fn begin(
         outcome: &Outcome,
         set: &HostSet,
-        request: Request<Attempt<B>>,
+        unsent: &mut Option<Request<Attempt<B>>>,
         shared: &Arc<Shared>,
         way: Way,
     ) -> Result<Box<Self>, Error> {
-        let waiting = waiting(outcome, set, request.body().call.route.priority)?;
+        let priority = unsent.as_ref().expect("a try is sent once").body().call.route.priority;
+        let waiting = waiting(outcome, set, priority)?;
         Ok(Box::new(Self {
             permit: connect(outcome, set, way, waiting, shared),
-            request: Some(request),
+            request: unsent.take(),
             shared: Arc::clone(shared),
             way,
         }))

@@ -43,8 +43,8 @@ pub struct BalanceFuture<B> {
     /// When the try's time is up, if it is limited.
     expires: Option<Instant>,
     state: State<B>,
-    /// Of a try whose time is limited; boxed, since most are not.
-    limited: Option<Box<Limited>>,
+    /// Of a try whose time is limited.
+    limited: Option<Limited>,
 }
 
 /// When a try was sent that may take so long.
@@ -81,6 +81,7 @@ where
     B::Error: std::fmt::Display + Send,
 {
     /// Picks a host and, when it has a connection with room, sends.
+    #[inline]
     pub(super) fn begin(request: Request<Attempt<B>>, shared: &Arc<Shared>) -> Self {
         let mut this = Self {
             outcome: None,
@@ -88,7 +89,7 @@ where
             state: State::Failed(None),
             limited: None,
         };
-        let begun = this.start(request, shared, 0);
+        let begun = this.start(&mut Some(request), shared, 0);
         this.state = this.goes_on(begun).unwrap_or_else(|error| State::Failed(Some(error)));
         this
     }
@@ -101,6 +102,7 @@ where
 {
     type Output = Result<Response<ResponseBody>, Error>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
@@ -109,8 +111,7 @@ where
                     let result = ready!(Pin::new(response).poll(cx));
                     let outcome = this.outcome.take().expect("polled after it was done");
                     learn(&result, &outcome);
-                    let result = result.map(|response| response.map(Frames::http2));
-                    return Poll::Ready(answered(result, outcome, pump.take()));
+                    return Poll::Ready(answered(result, outcome, pump.take(), Frames::http2));
                 }
                 State::Exchanging(exchange) => {
                     let first = exchange.is_first();
@@ -121,21 +122,21 @@ where
                         Err(_) if first => unserved(outcome.host()),
                         _ => {}
                     }
-                    let result = result.map(|response| response.map(|answer| Frames::Http1(Box::new(answer))));
-                    return Poll::Ready(answered(result, outcome, None));
+                    let frames = |answer| Frames::Http1(Box::new(answer));
+                    return Poll::Ready(answered(result, outcome, None, frames));
                 }
                 State::Resolving(resolving) => {
                     let host = ready!(resolving.host.as_mut().poll(cx))?;
-                    let request = resolving.request.take().expect("a try is sent once");
+                    let mut request = resolving.request.take();
                     let (shared, way) = (Arc::clone(&resolving.shared), resolving.way);
-                    let next = this.at_host(host, request, &shared, way);
+                    let next = this.at_host(host, &mut request, &shared, way);
                     this.state = this.goes_on(next)?;
                 }
                 State::Connecting(connecting) => {
                     let permit = ready!(connecting.permit.as_mut().poll(cx));
-                    let request = connecting.request.take().expect("a try is sent once");
+                    let mut request = connecting.request.take();
                     let (shared, way) = (Arc::clone(&connecting.shared), connecting.way);
-                    let next = this.connected(permit, request, &shared, way);
+                    let next = this.connected(permit, &mut request, &shared, way);
                     this.state = this.goes_on(next)?;
                 }
                 State::Failed(error) => return Poll::Ready(Err(error.take().expect("polled after it was done"))),
@@ -154,12 +155,19 @@ where
         next.inspect_err(|_| self.outcome = None)
     }
 
-    fn start(&mut self, request: Request<Attempt<B>>, shared: &Arc<Shared>, repicked: u32) -> Result<State<B>, Error> {
+    #[inline]
+    fn start(
+        &mut self,
+        unsent: &mut Option<Request<Attempt<B>>>,
+        shared: &Arc<Shared>,
+        repicked: u32,
+    ) -> Result<State<B>, Error> {
+        let request = unsent.as_ref().expect("a try is sent once");
         let attempt = request.body();
         let set = attempt.call.cluster.hosts().load();
         if set.cluster.by_authority {
             drop(set);
-            return self.start_anywhere(request, shared, repicked);
+            return self.start_anywhere(unsent, shared, repicked);
         }
         let mut draw = shared.manager.entropy().draw();
         set.counting.admit(&set.cluster, &mut draw)?;
@@ -187,14 +195,15 @@ where
                 .carrier(request.version(), || is_grpc(request.headers())),
             repicked,
         };
-        self.take_place(&set, &request, |set| {
+        self.take_place(&set, request, |set| {
             let counted = set.counting.begin(index, request.headers());
             (Arc::clone(&set.hosts[index]), counted)
         })?;
-        self.send_or_connect(&set, request, shared, way)
+        self.send_or_connect(&set, unsent, shared, way)
     }
 
     /// Takes a place among the calls of the cluster, and then one on the host.
+    #[inline]
     pub(super) fn take_place(
         &mut self,
         set: &HostSet,
@@ -213,24 +222,25 @@ where
     }
 
     /// Sends if the host has a connection with room, or else waits for one.
+    #[inline]
     pub(super) fn send_or_connect(
         &mut self,
         set: &HostSet,
-        request: Request<Attempt<B>>,
+        unsent: &mut Option<Request<Attempt<B>>>,
         shared: &Arc<Shared>,
         way: Way,
     ) -> Result<State<B>, Error> {
         let outcome = self.outcome.as_ref().expect("made before a connection is looked for");
         match outcome.host().pool().try_permit(way.carrier) {
-            Some(permit) => self.send(permit, request, shared, way),
-            None => Connecting::begin(outcome, set, request, shared, way).map(State::Connecting),
+            Some(permit) => self.send(permit, unsent, shared, way),
+            None => Connecting::begin(outcome, set, unsent, shared, way).map(State::Connecting),
         }
     }
 
     fn connected(
         &mut self,
         permit: Result<Permit, Error>,
-        request: Request<Attempt<B>>,
+        unsent: &mut Option<Request<Attempt<B>>>,
         shared: &Arc<Shared>,
         way: Way,
     ) -> Result<State<B>, Error> {
@@ -238,10 +248,10 @@ where
         match permit {
             Ok(permit) => {
                 outcome.host().mark_failing(false);
-                self.send(permit, request, shared, way)
+                self.send(permit, unsent, shared, way)
             }
             // The host went, or is called by other rules now: the newest set has what took its place.
-            Err(error) if error.is_retired() => self.again(request, error, shared, way.repicked),
+            Err(error) if error.is_retired() => self.again(unsent, error, shared, way.repicked),
             Err(error) => {
                 outcome.host().mark_failing(true);
                 outcome.failed_with(&error);
@@ -253,7 +263,7 @@ where
     /// Begins anew, with nothing sent; bounded, since a configuration may change as often as it likes.
     fn again(
         &mut self,
-        request: Request<Attempt<B>>,
+        unsent: &mut Option<Request<Attempt<B>>>,
         error: Error,
         shared: &Arc<Shared>,
         repicked: u32,
@@ -262,13 +272,14 @@ where
             return Err(error);
         }
         self.outcome = None;
-        self.start(request, shared, repicked + 1)
+        self.start(unsent, shared, repicked + 1)
     }
 
+    #[inline]
     fn send(
         &mut self,
         permit: Permit,
-        request: Request<Attempt<B>>,
+        unsent: &mut Option<Request<Attempt<B>>>,
         shared: &Arc<Shared>,
         way: Way,
     ) -> Result<State<B>, Error> {
@@ -280,31 +291,30 @@ where
         };
         let sent = match permit {
             Permit::Http2(permit) => {
+                let request = unsent.as_ref().expect("a try is sent once");
                 let limit = request.body().call.route.retry.per_try_timeout;
-                self.limited = limit.map(|limit| {
-                    Box::new(Limited {
-                        sent: Instant::now(),
-                        limit,
-                        mark: permit.mark(),
-                    })
+                self.limited = limit.map(|limit| Limited {
+                    sent: Instant::now(),
+                    limit,
+                    mark: permit.mark(),
                 });
-                send_http2(request, outcome.holds(permit), &to).map(|sent| State::Answering {
+                send_http2(unsent, outcome.holds(permit), &to).map(|sent| State::Answering {
                     response: sent.response,
                     pump: sent.pump,
                 })
             }
-            Permit::Http1(connection) => send_http1(request, *connection, &to)
+            Permit::Http1(connection) => send_http1(unsent, *connection, &to)
                 .map(|exchange| State::Exchanging(Box::new(exchange)))
                 .map_err(Unsent::Failed),
         };
         match sent {
             Ok(state) => Ok(state),
-            Err(Unsent::Gone(request)) => {
+            Err(Unsent::Gone) => {
                 let error = Error::at(Kind::NotProcessed(StreamError::Gone), to.peer);
                 if outcome.permit().is_some_and(Http2Permit::is_unserved) {
                     unserved(outcome.host());
                 }
-                self.again(*request, error, shared, way.repicked)
+                self.again(unsent, error, shared, way.repicked)
             }
             Err(Unsent::Failed(error)) => {
                 outcome.failed_with(&error);

@@ -106,6 +106,7 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Attempt<B>>) -> BalanceFuture<B> {
         BalanceFuture::begin(request, &self.shared)
     }

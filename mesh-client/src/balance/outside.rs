@@ -35,10 +35,11 @@ where
     /// Goes where the request says, if the channel may.
     pub(super) fn start_anywhere(
         &mut self,
-        request: Request<Attempt<B>>,
+        unsent: &mut Option<Request<Attempt<B>>>,
         shared: &Arc<Shared>,
         repicked: u32,
     ) -> Result<State<B>, Error> {
+        let request = unsent.as_ref().expect("a try is sent once");
         let Some(wish) = Wish::of(request.uri(), request.headers(), shared.authority.as_ref()) else {
             return Err(Error::new(Kind::InvalidRequest("it says nowhere to go to")));
         };
@@ -57,10 +58,10 @@ where
         };
         let cluster = Arc::clone(&request.body().call.cluster);
         match cluster.anywhere().find(&wish, Instant::now()) {
-            Some(host) => self.at_host(host, request, shared, way),
+            Some(host) => self.at_host(host, unsent, shared, way),
             None => Ok(State::Resolving(Box::new(Resolving {
                 host: Box::pin(resolve(wish, cluster, Arc::clone(&shared.manager))),
-                request: Some(request),
+                request: unsent.take(),
                 shared: Arc::clone(shared),
                 way,
             }))),
@@ -70,13 +71,14 @@ where
     pub(super) fn at_host(
         &mut self,
         host: Arc<Host>,
-        request: Request<Attempt<B>>,
+        unsent: &mut Option<Request<Attempt<B>>>,
         shared: &Arc<Shared>,
         way: Way,
     ) -> Result<State<B>, Error> {
+        let request = unsent.as_ref().expect("a try is sent once");
         let set = request.body().call.cluster.hosts().load();
-        self.take_place(&set, &request, |_| (host, None))?;
-        self.send_or_connect(&set, request, shared, way)
+        self.take_place(&set, request, |_| (host, None))?;
+        self.send_or_connect(&set, unsent, shared, way)
     }
 }
 

@@ -33,27 +33,28 @@ pub(super) struct Sent {
 }
 
 /// Why a request was not sent.
-pub(super) enum Unsent<B> {
-    /// Its connection is gone or going; here is the request for another.
-    Gone(Box<Request<Attempt<B>>>),
+pub(super) enum Unsent {
+    /// Its connection is gone or going; the request is where it was, for another.
+    Gone,
     Failed(Error),
 }
 
 /// Sends over HTTP/2: a whole body inline, with END_STREAM on its last frame, so that head and body leave in one write; a
 /// streaming one through a task of its own, which waits for the peer's window.
+#[inline]
 pub(super) fn send_http2<B>(
-    request: Request<Attempt<B>>,
+    unsent: &mut Option<Request<Attempt<B>>>,
     permit: &Http2Permit,
     to: &Destination<'_>,
-) -> Result<Sent, Unsent<B>>
+) -> Result<Sent, Unsent>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send,
 {
     let peer = to.peer;
-    let (mut parts, attempt) = request.into_parts();
-    parts.uri = absolute(parts.uri, &parts.method, &mut parts.headers, to).map_err(Unsent::Failed)?;
-    drop_connection_headers(&mut parts.headers);
+    let (mut parts, attempt) = unsent.take().expect("a try is sent once").into_parts();
+    let host = drop_connection_headers(&mut parts.headers);
+    parts.uri = absolute(parts.uri, &parts.method, host, to).map_err(Unsent::Failed)?;
     parts.version = Version::HTTP_2;
     let head = Request::from_parts(parts, ());
     if matches!(&attempt.payload, Payload::Whole(bytes) if bytes.len() > MAX_WHOLE) {
@@ -62,7 +63,10 @@ where
     let ends = matches!(&attempt.payload, Payload::Whole(bytes) if bytes.is_empty());
     let (response, mut stream) = match permit.open(head, ends) {
         Ok(opened) => opened,
-        Err(NotOpened::Gone(head)) => return Err(Unsent::Gone(Box::new((*head).map(|()| attempt)))),
+        Err(NotOpened::Gone(head)) => {
+            *unsent = Some((*head).map(|()| attempt));
+            return Err(Unsent::Gone);
+        }
         Err(NotOpened::Refused(error)) => {
             return Err(Unsent::Failed(Error::at(Kind::NotProcessed(error.into()), peer)));
         }
@@ -89,7 +93,7 @@ where
 /// Sends over HTTP/1.1: the target in origin form and its authority in `host` (RFC 9112 3.2), the body as long as it says or
 /// in chunks.
 pub(super) fn send_http1<B>(
-    request: Request<Attempt<B>>,
+    unsent: &mut Option<Request<Attempt<B>>>,
     connection: Http1,
     to: &Destination<'_>,
 ) -> Result<Exchange, Error>
@@ -97,13 +101,13 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send,
 {
-    let (mut parts, attempt) = request.into_parts();
+    let (mut parts, attempt) = unsent.take().expect("a try is sent once").into_parts();
     let mut uri = parts.uri.into_parts();
-    let authority = authority(uri.authority.take(), &parts.method, &mut parts.headers, to)?;
+    let host = drop_connection_headers(&mut parts.headers);
+    let authority = authority(uri.authority.take(), &parts.method, host, to)?;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("its authority is not valid"))?;
     // Without one it is "/".
     parts.uri = uri.path_and_query.map_or_else(Uri::default, Uri::from);
-    drop_connection_headers(&mut parts.headers);
     // Trailers are HTTP/1.1's as well, but a client has to list `te` in `connection`, which is not ours to pass on.
     parts.headers.remove(TE);
     parts.headers.insert(HOST, host);
@@ -120,9 +124,9 @@ fn invalid(why: &'static str) -> Error {
 }
 
 /// The request's target in absolute form, as HTTP/2 wants it.
-fn absolute(uri: Uri, method: &Method, headers: &mut HeaderMap, to: &Destination<'_>) -> Result<Uri, Error> {
+fn absolute(uri: Uri, method: &Method, host: Option<HeaderValue>, to: &Destination<'_>) -> Result<Uri, Error> {
     let mut parts = uri.into_parts();
-    parts.authority = Some(authority(parts.authority.take(), method, headers, to)?);
+    parts.authority = Some(authority(parts.authority.take(), method, host, to)?);
     parts.scheme = Some(if to.secure { Scheme::HTTPS } else { Scheme::HTTP });
     parts
         .path_and_query
@@ -130,26 +134,26 @@ fn absolute(uri: Uri, method: &Method, headers: &mut HeaderMap, to: &Destination
     Uri::from_parts(parts).map_err(|_| invalid("its URI is not valid"))
 }
 
-/// Whom a request is for: `named` by its URI, by `host`, which is taken out, or by the channel. A tonic client without an
+/// Whom a request is for: `named` by its URI, by its header `host`, or by the channel. A tonic client without an
 /// origin sends only a path; a client that comes from HTTP/1 names the authority in `host`.
 fn authority(
     named: Option<Authority>,
     method: &Method,
-    headers: &mut HeaderMap,
+    host: Option<HeaderValue>,
     to: &Destination<'_>,
 ) -> Result<Authority, Error> {
     if method == Method::CONNECT {
         return Err(invalid("CONNECT asks for a tunnel, which is not carried"));
     }
-    let host = headers.remove(HOST);
     named
         .or_else(|| Authority::try_from(host?.as_bytes()).ok())
         .or_else(|| to.authority.cloned())
         .ok_or_else(|| invalid("it names no authority, and the target's name is none"))
 }
 
-/// Takes out what belongs to an HTTP/1 connection and makes an HTTP/2 request malformed (RFC 9113 8.2.2).
-fn drop_connection_headers(headers: &mut HeaderMap) {
+/// Takes out what belongs to an HTTP/1 connection and makes an HTTP/2 request malformed (RFC 9113 8.2.2); and `host`, which is
+/// handed back.
+fn drop_connection_headers(headers: &mut HeaderMap) -> Option<HeaderValue> {
     const NEVER: [HeaderName; 5] = [
         CONNECTION,
         HeaderName::from_static("keep-alive"),
@@ -160,9 +164,9 @@ fn drop_connection_headers(headers: &mut HeaderMap) {
     // One pass over the few headers of a call, which hashes nothing, tells that there is nothing to do.
     if !headers
         .iter()
-        .any(|(name, value)| NEVER.contains(name) || (name == TE && value != "trailers"))
+        .any(|(name, value)| name == HOST || NEVER.contains(name) || (name == TE && value != "trailers"))
     {
-        return;
+        return None;
     }
     for name in NEVER {
         headers.remove(name);
@@ -170,6 +174,7 @@ fn drop_connection_headers(headers: &mut HeaderMap) {
     if headers.get(TE).is_some_and(|value| value != "trailers") {
         headers.remove(TE);
     }
+    headers.remove(HOST)
 }
 
 #[cfg(test)]
@@ -183,12 +188,13 @@ mod tests {
         let target = Authority::from_static("payment");
         let check = |uri: &str, host: Option<&'static str>, secure| {
             let mut headers = HeaderMap::from_iter(host.map(|host| (HOST, HeaderValue::from_static(host))));
+            let host = drop_connection_headers(&mut headers);
             let to = Destination {
                 peer: ([127, 0, 0, 1], 1).into(),
                 authority: Some(&target),
                 secure,
             };
-            let uri = absolute(uri.parse().unwrap(), &Method::GET, &mut headers, &to).unwrap();
+            let uri = absolute(uri.parse().unwrap(), &Method::GET, host, &to).unwrap();
             assert!(headers.is_empty());
             uri.to_string()
         };
@@ -200,9 +206,8 @@ mod tests {
             authority: None,
             secure: true,
         };
-        let mut none = HeaderMap::new();
-        assert!(absolute(Uri::from_static("/a"), &Method::GET, &mut none, &nowhere).is_err());
-        assert!(absolute(Uri::from_static("third:443"), &Method::CONNECT, &mut none, &nowhere).is_err());
+        assert!(absolute(Uri::from_static("/a"), &Method::GET, None, &nowhere).is_err());
+        assert!(absolute(Uri::from_static("third:443"), &Method::CONNECT, None, &nowhere).is_err());
     }
 
     #[test]

@@ -4,14 +4,12 @@
 //! early, because something moved meanwhile, it is set again. So a frame costs a look at the clock and no timer. What is needed
 //! for the second limit is in a box, since most calls have only the first and every room moves this.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use mesh_core::deadline::{Limit, Of};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Alarms};
 use crate::error::{Error, Kind};
@@ -22,7 +20,7 @@ use crate::request::Activity;
 pub(crate) struct Deadline {
     total: Option<Limit>,
     quiet: Option<Box<Quiet>>,
-    timer: Timer,
+    timer: Alarm,
 }
 
 /// How long nothing may move.
@@ -42,13 +40,6 @@ struct Quiet {
     idle: Idle,
     /// When the whole is over.
     until: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum Timer {
-    Alarm(Alarm),
-    /// Where there are no alarms to be had: below the deadline room.
-    Sleep(Pin<Box<Sleep>>),
 }
 
 impl Idle {
@@ -95,17 +86,16 @@ impl Deadline {
         Some(Self {
             total: total.map(|(_, limit)| limit),
             quiet,
-            timer: Timer::Alarm(alarms.after(after)),
+            timer: alarms.from(now, after),
         })
     }
 
     /// A try's limit of being idle.
-    pub(crate) fn of_try(idle: Idle) -> Self {
-        let quiet = Quiet { idle, until: None };
+    pub(crate) fn of_try(alarms: &Arc<Alarms>, idle: Idle) -> Self {
         Self {
             total: None,
-            timer: Timer::Sleep(Box::pin(tokio::time::sleep_until(quiet.next()))),
-            quiet: Some(Box::new(quiet)),
+            timer: alarms.from(idle.last, idle.limit),
+            quiet: Some(Box::new(Quiet { idle, until: None })),
         }
     }
 
@@ -153,29 +143,6 @@ impl Deadline {
 impl Quiet {
     fn is_over(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now >= until)
-    }
-}
-
-impl Timer {
-    fn has_gone_off(&self) -> bool {
-        match self {
-            Self::Alarm(alarm) => alarm.has_gone_off(),
-            Self::Sleep(sleep) => sleep.is_elapsed(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Alarm(alarm) => alarm.poll(cx),
-            Self::Sleep(sleep) => sleep.as_mut().poll(cx),
-        }
-    }
-
-    fn again(&mut self, at: Instant) {
-        match self {
-            Self::Alarm(alarm) => alarm.again(at.saturating_duration_since(Instant::now())),
-            Self::Sleep(sleep) => sleep.as_mut().reset(at),
-        }
     }
 }
 

@@ -10,43 +10,79 @@ mod pump;
 mod trailers;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::thread::LocalKey;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
+use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::alarm::Alarms;
 use crate::connect::{Http1Answer, StreamError};
 use crate::error::Error;
+use crate::reuse::{Kept, Reuse, Reused};
 
 pub(crate) use deadline::{Deadline, Idle};
 pub(crate) use outcome::Outcome;
 pub(crate) use pump::Pump;
-use trailers::without_status;
-pub(crate) use trailers::{grpc_status, trailers};
+pub(crate) use trailers::trailers;
+use trailers::{grpc_status, without_status};
 
 /// The answer of a call, as a stream of frames.
 ///
 /// Dropping it before its end cancels the call at the peer and ends the sending of a streaming request.
 #[derive(Debug, Default)]
 pub struct ResponseBody {
-    stream: Option<Live>,
-    /// All of an answer that the mesh made itself.
-    own: Option<Bytes>,
-    deadline: Option<Deadline>,
+    source: Source,
+    /// `grpc-status`, where it stood in the head. Several rooms ask for it.
+    head_status: Option<u8>,
+    /// The head was all. Asked of the stream once, since each answer of its takes a lock.
+    headers_only: bool,
     /// Tell failures as gRPC trailers rather than as errors.
     grpc: bool,
     /// A gRPC status is still to come.
     owes_status: bool,
 }
 
-#[derive(Debug)]
+/// What is still to come.
+#[derive(Debug, Default)]
+enum Source {
+    #[default]
+    Nothing,
+    Live(Reused<Live>),
+    /// All of an answer that the mesh made itself.
+    Own(Bytes),
+}
+
+/// What an answer of a peer holds until its end. In a box that is used again, since every room moves the answer, and so does
+/// whoever called.
+#[derive(Debug, Default)]
 struct Live {
-    frames: Frames,
-    outcome: Outcome,
+    frames: Option<Frames>,
+    outcome: Option<Outcome>,
     pump: Option<Pump>,
+    deadline: Option<Deadline>,
+}
+
+impl Reuse for Live {
+    fn kept() -> &'static LocalKey<Kept<Self>> {
+        thread_local! {
+            static KEPT: Kept<Live> = const { Kept::new(Vec::new()) };
+        }
+        &KEPT
+    }
+
+    fn clear(&mut self) {
+        // The stream first: what the call held is given back when the peer knows that it is over.
+        self.frames = None;
+        self.pump = None;
+        self.deadline = None;
+        self.outcome = None;
+    }
 }
 
 /// Where frames come from.
@@ -62,11 +98,22 @@ impl ResponseBody {
         Self::default()
     }
 
-    pub(crate) fn new(frames: Frames, outcome: Outcome, pump: Option<Pump>) -> Self {
+    /// Of the answer with `head`, which is told to `outcome`.
+    pub(crate) fn new(head: &Parts, frames: Frames, mut outcome: Outcome, pump: Option<Pump>) -> Self {
+        let head_status = grpc_status(&head.headers);
+        outcome.saw_headers(head.status, head_status, &head.headers);
+        let headers_only = frames.is_end_stream();
+        if headers_only {
+            outcome.ended();
+        }
+        let mut live = Reused::<Live>::take();
+        live.frames = Some(frames);
+        live.outcome = Some(outcome);
+        live.pump = pump;
         Self {
-            stream: Some(Live { frames, outcome, pump }),
-            own: None,
-            deadline: None,
+            source: Source::Live(live),
+            head_status,
+            headers_only,
             grpc: false,
             owes_status: false,
         }
@@ -75,66 +122,83 @@ impl ResponseBody {
     /// The body of an answer that the mesh makes itself.
     pub(crate) fn own(bytes: Bytes) -> Self {
         let mut body = Self::default();
-        body.own = Some(bytes).filter(|bytes| !bytes.is_empty());
+        if !bytes.is_empty() {
+            body.source = Source::Own(bytes);
+        }
         body
     }
 
     /// From here on the call's limits are kept here; `until` is when it is over as a whole.
-    pub(crate) fn bound_by(&mut self, deadline: Option<Deadline>, until: Option<Instant>) {
+    pub(crate) fn bound_by(&mut self, deadline: &mut Option<Deadline>, until: Option<Instant>) {
         // Nothing is left to wait for when the headers were all.
-        if self.is_end_stream() {
+        let Source::Live(live) = &mut self.source else { return };
+        if self.headers_only || deadline.is_none() {
             return;
         }
-        let Some(mut deadline) = deadline else { return };
-        deadline.moved();
-        if let Some(of_try) = self.deadline.take() {
-            deadline.join(of_try, until);
+        let of_try = std::mem::replace(&mut live.deadline, deadline.take());
+        if let Some(deadline) = &mut live.deadline {
+            deadline.moved();
+            if let Some(of_try) = of_try {
+                deadline.join(of_try, until);
+            }
         }
-        self.deadline = Some(deadline);
     }
 
     /// A try may not be idle for longer, its answer included.
-    pub(crate) fn idle_at_most(&mut self, limit: Duration) {
-        let idle = Idle {
-            limit,
-            last: Instant::now(),
-            activity: None,
-            of_try: true,
-        };
-        if !self.is_end_stream() {
-            self.deadline = Some(Deadline::of_try(idle));
+    pub(crate) fn idle_at_most(&mut self, limit: Duration, alarms: &Arc<Alarms>) {
+        let Source::Live(live) = &mut self.source else { return };
+        if !self.headers_only {
+            let idle = Idle {
+                limit,
+                last: Instant::now(),
+                activity: None,
+                of_try: true,
+            };
+            live.deadline = Some(Deadline::of_try(alarms, idle));
         }
     }
 
     pub(crate) fn tell_as_grpc(&mut self) {
         self.grpc = true;
-        self.owes_status = !self.is_end_stream();
+        self.owes_status = !self.headers_only && matches!(self.source, Source::Live(_) | Source::Own(_));
+    }
+
+    /// `grpc-status`, where it stood in the head.
+    pub(crate) fn head_status(&self) -> Option<u8> {
+        self.head_status
     }
 
     /// The endpoint that answered; `None` for an answer that the mesh made itself.
     pub fn peer(&self) -> Option<std::net::SocketAddr> {
-        self.stream.as_ref().map(|live| live.outcome.peer())
+        match &self.source {
+            Source::Live(live) => Some(live.outcome().peer()),
+            Source::Nothing | Source::Own(_) => None,
+        }
     }
 
     /// The answer came to its end. A gRPC call is over with it; the request of any other may go on (RFC 9113 8.1).
     fn end(&mut self) {
-        if let Some(Live { frames, pump, .. }) = self.stream.take() {
-            if let Some(pump) = pump
-                && !self.grpc
-            {
-                pump.finish();
-            }
-            frames.end();
+        let Source::Live(mut live) = std::mem::take(&mut self.source) else {
+            return;
+        };
+        if !self.grpc
+            && let Some(pump) = live.pump.take()
+        {
+            pump.finish();
         }
-        self.deadline = None;
+        if let Some(Frames::Http1(answer)) = live.frames.take_if(|frames| matches!(frames, Frames::Http1(_))) {
+            // All of it was read: the connection may serve another.
+            answer.end();
+        }
     }
 
     fn fail(&mut self, error: Error) -> Option<Result<Frame<Bytes>, Error>> {
-        if let Some(live) = &mut self.stream {
-            live.outcome.broke_off(&error);
+        if let Source::Live(live) = &mut self.source
+            && let Some(outcome) = &mut live.outcome
+        {
+            outcome.broke_off(&error);
         }
-        self.stream = None;
-        self.deadline = None;
+        self.source = Source::Nothing;
         Some(if self.grpc {
             Ok(Frame::trailers(trailers(&error)))
         } else {
@@ -144,8 +208,19 @@ impl ResponseBody {
 }
 
 impl Live {
+    fn outcome(&self) -> &Outcome {
+        self.outcome.as_ref().expect("held until the answer ends")
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.as_ref().is_none_or(Frames::is_end_stream)
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        let polled = match &mut self.frames {
+        let Some(frames) = &mut self.frames else {
+            return Poll::Ready(None);
+        };
+        let polled = match frames {
             Frames::Http2 { stream, data_ended } => {
                 ready!(poll_http2(stream, data_ended, cx)).map(|frame| frame.map_err(StreamError::from))
             }
@@ -153,11 +228,15 @@ impl Live {
         };
         match &polled {
             Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    self.outcome.saw_trailers(trailers);
+                if let (Some(trailers), Some(outcome)) = (frame.trailers_ref(), &mut self.outcome) {
+                    outcome.saw_trailers(trailers);
                 }
             }
-            None => self.outcome.ended(),
+            None => {
+                if let Some(outcome) = &mut self.outcome {
+                    outcome.ended();
+                }
+            }
             Some(Err(_)) => {}
         }
         Poll::Ready(polled)
@@ -201,13 +280,6 @@ impl Frames {
             Self::Http1(answer) => answer.is_end_stream(),
         }
     }
-
-    /// All of it was read.
-    fn end(self) {
-        if let Self::Http1(answer) = self {
-            answer.end();
-        }
-    }
 }
 
 impl Body for ResponseBody {
@@ -215,16 +287,20 @@ impl Body for ResponseBody {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let late = self.deadline.as_ref().and_then(Deadline::expired);
-        let Some(live) = &mut self.stream else {
-            return Poll::Ready(self.own.take().map(|bytes| Ok(Frame::data(bytes))));
+        let Source::Live(live) = &mut self.source else {
+            let own = std::mem::take(&mut self.source);
+            return Poll::Ready(match own {
+                Source::Own(bytes) => Some(Ok(Frame::data(bytes))),
+                Source::Nothing | Source::Live(_) => None,
+            });
         };
-        if let Some(error) = late {
+        if let Some(error) = live.deadline.as_ref().and_then(Deadline::expired) {
             return Poll::Ready(self.fail(error));
         }
-        match live.poll_frame(cx) {
+        let polled = live.poll_frame(cx);
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(deadline) = &mut self.deadline {
+                if let Some(deadline) = &mut live.deadline {
                     deadline.moved();
                 }
                 if frame.is_trailers() {
@@ -234,44 +310,39 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let error = Error::broken(error, live.outcome.peer());
+                let error = Error::broken(error, live.outcome().peer());
                 Poll::Ready(self.fail(error))
             }
             // A gRPC answer that just ends was cut off somewhere: its caller must not take the part for the whole.
-            Poll::Ready(None) if self.owes_status => {
-                self.owes_status = false;
-                self.end();
-                Poll::Ready(Some(Ok(Frame::trailers(without_status()))))
-            }
             Poll::Ready(None) => {
                 self.end();
-                Poll::Ready(None)
+                let owed = std::mem::take(&mut self.owes_status);
+                Poll::Ready(owed.then(|| Ok(Frame::trailers(without_status()))))
             }
-            Poll::Pending => match &mut self.deadline {
-                Some(deadline) => {
-                    let error = ready!(deadline.poll_expired(cx));
-                    Poll::Ready(self.fail(error))
-                }
-                None => Poll::Pending,
-            },
+            Poll::Pending => {
+                let Some(deadline) = &mut live.deadline else {
+                    return Poll::Pending;
+                };
+                let error = ready!(deadline.poll_expired(cx));
+                Poll::Ready(self.fail(error))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.stream {
-            Some(live) => live.frames.is_end_stream(),
-            None => self.own.is_none(),
+        match &self.source {
+            Source::Live(live) => live.is_end_stream(),
+            Source::Nothing => true,
+            Source::Own(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        if let Some(own) = &self.own {
-            return SizeHint::with_exact(own.len() as u64);
-        }
-        match &self.stream {
-            Some(live) if !live.frames.is_end_stream() => match &live.frames {
-                Frames::Http2 { .. } => SizeHint::default(),
-                Frames::Http1(answer) => answer.size_hint(),
+        match &self.source {
+            Source::Own(own) => SizeHint::with_exact(own.len() as u64),
+            Source::Live(live) if !live.is_end_stream() => match &live.frames {
+                Some(Frames::Http1(answer)) => answer.size_hint(),
+                Some(Frames::Http2 { .. }) | None => SizeHint::default(),
             },
             _ => SizeHint::with_exact(0),
         }
@@ -281,7 +352,7 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // An answer without a body is at its end though nobody polled it.
-        if self.stream.as_ref().is_some_and(|live| live.frames.is_end_stream()) {
+        if matches!(&self.source, Source::Live(live) if live.is_end_stream()) {
             self.end();
         }
     }

@@ -13,7 +13,7 @@ use mesh_core::outlier::Observation;
 use mesh_core::report::Counted;
 use mesh_core::retry::TryEnd;
 
-use super::grpc_status;
+use super::trailers::grpc_status;
 use crate::cluster::{ClusterHandle, Host};
 use crate::connect::Http2Permit;
 use crate::error::Error;
@@ -82,8 +82,7 @@ impl Outcome {
     }
 
     /// Response headers came.
-    pub(crate) fn saw_headers(&mut self, status: StatusCode, headers: &HeaderMap) {
-        let grpc = grpc_status(headers);
+    pub(crate) fn saw_headers(&mut self, status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) {
         self.judge(status, grpc);
         if let Some(counted) = &mut self.counted {
             counted.saw_headers(status, grpc, headers);

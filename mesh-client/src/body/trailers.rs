@@ -60,7 +60,10 @@ fn percent_encode(text: &str) -> String {
 
 /// The code in `grpc-status`, if it is there and a number.
 pub(crate) fn grpc_status(headers: &HeaderMap<HeaderValue>) -> Option<u8> {
-    find(headers, &GRPC_STATUS)?.to_str().ok()?.parse().ok()
+    match find(headers, &GRPC_STATUS)?.as_bytes() {
+        [digit @ b'0'..=b'9'] => Some(digit - b'0'),
+        text => std::str::from_utf8(text).ok()?.parse().ok(),
+    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::client::TlsStream;
+
+use super::ahead::Ahead;
 
 /// The most that is copied, and kept: one TLS record's payload (RFC 8446 5.1).
 const MAX_COALESCED: usize = 16 * 1024;
@@ -64,8 +67,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesce<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Coalesce<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Coalesce<TlsStream<Ahead<T>>> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (io, session) = self.inner.get_mut();
+        // TLS has nothing left to hand out: whether there is something for it is found out without it.
+        if session.wants_read() {
+            ready!(io.poll_fill(cx))?;
+        }
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }

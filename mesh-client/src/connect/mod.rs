@@ -4,6 +4,7 @@
 //! injected once per [`Link`](mesh_core::Link), since all channels of a process share their connections; everything above TCP
 //! is the mesh's own and is not replaceable.
 
+mod ahead;
 mod coalesce;
 mod dial;
 mod error;

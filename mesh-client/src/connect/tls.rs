@@ -17,6 +17,7 @@ use rustls::time_provider::TimeProvider;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::ahead::Ahead;
 use super::coalesce::Coalesce;
 use super::material::{MaterialError, Sources, Stamps};
 use super::{ConnectError, ConnectKind, Io};
@@ -190,7 +191,7 @@ impl std::fmt::Debug for TlsConfigs {
 
 /// A connection with somebody who was asked who they are.
 pub(super) struct Secured<T> {
-    pub(super) io: Coalesce<TlsStream<T>>,
+    pub(super) io: Coalesce<TlsStream<Ahead<T>>>,
     pub(super) http2: bool,
     /// The earlier end of the two certificates.
     pub(super) not_after: Option<UnixTime>,
@@ -220,7 +221,10 @@ pub(super) async fn handshake<T: Io>(
         }
         _ => return Err(ConnectError::new(ConnectKind::Material(MaterialError::NoIdentity))),
     };
-    let stream = TlsConnector::from(config).connect(name, io).await.map_err(explain)?;
+    let stream = TlsConnector::from(config)
+        .connect(name, Ahead::new(io))
+        .await
+        .map_err(explain)?;
     let session = stream.get_ref().1;
     let http2 = match (session.alpn_protocol(), &**mode) {
         // A server that knows nothing of ALPN speaks what HTTPS was before it (RFC 9113 3.3).

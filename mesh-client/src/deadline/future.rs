@@ -27,6 +27,7 @@ pin_project! {
 }
 
 impl<F> DeadlineFuture<F> {
+    #[inline]
     pub(super) fn new(inner: F, deadline: Option<Deadline>, until: Option<Instant>) -> Self {
         Self {
             inner: Some(inner),
@@ -53,20 +54,24 @@ where
 {
     type Output = F::Output;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(inner) = this.inner.as_pin_mut() else {
-            return Poll::Ready(Err(this.late.take().expect("polled after it was done")));
+            let late = this.late.take().expect("polled after it was done");
+            return Poll::Ready(Err(late));
         };
-        if let Poll::Ready(result) = inner.poll(cx) {
-            return Poll::Ready(result.map(|mut response| {
-                response.body_mut().bound_by(this.deadline.take(), *this.until);
-                response
-            }));
-        }
-        match this.deadline {
-            Some(deadline) => deadline.poll_expired(cx).map(Err),
-            None => Poll::Pending,
+        match inner.poll(cx) {
+            Poll::Ready(mut result) => {
+                if let Ok(response) = &mut result {
+                    response.body_mut().bound_by(this.deadline, *this.until);
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => match this.deadline {
+                Some(deadline) => deadline.poll_expired(cx).map(Err),
+                None => Poll::Pending,
+            },
         }
     }
 }

@@ -80,6 +80,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<Routed<B>>) -> Self::Future {
         let head = Head::of(request.headers());
         let asked = match head.has_overrides {
@@ -148,9 +149,11 @@ fn time<B>(
         inherited: now.zip(above).map(|(now, above)| left(now, above)),
     };
     let limit = deadline::limit(route, &caller);
+    let expected = !route.limits.untold;
     if limit.is_none() && idle.is_none() {
         let time = CallTime {
-            grpc: head.grpc,
+            expected,
+            grpc: head.grpc && expected,
             ..CallTime::default()
         };
         return Time::Left(time, None);
@@ -171,7 +174,14 @@ fn time<B>(
     let time = CallTime {
         deadline: total.map(|(left, _)| now + left),
         fresh: limit.map(|limit| limit.total).filter(|_| waited.is_zero()),
-        grpc: head.grpc,
+        expected,
+        // Where nothing is told, a limit that is not meant for gRPC is not either (Envoy); but a caller's longer one is not left
+        // standing beside it.
+        grpc: head.grpc
+            && (expected
+                || head.grpc_timeout.is_some()
+                || route.limits.grpc_max.is_some()
+                || limit.is_some_and(|limit| limit.of != Of::Route)),
         told: whole && waited.is_zero(),
         is_retry: false,
         activity,

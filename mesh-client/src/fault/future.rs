@@ -48,6 +48,7 @@ struct Held<S, B> {
 const MAX_DELAY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl<S: Service<Request<Routed<B>>>, B> FaultFuture<S, B> {
+    #[inline]
     pub(super) fn go(future: S::Future) -> Self {
         Self {
             state: State::Inner { future },
@@ -86,6 +87,7 @@ where
 {
     type Output = Result<Response<ResponseBody>, Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {

@@ -85,6 +85,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Routed<B>>) -> FaultFuture<S, B> {
         let Some(extras) = request.body().extras().filter(|extras| !extras.faults.is_empty()) else {
             return FaultFuture::go(self.inner.call(request));

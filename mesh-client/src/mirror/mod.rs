@@ -102,6 +102,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Attempt<B>>) -> S::Future {
         if let Some(extras) = &request.body().call.extras
             && request.body().number == 1

@@ -1,7 +1,6 @@
 //! The future of the retry room.
 
 use std::future::Future;
-use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,6 +21,7 @@ use super::race::Race;
 use crate::body::ResponseBody;
 use crate::error::{Error, Kind};
 use crate::request::{Attempt, Payload, Routed, Tried};
+use crate::reuse::Reused;
 
 pin_project! {
     /// Resolves to the answer of the last try, or of the first that is good enough where tries race.
@@ -55,18 +55,45 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     /// Makes the first try at once: its request never moves into this future, which every room above has to move.
+    #[inline]
     pub(super) fn begin(mut inner: S, request: Request<Routed<B>>, shared: Arc<Shared>) -> Self {
-        let mut kept = None;
-        let state = match first_attempt(request, &mut kept) {
-            Ok(attempt) => running(inner.call(attempt), kept.as_ref()),
-            Err(error) => State::Failed { error: Some(error) },
+        let mut head = Reused::<Head>::take();
+        head.keep(&request);
+        let (parts, routed) = request.into_parts();
+        let (body, call) = routed.into_parts();
+        let policy = &call.route.retry;
+        let Some(payload) = peek(body, policy.replay_limit()) else {
+            let error = Error::new(Kind::InvalidRequest("its body failed"));
+            return Self {
+                inner,
+                kept: None,
+                place: None,
+                shared,
+                state: State::Failed { error: Some(error) },
+            };
         };
+        call.cluster.budget().deposit();
+        let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
+        let hedged = hedges && matches!(payload, Payload::Whole(_));
+        let limit = call.try_limit().filter(|_| !hedged);
+        let retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
+        let first = Attempt::first(payload.clone(), call.clone(), limit);
+        let kept = Kept {
+            head,
+            payload,
+            call,
+            retries,
+            tried: Tried::new(),
+            gone_to: first.gone_to.clone(),
+            hedged,
+        };
+        let future = inner.call(Request::from_parts(parts, first));
         Self {
+            state: running(future, Some(&kept)),
             inner,
-            kept,
+            kept: Some(kept),
             place: None,
             shared,
-            state,
         }
     }
 }
@@ -78,47 +105,46 @@ where
 {
     type Output = Result<Response<ResponseBody>, Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let attempt = match this.state.as_mut().project() {
+            match this.state.as_mut().project() {
                 StateProjection::Failed { error } => {
                     return Poll::Ready(Err(error.take().expect("polled after it was done")));
                 }
                 StateProjection::Trying { future } => {
-                    let answer = ready!(future.poll(cx));
+                    let mut answer = ready!(future.poll(cx));
                     // What the last retry held is given back before another is asked for (Envoy).
                     *this.place = None;
                     let kept = this.kept.as_mut().expect("kept since the first try");
-                    match kept.judge(answer, this.shared) {
-                        ControlFlow::Break(answer) => return Poll::Ready(answer),
-                        ControlFlow::Continue(place) => {
-                            let sleep = Box::pin(tokio::time::sleep(place.pause()));
-                            *this.place = Some(place);
-                            this.state.set(State::Pausing { sleep });
-                            continue;
-                        }
-                    }
+                    let Some(place) = kept.judge(&mut answer, this.shared) else {
+                        return Poll::Ready(answer);
+                    };
+                    let sleep = Box::pin(tokio::time::sleep(place.pause()));
+                    *this.place = Some(place);
+                    this.state.set(State::Pausing { sleep });
                 }
                 StateProjection::Pausing { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
                     if let Some(place) = this.place {
                         place.begin();
                     }
-                    this.kept.as_ref().expect("kept since the first try").again()
+                    let kept = this.kept.as_ref().expect("kept since the first try");
+                    let future = this.inner.call(kept.again());
+                    this.state.set(running(future, Some(kept)));
                 }
                 StateProjection::Racing { race } => {
                     let kept = this.kept.as_mut().expect("kept since the first try");
                     return race.poll(cx, this.inner, kept, this.shared);
                 }
-            };
-            let future = this.inner.call(attempt);
-            this.state.set(running(future, this.kept.as_ref()));
+            }
         }
     }
 }
 
 /// A try that was begun: alone, or the first of a race.
+#[inline]
 fn running<F, B>(future: F, kept: Option<&Kept<B>>) -> State<F> {
     let hedged = kept.filter(|kept| kept.hedged);
     match hedged.and_then(|kept| kept.call.rules().per_try_timeout()) {
@@ -127,35 +153,6 @@ fn running<F, B>(future: F, kept: Option<&Kept<B>>) -> State<F> {
             race: Box::new(Race::begin(future, slow)),
         },
     }
-}
-
-/// Peeks at the body and keeps what a second try would need.
-fn first_attempt<B>(request: Request<Routed<B>>, kept: &mut Option<Kept<B>>) -> Result<Request<Attempt<B>>, Error>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let head = Head::of(&request);
-    let (parts, routed) = request.into_parts();
-    let (body, call) = routed.into_parts();
-    let policy = &call.route.retry;
-    let payload =
-        peek(body, policy.replay_limit()).ok_or_else(|| Error::new(Kind::InvalidRequest("its body failed")))?;
-    call.cluster.budget().deposit();
-    let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
-    let hedged = hedges && matches!(payload, Payload::Whole(_));
-    let limit = call.try_limit().filter(|_| !hedged);
-    let retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
-    let first = Attempt::first(payload.clone(), call.clone(), limit);
-    *kept = Some(Kept {
-        head,
-        payload,
-        call,
-        retries,
-        tried: Tried::new(),
-        gone_to: first.gone_to.clone(),
-        hedged,
-    });
-    Ok(Request::from_parts(parts, first))
 }
 
 impl<S: Service<Request<Attempt<B>>>, B> std::fmt::Debug for RetryFuture<S, B> {

@@ -2,32 +2,48 @@
 //!
 //! A `HeaderMap` is two allocations to clone; a call has about five headers. So they are kept as a flat list in place, of
 //! which the common case needs no allocation, and the map is rebuilt when it is needed. Names and values are reference-counted:
-//! what is copied is their handles.
+//! what is copied is their handles. It is large all the same, so it stands in a box that is used again.
+
+use std::thread::LocalKey;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use smallvec::SmallVec;
 
+use crate::reuse::{Kept, Reuse};
+
 /// Headers kept without an allocation: a gRPC call has four or five.
 const INLINE: usize = 6;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Head {
     method: Method,
     uri: Uri,
     headers: SmallVec<[(HeaderName, HeaderValue); INLINE]>,
 }
 
+impl Reuse for Head {
+    fn kept() -> &'static LocalKey<Kept<Self>> {
+        thread_local! {
+            static KEPT: Kept<Head> = const { Kept::new(Vec::new()) };
+        }
+        &KEPT
+    }
+
+    fn clear(&mut self) {
+        self.headers.clear();
+        self.uri = Uri::default();
+        self.method = Method::GET;
+    }
+}
+
 impl Head {
-    pub(super) fn of<B>(request: &Request<B>) -> Self {
-        let headers = request
-            .headers()
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers,
+    /// Keeps the head of `request`, in place.
+    #[inline]
+    pub(super) fn keep<B>(&mut self, request: &Request<B>) {
+        self.method = request.method().clone();
+        self.uri = request.uri().clone();
+        for (name, value) in request.headers() {
+            self.headers.push((name.clone(), value.clone()));
         }
     }
 
@@ -59,7 +75,9 @@ mod tests {
             .header("b", "3")
             .body(())
             .unwrap();
-        let rebuilt = Head::of(&request).rebuild(());
+        let mut head = Head::default();
+        head.keep(&request);
+        let rebuilt = head.rebuild(());
         assert_eq!(rebuilt.headers(), request.headers());
         assert_eq!((rebuilt.uri(), rebuilt.method()), (request.uri(), request.method()));
     }

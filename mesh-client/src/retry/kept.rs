@@ -1,6 +1,5 @@
 //! What another try of a call needs, and the decision whether there is one.
 
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -9,11 +8,12 @@ use mesh_core::retry::{Again, RetryState, TryEnd, Verdict, Why, World};
 
 use super::Shared;
 use super::head::Head;
-use crate::body::{ResponseBody, grpc_status};
+use crate::body::ResponseBody;
 use crate::cluster::ClusterHandle;
 use crate::error::Error;
 use crate::flags::{ResponseFlags, RetriesEnd};
 use crate::request::{Attempt, Call, Payload, Tried};
+use crate::reuse::Reused;
 
 /// gRFC A6: how often this call was tried before.
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
@@ -22,7 +22,7 @@ pub(super) type Answer = Result<Response<ResponseBody>, Error>;
 
 /// What another try would need.
 pub(super) struct Kept<B> {
-    pub(super) head: Head,
+    pub(super) head: Reused<Head>,
     pub(super) payload: Payload<B>,
     pub(super) call: Call,
     pub(super) retries: RetryState,
@@ -63,9 +63,9 @@ impl Drop for Place {
 }
 
 impl<B> Kept<B> {
-    /// Whether there is another try after `answer`; if there is none, the answer as the caller is to have it.
-    pub(super) fn judge(&mut self, answer: Answer, shared: &Shared) -> ControlFlow<Answer, Place> {
-        let (end, peer) = match &answer {
+    /// Whether there is another try after `answer`; if there is none, the answer is made what the caller is to have.
+    pub(super) fn judge(&mut self, answer: &mut Answer, shared: &Shared) -> Option<Place> {
+        let (end, peer) = match &*answer {
             Ok(response) => (Some(answered(response)), response.body().peer()),
             Err(error) => (error.try_end(), error.peer()),
         };
@@ -73,20 +73,24 @@ impl<B> Kept<B> {
         // The common end: neither policy nor budget is looked at.
         let plain = end.is_none_or(TryEnd::is_good) && self.call.asked.is_none() && !policy.minds_good_answers();
         let Some(end) = end.filter(|_| !plain && self.can_be_sent_again()) else {
-            return ControlFlow::Break(self.give_up(answer, Why::NotNamed));
+            self.give_up(answer, Why::NotNamed);
+            return None;
         };
         let verdict = self.with_world(shared, |retries, call, method, world| {
             let headers = answer.as_ref().ok().map(Response::headers);
             retries.judge(&call.rules(), method, end, headers, world)
         });
         match verdict {
-            Verdict::GiveUp(why) => ControlFlow::Break(self.give_up(answer, why)),
+            Verdict::GiveUp(why) => {
+                self.give_up(answer, why);
+                None
+            }
             Verdict::Again(again) => {
                 // A host that provably did nothing is not asked again, whatever the policy says of hosts.
                 if end.is_untouched() || self.call.route.retry.hosts.other_hosts {
                     self.tried.extend(peer.filter(|peer| !self.tried.contains(peer)));
                 }
-                ControlFlow::Continue(self.place(again))
+                Some(self.place(again))
             }
         }
     }
@@ -128,7 +132,7 @@ impl<B> Kept<B> {
 
     /// The answer is the caller's. No other try will need the body; a failing answer says why there is none, and the request
     /// that the call is made for learns that trying again further up would only multiply.
-    fn give_up(&self, answer: Answer, why: Why) -> Answer {
+    fn give_up(&self, answer: &mut Answer, why: Why) {
         if let Payload::Streaming(replay) = &self.payload {
             replay.commit();
         }
@@ -139,17 +143,15 @@ impl<B> Kept<B> {
             inherit::note_exhausted();
         }
         match answer {
-            Ok(mut response) => {
-                if end.is_some() {
-                    let flags = ResponseFlags {
-                        retries: end,
-                        last: None,
-                    };
-                    response.extensions_mut().insert(flags);
-                }
-                Ok(response)
+            Ok(response) if end.is_some() => {
+                let flags = ResponseFlags {
+                    retries: end,
+                    last: None,
+                };
+                response.extensions_mut().insert(flags);
             }
-            Err(error) => Err(error.after(end)),
+            Ok(_) => {}
+            Err(error) => error.not_tried_again(end),
         }
     }
 
@@ -188,6 +190,6 @@ impl<B> Kept<B> {
 fn answered(response: &Response<ResponseBody>) -> TryEnd {
     TryEnd::Answered {
         status: response.status(),
-        grpc: grpc_status(response.headers()),
+        grpc: response.body().head_status(),
     }
 }

@@ -88,6 +88,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Routed<B>>) -> RetryFuture<S, B> {
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);

@@ -8,7 +8,6 @@
 //! hedging never makes.
 
 use std::future::Future;
-use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -65,18 +64,16 @@ impl<F> Race<F> {
         F: Future<Output = Answer>,
     {
         loop {
-            if let Poll::Ready(answer) = self.poll_tries(cx) {
+            if let Poll::Ready(mut answer) = self.poll_tries(cx) {
                 if !self.tries.is_empty() && kept.is_worth_another(&answer) {
                     // The others may do better, and are under way already.
                     continue;
                 }
-                match kept.judge(answer, shared) {
-                    ControlFlow::Break(answer) => return Poll::Ready(answer),
-                    ControlFlow::Continue(place) => {
-                        self.timer.as_mut().reset(Instant::now() + place.pause());
-                        self.pausing = Some(place);
-                    }
-                }
+                let Some(place) = kept.judge(&mut answer, shared) else {
+                    return Poll::Ready(answer);
+                };
+                self.timer.as_mut().reset(Instant::now() + place.pause());
+                self.pausing = Some(place);
             }
             if self.pausing.is_none() && !self.armed {
                 return Poll::Pending;

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::Response;
 use mesh_core::route::Answer;
@@ -31,6 +31,7 @@ pin_project! {
 }
 
 impl<F> RewriteFuture<F> {
+    #[inline]
     pub(super) fn go(inner: F, answer: Option<Answer>) -> Self {
         let state = match answer {
             None => State::Plain { inner },
@@ -52,15 +53,16 @@ where
 {
     type Output = F::Output;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProjection::Plain { inner } => inner.poll(cx),
             StateProjection::Edited { inner, answer } => {
-                let mut result = ready!(inner.poll(cx));
-                if let Ok(response) = &mut result {
+                let mut polled = inner.poll(cx);
+                if let Poll::Ready(Ok(response)) = &mut polled {
                     answer.apply(response.status(), response.headers_mut());
                 }
-                Poll::Ready(result)
+                polled
             }
             StateProjection::Failed { error } => Poll::Ready(Err(error.take().expect("polled after it was done"))),
         }

@@ -64,6 +64,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Routed<B>>) -> Self::Future {
         let Some(edits) = request.body().extras().and_then(|extras| extras.edits.clone()) else {
             return RewriteFuture::go(self.inner.call(request), None);

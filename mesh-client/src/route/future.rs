@@ -23,20 +23,25 @@ pin_project! {
     /// Resolves to the answer of the chosen cluster.
     ///
     /// Dropping it cancels the call.
-    pub struct RouteFuture<S: Service<Request<Routed<B>>>, B> {
+    pub struct RouteFuture<F> {
         #[pin]
-        state: State<S, B>,
+        state: State<F>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S: Service<Request<Routed<B>>>, B> {
-        Inner { #[pin] future: S::Future },
+    enum State<F> {
+        Inner { #[pin] future: F },
         // Boxed, since an answer is large and calls that come here have none in flight.
         Done { result: Option<Result<Box<Response<ResponseBody>>, Error>> },
-        Waiting { waiting: Box<Waiting<S, B>> },
+        Waiting { waiting: Box<dyn Wait<F> + Send> },
     }
+}
+
+/// A call that waits for its target. Erased, so that what it will be sent by is no part of the future's type.
+trait Wait<F> {
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<RouteFuture<F>>;
 }
 
 /// Off the common path, so in a box: most calls never wait.
@@ -48,8 +53,9 @@ struct Waiting<S, B> {
     changed: Pin<Box<dyn Future<Output = bool> + Send>>,
 }
 
-impl<S: Service<Request<Routed<B>>>, B> RouteFuture<S, B> {
-    pub(super) fn go(future: S::Future) -> Self {
+impl<F> RouteFuture<F> {
+    #[inline]
+    pub(super) fn go(future: F) -> Self {
         Self {
             state: State::Inner { future },
         }
@@ -61,7 +67,11 @@ impl<S: Service<Request<Routed<B>>>, B> RouteFuture<S, B> {
         }
     }
 
-    pub(super) fn wait(inner: S, request: Request<B>, shared: Arc<Shared>, limit: Duration) -> Self {
+    pub(super) fn wait<S, B>(inner: S, request: Request<B>, shared: Arc<Shared>, limit: Duration) -> Self
+    where
+        S: Service<Request<Routed<B>>, Future = F> + Send + 'static,
+        B: Send + 'static,
+    {
         let changed = Box::pin(first_answer(Arc::clone(&shared), limit));
         let waiting = Waiting {
             call: Some((inner, request)),
@@ -78,12 +88,13 @@ impl<S: Service<Request<Routed<B>>>, B> RouteFuture<S, B> {
     }
 }
 
-impl<S, B> Future for RouteFuture<S, B>
+impl<F> Future for RouteFuture<F>
 where
-    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
+    F: Future<Output = Result<Response<ResponseBody>, Error>>,
 {
     type Output = Result<Response<ResponseBody>, Error>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let next = match self.as_mut().project().state.project() {
@@ -96,23 +107,21 @@ where
                             .map(|response| *response),
                     );
                 }
-                StateProjection::Waiting { waiting } => {
-                    let answered = ready!(waiting.changed.as_mut().poll(cx));
-                    waiting.go_on(answered)
-                }
+                StateProjection::Waiting { waiting } => ready!(waiting.poll_wait(cx)),
             };
             self.set(next);
         }
     }
 }
 
-impl<S, B> Waiting<S, B>
+impl<S, B> Wait<S::Future> for Waiting<S, B>
 where
-    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
+    S: Service<Request<Routed<B>>>,
 {
-    fn go_on(&mut self, answered: bool) -> RouteFuture<S, B> {
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<RouteFuture<S::Future>> {
+        let answered = ready!(self.changed.as_mut().poll(cx));
         let (mut inner, request) = self.call.take().expect("a wait ends once");
-        match self.shared.decide(&request) {
+        Poll::Ready(match self.shared.decide(&request) {
             Decision::Go(call) => {
                 RouteFuture::go(inner.call(request.map(|body| Routed::new(body, call, self.began.elapsed()))))
             }
@@ -122,9 +131,11 @@ where
                 debug_assert!(!answered, "a target does not become unknown again");
                 RouteFuture::done(Err(self.gave_up(&reason)))
             }
-        }
+        })
     }
+}
 
+impl<S, B> Waiting<S, B> {
     fn gave_up(&self, reason: &mesh_core::config::Reason) -> Error {
         let because = match self.shared.link.waiting_reason() {
             Some(because) => format!(": {because}"),
@@ -147,7 +158,7 @@ pub(crate) async fn heard_of(selector: &live::Reader<super::Target>) {
     until(selector, |target| !matches!(target, super::Target::Waiting(_))).await;
 }
 
-impl<S: Service<Request<Routed<B>>>, B> std::fmt::Debug for RouteFuture<S, B> {
+impl<F> std::fmt::Debug for RouteFuture<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RouteFuture").finish_non_exhaustive()
     }

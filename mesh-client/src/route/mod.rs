@@ -106,17 +106,19 @@ pub struct RouteService<S> {
 
 impl<S, B> Service<Request<B>> for RouteService<S>
 where
-    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error> + Clone,
+    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error> + Clone + Send + 'static,
+    B: Send + 'static,
 {
     type Response = Response<ResponseBody>;
     type Error = Error;
-    type Future = RouteFuture<S, B>;
+    type Future = RouteFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> RouteFuture<S, B> {
+    #[inline]
+    fn call(&mut self, request: Request<B>) -> RouteFuture<S::Future> {
         match self.shared.decide(&request) {
             Decision::Go(call) => {
                 let request = request.map(|body| Routed::new(body, call, Duration::ZERO));

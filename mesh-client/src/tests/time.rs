@@ -115,6 +115,44 @@ async fn dl_1_a_peer_is_told_what_is_left_and_never_more() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_to_be_told_nothing_hears_what_others_said() {
+    let net = Net::default();
+    let seen = told(&net, |respond| say(respond, "ok"));
+    let (source, link) = net.link();
+    let channel = channel(&link);
+    let last = || {
+        let seen = seen.lock().unwrap();
+        let headers = seen.last().unwrap();
+        (number(headers, EXPECTED), number(headers, "grpc-timeout"))
+    };
+    settled_with(&source, &link, |route| {
+        route.timeout = Some(ms(2_000));
+        route.limits.untold = true;
+    })
+    .await;
+    call(&channel, post("")).await.unwrap();
+    assert_eq!(last(), (None, None));
+    call(&channel, grpc()).await.unwrap();
+    assert_eq!(last(), (None, None));
+    call(&channel, with(grpc(), &[("grpc-timeout", "250m")])).await.unwrap();
+    assert_eq!(last(), (None, Some(250)));
+    // Never more than there is.
+    call(&channel, with(grpc(), &[("grpc-timeout", "9000m")]))
+        .await
+        .unwrap();
+    assert_eq!(last(), (None, Some(2_000)));
+    inherited(&channel, ms(40), grpc()).await.unwrap();
+    assert_eq!(last(), (None, Some(39)));
+    settled_with(&source, &link, |route| {
+        route.limits.grpc_max = Some(ms(1_000));
+        route.limits.untold = true;
+    })
+    .await;
+    call(&channel, grpc()).await.unwrap();
+    assert_eq!(last(), (None, Some(1_000)));
+}
+
 async fn settled_with(source: &mesh_core::link::Source, link: &mesh_core::Link, change: fn(&mut Route)) {
     let next = mesh_core::config::Version(link.snapshots().load().version().0 + 1);
     let snapshot = one_cluster(&[1], |route, _| change(route)).with_clusters(next, std::iter::empty());

@@ -19,6 +19,9 @@ pub struct TimeLimits {
     pub grpc_offset: Option<Duration>,
     /// The longest a stream may go without a byte in either direction (Envoy `idle_timeout`, `stream_idle_timeout`).
     pub idle: Option<Duration>,
+    /// The peer is not told how long a call may take, but for what the caller, or a limit that is meant for gRPC, says to a gRPC
+    /// server. By default it is (Envoy's router: `suppress_envoy_headers`).
+    pub untold: bool,
 }
 
 impl TimeLimits {
@@ -38,6 +41,7 @@ impl TimeLimits {
             grpc_max: self.grpc_max.or(outer.grpc_max),
             grpc_offset: self.grpc_offset.or(outer.grpc_offset),
             idle: self.idle.or(outer.idle),
+            untold: self.untold || outer.untold,
         }
     }
 }

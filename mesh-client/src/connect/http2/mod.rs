@@ -49,7 +49,8 @@ pub(crate) struct Connection {
     streams: AtomicU32,
     /// Streams opened since the beginning; it may wrap.
     opened: AtomicU32,
-    max_streams: AtomicU32,
+    /// What the peer allows at once, as far as is known. Shared with the connection's task.
+    max_streams: Arc<AtomicU32>,
     /// Streams after which it takes no more.
     max_opened: u32,
     closed: AtomicBool,
@@ -250,11 +251,12 @@ pub(super) async fn handshake<T: Io>(
         .await
         .map_err(|error| ConnectError::new(ConnectKind::Http2(error)))?;
     let Keeping { terms, reads, pool } = keeping;
+    let max_streams = Arc::new(AtomicU32::new(first));
     let connection = Arc::new(Connection {
         send: Mutex::new(send),
         streams: AtomicU32::new(0),
         opened: AtomicU32::new(0),
-        max_streams: AtomicU32::new(first),
+        max_streams: Arc::clone(&max_streams),
         max_opened: terms.max_requests.map_or(0, std::num::NonZeroU32::get),
         closed: AtomicBool::new(false),
         proven: AtomicBool::new(false),
@@ -266,7 +268,7 @@ pub(super) async fn handshake<T: Io>(
     let pings = driver.ping_pong();
     let most = settings.max_streams.map_or(u32::MAX, std::num::NonZeroU32::get);
     // Neither task keeps the connection alive: when its last user is gone, h2 ends it.
-    let driving = drive(driver, most, Arc::downgrade(&connection), pool.clone());
+    let driving = drive(driver, (max_streams, most), Arc::downgrade(&connection), pool.clone());
     let task = tokio::spawn(driving).abort_handle();
     let steward = Steward::new(&connection, pings, task, terms, pool, settings.keep_alive);
     tokio::spawn(steward.attend());
@@ -276,16 +278,14 @@ pub(super) async fn handshake<T: Io>(
 /// Polls the connection to its end.
 async fn drive<T: Io>(
     mut driver: h2::client::Connection<T, Bytes>,
-    most: u32,
+    (max_streams, most): (Arc<AtomicU32>, u32),
     live: Weak<Connection>,
     pool: Weak<Pool>,
 ) {
     let result = poll_fn(|cx| {
         let polled = pin!(&mut driver).poll(cx);
-        if let Some(connection) = live.upgrade() {
-            let max = u32::try_from(driver.max_concurrent_send_streams()).unwrap_or(u32::MAX);
-            connection.max_streams.store(max.min(most), Ordering::Relaxed);
-        }
+        let max = u32::try_from(driver.max_concurrent_send_streams()).unwrap_or(u32::MAX);
+        max_streams.store(max.min(most), Ordering::Relaxed);
         polled
     })
     .await;

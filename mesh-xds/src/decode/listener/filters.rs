@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use mesh_core::config::FaultFilter;
-use prost::Name;
+use prost::{Message as _, Name};
 
 use super::Side;
 use crate::bootstrap::Profile;
@@ -22,6 +22,8 @@ pub(super) struct Asked {
     pub(super) extensions: Vec<ExtensionRef>,
     /// Those that break calls.
     pub(super) faults: Vec<FaultFilter>,
+    /// The router adds none of its own headers (`suppress_envoy_headers`).
+    pub(super) untold: bool,
 }
 
 /// Checks the filters, and says what they ask for.
@@ -43,7 +45,11 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
                 });
                 false
             }
-            One::Known(filter) => filter == Filter::Router,
+            One::Known(Filter::Router) => {
+                asked.untold = is_untold(filter).map_err(at)?;
+                true
+            }
+            One::Known(_) => false,
             One::Elsewhere(extension) => {
                 let is_router = may_only_be_router(&extension);
                 asked.extensions.push(extension);
@@ -127,6 +133,19 @@ fn reference(
         optional: filter.is_optional || filter.disabled,
         disabled: filter.disabled,
     })
+}
+
+/// Of the router's own settings one is heard.
+fn is_untold(filter: &HttpFilter) -> Result<bool, Fault> {
+    let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+        return Ok(false);
+    };
+    // It may come wrapped in a struct, which only says which filter is meant.
+    if type_name(&any.type_url) != Router::full_name() {
+        return Ok(false);
+    }
+    let router = Router::decode(&*any.value).map_err(|error| Fault::new("typed_config", error.to_string()))?;
+    Ok(router.suppress_envoy_headers)
 }
 
 fn may_only_be_router(extension: &ExtensionRef) -> bool {

@@ -36,7 +36,10 @@ pub(super) fn http(
         routes,
         extensions: asked.extensions.into(),
         faults: asked.faults.into(),
-        limits: limits(manager, context)?,
+        limits: TimeLimits {
+            untold: asked.untold,
+            ..limits(manager, context)?
+        },
     })
 }
 

@@ -18,7 +18,7 @@ pub(super) fn limits(action: &RouteAction) -> Result<(Option<Duration>, TimeLimi
         grpc_max: said("max_grpc_timeout", action.max_grpc_timeout.as_ref())?,
         grpc_offset: limit("grpc_timeout_offset", action.grpc_timeout_offset.as_ref())?,
         idle: said("idle_timeout", action.idle_timeout.as_ref())?,
-        max_stream: None,
+        ..TimeLimits::default()
     };
     if let Some(max) = &action.max_stream_duration {
         let at = |fault: Fault| fault.within("max_stream_duration");

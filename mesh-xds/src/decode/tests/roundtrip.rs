@@ -121,6 +121,7 @@ fn limits() -> impl Strategy<Value = TimeLimits> {
         grpc_max,
         grpc_offset,
         idle,
+        ..TimeLimits::default()
     })
 }
 

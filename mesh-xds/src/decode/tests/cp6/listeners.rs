@@ -6,6 +6,7 @@ use crate::proto::hcm::{
 };
 use crate::proto::listener::Listener as Proto;
 use crate::proto::protobuf::Any;
+use crate::proto::router::Router;
 use crate::proto::{core, pack};
 use crate::resource::Listener;
 
@@ -134,4 +135,22 @@ fn cp_6_listeners() {
     ];
     let base = istiod::proxyless::listener();
     table::<Listener>(context(), &base, &base, &mutators);
+}
+
+#[test]
+fn a_router_may_tell_peers_nothing() {
+    let mut proto = istiod::proxyless::listener();
+    let limits = |proto: &Proto| match decode::<Listener>(&raw(proto), &context()).unwrap().value.unwrap() {
+        Listener::Api(http) => http.limits,
+        other => panic!("{other:?}"),
+    };
+    assert!(!limits(&proto).untold);
+    manager(&mut proto, |manager| {
+        let router = manager.http_filters.last_mut().unwrap();
+        router.config_type = Some(ConfigType::TypedConfig(pack(&Router {
+            suppress_envoy_headers: true,
+            ..Default::default()
+        })));
+    });
+    assert!(limits(&proto).untold);
 }
