@@ -42,6 +42,8 @@ pub(crate) struct Call {
     /// What the request asks for in place of its route's policy.
     pub(crate) asked: Option<Arc<Overrides>>,
     pub(crate) time: CallTime,
+    /// What the request hashes to, where its cluster's balancing goes by that.
+    pub(crate) hash: Option<u64>,
 }
 
 /// What the deadline room found out of a call's time.
@@ -97,6 +99,7 @@ impl Call {
             extras,
             asked: None,
             time: CallTime::default(),
+            hash: None,
         }
     }
 

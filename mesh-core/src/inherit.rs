@@ -14,6 +14,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,7 @@ thread_local! {
 pub struct Inherited {
     deadline: Option<Instant>,
     is_retry: bool,
+    source: Option<IpAddr>,
     exhausted: Exhausted,
 }
 
@@ -54,6 +56,17 @@ impl Inherited {
     #[must_use]
     pub fn as_retry(self, is_retry: bool) -> Self {
         Self { is_retry, ..self }
+    }
+
+    /// It came from there.
+    #[must_use]
+    pub fn came_from(self, source: Option<IpAddr>) -> Self {
+        Self { source, ..self }
+    }
+
+    /// Where it came from, if that is known.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source
     }
 
     /// When it must be answered.
@@ -92,6 +105,7 @@ impl Inherited {
         Self {
             deadline: self.deadline,
             is_retry: self.is_retry,
+            source: self.source,
             exhausted: Exhausted::Shared(told),
         }
     }

@@ -22,6 +22,9 @@ pub(crate) const PROVIDED: &str = "mesh:named";
 /// in it, which clients that do not know them ignore.
 pub(crate) const RETRY_IS_DEFAULT: (&str, &str) = ("mesh", "retry_is_default");
 
+/// The key of the filter state by which gRPC hashes requests "by their channel" (gRFC A42).
+pub(crate) const HASH_BY_CHANNEL: &str = "io.grpc.channel_id";
+
 /// The `user_agent_name` of our client.
 pub(crate) const OUR_USER_AGENT: &str = "mesh-xds";
 

@@ -9,6 +9,7 @@
 )]
 
 mod adoption;
+mod affinity;
 mod bad_yaml;
 mod drain;
 mod foreign;

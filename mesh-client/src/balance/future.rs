@@ -172,7 +172,7 @@ where
         let mut draw = shared.manager.entropy().draw();
         set.counting.admit(&set.cluster, &mut draw)?;
         let ask = Ask {
-            hash: None,
+            hash: attempt.call.hash,
             selection: attempt.call.route.retry.hosts,
         };
         let Some(index) = pick(&set, attempt, ask, &mut draw) else {

@@ -87,6 +87,7 @@ impl Outcome {
         if let Some(counted) = &mut self.counted {
             counted.saw_headers(status, grpc, headers);
         }
+        self.cluster.hear(&self.host, headers);
     }
 
     /// Trailers came, and with them the end.
@@ -96,6 +97,7 @@ impl Outcome {
         if let Some(counted) = &mut self.counted {
             counted.saw_trailers(grpc, trailers);
         }
+        self.cluster.hear(&self.host, trailers);
         self.ended();
     }
 

@@ -4,14 +4,16 @@ use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::HeaderMap;
 use mesh_core::Entropy;
 use mesh_core::balance::levels::{Warming, subset};
+use mesh_core::balance::{Load as _, LoadReport};
 use mesh_core::breaker::ClusterBreakers;
 use mesh_core::config::{Cluster, ClusterName, LbPolicy, RoutingPriority};
 use mesh_core::identity::{Credentials, Pins};
 use mesh_core::live;
 use mesh_core::outlier::{Ejection, Observation};
-use mesh_core::report::{Loads, Tally};
+use mesh_core::report::{Loads, Tally, orca};
 use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::Notify;
@@ -49,6 +51,8 @@ pub(crate) struct ClusterHandle {
     outliers: Outliers,
     slow: Mutex<Slow>,
     mirrors: AtomicU32,
+    /// When the weights that hosts report are to be taken over.
+    weigh_at: Mutex<Option<Instant>>,
     budget: Budget,
     anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
@@ -76,6 +80,7 @@ impl ClusterHandle {
             outliers,
             slow,
             mirrors: AtomicU32::new(0),
+            weigh_at: Mutex::default(),
             budget: Budget::default(),
             anywhere: Anywhere::default(),
             tls_configs: Arc::new(
@@ -112,8 +117,8 @@ impl ClusterHandle {
         }
     }
 
-    /// Does what is due: ends an interval of outlier detection, gives new hosts more of their share, and puts hosts in order when
-    /// one was taken out or let in.
+    /// Does what is due: ends an interval of outlier detection, gives new hosts more of their share, puts hosts in order when
+    /// one was taken out or let in, and weighs them by what they reported.
     /// When to look again. Only the manager may call it, which publishes nothing else meanwhile.
     pub(super) fn tend(&self, now: Instant, parts: &Parts) -> Option<Instant> {
         let cluster = Arc::clone(&self.hosts.load().cluster);
@@ -123,7 +128,7 @@ impl ClusterHandle {
         if self.outliers.take_stale() | is_due {
             self.refresh(parts);
         }
-        next.into_iter().chain(lock(&self.slow).at).min()
+        next.into_iter().chain(lock(&self.slow).at).chain(self.weigh(now)).min()
     }
 
     /// Makes the host set anew with what is known of its hosts now.
@@ -145,6 +150,28 @@ impl ClusterHandle {
         {
             self.outliers.suspect(&self.name, config, host.address());
         }
+    }
+
+    /// What a host said of its own load beside an answer, where hosts are weighted by that.
+    pub(crate) fn hear(&self, host: &Host, headers: &HeaderMap) {
+        if let Some(reported) = host.reported()
+            && let LbPolicy::ClientSideWeightedRoundRobin(settings) = &self.hosts.load().cluster.lb
+        {
+            let mut report = LoadReport::default();
+            if orca::read(headers, |metric, value| report.add(metric, value, settings)) {
+                reported.told(&report, settings, Instant::now().into_std());
+            }
+        }
+    }
+
+    /// Takes over what hosts reported, when that is due; when it is again.
+    fn weigh(&self, now: Instant) -> Option<Instant> {
+        let mut weigh_at = self.weigh_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if weigh_at.is_none_or(|at| at <= now) {
+            let after = self.hosts.load().reweigh(now.into_std());
+            *weigh_at = after.map(|after| now + after);
+        }
+        *weigh_at
     }
 
     /// The hosts that outlier detection took out.

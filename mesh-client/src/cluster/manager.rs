@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use mesh_core::config::{ClusterName, Reason, ReasonKind, RouteTree, Snapshot};
+use mesh_core::config::{ClusterName, LbPolicy, Reason, ReasonKind, RouteTree, Snapshot};
 use mesh_core::identity::Identity;
 use mesh_core::link::{Standing, WeakLink};
 use mesh_core::report::Tally;
@@ -51,7 +51,8 @@ struct State {
     identity: Option<Identity>,
     clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
     retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
-    /// The clusters that watch for outliers or have hosts that are slow to start, which are looked at again and again.
+    /// The clusters that watch for outliers, have hosts that are slow to start or weigh them by reports, which are looked at again
+    /// and again.
     watched: HashSet<ClusterName>,
     targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
 }
@@ -247,7 +248,8 @@ impl State {
                 }
                 None => Arc::new(ClusterHandle::new(cluster, parts)),
             };
-            if cluster.outlier.is_some() || cluster.common_lb.slow_start.is_some() {
+            let by_reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
+            if cluster.outlier.is_some() || cluster.common_lb.slow_start.is_some() || by_reports {
                 self.watched.insert(name.clone());
             } else {
                 self.watched.remove(name);

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::balance::Ask;
 use mesh_core::balance::levels::{GoneTo, LevelPicker, Member as _, Plan, shares};
 use mesh_core::config::{Cluster, Failover, LbPolicy, TlsMode};
 use mesh_core::entropy::Draw;
 use mesh_core::report::Loads;
+use tokio::time::Instant;
 
 use super::Host;
 use super::counting::Counting;
@@ -67,6 +69,8 @@ impl HostSet {
         };
         let first_ready = cluster.common_lb.failover == Failover::FirstReady;
         let picker = LevelPicker::new(plan, &cluster.lb, &hosts, first_ready, draw);
+        // What is known already counts from the first pick.
+        picker.reweigh(&hosts, Instant::now().into_std());
         let endpoints = (0..hosts.len()).map(|place| &cluster.endpoints[endpoint_at(order.as_deref(), place)]);
         let set = Self {
             counting: Counting::new(&cluster, endpoints, loads),
@@ -92,6 +96,11 @@ impl HostSet {
             None => self.picker.pick(&self.hosts, ask, tried, draw),
             Some(gone_to) => self.picker.pick_again(&self.hosts, ask, tried, gone_to, draw),
         }
+    }
+
+    /// Takes over what hosts reported of themselves; when that is due again, if the cluster goes by it.
+    pub(super) fn reweigh(&self, now: std::time::Instant) -> Option<Duration> {
+        self.picker.reweigh(&self.hosts, now)
     }
 
     /// The priority of the host at a place.

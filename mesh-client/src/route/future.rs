@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::header::SET_COOKIE;
 use http::{Request, Response};
 use mesh_core::config::ReasonKind;
 use mesh_core::live;
@@ -13,7 +14,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{Decision, Shared};
+use super::{Cookies, Decision, Shared};
 use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::Routed;
@@ -32,7 +33,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F> {
-        Inner { #[pin] future: F },
+        Inner { #[pin] future: F, cookies: Cookies },
         // Boxed, since an answer is large and calls that come here have none in flight.
         Done { result: Option<Result<Box<Response<ResponseBody>>, Error>> },
         Waiting { waiting: Box<dyn Wait<F> + Send> },
@@ -54,10 +55,11 @@ struct Waiting<S, B> {
 }
 
 impl<F> RouteFuture<F> {
+    /// What comes is given these cookies.
     #[inline]
-    pub(super) fn go(future: F) -> Self {
+    pub(super) fn go(future: F, cookies: Cookies) -> Self {
         Self {
-            state: State::Inner { future },
+            state: State::Inner { future, cookies },
         }
     }
 
@@ -98,7 +100,20 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let next = match self.as_mut().project().state.project() {
-                StateProjection::Inner { future } => return future.poll(cx),
+                StateProjection::Inner { future, cookies } => {
+                    // Most give none, and their answer is not moved for it.
+                    if cookies.is_none() {
+                        return future.poll(cx);
+                    }
+                    let mut result = ready!(future.poll(cx));
+                    if let (Ok(response), Some(cookies)) = (&mut result, cookies.take()) {
+                        let headers = response.headers_mut();
+                        for cookie in *cookies {
+                            headers.append(SET_COOKIE, cookie);
+                        }
+                    }
+                    return Poll::Ready(result);
+                }
                 StateProjection::Done { result } => {
                     return Poll::Ready(
                         result
@@ -122,8 +137,9 @@ where
         let answered = ready!(self.changed.as_mut().poll(cx));
         let (mut inner, request) = self.call.take().expect("a wait ends once");
         Poll::Ready(match self.shared.decide(&request) {
-            Decision::Go(call) => {
-                RouteFuture::go(inner.call(request.map(|body| Routed::new(body, call, self.began.elapsed()))))
+            Decision::Go(call, cookies) => {
+                let request = request.map(|body| Routed::new(body, call, self.began.elapsed()));
+                RouteFuture::go(inner.call(request), cookies)
             }
             Decision::Answer(response) => RouteFuture::done(Ok(response)),
             Decision::Fail(error) => RouteFuture::done(Err(error)),

@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
-use mesh_core::config::{Action, Reason, ReasonKind};
+use http::{HeaderValue, Request, Response};
+use mesh_core::config::{Action, HashPolicy, Reason, ReasonKind};
+use mesh_core::entropy::Draw;
 use mesh_core::link::{Guard, Standing};
-use mesh_core::route::RequestHead;
-use mesh_core::{Entropy, Link, live, route};
+use mesh_core::route::{Caller, RequestHead};
+use mesh_core::{Entropy, Link, inherit, live, route};
 use tower::{Layer, Service};
 
 use crate::body::ResponseBody;
@@ -45,6 +46,8 @@ struct Shared {
     target: Arc<str>,
     selector: live::Reader<Target>,
     entropy: Entropy,
+    /// What its calls have in common where hosts are chosen by the channel.
+    channel: u64,
     link: Link,
     // What keeps the selector current and the target subscribed.
     _cell: Arc<live::Writer<Target>>,
@@ -63,10 +66,12 @@ impl RouteLayer {
         let interest = link.interest().watch(Arc::clone(&name));
         let manager = ClusterManager::of(link);
         let cell = manager.target(&name);
+        let entropy = manager.entropy().clone();
         let shared = Shared {
             target: name,
             selector: cell.reader(),
-            entropy: manager.entropy().clone(),
+            channel: entropy.draw().next(),
+            entropy,
             link: link.clone(),
             _cell: cell,
             _manager: manager,
@@ -120,9 +125,9 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> RouteFuture<S::Future> {
         match self.shared.decide(&request) {
-            Decision::Go(call) => {
+            Decision::Go(call, cookies) => {
                 let request = request.map(|body| Routed::new(body, call, Duration::ZERO));
-                RouteFuture::go(self.inner.call(request))
+                RouteFuture::go(self.inner.call(request), cookies)
             }
             Decision::Answer(response) => RouteFuture::done(Ok(response)),
             Decision::Fail(error) => RouteFuture::done(Err(error)),
@@ -138,8 +143,11 @@ where
     }
 }
 
+/// What the caller is given with its answer, to come back with: for most, nothing.
+type Cookies = Option<Box<Vec<HeaderValue>>>;
+
 enum Decision {
-    Go(Call),
+    Go(Call, Cookies),
     Answer(Box<Response<ResponseBody>>),
     Fail(Error),
     Wait(Reason),
@@ -150,26 +158,47 @@ impl Shared {
         match &**self.selector.load() {
             Target::Waiting(reason) => Decision::Wait(reason.clone()),
             Target::Failed(reason) => Decision::Fail(Error::new(Kind::Unavailable(reason.clone()))),
-            Target::Ready(selector) => select(selector, &RequestHead::of(request, &self.target), &self.entropy),
+            Target::Ready(selector) => self.select(selector, &RequestHead::of(request, &self.target)),
         }
     }
-}
 
-fn select(selector: &Selector, head: &RequestHead<'_>, entropy: &Entropy) -> Decision {
-    let mut draw = entropy.draw();
-    let no_route = |text| Decision::Fail(Error::unavailable(ReasonKind::NoRoute, text));
-    let Some(index) = route::first_match(&selector.routes, head, &mut draw) else {
-        return no_route(format!("no route takes {:?}", head.path()));
-    };
-    let (route, leads) = (&selector.routes[index], &selector.leads[index]);
-    let split = match &route.action {
-        Action::Forward(forward) => &forward.split,
-        Action::Unserved(what) => return no_route(format!("the route asks for {what}, which is not served here")),
-        own => return own::answer(own, route, leads.own.as_ref(), head),
-    };
-    let share = &leads.shares[route::choose(split, &mut draw)];
-    match &share.cluster {
-        Ok(cluster) => Decision::Go(Call::new(Arc::clone(route), Arc::clone(cluster), share.extras.clone())),
-        Err(reason) => Decision::Fail(Error::new(Kind::Unavailable(reason.clone()))),
+    fn select(&self, selector: &Selector, head: &RequestHead<'_>) -> Decision {
+        let mut draw = self.entropy.draw();
+        let no_route = |text| Decision::Fail(Error::unavailable(ReasonKind::NoRoute, text));
+        let Some(index) = route::first_match(&selector.routes, head, &mut draw) else {
+            return no_route(format!("no route takes {:?}", head.path()));
+        };
+        let (route, leads) = (&selector.routes[index], &selector.leads[index]);
+        let forward = match &route.action {
+            Action::Forward(forward) => forward,
+            Action::Unserved(what) => return no_route(format!("the route asks for {what}, which is not served here")),
+            own => return own::answer(own, route, leads.own.as_ref(), head),
+        };
+        let share = &leads.shares[route::choose(&forward.split, &mut draw)];
+        match &share.cluster {
+            Ok(cluster) => {
+                let mut call = Call::new(Arc::clone(route), Arc::clone(cluster), share.extras.clone());
+                let cookies = match forward.hash.is_empty() {
+                    true => None,
+                    false => self.hash(&mut call, &forward.hash, head, &mut draw),
+                };
+                Decision::Go(call, cookies)
+            }
+            Err(reason) => Decision::Fail(Error::new(Kind::Unavailable(reason.clone()))),
+        }
+    }
+
+    /// Hashes what the route says of the request, where its cluster goes by that.
+    fn hash(&self, call: &mut Call, policies: &[HashPolicy], head: &RequestHead<'_>, draw: &mut Draw) -> Cookies {
+        if !call.cluster.hosts().load().cluster.lb.is_hashed() {
+            return None;
+        }
+        let caller = Caller {
+            channel: self.channel,
+            source: inherit::with(|inherited| inherited.source()).flatten(),
+        };
+        let hashed = route::hash(policies, head, caller, draw);
+        call.hash = hashed.hash;
+        (!hashed.cookies.is_empty()).then(|| Box::new(hashed.cookies))
     }
 }

@@ -19,6 +19,7 @@ mod net;
 mod outliers;
 mod outside;
 mod own;
+mod pickers;
 mod retries;
 mod security;
 mod storms;

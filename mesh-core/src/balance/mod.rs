@@ -155,12 +155,24 @@ impl Picker {
     /// others; picks by hash keep to the host of the hash unless it says to go elsewhere. When nothing better is met, a doubtful
     /// host is called all the same: that beats failing without a try (Envoy's previous-hosts predicate gives up likewise).
     pub fn pick<L: Load>(&self, hosts: &[L], ask: Ask, tried: impl Fn(&L) -> bool, draw: &mut Draw) -> Option<usize> {
+        self.pick_of(hosts, ask, L::is_available, tried, draw)
+    }
+
+    /// As [`pick`](Self::pick), where more than the hosts themselves says which are available.
+    pub fn pick_of<L: Load>(
+        &self,
+        hosts: &[L],
+        ask: Ask,
+        available: impl Fn(&L) -> bool,
+        tried: impl Fn(&L) -> bool,
+        draw: &mut Draw,
+    ) -> Option<usize> {
         match hosts.len() {
             0 => return None,
             1 => return Some(0),
             _ => {}
         }
-        let available = |index: usize| hosts[index].is_available();
+        let available = |index: usize| available(&hosts[index]);
         let tried = |index: usize| tried(&hosts[index]);
         let all = hosts.len();
         let search = Search {

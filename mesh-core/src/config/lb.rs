@@ -120,7 +120,8 @@ impl Maglev {
 /// Settings of [`LbPolicy::ClientSideWeightedRoundRobin`]: how endpoints' reports become weights.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientWeights {
-    /// Set: endpoints are asked for reports in a stream of their own, this often. Default: none, reports come with answers.
+    /// Set: endpoints may be asked for reports in a stream of their own, this often. Default: not set. The data plane here goes by
+    /// the reports that come with answers, whichever is said.
     pub out_of_band: Option<Duration>,
     /// How long an endpoint must have reported before its weight counts; zero: at once. Default 10 s.
     pub blackout: Duration,

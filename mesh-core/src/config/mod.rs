@@ -45,10 +45,10 @@ pub use retry::{
 };
 pub use route::{
     Abort, Action, AppendAction, Delay, DirectResponse, Domain, Fault, FaultAbort, FaultDelay, FaultFilter,
-    FaultOverride, Forward, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch, HeaderRules, HeaderTest, HostRewrite,
-    InvalidDomain, InvalidEdit, InvalidFormat, InvalidSplit, InvalidSubstitution, Mirror, Override, PathMatch,
-    PathRewrite, QueryMatch, QueryTest, Redirect, RedirectPath, Rewrite, Route, RouteMatch, RouteTree, Split, Subject,
-    Substitution, VirtualHost, WeightedCluster,
+    FaultOverride, Forward, HashBy, HashCookie, HashPolicy, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch,
+    HeaderRules, HeaderTest, HostRewrite, InvalidDomain, InvalidEdit, InvalidFormat, InvalidSplit, InvalidSubstitution,
+    Mirror, Override, PathMatch, PathRewrite, QueryMatch, QueryTest, Redirect, RedirectPath, Rewrite, Route,
+    RouteMatch, RouteTree, Split, Subject, Substitution, VirtualHost, WeightedCluster,
 };
 pub(crate) use route::{Operator, Piece};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};

@@ -72,12 +72,17 @@ fn whole_number(value: &[u8]) -> Option<i64> {
     std::str::from_utf8(value.trim_ascii()).ok()?.parse().ok()
 }
 
-fn query_passes(parameter: &QueryMatch, query: &str) -> bool {
-    let found = query.split('&').find_map(|pair| {
+/// The value of the first parameter of this name, as it is written; one without `=` is empty.
+pub(super) fn parameter<'a>(query: &'a str, wanted: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         // An empty query has no parameter, not one without a name.
-        (name == &*parameter.name && !pair.is_empty()).then_some(value)
-    });
+        (name == wanted && !pair.is_empty()).then_some(value)
+    })
+}
+
+fn query_passes(parameter: &QueryMatch, query: &str) -> bool {
+    let found = self::parameter(query, &parameter.name);
     match &parameter.test {
         QueryTest::Present(present) => found.is_some() == *present,
         QueryTest::Value(test) => found.is_some_and(|value| test.is_match(value.as_bytes())),

@@ -4,6 +4,7 @@
 
 mod edits;
 mod fault;
+mod hash;
 mod head;
 mod host;
 mod index;
@@ -19,6 +20,7 @@ use crate::entropy::Draw;
 
 pub use edits::{Answer, Edits};
 pub use fault::{Aborted, Injection, faults_of, inject};
+pub use hash::{Caller, Hashed, cookie, hash, set_cookie};
 pub use head::RequestHead;
 pub use host::virtual_host;
 pub use index::HostIndex;

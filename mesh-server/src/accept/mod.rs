@@ -79,7 +79,7 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let accepted = timeout(HANDSHAKE_TIMEOUT, self.handshake(io)).await;
+        let accepted = timeout(HANDSHAKE_TIMEOUT, self.handshake(io, peer)).await;
         let (refused, io) = match accepted {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err((refused, io))) => (refused, io),
@@ -94,7 +94,7 @@ impl Acceptor {
         Err(refused)
     }
 
-    async fn handshake<IO>(&self, io: IO) -> Result<MeshStream<IO>, (Refused, Option<IO>)>
+    async fn handshake<IO>(&self, io: IO, peer: SocketAddr) -> Result<MeshStream<IO>, (Refused, Option<IO>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -109,7 +109,7 @@ impl Acceptor {
         let now = now.ok_or_else(|| own(Refused::own_certificate_expired()))?;
         Ok(MeshStream::new(
             tls,
-            PeerIdentity::verified(leaf.id().clone()),
+            PeerIdentity::verified(leaf.id().clone(), peer),
             now,
             earlier(&leaf, &identity),
         ))

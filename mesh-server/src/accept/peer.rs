@@ -1,6 +1,7 @@
 //! Who is at the other end, as proof: a value of this type exists only for a verified handshake.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use mesh_core::identity::SpiffeId;
 
@@ -22,17 +23,23 @@ use mesh_core::identity::SpiffeId;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PeerIdentity {
     id: SpiffeId,
+    address: SocketAddr,
 }
 
 impl PeerIdentity {
     /// To be called with the id of a chain that the verifier accepted, and nothing else.
-    pub(super) fn verified(id: SpiffeId) -> Self {
-        Self { id }
+    pub(super) fn verified(id: SpiffeId, address: SocketAddr) -> Self {
+        Self { id, address }
     }
 
     /// The peer's SPIFFE id.
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// Where its connection came from.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

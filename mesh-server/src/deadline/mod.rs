@@ -26,6 +26,8 @@ use mesh_core::inherit::{Inherited, enter};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::accept::PeerIdentity;
+
 pub use body::BoundBody;
 pub use future::ResponseFuture;
 
@@ -76,7 +78,13 @@ where
         if head.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return ResponseFuture::late(head.grpc);
         }
-        let inherited = Inherited::new(until.map(Instant::into_std)).as_retry(head.is_retry);
+        let source = request
+            .extensions()
+            .get::<PeerIdentity>()
+            .map(|peer| peer.address().ip());
+        let inherited = Inherited::new(until.map(Instant::into_std))
+            .as_retry(head.is_retry)
+            .came_from(source);
         let mut scope = Some(inherited);
         // A service may begin its work when it is called, and not when its future is polled.
         let call = enter(&mut scope, || self.inner.call(request));

@@ -101,19 +101,24 @@ fn path(proto: &Proto) -> Result<PathMatch, Fault> {
     }
 }
 
+/// Reads what a name stands for.
+pub(super) fn subject(field: &str, name: &str, profile: Profile) -> Result<Subject, Fault> {
+    match Subject::parse(name) {
+        // gRFCs A28 and A42: what is binary is as absent.
+        Some(Subject::Header(name)) if profile == Profile::Grpc && name.as_str().ends_with("-bin") => {
+            Ok(Subject::Unseen(name))
+        }
+        Some(subject) => Ok(subject),
+        None => Err(Fault::new(field, format!("is not a header name: {name:?}"))),
+    }
+}
+
 /// Reads a test of a header. The inner error is why it cannot be made here.
 pub(super) fn header_match(proto: &HeaderMatcher, profile: Profile) -> Result<Result<HeaderMatch, String>, Fault> {
-    let subject = match Subject::parse(&proto.name) {
-        // gRFC A28: what is binary is as absent.
-        Some(Subject::Header(name)) if profile == Profile::Grpc && name.as_str().ends_with("-bin") => {
-            Subject::Unseen(name)
-        }
-        Some(subject) => subject,
-        None if proto.name.starts_with(':') => {
-            return Ok(Err(format!("it matches on the pseudo header {:?}", proto.name)));
-        }
-        None => return Err(Fault::new("name", format!("is not a header name: {:?}", proto.name))),
-    };
+    if proto.name.starts_with(':') && Subject::parse(&proto.name).is_none() {
+        return Ok(Err(format!("it matches on the pseudo header {:?}", proto.name)));
+    }
+    let subject = subject("name", &proto.name, profile)?;
     let mut invert = proto.invert_match;
     let test = header_test(proto, &mut invert)?;
     Ok(Ok(HeaderMatch {

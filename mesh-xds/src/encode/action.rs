@@ -68,7 +68,7 @@ pub(super) fn rewrite(rewrite: &Rewrite, action: &mut RouteAction) {
     });
 }
 
-fn substitution(value: &Substitution) -> RegexMatchAndSubstitute {
+pub(super) fn substitution(value: &Substitution) -> RegexMatchAndSubstitute {
     RegexMatchAndSubstitute {
         pattern: Some(regex_of(value.pattern())),
         substitution: value.replacement().into(),

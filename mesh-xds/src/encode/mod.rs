@@ -18,6 +18,7 @@ mod common;
 mod egress;
 mod endpoint;
 mod fault;
+mod hash;
 mod headers;
 mod lb;
 mod listener;

@@ -7,7 +7,7 @@ use mesh_core::config::{
 
 use super::common::{duration, uint};
 use super::matcher::route_match;
-use super::{action, fault, headers, retry};
+use super::{action, fault, hash, headers, retry};
 use crate::proto::core::{Metadata, RoutingPriority as PriorityProto};
 use crate::proto::protobuf;
 use crate::proto::route::{
@@ -107,6 +107,7 @@ fn forwarding(route: &Route, forward: &Forward) -> (RouteAction, Option<Metadata
             RoutingPriority::Default => PriorityProto::Default as i32,
             RoutingPriority::High => PriorityProto::High as i32,
         },
+        hash_policy: forward.hash.iter().map(hash::policy).collect(),
         request_mirror_policies: forward.mirrors.iter().map(action::mirror).collect(),
         ..RouteAction::default()
     };

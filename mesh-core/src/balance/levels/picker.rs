@@ -184,8 +184,10 @@ impl LevelPicker {
 impl Group {
     /// A host of the group, by its place among all.
     fn pick<L: Member>(&self, hosts: &[L], ask: Ask, tried: &impl Fn(&L) -> bool, draw: &mut Draw) -> Option<usize> {
-        let avoid = |host: &L| (!self.panic && host.is_ejected()) || tried(host);
-        let place = self.picker.pick(&hosts[self.hosts.clone()], ask, avoid, draw)?;
+        // One that was taken out since is no choice, whatever is said of hosts that were tried.
+        let available = |host: &L| host.is_available() && (self.panic || !host.is_ejected());
+        let hosts = &hosts[self.hosts.clone()];
+        let place = self.picker.pick_of(hosts, ask, available, tried, draw)?;
         Some(self.hosts.start + place)
     }
 

@@ -1,10 +1,12 @@
 //! What becomes of a request that a route took.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderName, StatusCode};
 
-use super::{Split, Substitution};
+use super::{HashPolicy, Split, Substitution};
 use crate::config::{ClusterName, Fraction};
 
 /// What a route does with what it takes.
@@ -31,6 +33,8 @@ pub struct Forward {
     pub rewrite: Option<Box<Rewrite>>,
     /// Where copies go.
     pub mirrors: Vec<Mirror>,
+    /// What of a request is hashed, where the cluster's balancing goes by that.
+    pub hash: Arc<[HashPolicy]>,
 }
 
 impl From<Split> for Forward {
@@ -39,6 +43,7 @@ impl From<Split> for Forward {
             split,
             rewrite: None,
             mirrors: Vec::new(),
+            hash: Arc::default(),
         }
     }
 }

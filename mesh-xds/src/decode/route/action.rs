@@ -173,7 +173,7 @@ pub(super) fn authority(field: &str, text: &str) -> Result<Option<Authority>, Fa
         .map_err(|error| Fault::new(field, format!("{text:?}: {error}")))
 }
 
-fn substitution(field: &str, proto: &RegexMatchAndSubstitute) -> Result<Substitution, Fault> {
+pub(super) fn substitution(field: &str, proto: &RegexMatchAndSubstitute) -> Result<Substitution, Fault> {
     let pattern = proto.pattern.as_ref();
     let pattern = pattern.ok_or_else(|| Fault::new(format!("{field}.pattern"), "is missing"))?;
     Substitution::new(&pattern.regex, &proto.substitution).map_err(|error| Fault::new(field, error))

@@ -21,6 +21,7 @@ use crate::proto::route::{
 use crate::resource::ResourceKind;
 
 mod action;
+mod hash;
 mod headers;
 mod predicates;
 mod retry;
@@ -203,6 +204,7 @@ fn forward(
         split,
         rewrite,
         mirrors: action::mirrors(mirrors, notes)?,
+        hash: hash::policies(&action.hash_policy, context.profile, notes)?.into(),
     })))
 }
 
@@ -230,7 +232,6 @@ fn note_what_is_left_out(action: &RouteAction, notes: &mut Notes) {
     #[allow(deprecated, reason = "Istio still writes some of them")]
     let left_out = [
         ("cors", action.cors.is_some()),
-        ("hash_policy", !action.hash_policy.is_empty()),
         ("rate_limits", !action.rate_limits.is_empty()),
         ("internal_redirect_policy", action.internal_redirect_policy.is_some()),
         ("upgrade_configs", !action.upgrade_configs.is_empty()),

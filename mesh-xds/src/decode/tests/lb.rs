@@ -182,7 +182,8 @@ fn settings_of_least_request_and_of_reported_weights() {
     let (LbPolicy::ClientSideWeightedRoundRobin(read), notes) = listed(&proto).unwrap() else {
         panic!("weighted by reports")
     };
-    assert_eq!((read.out_of_band, notes), (Some(Duration::from_secs(10)), 1));
+    // One for the figure that nobody knows, and one for the stream that is not opened.
+    assert_eq!((read.out_of_band, notes), (Some(Duration::from_secs(10)), 2));
     assert_eq!(
         (read.blackout, read.expiration),
         (Duration::ZERO, Duration::from_secs(60))

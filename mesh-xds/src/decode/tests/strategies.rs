@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use mesh_core::config::{
     Abort, Action, AppendAction, Delay, DirectResponse, Fault, FaultAbort, FaultDelay, FaultOverride, Forward,
-    Fraction, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch, HeaderRules, HeaderTest, HostRewrite, Mirror,
-    Override, PathMatch, PathRewrite, Pattern, Per, QueryMatch, QueryTest, Redirect, RedirectPath, Rewrite, RouteMatch,
-    Split, Subject, Substitution, WeightedCluster,
+    Fraction, HashBy, HashCookie, HashPolicy, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch, HeaderRules,
+    HeaderTest, HostRewrite, Mirror, Override, PathMatch, PathRewrite, Pattern, Per, QueryMatch, QueryTest, Redirect,
+    RedirectPath, Rewrite, RouteMatch, Split, Subject, Substitution, WeightedCluster,
 };
 use proptest::prelude::*;
 
@@ -183,6 +183,40 @@ fn rewrites() -> impl Strategy<Value = Option<Box<Rewrite>>> {
     })
 }
 
+fn hash_policies() -> impl Strategy<Value = HashPolicy> {
+    let header = (
+        "x-[a-z]{1,8}|:(method|path|scheme|authority)",
+        prop::option::of(substitutions()),
+    );
+    let header = header.prop_map(|(name, rewrite)| HashBy::Header {
+        subject: Subject::parse(&name).unwrap(),
+        rewrite,
+    });
+    let attribute = ("[A-Za-z]{1,6}", "[a-z]{0,4}").prop_map(|(name, value)| (name.into(), value.into()));
+    let cookie = (
+        "[a-z]{1,6}",
+        prop::option::of(0u64..100_000),
+        "(/[a-z]{0,4})?",
+        prop::collection::vec(attribute, 0..3),
+    );
+    let cookie = cookie.prop_map(|(name, ttl, path, attributes)| {
+        HashBy::Cookie(Box::new(HashCookie {
+            name: name.into(),
+            ttl: ttl.map(Duration::from_secs),
+            path: path.into(),
+            attributes: attributes.into(),
+        }))
+    });
+    let by = prop_oneof![
+        header,
+        cookie,
+        Just(HashBy::SourceIp),
+        "[a-z]{1,5}".prop_map(|name| HashBy::Query(name.into())),
+        Just(HashBy::Channel),
+    ];
+    (by, any::<bool>()).prop_map(|(by, terminal)| HashPolicy { by, terminal })
+}
+
 pub(super) fn actions() -> impl Strategy<Value = Action> {
     let share = (
         "[a-z|]{1,9}",
@@ -204,12 +238,14 @@ pub(super) fn actions() -> impl Strategy<Value = Action> {
         fraction,
         shadow_suffix,
     });
-    let forward = (split, rewrites(), prop::collection::vec(mirror, 0..3));
-    let forward = forward.prop_map(|(split, rewrite, mirrors)| {
+    let hash = prop::collection::vec(hash_policies(), 0..3);
+    let forward = (split, rewrites(), prop::collection::vec(mirror, 0..3), hash);
+    let forward = forward.prop_map(|(split, rewrite, mirrors, hash)| {
         Action::Forward(Forward {
             split,
             rewrite,
             mirrors,
+            hash: hash.into(),
         })
     });
     let path = prop_oneof![

@@ -14,7 +14,10 @@ use crate::proto::route::{
     DirectResponseAction, FilterConfig, HeaderMatcher, RedirectAction, RouteConfiguration as Proto,
     redirect_action::PathRewriteSpecifier,
     route::Action,
-    route_action::{HostRewriteSpecifier, RequestMirrorPolicy},
+    route_action::{
+        HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
+        hash_policy::{Cookie, Header, PolicySpecifier, QueryParameter},
+    },
 };
 
 fn add(name: &str, value: &str) -> HeaderValueOption {
@@ -48,6 +51,13 @@ fn respond(proto: &mut Proto, status: u32, body: usize) {
         }),
         ..Default::default()
     }));
+}
+
+fn hash(proto: &mut Proto, policy_specifier: PolicySpecifier) {
+    action(proto).hash_policy.push(HashPolicy {
+        policy_specifier: Some(policy_specifier),
+        terminal: false,
+    });
 }
 
 fn mirror(proto: &mut Proto, mirror: RequestMirrorPolicy) {
@@ -92,7 +102,25 @@ fn delay(proto: &mut Proto, kind: Option<FaultDelaySecifier>) {
 fn cp_6_actions_edits_and_faults() {
     const R: &str = "virtual_hosts[0].routes[0]";
     let at = |rest: &'static str| -> &'static str { Box::leak(format!("{R}.{rest}").into_boxed_str()) };
-    let mutators: [Mutator<Proto>; 41] = [
+    let mutators: [Mutator<Proto>; 45] = [
+        (at("route.hash_policy[0].header.header_name"), |p| {
+            hash(
+                p,
+                PolicySpecifier::Header(Header {
+                    header_name: "x y".into(),
+                    ..Default::default()
+                }),
+            )
+        }),
+        (at("route.hash_policy[0].cookie.name"), |p| {
+            hash(p, PolicySpecifier::Cookie(Cookie::default()))
+        }),
+        (at("route.hash_policy[0].query_parameter.name"), |p| {
+            hash(p, PolicySpecifier::QueryParameter(QueryParameter::default()))
+        }),
+        (at("route.hash_policy"), |p| {
+            action(p).hash_policy = vec![HashPolicy::default(); 17]
+        }),
         (at("redirect.response_code"), |p| {
             redirect(
                 p,

@@ -5,7 +5,7 @@
 use super::super::kinds::{aggregate, inline};
 use super::*;
 use crate::proto::cluster::{Cluster as Proto, cluster::ClusterDiscoveryType, cluster::DiscoveryType};
-use crate::proto::protobuf::{Any, BoolValue, Duration as DurationProto, UInt32Value};
+use crate::proto::protobuf::{Any, BoolValue, Duration as DurationProto, UInt32Value, UInt64Value};
 use crate::proto::tls::{
     CertificateValidationContext, CommonTlsContext, UpstreamTlsContext,
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
@@ -216,8 +216,8 @@ fn cp_6_security_of_a_sidecars_clusters() {
 
 #[test]
 fn cp_6_clusters() {
-    use crate::proto::cluster::cluster::{LbConfig, LeastRequestLbConfig};
-    let mutators: [Mutator<Proto>; 11] = [
+    use crate::proto::cluster::cluster::{LbConfig, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig};
+    let mutators: [Mutator<Proto>; 13] = [
         ("type", |p| p.cluster_discovery_type = None),
         ("type", |p| {
             p.cluster_discovery_type = Some(ClusterDiscoveryType::Type(77))
@@ -243,6 +243,19 @@ fn cp_6_clusters() {
             p.lb_config = Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
                 choice_count: Some(UInt32Value { value: 1 }),
                 ..Default::default()
+            }));
+        }),
+        ("ring_hash_lb_config.minimum_ring_size", |p| {
+            p.lb_policy = 2;
+            p.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
+                minimum_ring_size: Some(UInt64Value { value: 8_388_609 }),
+                ..Default::default()
+            }));
+        }),
+        ("maglev_lb_config.table_size", |p| {
+            p.lb_policy = 5;
+            p.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig {
+                table_size: Some(UInt64Value { value: 65_536 }),
             }));
         }),
         ("load_balancing_policy.policies", |p| {
