@@ -38,13 +38,19 @@ pub(crate) enum Asked {
 }
 
 pub(crate) fn caller(server: &Server, writes: &Writes, asked: Asked) -> Result<Meshed, Failure> {
+    linked(server, writes, asked).map(|(_, mesh)| mesh)
+}
+
+/// With the membership that it belongs to.
+pub(crate) fn linked(server: &Server, writes: &Writes, asked: Asked) -> Result<(Link, Meshed), Failure> {
     let link = Link::fixed(snapshot(server, asked)?, Some(server.client.clone()));
     let writes = writes.clone();
     use_connector(&link, move |address| -> Connecting {
         let writes = writes.clone();
         Box::pin(async move { Ok(Box::new(writes.connect(address).await?) as Box<dyn Io>) })
     })?;
-    Ok(Meshed(PaymentClient::new(Channel::new(&link, "xds:///payment"))))
+    let mesh = Meshed(PaymentClient::new(Channel::new(&link, "xds:///payment")));
+    Ok((link, mesh))
 }
 
 fn snapshot(server: &Server, asked: Asked) -> Result<Snapshot, Failure> {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -11,7 +10,6 @@ use http::{Request, Response};
 use http_body::Body;
 use mesh_core::Link;
 use tower::layer::util::{Identity, Stack};
-use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder};
 
 use crate::attempt::{AttemptLayer, AttemptService};
@@ -20,6 +18,7 @@ use crate::body::ResponseBody;
 use crate::cluster::{AlreadyRunning, is_on_its_way, with_connector};
 use crate::connect::Connect;
 use crate::deadline::{DeadlineFuture, DeadlineLayer, DeadlineService};
+use crate::erase::{Erased, Rooms};
 use crate::error::Error;
 use crate::fault::{FaultLayer, FaultService};
 use crate::mirror::{MirrorLayer, MirrorService};
@@ -31,9 +30,7 @@ use crate::status::{StatusFuture, StatusLayer, StatusService};
 use crate::wait::until;
 
 /// The rooms that the application may add to, erased; and around them those that it may not.
-type Boxed<B> = BoxCloneSyncService<Request<Routed<B>>, Response<ResponseBody>, Error>;
-type Erased = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>> + Send>>;
-type Rooms<B> = StatusService<RouteService<DeadlineService<Boxed<B>>>>;
+type All<B> = StatusService<RouteService<DeadlineService<Rooms<B>>>>;
 
 /// What an application calls: a `tower::Service` that takes HTTP requests to a target of the mesh.
 ///
@@ -46,7 +43,7 @@ type Rooms<B> = StatusService<RouteService<DeadlineService<Boxed<B>>>>;
 /// A gRPC call that fails in the mesh is an ordinary response with its `grpc-status`; any other request gets an [`Error`].
 /// Dropping a call's future or its response body cancels it at the peer.
 pub struct Channel<B> {
-    service: Rooms<B>,
+    service: All<B>,
     route: RouteLayer,
 }
 
@@ -174,7 +171,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             .layer(DeadlineLayer::new(&self.link))
             // Erased once, here: the rooms below are one future in one allocation. Those above have no types of the
             // application's in them, and what they add to the future need not be moved into it.
-            .layer_fn(BoxCloneSyncService::new)
+            .layer_fn(Rooms::new)
             // The application's own, within the deadline and before the first try.
             .layer(self.per_call)
             // Before anything is done for the call, and once: what is ended here is not edited, mirrored or retried (Envoy's

@@ -80,6 +80,7 @@ pub mod channel;
 mod cluster;
 pub mod connect;
 pub mod deadline;
+mod erase;
 mod error;
 pub mod fault;
 mod flags;
@@ -92,6 +93,9 @@ mod reuse;
 pub mod rewrite;
 pub mod route;
 pub mod status;
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub mod transport;
 mod wait;
 
 pub use body::ResponseBody;

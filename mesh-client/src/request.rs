@@ -103,14 +103,15 @@ impl Call {
         }
     }
 
-    /// How long one try may take. One that is as long as what is left of the call is none (Envoy).
-    pub(crate) fn try_limit(&self) -> Option<TryLimit> {
+    /// How long one try may take. One that is as long as what is left of the call is none (Envoy). A try that is raced when it is
+    /// slow is not ended for it, but for being idle.
+    pub(crate) fn try_limit(&self, raced: bool) -> Option<TryLimit> {
         let policy = &self.route.retry;
         let after = match &self.asked {
             None => policy.per_try_timeout,
             Some(_) => self.rules().per_try_timeout(),
         };
-        let whole = after.map(|after| TryLimit { after, idle: false });
+        let whole = after.filter(|_| !raced).map(|after| TryLimit { after, idle: false });
         let idle = policy.per_try_idle_timeout.map(|after| TryLimit { after, idle: true });
         let least = whole.into_iter().chain(idle).min_by_key(|limit| limit.after)?;
         let left = self

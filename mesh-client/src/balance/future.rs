@@ -72,7 +72,7 @@ pub(super) enum State<B> {
         response: ResponseFuture,
         pump: Option<Pump>,
     },
-    Exchanging(Box<Exchange>),
+    Exchanging(Exchange),
 }
 
 impl<B> BalanceFuture<B>
@@ -122,8 +122,7 @@ where
                         Err(_) if first => unserved(outcome.host()),
                         _ => {}
                     }
-                    let frames = |answer| Frames::Http1(Box::new(answer));
-                    return Poll::Ready(answered(result, outcome, None, frames));
+                    return Poll::Ready(answered(result, outcome, None, Frames::Http1));
                 }
                 State::Resolving(resolving) => {
                     let host = ready!(resolving.host.as_mut().poll(cx))?;
@@ -303,8 +302,8 @@ where
                     pump: sent.pump,
                 })
             }
-            Permit::Http1(connection) => send_http1(unsent, *connection, &to)
-                .map(|exchange| State::Exchanging(Box::new(exchange)))
+            Permit::Http1(connection) => send_http1(unsent, connection, &to)
+                .map(State::Exchanging)
                 .map_err(Unsent::Failed),
         };
         match sent {

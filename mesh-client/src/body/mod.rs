@@ -89,7 +89,7 @@ impl Reuse for Live {
 #[derive(Debug)]
 pub(crate) enum Frames {
     Http2 { stream: RecvStream, data_ended: bool },
-    Http1(Box<Http1Answer>),
+    Http1(Http1Answer),
 }
 
 impl ResponseBody {

@@ -202,7 +202,7 @@ impl ClusterManager {
     }
 
     /// The clusters there are, in no order.
-    pub(super) fn live_clusters(&self) -> Vec<Arc<ClusterHandle>> {
+    pub(crate) fn live_clusters(&self) -> Vec<Arc<ClusterHandle>> {
         self.lock().clusters.values().cloned().collect()
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
 use super::ahead::Ahead;
@@ -69,11 +69,30 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesce<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Coalesce<TlsStream<Ahead<T>>> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (io, session) = self.inner.get_mut();
-        // TLS has nothing left to hand out: whether there is something for it is found out without it.
-        if session.wants_read() {
-            ready!(io.poll_fill(cx))?;
+        let mut took = false;
+        loop {
+            let (io, session) = self.inner.get_mut();
+            // TLS has nothing left to hand out: whether there is something for it is found out without it.
+            if session.wants_read() {
+                if took {
+                    return Poll::Ready(Ok(()));
+                }
+                ready!(io.poll_fill(cx))?;
+            }
+            let chunk = match Pin::new(&mut self.inner).poll_fill_buf(cx) {
+                Poll::Ready(Ok(chunk)) => chunk,
+                // What was handed out already comes first; the same comes again.
+                _ if took => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            };
+            let length = chunk.len().min(buf.remaining());
+            buf.put_slice(&chunk[..length]);
+            Pin::new(&mut self.inner).consume(length);
+            if length == 0 || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            took = true;
         }
-        Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }

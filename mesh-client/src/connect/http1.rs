@@ -29,15 +29,16 @@ use crate::cluster::ConnectionPlace;
 
 type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
 
-/// A live connection, used by nobody else.
-pub(crate) struct Http1 {
+/// A live connection, used by nobody else. In one box for as long as it lives, since every call that uses it moves it.
+pub(crate) struct Http1(Box<Connection>);
+
+struct Connection {
     send: SendRequest<Outgoing>,
     driver: Driver,
     terms: Terms,
     served: u32,
     used: Instant,
-    /// Under which of the pool's rules it was made.
-    pub(super) epoch: u32,
+    epoch: u32,
     /// Its place among the cluster's connections. It is given back before whoever waits in the pool is told of the other one.
     counted: Option<ConnectionPlace>,
     place: Place,
@@ -61,7 +62,7 @@ pub(super) async fn handshake<T: Io>(io: T, terms: Terms, epoch: u32, place: Pla
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ConnectError::new(ConnectKind::Http1(error)))?;
-    Ok(Http1 {
+    Ok(Http1(Box::new(Connection {
         send,
         driver: Box::pin(connection),
         terms,
@@ -70,44 +71,52 @@ pub(super) async fn handshake<T: Io>(io: T, terms: Terms, epoch: u32, place: Pla
         epoch,
         counted: None,
         place,
-    })
+    })))
 }
 
 impl Http1 {
+    /// Under which of the pool's rules it was made.
+    pub(super) fn epoch(&self) -> u32 {
+        self.0.epoch
+    }
+
     /// It counts among its cluster's connections until it is gone.
     pub(super) fn counts(&mut self, place: ConnectionPlace) {
-        self.counted = Some(place);
+        self.0.counted = Some(place);
     }
 
     /// Whether it can take a request now. Looks at what the peer did meanwhile.
     pub(super) fn is_usable(&mut self, now: Instant) -> bool {
-        let worn = self.terms.max_requests.is_some_and(|max| self.served >= max.get());
+        let worn = self.0.terms.max_requests.is_some_and(|max| self.0.served >= max.get());
         !worn
-            && !self.terms.are_over(now)
+            && !self.0.terms.are_over(now)
             && !self.is_stale(now)
             && self.poll_driver(&mut noop())
-            && self.send.is_ready()
+            && self.0.send.is_ready()
     }
 
     /// Whether it was without a call for longer than it is kept.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
-        self.terms.idle_left(self.used, now).is_some_and(|left| left.is_zero())
+        self.0
+            .terms
+            .idle_left(self.0.used, now)
+            .is_some_and(|left| left.is_zero())
     }
 
     /// How much longer it is kept without a call; `None`: for ever.
     pub(super) fn kept_for(&self, now: Instant) -> Option<std::time::Duration> {
-        self.terms.idle_left(self.used, now)
+        self.0.terms.idle_left(self.0.used, now)
     }
 
     /// Polls the connection; `false` when it ended.
     fn poll_driver(&mut self, cx: &mut Context<'_>) -> bool {
-        self.driver.as_mut().poll(cx).is_pending()
+        self.0.driver.as_mut().poll(cx).is_pending()
     }
 
     /// Sends a request whose target is in origin form and whose head names its host.
     pub(crate) fn send(mut self, request: Request<Outgoing>) -> Exchange {
-        self.served += 1;
-        let sending = Box::pin(self.send.try_send_request(request));
+        self.0.served += 1;
+        let sending = Box::pin(self.0.send.try_send_request(request));
         Exchange {
             connection: Some(self),
             sending,
@@ -117,9 +126,9 @@ impl Http1 {
     /// Gives it back to its pool when another request may use it.
     fn give_back(mut self) {
         // The peer's last bytes may be read but not yet acted upon.
-        let goes_on = self.poll_driver(&mut noop()) && self.send.is_ready();
-        if goes_on && let Some(pool) = self.place.0.upgrade() {
-            self.used = Instant::now();
+        let goes_on = self.poll_driver(&mut noop()) && self.0.send.is_ready();
+        if goes_on && let Some(pool) = self.0.place.0.upgrade() {
+            self.0.used = Instant::now();
             pool.put_http1(self);
         }
     }
@@ -151,7 +160,7 @@ impl Exchange {
     pub(crate) fn is_first(&self) -> bool {
         self.connection
             .as_ref()
-            .is_some_and(|connection| connection.served == 1)
+            .is_some_and(|connection| connection.0.served == 1)
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Answer>, Unanswered>> {

@@ -75,7 +75,7 @@ where
         call.cluster.budget().deposit();
         let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
         let hedged = hedges && matches!(payload, Payload::Whole(_));
-        let limit = call.try_limit().filter(|_| !hedged);
+        let limit = call.try_limit(hedged);
         let retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
         let first = Attempt::first(payload.clone(), call.clone(), limit);
         let kept = Kept {

@@ -122,7 +122,7 @@ impl<B> Kept<B> {
             number: self.retries.retried() + 1,
             tried: self.tried.clone(),
             gone_to: self.gone_to.clone(),
-            limit: self.call.try_limit().filter(|_| !self.hedged),
+            limit: self.call.try_limit(self.hedged),
         };
         let mut request = self.head.rebuild(attempt);
         let previous = HeaderValue::from(self.retries.retried());

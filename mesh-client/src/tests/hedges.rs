@@ -69,6 +69,24 @@ async fn the_slow_try_may_win() {
     assert_eq!(resets.recv().await, Some(1));
 }
 
+/// Racing takes the limit of a try away, and not that of being idle.
+#[tokio::test(start_paused = true)]
+async fn tries_that_race_end_when_they_are_idle() {
+    let net = Net::default();
+    let (calls, mut resets) = timed(&net, &[(1_000, 200), (1_000, 200)]);
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+        hedged(100, 1)(route, cluster);
+        route.retry.per_try_idle_timeout = Some(Duration::from_millis(250));
+    }));
+    let begun = Instant::now();
+    let error = call(&channel(&link), post("")).await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(begun.elapsed(), Duration::from_millis(350));
+    assert_eq!((resets.recv().await, resets.recv().await), (Some(0), Some(1)));
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
 /// An answer that is worth another try does not win while others run.
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_waited_over_while_others_run() {

@@ -180,6 +180,37 @@ const INLINE: usize = 8;
 
 /// Makes the additions of one place: of values that were made before any of them was written.
 fn add(edits: &HeaderEdits, headers: &mut HeaderMap, make: impl Fn(&HeaderEdit, &HeaderMap) -> Option<HeaderValue>) {
+    let value_of = |edit: &HeaderEdit, headers: &HeaderMap| {
+        let wanted = match edit.action {
+            AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => true,
+            AppendAction::AddIfAbsent => !headers.contains_key(edit.name()),
+            AppendAction::OverwriteIfExists => headers.contains_key(edit.name()),
+        };
+        let made = if wanted { make(edit, headers) } else { None };
+        made.filter(|value| edit.keep_empty || !value.is_empty())
+    };
+    let overwrites = |edit: &HeaderEdit| {
+        let action = edit.action;
+        matches!(
+            action,
+            AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists
+        )
+    };
+    match &*edits.add {
+        [] => return,
+        // The common case, which has no order to keep.
+        [edit] => {
+            if let Some(value) = value_of(edit, headers) {
+                if overwrites(edit) {
+                    headers.insert(edit.name(), value);
+                } else {
+                    headers.append(edit.name(), value);
+                }
+            }
+            return;
+        }
+        _ => {}
+    }
     let mut few = [const { None }; INLINE];
     let mut many = Vec::new();
     let values = if edits.add.len() <= INLINE {
@@ -189,21 +220,8 @@ fn add(edits: &HeaderEdits, headers: &mut HeaderMap, make: impl Fn(&HeaderEdit, 
         &mut many[..]
     };
     for (edit, value) in edits.add.iter().zip(&mut *values) {
-        let wanted = match edit.action {
-            AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => true,
-            AppendAction::AddIfAbsent => !headers.contains_key(edit.name()),
-            AppendAction::OverwriteIfExists => headers.contains_key(edit.name()),
-        };
-        let made = if wanted { make(edit, headers) } else { None };
-        *value = made.filter(|value| edit.keep_empty || !value.is_empty());
+        *value = value_of(edit, headers);
     }
-    let overwrites = |edit: &HeaderEdit| {
-        let action = edit.action;
-        matches!(
-            action,
-            AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists
-        )
-    };
     // Overwrites first, so that what is added to the same name stays.
     for (edit, value) in edits.add.iter().zip(&mut *values).filter(|(edit, _)| overwrites(edit)) {
         if let Some(value) = value.take() {

@@ -120,7 +120,7 @@ impl Pool {
     pub(in super::super) fn put_http1(self: &Arc<Self>, connection: Http1) {
         let unwanted = {
             let mut state = self.lock();
-            if state.retired || state.epoch != connection.epoch {
+            if state.retired || state.epoch != connection.epoch() {
                 Some(connection)
             } else {
                 let side = self.side(&mut state);

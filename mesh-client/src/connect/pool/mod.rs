@@ -96,7 +96,7 @@ pub(crate) enum Permit {
     /// A place for a stream on a shared connection.
     Http2(http2::Permit),
     /// A connection.
-    Http1(Box<Http1>),
+    Http1(Http1),
 }
 
 impl Pool {
@@ -119,7 +119,7 @@ impl Pool {
     /// A way to send a request, if there is one now.
     pub(crate) fn try_permit(&self, carrier: Carrier) -> Option<Permit> {
         let http2 = || self.try_http2().map(Permit::Http2);
-        let http1 = || self.take_idle().map(|idle| Permit::Http1(Box::new(idle)));
+        let http1 = || self.take_idle().map(Permit::Http1);
         match carrier {
             Carrier::Http2 => http2(),
             Carrier::Http1 => http1(),
@@ -192,7 +192,7 @@ impl Pool {
                 return Ok(permit);
             }
             if self.carrier(&plan) == Carrier::Http1 {
-                return self.http1(&plan).await.map(|made| Permit::Http1(Box::new(made)));
+                return self.http1(&plan).await.map(Permit::Http1);
             }
             let (mut dialled, _waiting) = self.join_dial(&plan)?;
             let outcome = match dialled.wait_for(Option::is_some).await {
