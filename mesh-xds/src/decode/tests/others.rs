@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Cluster, CommonLb, Endpoint, Fault as FaultValue, FaultFilter, Health, LoadReporting, TimeLimits,
+    Cluster, CommonLb, Endpoint, Fault as FaultValue, FaultFilter, Health, LoadReporting, Subject, TimeLimits,
 };
 use proptest::prelude::*;
 
