@@ -67,7 +67,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn head(number: u8, mut length: usize) -> Vec<u8> {
-    let mut head = vec![number << 3 | 2];
+    let mut head = vec![(number << 3) | 2];
     while length > 0x7f {
         head.push(length as u8 | 0x80);
         length >>= 7;

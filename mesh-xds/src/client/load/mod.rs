@@ -200,7 +200,7 @@ mod tests {
             told.collect::<Vec<_>>()
         };
         assert_eq!(told(&first), ["c"]);
-        assert_eq!(told(&first.clone()), [""; 0], "it was told");
+        assert_eq!(told(&first), [""; 0], "it was told");
         assert_eq!(told(&fallback), ["c"]);
         assert_eq!(told(&other), [named]);
     }

@@ -35,8 +35,8 @@ const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Co
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 const LUA: &str = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua";
 
-fn message<P: Message + Default>(bytes: Vec<u8>) -> P {
-    P::decode(&*bytes).unwrap()
+fn message<P: Message + Default>(bytes: &[u8]) -> P {
+    P::decode(bytes).unwrap()
 }
 
 fn time(value: Duration) -> protobuf::Duration {
@@ -48,7 +48,7 @@ fn time(value: Duration) -> protobuf::Duration {
 
 #[allow(deprecated, reason = "istiod writes the deprecated refresh rate")]
 fn written(spec: &ClusterSpec) -> cluster::Cluster {
-    let mut proto: cluster::Cluster = message(encode::cluster(&spec.cluster, Dialect::Mesh));
+    let mut proto: cluster::Cluster = message(&encode::cluster(&spec.cluster, Dialect::Mesh));
     let name = &spec.cluster.name;
     let mut kind = DiscoveryType::Static;
     match &spec.discovery {
@@ -59,7 +59,7 @@ fn written(spec: &ClusterSpec) -> cluster::Cluster {
         // It is written by the cluster's being called wherever a request says.
         Discovery::OriginalDestination => return proto,
         Discovery::Static(own) => {
-            proto.load_assignment = Some(message(encode::endpoints(
+            proto.load_assignment = Some(message(&encode::endpoints(
                 name,
                 &own.endpoints,
                 &own.drops,
@@ -99,7 +99,7 @@ fn names(cluster: &mesh_core::config::ClusterName, dns: &DnsCluster) -> ClusterL
         ..Endpoint::new(([127, 0, 0, 1], port).into())
     };
     let endpoints: Vec<Endpoint> = (1..).zip(&dns.hosts).map(endpoint).collect();
-    let mut proto: ClusterLoadAssignment = message(encode::endpoints(cluster, &endpoints, &[], &dns.localities));
+    let mut proto: ClusterLoadAssignment = message(&encode::endpoints(cluster, &endpoints, &[], &dns.localities));
     let written = proto
         .endpoints
         .iter_mut()
@@ -140,7 +140,7 @@ fn filter_config(filter: &Filter, type_url: &str) -> Any {
 }
 
 fn manager(listener: &[u8]) -> (ListenerProto, HttpConnectionManager) {
-    let proto: ListenerProto = message(listener.to_vec());
+    let proto: ListenerProto = message(listener);
     let any = proto.api_listener.as_ref().unwrap().api_listener.as_ref().unwrap();
     let manager = HttpConnectionManager::decode(&*any.value).unwrap();
     (proto, manager)
@@ -153,7 +153,7 @@ fn written_listener(http: &Http) -> ListenerProto {
     };
     let (mut proto, mut manager) = manager(&encode::listener("t", routes, &http.faults));
     if let Routes::Inline(tree) = &http.routes {
-        manager.route_specifier = Some(RouteSpecifier::RouteConfig(message(encode::routes(tree))));
+        manager.route_specifier = Some(RouteSpecifier::RouteConfig(message(&encode::routes(tree))));
     }
     let reference = |one: &ExtensionRef| HttpFilter {
         name: String::from(&*one.name),
