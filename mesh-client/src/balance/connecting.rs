@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
+use mesh_core::balance::Load as _;
 use mesh_core::config::{Credential, Reason, RoutingPriority, TlsMode};
 use mesh_core::identity::Identity;
 
@@ -66,6 +67,12 @@ fn connect(
 ) -> Pin<Box<dyn Future<Output = Result<Permit, Error>> + Send>> {
     let manager = Arc::clone(&shared.manager);
     let pool = Arc::clone(outcome.host().pool());
+    // A host that is back may be another: what it reports must stand for a while again (gRFC A58).
+    if let Some(reported) = outcome.host().reported()
+        && !pool.is_connected()
+    {
+        reported.reconnected();
+    }
     let tls = outcome
         .host()
         .tls()

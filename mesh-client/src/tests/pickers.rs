@@ -355,3 +355,45 @@ async fn ep_4_and_by_what_it_reports() {
     let expected = FAIR / 5.0 + 0.8 * (0.1 / 4.1);
     assert!((share - expected).abs() < 0.005 && share <= FAIR / 3.0, "{share}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_back_is_not_weighed_by_what_it_reported_before() {
+    let net = Net::default();
+    for n in SERVERS {
+        let load = match n {
+            1 => "TEXT rps_fractional=100,cpu_utilization=1.0",
+            _ => "TEXT rps_fractional=100,cpu_utilization=0.1",
+        };
+        net.serve(n, move |_, mut respond| async move {
+            let answer = Response::builder().header("endpoint-load-metrics", load);
+            respond.send_response(answer.body(()).unwrap(), true).unwrap();
+        });
+    }
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&SERVERS, |route, cluster| {
+        route.retry = RetryPolicy::never();
+        cluster.lb = LbPolicy::ClientSideWeightedRoundRobin(ClientWeights::default());
+    }));
+    let channel = channel(&link);
+    // How many of so many calls, one every tenth of a second, went to the slow one.
+    let to_slow = async |calls: usize| {
+        let mut slow = 0;
+        for _ in 0..calls {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            slow += usize::from(went(&channel, post("")).await == address(1));
+        }
+        slow
+    };
+    // For ten seconds nobody's word counts, and then it does.
+    assert_eq!(to_slow(90).await, 18);
+    to_slow(30).await;
+    let slow = to_slow(200).await;
+    assert!((3..=8).contains(&slow), "{slow}");
+    // Its next call, within five seconds, finds it gone and back: it counts for the mean until its word has stood for ten more.
+    net.end_connections(1);
+    let back = to_slow(100).await;
+    assert!(back >= 8, "{back}");
+    to_slow(100).await;
+    let slow = to_slow(200).await;
+    assert!((3..=8).contains(&slow), "{slow}");
+}

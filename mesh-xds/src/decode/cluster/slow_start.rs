@@ -24,17 +24,17 @@ pub(super) fn of_enum(cluster: &Cluster) -> Result<Option<SlowStart>, Fault> {
         _ => None,
     };
     config
-        .map(|config| within((config.slow_start_window, config.aggression, config.min_weight_percent)))
+        .map(|config| within(&(config.slow_start_window, config.aggression, config.min_weight_percent)))
         .transpose()
 }
 
 /// What a policy of a list says.
 pub(super) fn listed(config: Listed) -> Result<SlowStart, Fault> {
-    within((config.slow_start_window, config.aggression, config.min_weight_percent))
+    within(&(config.slow_start_window, config.aggression, config.min_weight_percent))
 }
 
-fn within(fields: Fields) -> Result<SlowStart, Fault> {
-    read(&fields).map_err(|fault| fault.within("slow_start_config"))
+fn within(fields: &Fields) -> Result<SlowStart, Fault> {
+    read(fields).map_err(|fault| fault.within("slow_start_config"))
 }
 
 fn read((window, aggression, min_weight): &Fields) -> Result<SlowStart, Fault> {
