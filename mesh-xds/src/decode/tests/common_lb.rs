@@ -58,16 +58,20 @@ fn envoys_rules_hold_for_an_envoy_and_where_they_are_asked_for() {
     let of_grpc = |edit: fn(&mut Proto)| read_by(&context(), edit).unwrap().0;
     assert_eq!(of_grpc(|_| {}), CommonLb::GRPC);
     // What else stands there does not make it Envoy's.
-    let override_only: fn(&mut Proto) = |proto| drop(proto.common_lb_config.get_or_insert_default());
+    let override_only: fn(&mut Proto) = |proto| proto.common_lb_config = Some(CommonLbConfig::default());
     assert_eq!(of_grpc(override_only), CommonLb::GRPC);
-    let off: fn(&mut Proto) = |proto| drop(threshold(proto, 0.0).clone());
+    let off: fn(&mut Proto) = |proto| {
+        threshold(proto, 0.0);
+    };
     let no_panic = CommonLb {
         panic_threshold: Percent::ZERO,
         ..CommonLb::ENVOY
     };
     assert_eq!([common(off), of_grpc(off)], [no_panic; 2]);
     // Less than a percent is cut off.
-    let almost = common(|proto| drop(threshold(proto, 33.9).clone()));
+    let almost = common(|proto| {
+        threshold(proto, 33.9);
+    });
     assert_eq!(almost.panic_threshold.get(), 33);
 }
 
