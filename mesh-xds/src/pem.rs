@@ -24,6 +24,8 @@ pub(crate) enum PemError {
     TooLong(Box<Path>),
     Syntax(pem::Error),
     NoCertificate,
+    /// The system's store, and what it said.
+    System(String),
 }
 
 impl fmt::Display for PemError {
@@ -33,6 +35,7 @@ impl fmt::Display for PemError {
             Self::TooLong(path) => write!(f, "{}: longer than 1 MiB", path.display()),
             Self::Syntax(error) => write!(f, "not PEM: {error}"),
             Self::NoCertificate => f.write_str("there is no certificate in it"),
+            Self::System(why) => write!(f, "the system's store: {why}"),
         }
     }
 }
@@ -55,6 +58,19 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, P
     match certificates.map_err(PemError::Syntax)? {
         none if none.is_empty() => Err(PemError::NoCertificate),
         some => Ok(some),
+    }
+}
+
+/// The system's roots, from the platform's store or where `SSL_CERT_FILE` and `SSL_CERT_DIR` say; at least one. What cannot be
+/// read beside those that can is left out, as OpenSSL does it.
+pub(crate) async fn system_certificates() -> Result<Vec<CertificateDer<'static>>, PemError> {
+    // Hundreds of files, on some systems.
+    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+    let loaded = loaded.map_err(|error| PemError::System(error.to_string()))?;
+    match (loaded.certs, loaded.errors.first()) {
+        (none, Some(error)) if none.is_empty() => Err(PemError::System(error.to_string())),
+        (none, None) if none.is_empty() => Err(PemError::NoCertificate),
+        (some, _) => Ok(some),
     }
 }
 

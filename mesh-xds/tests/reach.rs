@@ -12,9 +12,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use mesh_core::Snapshot;
 use mesh_core::config::{Cluster, Route, Split, TlsMode};
 use mesh_core::identity::{Identity, tls, verify};
-use mesh_core::testing::{Issued, Name, TestCa};
+use mesh_core::link::Parts;
+use mesh_core::testing::{Issued, NOT_AFTER_SECONDS, Name, SettableClock, TestCa};
 use mesh_xds::bootstrap::ServerEntry;
-use mesh_xds::client::Phase;
+use mesh_xds::client::{Phase, Report};
 use mesh_xds::server::{AdsService, Caller, Io, Peer, Refusal, SnapshotCache};
 use mesh_xds::{Bootstrap, Node, XdsClient};
 use rustls::time_provider::DefaultTimeProvider;
@@ -29,6 +30,7 @@ use tonic::{Request, Status};
 /// Longer than any step takes on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 const PAYMENT: &str = "spiffe://d/ns/shop/sa/payment";
+const GROUP: &str = "all";
 const OPERATOR: &str = "spiffe://d/ns/shop/sa/operator";
 
 /// Serves one group, and tells what each stream had in `authorization`.
@@ -43,12 +45,12 @@ impl Plane {
             .route("t", Route::to(Split::all_to("c")))
             .cluster(Cluster::new("c", TlsMode::Plaintext, Vec::new()));
         let cache = SnapshotCache::new();
-        cache.publish("all", &snapshot.build().unwrap()).unwrap();
+        cache.publish(GROUP, &snapshot.build().unwrap()).unwrap();
         let (sender, tokens) = mpsc::unbounded_channel();
         let served = cache.clone();
         let router = move || {
             let sender = sender.clone();
-            let ads = AdsService::new(served.clone(), |_: &Caller| Ok::<_, Refusal>(Arc::from("all")));
+            let ads = AdsService::new(served.clone(), |_: &Caller| Ok::<_, Refusal>(Arc::from(GROUP)));
             let note = move |request: Request<()>| -> Result<Request<()>, Status> {
                 let token = request.metadata().get("authorization");
                 let token = token.map(|token| token.to_str().unwrap().to_owned());
@@ -133,12 +135,16 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 /// A JWT that lasts until the year 2100.
 fn jwt() -> String {
+    jwt_until(NOT_AFTER_SECONDS)
+}
+
+fn jwt_until(exp: u64) -> String {
     let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
-    let claims = r#"{"aud":["istio-ca"],"exp":4102444800}"#;
+    let claims = format!(r#"{{"aud":["istio-ca"],"exp":{exp}}}"#);
     format!(
         "{}.{}.{}",
         encode(r#"{"alg":"RS256"}"#),
-        encode(claims),
+        encode(&claims),
         encode("signed")
     )
 }
@@ -165,6 +171,15 @@ async fn configured(client: &XdsClient) {
 
 async fn token(plane: &mut Plane) -> Option<String> {
     tokio::time::timeout(SOON, plane.tokens.recv()).await.unwrap().unwrap()
+}
+
+/// Waits until a stream that is newer than this one is served; which it is.
+async fn served(plane: &Plane, before: u64) -> u64 {
+    let mut changes = plane.cache.client_changes();
+    let newest = || plane.cache.clients().iter().map(|client| client.stream).max();
+    let newer = changes.wait_for(|_| newest() > Some(before));
+    tokio::time::timeout(SOON, newer).await.unwrap().unwrap();
+    newest().unwrap_or(before)
 }
 
 #[tokio::test]
@@ -218,6 +233,44 @@ async fn a_certificate_in_files_is_shown_instead_of_the_identity() {
     let client = XdsClient::start(bootstrap(ServerEntry::tls_file(&uri, &roots))).unwrap();
     configured(&client).await;
     assert_eq!(seen(&plane), PAYMENT);
+}
+
+/// gRFC A97: each stream has the token that is good then, and none is begun with one that has ended.
+#[tokio::test]
+async fn a_token_that_ends_is_renewed_before_the_next_stream() {
+    let files = Files::new();
+    let socket = files.path("xds");
+    let mut plane = Plane::at_file(Path::new(&socket));
+    let clock = SettableClock::at(1_000);
+    let server = ServerEntry::insecure(&format!("unix://{socket}"));
+    let server = server.call_credentials(&files.write("token", &jwt_until(2_000)));
+    let bootstrap = Bootstrap::builder(Node::default()).server(server).build().unwrap();
+    let parts = Parts {
+        wall_clock: Arc::new(clock.clone()),
+        ..Parts::default()
+    };
+    let client = XdsClient::builder(bootstrap).parts(parts).start().unwrap();
+    let _guard = client.link().interest().watch("t");
+    let bearer = |exp| Some(format!("Bearer {}", jwt_until(exp)));
+    assert_eq!(token(&mut plane).await, bearer(2_000));
+    let first = served(&plane, 0).await;
+    // Every stream ends here, and the next begins with what the file says by then.
+    files.write("token", &jwt_until(9_000));
+    clock.set(1_975);
+    plane.cache.retire(GROUP);
+    assert_eq!(token(&mut plane).await, bearer(9_000));
+    served(&plane, first).await;
+    // Nobody renewed it.
+    clock.set(9_500);
+    plane.cache.retire(GROUP);
+    let ended = |report: &Report| {
+        let why = report.connection.last_error.as_deref().unwrap_or_default();
+        why.contains("Unauthenticated") && why.contains("it has ended")
+    };
+    client.status().until(SOON, ended).await.unwrap();
+    assert!(plane.tokens.try_recv().is_err(), "nothing was sent");
+    files.write("token", &jwt_until(20_000));
+    assert_eq!(token(&mut plane).await, bearer(20_000));
 }
 
 #[tokio::test]

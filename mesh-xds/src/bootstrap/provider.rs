@@ -131,7 +131,12 @@ fn mesh_ca(at: &str, config: MeshCaConfig) -> Result<MeshCa, BootstrapError> {
     };
     Ok(MeshCa {
         uri,
-        roots: roots(at, config.ca_certificate, config.ca_certificate_file)?,
+        roots: roots(config.ca_certificate, config.ca_certificate_file).ok_or_else(|| {
+            BootstrapError::at(
+                at,
+                "needs ca_certificate_file (a PEM file) or ca_certificate (PEM itself)",
+            )
+        })?,
         id,
         token,
     })

@@ -77,15 +77,17 @@ pub struct CertificateFiles {
     pub private_key: PathBuf,
 }
 
-/// Where the roots are that a server is judged by. There is no fallback to the system's, which gRFC A65 has: a control plane
-/// is not a web site, and whoever can get a certificate for its name from any public authority would be believed. Where one
-/// has such a certificate, the file of the system's roots can be named.
+/// Where the roots are that a server is judged by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Roots {
     /// PEM certificates.
     Inline(String),
     /// A file of them.
     File(PathBuf),
+    /// Those of the system, for a `tls` that names none (gRFC A65): the store of the platform, or what the environment's
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Whoever has a certificate for the control plane's name from any public
+    /// authority is believed then; a mesh that has an authority of its own names its root.
+    System,
 }
 
 /// What is sent with every call, beside how the channel is secured (gRFC A97).
@@ -144,7 +146,7 @@ fn credentials(at: &str, entries: &[CredsEntry]) -> Result<Credentials, Bootstra
 fn tls(at: &str, value: &Value) -> Result<TlsCredentials, BootstrapError> {
     let config: TlsConfig = config(at, value)?;
     Ok(TlsCredentials {
-        roots: roots(at, config.ca_certificate, config.ca_certificate_file)?,
+        roots: roots(config.ca_certificate, config.ca_certificate_file).unwrap_or(Roots::System),
         certificate: certificate_files(at, config.certificate_file, config.private_key_file)?,
         refresh_interval: refresh_interval(at, config.refresh_interval.as_deref())?,
     })
@@ -189,16 +191,9 @@ pub(super) fn config<T: DeserializeOwned>(at: &str, value: &Value) -> Result<T, 
     })
 }
 
-pub(super) fn roots(at: &str, inline: Option<String>, file: Option<String>) -> Result<Roots, BootstrapError> {
-    match (inline, path(file)) {
-        (Some(pem), _) => Ok(Roots::Inline(pem)),
-        (None, Some(path)) => Ok(Roots::File(path)),
-        (None, None) => Err(BootstrapError::at(
-            at,
-            "needs ca_certificate_file (a PEM file) or ca_certificate (PEM itself): the system's roots are not trusted \
-             with a control plane unless their file is named here",
-        )),
-    }
+pub(super) fn roots(inline: Option<String>, file: Option<String>) -> Option<Roots> {
+    let file = path(file).map(Roots::File);
+    inline.map(Roots::Inline).or(file)
 }
 
 /// Both or neither (gRFCs A29 and A65).

@@ -298,7 +298,7 @@ impl Begin<'_> {
             }
         });
         self.runtime.spawn(resolving);
-        let mut reporters = load::Reporters::new(self.link, &node);
+        let reporters = load::Reporters::new(self.link, &node);
         for (id, (bell, (server, authorities))) in bells.into_iter().zip(plan.servers).enumerate() {
             let (entropy, clock) = (self.link.entropy(), self.link.wall_clock());
             let shows_identity = bootstrap.identity_provider().is_some() && server.credentials.shows_identity();

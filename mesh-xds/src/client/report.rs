@@ -148,7 +148,7 @@ pub struct ResourceStatus {
 
 /// A resource as it crossed the wire. Clones share it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RawBytes(pub(crate) Arc<[u8]>);
+pub struct RawBytes(pub(crate) Arc<Vec<u8>>);
 
 impl AsRef<[u8]> for RawBytes {
     fn as_ref(&self) -> &[u8] {

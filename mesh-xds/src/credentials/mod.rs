@@ -33,6 +33,7 @@ impl Material {
         let roots = match &tls.roots {
             Roots::Inline(text) => pem::certificates(text.as_bytes()),
             Roots::File(path) => pem::read(path).await.and_then(|bytes| pem::certificates(&bytes)),
+            Roots::System => pem::system_certificates().await,
         };
         let certificate = match &tls.certificate {
             Some(files) => Some(certificate(files).await?),

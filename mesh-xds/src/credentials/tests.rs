@@ -226,3 +226,33 @@ async fn all_of_the_files_or_nothing() {
         assert!(error.starts_with(expected), "{error}");
     }
 }
+
+/// In a process of its own, since the environment is everybody's.
+#[tokio::test]
+async fn the_systems_roots_are_those_that_its_environment_names() {
+    const CHILD: &str = "READS_SYSTEM_ROOTS";
+    if std::env::var_os(CHILD).is_some() {
+        let material = Material::read(&Roots::System.into()).await;
+        match std::env::var(CHILD).unwrap().as_str() {
+            "one" => assert_eq!(material.unwrap().roots.len(), 1),
+            none => assert!(material.unwrap_err().to_string().starts_with("roots: "), "{none}"),
+        }
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (root, missing) = (folder.path().join("roots.pem"), folder.path().join("missing.pem"));
+    let body = base64::engine::general_purpose::STANDARD.encode(TestCa::new("d").root());
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+    std::fs::write(&root, pem).unwrap();
+    for (file, expected) in [(root, "one"), (missing, "none")] {
+        let name = "credentials::tests::the_systems_roots_are_those_that_its_environment_names";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let child = child
+            .args(["--exact", name])
+            .env("SSL_CERT_FILE", &file)
+            .env(CHILD, expected);
+        let output = child.env_remove("SSL_CERT_DIR").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{file:?}: {said}");
+    }
+}

@@ -8,7 +8,7 @@
 //!
 //! Both ends of xDS can answer, and answer different questions (gRFC A40). A workload tells resource by resource what it holds,
 //! in [`ClientStatusService::new`]. A control plane tells of each of its clients, type by type, what that was sent and said to
-//! it, in [`ClientStatusService::of_clients`]; this is what `istioctl proxy-status` shows of Istio.
+//! it, in `ClientStatusService::of_clients` (feature `server`); this is what `istioctl proxy-status` shows of Istio.
 //!
 //! No secret of ours is in an answer. Keys and tokens are not xDS resources here: TLS settings name a certificate provider of
 //! the bootstrap, and TLS settings that carry a key are refused. A node is shown as it is sent to the control plane, so what is

@@ -32,7 +32,7 @@ fn serving(state: CacheState) -> ResourceStatus {
     let mut status = status(state);
     status.received = "1".into();
     status.accepted = Some("1".into());
-    status.bytes = Some(RawBytes(Arc::from(*b"value")));
+    status.bytes = Some(RawBytes(Arc::new(b"value".to_vec())));
     status.updated = Some(at(10));
     status
 }
@@ -40,7 +40,7 @@ fn serving(state: CacheState) -> ResourceStatus {
 fn refused(mut status: ResourceStatus) -> ResourceStatus {
     let fault = Fault::new("lb_policy", "is not supported");
     status.rejected = Some(Rejected::new(ResourceKind::Cluster, "c", fault));
-    status.rejected_bytes = Some(RawBytes(Arc::from(*b"refused")));
+    status.rejected_bytes = Some(RawBytes(Arc::new(b"refused".to_vec())));
     status.received = "2".into();
     status.failed = Some(at(20));
     status
@@ -106,7 +106,9 @@ fn what_is_from_disk_is_asked_for_and_told_to_be_from_there() {
 #[test]
 fn contents_with_a_private_key_are_not_told() {
     let mut status = serving(CacheState::Acked);
-    status.bytes = Some(RawBytes(Arc::from(*b"\x0a\x20-----BEGIN EC PRIVATE KEY-----\nAAAA")));
+    status.bytes = Some(RawBytes(Arc::new(
+        b"\x0a\x20-----BEGIN EC PRIVATE KEY-----\nAAAA".to_vec(),
+    )));
     let view = local::resource(&status);
     assert_eq!((view.contents, view.version.as_str()), (None, "1"));
     let mut refused = refused(status);
@@ -169,7 +171,7 @@ fn what_is_told_crosses_the_wire_unchanged() {
         type_url: ResourceKind::Cluster.type_url().into(),
         name: "c".into(),
         version: "1".into(),
-        contents: Some(RawBytes(Arc::from(*b"value"))),
+        contents: Some(RawBytes(Arc::new(b"value".to_vec()))),
         updated: Some(at(10)),
         sync: Sync::Unknown,
         state,
@@ -177,7 +179,7 @@ fn what_is_told_crosses_the_wire_unchanged() {
             details: "why".into(),
             version: "2".into(),
             at: Some(at(20)),
-            configuration: Some(RawBytes(Arc::from(*b"refused"))),
+            configuration: Some(RawBytes(Arc::new(b"refused".to_vec()))),
         }),
     });
     let syncs = [Sync::Synced, Sync::NotSent, Sync::Stale, Sync::Error];

@@ -94,7 +94,7 @@ pub(super) fn body(resources: &[(&str, ResourceKind, Vec<u8>)], is_own: bool) ->
         };
         let good = Good {
             version: "1".into(),
-            bytes: bytes.as_slice().into(),
+            bytes: bytes.clone().into(),
             told: NOW - 20,
             ends: (index == 1).then_some(NOW + 5),
         };

@@ -109,7 +109,7 @@ pub fn cluster(bytes: &[u8]) {
 pub fn endpoints(bytes: &[u8]) {
     for context in resource::contexts() {
         if let Some((name, list)) = check::<Endpoints>(bytes, &context) {
-            resource::same_endpoints(&name, &list);
+            resource::same_endpoints(&name, &list, &context);
         }
     }
 }

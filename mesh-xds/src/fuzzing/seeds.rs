@@ -168,7 +168,7 @@ fn encoded(name: &str, route: Route, clusters: &[&str]) -> Vec<u8> {
 
 fn istio_node() -> Node {
     let text = r#"{"id":"sidecar~10.0.0.1~p.n~n.svc.cluster.local","cluster":"p.n",
-        "metadata":{"GENERATOR":"grpc","NAMESPACE":"n","LABELS":{"app":"p","list":[1,true,null]}}}"#;
+        "metadata":{"GENERATOR":"grpc","NAMESPACE":"n","LABELS":{"app":["p",1,true,null]}}}"#;
     Node {
         locality: NodeLocality {
             zone: "z".into(),

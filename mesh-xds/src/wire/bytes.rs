@@ -1,6 +1,8 @@
 //! Messages as bytes, for fuzzers, which begin with bytes: those that cross the wire inside others, and resources that our own
 //! serving end does not write but Istio's does.
 
+use std::collections::BTreeMap;
+
 use prost::Message as _;
 
 use super::csds;
@@ -15,8 +17,21 @@ use crate::proto::{
 };
 
 /// A node as it travels.
+///
+/// A map of prost's has its fields in any order. So each comes in a part of its own, in the order of their names, and readers
+/// join them (Protocol Buffers, "Last One Wins": embedded messages are merged).
 pub(crate) fn node(node: &Node) -> Vec<u8> {
-    core::Node::from(node).encode_to_vec()
+    let mut whole = core::Node::from(node);
+    let metadata = whole.metadata.take().unwrap_or_default();
+    let mut bytes = whole.encode_to_vec();
+    for field in metadata.fields.into_iter().collect::<BTreeMap<_, _>>() {
+        let part = core::Node {
+            metadata: Some(protobuf::Struct { fields: [field].into() }),
+            ..core::Node::default()
+        };
+        bytes.extend(part.encode_to_vec());
+    }
+    bytes
 }
 
 /// A node that travelled.

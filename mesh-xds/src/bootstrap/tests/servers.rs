@@ -44,6 +44,19 @@ fn the_first_supported_credentials_win() {
 }
 
 #[test]
+fn tls_that_names_no_roots_has_the_systems() {
+    for config in ["", r#", "config": {}"#, r#", "config": {"ca_certificate_file": ""}"#] {
+        let creds = format!(r#"{{"type": "tls"{config}}}"#);
+        let servers = servers(&entry("a:1", &creds, "")).unwrap();
+        assert_eq!(
+            servers[0].credentials,
+            Credentials::Tls(Roots::System.into()),
+            "{config}"
+        );
+    }
+}
+
+#[test]
 fn a_certificate_for_the_control_plane() {
     let with = |more: &str| {
         let creds = format!(r#"{{"type": "tls", "config": {{"ca_certificate_file": "r.pem"{more}}}}}"#);

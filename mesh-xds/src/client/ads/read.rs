@@ -71,8 +71,9 @@ pub(super) enum What<R> {
     Nameless(Rejected),
     Resource {
         decoded: Decoded<R>,
-        /// As it came; empty where that was no resource of this kind.
-        bytes: Arc<[u8]>,
+        /// As it came; empty where that was no resource of this kind. The buffer itself: a slice would be a copy, and this may be
+        /// as large as a message may be.
+        bytes: Arc<Vec<u8>>,
     },
 }
 

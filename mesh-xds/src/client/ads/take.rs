@@ -98,7 +98,7 @@ impl<'a, R: Cached> Taking<'a, R> {
         }
     }
 
-    fn resource(&mut self, mut decoded: Decoded<R>, bytes: Arc<[u8]>, version: &Arc<str>, ttl: Option<Duration>) {
+    fn resource(&mut self, mut decoded: Decoded<R>, bytes: Arc<Vec<u8>>, version: &Arc<str>, ttl: Option<Duration>) {
         self.heard.of(&decoded.name);
         if !self.present.insert(Arc::clone(&decoded.name)) {
             let fault = Fault::new("name", "is there twice in one response");

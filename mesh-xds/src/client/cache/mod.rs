@@ -75,12 +75,12 @@ pub(crate) struct Row<'a> {
     pub(crate) accepted: Option<&'a Arc<str>>,
     pub(crate) notes: &'a [Box<str>],
     /// The accepted resource as it came.
-    pub(crate) bytes: Option<&'a Arc<[u8]>>,
+    pub(crate) bytes: Option<&'a Arc<Vec<u8>>>,
     /// Set if that is from disk.
     pub(crate) recalled: Option<Recalled>,
     pub(crate) trouble: Option<&'a Trouble>,
     /// What was refused, as it came: of the trouble that says so, if it was small enough to be kept.
-    pub(crate) refused: Option<&'a Arc<[u8]>>,
+    pub(crate) refused: Option<&'a Arc<Vec<u8>>>,
 }
 
 /// A kind of resource that has a table.

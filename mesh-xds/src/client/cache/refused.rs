@@ -18,13 +18,13 @@ pub(super) struct Room(Arc<AtomicUsize>);
 /// A refused resource. Dropped, it gives its room back.
 #[derive(Debug)]
 pub(super) struct Kept {
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     used: Arc<AtomicUsize>,
 }
 
 impl Room {
     /// Keeps it, if it is small enough and there is room. Nothing at all is not kept either.
-    pub(super) fn keep(&self, bytes: Arc<[u8]>) -> Option<Kept> {
+    pub(super) fn keep(&self, bytes: Arc<Vec<u8>>) -> Option<Kept> {
         let used = self.0.load(Ordering::Relaxed);
         if bytes.is_empty() || bytes.len() > MAX_BYTES || used + bytes.len() > MAX_TOTAL_BYTES {
             return None;
@@ -39,7 +39,7 @@ impl Room {
 }
 
 impl Kept {
-    pub(super) fn bytes(&self) -> &Arc<[u8]> {
+    pub(super) fn bytes(&self) -> &Arc<Vec<u8>> {
         &self.bytes
     }
 }

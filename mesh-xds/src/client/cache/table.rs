@@ -41,7 +41,7 @@ struct Entry<R> {
 #[derive(Debug)]
 struct Good<R> {
     value: Arc<R>,
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     version: Arc<str>,
     notes: Vec<Box<str>>,
     recalled: Option<Recalled>,
@@ -127,7 +127,7 @@ impl<R: Resource> Table<R> {
     }
 
     /// Stores what came, if it is subscribed.
-    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Arc<[u8]>, version: &Arc<str>) {
+    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Arc<Vec<u8>>, version: &Arc<str>) {
         if self.everything && self.has_room(&decoded.name) {
             self.insert(&decoded.name);
         }
@@ -161,7 +161,7 @@ impl<R: Resource> Table<R> {
         &mut self,
         name: &Arc<str>,
         (value, notes): (R, Vec<Box<str>>),
-        bytes: &Arc<[u8]>,
+        bytes: &Arc<Vec<u8>>,
         version: &Arc<str>,
         recalled: Recalled,
     ) {

@@ -35,7 +35,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Good {
     pub(crate) version: Arc<str>,
-    pub(crate) bytes: Arc<[u8]>,
+    pub(crate) bytes: Arc<Vec<u8>>,
     /// When it came.
     pub(crate) told: u64,
     /// When it is over, if it has a time to live.

@@ -26,7 +26,7 @@ fn kept() -> Kept {
         server: "a:1".into(),
         good: Some(Good {
             version: "v1".into(),
-            bytes: bytes.into(),
+            bytes: bytes.to_vec().into(),
             told: 100,
             ends,
         }),
@@ -137,7 +137,7 @@ fn a_copy_has_a_bound_when_it_is_written_and_when_it_is_read() {
 fn a_resource_lives_no_longer_than_it_had_left() {
     let (kept, good) = (kept(), |ends| Good {
         version: "".into(),
-        bytes: [].into(),
+        bytes: Vec::new().into(),
         told: 0,
         ends,
     });

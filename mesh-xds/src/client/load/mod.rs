@@ -12,7 +12,7 @@
 pub(crate) mod state;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mesh_core::config::ClusterName;
@@ -39,14 +39,20 @@ pub(super) struct Reporters {
     loads: Loads,
     node: Arc<Node>,
     entropy: Entropy,
-    made: Vec<(Vec<String>, Reporter)>,
+    since: std::time::Instant,
 }
 
 /// Reports what a process counts to one control plane, for as long as that has a connection. Clones are one reporter: what
 /// one has told, another does not tell again.
 #[derive(Clone, Debug)]
 pub(super) struct Reporter {
-    reader: Arc<LoadReader>,
+    loads: Loads,
+    /// The control plane's.
+    authorities: Arc<[String]>,
+    /// From when the control plane was first spoken to. One that stands by for others and never is must not keep what is
+    /// counted no more from being let go of.
+    reader: Arc<OnceLock<LoadReader>>,
+    since: std::time::Instant,
     node: Arc<Node>,
     entropy: Entropy,
 }
@@ -60,29 +66,22 @@ impl Reporters {
             loads: link.loads().clone(),
             node: Arc::new(node),
             entropy: link.entropy().clone(),
-            made: Vec::new(),
+            since: now(),
         }
     }
 
-    /// The reporter for a control plane that serves `authorities`. It is told of the clusters that come from there
-    /// (`lrs_server` can say nothing else, gRFC A47). Control planes that stand in for one another share one, so that what the
-    /// first was told, its fallback is not told again.
-    pub(super) fn of(&mut self, authorities: Vec<String>) -> Reporter {
-        if let Some((_, known)) = self.made.iter().find(|(known, _)| *known == authorities) {
-            return known.clone();
-        }
-        let served = authorities.clone();
-        let is_served = move |cluster: &ClusterName| {
-            let authority = authority(cluster.as_str());
-            served.iter().any(|served| served == authority)
-        };
-        let reporter = Reporter {
-            reader: Arc::new(self.loads.reader_of(now(), is_served)),
+    /// The reporter for one control plane, which serves `authorities`. It is told of the clusters that come from there
+    /// (`lrs_server` can say nothing else, gRFC A47). Each has windows of its own: two that stand in for one another are each
+    /// told every count, also while both are connected, as a fallback and the one that takes over from it are (gRFC A71).
+    pub(super) fn of(&self, authorities: Vec<String>) -> Reporter {
+        Reporter {
+            loads: self.loads.clone(),
+            authorities: authorities.into(),
+            reader: Arc::default(),
+            since: self.since,
             node: Arc::clone(&self.node),
             entropy: self.entropy.clone(),
-        };
-        self.made.push((authorities, reporter.clone()));
-        reporter
+        }
     }
 }
 
@@ -93,11 +92,23 @@ fn authority(name: &str) -> &str {
 }
 
 impl Reporter {
+    /// What it was told last, and so what is new. The first window begins with the process.
+    fn reader(&self) -> &LoadReader {
+        self.reader.get_or_init(|| {
+            let served = Arc::clone(&self.authorities);
+            let is_served = move |cluster: &ClusterName| {
+                let authority = authority(cluster.as_str());
+                served.iter().any(|served| served == authority)
+            };
+            self.loads.reader_of(self.since, is_served)
+        })
+    }
+
     /// Reports over `channel`, for ever: whoever drives it drops it when the connection breaks.
     pub(super) async fn run(&self, channel: Credentialed) -> Infallible {
         let mut backoff = Backoff::new(self.entropy.clone());
         loop {
-            until_counted(&self.reader).await;
+            until_counted(self.reader()).await;
             match self.report(channel.clone(), &mut backoff).await {
                 // The next cluster that is counted opens it again.
                 None => {}
@@ -117,7 +128,7 @@ impl Reporter {
     async fn report(&self, channel: Credentialed, backoff: &mut Backoff) -> Option<Ended> {
         let (requests, outgoing) = mpsc::channel::<LoadRequest>(1);
         let mut incoming = IncomingLoad::open(channel, outgoing);
-        let mut state = LoadState::new(&self.reader, Arc::clone(&self.node));
+        let mut state = LoadState::new(self.reader(), Arc::clone(&self.node));
         loop {
             let wake = state.due().map_or_else(|| Instant::now() + FAR, Instant::from_std);
             tokio::select! {
@@ -168,9 +179,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_control_plane_is_told_of_its_own_clusters_and_a_fallback_of_what_is_new() {
+    fn each_control_plane_is_told_every_count_of_its_own_clusters() {
         let link = Link::fixed(Snapshot::empty(), None);
-        let mut reporters = Reporters::new(&link, &Node::default());
+        let reporters = Reporters::new(&link, &Node::default());
         let list = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let first = reporters.of(list(&[""]));
         let fallback = reporters.of(list(&[""]));
@@ -182,14 +193,15 @@ mod tests {
             drops
         });
         let told = |reporter: &Reporter| {
-            let clusters = reporter.reader.take(now()).clusters.into_iter();
+            let clusters = reporter.reader().take(now()).clusters.into_iter();
             let told = clusters
                 .filter(|one| !one.is_quiet())
                 .map(|one| one.cluster.to_string());
             told.collect::<Vec<_>>()
         };
         assert_eq!(told(&first), ["c"]);
-        assert_eq!(told(&fallback), [""; 0], "the first was told");
+        assert_eq!(told(&first), [""; 0], "it was told");
+        assert_eq!(told(&fallback), ["c"]);
         assert_eq!(told(&other), [named]);
     }
 

@@ -1,5 +1,5 @@
-//! A control plane that says anything at all, down to the bytes. State of the world, since both variants share what is
-//! tested here: the frames, the limits and the one answer to each response.
+//! A control plane that says anything at all, down to the bytes, in both variants of the protocol. What it may cost in memory
+//! is tested from outside, in `tests/memory`.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -21,18 +21,53 @@ use tonic::server::NamedService;
 use super::plane::{EVER, ports, settle};
 use super::*;
 use crate::Connector;
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, Protocol};
 use crate::client::{Phase, XdsClient};
 use crate::node::Node;
-use crate::wire::{Request, Sotw, Variant};
+use crate::wire::{Delta, DeltaRequest, DeltaResponse, Request, Sotw, Variant, Versioned};
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Sotw, Protocol::Delta];
 
 /// The bytes of a frame's head: whether it is compressed, and how long it is.
 const HEAD_BYTES: usize = 5;
 
 /// One stream from the server's side, as bytes.
 struct Line {
+    protocol: Protocol,
     out: mpsc::UnboundedSender<Bytes>,
-    requests: mpsc::UnboundedReceiver<Request>,
+    requests: mpsc::UnboundedReceiver<Said>,
+}
+
+/// What a client said, in either variant.
+struct Said {
+    type_url: String,
+    nonce: String,
+    /// Of what it holds: in state of the world of a kind, in the incremental variant of the first resource that it names.
+    version: String,
+    error: Option<String>,
+}
+
+impl From<Request> for Said {
+    fn from(request: Request) -> Self {
+        Self {
+            type_url: request.type_url,
+            nonce: request.nonce,
+            version: request.version,
+            error: request.error,
+        }
+    }
+}
+
+impl From<DeltaRequest> for Said {
+    fn from(request: DeltaRequest) -> Self {
+        let held = request.held.first();
+        Self {
+            type_url: request.type_url,
+            nonce: request.nonce,
+            version: held.map(|(_, version)| version.to_string()).unwrap_or_default(),
+            error: request.error,
+        }
+    }
 }
 
 /// Hands every stream to the test.
@@ -58,8 +93,16 @@ impl tower::Service<http::Request<Body>> for Mouth {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let (out, chunks) = mpsc::unbounded_channel();
         let (heard, requests) = mpsc::unbounded_channel();
-        tokio::spawn(listen(request.into_body(), heard));
-        drop(self.lines.send(Line { out, requests }));
+        let protocol = match request.uri().path().ends_with("/DeltaAggregatedResources") {
+            true => Protocol::Delta,
+            false => Protocol::Sotw,
+        };
+        tokio::spawn(listen(protocol, request.into_body(), heard));
+        drop(self.lines.send(Line {
+            protocol,
+            out,
+            requests,
+        }));
         let frames = UnboundedReceiverStream::new(chunks).map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
         let response = http::Response::builder().header("content-type", "application/grpc");
         let response = match *self.encoding.lock().unwrap() {
@@ -70,7 +113,7 @@ impl tower::Service<http::Request<Body>> for Mouth {
     }
 }
 
-async fn listen(mut body: Body, heard: mpsc::UnboundedSender<Request>) {
+async fn listen(protocol: Protocol, mut body: Body, heard: mpsc::UnboundedSender<Said>) {
     let mut buffer = BytesMut::new();
     while let Some(Ok(frame)) = body.frame().await {
         buffer.extend_from_slice(&frame.into_data().unwrap_or_default());
@@ -80,7 +123,7 @@ async fn listen(mut body: Body, heard: mpsc::UnboundedSender<Request>) {
                 break;
             }
             let message = buffer.split_to(HEAD_BYTES + length).split_off(HEAD_BYTES);
-            if heard.send(decoded(message)).is_err() {
+            if heard.send(decoded(protocol, message)).is_err() {
                 return;
             }
         }
@@ -95,21 +138,49 @@ fn framed(message: &[u8]) -> Bytes {
     frame.into()
 }
 
-fn decoded(message: BytesMut) -> Request {
-    <Sotw as Variant>::RequestMessage::decode(message).unwrap().into()
+fn decoded(protocol: Protocol, message: BytesMut) -> Said {
+    match protocol {
+        Protocol::Sotw => Request::from(<Sotw as Variant>::RequestMessage::decode(message).unwrap()).into(),
+        Protocol::Delta => DeltaRequest::from(<Delta as Variant>::RequestMessage::decode(message).unwrap()).into(),
+    }
 }
 
-fn encoded(response: Response) -> Vec<u8> {
-    <Sotw as Variant>::ResponseMessage::from(response).encode_to_vec()
+fn encoded(protocol: Protocol, response: Response) -> Vec<u8> {
+    match protocol {
+        Protocol::Sotw => <Sotw as Variant>::ResponseMessage::from(response).encode_to_vec(),
+        Protocol::Delta => <Delta as Variant>::ResponseMessage::from(incremental(response)).encode_to_vec(),
+    }
+}
+
+/// The same in the incremental variant: each resource by its name, which is the first field of every kind.
+fn incremental(response: Response) -> DeltaResponse {
+    let name = |bytes: &[u8]| {
+        let named = bytes.split_first_chunk::<2>().filter(|([tag, _], _)| *tag == 0x0a);
+        let name = named.and_then(|([_, length], rest)| rest.get(..usize::from(*length)));
+        String::from_utf8_lossy(name.unwrap_or(b"x")).into_owned()
+    };
+    let versioned = |raw: Raw| Versioned {
+        name: name(&raw.bytes).into(),
+        version: response.version.as_str().into(),
+        raw: Some(raw),
+        ttl: None,
+    };
+    DeltaResponse {
+        type_url: response.type_url,
+        version: response.version.clone(),
+        nonce: response.nonce,
+        resources: response.resources.into_iter().map(versioned).collect(),
+        ..DeltaResponse::default()
+    }
 }
 
 impl Line {
     fn say(&self, response: Response) {
-        self.out.send(framed(&encoded(response))).unwrap();
+        self.out.send(framed(&encoded(self.protocol, response))).unwrap();
     }
 
     /// The next request of a kind.
-    async fn request(&mut self, kind: ResourceKind) -> Request {
+    async fn request(&mut self, kind: ResourceKind) -> Said {
         loop {
             let next = tokio::time::timeout(EVER, self.requests.recv());
             let request = next.await.unwrap().expect("the stream is open");
@@ -120,7 +191,7 @@ impl Line {
     }
 
     /// Everything that was said until now.
-    async fn heard(&mut self) -> Vec<Request> {
+    async fn heard(&mut self) -> Vec<Said> {
         settle().await;
         std::iter::from_fn(|| self.requests.try_recv().ok()).collect()
     }
@@ -148,7 +219,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn begin() -> (Self, Line) {
+    async fn begin(protocol: Protocol) -> (Self, Line) {
         let (sender, lines) = mpsc::unbounded_channel();
         let (arrivals, incoming) = mpsc::unbounded_channel::<std::io::Result<tokio::io::DuplexStream>>();
         let encoding = Arc::new(Mutex::new(None));
@@ -166,7 +237,8 @@ impl Scene {
                     .map_err(|_| std::io::ErrorKind::ConnectionRefused.into())
             }
         });
-        let bootstrap = Bootstrap::builder(Node::default()).insecure("raw:1").build().unwrap();
+        let builder = Bootstrap::builder(Node::default()).protocol(protocol);
+        let bootstrap = builder.insecure("raw:1").build().unwrap();
         let client = XdsClient::builder(bootstrap).connector(connector).start().unwrap();
         let link = client.link();
         let guard = link.interest().watch("t");
@@ -217,6 +289,12 @@ fn unknown_fields(count: usize) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn cp_5_what_is_no_message_ends_the_stream_and_nothing_else() {
+    for protocol in PROTOCOLS {
+        what_is_no_message_ends_the_stream_and_nothing_else(protocol).await;
+    }
+}
+
+async fn what_is_no_message_ends_the_stream_and_nothing_else(protocol: Protocol) {
     let mut seed = 7u64;
     let mut random = |count: usize| -> Vec<u8> {
         let next = || {
@@ -254,7 +332,7 @@ async fn cp_5_what_is_no_message_ends_the_stream_and_nothing_else() {
             "isn't supported",
         ),
     ];
-    let (mut scene, mut line) = Scene::begin().await;
+    let (mut scene, mut line) = Scene::begin(protocol).await;
     for (about, encoding, bytes, told) in cases {
         if encoding.is_some() {
             // It is said when a stream begins.
@@ -279,7 +357,13 @@ async fn cp_5_what_is_no_message_ends_the_stream_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn cp_5_a_control_plane_that_begins_with_garbage_is_asked_less_and_less() {
-    let (mut scene, mut line) = Scene::begin().await;
+    for protocol in PROTOCOLS {
+        a_control_plane_that_begins_with_garbage_is_asked_less_and_less(protocol).await;
+    }
+}
+
+async fn a_control_plane_that_begins_with_garbage_is_asked_less_and_less(protocol: Protocol) {
+    let (mut scene, mut line) = Scene::begin(protocol).await;
     let mut pauses = Vec::new();
     for _ in 0..8 {
         line.out.send(framed(&[0xff; 100])).unwrap();
@@ -299,7 +383,13 @@ async fn cp_5_a_control_plane_that_begins_with_garbage_is_asked_less_and_less() 
 
 #[tokio::test(start_paused = true)]
 async fn cp_5_what_is_a_message_and_makes_no_sense_is_refused_once_or_ignored() {
-    let (scene, mut line) = Scene::begin().await;
+    for protocol in PROTOCOLS {
+        what_is_a_message_and_makes_no_sense_is_refused_once_or_ignored(protocol).await;
+    }
+}
+
+async fn what_is_a_message_and_makes_no_sense_is_refused_once_or_ignored(protocol: Protocol) {
+    let (scene, mut line) = Scene::begin(protocol).await;
     let huge = raw(ResourceKind::Cluster, vec![0xff; 64 << 20]);
     let mut padded = cluster("c");
     padded.bytes.extend(unknown_fields(1_000_000));
@@ -336,7 +426,7 @@ async fn cp_5_what_is_a_message_and_makes_no_sense_is_refused_once_or_ignored() 
     unknown.type_url = "type.googleapis.com/x.Y".into();
     line.say(unknown);
     let padded = [
-        encoded(response(ResourceKind::Route, "2", vec![routes("t", "c")])),
+        encoded(protocol, response(ResourceKind::Route, "2", vec![routes("t", "c")])),
         unknown_fields(1_000_000),
     ]
     .concat();
@@ -351,7 +441,12 @@ async fn cp_5_what_is_a_message_and_makes_no_sense_is_refused_once_or_ignored() 
         .into_iter()
         .map(|request| (request.version, request.nonce, request.error.is_some()))
         .collect();
-    let expected = |version: &str, nonce: &str| (version.to_owned(), nonce.to_owned(), false);
+    // An answer in the incremental variant says no version.
+    let version = |version: &str| match protocol {
+        Protocol::Sotw => version.to_owned(),
+        Protocol::Delta => String::new(),
+    };
+    let expected = |told: &str, nonce: &str| (version(told), nonce.to_owned(), false);
     assert_eq!(heard, [expected("2", "2"), expected("1", "")]);
     assert_eq!(
         scene.client.status().report().connection.streams,
@@ -363,7 +458,13 @@ async fn cp_5_what_is_a_message_and_makes_no_sense_is_refused_once_or_ignored() 
 
 #[tokio::test(start_paused = true)]
 async fn cp_5_a_control_plane_that_repeats_bad_resources_at_once_is_answered_at_a_bounded_rate() {
-    let (scene, mut line) = Scene::begin().await;
+    for protocol in PROTOCOLS {
+        a_control_plane_that_repeats_bad_resources_at_once_is_answered_at_a_bounded_rate(protocol).await;
+    }
+}
+
+async fn a_control_plane_that_repeats_bad_resources_at_once_is_answered_at_a_bounded_rate(protocol: Protocol) {
+    let (scene, mut line) = Scene::begin(protocol).await;
     let (began, mut refusals) = (Instant::now(), 0u32);
     line.say(response(ResourceKind::Cluster, "0", vec![bad_cluster("c")]));
     while began.elapsed() < Duration::from_secs(60) {

@@ -9,6 +9,7 @@ pub(crate) mod kinds;
 mod lb;
 mod limits;
 mod listener;
+mod others;
 mod roundtrip;
 mod route;
 mod strategies;

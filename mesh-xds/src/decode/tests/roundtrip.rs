@@ -1,10 +1,10 @@
 //! What is encoded is decoded to the same value: all that our control plane sends, to each kind of client, over the whole of the
 //! model that it can say.
 //!
-//! It never sends, and so has no encoder for: routes inside a listener, filters that are resources of their own (ECDS), what a
-//! server accepts (inbound listeners with filter chains), and clusters that are not EDS under their own name (another
-//! `service_name`, STATIC, STRICT_DNS, LOGICAL_DNS, ORIGINAL_DST, aggregate). What those are decoded to is written down by hand
-//! in the tables beside this, and that no bytes of them are fatal is fuzzed.
+//! It never sends, and so has no encoder for: routes inside a listener, filters that are resources of their own (ECDS), clusters
+//! that are not EDS under their own name, and what a server accepts (inbound listeners with filter chains). Of all but the last
+//! the same is said in [`others`](super::others); what servers accept is written down by hand in the tables beside this, and
+//! that no bytes are fatal is fuzzed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -125,7 +125,7 @@ fn limits() -> impl Strategy<Value = TimeLimits> {
     })
 }
 
-fn trees() -> impl Strategy<Value = RouteTree> {
+pub(super) fn trees() -> impl Strategy<Value = RouteTree> {
     // An odd number of nanoseconds is no whole number of seconds.
     let timeout = prop::option::of(0..u64::from(u32::MAX) / 2);
     let timeout = timeout.prop_map(|half| half.map(|half| Duration::from_nanos(2 * half + 1)));
@@ -259,7 +259,7 @@ fn policy_told_to_grpc(policy: &LbPolicy) -> LbPolicy {
     }
 }
 
-fn clusters() -> impl Strategy<Value = Cluster> {
+pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
     let lb = policies();
     let expected = prop::collection::btree_map(text(), string_tests(), 0..3);
     let sni = prop::option::of("[a-z_.]{1,20}").prop_map(|sni| sni.map(Box::from));
@@ -430,7 +430,7 @@ fn metadata(filters: &'static [&'static str]) -> impl Strategy<Value = Metadata>
 }
 
 /// Up to three priorities without gaps; in each, localities in order, and endpoints with addresses of their own.
-fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
+pub(super) fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
     let health = prop::sample::select(vec![
         Health::Healthy,
         Health::Degraded,
@@ -463,7 +463,7 @@ fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
 }
 
 /// What is said of the localities of `list` beside their endpoints: weights of all of them or of none.
-fn localities_of(
+pub(super) fn localities_of(
     list: &[Endpoint],
     weights: &[u32],
     overprovisioning_factor: u32,
@@ -515,7 +515,7 @@ fn bytes_of<R: Resource>(bytes: Vec<u8>) -> R {
     bytes_in(bytes, &context())
 }
 
-fn bytes_in<R: Resource>(bytes: Vec<u8>, context: &Context) -> R {
+pub(super) fn bytes_in<R: Resource>(bytes: Vec<u8>, context: &Context) -> R {
     let raw = Raw {
         type_url: R::KIND.type_url().into(),
         bytes,
