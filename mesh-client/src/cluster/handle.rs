@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::anywhere::Anywhere;
 use super::outliers::Outliers;
-use super::set::{HostSet, Living};
+use super::set::{HostSet, Living, Told};
 use super::{Host, Room};
 use crate::connect::{Means, TlsConfigs};
 
@@ -35,8 +35,8 @@ pub(crate) struct Parts {
     pub(crate) credentials: Credentials,
     pub(crate) loads: Loads,
     pub(crate) means: Arc<Means>,
-    /// How many endpoints of a priority are called, and what chooses this process's among them.
-    pub(crate) subset: Option<(NonZeroU32, u64)>,
+    /// How many endpoints of a priority are called at most, and what chooses this process's among them.
+    pub(crate) subset: (Option<NonZeroU32>, u64),
     /// Rings the manager's task: a cluster has something for it to do.
     pub(crate) attention: Arc<Notify>,
 }
@@ -251,7 +251,7 @@ fn make(
         return HostSet::new(
             [wanted, cluster].map(Arc::clone),
             living,
-            None,
+            &Told { old, percent: None },
             &mut parts.entropy.draw(),
             &parts.loads,
         );
@@ -267,7 +267,10 @@ fn make(
     HostSet::new(
         [wanted, cluster].map(Arc::clone),
         living,
-        Some(&percent),
+        &Told {
+            old,
+            percent: Some(&percent),
+        },
         &mut parts.entropy.draw(),
         &parts.loads,
     )
@@ -275,9 +278,9 @@ fn make(
 
 /// What is called of what is wanted: this process's few of its endpoints, where it calls only some.
 fn called(wanted: &Arc<Cluster>, parts: &Parts) -> Arc<Cluster> {
-    let few = parts
-        .subset
-        .and_then(|(size, seed)| subset(&wanted.endpoints, size, seed));
+    let (own, seed) = parts.subset;
+    let size = own.into_iter().chain(wanted.common_lb.subset_size).min();
+    let few = size.and_then(|size| subset(&wanted.endpoints, size, seed));
     match few {
         None => Arc::clone(wanted),
         Some(few) => Arc::new(Cluster {

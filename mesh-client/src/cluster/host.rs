@@ -75,7 +75,11 @@ impl Host {
     }
 
     pub(crate) fn reweigh(&self, weight: u32) {
-        self.weight.store(weight.max(1), Ordering::Relaxed);
+        let weight = weight.max(1);
+        // Most updates leave most hosts alone, and what is not written stays in everybody's caches.
+        if self.weight.load(Ordering::Relaxed) != weight {
+            self.weight.store(weight, Ordering::Relaxed);
+        }
     }
 
     /// Takes over what the control plane wants it to go by where calls are hashed.

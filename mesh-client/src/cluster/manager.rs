@@ -111,7 +111,7 @@ impl ClusterManager {
                     wall_clock: Arc::clone(link.wall_clock()),
                 }),
                 attention: Arc::clone(&attention),
-                subset: link.subset_size().map(|size| (size, link.entropy().draw().next())),
+                subset: (link.subset_size(), link.entropy().draw().next()),
             },
             active_faults: ActiveFaults::default(),
             alarms: Alarms::start(),

@@ -10,6 +10,7 @@ mod manager;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]
 pub mod measuring;
+mod modes;
 mod outliers;
 mod pace;
 mod selector;

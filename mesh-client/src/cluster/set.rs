@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mesh_core::balance::Ask;
 use mesh_core::balance::levels::{GoneTo, LevelPicker, Member as _, Plan, shares};
-use mesh_core::config::{Cluster, Failover, LbPolicy, TlsMode};
+use mesh_core::config::{Cluster, Endpoint, Failover, LbPolicy, TlsMode};
 use mesh_core::entropy::Draw;
 use mesh_core::report::Loads;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::Host;
 use super::counting::Counting;
 use super::handle::Parts;
+use super::modes::{Modes, same};
 
 /// The hosts of a cluster with the picker made for them and the settings they are called by: swapped as one, or a pick
 /// would point at the wrong host.
@@ -28,43 +29,56 @@ pub(crate) struct HostSet {
     /// As it is configured: the same value, where all of its endpoints are called.
     pub(super) wanted: Arc<Cluster>,
     /// As the picker groups them.
-    pub(crate) hosts: Box<[Arc<Host>]>,
+    pub(crate) hosts: Arc<[Arc<Host>]>,
     pub(crate) counting: Counting,
     picker: LevelPicker,
     /// Which endpoint each of `hosts` is; `None`: they stand in the order of the configuration.
     order: Option<Box<[u32]>>,
+    /// Its hosts were told nothing but the weights that their endpoints have.
+    is_plain: bool,
     /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
     modes: Vec<Arc<TlsMode>>,
 }
 
+/// What hosts are told by.
+pub(super) struct Told<'a> {
+    /// What they were told by before.
+    pub(super) old: Option<&'a HostSet>,
+    /// How much of its weight the host of an endpoint has, by index, where new ones get their share bit by bit.
+    pub(super) percent: Option<&'a dyn Fn(usize) -> u32>,
+}
+
 /// The hosts of a cluster's endpoints, in their order.
 pub(super) struct Living {
-    pub(super) hosts: Vec<Arc<Host>>,
+    pub(super) hosts: Arc<[Arc<Host>]>,
     /// Those of the old set that no endpoint stands for any more as they are.
     pub(super) gone: Vec<Arc<Host>>,
+    /// How many, at the beginning and at the end, are those of the old set; and how many there were.
+    kept: [usize; 2],
+    before: usize,
     /// The places of those that were made for it, in order; none of a first set, in which nobody is newer than the others.
     new: Vec<usize>,
     modes: Vec<Arc<TlsMode>>,
 }
 
 impl HostSet {
-    /// Arranges the hosts of what is `wanted`, as far as it is called, by what is known of them now. `percent`: how much of its weight the host of an endpoint
-    /// has, by index, where new ones get their share bit by bit.
+    /// Arranges the hosts of what is `wanted`, as far as it is called, by what is known of them now.
     pub(super) fn new(
         [wanted, cluster]: [Arc<Cluster>; 2],
         living: Living,
-        percent: Option<&dyn Fn(usize) -> u32>,
+        told: &Told<'_>,
         draw: &mut Draw,
         loads: &Loads,
     ) -> (Self, Vec<Arc<Host>>) {
+        told.tell(&cluster, &living);
+        let is_plain = is_plain(&cluster) && told.percent.is_none();
         let Living { hosts, gone, modes, .. } = living;
-        tell(&cluster, &hosts, percent);
         let watched = cluster.outlier.is_some();
         let is_out = |index: usize| watched && hosts[index].is_ejected();
         let plan = Plan::of(&cluster, is_out, cluster.lb.is_hashed());
         let order = plan.order.clone();
-        let hosts: Box<[Arc<Host>]> = match &order {
-            None => hosts.into(),
+        let hosts = match &order {
+            None => hosts,
             Some(order) => order.iter().map(|index| Arc::clone(&hosts[*index as usize])).collect(),
         };
         let first_ready = cluster.common_lb.failover == Failover::FirstReady;
@@ -79,6 +93,7 @@ impl HostSet {
             hosts,
             picker,
             order,
+            is_plain,
             modes,
         };
         (set, gone)
@@ -118,23 +133,41 @@ fn endpoint_at(order: Option<&[u32]>, place: usize) -> usize {
     order.map_or(place, |order| order[place] as usize)
 }
 
-/// Gives each host its weight, and what else its endpoint says of it. Where new hosts get theirs bit by bit, all weights are a hundred times what they are elsewhere:
-/// only their ratio counts.
-fn tell(cluster: &Cluster, hosts: &[Arc<Host>], percent: Option<&dyn Fn(usize) -> u32>) {
-    let reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
-    let is_hashed = cluster.lb.is_hashed();
-    let shares = is_hashed.then(|| shares(cluster)).flatten();
-    for (index, (host, endpoint)) in hosts.iter().zip(cluster.endpoints.iter()).enumerate() {
-        let weight = shares.as_ref().map_or(endpoint.weight.0, |shares| shares[index]);
-        let percent = percent.map_or(1, |percent| percent(index));
-        host.reweigh(weight.saturating_mul(percent));
-        if is_hashed {
-            host.rename(endpoint.hash_key());
-        }
-        if reports {
-            host.listen();
+impl Told<'_> {
+    /// Gives each host its weight, and what else its endpoint says of it. Hosts whose endpoint says what it said are left alone:
+    /// of many, most are.
+    fn tell(&self, cluster: &Cluster, living: &Living) {
+        let reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
+        let is_hashed = cluster.lb.is_hashed();
+        let shares = is_hashed.then(|| shares(cluster)).flatten();
+        let before = self
+            .old
+            .filter(|old| old.is_plain && is_plain(cluster) && self.percent.is_none());
+        let knows = |index: usize| {
+            let place = living.place_before(index).zip(before);
+            place.is_some_and(|(place, old)| old.cluster.endpoints[place].weight == cluster.endpoints[index].weight)
+        };
+        for (index, (host, endpoint)) in living.hosts.iter().zip(cluster.endpoints.iter()).enumerate() {
+            if knows(index) {
+                continue;
+            }
+            let weight = shares.as_ref().map_or(endpoint.weight.0, |shares| shares[index]);
+            // Where new hosts get theirs bit by bit, all weights are a hundred times what they are elsewhere: only their ratio counts.
+            let percent = self.percent.map_or(1, |percent| percent(index));
+            host.reweigh(weight.saturating_mul(percent));
+            if is_hashed {
+                host.rename(endpoint.hash_key());
+            }
+            if reports {
+                host.listen();
+            }
         }
     }
+}
+
+/// Whether hosts are told nothing but the weight that their endpoint has.
+fn is_plain(cluster: &Cluster) -> bool {
+    !cluster.lb.is_hashed() && !matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_))
 }
 
 impl Living {
@@ -147,12 +180,29 @@ impl Living {
         let before = old.map_or_else(Vec::new, HostSet::by_endpoint);
         let after = &cluster.endpoints;
         let tls = |index: usize| modes.of(cluster.tls_for(&after[index]));
-        let keeps = |host: &Host, index: usize| host.address() == after[index].address && same(host.tls(), tls(index));
+        // The endpoints that were lie side by side, and their hosts do not: as far as they tell, they are asked.
+        let was: &[Endpoint] = old.map_or(&[], |old| &old.cluster.endpoints);
+        let one_mode = |cluster: &Cluster| cluster.tls_matches.is_empty();
+        let alike = old.filter(|old| one_mode(cluster) && one_mode(&old.cluster));
+        let alike = alike.map(|old| old.cluster.tls == cluster.tls);
+        let keeps = |back: usize, index: usize| {
+            was[back].address == after[index].address && alike.unwrap_or_else(|| same(before[back].tls(), tls(index)))
+        };
         let shorter = before.len().min(after.len());
-        let start = (0..shorter).take_while(|index| keeps(before[*index], *index)).count();
-        let from_end = |back: &usize| keeps(before[before.len() - 1 - back], after.len() - 1 - back);
+        let start = (0..shorter).take_while(|index| keeps(*index, *index)).count();
+        let from_end = |back: &usize| keeps(before.len() - 1 - back, after.len() - 1 - back);
         let end = (0..shorter - start).take_while(from_end).count();
 
+        if let Some(old) = old.filter(|old| old.order.is_none() && start == before.len() && start == after.len()) {
+            return Self {
+                hosts: Arc::clone(&old.hosts),
+                gone: Vec::new(),
+                kept: [start, 0],
+                before: start,
+                new: Vec::new(),
+                modes: modes.used(),
+            };
+        }
         let key = |address: SocketAddr, tls: Option<&Arc<TlsMode>>| (address, tls.map(Arc::as_ptr));
         let mut known: HashMap<_, &Arc<Host>> = HashMap::new();
         let mut gone = Vec::new();
@@ -177,10 +227,22 @@ impl Living {
         hosts.extend(before[before.len() - end..].iter().map(|host| Arc::clone(host)));
         gone.extend(known.into_values().cloned());
         Self {
-            hosts,
+            hosts: hosts.into(),
             gone,
+            kept: [start, end],
+            before: before.len(),
             new,
             modes: modes.used(),
+        }
+    }
+
+    /// Where the endpoint of a host stood before, as far as it is one of those that were matched by their place.
+    fn place_before(&self, index: usize) -> Option<usize> {
+        let [start, end] = self.kept;
+        let from_end = self.hosts.len() - index;
+        match index < start {
+            true => Some(index),
+            false => (from_end <= end).then(|| self.before - from_end),
         }
     }
 
@@ -207,59 +269,5 @@ impl HostSet {
             }
         }
         hosts
-    }
-}
-
-/// The TLS modes of a cluster, each value as one `Arc`: that of the hosts there are, where they are called with it already.
-struct Modes<'a> {
-    /// By the place that `Cluster::tls_for` points to.
-    places: Vec<(&'a TlsMode, Option<Arc<TlsMode>>)>,
-}
-
-impl<'a> Modes<'a> {
-    fn new(cluster: &'a Cluster, old: &[Arc<TlsMode>]) -> Self {
-        let mut distinct = old.to_vec();
-        let all = std::iter::once(&cluster.tls).chain(cluster.tls_matches.iter().map(|one| &one.mode));
-        let places = all.map(|mode| {
-            if *mode == TlsMode::Plaintext {
-                return (mode, None);
-            }
-            let known = distinct.iter().find(|known| ***known == *mode).cloned();
-            let tls = known.unwrap_or_else(|| {
-                let new = Arc::new(mode.clone());
-                distinct.push(Arc::clone(&new));
-                new
-            });
-            (mode, Some(tls))
-        });
-        Self {
-            places: places.collect(),
-        }
-    }
-
-    fn of(&self, mode: &TlsMode) -> Option<&Arc<TlsMode>> {
-        let place = self.places.iter().find(|(place, _)| std::ptr::eq(*place, mode));
-        place
-            .expect("a cluster's endpoints are called with modes of the cluster")
-            .1
-            .as_ref()
-    }
-
-    fn used(self) -> Vec<Arc<TlsMode>> {
-        let mut used: Vec<Arc<TlsMode>> = Vec::new();
-        for tls in self.places.into_iter().filter_map(|(_, tls)| tls) {
-            if !used.iter().any(|known| Arc::ptr_eq(known, &tls)) {
-                used.push(tls);
-            }
-        }
-        used
-    }
-}
-
-fn same(a: Option<&Arc<TlsMode>>, b: Option<&Arc<TlsMode>>) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (None, None) => true,
-        _ => false,
     }
 }

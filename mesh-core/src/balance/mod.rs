@@ -126,7 +126,9 @@ impl Picker {
     ///
     /// One by reported weights knows none until [`reweigh`](Self::reweigh) is called.
     pub fn new<L: Load>(policy: &LbPolicy, hosts: &[L], draw: &mut Draw) -> Self {
-        let weights = hosts.iter().map(Load::weight);
+        // Gone through several times; the hosts themselves lie all over the memory.
+        let weights: Vec<u32> = hosts.iter().map(Load::weight).collect();
+        let weights = weights.iter().copied();
         match policy {
             LbPolicy::LeastRequest(settings) => Self::LeastRequest(LeastRequest::new(*settings, weights)),
             LbPolicy::RoundRobin => Self::RoundRobin(Rotation::new(weights, draw)),

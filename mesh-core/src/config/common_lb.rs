@@ -1,6 +1,7 @@
 //! Which priorities and localities of a cluster are called, and how much each: what Envoy keeps apart from the policy that
 //! chooses a host among those (`common_lb_config`, and `policy` of the endpoints). [`crate::balance::levels`] decides by it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ pub struct CommonLb {
     /// Whether a locality is chosen first, by its weight (Envoy `locality_weighted_lb_config`, gRFC A27); otherwise the endpoints
     /// of a priority are one list.
     pub by_locality: bool,
+    /// The most endpoints of each priority that a process calls: its own few of many (gRFC A68); `None`: all. What the process says
+    /// itself may be less ([`Parts::subset_size`](crate::link::Parts::subset_size)).
+    pub subset_size: Option<NonZeroU32>,
     /// How an endpoint that is new gets its share; `None`: at once. For round robin and least request alone, as in Envoy.
     pub slow_start: Option<SlowStart>,
 }
@@ -65,6 +69,7 @@ impl CommonLb {
         panic_threshold: Self::DEFAULT_PANIC_THRESHOLD,
         fail_on_panic: false,
         by_locality: false,
+        subset_size: None,
         slow_start: None,
     };
     /// What gRPC does.
@@ -73,6 +78,7 @@ impl CommonLb {
         panic_threshold: Percent::ZERO,
         fail_on_panic: false,
         by_locality: true,
+        subset_size: None,
         slow_start: None,
     };
     /// Envoy's.

@@ -4,22 +4,30 @@
 //! priority panics writes for somebody who spills and panics, as Envoy does; so there Envoy's rules hold, by whatever profile.
 
 use mesh_core::config::{CommonLb, Percent};
-use prost::Name;
 
-use super::slow_start::slow_start;
+use super::lb::Around;
 use crate::bootstrap::Profile;
 use crate::decode::{Context, Fault, Notes};
 use crate::proto::cluster::Cluster as Proto;
 use crate::proto::cluster::cluster::CommonLbConfig;
 use crate::proto::cluster::cluster::common_lb_config::LocalityConfigSpecifier;
-use crate::proto::lb::wrr_locality::v3::WrrLocality;
 
-pub(super) fn common_lb(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<CommonLb, Fault> {
+pub(super) fn common_lb(
+    proto: &Proto,
+    around: Around,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<CommonLb, Fault> {
     let config = proto.common_lb_config.as_ref();
     let threshold = config.and_then(|config| config.healthy_panic_threshold.as_ref());
-    let slow_start = slow_start(proto)?;
+    let Around {
+        by_locality,
+        subset_size,
+        slow_start,
+    } = around;
     if context.profile == Profile::Grpc && threshold.is_none() {
         return Ok(CommonLb {
+            subset_size,
             slow_start,
             ..CommonLb::GRPC
         });
@@ -32,7 +40,8 @@ pub(super) fn common_lb(proto: &Proto, context: &Context, notes: &mut Notes) -> 
     let specifier = config.and_then(|config| config.locality_config_specifier.as_ref());
     let mut common = CommonLb {
         panic_threshold,
-        by_locality: chooses_localities(proto),
+        by_locality,
+        subset_size,
         slow_start,
         ..CommonLb::ENVOY
     };
@@ -64,11 +73,4 @@ fn percent(value: f64) -> Result<Percent, Fault> {
     whole
         .and_then(Percent::new)
         .ok_or_else(|| Fault::new("healthy_panic_threshold", "must be a percentage"))
-}
-
-/// The policy that weighs localities (gRFC A52) is said by its name; what stands in it is read with the other policies.
-fn chooses_localities(proto: &Proto) -> bool {
-    let policies = proto.load_balancing_policy.iter().flat_map(|list| &list.policies);
-    let mut configs = policies.filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
-    configs.any(|any| any.type_url == WrrLocality::type_url())
 }

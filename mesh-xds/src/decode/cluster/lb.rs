@@ -4,10 +4,12 @@
 //! Least request takes its place, with a note, unless the list holds one that is had. What a policy is told and is not done
 //! is noted too.
 
-use mesh_core::config::{LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
+use std::num::NonZeroU32;
+
+use mesh_core::config::{LbPolicy, LeastRequest, Maglev, RingFunction, RingHash, SlowStart};
 use prost::Name;
 
-use super::client_weights;
+use super::{client_weights, slow_start};
 use crate::decode::common::unpack;
 use crate::decode::{Fault, Notes};
 use crate::proto::cluster::{
@@ -22,6 +24,7 @@ use crate::proto::lb::{
     maglev::v3::Maglev as MaglevProto,
     pick_first::v3::PickFirst,
     random::v3::Random,
+    random_subsetting::v3::RandomSubsetting,
     ring_hash::v3::{RingHash as RingHashProto, ring_hash::HashFunction},
     round_robin::v3::RoundRobin,
     wrr_locality::v3::WrrLocality,
@@ -34,29 +37,48 @@ const MAX_DEPTH: usize = 16;
 const FALLBACK: LbPolicy = LbPolicy::LEAST_REQUEST;
 
 /// Policies that are known and not had, by the last part of their type's URL.
-const NOT_HAD: [&str; 4] = [
-    "envoy.extensions.load_balancing_policies.random_subsetting.v3.RandomSubsetting",
+const NOT_HAD: [&str; 3] = [
     "envoy.extensions.load_balancing_policies.subset.v3.Subset",
     "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
     "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided",
 ];
 
+/// What is said of the choice among all endpoints by the policies around the one that chooses one, and by that one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Around {
+    /// A locality is chosen first.
+    pub(super) by_locality: bool,
+    /// A process calls so many of them.
+    pub(super) subset_size: Option<NonZeroU32>,
+    /// New ones get their share bit by bit.
+    pub(super) slow_start: Option<SlowStart>,
+}
+
 /// What an entry of a list is.
 enum Entry {
-    Had(LbPolicy),
+    Had(LbPolicy, Around),
     NotHad(String),
     Unknown,
 }
 
-pub(super) fn policy(cluster: &Cluster, notes: &mut Notes) -> Result<LbPolicy, Fault> {
+pub(super) fn policy(cluster: &Cluster, notes: &mut Notes) -> Result<(LbPolicy, Around), Fault> {
     if let Some(list) = &cluster.load_balancing_policy {
         let outer = |fault: Fault| fault.within("load_balancing_policy");
         return match listed(list, MAX_DEPTH, notes).map_err(outer)? {
-            Entry::Had(policy) => Ok(policy),
-            Entry::NotHad(name) => Ok(instead_of(&name, notes)),
+            Entry::Had(policy, around) => Ok((policy, around)),
+            Entry::NotHad(name) => Ok((instead_of(&name, notes), Around::default())),
             Entry::Unknown => Err(outer(Fault::new("policies", "none of them is supported"))),
         };
     }
+    let around = Around {
+        slow_start: slow_start::of_enum(cluster)?,
+        ..Around::default()
+    };
+    by_enum(cluster, notes).map(|policy| (policy, around))
+}
+
+/// The older way to say it.
+fn by_enum(cluster: &Cluster, notes: &mut Notes) -> Result<LbPolicy, Fault> {
     let config = cluster.lb_config.as_ref();
     match LbEnum::try_from(cluster.lb_policy) {
         Ok(LbEnum::RoundRobin) => Ok(LbPolicy::RoundRobin),
@@ -119,7 +141,7 @@ fn listed(list: &LoadBalancingPolicy, depth: usize, notes: &mut Notes) -> Result
     let mut found = Entry::Unknown;
     for (index, any) in configs.enumerate() {
         match one(any, depth, notes).map_err(|fault| fault.within(format_args!("policies[{index}]")))? {
-            had @ Entry::Had(_) => return Ok(had),
+            had @ Entry::Had(..) => return Ok(had),
             not_had @ Entry::NotHad(_) if matches!(found, Entry::Unknown) => found = not_had,
             Entry::NotHad(_) | Entry::Unknown => {}
         }
@@ -129,7 +151,10 @@ fn listed(list: &LoadBalancingPolicy, depth: usize, notes: &mut Notes) -> Result
 
 fn one(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
     let is = |url: String| any.type_url == url;
+    let mut around = Around::default();
     let policy = if is(RoundRobin::type_url()) {
+        let config = unpack::<RoundRobin>("typed_config", any)?;
+        around.slow_start = config.slow_start_config.map(slow_start::listed).transpose()?;
         LbPolicy::RoundRobin
     } else if is(Random::type_url()) {
         LbPolicy::Random
@@ -138,7 +163,9 @@ fn one(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
         if config.selection_method() == SelectionMethod::FullScan {
             notes.add("selection_method FULL_SCAN is not had: as many endpoints are compared as choice_count says");
         }
-        least_request(config.choice_count.as_ref(), config.active_request_bias.as_ref())?
+        let policy = least_request(config.choice_count.as_ref(), config.active_request_bias.as_ref())?;
+        around.slow_start = config.slow_start_config.map(slow_start::listed).transpose()?;
+        policy
     } else if is(RingHashProto::type_url()) {
         let config = unpack::<RingHashProto>("typed_config", any)?;
         consistent(config.consistent_hashing_lb_config.as_ref(), notes);
@@ -162,6 +189,8 @@ fn one(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
         }
     } else if is(WrrLocality::type_url()) {
         return wrr_locality(any, depth, notes);
+    } else if is(RandomSubsetting::type_url()) {
+        return random_subsetting(any, depth, notes);
     } else {
         let name = any.type_url.rsplit('/').next().unwrap_or_default();
         return Ok(match NOT_HAD.contains(&name) {
@@ -169,21 +198,47 @@ fn one(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
             false => Entry::Unknown,
         });
     };
-    Ok(Entry::Had(policy))
+    Ok(Entry::Had(policy, around))
 }
 
-/// Localities are weighted through their endpoints here (`decode::endpoint`); what counts is the policy inside.
+/// A locality is chosen first, and by the policy inside an endpoint of it.
 fn wrr_locality(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
     let config = unpack::<WrrLocality>("typed_config", any)?;
     let Some(inner) = config.endpoint_picking_policy else {
         return Err(Fault::new("endpoint_picking_policy", "is missing"));
     };
-    match listed(&inner, depth - 1, notes).map_err(|fault| fault.within("endpoint_picking_policy"))? {
-        Entry::Unknown => Err(Fault::new(
-            "endpoint_picking_policy.policies",
-            "none of them is supported",
-        )),
-        known => Ok(known),
+    inside("endpoint_picking_policy", &inner, depth, notes, |around| {
+        around.by_locality = true
+    })
+}
+
+/// This process's few of the endpoints (gRFC A68), and by the policy inside one of them.
+fn random_subsetting(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
+    let config = unpack::<RandomSubsetting>("typed_config", any)?;
+    let size = config.subset_size.and_then(|size| NonZeroU32::new(size.value));
+    let size = size.ok_or_else(|| Fault::new("subset_size", "must be at least 1 (gRFC A68)"))?;
+    let Some(inner) = config.child_policy else {
+        return Err(Fault::new("child_policy", "is missing"));
+    };
+    inside("child_policy", &inner, depth, notes, |around| {
+        around.subset_size = Some(size)
+    })
+}
+
+fn inside(
+    field: &str,
+    list: &LoadBalancingPolicy,
+    depth: usize,
+    notes: &mut Notes,
+    tell: impl FnOnce(&mut Around),
+) -> Result<Entry, Fault> {
+    match listed(list, depth - 1, notes).map_err(|fault| fault.within(field))? {
+        Entry::Unknown => Err(Fault::new(format!("{field}.policies"), "none of them is supported")),
+        Entry::Had(policy, mut around) => {
+            tell(&mut around);
+            Ok(Entry::Had(policy, around))
+        }
+        not_had @ Entry::NotHad(_) => Ok(not_had),
     }
 }
 

@@ -33,10 +33,11 @@ impl Resource for ClusterSpec {
 
     fn decode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
         let discovery = discovery::discovery(proto, context, notes)?;
+        let (lb, around) = lb::policy(proto, notes)?;
         let cluster = Cluster {
             by_authority: discovery == Discovery::OriginalDestination,
-            lb: lb::policy(proto, notes)?,
-            common_lb: common_lb::common_lb(proto, context, notes)?,
+            lb,
+            common_lb: common_lb::common_lb(proto, around, context, notes)?,
             tls_matches: tls_matches(proto, context, notes)?,
             connect_timeout: match &proto.connect_timeout {
                 None => Cluster::DEFAULT_CONNECT_TIMEOUT,

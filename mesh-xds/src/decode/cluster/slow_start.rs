@@ -1,72 +1,40 @@
 //! `slow_start_config`: of round robin and of least request, in the older fields or in the list of policies.
 
 use mesh_core::config::{Percent, SlowStart};
-use prost::Name;
 
 use crate::decode::Fault;
-use crate::decode::common::{duration, unpack};
+use crate::decode::common::duration;
 use crate::proto::cluster::{
-    Cluster, LoadBalancingPolicy,
+    Cluster,
     cluster::{LbConfig, LbPolicy as LbEnum},
 };
 use crate::proto::core::RuntimeDouble;
-use crate::proto::lb::{least_request::v3::LeastRequest, round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality};
+use crate::proto::lb::common::v3::SlowStartConfig as Listed;
 use crate::proto::percent::Percent as PercentProto;
 use crate::proto::protobuf::Duration as DurationProto;
-
-/// How deep policies may nest (gRFC A52).
-const MAX_DEPTH: usize = 16;
 
 /// The three fields that both messages of this name have.
 type Fields = (Option<DurationProto>, Option<RuntimeDouble>, Option<PercentProto>);
 
-/// Of the policies listed that of the first that has one counts: which of them is used is decided elsewhere, and a control plane
-/// that writes several means the same by all.
-pub(super) fn slow_start(cluster: &Cluster) -> Result<Option<SlowStart>, Fault> {
-    let found = match &cluster.load_balancing_policy {
-        Some(list) => listed(list, MAX_DEPTH).map_err(|fault| fault.within("load_balancing_policy"))?,
-        None => match (LbEnum::try_from(cluster.lb_policy), &cluster.lb_config) {
-            (Ok(LbEnum::RoundRobin), Some(LbConfig::RoundRobinLbConfig(config))) => config.slow_start_config.clone(),
-            (Ok(LbEnum::LeastRequest), Some(LbConfig::LeastRequestLbConfig(config))) => {
-                config.slow_start_config.clone()
-            }
-            _ => None,
-        }
-        .map(|config| (config.slow_start_window, config.aggression, config.min_weight_percent)),
+/// What the older fields say.
+pub(super) fn of_enum(cluster: &Cluster) -> Result<Option<SlowStart>, Fault> {
+    let config = match (LbEnum::try_from(cluster.lb_policy), &cluster.lb_config) {
+        (Ok(LbEnum::RoundRobin), Some(LbConfig::RoundRobinLbConfig(config))) => config.slow_start_config.clone(),
+        (Ok(LbEnum::LeastRequest), Some(LbConfig::LeastRequestLbConfig(config))) => config.slow_start_config.clone(),
+        _ => None,
     };
-    found
-        .map(|fields| read(&fields).map_err(|fault| fault.within("slow_start_config")))
+    config
+        .map(|config| within(&(config.slow_start_window, config.aggression, config.min_weight_percent)))
         .transpose()
 }
 
-fn listed(list: &LoadBalancingPolicy, depth: usize) -> Result<Option<Fields>, Fault> {
-    if depth == 0 {
-        return Ok(None);
-    }
-    let policies = list.policies.iter();
-    for any in policies.filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref()) {
-        let found = if any.type_url == RoundRobin::type_url() {
-            unpack::<RoundRobin>("typed_config", any)?.slow_start_config
-        } else if any.type_url == LeastRequest::type_url() {
-            unpack::<LeastRequest>("typed_config", any)?.slow_start_config
-        } else if any.type_url == WrrLocality::type_url() {
-            let inner = unpack::<WrrLocality>("typed_config", any)?.endpoint_picking_policy;
-            if let Some(found) = inner.map(|inner| listed(&inner, depth - 1)).transpose()?.flatten() {
-                return Ok(Some(found));
-            }
-            None
-        } else {
-            None
-        };
-        if let Some(config) = found {
-            return Ok(Some((
-                config.slow_start_window,
-                config.aggression,
-                config.min_weight_percent,
-            )));
-        }
-    }
-    Ok(None)
+/// What a policy of a list says.
+pub(super) fn listed(config: Listed) -> Result<SlowStart, Fault> {
+    within(&(config.slow_start_window, config.aggression, config.min_weight_percent))
+}
+
+fn within(fields: &Fields) -> Result<SlowStart, Fault> {
+    read(fields).map_err(|fault| fault.within("slow_start_config"))
 }
 
 fn read((window, aggression, min_weight): &Fields) -> Result<SlowStart, Fault> {

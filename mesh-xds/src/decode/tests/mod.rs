@@ -1,6 +1,7 @@
 //! Each questionable resource and what is said to it; and that what is encoded is decoded to the same value.
 
 mod cluster;
+mod common_lb;
 mod cp6;
 mod endpoint;
 pub(crate) mod istiod;
