@@ -191,7 +191,8 @@ impl ClusterManager {
     fn is_behind(&self) -> bool {
         let (state, snapshot, standing) = (self.lock(), self.snapshots.load(), self.identity.load());
         let seen = state.standing.as_ref();
-        !std::ptr::eq(state.snapshot.as_ptr(), Arc::as_ptr(&snapshot)) || seen.is_none_or(|seen| !Arc::ptr_eq(seen, &standing))
+        !std::ptr::eq(state.snapshot.as_ptr(), Arc::as_ptr(&snapshot))
+            || seen.is_none_or(|seen| !Arc::ptr_eq(seen, &standing))
     }
 
     /// Does what time asks for; when to look again.
