@@ -325,6 +325,11 @@ impl Error {
         is_the_hosts.then_some(Observation::LocalOriginFailure)
     }
 
+    /// Whether the try ended since its connection did, with whatever else was on it.
+    pub(crate) fn lost_its_connection(&self) -> bool {
+        matches!(&self.inner.kind, Kind::Reset(error) if error.is_connection_lost())
+    }
+
     /// How the try ended; `None` when no try was made, and so none is worth repeating.
     pub(crate) fn try_end(&self) -> Option<TryEnd> {
         match &self.inner.kind {

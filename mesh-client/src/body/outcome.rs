@@ -33,7 +33,7 @@ pub(crate) struct Outcome {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Nothing is known: cancelled, for all that can be said.
+    /// Nothing is known: cancelled, for all that can be said; or nothing that others did not say already.
     Open,
     Succeeded,
     Failed,
@@ -123,6 +123,11 @@ impl Outcome {
     pub(crate) fn failed_with(&mut self, error: &Error) {
         if error.try_end().is_some_and(TryEnd::is_failure) {
             self.failed();
+        }
+        // However many calls a connection takes along when it ends, it ended once: said for each, its loss would close the
+        // budget to the last of them. One that never served says of its destination what each of its calls does.
+        if error.lost_its_connection() && self.permit.as_ref().is_some_and(Http2Permit::is_lost_again) {
+            self.verdict = Verdict::Open;
         }
         self.seen = self.seen.or_else(|| error.observation());
     }

@@ -136,6 +136,11 @@ pub(crate) enum StreamError {
 }
 
 impl StreamError {
+    /// The transport ended, and every exchange over it.
+    pub(crate) fn is_connection_lost(&self) -> bool {
+        matches!(self, Self::Http2(error) if error.is_io())
+    }
+
     /// One stream ended and not its connection: only HTTP/2 has that.
     pub(crate) fn is_reset(&self) -> bool {
         matches!(self, Self::Http2(error) if error.is_reset())

@@ -68,7 +68,8 @@ impl Budget {
         }
     }
 
-    /// A try failed.
+    /// A try failed. Tries that failed since one connection, which had served, ended under them all are to be told as one: it is one
+    /// thing that happened.
     pub fn failed(&self) {
         update(&self.tokens, |tokens| Some(tokens.saturating_sub(FAILURE)));
     }

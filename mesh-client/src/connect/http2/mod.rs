@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     closed: AtomicBool,
     /// An answer came over it.
     proven: AtomicBool,
+    /// It ended under a call, and that was counted.
+    lost: AtomicBool,
     reads: Reads,
     silence: Mutex<Silence>,
     /// Wakes its steward.
@@ -193,6 +195,11 @@ impl Permit {
         !self.connection.proven.load(Ordering::Relaxed)
     }
 
+    /// The connection ended under this call, having served: whether it had ended under another before.
+    pub(crate) fn is_lost_again(&self) -> bool {
+        !self.is_unserved() && self.connection.lost.swap(true, Ordering::Relaxed)
+    }
+
     /// The connection takes no more streams.
     pub(crate) fn retire(&self) {
         self.connection.retire();
@@ -260,6 +267,7 @@ pub(super) async fn handshake<T: Io>(
         max_opened: terms.max_requests.map_or(0, std::num::NonZeroU32::get),
         closed: AtomicBool::new(false),
         proven: AtomicBool::new(false),
+        lost: AtomicBool::new(false),
         reads,
         silence: Mutex::default(),
         changed: Arc::default(),
