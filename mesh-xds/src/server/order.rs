@@ -213,7 +213,8 @@ impl<T: Told> Kinds<T> {
         let by_name = clusters.filter(|clusters| !clusters.is_wildcard());
         match (by_name, routes) {
             (Some(clusters), _) => {
-                Waits::RemovalsOf(self.release.hold(published, |name| clusters.has(name), routes, now))
+                let (wants, has) = (|name: &str| clusters.wants(name), |name: &str| clusters.has(name));
+                Waits::RemovalsOf(self.release.hold(published, wants, has, routes, now))
             }
             (None, Routes::Unsettled) => Waits::Removals,
             (None, Routes::Used | Routes::Refused) => Waits::Nothing,

@@ -109,10 +109,11 @@ impl Release {
         });
     }
 
-    /// The clusters whose end is not to be told. `has` says which the client was told of and asks for.
+    /// The clusters whose end is not to be told. `wants` says which the client asks for, and `has` which of these it was told of.
     pub(super) fn hold(
         &mut self,
         published: &View,
+        wants: impl Fn(&str) -> bool,
         has: impl Fn(&str) -> bool,
         routes: Routes,
         now: Instant,
@@ -134,7 +135,9 @@ impl Release {
             .retain(|name, left| left.ends(has(name)).is_none_or(|end| now < end));
         let is_gone = |name: &&Arc<str>| !is_published(ResourceKind::Cluster, name);
         let left = self.left.iter().filter(|(name, _)| is_gone(name));
-        self.wakes = left.clone().filter_map(|(name, left)| left.ends(has(name))).min();
+        // Of what it does not ask for there will be nothing to tell.
+        let asked = left.clone().filter(|(name, _)| wants(name));
+        self.wakes = asked.filter_map(|(name, left)| left.ends(has(name))).min();
         let leads = self.leads.values().filter(|_| routes == Routes::Unsettled);
         let leads = leads.flat_map(|clusters| clusters.iter()).filter(is_gone);
         left.map(|(name, _)| name).chain(leads).cloned().collect()
