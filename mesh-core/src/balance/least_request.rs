@@ -9,7 +9,7 @@ use super::wheel::{self, Wheel};
 use crate::config::LeastRequest as Settings;
 use crate::entropy::Draw;
 
-/// See the [module](self).
+/// The power of so many choices: the fewest calls in flight per weight of a few hosts drawn (Envoy, gRFC A48).
 #[derive(Debug)]
 pub struct LeastRequest {
     choices: u32,

@@ -6,7 +6,7 @@ use super::Load;
 use crate::config::Maglev;
 use crate::hash::xxh64;
 
-/// See the [module](self).
+/// The table of Maglev hashing: each host has places by its weight, and a hash finds its place with one look (Envoy).
 #[derive(Debug)]
 pub struct Table {
     /// The host at each place.

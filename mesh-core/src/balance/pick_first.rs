@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::{Load, Search};
 use crate::entropy::Draw;
 
-/// See the [module](self).
+/// One host, for as long as it can be called (gRFCs A61, A62).
 #[derive(Debug)]
 pub struct First {
     /// In which order they are tried.

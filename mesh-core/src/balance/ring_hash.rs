@@ -9,7 +9,7 @@ use super::Load;
 use crate::config::{RingFunction, RingHash};
 use crate::hash::{murmur2, xxh64};
 
-/// See the [module](self).
+/// The ring of consistent hashing: each host has places by its weight, and a hash goes to the next one (Envoy, gRFC A42).
 #[derive(Debug)]
 pub struct Ring {
     /// Sorted.
