@@ -193,8 +193,8 @@ impl<T: Told> Kinds<T> {
     fn cold_routes(&mut self, published: &View, now: Instant) -> BTreeSet<Arc<str>> {
         let [routes, clusters, endpoints] = [ResourceKind::Route, ResourceKind::Cluster, ResourceKind::Endpoints]
             .map(|kind| self.one[kind.index()].as_ref());
-        // Our own uses no routes before it has all that they lead to, and asks for endpoints when it has read the routes.
-        let warms = clusters.filter(|clusters| clusters.is_wildcard() && !self.dialect.is_ours());
+        // A sidecar of ours uses no routes before it has all that they lead to, and asks for endpoints when it has read them.
+        let warms = clusters.filter(|clusters| clusters.is_wildcard() && self.dialect != Dialect::Sidecar);
         let (Some(routes), Some(clusters)) = (routes, warms) else {
             return self.warming.none();
         };
