@@ -7,8 +7,6 @@
 //! The refusal is what the caller understands: PERMISSION_DENIED in a trailers-only response for gRPC, else 403. Envoy's
 //! RBAC filter answers alike.
 
-mod body;
-mod future;
 mod layer;
 
 use std::task::{Context, Poll};
@@ -19,11 +17,12 @@ use http_body::Body;
 use mesh_core::report::Tally;
 use tower::Service;
 
-pub use body::MaybeRefused;
-pub use future::ResponseFuture;
 pub use layer::AuthenticateLayer;
 
 use crate::accept::PeerIdentity;
+use crate::refusal::{MaybeRefused, Refusal, ResponseFuture};
+
+const MESSAGE: &str = "the peer is not a verified workload of the mesh";
 
 /// See [`AuthenticateLayer`].
 #[derive(Clone, Debug)]
@@ -52,15 +51,8 @@ where
         }
         self.tally.count("request_refused", "no_peer_identity");
         tracing::warn!("request refused: it did not come through the mesh's acceptor");
-        ResponseFuture::refused(is_grpc(&request))
+        ResponseFuture::refused(Refusal::forbidden(&request, MESSAGE))
     }
-}
-
-/// Whether the caller reads gRPC (the content type is `application/grpc`, or that with a suffix or parameter).
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
-    let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    matches!(rest, Some([] | [b'+' | b';', ..]))
 }
 
 #[cfg(test)]
@@ -80,6 +72,7 @@ mod tests {
 
     async fn call(layer: MeshLayer, content_type: &str) -> (u16, Option<String>, Bytes) {
         let request = Request::builder()
+            .header("host", "payment.shop")
             .header("content-type", content_type)
             .body(Empty::<Bytes>::new())
             .unwrap();

@@ -2,8 +2,10 @@
 //! paused clock take the place of sockets.
 
 mod admin;
+mod canonical;
 mod drain;
 mod lifetime;
+mod raw;
 mod services;
 mod strict;
 
