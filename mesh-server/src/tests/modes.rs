@@ -53,8 +53,8 @@ fn only(client: &str) -> Vec<FilterChain> {
 
 impl Mesh {
     /// The control plane says `chains` of the server at `address`.
-    fn rule(&self, address: impl ToString, chains: Vec<FilterChain>) {
-        let address = address.to_string();
+    fn rule(&self, address: impl Into<String>, chains: Vec<FilterChain>) {
+        let address = address.into();
         let inbound = Inbound {
             name: address.as_str().into(),
             address: address.parse().unwrap(),
@@ -99,7 +99,7 @@ async fn tls_call(dial: &Dial, config: Arc<ClientConfig>) -> Result<(u16, Bytes)
 async fn id_6_permissive_serves_both_and_knows_only_whom_it_verified() {
     let (mesh, handler) = (Mesh::governed(), Handler::default());
     let (address, _server) = handler.listen(&mesh.link).await;
-    mesh.rule(address, permissive());
+    mesh.rule(address.to_string(), permissive());
     assert_eq!(call(address, mesh.client()).await.unwrap(), (200, CLIENT.into()));
     // The first byte decides: HTTP/1.1 and HTTP/2 are both served, and their peer is nobody.
     let (mut plain, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
@@ -213,7 +213,7 @@ async fn id_5_a_floor_in_code_is_under_every_configuration() {
 async fn id_5_a_listener_names_its_clients() {
     let (mesh, handler) = (Mesh::governed(), Handler::default());
     let (address, _server) = handler.listen(&mesh.link).await;
-    mesh.rule(address, only(CLIENT));
+    mesh.rule(address.to_string(), only(CLIENT));
     assert_eq!(call(address, mesh.client()).await.unwrap(), (200, CLIENT.into()));
     let other = mesh.ca.identity("spiffe://mesh.test/ns/shop/sa/other");
     let error = call(address, mesh.client_as(&other)).await.unwrap_err();
@@ -225,7 +225,7 @@ async fn id_5_a_listener_names_its_clients() {
 async fn id_5_one_sided_tls_is_encrypted_and_nobody_is_known() {
     let (mesh, handler) = (Mesh::governed(), Handler::default());
     let (address, _server) = handler.listen(&mesh.link).await;
-    mesh.rule(address, vec![chain(InboundSecurity::OneSided, None)]);
+    mesh.rule(address.to_string(), vec![chain(InboundSecurity::OneSided, None)]);
     for config in [mesh.client(), mesh.anonymous()] {
         assert_eq!(call(address, config).await.unwrap(), (200, Bytes::new()));
     }
@@ -240,7 +240,8 @@ async fn id_5_chains_are_chosen_by_server_name_protocol_and_port() {
     let (mesh, handler) = (Mesh::governed(), Handler::default());
     let (address, _server) = handler.listen(&mesh.link).await;
     let other = || Clients::Named(ExpectedPeers::exactly(["spiffe://mesh.test/ns/shop/sa/other"]));
-    let cases: [(&str, &dyn Fn(&mut ChainMatch)); 4] = [
+    type Change<'a> = &'a dyn Fn(&mut ChainMatch);
+    let cases: [(&str, Change<'_>); 4] = [
         ("server name", &|m| {
             m.server_names = vec![Domain::parse("payment.shop").unwrap()]
         }),
@@ -252,12 +253,12 @@ async fn id_5_chains_are_chosen_by_server_name_protocol_and_port() {
         // The chain that fits better is for somebody else: nobody falls back from it.
         let mut narrow = chain(InboundSecurity::Mutual(other()), None);
         change(&mut narrow.matches);
-        mesh.rule(address, vec![mutual(None), narrow.clone()]);
+        mesh.rule(address.to_string(), vec![mutual(None), narrow.clone()]);
         call(address, mesh.client()).await.unwrap_err();
         assert_eq!(mesh.refused("wrong_identity"), number as u64 + 1, "{what}");
         // And where it does not fit, the other takes the connection.
         narrow.matches.port = Some(1);
-        mesh.rule(address, vec![mutual(None), narrow]);
+        mesh.rule(address.to_string(), vec![mutual(None), narrow]);
         assert_eq!(
             call(address, mesh.client()).await.unwrap(),
             (200, CLIENT.into()),
@@ -266,11 +267,11 @@ async fn id_5_chains_are_chosen_by_server_name_protocol_and_port() {
     }
     let mut elsewhere = mutual(None);
     elsewhere.matches.port = Some(1);
-    mesh.rule(address, vec![elsewhere]);
+    mesh.rule(address.to_string(), vec![elsewhere]);
     call(address, mesh.client()).await.unwrap_err();
     let mut bytes = mutual(None);
     bytes.traffic = Traffic::Tcp;
-    mesh.rule(address, vec![bytes]);
+    mesh.rule(address.to_string(), vec![bytes]);
     call(address, mesh.client()).await.unwrap_err();
     assert_eq!((mesh.refused("no_filter_chain"), mesh.refused("not_http")), (1, 1));
     assert_eq!(handler.calls(), 4);
@@ -375,7 +376,7 @@ async fn hs_7_tonics_own_loop_serves_nothing_under_the_old_rule() {
     let mesh = Mesh::governed();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    mesh.rule(address, permissive());
+    mesh.rule(address.to_string(), permissive());
     let handler = Handler::default();
     let inner = handler.clone();
     let answer = move |request: Request<tonic::body::Body>| {
@@ -400,7 +401,7 @@ async fn hs_7_tonics_own_loop_serves_nothing_under_the_old_rule() {
     tokio::spawn(server);
     let (mut plain, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
     assert_eq!(get(&mut plain).await.unwrap().0, 200);
-    mesh.rule(address, strict());
+    mesh.rule(address.to_string(), strict());
     while mesh.revoked("plaintext") == 0 {
         tokio::task::yield_now().await;
     }
@@ -432,7 +433,7 @@ async fn readiness_waits_for_the_configuration() {
     }
     let text = "a server takes no connections: the server's own configuration was not heard yet\n";
     assert_eq!(waiting().await, (503, text.into()));
-    mesh.rule(address, strict());
+    mesh.rule(address.to_string(), strict());
     assert_eq!(waiting().await.0, 200);
 }
 
