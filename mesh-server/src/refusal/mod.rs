@@ -34,8 +34,8 @@ impl Refusal {
         Self::new(request, StatusCode::FORBIDDEN, PERMISSION_DENIED, message)
     }
 
-    /// Nobody may yet: it is not known who may.
-    pub(crate) fn not_ready<B>(request: &Request<B>, message: &'static str) -> Self {
+    /// Not now, or not here.
+    pub(crate) fn unavailable<B>(request: &Request<B>, message: &'static str) -> Self {
         Self::new(request, StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, message)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::raw::{Answer, Http2, http1};
+use super::odd::{Answer, Http2, http1};
 use super::*;
 
 /// What a handler saw: path and authority, and whether a header came that nobody may say.

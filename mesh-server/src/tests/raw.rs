@@ -1,123 +1,97 @@
-//! Requests as bytes, for what no library of requests would write.
+//! HTTP/2 frames by hand, for peers that do what no library would.
 
-use std::time::Duration;
+use super::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const GOAWAY: u8 = 7;
 
-/// How long an answer may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
-/// How a request over HTTP/1.1 was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    /// The status; 0: none came.
-    pub(super) status: u16,
-    /// Whether the connection was closed after it.
-    pub(super) closed: bool,
+/// Error codes (RFC 9113, 7).
+pub(super) const REFUSED_STREAM: u32 = 7;
+
+/// One frame as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
+    pub(super) payload: Vec<u8>,
 }
 
-/// Sends `bytes`, reads one answer, and then tries the connection with a request that is good beyond doubt.
-pub(super) async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, bytes: &[u8]) -> Answer {
-    io.write_all(bytes).await.unwrap();
-    let status = head(&mut io).await;
-    let probe = b"OPTIONS * HTTP/1.1\r\nhost: probe.test\r\nconnection: close\r\n\r\n";
-    // A connection that is closed may tell so at once or when it is read from.
-    let open = status != 0 && io.write_all(probe).await.is_ok() && head(&mut io).await != 0;
-    Answer { status, closed: !open }
-}
-
-/// The status of the next answer whose body is of a known length.
-async fn head<IO: AsyncRead + Unpin>(io: &mut IO) -> u16 {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match timeout(PATIENCE, io.read_u8()).await.expect("an answer or an end") {
-            Ok(byte) => head.push(byte),
-            Err(_) => return 0,
-        }
+impl Frame {
+    /// The first four bytes of what it carries, which is the error of a reset, and eight for a GOAWAY.
+    pub(super) fn error(&self) -> u32 {
+        let at = if self.kind == GOAWAY { 4 } else { 0 };
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
-    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-    let length = head
-        .split("\r\n")
-        .find_map(|line| line.strip_prefix("content-length: "));
-    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-    io.read_exact(&mut body).await.unwrap();
-    head[9..12].parse().unwrap()
 }
 
-/// An HTTP/2 connection written frame by frame.
-pub(super) struct Http2<IO> {
-    io: IO,
-    stream: u32,
+/// The bytes of a frame.
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Http2<IO> {
-    pub(super) async fn new(mut io: IO) -> Self {
-        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        io.write_all(&frame(4, 0, 0, &[])).await.unwrap();
-        // Room for the answers to thousands of requests.
-        io.write_all(&frame(8, 0, 0, &0x3fff_ffff_u32.to_be_bytes()))
+/// `GET https://payment.shop/` in HPACK, by the static table and one literal that is not indexed.
+pub(super) fn get_head() -> Vec<u8> {
+    let mut head = vec![0x82, 0x84, 0x87, 0x01, 12];
+    head.extend(b"payment.shop");
+    head
+}
+
+/// A connection that began as HTTP/2.
+pub(super) struct Raw<IO> {
+    pub(super) io: IO,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Raw<IO> {
+    pub(super) async fn begin(mut io: IO) -> io::Result<Self> {
+        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+        io.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+        io.flush().await?;
+        Ok(Self { io })
+    }
+
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.io.write_all(bytes).await?;
+        self.io.flush().await
+    }
+
+    pub(super) async fn get(&mut self, stream: u32) -> io::Result<()> {
+        self.send(&frame(HEADERS, END_STREAM | END_HEADERS, stream, &get_head()))
             .await
-            .unwrap();
-        Self { io, stream: 1 }
     }
 
-    /// A request without a body. Returns when it was answered or reset; `false`: the connection has ended, with it or before.
-    pub(super) async fn request(&mut self, fields: &[(&[u8], &[u8])]) -> bool {
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            // A literal that is in no table (RFC 7541, 6.2.2).
-            block.push(0);
-            text(name, &mut block);
-            text(value, &mut block);
-        }
-        let stream = self.stream;
-        self.stream += 2;
-        if self.io.write_all(&frame(1, 0x5, stream, &block)).await.is_err() {
-            return false;
-        }
+    /// The next frame; `None` when the connection has ended, in whichever way.
+    pub(super) async fn next(&mut self) -> Option<Frame> {
+        let mut head = [0; 9];
+        self.io.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.io.read_exact(&mut payload).await.ok()?;
+        Some(Frame {
+            kind: head[3],
+            flags: head[4],
+            stream: u32::from_be_bytes(head[5..].try_into().unwrap()),
+            payload,
+        })
+    }
+
+    /// The next frame of `kind`, with what comes before it read and forgotten.
+    pub(super) async fn next_of(&mut self, kind: u8) -> Option<Frame> {
         loop {
-            let mut header = [0; 9];
-            let read = timeout(PATIENCE, self.io.read_exact(&mut header)).await;
-            if read.expect("an answer or an end").is_err() {
-                return false;
-            }
-            let [a, b, c, kind, flags, ids @ ..] = header;
-            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-            if self.io.read_exact(&mut payload).await.is_err() {
-                return false;
-            }
-            let of = u32::from_be_bytes(ids);
-            match kind {
-                0 | 1 if of == stream && flags & 1 == 1 => return true,
-                3 if of == stream => return true,
-                7 => return false,
-                _ => {}
+            let frame = self.next().await?;
+            if frame.kind == kind {
+                return Some(frame);
             }
         }
     }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = vec![a, b, c, kind, flags];
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// A string without Huffman coding (RFC 7541, 5.1 and 5.2).
-fn text(text: &[u8], block: &mut Vec<u8>) {
-    if text.len() < 127 {
-        block.push(text.len() as u8);
-    } else {
-        block.push(127);
-        let mut rest = text.len() - 127;
-        while rest >= 128 {
-            block.push((rest % 128 + 128) as u8);
-            rest /= 128;
-        }
-        block.push(rest as u8);
-    }
-    block.extend(text);
 }
