@@ -44,7 +44,7 @@ mod tests;
 #[cfg(feature = "tonic")]
 pub mod tonic;
 
-pub use accept::{Acceptor, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, MeshStream, PeerIdentity, Refused};
+pub use accept::{Acceptor, ConnectionInfo, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, MeshStream, PeerIdentity, Refused};
 pub use bare::FromHyper;
 pub use dangerous::Dangerous;
 pub use layer::MeshLayer;

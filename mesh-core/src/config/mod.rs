@@ -28,8 +28,8 @@ pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsM
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
 pub use endpoint::{DropOverload, Endpoint, Health, Locality};
 pub use inbound::{
-    ChainMatch, Clients, ConnectionFacts, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix, MtlsMode,
-    SourceType, Traffic, Transport,
+    ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
+    MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,
 };
 pub use lb::{ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
 pub use load::{LoadReporting, ReportedMetric};

@@ -11,11 +11,48 @@ use pin_project_lite::pin_project;
 
 use super::MaybeRefused;
 
-/// PERMISSION_DENIED (gRPC status codes).
-const PERMISSION_DENIED: HeaderValue = HeaderValue::from_static("7");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const MESSAGE: &str = "the peer is not a verified workload of the mesh";
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Nobody verified its sender, and nothing says that this is not needed.
+    NoPeer,
+    /// Its connection is no longer admitted.
+    Revoked,
+}
+
+impl Why {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPeer => "no_peer_identity",
+            Self::Revoked => "connection_revoked",
+        }
+    }
+
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::NoPeer => "the peer is not a verified workload of the mesh",
+            Self::Revoked => "the connection is no longer admitted: make another",
+        }
+    }
+
+    /// PERMISSION_DENIED or UNAVAILABLE (gRPC status codes).
+    fn grpc(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::NoPeer => "7",
+            Self::Revoked => "14",
+        })
+    }
+
+    fn http(self) -> StatusCode {
+        match self {
+            Self::NoPeer => StatusCode::FORBIDDEN,
+            Self::Revoked => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
 
 pin_project! {
     /// The future of [`Authenticate`](super::Authenticate). Dropping it drops the service's call.
@@ -31,7 +68,7 @@ pin_project! {
     #[derive(Debug)]
     enum State<F> {
         Admitted { #[pin] call: F },
-        Refused { grpc: bool },
+        Refused { why: Why, grpc: bool },
     }
 }
 
@@ -42,9 +79,9 @@ impl<F> ResponseFuture<F> {
         }
     }
 
-    pub(super) fn refused(grpc: bool) -> Self {
+    pub(super) fn refused(why: Why, grpc: bool) -> Self {
         Self {
-            state: State::Refused { grpc },
+            state: State::Refused { why, grpc },
         }
     }
 }
@@ -62,25 +99,25 @@ where
                 let response = ready!(call.poll(cx))?;
                 Poll::Ready(Ok(response.map(MaybeRefused::admitted)))
             }
-            StateProjection::Refused { grpc: true } => Poll::Ready(Ok(grpc_refusal())),
-            StateProjection::Refused { grpc: false } => Poll::Ready(Ok(http_refusal())),
+            StateProjection::Refused { why, grpc: true } => Poll::Ready(Ok(grpc_refusal(*why))),
+            StateProjection::Refused { why, grpc: false } => Poll::Ready(Ok(http_refusal(*why))),
         }
     }
 }
 
 /// A trailers-only response: the status is in the headers and there is no body.
-fn grpc_refusal<R>() -> Response<MaybeRefused<R>> {
+fn grpc_refusal<R>(why: Why) -> Response<MaybeRefused<R>> {
     let mut response = Response::new(MaybeRefused::refused(Bytes::new()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, GRPC);
-    headers.insert("grpc-status", PERMISSION_DENIED);
-    headers.insert("grpc-message", HeaderValue::from_static(MESSAGE));
+    headers.insert("grpc-status", why.grpc());
+    headers.insert("grpc-message", HeaderValue::from_static(why.message()));
     response
 }
 
-fn http_refusal<R>() -> Response<MaybeRefused<R>> {
-    let mut response = Response::new(MaybeRefused::refused(Bytes::from_static(MESSAGE.as_bytes())));
-    *response.status_mut() = StatusCode::FORBIDDEN;
+fn http_refusal<R>(why: Why) -> Response<MaybeRefused<R>> {
+    let mut response = Response::new(MaybeRefused::refused(Bytes::from_static(why.message().as_bytes())));
+    *response.status_mut() = why.http();
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     response
 }

@@ -1,11 +1,12 @@
-//! The room that lets only verified peers through.
+//! The room that lets only those through whom a door of this crate let in.
 //!
-//! A server of this crate never gives it a request without a [`PeerIdentity`]. It is for the servers that are not: whoever
-//! wraps a service and then serves it on a plain listener by mistake gets refusals, and no handler runs. What a peer may do
-//! is another room's question.
+//! A server of this crate gives it only requests of verified peers, and of those whom its configuration lets in unasked (Istio's
+//! PERMISSIVE and DISABLE). It is for the servers that are not: whoever wraps a service and then serves it on a plain listener
+//! by mistake gets refusals, and no handler runs. What a peer may do is another room's question.
 //!
-//! The refusal is what the caller understands: PERMISSION_DENIED in a trailers-only response for gRPC, else 403. Envoy's
-//! RBAC filter answers alike.
+//! The refusal is what the caller understands: PERMISSION_DENIED in a trailers-only response for gRPC, else 403, as of Envoy's
+//! RBAC filter. What comes by a connection that the rules admit no longer is unavailable: the peer may come again, and is judged
+//! again.
 
 mod body;
 mod future;
@@ -23,7 +24,8 @@ pub use body::MaybeRefused;
 pub use future::ResponseFuture;
 pub use layer::AuthenticateLayer;
 
-use crate::accept::PeerIdentity;
+use crate::accept::{ConnectionInfo, PeerIdentity};
+use future::Why;
 
 /// See [`AuthenticateLayer`].
 #[derive(Clone, Debug)]
@@ -46,13 +48,35 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        if self.plaintext || request.extensions().get::<PeerIdentity>().is_some() {
-            return ResponseFuture::admitted(self.inner.call(request));
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match self.judge(&mut request) {
+            Ok(()) => ResponseFuture::admitted(self.inner.call(request)),
+            Err(why) => {
+                self.tally.count("request_refused", why.as_str());
+                tracing::warn!("request refused: {}", why.message());
+                ResponseFuture::refused(why, is_grpc(&request))
+            }
         }
-        self.tally.count("request_refused", "no_peer_identity");
-        tracing::warn!("request refused: it did not come through the mesh's acceptor");
-        ResponseFuture::refused(is_grpc(&request))
+    }
+}
+
+impl<S> Authenticate<S> {
+    fn judge<B>(&self, request: &mut Request<B>) -> Result<(), Why> {
+        let extensions = request.extensions_mut();
+        let admitted = match ConnectionInfo::of(extensions) {
+            Some(info) if info.is_revoked() => return Err(Why::Revoked),
+            Some(info) => info.is_configured(),
+            None => false,
+        };
+        if !admitted && !self.plaintext {
+            return Err(Why::NoPeer);
+        }
+        // A server loop that is not ours knows the connection, and handlers ask for the peer.
+        let peer = extensions.get::<ConnectionInfo>().and_then(ConnectionInfo::peer);
+        if let Some(peer) = peer {
+            extensions.insert::<PeerIdentity>(peer);
+        }
+        Ok(())
     }
 }
 
