@@ -33,8 +33,14 @@ async fn server() -> (SocketAddr, Link, Seen) {
     (address, link, seen)
 }
 
+/// Bytes, the status they are answered with, whether the connection closes, and what the handler sees.
+type Case = (&'static str, u16, bool, &'static [(&'static str, &'static str)]);
+
+/// The fields of a request over HTTP/2.
+type Fields = &'static [(&'static [u8], &'static [u8])];
+
 /// Written by hand, answered so, and seen so by the handler.
-async fn check(cases: &[(&str, u16, bool, &[(&str, &str)])]) {
+async fn check(cases: &[Case]) {
     let (address, _link, seen) = server().await;
     for (bytes, status, closed, expected) in cases {
         let io = TcpStream::connect(address).await.unwrap();
@@ -97,6 +103,21 @@ async fn az_8_what_could_be_two_requests_is_none_or_one() {
             false,
             &[("/", "a.test")],
         ),
+        ("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: +1\r\n\r\na", 400, true, &[]),
+        ("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1, 1\r\n\r\na", 400, true, &[]),
+        ("POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n", 400, true, &[]),
+        ("POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400, true, &[]),
+        ("POST / HTTP/1.0\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400, true, &[]),
+        ("GET / HTTP/1.1\r\nhost: a.test\r\nx: a\r\n b\r\n\r\n", 400, true, &[]),
+        ("GET / HTTP/1.1\r\nhost : a.test\r\n\r\n", 400, true, &[]),
+        ("GET / HTTP/1.1\r\nhost: a.test\r\nx: a\rb\r\n\r\n", 400, true, &[]),
+        // Both of length and chunks: what counts is the chunks, and nothing that follows (RFC 9112, 6.1).
+        (
+            "POST /one HTTP/1.1\r\nhost: a.test\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /two HTTP/1.1\r\nhost: a.test\r\n\r\n",
+            200,
+            true,
+            &[("/one", "a.test")],
+        ),
         (
             "POST /one HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\ncontent-length: 60\r\n\r\n0\r\n\r\nGET /two HTTP/1.1\r\nhost: a.test\r\n\r\n",
             200,
@@ -111,7 +132,7 @@ async fn az_8_what_could_be_two_requests_is_none_or_one() {
 async fn az_4_one_authority_over_http2() {
     let (address, link, seen) = server().await;
     let mut connection = Http2::new(TcpStream::connect(address).await.unwrap()).await;
-    let cases: [(&[(&[u8], &[u8])], Option<&str>); 7] = [
+    let cases: [(Fields, Option<&str>); 7] = [
         (&[(b":authority", b"A.test.")], Some("a.test")),
         (&[(b":authority", b"a.test"), (b"host", b"A.TEST")], Some("a.test")),
         (&[(b"host", b"A.test")], Some("a.test")),
