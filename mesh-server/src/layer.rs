@@ -1,9 +1,12 @@
 //! The inbound assembly: what stands between a connection and the user's service, and in which order.
 
 use mesh_core::Link;
+use mesh_core::canonical::PathNormalization;
 use tower::Layer;
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
+use crate::authorize::{Authorize, AuthorizeLayer};
+use crate::canonical::{Canonical, CanonicalLayer};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
 use crate::telemetry::{Telemetry, TelemetryLayer};
@@ -25,6 +28,8 @@ use crate::telemetry::{Telemetry, TelemetryLayer};
 pub struct MeshLayer {
     telemetry: TelemetryLayer,
     authenticate: AuthenticateLayer,
+    canonical: CanonicalLayer,
+    authorize: AuthorizeLayer,
 }
 
 impl MeshLayer {
@@ -33,6 +38,18 @@ impl MeshLayer {
         Self {
             telemetry: TelemetryLayer::new(link),
             authenticate: AuthenticateLayer::new(link),
+            canonical: CanonicalLayer::new(link),
+            authorize: AuthorizeLayer::new(link),
+        }
+    }
+
+    /// How much of a path's spelling is taken away before a policy and the service see it. Default:
+    /// [`PathNormalization::DecodeAndMergeSlashes`]; a service whose names hold escaped slashes asks for less.
+    #[must_use]
+    pub fn paths(self, paths: PathNormalization) -> Self {
+        Self {
+            canonical: self.canonical.paths(paths),
+            ..self
         }
     }
 
@@ -47,21 +64,28 @@ impl Dangerous<MeshLayer> {
     pub fn plaintext(self) -> MeshLayer {
         MeshLayer {
             authenticate: self.0.authenticate.dangerous().plaintext(),
+            authorize: self.0.authorize.dangerous().plaintext(),
             ..self.0
         }
     }
 }
 
 impl<S> Layer<S> for MeshLayer {
-    type Service = Telemetry<Authenticate<Deadline<S>>>;
+    type Service = Telemetry<Authenticate<Canonical<Authorize<Deadline<S>>>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         // Outermost: what is refused below is a request, too, and counts as one.
         self.telemetry.layer(
             // Before anything that would act for the sender.
             self.authenticate.layer(
-                // Around the handler and nothing else: who is refused has no say in how long.
-                DeadlineLayer.layer(inner),
+                // Before anybody asks what the request is: all behind this see the same.
+                self.canonical.layer(
+                    // Asked about what the handler will see, and of each request, whatever its connection was let in for.
+                    self.authorize.layer(
+                        // Around the handler and nothing else: who is refused has no say in how long.
+                        DeadlineLayer.layer(inner),
+                    ),
+                ),
             ),
         )
     }

@@ -16,6 +16,7 @@ mod fault;
 mod listener;
 mod matcher;
 mod metadata;
+mod rbac;
 mod refusal;
 mod route;
 mod tls;

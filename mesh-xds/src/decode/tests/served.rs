@@ -102,6 +102,7 @@ fn chains() -> impl Strategy<Value = FilterChain> {
         matches,
         security,
         traffic,
+        authorization: Arc::default(),
     })
 }
 
@@ -191,6 +192,7 @@ fn a_server_that_lets_nobody_in_says_so_to_everyone() {
             matches: ChainMatch::default(),
             security: InboundSecurity::Mutual(Clients::Named(ExpectedPeers::new(Vec::new()))),
             traffic: Traffic::Http,
+            authorization: Arc::default(),
         }),
     };
     let proto = listener::Listener::decode(&*encode::inbound(&nobody, Profile::Grpc)).unwrap();
