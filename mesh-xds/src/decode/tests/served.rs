@@ -208,7 +208,7 @@ fn a_server_that_lets_nobody_in_says_so_to_everyone() {
         panic!("a plain context")
     };
     let name = encode_of(NOBODY);
-    assert_eq!(validation.match_subject_alt_names, [name.clone()]);
+    assert_eq!(validation.match_subject_alt_names, std::slice::from_ref(&name));
     assert_eq!(validation.match_typed_subject_alt_names.len(), 1);
     assert_eq!(validation.match_typed_subject_alt_names[0].matcher, Some(name));
 }
