@@ -28,6 +28,7 @@ pub use authorization::{
     Authorization, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction,
     RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TooManyRules,
 };
+pub(crate) use authorization::{Quick, hash as hash_of_id};
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};

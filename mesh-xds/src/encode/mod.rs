@@ -30,6 +30,7 @@ mod listener;
 mod matcher;
 mod outlier;
 mod protocol;
+mod rbac;
 mod retry;
 mod route;
 mod socket;

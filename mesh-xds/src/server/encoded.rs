@@ -63,7 +63,6 @@ enum Kind {
     Refused(Rejected),
     TwoTrees(Arc<str>),
     TwoListeners(Arc<str>),
-    Guarded(Arc<str>),
 }
 
 impl Unpublishable {
@@ -71,7 +70,7 @@ impl Unpublishable {
     pub fn rejected(&self) -> Option<&Rejected> {
         match &self.kind {
             Kind::Refused(rejected) => Some(rejected),
-            Kind::TwoTrees(_) | Kind::TwoListeners(_) | Kind::Guarded(_) => None,
+            Kind::TwoTrees(_) | Kind::TwoListeners(_) => None,
         }
     }
 }
@@ -82,7 +81,6 @@ impl fmt::Display for Unpublishable {
             Kind::Refused(_) => f.write_str("clients would refuse a resource of this snapshot"),
             Kind::TwoTrees(name) => write!(f, "two different route configurations are named {name:?}"),
             Kind::TwoListeners(name) => write!(f, "two different listeners are named {name:?}"),
-            Kind::Guarded(name) => write!(f, "the authorization of listener {name:?} cannot be told"),
         }
     }
 }
@@ -91,7 +89,7 @@ impl std::error::Error for Unpublishable {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
             Kind::Refused(rejected) => Some(rejected),
-            Kind::TwoTrees(_) | Kind::TwoListeners(_) | Kind::Guarded(_) => None,
+            Kind::TwoTrees(_) | Kind::TwoListeners(_) => None,
         }
     }
 }
@@ -238,12 +236,6 @@ fn serve(listeners: &mut Resources, snapshot: &Snapshot, shape: Profile) -> Resu
     for (_, inbound) in snapshot.inbounds().iter() {
         let Ok(inbound) = inbound else { continue };
         let name: Arc<str> = (&*inbound.name).into();
-        // Rules have no words on the wire here; without them the server would let everybody in.
-        let mut chains = inbound.chains.iter().chain(&inbound.default);
-        if chains.any(|chain| !chain.authorization.is_empty()) {
-            let kind = Kind::Guarded(name);
-            return Err(Unpublishable { kind });
-        }
         let bytes: Arc<[u8]> = encode::inbound(inbound, shape).into();
         let first = listeners.entry(Arc::clone(&name)).or_insert_with(|| Arc::clone(&bytes));
         if *first != bytes {
