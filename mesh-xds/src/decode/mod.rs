@@ -16,8 +16,10 @@ mod fault;
 mod listener;
 mod matcher;
 mod metadata;
+mod overrides;
 mod refusal;
 mod route;
+mod session;
 mod tls;
 
 #[cfg(test)]
