@@ -83,7 +83,7 @@ fn snapshot(
 }
 
 struct Rig {
-    net: Net,
+    _net: Net,
     source: mesh_core::link::Source,
     channel: Plain,
     _link: mesh_core::Link,
@@ -95,9 +95,10 @@ impl Rig {
         let net = Net::default();
         for n in 1..=40 {
             net.serve(n, |request, respond| async move {
+                let fails = request.headers().get("x-fails").is_some_and(|fails| fails == "2") && n == 2;
                 match request.headers().contains_key("content-type") {
                     true => say_grpc(respond, "0"),
-                    false => say_status(respond, 200),
+                    false => say_status(respond, if fails { 503 } else { 200 }),
                 }
             });
         }
@@ -105,7 +106,7 @@ impl Rig {
         source.snapshots.publish(first);
         Self {
             channel: channel(&link),
-            net,
+            _net: net,
             source,
             _link: link,
         }
@@ -208,7 +209,7 @@ async fn a_draining_host_keeps_its_sessions_and_gets_no_new_ones() {
     use Health::{Degraded, Draining, Healthy, Unhealthy};
     let with = |health, held: Option<&[Health]>| {
         let held = held.map_or(HealthSet::CALLABLE, |held| held.iter().copied().collect());
-        let endpoints = endpoints(&[(1, Healthy), (2, health), (3, Healthy)]);
+        let endpoints = endpoints(&[(1, Healthy), (2, health), (3, Healthy), (4, Healthy), (5, Healthy)]);
         snapshot(by_header(), &[("c", 1, endpoints)], |_, cluster| {
             cluster.common_lb = CommonLb {
                 held,
@@ -231,17 +232,17 @@ async fn a_draining_host_keeps_its_sessions_and_gets_no_new_ones() {
     for (health, held, stays) in cases {
         rig.publish(with(health, held)).await;
         let mut seen = 0;
-        for _ in 0..6 {
+        for _ in 0..10 {
             seen += u32::from(went(&rig.channel, bringing(&state(2, "c"))).await.0 == address(2));
         }
         // A healthy one that keeps no session still gets its share of what is new.
         let expected = match (stays, health) {
-            (true, _) => 6,
+            (true, _) => 10,
             (false, Healthy) => 2,
             (false, _) => 0,
         };
         assert_eq!(seen, expected, "{health:?} {held:?}");
-        for _ in 0..6 {
+        for _ in 0..10 {
             let (new, _) = went(&rig.channel, post("")).await;
             assert!(new != address(2) || health == Healthy, "{health:?} {held:?}");
         }
@@ -275,8 +276,9 @@ async fn another_try_goes_where_any_call_may_and_the_caller_is_told() {
         };
     };
     let rig = Rig::new(snapshot(by_header(), &[("c", 1, well(&[1, 2]))], retrying));
-    rig.net.serve(2, |_, respond| async { say_status(respond, 503) });
-    let (peer, told) = went(&rig.channel, bringing(&state(2, "c"))).await;
+    let mut request = bringing(&state(2, "c"));
+    request.headers_mut().insert("x-fails", "2".parse().unwrap());
+    let (peer, told) = went(&rig.channel, request).await;
     assert_eq!((peer, told), (address(1), Some(state(1, "c"))));
 }
 
