@@ -34,6 +34,7 @@ use crate::resource::{
 
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+const SESSION: &str = "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
 const LUA: &str = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua";
 
 fn message<P: Message + Default>(bytes: &[u8]) -> P {
@@ -356,6 +357,7 @@ proptest! {
         (filter, type_url) in prop_oneof![
             filters().prop_map(|filter| match filter {
                 Filter::NoOp => (filter, CORS),
+                Filter::Call(FilterKind::Session(_)) => (filter, SESSION),
                 other => (other, FAULT),
             }),
             Just((Filter::Router, "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router")),
