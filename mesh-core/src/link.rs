@@ -41,6 +41,7 @@ struct Shared {
     pins: Pins,
     credentials: Credentials,
     subset_size: Option<NonZeroU32>,
+    governs_servers: bool,
     attached: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     /// What must live as long as somebody uses the link: the xDS client's task, for one.
     keep_alive: Mutex<Vec<Box<dyn Any + Send + Sync>>>,
@@ -71,6 +72,9 @@ pub struct Parts {
     /// not a connection from everybody to everybody (gRFC A68). Default: all. How many are enough is for the process to say and
     /// not for its configuration, since it depends on how many of its kind there are.
     pub subset_size: Option<NonZeroU32>,
+    /// Whether the source also says what servers ask of their clients, so that a server has to wait for its word. Default: no,
+    /// and servers are STRICT. The source's to set.
+    pub governs_servers: bool,
 }
 
 impl Default for Parts {
@@ -81,6 +85,7 @@ impl Default for Parts {
             pins: Pins::default(),
             credentials: Credentials::default(),
             subset_size: None,
+            governs_servers: false,
         }
     }
 }
@@ -107,6 +112,7 @@ impl Link {
             pins: parts.pins,
             credentials: parts.credentials,
             subset_size: parts.subset_size,
+            governs_servers: parts.governs_servers,
             attached: Mutex::default(),
             keep_alive: Mutex::default(),
         };
@@ -201,6 +207,11 @@ impl Link {
     /// The most endpoints of each priority of a cluster that this process calls; `None`: all.
     pub fn subset_size(&self) -> Option<NonZeroU32> {
         self.shared.subset_size
+    }
+
+    /// Whether the source also configures servers ([`Parts::governs_servers`]).
+    pub fn governs_servers(&self) -> bool {
+        self.shared.governs_servers
     }
 
     /// The one `T` of this link, made by `init` when first asked for. It lives as long as the link: this is how all

@@ -1,13 +1,15 @@
-//! What the inbound side counts on its own: requests, and whether a server is running. One set per [`Link`].
+//! What the inbound side counts on its own: requests, and which servers run or wait. One set per [`Link`].
 //!
 //! The room counts a request as it comes in, before anything may refuse it, with one relaxed add. Refusals are rare and go
 //! to the link's [`Tally`](mesh_core::report::Tally).
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use mesh_core::Link;
+use mesh_core::config::Reason;
 use tower::{Layer, Service};
 
 /// The counts of one link.
@@ -15,6 +17,14 @@ use tower::{Layer, Service};
 pub(crate) struct Inbound {
     requests: AtomicU64,
     servers: AtomicUsize,
+    waiting: Mutex<Waiting>,
+}
+
+/// Why servers take no connections, by a number of their own.
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    reasons: BTreeMap<u64, Reason>,
 }
 
 impl Inbound {
@@ -34,6 +44,25 @@ impl Inbound {
         self.servers.load(Ordering::Relaxed) > 0
     }
 
+    /// Says that a server takes no connections, and why, until the guard is dropped.
+    pub(crate) fn waiting(self: &Arc<Self>, reason: Reason) -> WaitingGuard {
+        let mut waiting = self.lock();
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.reasons.insert(number, reason);
+        WaitingGuard(Arc::clone(self), number)
+    }
+
+    /// Why a server takes no connections, if one does not.
+    pub(crate) fn waits_for(&self) -> Option<Reason> {
+        self.lock().reasons.values().next().cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // A map is whole whatever its holder was doing when it panicked.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many requests have come in through [`TelemetryLayer`].
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -47,6 +76,16 @@ pub(crate) struct ServingGuard(Arc<Inbound>);
 impl Drop for ServingGuard {
     fn drop(&mut self) {
         self.0.servers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// See [`Inbound::waiting`].
+#[derive(Debug)]
+pub(crate) struct WaitingGuard(Arc<Inbound>, u64);
+
+impl Drop for WaitingGuard {
+    fn drop(&mut self) {
+        self.0.lock().reasons.remove(&self.1);
     }
 }
 

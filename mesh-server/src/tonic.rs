@@ -1,9 +1,10 @@
 //! tonic's own server loop behind our acceptor (feature `tonic`).
 //!
 //! tonic takes a stream of connections and asks each for its `ConnectInfo`, which it puts into the extensions of every
-//! request. Ours is the [`PeerIdentity`] itself, so handlers and [`MeshLayer`](crate::MeshLayer) find it where they would
-//! under [`serve`](fn@crate::serve). What tonic's loop does not do is end a connection when a certificate behind it expires: give
-//! it a `max_connection_age` that is shorter than the certificates' life.
+//! request. Ours is the [`ConnectionInfo`], of which [`MeshLayer`](crate::MeshLayer) makes the
+//! [`PeerIdentity`](crate::PeerIdentity) that handlers find under [`serve`](fn@crate::serve), too. tonic's loop cannot be told to
+//! drain one connection: where a certificate behind one expires or the rules admit it no longer, the layer answers UNAVAILABLE from
+//! then on, and the connection ends after [`DRAIN_TIMEOUT`].
 //!
 //! ```no_run
 //! # async fn doc(link: mesh_core::Link, routes: tonic::service::Routes) -> Result<(), Box<dyn std::error::Error>> {
@@ -18,10 +19,10 @@
 //! ```
 
 use std::convert::Infallible;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::{fmt, io};
 
 use futures_core::Stream;
 use mesh_core::Link;
@@ -30,14 +31,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::transport::server::Connected;
 
-use crate::accept::{Acceptor, MeshStream, PeerIdentity};
-use crate::serve::{Incoming, Listen, MAX_CONNECTIONS, admit};
+use crate::accept::{Acceptor, ConnectionInfo, MeshStream};
+use crate::serve::{DRAIN_TIMEOUT, Incoming, Listen, MAX_CONNECTIONS, admit, door};
 use crate::telemetry::Inbound;
 
 /// How many verified connections may wait for tonic to take them. It takes each at once; a place for a burst is enough.
 const WAITING: usize = 16;
 
-/// Verified connections from `listener`, for `serve_with_incoming`: STRICT mutual TLS, at most [`MAX_CONNECTIONS`].
+/// Connections from `listener` that are let in, for `serve_with_incoming`: under STRICT mutual TLS unless the control plane says
+/// otherwise of this address, as with [`serve`](fn@crate::serve), and at most [`MAX_CONNECTIONS`].
 ///
 /// Handshakes go on in a task of their own, so that a slow one holds up no other. Dropping the stream ends it and closes
 /// the listener, which is how tonic begins a graceful shutdown.
@@ -47,7 +49,8 @@ const WAITING: usize = 16;
 /// Outside a tokio runtime.
 pub fn incoming<L: Listen>(listener: L, link: &Link) -> VerifiedIncoming<L::Io> {
     let (sender, verified) = mpsc::channel(WAITING);
-    let task = tokio::spawn(accept(listener, Acceptor::new(link), Inbound::of(link), sender));
+    let acceptor = door(link, listener.address());
+    let task = tokio::spawn(accept(listener, acceptor, Inbound::of(link), sender));
     VerifiedIncoming {
         verified,
         task: task.abort_handle(),
@@ -69,10 +72,15 @@ async fn accept<L: Listen>(
             Some(_) = handshakes.join_next() => {}
             (place, (io, peer)) = admit(&places, &mut incoming) => {
                 let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                let destination = incoming.destination(&io);
                 handshakes.spawn(async move {
+                    let accepted = match destination {
+                        Some(destination) => acceptor.accept_at(io, peer, destination).await,
+                        None => acceptor.accept(io, peer).await,
+                    };
                     // A refusal is logged and counted by the acceptor; a closed channel means that tonic has left.
-                    if let Ok(stream) = acceptor.accept(io, peer).await {
-                        let _ = sender.send(VerifiedStream { stream, _place: place }).await;
+                    if let Ok(stream) = accepted {
+                        let _ = sender.send(VerifiedStream::new(stream, place)).await;
                     }
                 });
             }
@@ -101,23 +109,54 @@ impl<IO> Drop for VerifiedIncoming<IO> {
     }
 }
 
-/// A connection of a verified peer, which holds its place among [`MAX_CONNECTIONS`].
-#[derive(Debug)]
+/// A connection that was let in, which holds its place among [`MAX_CONNECTIONS`].
 pub struct VerifiedStream<IO> {
     stream: MeshStream<IO>,
+    /// Resolves when the connection has been drained for long enough.
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
     _place: OwnedSemaphorePermit,
 }
 
-impl<IO> Connected for VerifiedStream<IO> {
-    type ConnectInfo = PeerIdentity;
+impl<IO> VerifiedStream<IO> {
+    fn new(mut stream: MeshStream<IO>, place: OwnedSemaphorePermit) -> Self {
+        let over = stream.over();
+        let end = async {
+            over.await;
+            tokio::time::sleep(DRAIN_TIMEOUT).await;
+        };
+        Self {
+            stream,
+            end: Box::pin(end),
+            ended: false,
+            _place: place,
+        }
+    }
+}
 
-    fn connect_info(&self) -> PeerIdentity {
-        self.stream.peer().clone()
+impl<IO> fmt::Debug for VerifiedStream<IO> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedStream")
+            .field("connection", self.stream.connection())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<IO> Connected for VerifiedStream<IO> {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        self.stream.connection().clone()
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for VerifiedStream<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Nothing more to read is how a connection ends for every server.
+        if self.ended || self.end.as_mut().poll(cx).is_ready() {
+            self.ended = true;
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

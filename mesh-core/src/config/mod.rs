@@ -4,6 +4,7 @@
 //! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
 //! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
 
+mod authorization;
 mod breakers;
 mod cluster;
 mod common_lb;
@@ -23,13 +24,17 @@ mod snapshot;
 mod time;
 mod units;
 
+pub use authorization::{
+    Authorization, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction,
+    RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TooManyRules,
+};
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
 pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality};
 pub use inbound::{
-    ChainMatch, Clients, ConnectionFacts, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix, MtlsMode,
-    SourceType, Traffic, Transport,
+    ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
+    MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,
 };
 pub use lb::{ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
 pub use load::{LoadReporting, ReportedMetric};

@@ -18,7 +18,7 @@ use rustls::{ClientConfig, Error, NoKeyLog, RootCertStore, ServerConfig, version
 
 use super::verify::{ClientVerifier, ServerVerifier, Unverified, WebVerifier};
 use super::{ClientCertificate, Identity, Pins};
-use crate::config::{ExpectedPeers, NameMatch};
+use crate::config::{Clients, ExpectedPeers, NameMatch};
 
 /// Whether a client must show who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,11 +147,40 @@ pub fn server_config(
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier = ClientVerifier::new(identity.bundle().clone(), client_auth);
-    let mut config = ServerConfig::builder_with_details(Arc::clone(provider()), clock)
+    server_config_with(identity, Some(verifier), clock, alpn)
+}
+
+/// A server that shows `identity` and accepts `clients` of its bundle's trust domains; `None`: anybody, and asks for no
+/// certificate.
+///
+/// # Errors
+///
+/// When the provider cannot do TLS 1.3.
+pub fn inbound_server_config(
+    identity: &Identity,
+    clients: Option<&Clients>,
+    clock: Arc<dyn TimeProvider>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier = clients
+        .map(|clients| ClientVerifier::new(identity.bundle().clone(), ClientAuth::Required).admitting(clients.clone()));
+    server_config_with(identity, verifier, clock, alpn)
+}
+
+fn server_config_with(
+    identity: &Identity,
+    verifier: Option<ClientVerifier>,
+    clock: Arc<dyn TimeProvider>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder_with_details(Arc::clone(provider()), clock)
         .with_protocol_versions(&[&version::TLS13])
-        .map_err(Kind::Provider)?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(resolver(identity));
+        .map_err(Kind::Provider)?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::new(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(resolver(identity));
     config.alpn_protocols = owned(alpn);
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

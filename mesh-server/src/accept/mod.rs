@@ -1,38 +1,55 @@
-//! From a connection to a peer: STRICT mutual TLS, or nothing.
+//! From a connection to whom it is of: by mutual TLS, or as the server's own configuration says, or not at all.
 //!
-//! The only door into this crate's servers, and usable in front of any other. Each handshake takes the newest identity that
-//! the [`Link`] holds, so a renewal needs no restart. Who does not speak TLS, or shows no good certificate, gets no byte of
-//! an HTTP answer, as with Istio's STRICT: the connection is closed, the reason logged and counted as
-//! `handshake_refused`.
+//! The only door into this crate's servers, and usable in front of any other. Each connection is judged by the newest rules:
+//! STRICT where nothing configures servers; the chains of the listener that the control plane has for the server's address
+//! where it does, be they STRICT, PERMISSIVE or DISABLE in Istio's words; and nobody is let in before that listener was heard
+//! (gRFC A36). Each handshake takes the newest identity that the [`Link`] holds, so a renewal needs no restart.
+//!
+//! Who does not speak TLS where it is asked for, or shows no good certificate, gets no byte of an HTTP answer, as with Istio's
+//! STRICT: the connection is closed, the reason logged and counted as `handshake_refused`.
 //!
 //! What an unverified stranger may cost is bounded: [`MAX_HANDSHAKES`] at once, [`HANDSHAKE_TIMEOUT`] each, and the sizes
 //! that rustls and the verifier allow. Further connections wait for a place within the same timeout.
 
+mod beginning;
+mod door;
+mod info;
 mod peer;
 mod refused;
 mod stream;
+mod tenure;
 mod tls;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::Link;
+use mesh_core::config::{Clients, InboundSecurity};
 use mesh_core::identity::Identity;
 use mesh_core::identity::verify::{Leaf, Refusal};
 use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
+use crate::dangerous::Dangerous;
+use beginning::{Beginning, Peeked};
+use door::Door;
+use info::{Facts, Kind};
+use tenure::{Under, span};
+
+pub use info::ConnectionInfo;
 pub use peer::PeerIdentity;
 pub use refused::Refused;
 pub use stream::MeshStream;
+pub(crate) use tenure::Tenure;
 pub(crate) use tls::usable_identity;
 
-/// The longest from a connection to a verified peer, waiting for a place included. A handshake takes two round trips and a
-/// few milliseconds; five seconds leave room for a lost packet or two, and none for a peer that only holds the place.
+/// The longest from a connection to a verified peer, waiting for a place and for the first byte included. A handshake takes
+/// two round trips and a few milliseconds; five seconds leave room for a lost packet or two, and none for a peer that only
+/// holds the place.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most handshakes at once. Each may hold a chain of 64 KiB and as much of rustls' buffers: 32 MiB in all.
@@ -43,11 +60,17 @@ pub const MAX_HANDSHAKES: usize = 256;
 const LINGER: Duration = Duration::from_millis(250);
 const LINGER_BYTES: usize = 16 * 1024;
 
-/// Accepts connections under STRICT mutual TLS. Clones share the limit of handshakes.
+/// Stands for an address that is not known.
+const UNSPECIFIED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Accepts connections. Clones share the limit of handshakes.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     link: Link,
     shared: Arc<Shared>,
+    address: Option<SocketAddr>,
+    door: Arc<Door>,
+    floor: bool,
 }
 
 #[derive(Debug)]
@@ -57,9 +80,19 @@ struct Shared {
 }
 
 impl Acceptor {
-    /// An acceptor that shows the identity of `link`, whatever it is when a connection arrives. Acceptors of one link share
-    /// their limits.
+    /// An acceptor that is STRICT whatever the control plane says, and shows the identity of `link`, whatever it is when a
+    /// connection arrives. Acceptors of one link share their limits.
     pub fn new(link: &Link) -> Self {
+        Self::of(link, None, false)
+    }
+
+    /// An acceptor of a server that listens on `address`: it goes by the listener that the control plane has for that. STRICT
+    /// where the link's source configures no servers.
+    pub fn listening_on(link: &Link, address: SocketAddr) -> Self {
+        Self::of(link, Some(address), false)
+    }
+
+    fn of(link: &Link, address: Option<SocketAddr>, unconfigured: bool) -> Self {
         let shared = link.attached(|| Shared {
             configs: tls::Configs::default(),
             places: Semaphore::new(MAX_HANDSHAKES),
@@ -67,22 +100,55 @@ impl Acceptor {
         Self {
             link: link.clone(),
             shared,
+            address,
+            door: Arc::new(Door::new(link, address, unconfigured)),
+            floor: false,
         }
+    }
+
+    /// Lets nobody in without mutual TLS, whatever the configuration says: it can ask for certain clients, and for nothing
+    /// less.
+    #[must_use]
+    pub fn require_mutual_tls(mut self) -> Self {
+        self.floor = true;
+        self
+    }
+
+    /// Choices that give up the protection of the mesh.
+    pub fn dangerous(self) -> Dangerous<Self> {
+        Dangerous(self)
     }
 
     /// Shakes hands with `peer` over `io`. Dropping the future closes the connection.
     ///
     /// # Errors
     ///
-    /// When the peer is not verified, for whatever reason. It is logged and counted already.
+    /// When the peer is not let in, for whatever reason. It is logged and counted already.
     pub async fn accept<IO>(&self, io: IO, peer: SocketAddr) -> Result<MeshStream<IO>, Refused>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let accepted = timeout(HANDSHAKE_TIMEOUT, self.handshake(io, peer)).await;
+        self.accept_at(io, peer, self.address.unwrap_or(UNSPECIFIED)).await
+    }
+
+    /// As [`accept`](Self::accept), of a connection that was made to `destination`: chains may look at that.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn accept_at<IO>(
+        &self,
+        io: IO,
+        peer: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<MeshStream<IO>, Refused>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let accepted = timeout(HANDSHAKE_TIMEOUT, self.handshake(io, peer, destination)).await;
         let (refused, io) = match accepted {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err((refused, io))) => (refused, io),
+            Ok(Err(refused)) => refused,
             Err(_) => (Refused::timeout(), None),
         };
         let reason = refused.reason();
@@ -94,40 +160,128 @@ impl Acceptor {
         Err(refused)
     }
 
-    async fn handshake<IO>(&self, io: IO, peer: SocketAddr) -> Result<MeshStream<IO>, (Refused, Option<IO>)>
+    async fn handshake<IO>(
+        &self,
+        io: IO,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<MeshStream<IO>, (Refused, Option<Peeked<IO>>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let _place = self.shared.places.acquire().await;
-        let own = |refused| (refused, None);
+        let mut io = Peeked::new(io);
+        // What is changed from here on is told to whoever serves the connection, however long the handshake takes.
+        let mut follow = self.door.follow();
+        let now = Arc::clone(&follow.borrow_and_update());
+        let under = |trust| Under {
+            follow,
+            trust,
+            floor: self.floor,
+        };
+        let beginning = match self.floor || now.rules.looks_at_beginning() {
+            true => Some(io.beginning().await.map_err(|error| own(Refused::io(error)))?),
+            false => None,
+        };
+        let protocol = match beginning {
+            Some(Beginning::Tls) => return self.shake_hands(io, source, destination, &now, under(now.trust)).await,
+            // What Envoy's HTTP inspector calls them, which chains match as protocols.
+            Some(Beginning::Http2) => Some("h2c"),
+            Some(Beginning::Other) => Some("http/1.1"),
+            None => None,
+        };
+        let facts = Facts::plaintext(source, destination, protocol);
+        let security = facts.with(|facts| now.rules.security(facts, self.floor).cloned());
+        security.map_err(|why| own(Refused::not_taken(why)))?;
+        let info = ConnectionInfo::new(facts, Kind::Plaintext);
+        let tenure = Tenure::new(info, Duration::MAX, Some(under(now.trust)), self.link.tally().clone());
+        Ok(MeshStream::plaintext(io, tenure))
+    }
+
+    async fn shake_hands<IO>(
+        &self,
+        io: Peeked<IO>,
+        source: SocketAddr,
+        destination: SocketAddr,
+        now: &door::Now,
+        under: Under,
+    ) -> Result<MeshStream<IO>, (Refused, Option<Peeked<IO>>)>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let begun = begin(io).await?;
+        let facts = Facts::tls(source, destination, &begun.client_hello());
+        let security = facts.with(|facts| now.rules.security(facts, self.floor).cloned());
+        let clients = match security.map_err(|why| own(Refused::not_taken(why)))? {
+            InboundSecurity::Mutual(clients) => Some(clients),
+            // The rules do not send a TLS connection to a chain without TLS.
+            InboundSecurity::OneSided | InboundSecurity::Plaintext => None,
+        };
         let identity = usable_identity(&self.link).map_err(own)?;
-        let config = self.shared.configs.of(&identity, &self.link).map_err(own)?;
-        let tls = TlsAcceptor::from(config).accept(io).into_fallible().await;
+        let config = self.shared.configs.of(&identity, clients.as_ref(), &self.link);
+        let tls = begun.into_stream(config.map_err(own)?).into_fallible().await;
         let tls = tls.map_err(|(error, io)| (Refused::handshake(error), Some(io)))?;
-        let leaf = verified_leaf(tls.get_ref().1).map_err(own)?;
-        let now = self.link.wall_clock().current_time();
-        let now = now.ok_or_else(|| own(Refused::own_certificate_expired()))?;
-        Ok(MeshStream::new(
-            tls,
-            PeerIdentity::verified(leaf.id().clone(), peer),
-            now,
-            earlier(&leaf, &identity),
-        ))
+        let (entered, until) = entered(tls.get_ref().1, clients.as_ref(), &identity).map_err(own)?;
+        let clock = self.link.wall_clock().current_time();
+        let clock = clock.ok_or_else(|| own(Refused::own_certificate_expired()))?;
+        let info = ConnectionInfo::new(facts, entered);
+        let tenure = Tenure::new(info, span(clock, until), Some(under), self.link.tally().clone());
+        Ok(MeshStream::encrypted(tls, tenure))
     }
 }
 
-/// What the peer proved in a handshake that is complete.
-fn verified_leaf(connection: &ServerConnection) -> Result<Leaf, Refused> {
-    // rustls refuses a client that offers only protocols we lack, but takes one that offers none.
-    connection.alpn_protocol().ok_or_else(Refused::no_protocol)?;
-    let chain = connection.peer_certificates().unwrap_or_default();
-    let leaf = chain.first().ok_or_else(|| Refused::peer(Refusal::NoCertificate))?;
-    Leaf::read(leaf).map_err(Refused::peer)
+impl Dangerous<Acceptor> {
+    /// Is STRICT, instead of closed, where the control plane configures servers and has not yet said anything of this one or
+    /// says that there is nothing: nobody comes in unverified, but what else its configuration would forbid is not known.
+    #[must_use]
+    pub fn unconfigured(self) -> Acceptor {
+        let Acceptor {
+            link, address, floor, ..
+        } = self.0;
+        let open = Acceptor::of(&link, address, true);
+        Acceptor { floor, ..open }
+    }
 }
 
-/// Which of the two certificates expires first.
-fn earlier(leaf: &Leaf, own: &Identity) -> rustls::pki_types::UnixTime {
-    leaf.not_after().min(own.svid().not_after())
+impl ConnectionInfo {
+    /// A connection of a server that code made plaintext: no configuration was asked.
+    pub(crate) fn unasked(source: SocketAddr, destination: Option<SocketAddr>) -> Self {
+        let facts = Facts::plaintext(source, destination.unwrap_or(UNSPECIFIED), None);
+        Self::new(facts, Kind::Unasked)
+    }
+}
+
+/// A refusal after which the connection is dropped at once.
+fn own<IO>(refused: Refused) -> (Refused, Option<IO>) {
+    (refused, None)
+}
+
+/// Reads the client hello.
+async fn begin<IO>(io: Peeked<IO>) -> Result<StartHandshake<Peeked<IO>>, (Refused, Option<Peeked<IO>>)>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
+    let begun = (&mut hello).await;
+    begun.map_err(|error| (Refused::handshake(error), hello.take_io()))
+}
+
+/// How the peer of a complete handshake came in, and which certificate expires first.
+fn entered(
+    connection: &ServerConnection,
+    clients: Option<&Clients>,
+    own: &Identity,
+) -> Result<(Kind, rustls::pki_types::UnixTime), Refused> {
+    // rustls refuses a client that offers only protocols we lack, but takes one that offers none.
+    connection.alpn_protocol().ok_or_else(Refused::no_protocol)?;
+    let own = own.svid().not_after();
+    if clients.is_none() {
+        return Ok((Kind::OneSided, own));
+    }
+    let chain = connection.peer_certificates().unwrap_or_default();
+    let leaf = chain.first().ok_or_else(|| Refused::peer(Refusal::NoCertificate))?;
+    let leaf = Leaf::read(leaf).map_err(Refused::peer)?;
+    Ok((Kind::Mutual(leaf.id().clone()), leaf.not_after().min(own)))
 }
 
 async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO) {

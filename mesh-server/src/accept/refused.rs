@@ -2,10 +2,10 @@
 
 use std::{fmt, io};
 
-use mesh_core::config::Reason;
+use mesh_core::config::{NotTaken, Reason};
 use mesh_core::identity::tls::TlsError;
 use mesh_core::identity::verify::Refusal;
-use rustls::{AlertDescription, Error, InvalidMessage};
+use rustls::{AlertDescription, Error};
 
 /// A connection that was refused. No handler has seen it.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ enum Kind {
     OwnCertificateExpired,
     Config(TlsError),
     Timeout,
-    Plaintext,
+    NotTaken(NotTaken),
     NotTls(Error),
     Peer(Refusal),
     NoProtocol,
@@ -47,6 +47,15 @@ impl Refused {
         Kind::Timeout.into()
     }
 
+    /// The server's rules do not take the connection.
+    pub(super) fn not_taken(why: NotTaken) -> Self {
+        Kind::NotTaken(why).into()
+    }
+
+    pub(super) fn io(error: io::Error) -> Self {
+        Kind::Io(error).into()
+    }
+
     pub(super) fn no_protocol() -> Self {
         Kind::NoProtocol.into()
     }
@@ -69,8 +78,6 @@ impl Refused {
             return Self::peer(refusal.clone());
         }
         let kind = match error {
-            // The first byte is none that begins a TLS record: a client that does not try to speak it.
-            Error::InvalidMessage(InvalidMessage::InvalidContentType) => Kind::Plaintext,
             Error::InvalidMessage(_) => Kind::NotTls(error),
             Error::AlertReceived(alert) => Kind::Alert(alert),
             other => Kind::Tls(other),
@@ -85,7 +92,7 @@ impl Refused {
             Kind::OwnCertificateExpired => "own_certificate_expired",
             Kind::Config(_) => "configuration",
             Kind::Timeout => "timeout",
-            Kind::Plaintext => "plaintext",
+            Kind::NotTaken(why) => why.as_str(),
             Kind::NotTls(_) => "not_tls",
             Kind::Peer(refusal) => refusal.as_str(),
             Kind::NoProtocol => "no_protocol",
@@ -96,9 +103,17 @@ impl Refused {
         }
     }
 
-    /// Whether the peer spoke plaintext.
+    /// Whether the peer spoke plaintext where TLS was asked for.
     pub fn is_plaintext(&self) -> bool {
-        matches!(self.kind, Kind::Plaintext)
+        matches!(self.kind, Kind::NotTaken(NotTaken::Plaintext))
+    }
+
+    /// Why the server's rules did not take the connection, if that is the reason.
+    pub fn not_taken_because(&self) -> Option<&NotTaken> {
+        match &self.kind {
+            Kind::NotTaken(why) => Some(why),
+            _ => None,
+        }
     }
 
     /// Whether the fault is this workload's: it has no usable certificate.
@@ -136,7 +151,7 @@ impl fmt::Display for Refused {
             Kind::OwnCertificateExpired => f.write_str("this workload's own certificate has expired"),
             Kind::Config(_) => f.write_str("this workload's TLS cannot be configured"),
             Kind::Timeout => f.write_str("the handshake took too long"),
-            Kind::Plaintext => f.write_str("the peer spoke plaintext to a port that requires mutual TLS"),
+            Kind::NotTaken(why) => why.fmt(f),
             Kind::NotTls(_) => f.write_str("what the peer sent is not TLS"),
             Kind::Peer(refusal) => refusal.fmt(f),
             Kind::NoProtocol => f.write_str("the peer asked for no application protocol (ALPN)"),
@@ -154,6 +169,7 @@ impl std::error::Error for Refused {
             Kind::Config(error) => Some(error),
             Kind::NotTls(error) | Kind::Tls(error) => Some(error),
             Kind::Peer(refusal) => Some(refusal),
+            Kind::NotTaken(why) => Some(why),
             Kind::Io(error) => Some(error),
             _ => None,
         }

@@ -7,7 +7,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthz` | 200 as long as the process answers |
-//! | `/readyz` | 200 when there is a usable identity and a server accepts connections, else 503 and the reason |
+//! | `/readyz` | 200 when there is a usable identity and every server knows whom to let in, else 503 and the reason |
 //! | `/stats` | the counters as text, one `event.reason: count` a line (Envoy's form) |
 //! | what [`Admin::mount`] adds | such as client status over gRPC, of whoever has something to tell |
 //!
@@ -181,6 +181,9 @@ impl Pages {
 
     fn readiness(&self) -> Result<(), String> {
         usable_identity(&self.link).map_err(|refused| refused.to_string())?;
+        if let Some(reason) = self.inbound.waits_for() {
+            return Err(format!("a server takes no connections: {reason}"));
+        }
         if self.calls_only || self.inbound.is_serving() {
             Ok(())
         } else {

@@ -1,14 +1,13 @@
-//! The room that lets only verified peers through.
+//! The room that lets only those through whom a door of this crate let in.
 //!
-//! A server of this crate never gives it a request without a [`PeerIdentity`]. It is for the servers that are not: whoever
-//! wraps a service and then serves it on a plain listener by mistake gets refusals, and no handler runs. What a peer may do
-//! is another room's question.
+//! A server of this crate gives it only requests of verified peers, and of those whom its configuration lets in unasked (Istio's
+//! PERMISSIVE and DISABLE). It is for the servers that are not: whoever wraps a service and then serves it on a plain listener
+//! by mistake gets refusals, and no handler runs. What a peer may do is another room's question.
 //!
-//! The refusal is what the caller understands: PERMISSION_DENIED in a trailers-only response for gRPC, else 403. Envoy's
-//! RBAC filter answers alike.
+//! The refusal is what the caller understands: PERMISSION_DENIED in a trailers-only response for gRPC, else 403, as of Envoy's
+//! RBAC filter. What comes by a connection that the rules admit no longer is unavailable: the peer may come again, and is judged
+//! again.
 
-mod body;
-mod future;
 mod layer;
 
 use std::task::{Context, Poll};
@@ -19,11 +18,42 @@ use http_body::Body;
 use mesh_core::report::Tally;
 use tower::Service;
 
-pub use body::MaybeRefused;
-pub use future::ResponseFuture;
 pub use layer::AuthenticateLayer;
 
-use crate::accept::PeerIdentity;
+use crate::accept::{ConnectionInfo, PeerIdentity};
+use crate::refusal::{MaybeRefused, Refusal, ResponseFuture};
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Nobody verified its sender, and nothing says that this is not needed.
+    NoPeer,
+    /// Its connection is no longer admitted.
+    Revoked,
+}
+
+impl Why {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPeer => "no_peer_identity",
+            Self::Revoked => "connection_revoked",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::NoPeer => "the peer is not a verified workload of the mesh",
+            Self::Revoked => "the connection is no longer admitted: make another",
+        }
+    }
+
+    fn refusal<B>(self, request: &Request<B>) -> Refusal {
+        match self {
+            Self::NoPeer => Refusal::forbidden(request, self.message()),
+            Self::Revoked => Refusal::unavailable(request, self.message()),
+        }
+    }
+}
 
 /// See [`AuthenticateLayer`].
 #[derive(Clone, Debug)]
@@ -46,21 +76,36 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        if self.plaintext || request.extensions().get::<PeerIdentity>().is_some() {
-            return ResponseFuture::admitted(self.inner.call(request));
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match self.judge(&mut request) {
+            Ok(()) => ResponseFuture::admitted(self.inner.call(request)),
+            Err(why) => {
+                self.tally.count("request_refused", why.as_str());
+                tracing::warn!("request refused: {}", why.message());
+                ResponseFuture::refused(why.refusal(&request))
+            }
         }
-        self.tally.count("request_refused", "no_peer_identity");
-        tracing::warn!("request refused: it did not come through the mesh's acceptor");
-        ResponseFuture::refused(is_grpc(&request))
     }
 }
 
-/// Whether the caller reads gRPC (the content type is `application/grpc`, or that with a suffix or parameter).
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
-    let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    matches!(rest, Some([] | [b'+' | b';', ..]))
+impl<S> Authenticate<S> {
+    fn judge<B>(&self, request: &mut Request<B>) -> Result<(), Why> {
+        let extensions = request.extensions_mut();
+        let admitted = match ConnectionInfo::of(extensions) {
+            Some(info) if info.is_revoked() => return Err(Why::Revoked),
+            Some(info) => info.is_configured(),
+            None => false,
+        };
+        if !admitted && !self.plaintext {
+            return Err(Why::NoPeer);
+        }
+        // A server loop that is not ours knows the connection, and handlers ask for the peer.
+        let peer = extensions.get::<ConnectionInfo>().and_then(ConnectionInfo::peer);
+        if let Some(peer) = peer {
+            extensions.insert::<PeerIdentity>(peer);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +125,7 @@ mod tests {
 
     async fn call(layer: MeshLayer, content_type: &str) -> (u16, Option<String>, Bytes) {
         let request = Request::builder()
+            .header("host", "payment.shop")
             .header("content-type", content_type)
             .body(Empty::<Bytes>::new())
             .unwrap();

@@ -27,6 +27,17 @@ pub trait Listen: Send + 'static {
     ///
     /// Whatever stands in the way now. The caller tries again.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
+
+    /// The address it listens on, which is what the control plane knows the server by. Default: unknown; nobody configures the
+    /// server then, and it is STRICT.
+    fn address(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The address a connection was made to. Default: the one it listens on.
+    fn destination(&self, _connection: &Self::Io) -> Option<SocketAddr> {
+        self.address()
+    }
 }
 
 impl Listen for TcpListener {
@@ -37,6 +48,14 @@ impl Listen for TcpListener {
         // Responses are written whole; Nagle's algorithm would only hold them back.
         stream.set_nodelay(true)?;
         Ok((stream, peer))
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.local_addr().ok()
+    }
+
+    fn destination(&self, connection: &TcpStream) -> Option<SocketAddr> {
+        connection.local_addr().ok()
     }
 }
 
@@ -55,6 +74,16 @@ impl<L: Listen> Incoming<L> {
             pause: FIRST_PAUSE,
             resume_at: None,
         }
+    }
+
+    /// The address that is listened on.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.listener.address()
+    }
+
+    /// The address a connection was made to.
+    pub(crate) fn destination(&self, connection: &L::Io) -> Option<SocketAddr> {
+        self.listener.destination(connection)
     }
 
     /// The next connection. Cancel-safe: a pause that was begun is not begun again.

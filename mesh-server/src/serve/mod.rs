@@ -11,6 +11,7 @@ mod listen;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, IntoFuture, pending};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +42,9 @@ pub const MAX_CONNECTIONS: usize = 4096;
 
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Serves `service` on `listener` under STRICT mutual TLS, with the identity of `link`.
+/// Serves `service` on `listener` with the identity of `link`: under STRICT mutual TLS, unless the control plane configures
+/// servers and has something else to say of this address (Istio's PeerAuthentication). It serves nobody then before it was heard
+/// (gRFC A36), and follows what it says, with open connections, too.
 ///
 /// Await what it returns. The peer of a request is in its extensions, as a [`PeerIdentity`](crate::PeerIdentity). Dropping
 /// the future closes the listener and every connection at once.
@@ -49,7 +52,9 @@ pub fn serve<L: Listen, S>(listener: L, link: &Link, service: S) -> Serving<L, S
     Serving {
         listener,
         service,
-        acceptor: Some(Acceptor::new(link)),
+        link: link.clone(),
+        security: Security::Configured,
+        floor: false,
         inbound: Inbound::of(link),
         signal: Box::pin(pending()),
         drain_timeout: DRAIN_TIMEOUT,
@@ -57,13 +62,25 @@ pub fn serve<L: Listen, S>(listener: L, link: &Link, service: S) -> Serving<L, S
     }
 }
 
+/// Where a server has it from whom to let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Security {
+    /// From the control plane, and from nobody before that has spoken.
+    Configured,
+    /// From the control plane, and STRICT before that has spoken.
+    StrictUntilConfigured,
+    /// From code, which wants plaintext.
+    Plaintext,
+}
+
 /// A server that is described and not yet running: await it. See [`serve`].
 #[must_use = "nothing is served until it is awaited"]
 pub struct Serving<L, S> {
     listener: L,
     service: S,
-    /// `None` serves plaintext.
-    acceptor: Option<Acceptor>,
+    link: Link,
+    security: Security,
+    floor: bool,
     inbound: Arc<Inbound>,
     signal: Signal,
     drain_timeout: Duration,
@@ -89,6 +106,13 @@ impl<L, S> Serving<L, S> {
         self
     }
 
+    /// Lets nobody in without mutual TLS, whatever the control plane says: it can ask for certain clients, and for nothing
+    /// less. For a service that must not be opened by a configuration.
+    pub fn require_mutual_tls(mut self) -> Self {
+        self.floor = true;
+        self
+    }
+
     /// Choices that give up the protection of the mesh.
     pub fn dangerous(self) -> Dangerous<Self> {
         Dangerous(self)
@@ -96,10 +120,21 @@ impl<L, S> Serving<L, S> {
 }
 
 impl<L, S> Dangerous<Serving<L, S>> {
-    /// Serves without TLS: anybody who reaches the port is answered, and no request has a peer.
+    /// Serves without TLS, whatever the control plane says: anybody who reaches the port is answered, and no request has a
+    /// peer.
     pub fn plaintext(self) -> Serving<L, S> {
         Serving {
-            acceptor: None,
+            security: Security::Plaintext,
+            ..self.0
+        }
+    }
+
+    /// Serves under STRICT mutual TLS before the control plane has said anything of this server, and when it says that there
+    /// is nothing to say, instead of nobody: who comes in is verified, but what else its configuration would forbid is not
+    /// known.
+    pub fn unconfigured(self) -> Serving<L, S> {
+        Serving {
+            security: Security::StrictUntilConfigured,
             ..self.0
         }
     }
@@ -134,14 +169,19 @@ where
     async fn run(mut self) -> Drained {
         let ready = self.inbound.serving();
         let (stop, stopped) = watch::channel(());
+        let mut incoming = Incoming::new(self.listener);
+        let acceptor = match self.security {
+            Security::Plaintext => None,
+            Security::Configured => Some(door(&self.link, incoming.address())),
+            Security::StrictUntilConfigured => Some(door(&self.link, incoming.address()).dangerous().unconfigured()),
+        };
         let connection = Connection {
-            acceptor: self.acceptor,
+            acceptor: acceptor.map(|door| if self.floor { door.require_mutual_tls() } else { door }),
             service: self.service,
             drain_timeout: self.drain_timeout,
             stop: stopped,
         };
         let places = Arc::new(Semaphore::new(self.max_connections));
-        let mut incoming = Incoming::new(self.listener);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -150,7 +190,8 @@ where
                 // Ended ones are taken out as they end, or the set would grow with every connection ever served.
                 Some(ended) = connections.join_next() => { was_cut(&ended); }
                 (place, (io, peer)) = admit(&places, &mut incoming) => {
-                    let served = connection.clone().run(io, peer);
+                    let destination = incoming.destination(&io);
+                    let served = connection.clone().run(io, peer, destination);
                     connections.spawn(async move {
                         let _place = place;
                         served.await
@@ -169,11 +210,19 @@ where
     }
 }
 
+/// The door of a server, which the control plane knows by its address.
+pub(crate) fn door(link: &Link, address: Option<SocketAddr>) -> Acceptor {
+    match address {
+        Some(address) => Acceptor::listening_on(link, address),
+        None => Acceptor::new(link),
+    }
+}
+
 /// A place first and a connection second, so that what cannot be served stays in the kernel's backlog.
 pub(crate) async fn admit<L: Listen>(
     places: &Arc<Semaphore>,
     incoming: &mut Incoming<L>,
-) -> (OwnedSemaphorePermit, (L::Io, std::net::SocketAddr)) {
+) -> (OwnedSemaphorePermit, (L::Io, SocketAddr)) {
     let place = Arc::clone(places).acquire_owned().await;
     let place = place.expect("this semaphore is never closed");
     (place, incoming.next().await)
@@ -192,7 +241,8 @@ fn was_cut(ended: &Result<End, JoinError>) -> bool {
 impl<L, S> fmt::Debug for Serving<L, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serving")
-            .field("strict", &self.acceptor.is_some())
+            .field("security", &self.security)
+            .field("requires_mutual_tls", &self.floor)
             .field("drain_timeout", &self.drain_timeout)
             .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()

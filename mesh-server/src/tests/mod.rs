@@ -2,8 +2,12 @@
 //! paused clock take the place of sockets.
 
 mod admin;
+mod canonical;
 mod drain;
 mod lifetime;
+mod modes;
+mod odd;
+mod raw;
 mod services;
 mod strict;
 
@@ -15,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -33,7 +38,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tower::{Layer, service_fn};
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceExt, service_fn};
 
 use crate::serve::{Drained, Listen};
 use crate::{MeshLayer, PeerIdentity, RequestBody, serve};
@@ -54,11 +60,23 @@ struct Mesh {
 
 impl Mesh {
     fn new() -> Self {
+        Self::with(Parts::default())
+    }
+
+    /// One whose control plane also says whom servers let in.
+    fn governed() -> Self {
+        Self::with(Parts {
+            governs_servers: true,
+            ..Parts::default()
+        })
+    }
+
+    fn with(parts: Parts) -> Self {
         let ca = TestCa::new("mesh.test");
         let clock = SettableClock::at(NOW_SECONDS);
         let (source, link) = Link::new(Parts {
             wall_clock: Arc::new(clock.clone()),
-            ..Parts::default()
+            ..parts
         });
         source.identity.publish(Ok(ca.identity(SERVER)));
         Self {
@@ -97,6 +115,8 @@ impl Mesh {
     }
 }
 
+type Answer = UnsyncBoxBody<Bytes, tower::BoxError>;
+
 /// A handler that counts its calls and says who called.
 #[derive(Clone, Default)]
 struct Handler {
@@ -118,13 +138,21 @@ impl Handler {
     async fn listen(&self, link: &Link) -> (SocketAddr, JoinHandle<Drained>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let serving = serve(listener, link, self.app(link));
+        (address, tokio::spawn(serving.into_future()))
+    }
+
+    /// As a service of the mesh.
+    fn app(&self, link: &Link) -> BoxCloneSyncService<Request<RequestBody>, Response<Answer>, Infallible> {
         let handler = self.clone();
         let answer = move |request: Request<RequestBody>| {
             let response = handler.answer(&request);
             async { Ok::<_, Infallible>(response) }
         };
         let app = MeshLayer::new(link).layer(service_fn(answer));
-        (address, tokio::spawn(serve(listener, link, app).into_future()))
+        BoxCloneSyncService::new(
+            app.map_response(|response: Response<_>| response.map(|body| Answer::new(body.map_err(Into::into)))),
+        )
     }
 }
 
@@ -181,6 +209,9 @@ where
 /// A listener whose connections are pipes.
 struct Pipes(mpsc::UnboundedReceiver<DuplexStream>);
 
+/// What the control plane knows the server behind [`Pipes`] by.
+const PIPES: &str = "127.0.0.1:1";
+
 /// The other end of [`Pipes`].
 #[derive(Clone)]
 struct Dial(mpsc::UnboundedSender<DuplexStream>);
@@ -206,5 +237,9 @@ impl Listen for Pipes {
             Some(io) => Ok((io, ([127, 0, 0, 1], 1).into())),
             None => std::future::pending().await,
         }
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        Some(PIPES.parse().unwrap())
     }
 }

@@ -228,6 +228,12 @@ impl Bootstrap {
         self.names.server_template()
     }
 
+    /// Whether the control plane is asked what servers of this process demand of their clients: by a listener of each address
+    /// (gRFC A36), or because it configures the process like a sidecar.
+    pub fn governs_servers(&self) -> bool {
+        self.profile() == Profile::Envoy || self.server_listener_template().is_some()
+    }
+
     pub(crate) fn listener_names(&self) -> &ListenerNames {
         &self.names
     }

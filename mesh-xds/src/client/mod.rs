@@ -182,7 +182,10 @@ impl XdsClientBuilder {
             resolver,
             meter,
         } = self;
-        let (source, link) = Link::new(parts);
+        let (source, link) = Link::new(Parts {
+            governs_servers: bootstrap.governs_servers(),
+            ..parts
+        });
         let provider = bootstrap.identity_provider();
         let context = Context {
             provider: provider.map(|(name, _)| name.into()),

@@ -10,8 +10,10 @@ use super::{Domain, ExpectedPeers};
 
 mod choose;
 mod prefix;
+mod rules;
 
 pub use prefix::{InvalidPrefix, IpPrefix};
+pub use rules::{Entered, NotTaken, ServerRules};
 
 /// The chains of one listening address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -34,7 +34,7 @@ pub use web::WebVerifier;
 
 use super::tls::{ClientAuth, provider};
 use super::{Pins, SpiffeId, TrustBundle};
-use crate::config::ExpectedPeers;
+use crate::config::{Clients, ExpectedPeers};
 
 /// Reads the id of a certificate that one of the verifiers below has accepted. It judges the leaf's form only: on a
 /// certificate of any other origin the answer proves nothing.
@@ -124,17 +124,29 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// How a server judges a client: any workload of the bundle's trust domains. What it may do is authorization's question.
+/// How a server judges a client: any workload of the bundle's trust domains, unless its listener names some. What it may do is
+/// authorization's question.
 #[derive(Debug)]
 pub struct ClientVerifier {
     bundle: TrustBundle,
     auth: ClientAuth,
+    clients: Clients,
 }
 
 impl ClientVerifier {
     /// Accepts clients that `bundle` vouches for, and clients without a certificate if `auth` says so.
     pub fn new(bundle: TrustBundle, auth: ClientAuth) -> Self {
-        Self { bundle, auth }
+        Self {
+            bundle,
+            auth,
+            clients: Clients::Trusted,
+        }
+    }
+
+    /// And of those, only `clients`.
+    #[must_use]
+    pub fn admitting(self, clients: Clients) -> Self {
+        Self { clients, ..self }
     }
 }
 
@@ -157,7 +169,10 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        chain::verify(&self.bundle, end_entity, intermediates, now, KeyUsage::client_auth())?;
+        let id = chain::verify(&self.bundle, end_entity, intermediates, now, KeyUsage::client_auth())?;
+        if !self.clients.admit(&id) {
+            return Err(Refusal::WrongIdentity(id).into());
+        }
         Ok(ClientCertVerified::assertion())
     }
 

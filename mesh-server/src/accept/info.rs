@@ -1,0 +1,179 @@
+//! What is known of a connection that was let in, for as long as it is open.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::Extensions;
+use mesh_core::config::{ConnectionFacts, Entered, Transport};
+use mesh_core::identity::SpiffeId;
+use rustls::server::ClientHello;
+
+use super::PeerIdentity;
+
+/// The most protocols of a client hello that filter chains are matched with. Clients offer three; a chain that is for the
+/// seventeenth is not found.
+const MAX_PROTOCOLS: usize = 16;
+
+/// A connection that was let in: by whom and to where it was made, and whether the rules still admit it. Found in a request's
+/// extensions by [`ConnectionInfo::of`]. Cheap to clone; clones are the same connection.
+#[derive(Clone)]
+pub struct ConnectionInfo {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    facts: Facts,
+    entered: Kind,
+    revoked: AtomicBool,
+}
+
+/// [`Entered`], owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// In plaintext, because code said so and nobody was asked.
+    Unasked,
+    /// In plaintext, because the configuration said so.
+    Plaintext,
+    /// Under TLS without a certificate, because the configuration said so.
+    OneSided,
+    /// Under mutual TLS.
+    Mutual(SpiffeId),
+}
+
+/// [`ConnectionFacts`], owned.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    transport: Transport,
+    server_name: Option<Box<str>>,
+    protocols: Vec<Box<str>>,
+}
+
+impl Facts {
+    /// A connection of which nothing was read, or that began in plaintext as `protocol`.
+    pub(super) fn plaintext(source: SocketAddr, destination: SocketAddr, protocol: Option<&str>) -> Self {
+        Self {
+            source,
+            destination,
+            transport: Transport::RawBuffer,
+            server_name: None,
+            protocols: protocol.into_iter().map(Box::from).collect(),
+        }
+    }
+
+    /// A connection that began with `hello`.
+    pub(super) fn tls(source: SocketAddr, destination: SocketAddr, hello: &ClientHello<'_>) -> Self {
+        let offered = hello.alpn().into_iter().flatten().take(MAX_PROTOCOLS);
+        Self {
+            source,
+            destination,
+            transport: Transport::Tls,
+            server_name: hello.server_name().map(Box::from),
+            protocols: offered.map(|name| String::from_utf8_lossy(name).into()).collect(),
+        }
+    }
+
+    /// Hands them to `ask` in the form that decisions take.
+    pub(super) fn with<T>(&self, ask: impl FnOnce(&ConnectionFacts<'_>) -> T) -> T {
+        let protocols: Vec<&str> = self.protocols.iter().map(|name| &**name).collect();
+        ask(&ConnectionFacts {
+            destination: self.destination,
+            source: self.source,
+            transport: self.transport,
+            server_name: self.server_name.as_deref(),
+            protocols: &protocols,
+        })
+    }
+}
+
+impl ConnectionInfo {
+    pub(super) fn new(facts: Facts, entered: Kind) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                facts,
+                entered,
+                revoked: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// The connection that a request came by; `None` where it came by no door of this crate.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        let of_peer = extensions.get::<PeerIdentity>().map(PeerIdentity::connection);
+        of_peer.or_else(|| extensions.get())
+    }
+
+    /// Who is at the other end; `None` on plaintext, and under TLS without a client's certificate.
+    pub fn peer(&self) -> Option<PeerIdentity> {
+        PeerIdentity::of(self)
+    }
+
+    /// The verified id of the other end, if it has one.
+    pub fn peer_id(&self) -> Option<&SpiffeId> {
+        match &self.shared.entered {
+            Kind::Mutual(id) => Some(id),
+            Kind::Unasked | Kind::Plaintext | Kind::OneSided => None,
+        }
+    }
+
+    /// Where it came from, as the socket says.
+    pub fn source(&self) -> SocketAddr {
+        self.shared.facts.source
+    }
+
+    /// The address it was made to; unspecified where the listener could not tell.
+    pub fn destination(&self) -> SocketAddr {
+        self.shared.facts.destination
+    }
+
+    /// The server name (SNI) of its TLS handshake.
+    pub fn server_name(&self) -> Option<&str> {
+        self.shared.facts.server_name.as_deref()
+    }
+
+    /// Whether it is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.shared.entered, Kind::OneSided | Kind::Mutual(_))
+    }
+
+    /// Whether the configuration let it in, whoever it is of.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.shared.entered != Kind::Unasked
+    }
+
+    /// Whether the rules no longer admit it. What it had begun may end; nothing that comes by it now is served.
+    pub fn is_revoked(&self) -> bool {
+        self.shared.revoked.load(Ordering::Acquire)
+    }
+
+    /// Takes no further request from it.
+    pub(crate) fn revoke(&self) {
+        self.shared.revoked.store(true, Ordering::Release);
+    }
+
+    pub(super) fn facts(&self) -> &Facts {
+        &self.shared.facts
+    }
+
+    pub(super) fn entered(&self) -> Entered<'_> {
+        match &self.shared.entered {
+            Kind::Unasked | Kind::Plaintext => Entered::Plaintext,
+            Kind::OneSided => Entered::OneSided,
+            Kind::Mutual(id) => Entered::Mutual(id),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionInfo")
+            .field("source", &self.source())
+            .field("destination", &self.destination())
+            .field("entered", &self.shared.entered)
+            .field("revoked", &self.is_revoked())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,97 @@
+//! How long a connection that was let in may stay.
+//!
+//! Who a peer is and whether it may come in was asked once, so a connection ends with whatever the answer rested on: the first
+//! of the two certificates, the roots they were judged by, the rules of the listener. From that moment on nothing new is taken
+//! from it ([`ConnectionInfo::is_revoked`]), also if the peer pays no attention to a GOAWAY; what is in flight may end.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::report::Tally;
+use rustls::pki_types::UnixTime;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::ConnectionInfo;
+use super::door::Now;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    info: ConnectionInfo,
+    /// How long after the handshake the first of the certificates expires.
+    valid_for: Duration,
+    /// What it was let in under, and what tells of other rules. `None`: nothing that changes.
+    under: Option<Under>,
+    tally: Tally,
+}
+
+#[derive(Debug)]
+pub(super) struct Under {
+    pub(super) follow: watch::Receiver<Arc<Now>>,
+    pub(super) trust: u64,
+    pub(super) floor: bool,
+}
+
+impl Tenure {
+    pub(super) fn new(info: ConnectionInfo, valid_for: Duration, under: Option<Under>, tally: Tally) -> Self {
+        Self {
+            info,
+            valid_for,
+            under,
+            tally,
+        }
+    }
+
+    pub(super) fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    pub(super) fn valid_for(&self) -> Duration {
+        self.valid_for
+    }
+
+    /// Resolves when the connection must go; it is revoked then, counted as `connection_revoked` and logged.
+    pub(crate) async fn over(self) {
+        let Self {
+            info,
+            valid_for,
+            under,
+            tally,
+        } = self;
+        let reason = tokio::select! {
+            () = sleep(valid_for) => "certificate_expired",
+            reason = unfit(&info, under) => reason,
+        };
+        info.revoke();
+        tally.count("connection_revoked", reason);
+        tracing::info!(peer = %info.source(), reason, "connection is drained: it would not be let in now");
+    }
+}
+
+/// How long it is from `now` to `until`; no time at all where that is past.
+pub(super) fn span(now: UnixTime, until: UnixTime) -> Duration {
+    Duration::from_secs(until.as_secs().saturating_sub(now.as_secs()))
+}
+
+/// Waits for rules that would not let the connection in.
+async fn unfit(info: &ConnectionInfo, under: Option<Under>) -> &'static str {
+    let Some(mut under) = under else {
+        return pending().await;
+    };
+    // The door is gone with its server, which ends the connection by itself.
+    while under.follow.changed().await.is_ok() {
+        let now = Arc::clone(&under.follow.borrow_and_update());
+        if info.peer_id().is_some() && now.trust != under.trust {
+            return "trust_changed";
+        }
+        let verdict = info
+            .facts()
+            .with(|facts| now.rules.holds(facts, info.entered(), under.floor));
+        if let Err(why) = verdict {
+            return why.as_str();
+        }
+    }
+    pending().await
+}
