@@ -94,7 +94,7 @@ impl Rig {
     fn new(first: Snapshot) -> Self {
         let net = Net::default();
         for n in 1..=40 {
-            net.serve(n, |request, respond| async move {
+            net.serve(n, move |request, respond| async move {
                 let fails = request.headers().get("x-fails").is_some_and(|fails| fails == "2") && n == 2;
                 match request.headers().contains_key("content-type") {
                     true => say_grpc(respond, "0"),
