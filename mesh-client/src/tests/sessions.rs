@@ -272,6 +272,7 @@ async fn another_try_goes_where_any_call_may_and_the_caller_is_told() {
         route.retry = RetryPolicy {
             retries: 1,
             on: RetryOn::parse("5xx"),
+            explicit: true,
             ..RetryPolicy::default()
         };
     };
