@@ -17,6 +17,7 @@ mod listener;
 mod matcher;
 mod metadata;
 mod overrides;
+mod rbac;
 mod refusal;
 mod route;
 mod session;

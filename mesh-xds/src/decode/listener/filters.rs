@@ -2,16 +2,17 @@
 
 use std::collections::HashSet;
 
-use mesh_core::config::{CallFilter, FilterKind};
+use mesh_core::config::{CallFilter, FilterKind, RbacFilter};
 use prost::{Message as _, Name};
 
 use super::Side;
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::{is_guard, meaning, type_name};
-use crate::decode::{Context, Fault, Notes};
+use crate::decode::{Context, Fault, Notes, rbac};
 use crate::proto::core::ExtensionConfigSource;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
+use crate::proto::rbac_http;
 use crate::proto::router::Router;
 use crate::resource::{ExtensionRef, Filter};
 
@@ -22,6 +23,8 @@ pub(super) struct Asked {
     pub(super) extensions: Vec<ExtensionRef>,
     /// Those that do something to calls.
     pub(super) filters: Vec<CallFilter>,
+    /// Those that keep requests out, and whether each does so only where a route says so.
+    pub(super) guards: Vec<(RbacFilter, bool)>,
     /// The router adds none of its own headers (`suppress_envoy_headers`).
     pub(super) untold: bool,
 }
@@ -35,6 +38,12 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
         let at = |fault: Fault| fault.within(format_args!("http_filters[{index}]"));
         if !names.insert(filter.name.as_str()) {
             return Err(at(Fault::new("name", format!("{:?} is there twice", filter.name))));
+        }
+        if side == Side::Server
+            && let Some(guard) = guard(filter).map_err(at)?
+        {
+            asked.guards.push((guard, filter.disabled));
+            continue;
         }
         let is_router = match one(filter, side, context, notes).map_err(at)? {
             One::Known(Filter::Call(what)) => {
@@ -65,6 +74,21 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
         Some(_) => Err(Fault::new("http_filters", "the router must be the last")),
         None => Err(Fault::new("http_filters", "the last must be the router")),
     }
+}
+
+/// A filter that keeps requests out, if it is one that is understood here.
+fn guard(filter: &HttpFilter) -> Result<Option<RbacFilter>, Fault> {
+    let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+        return Ok(None);
+    };
+    if any.type_url != rbac_http::Rbac::type_url() {
+        return Ok(None);
+    }
+    let rules = rbac::http(&any.value).map_err(|fault| fault.within("typed_config"))?;
+    Ok(Some(RbacFilter {
+        name: filter.name.as_str().into(),
+        rules,
+    }))
 }
 
 enum One {
