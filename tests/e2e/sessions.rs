@@ -33,8 +33,11 @@ async fn server(number: usize) -> Endpoint {
     Endpoint::new(address)
 }
 
+/// A share's weight, and its hosts.
+type Said = (u32, Vec<(SocketAddr, Health)>);
+
 /// The shares of the split and where they are called, as far as tests change that.
-fn said(snapshot: &Snapshot) -> Option<Vec<(u32, Vec<(SocketAddr, Health)>)>> {
+fn said(snapshot: &Snapshot) -> Option<Vec<Said>> {
     let tree = snapshot.target("shop")?.as_ref().ok()?;
     let split = tree.virtual_hosts[0].routes[0].split()?;
     let share = |share: &WeightedCluster| {

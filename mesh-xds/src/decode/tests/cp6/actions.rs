@@ -100,8 +100,8 @@ fn delay(proto: &mut Proto, kind: Option<FaultDelaySecifier>) {
     );
 }
 
-fn per_route(proto: &mut Proto, said: StatefulSessionPerRoute) {
-    route(proto).typed_per_filter_config.insert("f".into(), pack(&said));
+fn per_route(proto: &mut Proto, said: &StatefulSessionPerRoute) {
+    route(proto).typed_per_filter_config.insert("f".into(), pack(said));
 }
 
 fn session(proto: &mut Proto, typed_config: Option<Any>) {
@@ -114,7 +114,7 @@ fn session(proto: &mut Proto, typed_config: Option<Any>) {
         ..Default::default()
     };
     let r#override = Some(Override::StatefulSession(session));
-    per_route(proto, StatefulSessionPerRoute { r#override });
+    per_route(proto, &StatefulSessionPerRoute { r#override });
 }
 
 /// What a route does besides forwarding, and what is done to its calls.
@@ -274,11 +274,11 @@ fn cp_6_actions_edits_and_faults() {
             });
         }),
         (at("typed_per_filter_config[\"f\"].override"), |p| {
-            per_route(p, StatefulSessionPerRoute::default())
+            per_route(p, &StatefulSessionPerRoute::default())
         }),
         (at("typed_per_filter_config[\"f\"].disabled"), |p| {
             let r#override = Some(Override::Disabled(false));
-            per_route(p, StatefulSessionPerRoute { r#override });
+            per_route(p, &StatefulSessionPerRoute { r#override });
         }),
         (
             at("typed_per_filter_config[\"f\"].stateful_session.session_state.typed_config"),
