@@ -20,6 +20,8 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{
     fault::v3 as fault, rbac::v3 as rbac_http, router::v3 as router,
 };
+#[cfg(feature = "server")]
+pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::{
     http_connection_manager::v3 as hcm, rbac::v3 as rbac_network,
 };
