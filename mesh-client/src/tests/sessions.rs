@@ -130,7 +130,10 @@ async fn went(channel: &Plain, request: Request<Full<Bytes>>) -> (SocketAddr, Op
     let response = call(channel, request).await.unwrap();
     let peer = response.body().peer().unwrap();
     let told = |response: &Response<ResponseBody>| {
-        let value = response.headers().get("x-host").or(response.headers().get(SET_COOKIE));
+        let value = response
+            .headers()
+            .get("x-host")
+            .or_else(|| response.headers().get(SET_COOKIE));
         value.map(|value| value.to_str().unwrap().to_owned())
     };
     let told = told(&response);
