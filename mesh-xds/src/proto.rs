@@ -37,10 +37,19 @@ pub(crate) use envoy_types::pb::envoy::service::{
 pub(crate) use envoy_types::pb::envoy::service::{
     discovery::v3 as discovery, load_stats::v3 as load_stats, status::v3 as status,
 };
+pub(crate) use envoy_types::pb::envoy::r#type::http::v3 as http;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use envoy_types::pb::envoy::r#type::v3 as percent;
 pub(crate) use envoy_types::pb::google::protobuf;
 pub(crate) use envoy_types::pb::google::rpc;
+
+/// `StatefulSession` and the states it may have.
+pub(crate) mod stateful_session {
+    pub(crate) use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::*;
+    pub(crate) use envoy_types::pb::envoy::extensions::http::stateful_session::{
+        cookie::v3 as cookie, header::v3 as header,
+    };
+}
 
 /// Packs a message with its type's URL.
 #[cfg(feature = "server")]

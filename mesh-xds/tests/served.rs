@@ -162,7 +162,7 @@ async fn a_sidecar_is_told_in_istios_shape(protocol: Protocol) {
     );
 }
 
-/// Two under one name, rules that would be left out, a chain of bytes.
+/// Two under one name, rules for connections, which gRPC's shape has no words for, a chain of bytes.
 #[tokio::test]
 async fn what_cannot_be_told_of_a_server_is_not_published() {
     let (cache, _) = start().await;
@@ -186,9 +186,10 @@ async fn what_cannot_be_told_of_a_server_is_not_published() {
             shadow: None,
         },
     };
-    guarded.chains[0].authorization = Arc::new(Authorization::new(Vec::new(), vec![nobody], Vec::new()).unwrap());
+    guarded.chains[0].authorization = Arc::new(Authorization::new(vec![nobody], Vec::new(), Vec::new()).unwrap());
     let error = cache.publish("all", &snapshot([guarded])).unwrap_err();
-    assert!(error.to_string().contains("authorization"), "{error}");
+    let field = error.rejected().map(|rejected| rejected.field().to_owned());
+    assert_eq!(field.as_deref(), Some("filter_chains[0].filters[0].typed_config"));
     let mut bytes = inbound("127.0.0.1:7000");
     bytes.chains[0].traffic = Traffic::Tcp;
     let error = cache.publish("all", &snapshot([bytes])).unwrap_err();

@@ -21,6 +21,7 @@ mod lying;
 mod mtls;
 mod outlier;
 mod routing;
+mod sessions;
 mod split;
 mod static_stability;
 mod story;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Cluster, ClusterName, FaultFilter, RouteTree};
+use mesh_core::config::{CallFilter, Cluster, ClusterName, RouteTree};
 
 use crate::bootstrap::Profile;
 use crate::convention::PROVIDER;
@@ -38,7 +38,7 @@ pub(crate) struct Encoded {
     /// For Envoys whose listeners are on the usual address.
     envoy: View,
     /// The ports of Envoy's listeners, with the filters of each.
-    ports: Arc<[(u16, Vec<FaultFilter>)]>,
+    ports: Arc<[(u16, Vec<CallFilter>)]>,
 }
 
 /// What one client is told: the sets of its dialect.
@@ -63,7 +63,6 @@ enum Kind {
     Refused(Rejected),
     TwoTrees(Arc<str>),
     TwoListeners(Arc<str>),
-    Guarded(Arc<str>),
 }
 
 impl Unpublishable {
@@ -71,7 +70,7 @@ impl Unpublishable {
     pub fn rejected(&self) -> Option<&Rejected> {
         match &self.kind {
             Kind::Refused(rejected) => Some(rejected),
-            Kind::TwoTrees(_) | Kind::TwoListeners(_) | Kind::Guarded(_) => None,
+            Kind::TwoTrees(_) | Kind::TwoListeners(_) => None,
         }
     }
 }
@@ -82,7 +81,6 @@ impl fmt::Display for Unpublishable {
             Kind::Refused(_) => f.write_str("clients would refuse a resource of this snapshot"),
             Kind::TwoTrees(name) => write!(f, "two different route configurations are named {name:?}"),
             Kind::TwoListeners(name) => write!(f, "two different listeners are named {name:?}"),
-            Kind::Guarded(name) => write!(f, "the authorization of listener {name:?} cannot be told"),
         }
     }
 }
@@ -91,7 +89,7 @@ impl std::error::Error for Unpublishable {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
             Kind::Refused(rejected) => Some(rejected),
-            Kind::TwoTrees(_) | Kind::TwoListeners(_) | Kind::Guarded(_) => None,
+            Kind::TwoTrees(_) | Kind::TwoListeners(_) => None,
         }
     }
 }
@@ -125,10 +123,7 @@ impl Encoded {
         let egress = encode::by_port(snapshot);
         let egress_routes = written(egress.values());
         let egress_leading = self::leading(egress.values());
-        let ports: Arc<[_]> = egress
-            .into_iter()
-            .map(|(port, tree)| (port, tree.fault_filters))
-            .collect();
+        let ports: Arc<[_]> = egress.into_iter().map(|(port, tree)| (port, tree.filters)).collect();
         let sockets = sockets(&ports, EGRESS_ADDRESS);
         let mut for_sidecars = self::sockets(&ports, EVERYWHERE);
         serve(&mut for_sidecars, snapshot, Profile::Envoy)?;
@@ -225,9 +220,9 @@ fn encoded_endpoints(name: &ClusterName, cluster: &Cluster) -> Arc<[u8]> {
     encode::endpoints(name, &cluster.endpoints, &cluster.drops, &cluster.localities).into()
 }
 
-fn sockets(ports: &[(u16, Vec<FaultFilter>)], address: IpAddr) -> Resources {
-    let one = |(port, faults): &(u16, Vec<FaultFilter>)| {
-        let listener = encode::socket_listener(address, *port, faults);
+fn sockets(ports: &[(u16, Vec<CallFilter>)], address: IpAddr) -> Resources {
+    let one = |(port, filters): &(u16, Vec<CallFilter>)| {
+        let listener = encode::socket_listener(address, *port, filters);
         (encode::socket_name(*port).into(), listener.into())
     };
     ports.iter().map(one).collect()
@@ -238,12 +233,6 @@ fn serve(listeners: &mut Resources, snapshot: &Snapshot, shape: Profile) -> Resu
     for (_, inbound) in snapshot.inbounds().iter() {
         let Ok(inbound) = inbound else { continue };
         let name: Arc<str> = (&*inbound.name).into();
-        // Rules have no words on the wire here; without them the server would let everybody in.
-        let mut chains = inbound.chains.iter().chain(&inbound.default);
-        if chains.any(|chain| !chain.authorization.is_empty()) {
-            let kind = Kind::Guarded(name);
-            return Err(Unpublishable { kind });
-        }
         let bytes: Arc<[u8]> = encode::inbound(inbound, shape).into();
         let first = listeners.entry(Arc::clone(&name)).or_insert_with(|| Arc::clone(&bytes));
         if *first != bytes {
@@ -263,7 +252,7 @@ fn listeners_and_trees(snapshot: &Snapshot) -> Result<(Resources, Trees<'_>), Un
         let Ok(tree) = tree else { continue };
         listeners.insert(
             Arc::clone(target),
-            encode::listener(target, &tree.name, &tree.fault_filters).into(),
+            encode::listener(target, &tree.name, &tree.filters).into(),
         );
         let first = trees.entry(&tree.name).or_insert(tree);
         if **first != *tree {

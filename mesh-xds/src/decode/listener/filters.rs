@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mesh_core::config::{FaultFilter, RbacFilter};
+use mesh_core::config::{CallFilter, FilterKind, RbacFilter};
 use prost::{Message as _, Name};
 
 use super::Side;
@@ -21,8 +21,8 @@ use crate::resource::{ExtensionRef, Filter};
 pub(super) struct Asked {
     /// Those that are resources of their own.
     pub(super) extensions: Vec<ExtensionRef>,
-    /// Those that break calls.
-    pub(super) faults: Vec<FaultFilter>,
+    /// Those that do something to calls.
+    pub(super) filters: Vec<CallFilter>,
     /// Those that keep requests out, and whether each does so only where a route says so.
     pub(super) guards: Vec<(RbacFilter, bool)>,
     /// The router adds none of its own headers (`suppress_envoy_headers`).
@@ -46,10 +46,10 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
             continue;
         }
         let is_router = match one(filter, side, context, notes).map_err(at)? {
-            One::Known(Filter::Fault(fault)) => {
-                asked.faults.push(FaultFilter {
+            One::Known(Filter::Call(what)) => {
+                asked.filters.push(CallFilter {
                     name: filter.name.as_str().into(),
-                    fault,
+                    what,
                     disabled: filter.disabled,
                 });
                 false
@@ -92,7 +92,7 @@ fn guard(filter: &HttpFilter) -> Result<Option<RbacFilter>, Fault> {
 }
 
 enum One {
-    /// The router, one that breaks calls, or one to be passed over.
+    /// The router, one that does something to calls, or one to be passed over.
     Known(Filter),
     Elsewhere(ExtensionRef),
 }
@@ -105,9 +105,10 @@ fn one(filter: &HttpFilter, side: Side, context: &Context, notes: &mut Notes) ->
                     return Err(Fault::new("typed_config", why));
                 }
                 (_, Filter::Unsupported(why)) => ("typed_config", String::from(why)),
-                (_, Filter::Fault(fault)) if side == Side::Server => match fault.is_empty() {
-                    true => return Ok(One::Known(Filter::NoOp)),
-                    false => ("typed_config", "faults are not injected at a server".into()),
+                (_, Filter::Call(kind)) if side == Side::Server => match kind {
+                    kind if kind.is_empty() => return Ok(One::Known(Filter::NoOp)),
+                    FilterKind::Fault(_) => ("typed_config", "faults are not injected at a server".into()),
+                    FilterKind::Session(_) => ("typed_config", "a server has no hosts to keep sessions with".into()),
                 },
                 (_, known) => return Ok(One::Known(known)),
             }

@@ -35,7 +35,7 @@ pub(super) fn http(
     Ok(Http {
         routes,
         extensions: asked.extensions.into(),
-        faults: asked.faults.into(),
+        filters: asked.filters.into(),
         limits: TimeLimits {
             untold: asked.untold,
             ..limits(manager, context)?
