@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::source::Reading;
-use crate::translate::{self, ClientScope, Mesh};
+use crate::translate::{self, ClientPlace, ClientScope, Mesh};
 
 /// What the control plane made of its folder so far.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +48,7 @@ pub fn check(reading: &Reading, mesh: &Mesh) -> Vec<Diagnostic> {
     translate_all(reading, mesh).1.into_iter().collect()
 }
 
-/// A snapshot for each namespace that the documents name, and one for all others.
+/// A snapshot for each namespace that the documents name, and one for all others; of each, one for each place that matters.
 fn translate_all(reading: &Reading, mesh: &Mesh) -> (BTreeMap<Box<str>, Snapshot>, BTreeSet<Diagnostic>) {
     let mut snapshots = BTreeMap::new();
     let mut diagnostics: BTreeSet<Diagnostic> = reading.diagnostics.iter().cloned().collect();
@@ -57,11 +57,19 @@ fn translate_all(reading: &Reading, mesh: &Mesh) -> (BTreeMap<Box<str>, Snapshot
         return (snapshots, diagnostics);
     }
     let named = translate::namespaces(&reading.documents, mesh);
-    let scopes = named.into_iter().map(ClientScope::namespace);
-    for scope in scopes.chain([ClientScope::unnamed()]) {
+    let places = translate::places(&reading.documents);
+    let scopes = named
+        .into_iter()
+        .map(ClientScope::namespace)
+        .chain([ClientScope::unnamed()]);
+    let scopes = scopes.flat_map(|scope| {
+        let there = places.iter().cloned().map(|place| scope.clone().at(place));
+        there.chain([scope.clone()]).collect::<Vec<_>>()
+    });
+    for scope in scopes {
         let translation = translate::translate(&reading.documents, mesh, &scope);
         diagnostics.extend(translation.diagnostics);
-        snapshots.extend(translation.snapshot.map(|snapshot| (scope.namespace, snapshot)));
+        snapshots.extend(translation.snapshot.map(|snapshot| (scope.group(), snapshot)));
     }
     (snapshots, diagnostics)
 }
@@ -106,12 +114,17 @@ impl Publisher {
         self.tell(diagnostics, accepted);
     }
 
-    /// The group of clients of `namespace`: its own when a document names it.
-    pub(crate) fn group(&self, namespace: &str) -> Box<str> {
-        if self.groups().contains(namespace) {
-            return namespace.into();
-        }
-        ClientScope::unnamed().namespace
+    /// The group of clients of `namespace`, its own when a document names it; of those at `place`, as narrowly as anything turns
+    /// on that.
+    pub(crate) fn group(&self, namespace: &str, place: &ClientPlace) -> Box<str> {
+        let groups = self.groups();
+        let scope = match groups.contains(namespace) {
+            true => ClientScope::namespace(namespace),
+            false => ClientScope::unnamed(),
+        };
+        let there = place.wider().map(|place| scope.clone().at(place).group());
+        let mut there = there.filter(|group| groups.contains(group));
+        there.next().unwrap_or(scope.namespace)
     }
 
     /// Publishes to every group, or to none when clients could not use what one would be told.
@@ -151,6 +164,18 @@ impl Publisher {
         if !new.is_subset(groups) {
             self.cache.retire(&ClientScope::unnamed().namespace);
         }
+        // Who was told what holds anywhere, or in a wider place, may be told of its own from now on.
+        let narrowed = |group: &&Box<str>| {
+            let mut added = new.difference(groups);
+            added.any(|new| {
+                new.strip_prefix(&***group)
+                    .is_some_and(|rest| rest.starts_with(['@', '/']))
+            })
+        };
+        groups
+            .iter()
+            .filter(narrowed)
+            .for_each(|group| self.cache.retire(group));
         *groups = new;
     }
 
@@ -250,21 +275,44 @@ mod tests {
     fn invented_namespaces_are_one_group_until_a_document_names_them() {
         const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
                              metadata: {name: a, namespace: late}\nspec: {address: 127.0.0.1}\n";
-        let publisher = publisher();
+        let (publisher, nowhere) = (publisher(), ClientPlace::default());
         publisher.take(&reading(""));
         for number in 0..1000 {
-            assert_eq!(&*publisher.group(&format!("invented-{number}")), "");
+            assert_eq!(&*publisher.group(&format!("invented-{number}"), &nowhere), "");
         }
         assert_eq!(
-            (&*publisher.group("late"), &*publisher.group("default")),
+            (
+                &*publisher.group("late", &nowhere),
+                &*publisher.group("default", &nowhere)
+            ),
             ("", "default")
         );
         publisher.take(&reading(ENTRY));
-        assert_eq!(&*publisher.group("late"), "late");
+        assert_eq!(&*publisher.group("late", &nowhere), "late");
         // A bad reading changes nobody's group.
         publisher.take(&reading("["));
-        assert_eq!(&*publisher.group("late"), "late");
+        assert_eq!(&*publisher.group("late", &nowhere), "late");
         publisher.take(&reading(""));
-        assert_eq!(&*publisher.group("late"), "");
+        assert_eq!(&*publisher.group("late", &nowhere), "");
+    }
+
+    /// Places matter only where a rule looks at them; a client is told what holds in the narrowest that is known.
+    #[test]
+    fn places_are_told_apart_where_something_turns_on_them() {
+        const RULE: &str = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r, namespace: shop}\n\
+                            spec: {host: a.shop.svc.cluster.local, trafficPolicy: {outlierDetection: {}}}\n---\n";
+        const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+                             metadata: {name: a, namespace: shop}\nspec: {address: 127.0.0.1, locality: eu/a}\n";
+        let publisher = publisher();
+        let here = ClientPlace::new(["eu", "a", "rack-1"]);
+        publisher.take(&reading(ENTRY));
+        assert_eq!(&*publisher.group("shop", &here), "shop");
+        publisher.take(&reading(&format!("{RULE}{ENTRY}")));
+        assert_eq!(&*publisher.group("shop", &here), "shop@eu/a");
+        assert_eq!(&*publisher.group("shop", &ClientPlace::new(["eu", "b"])), "shop@eu");
+        assert_eq!(&*publisher.group("shop", &ClientPlace::new(["us"])), "shop");
+        assert_eq!(&*publisher.group("elsewhere", &here), "@eu/a");
+        publisher.take(&reading(ENTRY));
+        assert_eq!(&*publisher.group("shop", &here), "shop");
     }
 }

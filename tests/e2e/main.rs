@@ -20,6 +20,7 @@ mod leaks;
 mod lying;
 mod mtls;
 mod outlier;
+mod policies;
 mod routing;
 mod sessions;
 mod split;

@@ -11,8 +11,10 @@
 mod destination_rule;
 mod document;
 mod fields;
+mod load_balancer;
 mod peer_authentication;
 mod service_entry;
+mod traffic_policy;
 mod value;
 mod values;
 mod virtual_service;
@@ -21,8 +23,12 @@ mod yaml;
 
 pub use destination_rule::{DestinationRule, Subset};
 pub use document::{Document, Meta};
+pub use load_balancer::{
+    ConsistentHash, HashKey, LoadBalancer, LocalityRule, LocalitySetting, Policy as LbChoice, Warmup,
+};
 pub use peer_authentication::PeerAuthentication;
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
+pub use traffic_policy::{Blocks, ClientTls, ConnectionPool, OutlierDetection, TlsMode as TlsWord, TrafficPolicy};
 pub use value::{At, Place};
 pub use values::{Selector, StringMatch, has_all, parse_duration};
 pub use virtual_service::{Destination, HttpMatch, HttpRoute, Retries, VirtualService};

@@ -90,8 +90,8 @@ impl Value {
     fn what(&self) -> &'static str {
         match self.kind {
             NodeKind::Null => "nothing",
-            NodeKind::Bool => "a boolean",
-            NodeKind::Integer(_) | NodeKind::Float => "a number",
+            NodeKind::Bool(_) => "a boolean",
+            NodeKind::Integer(_) | NodeKind::Float(_) => "a number",
             NodeKind::Text(_) => "a string",
             NodeKind::List(_) => "a list",
             NodeKind::Map(_) => "a map",
@@ -99,7 +99,7 @@ impl Value {
     }
 
     fn mismatch(&self, wanted: &str, sink: &mut Sink<'_>) {
-        let scalar = matches!(self.kind, NodeKind::Bool | NodeKind::Integer(_) | NodeKind::Float);
+        let scalar = matches!(self.kind, NodeKind::Bool(_) | NodeKind::Integer(_) | NodeKind::Float(_));
         let help = if scalar && wanted == "a string" {
             ": quote it"
         } else {
@@ -137,6 +137,38 @@ impl Value {
                 None
             }
         }
+    }
+
+    /// True or false.
+    pub(super) fn boolean(self, sink: &mut Sink<'_>) -> Option<At<bool>> {
+        let NodeKind::Bool(value) = self.kind else {
+            self.mismatch("true or false", sink);
+            return None;
+        };
+        Some(At {
+            value,
+            place: self.place,
+        })
+    }
+
+    /// A number of zero or more, in thousandths: as fine as any field asks for.
+    pub(super) fn thousandths(self, max: u32, sink: &mut Sink<'_>) -> Option<At<u32>> {
+        let number = match self.kind {
+            NodeKind::Integer(number) => number as f64,
+            NodeKind::Float(number) => number,
+            _ => {
+                self.mismatch("a number", sink);
+                return None;
+            }
+        };
+        if !(0.0..=f64::from(max)).contains(&number) {
+            sink.schema(&self.place, format!("{number} is not between 0 and {max}"));
+            return None;
+        }
+        Some(At {
+            value: (number * 1_000.0).round() as u32,
+            place: self.place,
+        })
     }
 
     /// Every item, with its index in the path. Items that `decode` refuses are left out.

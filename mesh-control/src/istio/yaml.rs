@@ -25,14 +25,13 @@ pub(super) struct Node {
     pub(super) kind: NodeKind,
 }
 
-/// What a node holds. Scalars are typed as YAML 1.2 types them: `v1` is a string, `1.0` is not. No field that is served is
-/// a boolean or a fraction, so of those only the type is kept.
+/// What a node holds. Scalars are typed as YAML 1.2 types them: `v1` is a string, `1.0` is not.
 #[derive(Debug)]
 pub(super) enum NodeKind {
     Null,
-    Bool,
+    Bool(bool),
     Integer(i64),
-    Float,
+    Float(f64),
     Text(String),
     List(Vec<Node>),
     Map(Vec<(Key, Node)>),
@@ -146,8 +145,8 @@ impl<'de> Visitor<'de> for KindVisitor {
         NodeKind::deserialize(deserializer)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<NodeKind, E> {
-        Ok(NodeKind::Bool)
+    fn visit_bool<E>(self, value: bool) -> Result<NodeKind, E> {
+        Ok(NodeKind::Bool(value))
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<NodeKind, E> {
@@ -159,8 +158,8 @@ impl<'de> Visitor<'de> for KindVisitor {
         Ok(NodeKind::Integer(value))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<NodeKind, E> {
-        Ok(NodeKind::Float)
+    fn visit_f64<E>(self, value: f64) -> Result<NodeKind, E> {
+        Ok(NodeKind::Float(value))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<NodeKind, E> {
@@ -219,7 +218,7 @@ mod tests {
             "{inner:?}"
         );
         assert_eq!((inner[1].0.line, inner[1].0.column, inner[1].1.column), (5, 5, 8));
-        assert!(matches!(inner[1].1.kind, NodeKind::Float));
+        assert!(matches!(inner[1].1.kind, NodeKind::Float(_)));
     }
 
     #[test]

@@ -7,20 +7,27 @@ use mesh_xds::csds::Reader;
 use mesh_xds::server::{Caller, Refusal};
 
 use crate::publish::Publisher;
+use crate::translate::ClientPlace;
 
 /// The namespace of a plaintext client that names none, as `kubectl` has it.
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// The group of a caller of the TLS port.
 pub(super) fn authenticated(publisher: &Publisher, caller: &Caller) -> Result<Arc<str>, Refusal> {
-    Ok(publisher.group(authenticated_namespace(caller)?).into())
+    Ok(publisher.group(authenticated_namespace(caller)?, &place(caller)).into())
 }
 
 /// The group of a caller of the plaintext port: what it says.
 pub(super) fn claimed(publisher: &Publisher, caller: &Caller) -> Arc<str> {
     publisher
-        .group(claimed_namespace(caller).unwrap_or(DEFAULT_NAMESPACE))
+        .group(claimed_namespace(caller).unwrap_or(DEFAULT_NAMESPACE), &place(caller))
         .into()
+}
+
+/// Where it says that it is, which nobody else is harmed by.
+fn place(caller: &Caller) -> ClientPlace {
+    let locality = &caller.node.locality;
+    ClientPlace::new([&*locality.region, &*locality.zone, &*locality.sub_zone])
 }
 
 /// Whether a reader of the TLS port is told of all clients: a workload of the root namespace is, which is where the mesh is

@@ -61,17 +61,7 @@ pub(super) fn subsets<'a>(
     scope: &ClientScope,
     findings: &mut Findings,
 ) -> Vec<&'a Subset> {
-    let client = &*scope.namespace;
-    // A client in the root namespace meets that namespace's rules last, like everybody else.
-    let own = (client != &*mesh.root_namespace).then_some(client);
-    let levels = [own, Some(service.meta.namespace()), Some(&*mesh.root_namespace)];
-    let level = levels
-        .into_iter()
-        .flatten()
-        .map(|namespace| rules(service, documents, mesh, client, namespace));
-    let Some(rules) = level.into_iter().find(|rules| !rules.is_empty()) else {
-        return Vec::new();
-    };
+    let rules = governing(service, documents, mesh, scope);
     let mut subsets: Vec<&Subset> = Vec::new();
     for rule in rules {
         for subset in &rule.spec.subsets {
@@ -93,6 +83,24 @@ pub(super) fn subsets<'a>(
         }
     }
     subsets
+}
+
+/// The rules of a service that count for a client: of one namespace, and of one host.
+pub(super) fn governing<'a>(
+    service: &Service<'_>,
+    documents: &'a Documents,
+    mesh: &Mesh,
+    scope: &ClientScope,
+) -> Vec<&'a Document<DestinationRule>> {
+    let client = &*scope.namespace;
+    // A client in the root namespace meets that namespace's rules last, like everybody else.
+    let own = (client != &*mesh.root_namespace).then_some(client);
+    let levels = [own, Some(service.meta.namespace()), Some(&*mesh.root_namespace)];
+    let level = levels
+        .into_iter()
+        .flatten()
+        .map(|namespace| rules(service, documents, mesh, client, namespace));
+    level.into_iter().find(|rules| !rules.is_empty()).unwrap_or_default()
 }
 
 /// Whether any rule of any namespace, seen by this client or not, defines a subset of a service.

@@ -11,7 +11,11 @@ mod check;
 mod cluster;
 mod endpoint;
 mod host;
+mod locality;
 mod matches;
+mod policy;
+#[cfg(test)]
+mod policy_tests;
 mod retry;
 mod route;
 mod service;
@@ -23,10 +27,11 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use mesh_core::config::{Cluster, ClusterName, Reason, ReasonKind, Snapshot};
+use mesh_core::config::{Cluster, ClusterName, HashPolicy, Reason, ReasonKind, Snapshot};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::{Document, Documents, Meta, Place, VirtualService};
+pub use locality::{ClientPlace, places};
 use service::Registry;
 
 /// What holds for the whole mesh (Istio's mesh config).
@@ -56,6 +61,8 @@ impl Default for Mesh {
 pub struct ClientScope {
     /// The client's namespace; empty for all those that no document names.
     pub namespace: Box<str>,
+    /// Where the client is, as far as anything turns on that ([`places`]).
+    pub place: ClientPlace,
 }
 
 impl ClientScope {
@@ -63,6 +70,22 @@ impl ClientScope {
     pub fn namespace(namespace: impl Into<Box<str>>) -> Self {
         Self {
             namespace: namespace.into(),
+            place: ClientPlace::default(),
+        }
+    }
+
+    /// Those of them that are there.
+    #[must_use]
+    pub fn at(self, place: ClientPlace) -> Self {
+        Self { place, ..self }
+    }
+
+    /// What its clients' group is called: the namespace, and the place after it if there is one.
+    pub fn group(&self) -> Box<str> {
+        match self.place.text() {
+            nowhere if nowhere.is_empty() => self.namespace.clone(),
+            // No namespace has an @ in its name.
+            place => format!("{}@{place}", self.namespace).into(),
         }
     }
 
@@ -114,13 +137,14 @@ pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
 pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Translation {
     let mut findings = Findings::default();
     let registry = Registry::new(documents, mesh, scope, &mut findings);
-    let clusters = clusters(documents, mesh, scope, &registry, &mut findings);
+    let (clusters, hashes) = clusters(documents, mesh, scope, &registry, &mut findings);
     let mut view = View {
         documents,
         mesh,
         scope,
         registry: &registry,
         clusters: &clusters,
+        hashes: &hashes,
         missing: BTreeMap::new(),
         findings: &mut findings,
     };
@@ -161,6 +185,8 @@ struct View<'d, 'v> {
     registry: &'v Registry<'d>,
     /// Every cluster that this client sees.
     clusters: &'v BTreeMap<ClusterName, Cluster>,
+    /// What calls to some of them are hashed by.
+    hashes: &'v BTreeMap<ClusterName, HashPolicy>,
     /// Clusters that routes name and this client must not see, with the reason.
     missing: BTreeMap<ClusterName, String>,
     findings: &'v mut Findings,
@@ -194,19 +220,25 @@ fn clusters(
     scope: &ClientScope,
     registry: &Registry<'_>,
     findings: &mut Findings,
-) -> BTreeMap<ClusterName, Cluster> {
-    let mut clusters = BTreeMap::new();
+) -> (BTreeMap<ClusterName, Cluster>, BTreeMap<ClusterName, HashPolicy>) {
+    let (mut clusters, mut hashes) = (BTreeMap::new(), BTreeMap::new());
     for service in registry
         .services()
         .filter(|service| service.is_visible(&scope.namespace))
     {
+        let rules = cluster::governing(service, documents, mesh, scope);
         let subsets = cluster::subsets(service, documents, mesh, scope, findings);
         for port in service.ports {
             for subset in std::iter::once(None).chain(subsets.iter().copied().map(Some)) {
-                let cluster = cluster::build(service, port, subset, findings);
+                let mut cluster = cluster::build(service, port, subset, findings);
+                if let Some(policy) = policy::resolve(&rules, subset, *port.number) {
+                    let hash = policy.apply(&mut cluster, findings);
+                    hashes.extend(hash.map(|hash| (cluster.name.clone(), hash)));
+                    locality::arrange(&policy, scope, &mut cluster, findings);
+                }
                 clusters.insert(cluster.name.clone(), cluster);
             }
         }
     }
-    clusters
+    (clusters, hashes)
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{PathMatch, Route, RouteMatch, Split, TimeLimits};
+use mesh_core::config::{Action, HashPolicy, PathMatch, Route, RouteMatch, Split, TimeLimits};
 
 use super::service::Service;
 use super::{View, cluster, host, matches, retry, split};
@@ -19,7 +19,7 @@ pub(super) fn routes(view: &mut View<'_, '_>, service: &Service<'_>, port: u32) 
     let routes = rule.map_or_else(Vec::new, |rule| build(view, rule, Some(port)));
     if routes.is_empty() {
         let own = cluster::name(&service.host, port, "");
-        return vec![Arc::new(Route::to(Split::all_to(own)))];
+        return vec![Arc::new(hashed(view, Route::to(Split::all_to(own))))];
     }
     routes
 }
@@ -62,17 +62,36 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
         let Some(split) = split else { continue };
         for (name, matches) in matches {
             taken |= takes_everything(&matches);
-            routes.push(Arc::new(Route {
+            let route = Route {
                 name: name.into(),
                 matches,
                 timeout: retry::timeout(http.timeout.as_ref()),
                 limits: TimeLimits::default(),
                 retry: retry.clone(),
                 ..Route::to(split.clone())
-            }));
+            };
+            routes.push(Arc::new(hashed(view, route)));
         }
     }
     routes
+}
+
+/// Has a route's calls hashed by what the rules of its destinations say. Tries of such calls do not look for other hosts: that
+/// would end what the hash is for (Istio).
+fn hashed(view: &View<'_, '_>, mut route: Route) -> Route {
+    let Action::Forward(forward) = &mut route.action else {
+        return route;
+    };
+    let mut policies: Vec<HashPolicy> = Vec::new();
+    for share in forward.split.clusters() {
+        let policy = view.hashes.get(&share.cluster);
+        policies.extend(policy.filter(|policy| !policies.contains(policy)).cloned());
+    }
+    if !policies.is_empty() {
+        forward.hash = policies.into();
+        route.retry.hosts.other_hosts = false;
+    }
+    route
 }
 
 fn takes_everything(matches: &RouteMatch) -> bool {

@@ -1,0 +1,130 @@
+//! What a `DestinationRule` says of traffic is what callers do: which host, which locality, how many at once.
+
+use examples::load::Client;
+use examples::proto::ChargeRequest;
+use examples::proto::payment_client::PaymentClient;
+use mesh_client::Channel;
+use mesh_xds::{Bootstrap, XdsClient};
+use serde_json::{Value, json};
+use tests::{Backend, Mesh, PATIENCE, listener, soon, workloads};
+
+/// Version 1 in the zone `eu/a`, version 2 in `us/a`.
+struct Rig {
+    mesh: Mesh,
+    v1: Backend,
+    _v2: Backend,
+    _members: [XdsClient; 2],
+}
+
+fn rule(policy: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: payment, namespace: default}}
+spec:
+  host: payment-service
+  trafficPolicy: {policy}
+"
+    )
+}
+
+impl Rig {
+    async fn start(policy: &str) -> Self {
+        let ((first, one), (second, two)) = (listener().await, listener().await);
+        let placed = workloads(one, two)
+            .replace("    version: v1\n", "    version: v1\n  locality: eu/a\n")
+            .replace("    version: v2\n", "    version: v2\n  locality: us/a\n");
+        let mesh = Mesh::start(&[("workloads.yaml", &placed), ("rule.yaml", &rule(policy))]).await;
+        let status = mesh.control().status();
+        assert_eq!(status.accepted, 1, "{:?}", status.diagnostics);
+        let (v1, member1) = mesh.serve(first, "v1").await;
+        let (v2, member2) = mesh.serve(second, "v2").await;
+        Self {
+            mesh,
+            v1,
+            _v2: v2,
+            _members: [member1, member2],
+        }
+    }
+
+    /// A caller that says where it is.
+    async fn caller(&self, region: &str, zone: &str) -> (Client, XdsClient) {
+        let bootstrap = self.mesh.control().bootstrap("default", "checkout").unwrap();
+        let mut json: Value = serde_json::from_str(&bootstrap.to_json()).unwrap();
+        json["node"]["locality"] = json!({"region": region, "zone": zone});
+        let xds = XdsClient::start(Bootstrap::from_json(&json.to_string()).unwrap()).unwrap();
+        let channel = Channel::new(&xds.link(), "xds:///payment-service");
+        soon("the target's configuration", channel.ready()).await;
+        (PaymentClient::new(channel), xds)
+    }
+
+    /// Says this from now on, and waits until a caller goes by it.
+    async fn say(&self, policy: &str, caller: &XdsClient) {
+        let before = self.mesh.control().status().accepted;
+        self.mesh.save("rule.yaml", &rule(policy));
+        self.mesh.until_read(|status| status.accepted > before).await;
+        caller.status().applied(PATIENCE).await.unwrap();
+    }
+}
+
+async fn charge(client: &Client, user: &str) -> Result<String, tonic::Status> {
+    let mut request = tonic::Request::new(ChargeRequest::default());
+    request.metadata_mut().insert("x-user", user.parse().unwrap());
+    let answer = client.clone().charge(request).await?;
+    Ok(answer.into_inner().version)
+}
+
+/// How many of twenty calls version 1 took.
+async fn of_v1(client: &Client, user: impl Fn(u32) -> String) -> u32 {
+    let mut count = 0;
+    for call in 0..20 {
+        count += u32::from(charge(client, &user(call)).await.unwrap() == "v1");
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_chooses_the_way_hosts_are_chosen() {
+    let hash = "{loadBalancer: {consistentHash: {httpHeaderName: x-user}}}";
+    let rig = Rig::start(hash).await;
+    let (client, xds) = rig.caller("eu", "a").await;
+    for user in ["ann", "bob", "eve"] {
+        let all = of_v1(&client, |_| user.to_owned()).await;
+        assert!(all == 0 || all == 20, "{user}: {all}");
+    }
+    let both = of_v1(&client, |call| format!("user-{call}")).await;
+    assert!((1..20).contains(&both), "{both}");
+    rig.say("{loadBalancer: {simple: ROUND_ROBIN}}", &xds).await;
+    assert_eq!(of_v1(&client, |_| "ann".to_owned()).await, 10);
+    // No call can be made where none may be in flight, and the caller is told for what.
+    rig.say("{connectionPool: {http: {http2MaxRequests: 1}}}", &xds).await;
+    let mut burst = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        burst.spawn(async move { charge(&client, "ann").await });
+    }
+    let answers = burst.join_all().await;
+    let refused: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    assert!(!refused.is_empty() && refused.len() < 20, "{}", refused.len());
+    assert!(
+        refused.iter().all(|status| status.code() == tonic::Code::Unavailable),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_stay_near_and_go_farther_when_nobody_near_answers() {
+    let rig = Rig::start("{outlierDetection: {consecutive5xxErrors: 1}}").await;
+    let (eu, _eu_member) = rig.caller("eu", "a").await;
+    let (us, _us_member) = rig.caller("us", "b").await;
+    assert_eq!(of_v1(&eu, |_| "ann".to_owned()).await, 20);
+    assert_eq!(of_v1(&us, |_| "ann".to_owned()).await, 0);
+    rig.v1.stop().await;
+    // A call or two find out that nobody is there.
+    let mut failed = 0;
+    while charge(&eu, "ann").await.is_err() {
+        failed += 1;
+        assert!(failed < 20, "nobody takes over");
+    }
+    assert_eq!(of_v1(&eu, |_| "ann".to_owned()).await, 0);
+}
