@@ -43,6 +43,12 @@ pub(crate) use envoy_types::pb::envoy::r#type::v3 as percent;
 pub(crate) use envoy_types::pb::google::protobuf;
 pub(crate) use envoy_types::pb::google::rpc;
 
+/// Paths by template.
+pub(crate) mod path {
+    pub(crate) use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3 as r#match;
+    pub(crate) use envoy_types::pb::envoy::extensions::path::rewrite::uri_template::v3 as rewrite;
+}
+
 /// `StatefulSession` and the states it may have.
 pub(crate) mod stateful_session {
     pub(crate) use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::*;

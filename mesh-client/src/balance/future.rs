@@ -19,7 +19,7 @@ use super::Shared;
 use super::answered::{answered, learn, unserved};
 use super::connecting::Connecting;
 use super::outside::Resolving;
-use super::pick::{nobody, pick};
+use super::pick::{by_endpoint, nobody, pick};
 use super::refused::refused;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
@@ -173,6 +173,10 @@ where
         let ask = Ask {
             hash: attempt.call.hash,
             selection: attempt.call.route.retry.hosts,
+            in_flight: match set.cluster.lb.balance() {
+                None => 0,
+                Some(_) => attempt.call.cluster.in_flight(),
+            },
         };
         let Some(index) = pick(&set, attempt, ask, &mut draw) else {
             return Err(nobody(&set, attempt));
@@ -197,6 +201,9 @@ where
             let counted = set.counting.begin(index, request.headers());
             (Arc::clone(&set.hosts[index]), counted)
         })?;
+        if let Some(request) = unsent {
+            by_endpoint(request, set.endpoint(index), shared.authority.as_ref());
+        }
         self.send_or_connect(&set, unsent, shared, way)
     }
 

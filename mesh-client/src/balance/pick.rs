@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, PoisonError};
 
+use http::Request;
+use http::uri::Authority;
 use mesh_core::balance::Ask;
 use mesh_core::balance::levels::GoneTo;
-use mesh_core::config::ReasonKind;
+use mesh_core::config::{Endpoint, ReasonKind};
 use mesh_core::entropy::Draw;
 use mesh_core::route::Held;
 
@@ -46,6 +48,22 @@ pub(super) fn pick<B>(set: &HostSet, attempt: &Attempt<B>, ask: Ask, draw: &mut 
 /// Which host the try is to go to, as the caller says.
 fn of_session<B>(attempt: &Attempt<B>) -> Option<&Held> {
     attempt.call.held.as_deref().filter(|_| attempt.number == 1)
+}
+
+/// Has the try go by its endpoint's name, where its route asks for that.
+#[inline]
+pub(super) fn by_endpoint<B>(request: &mut Request<Attempt<B>>, endpoint: &Endpoint, target: Option<&Authority>) {
+    let Some(extras) = &request.body().call.extras else {
+        return;
+    };
+    if let (Some(edits), Some(name)) = (&extras.edits, &endpoint.hostname)
+        && edits.asks_endpoint()
+    {
+        let (edits, target) = (Arc::clone(edits), target.map_or("", Authority::as_str));
+        let mut uri = std::mem::take(request.uri_mut());
+        edits.by_endpoint(name, &mut uri, request.headers_mut(), target);
+        *request.uri_mut() = uri;
+    }
 }
 
 /// Why no host was picked.

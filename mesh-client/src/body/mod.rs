@@ -29,8 +29,8 @@ use crate::reuse::{Kept, Reuse, Reused};
 pub(crate) use deadline::{Deadline, Idle};
 pub(crate) use outcome::Outcome;
 pub(crate) use pump::Pump;
-pub(crate) use trailers::trailers;
-use trailers::{grpc_status, without_status};
+use trailers::without_status;
+pub(crate) use trailers::{grpc_status, trailers};
 
 /// The answer of a call, as a stream of frames.
 ///

@@ -241,6 +241,15 @@ fn make(
 ) -> (HostSet, Vec<Arc<Host>>) {
     let cluster = &called(wanted, parts);
     let living = Living::of(cluster, old, parts);
+    if let LbPolicy::ClientSideWeightedRoundRobin(settings) = &cluster.lb {
+        for host in living.hosts.iter() {
+            host.ask(Some(settings), &parts.entropy);
+        }
+    } else if old.is_some_and(|old| matches!(old.cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_))) {
+        for host in living.hosts.iter() {
+            host.ask(None, &parts.entropy);
+        }
+    }
     // Before they are arranged: a host that is made anew may be out still.
     outliers.reconcile(cluster, &living.hosts);
     let mut slow = lock(slow);

@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use mesh_core::Entropy;
 use mesh_core::balance::levels::Member;
 use mesh_core::balance::{Load, Reported};
-use mesh_core::config::TlsMode;
+use mesh_core::config::{ClientWeights, TlsMode};
 use mesh_core::outlier::Monitor;
 use tokio::time::Instant;
 
 use super::handle::Parts;
+use super::out_of_band::Asking;
 use crate::connect::Pool;
 
 /// A live endpoint.
@@ -30,6 +32,8 @@ pub(crate) struct Host {
     hash_key: Mutex<Option<Box<str>>>,
     /// What it reports of itself.
     reported: OnceLock<Box<Reported>>,
+    /// Set while it is asked for that between calls.
+    asking: Mutex<Option<Asking>>,
     /// What its connections are made with; `None`: they are not encrypted.
     tls: Option<Arc<TlsMode>>,
     pool: Arc<Pool>,
@@ -45,6 +49,7 @@ impl Host {
             monitor: OnceLock::new(),
             hash_key: Mutex::default(),
             reported: OnceLock::new(),
+            asking: Mutex::default(),
             tls,
             pool: Arc::new(Pool::new(address, Arc::clone(&parts.means))),
         }
@@ -94,6 +99,13 @@ impl Host {
     pub(super) fn listen(&self) {
         self.reported
             .get_or_init(|| Box::new(Reported::new(Instant::now().into_std())));
+    }
+
+    /// Asks it for that between calls, where `settings` say so; else it is asked no more.
+    pub(super) fn ask(self: &Arc<Self>, settings: Option<&ClientWeights>, entropy: &Entropy) {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = asking.take();
+        *asking = settings.and_then(|settings| Asking::of(self, settings, entropy, before));
     }
 
     pub(crate) fn mark_failing(&self, failing: bool) {

@@ -11,6 +11,7 @@ mod manager;
 #[doc(hidden)]
 pub mod measuring;
 mod modes;
+mod out_of_band;
 mod outliers;
 mod pace;
 mod selector;

@@ -143,7 +143,8 @@ impl HostSet {
         self.places.get_or_init(places)
     }
 
-    fn endpoint(&self, place: usize) -> &Endpoint {
+    /// The endpoint at a place.
+    pub(crate) fn endpoint(&self, place: usize) -> &Endpoint {
         &self.cluster.endpoints[endpoint_at(self.order.as_deref(), place)]
     }
 

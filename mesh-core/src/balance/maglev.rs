@@ -3,6 +3,7 @@
 //! Quicker than a ring, one index, and evener; but when hosts change, a few calls of the others move too.
 
 use super::Load;
+use super::bound::Bound;
 use crate::config::Maglev;
 use crate::hash::xxh64;
 
@@ -11,6 +12,7 @@ use crate::hash::xxh64;
 pub struct Table {
     /// The host at each place.
     places: Box<[u32]>,
+    pub(super) bound: Option<Bound>,
 }
 
 /// A host that takes places: each walks the table from a start of its own, in steps of its own.
@@ -66,7 +68,10 @@ impl Table {
                 free -= 1;
             }
         }
-        Self { places }
+        Self {
+            places,
+            bound: Bound::new(settings.balance, hosts),
+        }
     }
 
     /// The host that takes `hash`; or another for the `attempt`th time that one was no good (Envoy).

@@ -3,6 +3,7 @@
 //! It works on indices into the hosts it was made for, through [`Load`]: this crate never sees a connection. A picker and
 //! its hosts are swapped together. A pick never waits, allocates or walks all hosts: in a large cluster it looks at a handful.
 
+mod bound;
 mod client_weighted;
 mod drop;
 mod least_request;
@@ -83,6 +84,8 @@ pub struct Ask {
     pub hash: Option<u64>,
     /// Where further tries go.
     pub selection: HostSelection,
+    /// The calls in flight of the whole cluster, where its policy bounds what a host takes of them.
+    pub in_flight: u32,
 }
 
 impl Default for Ask {
@@ -91,6 +94,7 @@ impl Default for Ask {
         Self {
             hash: None,
             selection: HostSelection::ISTIO,
+            in_flight: 0,
         }
     }
 }
@@ -193,11 +197,23 @@ impl Picker {
             Self::ClientWeighted(weighted) => search.find(available, tried, |_| weighted.next()),
             Self::RingHash(ring) => {
                 let hash = hash();
-                search.find(available, stays, |look| ring.host(hash, look))
+                search.find(available, stays, |look| {
+                    let host = ring.host(hash, look);
+                    match &ring.bound {
+                        None => host,
+                        Some(bound) => bound.settle(hosts, host, hash, ask.in_flight, available),
+                    }
+                })
             }
             Self::Maglev(table) => {
                 let hash = hash();
-                search.find(available, stays, |look| table.host(hash, look))
+                search.find(available, stays, |look| {
+                    let host = table.host(hash, look);
+                    match &table.bound {
+                        None => host,
+                        Some(bound) => bound.settle(hosts, host, hash, ask.in_flight, available),
+                    }
+                })
             }
             Self::PickFirst(first) => first.pick(&search, available, tried),
         })

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::Load;
+use super::bound::Bound;
 use crate::config::{RingFunction, RingHash};
 use crate::hash::{murmur2, xxh64};
 
@@ -16,6 +17,7 @@ pub struct Ring {
     places: Box<[u64]>,
     /// The host at each place.
     hosts: Box<[u32]>,
+    pub(super) bound: Option<Bound>,
 }
 
 impl Ring {
@@ -48,6 +50,7 @@ impl Ring {
         ring.sort_unstable();
         Self {
             places: ring.iter().map(|(place, _)| *place).collect(),
+            bound: Bound::new(settings.balance, hosts),
             hosts: ring.iter().map(|(_, host)| *host).collect(),
         }
     }

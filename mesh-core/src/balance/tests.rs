@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::{
-    ClientWeights, LeastRequest as LeastRequestSettings, Maglev, ReportedMetric, RingFunction, RingHash,
+    BalanceFactor, ClientWeights, LeastRequest as LeastRequestSettings, Maglev, ReportedMetric, RingFunction, RingHash,
 };
 use crate::entropy::Entropy;
 use crate::report::orca::Metric;
@@ -190,6 +190,7 @@ fn a_hash_keeps_to_its_host_unless_tries_are_told_to_leave_it() {
                 let ask = Ask {
                     hash: Some(hash),
                     selection,
+                    in_flight: 0,
                 };
                 let tried = |host: &Host| tried.iter().any(|index| hosts[*index].key == host.key);
                 picker.pick(&hosts, ask, tried, &mut entropy.draw()).unwrap()
@@ -264,6 +265,7 @@ fn a_ring_is_as_large_as_it_was_to_be() {
             min_size,
             max_size,
             function: RingFunction::XxHash,
+            balance: None,
         };
         let hosts = on_ports(80, weights);
         let ring = Ring::new(settings, &hosts);
@@ -572,4 +574,68 @@ fn only_what_is_weighed_by_reports_is_weighed_again() {
         let weighed = matches!(policy, LbPolicy::ClientSideWeightedRoundRobin(_));
         assert_eq!(picker.reweigh(&hosts, epoch()).is_some(), weighed, "{policy:?}");
     }
+}
+
+/// Envoy's `hash_balance_factor`: a host takes `ceil(ceil((all + 1) * factor / 100) * share)` calls and one more.
+#[test]
+fn what_is_too_much_for_a_host_goes_to_the_same_others() {
+    let entropy = Entropy::seeded(5);
+    let balance = BalanceFactor::new(150);
+    let ring = RingHash {
+        balance,
+        ..RingHash::DEFAULT
+    };
+    let table = Maglev::DEFAULT.balanced(balance);
+    for policy in [LbPolicy::RingHash(ring), LbPolicy::Maglev(table)] {
+        let mut hosts = on_ports(80, &[2, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        let picker = Picker::new(&policy, &hosts, &mut entropy.draw());
+        let pick = |hosts: &[Host], hash, in_flight| {
+            let ask = Ask {
+                in_flight,
+                ..hashed(hash)
+            };
+            picker.pick(hosts, ask, |_| false, &mut entropy.draw()).unwrap()
+        };
+        let idle = pick(&hosts, 42, 0);
+        // One key takes all calls: its host stops at its bound, and then the next of its own order does.
+        let mut order = vec![idle];
+        for all in 0..200u32 {
+            let index = pick(&hosts, 42, all);
+            let share = if index == 0 { 2 } else { 1 };
+            let slots = ((all + 1) * 150).div_ceil(100) * share;
+            assert!(hosts[index].in_flight <= slots.div_ceil(11).max(1), "{policy:?} {all}");
+            hosts[index].in_flight += 1;
+            if !order.contains(&index) {
+                order.push(index);
+            }
+        }
+        assert!(order.len() > 6, "{policy:?}: {order:?}");
+        // The same again, for whoever calls.
+        for host in &mut hosts {
+            host.in_flight = 0;
+        }
+        assert_eq!(pick(&hosts, 42, 0), idle);
+        hosts[idle].in_flight = 100;
+        assert_eq!(pick(&hosts, 42, 100), order[1], "{policy:?}");
+        hosts[order[1]].available = false;
+        assert_eq!(pick(&hosts, 42, 100), order[2], "{policy:?}");
+        // Where all are full, the least busy takes it.
+        for (n, host) in hosts.iter_mut().enumerate() {
+            (host.in_flight, host.available) = (1_000 + n as u32, true);
+        }
+        hosts[7].in_flight = 900;
+        hosts[0].in_flight = 2_100;
+        assert_eq!(pick(&hosts, 42, 9), 7, "{policy:?}");
+        // Without a bound it stays where it hashes to, however busy.
+        let free = match policy {
+            LbPolicy::RingHash(_) => LbPolicy::RingHash(RingHash::DEFAULT),
+            _ => LbPolicy::Maglev(Maglev::DEFAULT),
+        };
+        let free = Picker::new(&free, &hosts, &mut entropy.draw());
+        assert_eq!(
+            free.pick(&hosts, hashed(42), |_| false, &mut entropy.draw()),
+            Some(idle)
+        );
+    }
+    assert_eq!(BalanceFactor::new(99), None);
 }

@@ -19,6 +19,8 @@ pub struct Endpoint {
     pub priority: u32,
     /// Where it stands.
     pub locality: Arc<Locality>,
+    /// Its name, an authority, which a route may have its calls go by (Envoy `auto_host_rewrite`, gRFC A81).
+    pub hostname: Option<Arc<str>>,
     /// What else is said of it, its locality's values included. Shared, since most endpoints of a cluster say the same.
     pub metadata: Arc<Metadata>,
 }
@@ -32,6 +34,7 @@ impl Endpoint {
             health: Health::Healthy,
             priority: 0,
             locality: Arc::default(),
+            hostname: None,
             metadata: Arc::default(),
         }
     }

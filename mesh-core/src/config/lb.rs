@@ -38,6 +38,15 @@ impl LbPolicy {
     pub fn is_hashed(&self) -> bool {
         matches!(self, Self::RingHash(_) | Self::Maglev(_))
     }
+
+    /// How much more than its share an endpoint takes of calls that hash alike, if that is bounded.
+    pub fn balance(&self) -> Option<BalanceFactor> {
+        match self {
+            Self::RingHash(ring) => ring.balance,
+            Self::Maglev(table) => table.balance,
+            _ => None,
+        }
+    }
 }
 
 /// Settings of [`LbPolicy::LeastRequest`].
@@ -69,6 +78,25 @@ pub struct RingHash {
     pub max_size: u32,
     /// How an endpoint's places are found.
     pub function: RingFunction,
+    /// How much more than its share an endpoint takes; `None`: all that hash to it.
+    pub balance: Option<BalanceFactor>,
+}
+
+/// How much more than the mean an endpoint takes of the calls that hash to it: percent of the mean, by its weight (Envoy
+/// `hash_balance_factor`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BalanceFactor(u32);
+
+impl BalanceFactor {
+    /// So many percent; `None` for less than 100, which all endpoints together could not take.
+    pub fn new(percent: u32) -> Option<Self> {
+        (percent >= 100).then_some(Self(percent))
+    }
+
+    /// The percent.
+    pub fn percent(self) -> u32 {
+        self.0
+    }
 }
 
 impl RingHash {
@@ -79,6 +107,7 @@ impl RingHash {
         min_size: 1_024,
         max_size: Self::MAX_SIZE,
         function: RingFunction::XxHash,
+        balance: None,
     };
 }
 
@@ -95,20 +124,32 @@ pub enum RingFunction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Maglev {
     size: u32,
+    /// As [`RingHash::balance`].
+    pub balance: Option<BalanceFactor>,
 }
 
 impl Maglev {
     /// The largest table (Envoy).
     pub const MAX_SIZE: u32 = 5_000_011;
     /// Envoy's.
-    pub const DEFAULT: Self = Self { size: 65_537 };
+    pub const DEFAULT: Self = Self {
+        size: 65_537,
+        balance: None,
+    };
 
     /// A table of this many places; `None` unless that is a prime of at most [`MAX_SIZE`](Self::MAX_SIZE): each endpoint walks the
     /// table in steps of its own, and only in one of prime size each such walk meets all places.
     pub fn new(size: u64) -> Option<Self> {
         let size = u32::try_from(size).ok().filter(|size| *size <= Self::MAX_SIZE)?;
         let divided = (2..).take_while(|by| by * by <= size).any(|by| size % by == 0);
-        (size >= 2 && !divided).then_some(Self { size })
+        let balance = None;
+        (size >= 2 && !divided).then_some(Self { size, balance })
+    }
+
+    /// The same, with what an endpoint takes bounded by `balance`.
+    #[must_use]
+    pub fn balanced(self, balance: Option<BalanceFactor>) -> Self {
+        Self { balance, ..self }
     }
 
     /// How many places the table has.
@@ -120,8 +161,8 @@ impl Maglev {
 /// Settings of [`LbPolicy::ClientSideWeightedRoundRobin`]: how endpoints' reports become weights.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientWeights {
-    /// Set: endpoints may be asked for reports in a stream of their own, this often. Default: not set. The data plane here goes by
-    /// the reports that come with answers, whichever is said.
+    /// Set: endpoints are asked for reports in a stream of their own, this often, besides those that come with answers. Default: not
+    /// set.
     pub out_of_band: Option<Duration>,
     /// How long an endpoint must have reported before its weight counts; zero: at once. Default 10 s.
     pub blackout: Duration,

@@ -37,7 +37,7 @@ pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
     MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,
 };
-pub use lb::{ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
+pub use lb::{BalanceFactor, ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{InvalidPattern, Pattern, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};
@@ -53,9 +53,9 @@ pub use route::{
     Abort, Action, AppendAction, CallFilter, Delay, DirectResponse, Domain, Fault, FaultAbort, FaultDelay, FilterKind,
     FilterOverride, Forward, HashBy, HashCookie, HashPolicy, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch,
     HeaderRules, HeaderTest, HostRewrite, InvalidDomain, InvalidEdit, InvalidFormat, InvalidSplit, InvalidSubstitution,
-    Mirror, Override, PathMatch, PathRewrite, QueryMatch, QueryTest, Redirect, RedirectPath, Rewrite, Route,
-    RouteMatch, RouteTree, Session, SessionCookie, SessionState, Split, Subject, Substitution, VirtualHost,
-    WeightedCluster,
+    InvalidTemplate, Mirror, Override, PathMatch, PathRewrite, PathTemplate, QueryMatch, QueryTest, Redirect,
+    RedirectPath, Rewrite, Route, RouteMatch, RouteTree, Session, SessionCookie, SessionState, Split, Subject,
+    Substitution, TemplateRewrite, VirtualHost, WeightedCluster,
 };
 pub(crate) use route::{Operator, Piece};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};

@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use super::value::{Known, format};
 use super::{InvalidRewrite, RequestHead, rewrite};
 use crate::config::{
-    AppendAction, HeaderEdit, HeaderEdits, HeaderRules, Rewrite, Route, RouteMatch, RouteTree, VirtualHost,
-    WeightedCluster,
+    AppendAction, HeaderEdit, HeaderEdits, HeaderRules, HostRewrite, Rewrite, Route, RouteMatch, RouteTree,
+    VirtualHost, WeightedCluster,
 };
 
 /// What is done to the heads of the calls that a route gives to a cluster.
@@ -117,6 +117,30 @@ impl Edits {
         let rewritten = rewrite::apply(self.rewrite.as_deref(), self.share_host.as_ref(), &self.matches, head)?;
         rewritten.write(uri, headers);
         Ok(answer)
+    }
+
+    /// Whether calls go by the name of the endpoint that each try finds ([`by_endpoint`](Self::by_endpoint)).
+    pub fn asks_endpoint(&self) -> bool {
+        let host = self.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_ref());
+        matches!(host, Some(HostRewrite::Endpoint))
+    }
+
+    /// Gives one try's head the endpoint's name for its authority (Envoy `auto_host_rewrite`). A name that is no authority
+    /// changes nothing.
+    pub fn by_endpoint(&self, name: &str, uri: &mut Uri, headers: &mut HeaderMap, target: &str) {
+        let Ok(name) = Authority::try_from(name) else { return };
+        let head = RequestHead {
+            method: &Method::GET,
+            uri,
+            headers,
+            target,
+        };
+        let asked = head.authority().to_owned();
+        let append = self
+            .rewrite
+            .as_ref()
+            .is_some_and(|rewrite| rewrite.append_forwarded_host);
+        rewrite::to_endpoint(name, append, uri, headers, asked);
     }
 
     /// Edits the head of an answer that the route gives by itself.

@@ -34,6 +34,7 @@ fn takes_path(matches: &RouteMatch, path: &str) -> bool {
             begins_with(prefix) && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
         }
         PathMatch::Regex(pattern) => pattern.is_match(path.as_bytes()),
+        PathMatch::Template(template) => template.is_match(path),
     }
 }
 

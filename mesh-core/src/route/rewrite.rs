@@ -33,6 +33,8 @@ pub(super) fn host(rule: &HostRewrite, head: &RequestHead<'_>) -> Option<Authori
             Authority::try_from(value.as_bytes()).ok()
         }
         HostRewrite::PathRegex(substitution) => Authority::try_from(substitution.apply(head.path())).ok(),
+        // Which it is, each try finds out.
+        HostRewrite::Endpoint => None,
     }
 }
 
@@ -42,10 +44,17 @@ pub(super) fn path(rule: &PathRewrite, matches: &RouteMatch, path_and_query: &st
     let (path, query) = path_and_query.split_at(end);
     match rule {
         PathRewrite::Regex(substitution) => substitution.apply(path) + query,
+        PathRewrite::Template(new) => {
+            let made = match &matches.path {
+                PathMatch::Template(template) => new.apply(template, path),
+                _ => None,
+            };
+            made.unwrap_or_else(|| path.to_owned()) + query
+        }
         PathRewrite::Prefix(new) => {
             let matched = match &matches.path {
                 PathMatch::Prefix(prefix) | PathMatch::Segments(prefix) => prefix.len(),
-                PathMatch::Exact(_) | PathMatch::Regex(_) => path.len(),
+                PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Template(_) => path.len(),
             };
             let rest = path.get(matched..).unwrap_or_default();
             format!("{new}{rest}{query}")
@@ -80,6 +89,22 @@ pub(super) fn apply(
         forwarded_host,
         path: path.transpose()?,
     })
+}
+
+/// Gives the request the authority of the endpoint that it goes to.
+pub(super) fn to_endpoint(
+    name: Authority,
+    append_forwarded_host: bool,
+    uri: &mut Uri,
+    headers: &mut HeaderMap,
+    asked: String,
+) {
+    let rewritten = Rewritten {
+        forwarded_host: append_forwarded_host.then_some(asked),
+        authority: Some(name),
+        path: None,
+    };
+    rewritten.write(uri, headers);
 }
 
 /// What is to become of a request's URI.

@@ -43,7 +43,7 @@ use opentelemetry::metrics::Meter;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Authority, Bootstrap, Protocol, Server};
+use crate::bootstrap::{Authority, Bootstrap, Protocol, Server, ServerFeature};
 use crate::connect::Access;
 use crate::connector::Connector;
 use crate::decode::Context;
@@ -190,6 +190,7 @@ impl XdsClientBuilder {
         let context = Context {
             provider: provider.map(|(name, _)| name.into()),
             profile: bootstrap.profile(),
+            trusted: false,
         };
         let (reports, receiver) = watch::channel(Arc::new(Report::default()));
         let status = ConfigStatus::new(receiver, link.applied(), Arc::new(node(bootstrap.node())));
@@ -239,8 +240,13 @@ impl Begin<'_> {
             names: bootstrap.listener_names().clone(),
         };
         let node = Arc::new(node(bootstrap.node()));
+        let trusted = |server: &Server| server.features.contains(ServerFeature::TrustedXdsServer);
+        let context = |trusted| Context {
+            trusted,
+            ..self.context.clone()
+        };
         let line = |(server, authorities): &(&Server, Vec<String>)| {
-            let ads = ads::AdsState::<V>::new(Arc::clone(&node), self.context.clone());
+            let ads = ads::AdsState::<V>::new(Arc::clone(&node), context(trusted(server)));
             let ads = ads.with_rules(ads::Rules::from(&server.features));
             line::Line::new(ads, server.uri.to_string(), authorities.clone())
         };
@@ -260,7 +266,9 @@ impl Begin<'_> {
         let copy = disk::of(bootstrap);
         let disk = copy.as_ref().map(|copy| state::Disk::new(lines.len(), copy.path()));
         lines.extend(copy.as_ref().map(|copy| {
-            let ads = ads::AdsState::new(Arc::clone(&node), self.context.clone());
+            // Whose word the copy is, it does not say.
+            let all = plan.servers.iter().all(|(server, _)| trusted(server));
+            let ads = ads::AdsState::new(Arc::clone(&node), context(all));
             line::Line::new(ads, copy.path().display().to_string(), Vec::new())
         }));
         let disk_line = copy.as_ref().map(|_| bells.len());

@@ -4,13 +4,16 @@
 //! takes it, as in a client that drops such routes.
 
 use mesh_core::config::{
-    HeaderMatch, HeaderTest, PathMatch, Pattern, QueryMatch, QueryTest, RouteMatch, StringMatch, Subject,
+    HeaderMatch, HeaderTest, PathMatch, PathTemplate, Pattern, QueryMatch, QueryTest, RouteMatch, StringMatch, Subject,
 };
 
+use prost::Name as _;
+
 use super::Fault;
-use super::common::runtime_fraction;
+use super::common::{runtime_fraction, unpack};
 use crate::bootstrap::Profile;
 use crate::proto::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use crate::proto::path::r#match::UriTemplateMatchConfig;
 use crate::proto::protobuf::BoolValue;
 use crate::proto::route::{
     HeaderMatcher, QueryParameterMatcher, RouteMatch as Proto, header_matcher::HeaderMatchSpecifier,
@@ -96,6 +99,20 @@ fn path(proto: &Proto) -> Result<PathMatch, Fault> {
             Ok(PathMatch::Segments(prefix.as_str().into()))
         }
         Some(PathSpecifier::SafeRegex(regex)) => pattern("safe_regex", regex).map(PathMatch::Regex),
+        Some(PathSpecifier::PathMatchPolicy(policy)) => {
+            let field = "path_match_policy.typed_config";
+            let any = policy
+                .typed_config
+                .as_ref()
+                .ok_or_else(|| Fault::new(field, "is missing"))?;
+            if any.type_url != UriTemplateMatchConfig::type_url() {
+                return Err(Fault::new(field, format!("type {:?} is not supported", any.type_url)));
+            }
+            let config: UriTemplateMatchConfig = unpack(field, any)?;
+            PathTemplate::parse(&config.path_template)
+                .map(PathMatch::Template)
+                .map_err(|error| Fault::new(format!("{field}.path_template"), error))
+        }
         Some(_) => Err(Fault::new("path_specifier", "is of a kind that is not supported")),
         None => Err(Fault::new("path_specifier", "is missing")),
     }

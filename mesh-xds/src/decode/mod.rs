@@ -51,6 +51,9 @@ pub(crate) struct Context {
     pub(crate) provider: Option<Arc<str>>,
     /// Whose rules the control plane writes by.
     pub(crate) profile: Profile,
+    /// Whether the bootstrap trusts the control plane to say by which names endpoints are called (gRFC A81). Who writes for
+    /// sidecars always may (Envoy).
+    pub(crate) trusted: bool,
 }
 
 /// A kind of resource and how it is read.

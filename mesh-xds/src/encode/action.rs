@@ -2,13 +2,16 @@
 
 use http::StatusCode;
 use mesh_core::config::{
-    DirectResponse, HostRewrite, Mirror, PathRewrite, Redirect, RedirectPath, Rewrite, Substitution,
+    DirectResponse, HostRewrite, Mirror, PathRewrite, Redirect, RedirectPath, Rewrite, Substitution, TemplateRewrite,
 };
 
 use super::common::runtime_fraction;
 use super::matcher::regex_of;
-use crate::proto::core::{DataSource, data_source::Specifier};
+use crate::proto::core::{DataSource, TypedExtensionConfig, data_source::Specifier};
 use crate::proto::matcher::RegexMatchAndSubstitute;
+use crate::proto::pack;
+use crate::proto::path::rewrite::UriTemplateRewriteConfig;
+use crate::proto::protobuf::BoolValue;
 use crate::proto::route::{
     DirectResponseAction, RedirectAction, RouteAction,
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
@@ -24,12 +27,16 @@ pub(super) fn redirect(redirect: &Redirect) -> RedirectAction {
         _ => RedirectResponseCode::MovedPermanently,
     };
     let scheme = redirect.scheme.clone();
-    let path = redirect.path.as_ref().map(|path| match path {
-        RedirectPath::Whole(path) => PathRewriteSpecifier::PathRedirect(path.clone().into()),
+    let path = redirect.path.as_ref().and_then(|path| match path {
+        RedirectPath::Whole(path) => Some(PathRewriteSpecifier::PathRedirect(path.clone().into())),
         RedirectPath::Rewritten(PathRewrite::Prefix(prefix)) => {
-            PathRewriteSpecifier::PrefixRewrite(prefix.clone().into())
+            Some(PathRewriteSpecifier::PrefixRewrite(prefix.clone().into()))
         }
-        RedirectPath::Rewritten(PathRewrite::Regex(regex)) => PathRewriteSpecifier::RegexRewrite(substitution(regex)),
+        RedirectPath::Rewritten(PathRewrite::Regex(regex)) => {
+            Some(PathRewriteSpecifier::RegexRewrite(substitution(regex)))
+        }
+        // There is no word for it, so nobody could have said it.
+        RedirectPath::Rewritten(PathRewrite::Template(_)) => None,
     });
     RedirectAction {
         response_code: code as i32,
@@ -58,6 +65,7 @@ pub(super) fn rewrite(rewrite: &Rewrite, action: &mut RouteAction) {
     match &rewrite.path {
         Some(PathRewrite::Prefix(prefix)) => action.prefix_rewrite = prefix.clone().into(),
         Some(PathRewrite::Regex(regex)) => action.regex_rewrite = Some(substitution(regex)),
+        Some(PathRewrite::Template(template)) => action.path_rewrite_policy = Some(self::template(template)),
         None => {}
     }
     action.append_x_forwarded_host = rewrite.append_forwarded_host;
@@ -65,7 +73,16 @@ pub(super) fn rewrite(rewrite: &Rewrite, action: &mut RouteAction) {
         HostRewrite::Literal(authority) => HostRewriteSpecifier::HostRewriteLiteral(authority.to_string()),
         HostRewrite::Header(name) => HostRewriteSpecifier::HostRewriteHeader(name.to_string()),
         HostRewrite::PathRegex(regex) => HostRewriteSpecifier::HostRewritePathRegex(substitution(regex)),
+        HostRewrite::Endpoint => HostRewriteSpecifier::AutoHostRewrite(BoolValue { value: true }),
     });
+}
+
+fn template(template: &TemplateRewrite) -> TypedExtensionConfig {
+    let path_template_rewrite = template.as_str().into();
+    TypedExtensionConfig {
+        name: "envoy.path.rewrite.uri_template.uri_template_rewriter".into(),
+        typed_config: Some(pack(&UriTemplateRewriteConfig { path_template_rewrite })),
+    }
 }
 
 pub(super) fn substitution(value: &Substitution) -> RegexMatchAndSubstitute {

@@ -1,17 +1,19 @@
 //! A cluster of type EDS.
 
 use mesh_core::config::{
-    Cluster, CommonLb, Failover, Health, HealthSet, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode,
+    Cluster, Failover, Health, HealthSet, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode,
 };
 
-use super::common::{ads, duration, texts, this_stream};
+use super::common::{ads, duration, texts, this_stream, uint};
 use super::{Dialect, breakers, lb, outlier, protocol, tls};
 use crate::proto::cluster::{
     Cluster as Proto,
     cluster::{
         ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy as LbEnum,
         TransportSocketMatch,
-        common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig},
+        common_lb_config::{
+            ConsistentHashingLbConfig, LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
+        },
     },
 };
 use crate::proto::core::{HealthStatus, HealthStatusSet, TransportSocket};
@@ -52,7 +54,7 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         lb_policy: lb.policy as i32,
         lb_config: lb.config,
         load_balancing_policy: lb.list,
-        common_lb_config: common_lb(&cluster.common_lb, dialect),
+        common_lb_config: common_lb(cluster, dialect),
         circuit_breakers: Some(breakers::breakers(&cluster.breakers, &cluster.retry_limits, dialect)),
         outlier_detection: cluster.outlier.as_ref().map(|one| outlier::outlier(one, dialect)),
         typed_extension_protocol_options: protocol::options(&cluster.connections),
@@ -105,7 +107,8 @@ fn tls_match(one: &TlsMatch, dialect: Dialect) -> TransportSocketMatch {
 
 /// The threshold says that Envoy's rules are meant; gRPC's are what holds without it. Envoy knows no others, and gRPC's other
 /// clients none but theirs.
-fn common_lb(common: &CommonLb, dialect: Dialect) -> Option<CommonLbConfig> {
+fn common_lb(cluster: &Cluster, dialect: Dialect) -> Option<CommonLbConfig> {
+    let common = &cluster.common_lb;
     let override_host_status = (common.held != HealthSet::CALLABLE).then(|| HealthStatusSet {
         statuses: common
             .held
@@ -114,9 +117,20 @@ fn common_lb(common: &CommonLb, dialect: Dialect) -> Option<CommonLbConfig> {
             .map(|status| *status as i32)
             .collect(),
     });
+    let balance = match dialect {
+        Dialect::Mesh | Dialect::Sidecar | Dialect::Envoy(_) => cluster.lb.balance(),
+        // gRPC's other clients have no such thing.
+        Dialect::Grpc => None,
+    };
+    let consistent_hashing_lb_config = balance.map(|factor| ConsistentHashingLbConfig {
+        hash_balance_factor: uint(factor.percent()),
+        ..ConsistentHashingLbConfig::default()
+    });
     if common.failover == Failover::FirstReady || matches!(dialect, Dialect::Grpc) {
-        return override_host_status.map(|set| CommonLbConfig {
-            override_host_status: Some(set),
+        let says = override_host_status.is_some() || consistent_hashing_lb_config.is_some();
+        return says.then(|| CommonLbConfig {
+            override_host_status,
+            consistent_hashing_lb_config,
             ..CommonLbConfig::default()
         });
     }
@@ -136,6 +150,7 @@ fn common_lb(common: &CommonLb, dialect: Dialect) -> Option<CommonLbConfig> {
         }),
         locality_config_specifier: specifier,
         override_host_status,
+        consistent_hashing_lb_config,
         ..CommonLbConfig::default()
     })
 }

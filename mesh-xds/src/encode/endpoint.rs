@@ -103,6 +103,7 @@ fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
         load_balancing_weight: uint(endpoint.weight.0),
         host_identifier: Some(HostIdentifier::Endpoint(EndpointProto {
             address: Some(address(endpoint.address)),
+            hostname: endpoint.hostname.as_deref().unwrap_or_default().into(),
             ..EndpointProto::default()
         })),
     }

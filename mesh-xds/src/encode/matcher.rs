@@ -3,7 +3,10 @@
 use mesh_core::config::{HeaderMatch, HeaderTest, PathMatch, Pattern, QueryMatch, QueryTest, RouteMatch, StringMatch};
 
 use super::common::runtime_fraction;
+use crate::proto::core::TypedExtensionConfig;
 use crate::proto::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use crate::proto::pack;
+use crate::proto::path::r#match::UriTemplateMatchConfig;
 use crate::proto::percent::Int64Range;
 use crate::proto::protobuf::BoolValue;
 use crate::proto::route::{
@@ -18,6 +21,13 @@ pub(super) fn route_match(matches: &RouteMatch) -> Proto {
         PathMatch::Prefix(prefix) => PathSpecifier::Prefix(prefix.clone().into()),
         PathMatch::Segments(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone().into()),
         PathMatch::Regex(pattern) => PathSpecifier::SafeRegex(regex(pattern)),
+        PathMatch::Template(template) => {
+            let path_template = template.as_str().into();
+            PathSpecifier::PathMatchPolicy(TypedExtensionConfig {
+                name: "envoy.path.match.uri_template.uri_template_matcher".into(),
+                typed_config: Some(pack(&UriTemplateMatchConfig { path_template })),
+            })
+        }
     };
     Proto {
         path_specifier: Some(path),

@@ -32,6 +32,7 @@ pub(super) fn context(profile: Profile) -> Context {
     Context {
         provider: Some(PROVIDER.into()),
         profile,
+        trusted: true,
     }
 }
 

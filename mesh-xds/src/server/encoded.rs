@@ -278,6 +278,7 @@ fn check<R: Resource>(resources: &Resources, profile: Profile) -> Result<(), Unp
     let context = Context {
         provider: Some(PROVIDER.into()),
         profile,
+        trusted: true,
     };
     for bytes in resources.values() {
         let raw = Raw {

@@ -200,6 +200,11 @@ impl Permit {
         !self.is_unserved() && self.connection.lost.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether the connection takes no new stream.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.connection.is_closed()
+    }
+
     /// The connection takes no more streams.
     pub(crate) fn retire(&self) {
         self.connection.retire();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderName, StatusCode};
 
-use super::{HashPolicy, Split, Substitution};
+use super::{HashPolicy, Split, Substitution, TemplateRewrite};
 use crate::config::{ClusterName, Fraction};
 
 /// What a route does with what it takes.
@@ -68,6 +68,8 @@ pub enum HostRewrite {
     Header(HeaderName),
     /// What the pattern makes of the path, without its query.
     PathRegex(Substitution),
+    /// The name of the endpoint that a try goes to, if it has one (Envoy `auto_host_rewrite`, gRFC A81).
+    Endpoint,
 }
 
 /// A new path. The query stays.
@@ -77,6 +79,8 @@ pub enum PathRewrite {
     Prefix(Box<str>),
     /// What the pattern makes of it.
     Regex(Substitution),
+    /// This, with what the template that the route matched by caught. Of a route that matched otherwise it stays as it is.
+    Template(TemplateRewrite),
 }
 
 /// A copy of the calls that nobody waits for (Envoy `RequestMirrorPolicy`).

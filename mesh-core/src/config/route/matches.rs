@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::HeaderName;
 
+use super::PathTemplate;
 use crate::config::{Fraction, Pattern, StringMatch};
 
 /// Which paths a route takes. The query is never part of it.
@@ -17,6 +18,8 @@ pub enum PathMatch {
     Segments(Box<str>),
     /// Paths that match wholly.
     Regex(Pattern),
+    /// Paths of this shape, in whose text case counts.
+    Template(PathTemplate),
 }
 
 /// What a [`HeaderMatch`] looks at.

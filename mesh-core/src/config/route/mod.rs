@@ -16,6 +16,7 @@ mod matches;
 mod session;
 mod split;
 mod substitution;
+mod template;
 
 pub use action::{Action, DirectResponse, Forward, HostRewrite, Mirror, PathRewrite, Redirect, RedirectPath, Rewrite};
 pub use domain::{Domain, InvalidDomain};
@@ -29,6 +30,7 @@ pub use matches::{HeaderMatch, HeaderTest, PathMatch, QueryMatch, QueryTest, Rou
 pub use session::{Session, SessionCookie, SessionState};
 pub use split::{InvalidSplit, Split, WeightedCluster};
 pub use substitution::{InvalidSubstitution, Substitution};
+pub use template::{InvalidTemplate, PathTemplate, TemplateRewrite};
 
 /// All routes of one target: what its listener's route configuration holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -278,6 +278,8 @@ fn endpoint(host: &DnsHost, address: IpAddr, priority: u32) -> Endpoint {
         health: Health::Healthy,
         priority,
         locality: Arc::clone(&host.locality),
+        // As in Envoy, without the port.
+        hostname: Some((*host.host).into()),
         metadata: Arc::clone(&host.metadata),
     }
 }

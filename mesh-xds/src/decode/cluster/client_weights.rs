@@ -22,9 +22,6 @@ pub(super) fn settings(proto: &ClientSideWeightedRoundRobin, notes: &mut Notes) 
         ClientWeights::DEFAULT_OUT_OF_BAND,
     )?;
     let out_of_band = proto.enable_oob_load_report.is_some_and(|enabled| enabled.value);
-    if out_of_band {
-        notes.add("enable_oob_load_report is not had: weights go by the reports that come with answers");
-    }
     let mut metrics = Vec::new();
     for name in &proto.metric_names_for_computing_utilization {
         match ReportedMetric::parse(name) {

@@ -6,7 +6,7 @@
 
 use std::num::NonZeroU32;
 
-use mesh_core::config::{LbPolicy, LeastRequest, Maglev, RingFunction, RingHash, SlowStart};
+use mesh_core::config::{BalanceFactor, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash, SlowStart};
 use prost::Name;
 
 use super::{client_weights, slow_start};
@@ -93,24 +93,27 @@ fn by_enum(cluster: &Cluster, notes: &mut Notes) -> Result<LbPolicy, Fault> {
             least_request(count, bias).map_err(|fault| fault.within("least_request_lb_config"))
         }
         Ok(LbEnum::RingHash) => {
-            hashing(cluster.common_lb_config.as_ref(), notes);
+            let balance = hashing(cluster.common_lb_config.as_ref(), notes)?;
             let Some(LbConfig::RingHashLbConfig(config)) = config else {
-                return Ok(LbPolicy::RingHash(RingHash::DEFAULT));
+                return Ok(LbPolicy::RingHash(RingHash {
+                    balance,
+                    ..RingHash::DEFAULT
+                }));
             };
             let function = match RingHashEnum::try_from(config.hash_function) {
                 Ok(RingHashEnum::MurmurHash2) => RingFunction::Murmur2,
                 _ => RingFunction::XxHash,
             };
             let sizes = (config.minimum_ring_size.as_ref(), config.maximum_ring_size.as_ref());
-            ring_hash(sizes, function).map_err(|fault| fault.within("ring_hash_lb_config"))
+            ring_hash(sizes, function, balance).map_err(|fault| fault.within("ring_hash_lb_config"))
         }
         Ok(LbEnum::Maglev) => {
-            hashing(cluster.common_lb_config.as_ref(), notes);
+            let balance = hashing(cluster.common_lb_config.as_ref(), notes)?;
             let size = match config {
                 Some(LbConfig::MaglevLbConfig(config)) => config.table_size.as_ref(),
                 _ => None,
             };
-            maglev(size).map_err(|fault| fault.within("maglev_lb_config"))
+            maglev(size, balance).map_err(|fault| fault.within("maglev_lb_config"))
         }
         // The only one that an ORIGINAL_DST cluster may have: it has no endpoints to choose among.
         Ok(LbEnum::ClusterProvided) => Ok(FALLBACK),
@@ -168,17 +171,17 @@ fn one(any: &Any, depth: usize, notes: &mut Notes) -> Result<Entry, Fault> {
         policy
     } else if is(RingHashProto::type_url()) {
         let config = unpack::<RingHashProto>("typed_config", any)?;
-        consistent(config.consistent_hashing_lb_config.as_ref(), notes);
+        let balance = consistent(config.consistent_hashing_lb_config.as_ref(), notes)?;
         let function = match config.hash_function() {
             HashFunction::DefaultHash | HashFunction::XxHash => RingFunction::XxHash,
             HashFunction::MurmurHash2 => RingFunction::Murmur2,
         };
         let sizes = (config.minimum_ring_size.as_ref(), config.maximum_ring_size.as_ref());
-        ring_hash(sizes, function)?
+        ring_hash(sizes, function, balance)?
     } else if is(MaglevProto::type_url()) {
         let config = unpack::<MaglevProto>("typed_config", any)?;
-        consistent(config.consistent_hashing_lb_config.as_ref(), notes);
-        maglev(config.table_size.as_ref())?
+        let balance = consistent(config.consistent_hashing_lb_config.as_ref(), notes)?;
+        maglev(config.table_size.as_ref(), balance)?
     } else if is(ClientSideWeightedRoundRobin::type_url()) {
         let config = unpack::<ClientSideWeightedRoundRobin>("typed_config", any)?;
         LbPolicy::ClientSideWeightedRoundRobin(client_weights::settings(&config, notes)?)
@@ -274,6 +277,7 @@ pub(super) fn per_mille(field: &str, value: f64) -> Result<u32, Fault> {
 fn ring_hash(
     (least, most): (Option<&UInt64Value>, Option<&UInt64Value>),
     function: RingFunction,
+    balance: Option<BalanceFactor>,
 ) -> Result<LbPolicy, Fault> {
     let size = |field: &str, value: Option<&UInt64Value>, default: u32| match value.map(|value| value.value) {
         None => Ok(default),
@@ -294,37 +298,40 @@ fn ring_hash(
         min_size,
         max_size,
         function,
+        balance,
     }))
 }
 
-fn maglev(size: Option<&UInt64Value>) -> Result<LbPolicy, Fault> {
+fn maglev(size: Option<&UInt64Value>, balance: Option<BalanceFactor>) -> Result<LbPolicy, Fault> {
     let config = match size {
         None => Some(Maglev::DEFAULT),
         Some(size) => Maglev::new(size.value),
     };
     let reason = || format!("must be a prime of at most {}", Maglev::MAX_SIZE);
     config
-        .map(LbPolicy::Maglev)
+        .map(|config| LbPolicy::Maglev(config.balanced(balance)))
         .ok_or_else(|| Fault::new("table_size", reason()))
 }
 
 /// What the older shape asks of both policies that hash.
-fn hashing(common: Option<&CommonLbConfig>, notes: &mut Notes) {
+fn hashing(common: Option<&CommonLbConfig>, notes: &mut Notes) -> Result<Option<BalanceFactor>, Fault> {
     let Some(config) = common.and_then(|common| common.consistent_hashing_lb_config.as_ref()) else {
-        return;
+        return Ok(None);
     };
     by_address(config.use_hostname_for_hashing, notes);
-    unbounded(config.hash_balance_factor.as_ref(), notes);
+    let balance = balance(config.hash_balance_factor.as_ref());
+    balance.map_err(|fault| fault.within("common_lb_config.consistent_hashing_lb_config"))
 }
 
 /// And the newer one.
-fn consistent(config: Option<&ConsistentHashingLbConfig>, notes: &mut Notes) {
-    let Some(config) = config else { return };
+fn consistent(config: Option<&ConsistentHashingLbConfig>, notes: &mut Notes) -> Result<Option<BalanceFactor>, Fault> {
+    let Some(config) = config else { return Ok(None) };
     by_address(config.use_hostname_for_hashing, notes);
-    unbounded(config.hash_balance_factor.as_ref(), notes);
     if !config.hash_policy.is_empty() {
         notes.add("hash_policy of a load balancing policy is not had: the route's holds");
     }
+    let balance = balance(config.hash_balance_factor.as_ref());
+    balance.map_err(|fault| fault.within("consistent_hashing_lb_config"))
 }
 
 fn by_address(by_hostname: bool, notes: &mut Notes) {
@@ -333,8 +340,11 @@ fn by_address(by_hostname: bool, notes: &mut Notes) {
     }
 }
 
-fn unbounded(factor: Option<&UInt32Value>, notes: &mut Notes) {
-    if factor.is_some_and(|factor| factor.value != 0) {
-        notes.add("hash_balance_factor is not had: an endpoint takes all calls that hash to it");
-    }
+fn balance(factor: Option<&UInt32Value>) -> Result<Option<BalanceFactor>, Fault> {
+    let Some(factor) = factor else { return Ok(None) };
+    let known = BalanceFactor::new(factor.value);
+    let reason = || format!("must be at least 100, not {}", factor.value);
+    known
+        .map(Some)
+        .ok_or_else(|| Fault::new("hash_balance_factor", reason()))
 }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use mesh_core::config::{DropOverload, Endpoint, Health, Metadata, Weight};
 
 use super::address::{is_for_proxies, socket_address};
@@ -91,8 +92,23 @@ impl groups::Read<Endpoint> for Addresses {
             health: health(place.health),
             priority: place.priority,
             locality: Arc::clone(place.locality),
+            hostname: hostname(&proto.hostname, notes),
             metadata: place.metadata,
         }))
+    }
+}
+
+/// One that is no authority is nobody's name.
+fn hostname(name: &str, notes: &mut Notes) -> Option<Arc<str>> {
+    if name.is_empty() {
+        return None;
+    }
+    match Authority::try_from(name) {
+        Ok(_) => Some(name.into()),
+        Err(error) => {
+            notes.add(format_args!("an endpoint's hostname {name:?} is not used: {error}"));
+            None
+        }
     }
 }
 

@@ -3,13 +3,18 @@
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, StatusCode};
 use mesh_core::config::{
-    Action, DirectResponse, HostRewrite, Mirror, PathRewrite, Redirect, RedirectPath, Rewrite, Substitution,
+    Action, DirectResponse, HostRewrite, Mirror, PathMatch, PathRewrite, Redirect, RedirectPath, Rewrite, RouteMatch,
+    Substitution, TemplateRewrite,
 };
+use prost::Name as _;
 
-use crate::decode::common::runtime_fraction;
-use crate::decode::{Fault, Notes};
+use crate::bootstrap::Profile;
+use crate::decode::common::{runtime_fraction, unpack};
+use crate::decode::{Context, Fault, Notes};
+use crate::proto::core::TypedExtensionConfig;
 use crate::proto::core::data_source::Specifier;
 use crate::proto::matcher::RegexMatchAndSubstitute;
+use crate::proto::path::rewrite::UriTemplateRewriteConfig;
 use crate::proto::route::{
     DirectResponseAction, RedirectAction, RouteAction,
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
@@ -104,6 +109,8 @@ pub(super) fn direct_response(
 /// path than was meant is worse than none.
 pub(super) fn rewrite(
     action: &RouteAction,
+    matches: &RouteMatch,
+    context: &Context,
     notes: &mut Notes,
 ) -> Result<Result<Option<Box<Rewrite>>, &'static str>, Fault> {
     let ways = [
@@ -119,7 +126,14 @@ pub(super) fn rewrite(
     }
     let path = match first {
         Some(("prefix_rewrite", _)) => text("prefix_rewrite", &action.prefix_rewrite)?.map(PathRewrite::Prefix),
-        Some(("path_rewrite_policy", _)) => return Ok(Err("path_rewrite_policy")),
+        Some(("path_rewrite_policy", _)) => {
+            let policy = action.path_rewrite_policy.as_ref();
+            match policy.map(|policy| template(policy, matches)).transpose()? {
+                Some(Ok(template)) => Some(PathRewrite::Template(template)),
+                Some(Err(what)) => return Ok(Err(what)),
+                None => None,
+            }
+        }
         Some(("path_rewrite", _)) => return Ok(Err("path_rewrite")),
         _ => {
             let regex = action
@@ -144,10 +158,11 @@ pub(super) fn rewrite(
         }
         Some(HostRewriteSpecifier::AutoHostRewrite(auto)) => {
             // gRFC A81: only a control plane that the bootstrap trusts may let endpoints name authorities.
-            if auto.value {
-                notes.add("auto_host_rewrite is not applied");
+            let may = context.trusted || context.profile == Profile::Envoy;
+            if auto.value && !may {
+                notes.add("auto_host_rewrite is not applied: the bootstrap does not call the control plane trusted_xds_server");
             }
-            None
+            (auto.value && may).then_some(HostRewrite::Endpoint)
         }
         Some(HostRewriteSpecifier::HostRewrite(_)) => return Ok(Err("host_rewrite")),
         None => None,
@@ -161,6 +176,29 @@ pub(super) fn rewrite(
             path,
         })
     })))
+}
+
+/// The inner error is a policy that is not served.
+fn template(
+    policy: &TypedExtensionConfig,
+    matches: &RouteMatch,
+) -> Result<Result<TemplateRewrite, &'static str>, Fault> {
+    let field = "path_rewrite_policy.typed_config";
+    let any = policy
+        .typed_config
+        .as_ref()
+        .ok_or_else(|| Fault::new(field, "is missing"))?;
+    if any.type_url != UriTemplateRewriteConfig::type_url() {
+        return Ok(Err("path_rewrite_policy"));
+    }
+    let config: UriTemplateRewriteConfig = unpack(field, any)?;
+    let PathMatch::Template(shape) = &matches.path else {
+        return Err(Fault::new(field, "is a template, and the route does not match by one"));
+    };
+    let text = &config.path_template_rewrite;
+    let read = TemplateRewrite::parse(text, shape);
+    read.map(Ok)
+        .map_err(|error| Fault::new(format!("{field}.path_template_rewrite"), error))
 }
 
 /// An authority; empty: none.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use mesh_core::config::{
-    Action, Domain, Forward, RetryPolicy, Route, RouteTree, RoutingPriority, Split, TimeLimits, VirtualHost,
-    WeightedCluster as ShareValue,
+    Action, Domain, Forward, RetryPolicy, Route, RouteMatch, RouteTree, RoutingPriority, Split, TimeLimits,
+    VirtualHost, WeightedCluster as ShareValue,
 };
 
 use super::overrides::overrides;
@@ -122,7 +122,7 @@ fn route(proto: &RouteProto, places: &Places<'_>, context: &Context, notes: &mut
         Some(RouteActionProto::Route(action)) => {
             let inner = |fault: Fault| fault.within("route");
             note_what_is_left_out(action, notes);
-            let forward = match forward(action, places, context, notes).map_err(inner)? {
+            let forward = match forward(action, &matches, places, context, notes).map_err(inner)? {
                 Forwarded::Action(action) => action,
                 Forwarded::Dropped(why) => return Ok(Read::Dropped(why)),
             };
@@ -180,6 +180,7 @@ enum Forwarded {
 
 fn forward(
     action: &RouteAction,
+    matches: &RouteMatch,
     places: &Places<'_>,
     context: &Context,
     notes: &mut Notes,
@@ -192,7 +193,7 @@ fn forward(
         }
         Err(why) => return Ok(Forwarded::Action(Action::Unserved(why.into()))),
     };
-    let rewrite = match action::rewrite(action, notes)? {
+    let rewrite = match action::rewrite(action, matches, context, notes)? {
         Ok(rewrite) => rewrite,
         Err(what) => return Ok(Forwarded::Action(Action::Unserved(what.into()))),
     };

@@ -3,18 +3,21 @@
 use super::*;
 use crate::proto::cluster::{
     Cluster as Proto, LoadBalancingPolicy,
-    cluster::{LbConfig, LbPolicy as LbEnum, MaglevLbConfig, RingHashLbConfig},
+    cluster::{
+        CommonLbConfig, LbConfig, LbPolicy as LbEnum, MaglevLbConfig, RingHashLbConfig,
+        common_lb_config::ConsistentHashingLbConfig as Older,
+    },
     load_balancing_policy::Policy,
 };
 use crate::proto::core::{RuntimeDouble, TypedExtensionConfig};
 use crate::proto::lb::{
-    client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin, least_request::v3 as least_request,
-    maglev::v3::Maglev as MaglevProto, pick_first::v3::PickFirst, random::v3::Random, ring_hash::v3 as ring_hash,
-    round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality,
+    client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin, common::v3::ConsistentHashingLbConfig,
+    least_request::v3 as least_request, maglev::v3::Maglev as MaglevProto, pick_first::v3::PickFirst,
+    random::v3::Random, ring_hash::v3 as ring_hash, round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality,
 };
 use crate::proto::protobuf::{BoolValue, Duration as DurationProto, FloatValue, UInt32Value, UInt64Value};
 use crate::resource::ClusterSpec;
-use mesh_core::config::{ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
+use mesh_core::config::{BalanceFactor, ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
 
 fn list(policies: Vec<Policy>) -> LoadBalancingPolicy {
     LoadBalancingPolicy { policies }
@@ -102,6 +105,7 @@ fn and_those_with_a_number_in_the_older() {
             min_size,
             max_size,
             function,
+            balance: None,
         })
     };
     let default = LbPolicy::RingHash(RingHash::DEFAULT);
@@ -150,6 +154,57 @@ fn and_those_with_a_number_in_the_older() {
     }
 }
 
+/// Envoy takes no factor of less than 100 percent.
+#[test]
+fn how_much_more_than_its_share_an_endpoint_takes() {
+    let older = |factor| {
+        read(|proto| {
+            proto.lb_policy = LbEnum::Maglev as i32;
+            proto.common_lb_config = Some(CommonLbConfig {
+                consistent_hashing_lb_config: Some(Older {
+                    hash_balance_factor: factor,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            });
+        })
+    };
+    let newer = |factor| {
+        listed(&ring_hash::RingHash {
+            consistent_hashing_lb_config: Some(ConsistentHashingLbConfig {
+                hash_balance_factor: factor,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    };
+    let factor = |value| Some(UInt32Value { value });
+    for (told, balance) in [
+        (None, None),
+        (factor(100), BalanceFactor::new(100)),
+        (factor(150), BalanceFactor::new(150)),
+    ] {
+        let table = Maglev::DEFAULT.balanced(balance);
+        assert_eq!(older(told).unwrap(), (LbPolicy::Maglev(table), 0), "{told:?}");
+        let ring = RingHash {
+            balance,
+            ..RingHash::DEFAULT
+        };
+        assert_eq!(newer(told).unwrap(), (LbPolicy::RingHash(ring), 0), "{told:?}");
+    }
+    for few in [0, 99] {
+        let field = "consistent_hashing_lb_config.hash_balance_factor";
+        assert_eq!(
+            older(factor(few)).unwrap_err().field(),
+            format!("common_lb_config.{field}")
+        );
+        assert_eq!(
+            newer(factor(few)).unwrap_err().field(),
+            format!("load_balancing_policy.policies[0].{field}")
+        );
+    }
+}
+
 #[test]
 fn settings_of_least_request_and_of_reported_weights() {
     let bias = |default_value| least_request::LeastRequest {
@@ -182,8 +237,8 @@ fn settings_of_least_request_and_of_reported_weights() {
     let (LbPolicy::ClientSideWeightedRoundRobin(read), notes) = listed(&proto).unwrap() else {
         panic!("weighted by reports")
     };
-    // One for the figure that nobody knows, and one for the stream that is not opened.
-    assert_eq!((read.out_of_band, notes), (Some(Duration::from_secs(10)), 2));
+    // One for the figure that nobody knows.
+    assert_eq!((read.out_of_band, notes), (Some(Duration::from_secs(10)), 1));
     assert_eq!(
         (read.blackout, read.expiration),
         (Duration::ZERO, Duration::from_secs(60))

@@ -12,13 +12,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, CallFilter, ClientWeights, Cluster, CommonLb, Connections, Credential, Domain, DropOverload, Endpoint,
-    ExpectedPeers, Failover, FilterKind, HeaderMatch, HeaderTest, Health, HealthSet, HostSelection, Http2Settings,
-    KeepAlive, LbPolicy, LeastRequest, LoadReporting, Localities, Locality, LocalityWeight, Maglev, Metadata,
-    MutualTls, NameKind, NameMatch, OutlierRules, Pattern, Percent, Protocol, RateLimitedBackoff, ReportedMetric,
-    ResetFormat, ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, RingFunction, RingHash, Roots, Route,
-    RouteTree, RoutingPriority, SlowStart, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch,
-    TlsMode, TlsOrigination, VirtualHost, Weight,
+    Action, Backoff, BalanceFactor, CallFilter, ClientWeights, Cluster, CommonLb, Connections, Credential, Domain,
+    DropOverload, Endpoint, ExpectedPeers, Failover, FilterKind, HeaderMatch, HeaderTest, Health, HealthSet,
+    HostSelection, Http2Settings, KeepAlive, LbPolicy, LeastRequest, LoadReporting, Localities, Locality,
+    LocalityWeight, Maglev, Metadata, MutualTls, NameKind, NameMatch, OutlierRules, PathMatch, PathRewrite, Pattern,
+    Percent, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader, RetryBudget, RetryLimits, RetryOn,
+    RetryPolicy, RingFunction, RingHash, Roots, Route, RouteMatch, RouteTree, RoutingPriority, SlowStart, StringMatch,
+    TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TemplateRewrite, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
+    Weight,
 };
 use proptest::prelude::*;
 
@@ -124,6 +125,17 @@ fn limits() -> impl Strategy<Value = TimeLimits> {
     })
 }
 
+/// What a template caught stands in other paths, where a route matches by one.
+fn by_template(matches: &RouteMatch, action: &mut Action, rewrites: bool) {
+    let PathMatch::Template(shape) = &matches.path else {
+        return;
+    };
+    let template = PathRewrite::Template(TemplateRewrite::parse("/x/{a}.y", shape).unwrap());
+    if let (Action::Forward(forward), true) = (action, rewrites) {
+        forward.rewrite.get_or_insert_default().path = Some(template);
+    }
+}
+
 pub(super) fn trees() -> impl Strategy<Value = RouteTree> {
     // An odd number of nanoseconds is no whole number of seconds.
     let timeout = prop::option::of(0..u64::from(u32::MAX) / 2);
@@ -131,7 +143,8 @@ pub(super) fn trees() -> impl Strategy<Value = RouteTree> {
     let priority = prop::sample::select(vec![RoutingPriority::Default, RoutingPriority::High]);
     let policies = (timeout, limits(), retries(), header_rules(), overrides(), priority);
     let route = ("[a-z]{0,5}", route_matches(), actions(), policies).prop_map(
-        |(name, matches, action, (timeout, limits, retry, headers, filter_overrides, priority))| {
+        |(name, matches, mut action, (timeout, limits, retry, headers, filter_overrides, priority))| {
+            by_template(&matches, &mut action, name.len() % 2 == 0);
             let mut route = Route {
                 name: name.into(),
                 matches,
@@ -186,11 +199,13 @@ fn unlike(text: Box<str>, test: &StringMatch) -> StringMatch {
 
 fn policies() -> impl Strategy<Value = LbPolicy> {
     let functions = prop::sample::select(vec![RingFunction::XxHash, RingFunction::Murmur2]);
-    let ring = (1..=RingHash::MAX_SIZE, 1..=RingHash::MAX_SIZE, functions);
-    let ring = ring.prop_map(|(one, other, function)| RingHash {
+    let balance = || prop::option::of((100u32..).prop_map(|percent| BalanceFactor::new(percent).unwrap()));
+    let ring = (1..=RingHash::MAX_SIZE, 1..=RingHash::MAX_SIZE, functions, balance());
+    let ring = ring.prop_map(|(one, other, function, balance)| RingHash {
         min_size: one.min(other),
         max_size: one.max(other),
         function,
+        balance,
     });
     let least = (2..=LeastRequest::MAX_CHOICES, any::<u32>());
     let table = prop::sample::select(vec![2, 251, 65_537, 5_000_011]);
@@ -204,7 +219,8 @@ fn policies() -> impl Strategy<Value = LbPolicy> {
             })
         }),
         ring.prop_map(LbPolicy::RingHash),
-        table.prop_map(|size| LbPolicy::Maglev(Maglev::new(size).unwrap())),
+        (table, balance())
+            .prop_map(|(size, balance)| { LbPolicy::Maglev(Maglev::new(size).unwrap().balanced(balance)) }),
         client_weights().prop_map(LbPolicy::ClientSideWeightedRoundRobin),
         any::<bool>().prop_map(|shuffle| LbPolicy::PickFirst { shuffle }),
     ]
@@ -252,6 +268,7 @@ fn policy_told_to_grpc(policy: &LbPolicy) -> LbPolicy {
         LbPolicy::Maglev(_) => LbPolicy::RingHash(RingHash::DEFAULT),
         LbPolicy::RingHash(config) => LbPolicy::RingHash(RingHash {
             function: RingFunction::XxHash,
+            balance: None,
             ..*config
         }),
         LbPolicy::RoundRobin | LbPolicy::ClientSideWeightedRoundRobin(_) | LbPolicy::PickFirst { .. } => policy.clone(),
@@ -449,6 +466,7 @@ pub(super) fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
                 for (weight, health, metadata) in members {
                     let port = 1 + all.len() as u16;
                     all.push(Endpoint {
+                        hostname: (weight % 3 == 0).then(|| format!("host-{weight}:80").into()),
                         health,
                         priority,
                         metadata: Arc::new(metadata),
@@ -516,7 +534,11 @@ fn common_lbs() -> impl Strategy<Value = CommonLb> {
 }
 
 fn bytes_of<R: Resource>(bytes: Vec<u8>) -> R {
-    bytes_in(bytes, &context())
+    let trusted = Context {
+        trusted: true,
+        ..context()
+    };
+    bytes_in(bytes, &trusted)
 }
 
 pub(super) fn bytes_in<R: Resource>(bytes: Vec<u8>, context: &Context) -> R {

@@ -176,7 +176,12 @@ fn in_envoys_profile_what_is_not_served_keeps_its_place_and_fails_its_calls() {
     let not_served: [fn(&mut route::RouteConfiguration); 5] = [
         |proto| action(proto).cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".into())),
         |proto| action(proto).cluster_specifier = Some(ClusterSpecifier::ClusterSpecifierPlugin("x".into())),
-        |proto| action(proto).path_rewrite_policy = Some(Default::default()),
+        |proto| {
+            action(proto).path_rewrite_policy = Some(crate::proto::core::TypedExtensionConfig {
+                name: "other".into(),
+                typed_config: Some(Default::default()),
+            })
+        },
         |proto| first_route(proto).action = Some(route::route::Action::FilterAction(Default::default())),
         |proto| {
             let body = core::DataSource {
@@ -493,4 +498,86 @@ fn matches_without_regard_to_case() {
         (&read.path, read.ignore_case),
         (&PathMatch::Prefix("/a.B".into()), true)
     );
+}
+
+/// gRFC A81: an endpoint's name takes the place of the authority where the control plane is trusted; Envoy asks nobody.
+#[test]
+fn endpoints_name_authorities_where_they_may() {
+    let trusted = Context {
+        trusted: true,
+        ..context()
+    };
+    for (context, value, expected) in [
+        (context(), true, false),
+        (trusted, true, true),
+        (envoy(), true, true),
+        (envoy(), false, false),
+    ] {
+        let mut proto = routes_proto();
+        let auto = route::route_action::HostRewriteSpecifier::AutoHostRewrite(protobuf::BoolValue { value });
+        action(&mut proto).host_rewrite_specifier = Some(auto);
+        let decoded = decode::<RouteTree>(&raw(&proto), &context).unwrap();
+        let tree = decoded.value.unwrap();
+        let rewrite = &tree.virtual_hosts[0].routes[0].forward().unwrap().rewrite;
+        let host = rewrite.as_ref().and_then(|rewrite| rewrite.host.clone());
+        assert_eq!(
+            host,
+            expected.then_some(mesh_core::config::HostRewrite::Endpoint),
+            "{context:?} {value}"
+        );
+        assert_eq!(
+            decoded.notes.len(),
+            usize::from(value && !expected),
+            "{:?}",
+            decoded.notes
+        );
+    }
+}
+
+#[test]
+fn templates_that_are_none_are_refused() {
+    use crate::proto::core::TypedExtensionConfig;
+    use crate::proto::pack;
+    use crate::proto::path::{r#match::UriTemplateMatchConfig, rewrite::UriTemplateRewriteConfig};
+    use route::route_match::PathSpecifier;
+    let extension = |config| {
+        Some(TypedExtensionConfig {
+            name: "t".into(),
+            typed_config: config,
+        })
+    };
+    let shape = |text: &str| {
+        Some(pack(&UriTemplateMatchConfig {
+            path_template: text.into(),
+        }))
+    };
+    let new = |text: &str| {
+        let path_template_rewrite = text.into();
+        Some(pack(&UriTemplateRewriteConfig { path_template_rewrite }))
+    };
+    let field = |matched, rewritten: Option<_>| {
+        let mut proto = routes_proto();
+        if let Some(matched) = matched {
+            matches(&mut proto).path_specifier = Some(PathSpecifier::PathMatchPolicy(extension(matched).unwrap()));
+        }
+        action(&mut proto).path_rewrite_policy = rewritten.and_then(extension);
+        decode::<RouteTree>(&raw(&proto), &context())
+            .unwrap()
+            .value
+            .map_err(|error| error.field().to_owned())
+    };
+    const MATCH: &str = "virtual_hosts[0].routes[0].match.path_match_policy.typed_config";
+    const REWRITE: &str = "virtual_hosts[0].routes[0].route.path_rewrite_policy.typed_config";
+    assert!(field(Some(shape("/{a}/{b}")), Some(new("/{b}/{a}"))).is_ok());
+    assert_eq!(field(Some(None), None).unwrap_err(), MATCH);
+    assert_eq!(field(Some(new("/a")), None).unwrap_err(), MATCH);
+    assert_eq!(
+        field(Some(shape("/{a")), None).unwrap_err(),
+        format!("{MATCH}.path_template")
+    );
+    // Of a route that matches otherwise, without a configuration, and with a variable that is not there.
+    assert_eq!(field(None, Some(new("/a"))).unwrap_err(), REWRITE);
+    assert_eq!(field(Some(shape("/{a}")), Some(None)).unwrap_err(), REWRITE);
+    let unknown = field(Some(shape("/{a}")), Some(new("/{b}"))).unwrap_err();
+    assert_eq!(unknown, format!("{REWRITE}.path_template_rewrite"));
 }

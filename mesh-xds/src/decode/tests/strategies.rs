@@ -5,9 +5,9 @@ use std::time::Duration;
 use mesh_core::config::{
     Abort, Action, AppendAction, Delay, DirectResponse, Fault, FaultAbort, FaultDelay, FilterKind, FilterOverride,
     Forward, Fraction, HashBy, HashCookie, HashPolicy, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch, HeaderRules,
-    HeaderTest, HostRewrite, Mirror, Override, PathMatch, PathRewrite, Pattern, Per, QueryMatch, QueryTest, Redirect,
-    RedirectPath, Rewrite, RouteMatch, Session, SessionCookie, SessionState, Split, Subject, Substitution,
-    WeightedCluster,
+    HeaderTest, HostRewrite, Mirror, Override, PathMatch, PathRewrite, PathTemplate, Pattern, Per, QueryMatch,
+    QueryTest, Redirect, RedirectPath, Rewrite, RouteMatch, Session, SessionCookie, SessionState, Split, Subject,
+    Substitution, WeightedCluster,
 };
 use proptest::prelude::*;
 
@@ -45,6 +45,8 @@ pub(super) fn route_matches() -> impl Strategy<Value = RouteMatch> {
         "[a-z/]{0,9}".prop_map(|prefix| PathMatch::Prefix(prefix.into())),
         "/[a-z/]{0,6}[a-z]".prop_map(|prefix| PathMatch::Segments(prefix.into())),
         "/[a-z]{1,4}[+*?]".prop_map(|source| PathMatch::Regex(Pattern::new(&source).unwrap())),
+        "/[a-z]{1,3}/\\{a\\}(/\\{b=x/\\*\\*\\}|[.]m)?"
+            .prop_map(|text| PathMatch::Template(PathTemplate::parse(&text).unwrap())),
     ];
     let test = prop_oneof![
         any::<bool>().prop_map(QueryTest::Present),
@@ -196,6 +198,7 @@ fn rewrites() -> impl Strategy<Value = Option<Box<Rewrite>>> {
         authorities().prop_map(HostRewrite::Literal),
         "x-[a-z]{1,5}".prop_map(|name| HostRewrite::Header(name.parse().unwrap())),
         substitutions().prop_map(HostRewrite::PathRegex),
+        Just(HostRewrite::Endpoint),
     ];
     (prop::option::of(host), any::<bool>(), prop::option::of(path_rewrites())).prop_map(|(host, forwarded, path)| {
         let any = host.is_some() || path.is_some();
