@@ -217,13 +217,11 @@ impl OutlierDetection {
             value.map(|at| at.value)
         };
         let split = fields.take("splitExternalLocalOriginErrors");
+        let [newer, older] =
+            ["consecutiveGatewayErrors", "consecutiveErrors"].map(|name| number(&mut fields, name, sink));
         let outlier = Self {
             consecutive_5xx: number(&mut fields, "consecutive5xxErrors", sink),
-            consecutive_gateway: number(&mut fields, "consecutiveGatewayErrors", sink).or(number(
-                &mut fields,
-                "consecutiveErrors",
-                sink,
-            )),
+            consecutive_gateway: newer.or(older),
             split: split.and_then(|value| value.boolean(sink)).is_some_and(|at| at.value),
             consecutive_local: number(&mut fields, "consecutiveLocalOriginFailures", sink),
             interval: time(&mut fields, "interval", sink).filter(|time| !time.is_zero()),
