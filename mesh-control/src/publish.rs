@@ -165,16 +165,13 @@ impl Publisher {
             self.cache.retire(&ClientScope::unnamed().namespace);
         }
         // Who was told what holds anywhere, or in a wider place, may be told of its own from now on.
-        let narrowed = |group: &&Box<str>| {
+        let narrowed = |group: &str| {
             let mut added = new.difference(groups);
-            added.any(|new| {
-                new.strip_prefix(&***group)
-                    .is_some_and(|rest| rest.starts_with(['@', '/']))
-            })
+            added.any(|new| new.strip_prefix(group).is_some_and(|rest| rest.starts_with(['@', '/'])))
         };
         groups
             .iter()
-            .filter(narrowed)
+            .filter(|group| narrowed(group))
             .for_each(|group| self.cache.retire(group));
         *groups = new;
     }

@@ -27,12 +27,7 @@ fn report(cpu: f64) -> Bytes {
 }
 
 /// Reports until nobody listens, in pieces of whatever length.
-async fn reports(
-    mut request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-    cpu: f64,
-    asked: Arc<Mutex<Vec<u8>>>,
-) {
+async fn reports(mut request: Request<RecvStream>, mut respond: SendResponse<Bytes>, cpu: f64, asked: &Mutex<Vec<u8>>) {
     let mut wanted = Vec::new();
     while let Some(Ok(data)) = request.body_mut().data().await {
         wanted.extend_from_slice(&data);
@@ -68,7 +63,7 @@ async fn each_connected_host_is_asked_in_one_stream_as_long_as_it_knows_the_meth
                 }
                 opened.fetch_add(1, Ordering::Relaxed);
                 match cpu {
-                    Some(cpu) => reports(request, respond, cpu, asked).await,
+                    Some(cpu) => reports(request, respond, cpu, &asked).await,
                     None => say_grpc(respond, "12"),
                 }
             }

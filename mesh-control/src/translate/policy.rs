@@ -40,7 +40,7 @@ pub(super) fn resolve<'a>(
     port: u32,
 ) -> Option<Resolved<'a>> {
     let with_policy = rules.iter().find(|rule| rule.spec.policy.is_some());
-    let rule = with_policy.or(rules.first())?;
+    let rule = with_policy.or_else(|| rules.first())?;
     let mut resolved = Resolved {
         meta: &rule.meta,
         load_balancer: None,
