@@ -238,7 +238,7 @@ fn consistent_hashing_names_a_policy_and_what_routes_hash() {
     let (lb, by) = told("{httpHeaderName: x-user}");
     assert!(matches!(by, HashBy::Header { rewrite: None, .. }), "{by:?}");
     assert_eq!(lb, ring);
-    assert_eq!(told("{useSourceIp: true}"), (ring.clone(), HashBy::SourceIp));
+    assert_eq!(told("{useSourceIp: true}"), (ring, HashBy::SourceIp));
     let (lb, by) = told("{httpQueryParameterName: user, maglev: {tableSize: 251}}");
     assert_eq!(
         (lb, by),

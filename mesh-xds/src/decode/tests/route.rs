@@ -177,7 +177,7 @@ fn in_envoys_profile_what_is_not_served_keeps_its_place_and_fails_its_calls() {
         |proto| action(proto).cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".into())),
         |proto| action(proto).cluster_specifier = Some(ClusterSpecifier::ClusterSpecifierPlugin("x".into())),
         |proto| {
-            action(proto).path_rewrite_policy = Some(crate::proto::core::TypedExtensionConfig {
+            action(proto).path_rewrite_policy = Some(core::TypedExtensionConfig {
                 name: "other".into(),
                 typed_config: Some(Default::default()),
             })
