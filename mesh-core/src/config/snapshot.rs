@@ -89,6 +89,11 @@ impl Snapshot {
         self.inbound.get(address)
     }
 
+    /// What is asked of the clients of every server that was asked for, by its address.
+    pub fn inbounds(&self) -> &SharedMap<Arc<str>, Resolved<Inbound>> {
+        &self.inbound
+    }
+
     /// Whether both say the same, whatever their numbers.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.targets == other.targets && self.clusters == other.clusters && self.inbound == other.inbound
