@@ -11,6 +11,8 @@
 //! |---|---|
 //! | [`config`] | what is wanted: routes, clusters, endpoints, policies, and the consistent [`config::Snapshot`] of them |
 //! | [`identity`] | who: SPIFFE ids, certificates, trust, and the rustls verifiers around them |
+//! | [`canonical`] | which one form a request has, whoever looks at it |
+//! | [`authorize`] | whether a request may pass |
 //! | [`route`] | which cluster |
 //! | [`balance`] | which endpoint |
 //! | [`retry`] | again or not |
@@ -25,8 +27,10 @@
 //! | [`hash`] | what endpoints and requests hash to |
 //! | [`report`] | what is counted |
 
+pub mod authorize;
 pub mod balance;
 pub mod breaker;
+pub mod canonical;
 pub mod config;
 pub mod deadline;
 pub mod entropy;

@@ -1,9 +1,11 @@
 //! The inbound assembly: what stands between a connection and the user's service, and in which order.
 
 use mesh_core::Link;
+use mesh_core::canonical::PathNormalization;
 use tower::Layer;
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
+use crate::canonical::{Canonical, CanonicalLayer};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
 use crate::telemetry::{Telemetry, TelemetryLayer};
@@ -25,6 +27,7 @@ use crate::telemetry::{Telemetry, TelemetryLayer};
 pub struct MeshLayer {
     telemetry: TelemetryLayer,
     authenticate: AuthenticateLayer,
+    canonical: CanonicalLayer,
 }
 
 impl MeshLayer {
@@ -33,6 +36,17 @@ impl MeshLayer {
         Self {
             telemetry: TelemetryLayer::new(link),
             authenticate: AuthenticateLayer::new(link),
+            canonical: CanonicalLayer::new(link),
+        }
+    }
+
+    /// How much of a path's spelling is taken away before a policy and the service see it. Default:
+    /// [`PathNormalization::DecodeAndMergeSlashes`]; a service whose names hold escaped slashes asks for less.
+    #[must_use]
+    pub fn paths(self, paths: PathNormalization) -> Self {
+        Self {
+            canonical: self.canonical.paths(paths),
+            ..self
         }
     }
 
@@ -53,15 +67,18 @@ impl Dangerous<MeshLayer> {
 }
 
 impl<S> Layer<S> for MeshLayer {
-    type Service = Telemetry<Authenticate<Deadline<S>>>;
+    type Service = Telemetry<Authenticate<Canonical<Deadline<S>>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         // Outermost: what is refused below is a request, too, and counts as one.
         self.telemetry.layer(
             // Before anything that would act for the sender.
             self.authenticate.layer(
-                // Around the handler and nothing else: who is refused has no say in how long.
-                DeadlineLayer.layer(inner),
+                // Before anybody asks what the request is: all behind this see the same.
+                self.canonical.layer(
+                    // Around the handler and nothing else: who is refused has no say in how long.
+                    DeadlineLayer.layer(inner),
+                ),
             ),
         )
     }

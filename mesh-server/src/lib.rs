@@ -34,9 +34,11 @@ mod accept;
 pub mod admin;
 pub mod authenticate;
 mod bare;
+pub mod canonical;
 mod dangerous;
 pub mod deadline;
 mod layer;
+mod refusal;
 mod serve;
 pub mod telemetry;
 #[cfg(test)]
@@ -48,6 +50,7 @@ pub use accept::{Acceptor, ConnectionInfo, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, Me
 pub use bare::FromHyper;
 pub use dangerous::Dangerous;
 pub use layer::MeshLayer;
+pub use refusal::{MaybeRefused, ResponseFuture};
 pub use serve::{DRAIN_TIMEOUT, Drained, Listen, MAX_CONNECTIONS, Serving, serve};
 
 /// The request body that [`serve()`] hands to services.

@@ -4,6 +4,7 @@
 //! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
 //! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
 
+mod authorization;
 mod breakers;
 mod cluster;
 mod common_lb;
@@ -23,6 +24,10 @@ mod snapshot;
 mod time;
 mod units;
 
+pub use authorization::{
+    Authorization, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction,
+    RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TooManyRules,
+};
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};

@@ -23,17 +23,27 @@ pub(super) fn without_port(authority: &str) -> Option<&str> {
 }
 
 fn best<'a>(tree: &'a RouteTree, authorities: &[Option<&str>]) -> Option<&'a VirtualHost> {
-    let ranked = tree.virtual_hosts.iter().filter_map(|host| {
+    let hosts = tree.virtual_hosts.iter();
+    best_of(hosts.map(|host| (&*host.domains, host)), authorities)
+}
+
+/// What is said of the domains that fit a canonical authority best, with its port and without, as [`virtual_host`] compares.
+pub(crate) fn best_host<'a, T>(hosts: impl Iterator<Item = (&'a [Domain], T)>, authority: &str) -> Option<T> {
+    best_of(hosts, &[Some(authority), without_port(authority)])
+}
+
+fn best_of<'a, T>(hosts: impl Iterator<Item = (&'a [Domain], T)>, authorities: &[Option<&str>]) -> Option<T> {
+    let ranked = hosts.filter_map(|(domains, host)| {
         let ranks = authorities
             .iter()
             .flatten()
-            .flat_map(|name| host.domains.iter().filter_map(|d| rank(d, name)));
+            .flat_map(|name| domains.iter().filter_map(|d| rank(d, name)));
         Some((ranks.max()?, host))
     });
     // The first of equals wins: a repeated domain is the later one's fault.
-    let mut best: Option<((u8, usize), &VirtualHost)> = None;
+    let mut best: Option<((u8, usize), T)> = None;
     for (rank, host) in ranked {
-        if best.is_none_or(|(other, _)| rank > other) {
+        if best.as_ref().is_none_or(|(other, _)| rank > *other) {
             best = Some((rank, host));
         }
     }

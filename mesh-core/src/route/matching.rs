@@ -10,7 +10,7 @@ use super::head::joined;
 use crate::config::{HeaderMatch, HeaderTest, PathMatch, QueryMatch, QueryTest, RouteMatch, Subject};
 
 /// All but the fraction, for which something is drawn.
-pub(super) fn takes(matches: &RouteMatch, head: &RequestHead<'_>) -> bool {
+pub(crate) fn takes(matches: &RouteMatch, head: &RequestHead<'_>) -> bool {
     takes_path(matches, head.path())
         && (!matches.grpc || head.is_grpc())
         && matches.headers.iter().all(|test| header_passes(test, head))
@@ -39,7 +39,7 @@ fn takes_path(matches: &RouteMatch, path: &str) -> bool {
 
 /// Whether a header passes (Envoy `HeaderMatcher`).
 pub(super) fn header_passes(header: &HeaderMatch, head: &RequestHead<'_>) -> bool {
-    passes(header, head.value(&header.subject))
+    header_passes_as(header, head.value(&header.subject))
 }
 
 /// The same where nothing but headers is to be looked at: an answer's, say. What else a head has counts as absent.
@@ -49,10 +49,11 @@ pub(crate) fn header_passes_in(header: &HeaderMatch, headers: &HeaderMap) -> boo
         Subject::Authority => joined(headers, &HOST),
         Subject::Unseen(_) | Subject::Method | Subject::Scheme | Subject::Path => None,
     };
-    passes(header, value)
+    header_passes_as(header, value)
 }
 
-fn passes(header: &HeaderMatch, value: Option<Cow<'_, [u8]>>) -> bool {
+/// The same of a value that was found somehow, or was not.
+pub(crate) fn header_passes_as(header: &HeaderMatch, value: Option<Cow<'_, [u8]>>) -> bool {
     let value = match value {
         Some(value) => value,
         None if header.missing_is_empty => b"".as_slice().into(),

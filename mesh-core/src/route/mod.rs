@@ -22,9 +22,10 @@ pub use edits::{Answer, Edits};
 pub use fault::{Aborted, Injection, faults_of, inject};
 pub use hash::{Caller, Hashed, cookie, hash, set_cookie};
 pub use head::RequestHead;
+pub(crate) use host::best_host;
 pub use host::virtual_host;
 pub use index::HostIndex;
-pub(crate) use matching::header_passes_in;
+pub(crate) use matching::{header_passes_as, header_passes_in, takes};
 pub use redirect::location;
 pub use rewrite::InvalidRewrite;
 
@@ -35,7 +36,7 @@ pub use rewrite::InvalidRewrite;
 pub fn first_match(routes: &[Arc<Route>], head: &RequestHead<'_>, draw: &mut Draw) -> Option<usize> {
     let mut lot = None;
     routes.iter().position(|route| {
-        matching::takes(&route.matches, head)
+        takes(&route.matches, head)
             && (route.matches.fraction).is_none_or(|part| part.holds(*lot.get_or_insert_with(|| draw.next())))
     })
 }

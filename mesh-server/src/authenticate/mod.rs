@@ -8,8 +8,6 @@
 //! RBAC filter. What comes by a connection that the rules admit no longer is unavailable: the peer may come again, and is judged
 //! again.
 
-mod body;
-mod future;
 mod layer;
 
 use std::task::{Context, Poll};
@@ -20,12 +18,42 @@ use http_body::Body;
 use mesh_core::report::Tally;
 use tower::Service;
 
-pub use body::MaybeRefused;
-pub use future::ResponseFuture;
 pub use layer::AuthenticateLayer;
 
 use crate::accept::{ConnectionInfo, PeerIdentity};
-use future::Why;
+use crate::refusal::{MaybeRefused, Refusal, ResponseFuture};
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Nobody verified its sender, and nothing says that this is not needed.
+    NoPeer,
+    /// Its connection is no longer admitted.
+    Revoked,
+}
+
+impl Why {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPeer => "no_peer_identity",
+            Self::Revoked => "connection_revoked",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::NoPeer => "the peer is not a verified workload of the mesh",
+            Self::Revoked => "the connection is no longer admitted: make another",
+        }
+    }
+
+    fn refusal<B>(self, request: &Request<B>) -> Refusal {
+        match self {
+            Self::NoPeer => Refusal::forbidden(request, self.message()),
+            Self::Revoked => Refusal::unavailable(request, self.message()),
+        }
+    }
+}
 
 /// See [`AuthenticateLayer`].
 #[derive(Clone, Debug)]
@@ -54,7 +82,7 @@ where
             Err(why) => {
                 self.tally.count("request_refused", why.as_str());
                 tracing::warn!("request refused: {}", why.message());
-                ResponseFuture::refused(why, is_grpc(&request))
+                ResponseFuture::refused(why.refusal(&request))
             }
         }
     }
@@ -80,13 +108,6 @@ impl<S> Authenticate<S> {
     }
 }
 
-/// Whether the caller reads gRPC (the content type is `application/grpc`, or that with a suffix or parameter).
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
-    let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    matches!(rest, Some([] | [b'+' | b';', ..]))
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
@@ -104,6 +125,7 @@ mod tests {
 
     async fn call(layer: MeshLayer, content_type: &str) -> (u16, Option<String>, Bytes) {
         let request = Request::builder()
+            .header("host", "payment.shop")
             .header("content-type", content_type)
             .body(Empty::<Bytes>::new())
             .unwrap();

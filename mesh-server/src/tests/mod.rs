@@ -2,9 +2,11 @@
 //! paused clock take the place of sockets.
 
 mod admin;
+mod canonical;
 mod drain;
 mod lifetime;
 mod modes;
+mod odd;
 mod raw;
 mod services;
 mod strict;

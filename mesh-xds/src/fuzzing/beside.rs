@@ -1,5 +1,5 @@
-//! What reaches a client beside the stream of its configuration: the answers of the services for load and status, and files
-//! that somebody else writes.
+//! What reaches a client beside the stream of its configuration: the answers of the services for load and status, files
+//! that somebody else writes, and what endpoints report of themselves.
 //!
 //! Whatever they hold, a client stays within its bounds, what is understood is understood the same way twice, and what is
 //! not has a reason that is short.
@@ -7,7 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use http::{HeaderMap, HeaderValue};
 use mesh_core::report::Loads;
+use mesh_core::report::orca::{self, Metric};
 
 use crate::client::load::state::{LoadState, MAX_INTERVAL, MIN_INTERVAL};
 use crate::credentials::token::Token;
@@ -18,6 +22,8 @@ use crate::wire::bytes;
 
 /// The most bytes of a reason.
 const MAX_REASON_BYTES: usize = 1024;
+/// The most bytes of a report of an endpoint that is looked at.
+const MAX_ORCA_BYTES: usize = 4096;
 /// More reports than follow one answer.
 const MAX_REPORTS: usize = 4;
 
@@ -90,6 +96,46 @@ pub fn trust_bundle_map(file: &[u8]) {
     }
 }
 
+/// What an endpoint reports of its load: a header's value, and the message that the other forms carry. Every form says the
+/// same, and of a malformed one nothing is handed over.
+pub fn orca_report(input: &[u8]) {
+    if let Ok(value) = HeaderValue::from_bytes(input) {
+        for name in ["endpoint-load-metrics", "endpoint-load-metrics-bin"] {
+            figures(|each| {
+                orca::read(
+                    &HeaderMap::from_iter([(http::HeaderName::from_static(name), value.clone())]),
+                    each,
+                )
+            });
+        }
+    }
+    if input.len() <= MAX_ORCA_BYTES {
+        let message = figures(|each| orca::parse(input, each).is_some());
+        for text in [STANDARD.encode(input), STANDARD_NO_PAD.encode(input)] {
+            let forms = [
+                ("endpoint-load-metrics-bin", text.clone()),
+                ("endpoint-load-metrics", format!("BIN {text}")),
+            ];
+            for (name, value) in forms {
+                let value = HeaderValue::try_from(value).expect("base64 is a header's value");
+                let headers = HeaderMap::from_iter([(http::HeaderName::from_static(name), value)]);
+                assert_eq!(figures(|each| orca::read(&headers, each)), message, "{name}");
+            }
+        }
+    }
+}
+
+/// What `read` hands over, by name and to the bit; `None` where it was malformed.
+fn figures(read: impl FnOnce(&mut dyn FnMut(Metric<'_>, f64)) -> bool) -> Option<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    let well_formed = read(&mut |metric, value: f64| {
+        assert!(value.is_finite() && (value >= 0.0 || matches!(metric, Metric::Named(_))));
+        found.push((format!("{metric:?}"), value.to_bits()));
+    });
+    assert!(well_formed || found.is_empty(), "a malformed report was used");
+    well_formed.then_some(found)
+}
+
 /// Inputs by target.
 pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     const JWT: &[u8] = b"eyJhbGciOiJub25lIn0.eyJleHAiOjQxMDI0NDQ4MDB9.c2ln\n";
@@ -97,6 +143,11 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
 {"kty":"EC","use":"x509-svid","x5c":["MAA="]},{"use":"jwt-svid"}]},"b.example":{}}}"#;
     const PEM: &[u8] = b"text\n-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n\
 -----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
+    const TEXT: &[u8] = b"TEXT cpu_utilization=0.5,named_metrics.q=-1e3,eps=2";
+    const JSON: &[u8] =
+        br#"JSON {"cpu_utilization":0.5,"rps_fractional":9,"named_metrics":{"q":-1},"request_cost":{}}"#;
+    // Field 1 is 0.5, field 8 is a name and 2.
+    const MESSAGE: &[u8] = b"\x09\0\0\0\0\0\0\xe0\x3f\x42\x0c\x0a\x01q\x11\0\0\0\0\0\0\0\x40";
     let asks = |interval| {
         bytes::load_response(crate::wire::load::LoadResponse {
             clusters: vec!["c".into()],
@@ -114,5 +165,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("token", "without-an-end", b"e30.e30.".to_vec()),
         ("pem_file", "both", PEM.into()),
         ("trust_bundle_map", "two", MAP.into()),
+        ("orca_report", "text", TEXT.into()),
+        ("orca_report", "json", JSON.into()),
+        ("orca_report", "message", MESSAGE.into()),
     ]
 }

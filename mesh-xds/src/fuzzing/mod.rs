@@ -28,7 +28,7 @@ use crate::wire::{Delta, Raw, Sotw, bytes};
 
 use resource::{check, read, read_by};
 
-pub use beside::{load_response, pem_file, status_response, token, trust_bundle_map};
+pub use beside::{load_response, orca_report, pem_file, status_response, token, trust_bundle_map};
 pub use disk::disk_copy;
 pub use seeds::seeds;
 
@@ -36,7 +36,7 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("listener", listener),
     ("route", route),
     ("cluster", cluster),
@@ -58,6 +58,7 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("token", token),
     ("pem_file", pem_file),
     ("trust_bundle_map", trust_bundle_map),
+    ("orca_report", orca_report),
 ];
 
 /// A `Listener`.

@@ -34,7 +34,7 @@ use crate::proto::protobuf::{Any, UInt32Value, UInt64Value};
 /// How deep policies may nest (gRFC A52).
 const MAX_DEPTH: usize = 16;
 /// What stands in for a policy that is not had: Istio's default, and the best of those that look at nothing but load.
-const FALLBACK: LbPolicy = LbPolicy::LEAST_REQUEST;
+pub(super) const FALLBACK: LbPolicy = LbPolicy::LEAST_REQUEST;
 
 /// Policies that are known and not had, by the last part of their type's URL.
 const NOT_HAD: [&str; 3] = [

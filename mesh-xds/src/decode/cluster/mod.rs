@@ -33,9 +33,15 @@ impl Resource for ClusterSpec {
 
     fn decode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
         let discovery = discovery::discovery(proto, context, notes)?;
+        let by_authority = discovery == Discovery::OriginalDestination;
         let (lb, around) = lb::policy(proto, notes)?;
+        // Nobody chooses among endpoints where the request says where it goes, whatever else is written there.
+        let (lb, around) = match by_authority {
+            true => (lb::FALLBACK, lb::Around::default()),
+            false => (lb, around),
+        };
         let cluster = Cluster {
-            by_authority: discovery == Discovery::OriginalDestination,
+            by_authority,
             lb,
             common_lb: common_lb::common_lb(proto, around, context, notes)?,
             tls_matches: tls_matches(proto, context, notes)?,

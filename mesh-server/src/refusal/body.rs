@@ -1,4 +1,4 @@
-//! The body of the room's answer.
+//! The body of the answer of a room that may refuse.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -32,9 +32,11 @@ impl<B> MaybeRefused<B> {
         }
     }
 
-    pub(super) fn refused(text: Bytes) -> Self {
+    pub(super) fn refused(text: &'static str) -> Self {
         Self {
-            kind: Kind::Refused { text },
+            kind: Kind::Refused {
+                text: Bytes::from_static(text.as_bytes()),
+            },
         }
     }
 }

@@ -1,0 +1,175 @@
+//! Whether a request may pass: [`Authorization`] applied to what is known of it.
+//!
+//! Pure and without a look at anything but its arguments: the same facts have the same answer. The request is canonical already
+//! ([`crate::canonical`]), so there is one path and one authority to be asked about.
+//!
+//! Where a request leaves room for two readings, the one counts that lets less through. That is a header with several values:
+//! Envoy and gRFC A41 look at them joined with `,`, and a handler may look at the first or the last. So a test of such a header
+//! is made of the joined value and of each; a policy that denies matches when one of them passes, a policy that allows when all
+//! do, and a negation turns that about.
+//!
+//! Nothing is allocated, except to join the values of a header that has several and that a policy asks about.
+
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{Authorization, FilterRules, HostRules, Rbac, RbacAction, RbacFilter};
+use crate::identity::SpiffeId;
+use crate::route::RequestHead;
+use rules::Lean;
+
+/// What is known of a connection, and of a request where there is one.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Where the connection comes from, as the socket says.
+    pub source: Option<IpAddr>,
+    /// Where it was made to.
+    pub destination: Option<SocketAddr>,
+    /// The server name (SNI) of its handshake.
+    pub server_name: Option<&'a str>,
+    /// Who proved to be at the other end.
+    pub peer: Option<&'a SpiffeId>,
+    /// The head of the request; without one, tests of it do not hold.
+    pub head: Option<RequestHead<'a>>,
+}
+
+/// Which policy decided, or would have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matched<'a> {
+    /// The filter's name.
+    pub filter: &'a str,
+    /// The policy's; `None`: there is none that allows.
+    pub policy: Option<&'a str>,
+}
+
+/// What was noticed on the way and changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice<'a> {
+    /// A rule of a dry run would have refused.
+    WouldDeny(Matched<'a>),
+    /// A rule of a dry run matched and would have let it pass.
+    WouldAllow(Matched<'a>),
+    /// A rule that only reports matched (Istio AUDIT).
+    Audited(Matched<'a>),
+}
+
+impl Authorization {
+    /// Whether a connection may stay: `Err` names what is against it.
+    ///
+    /// # Errors
+    ///
+    /// When it may not.
+    pub fn connection_passes<'a>(
+        &'a self,
+        facts: &Facts<'_>,
+        notice: &mut dyn FnMut(Notice<'a>),
+    ) -> Result<(), Matched<'a>> {
+        let facts = Facts { head: None, ..*facts };
+        let mut filters = self.connection().iter();
+        filters.try_for_each(|filter| passes(filter, &filter.rules, &facts, notice))
+    }
+
+    /// Whether a request may pass: `Err` names what is against it. That of its connection is asked again, so that a rule that came
+    /// since holds for the next request.
+    ///
+    /// # Errors
+    ///
+    /// When it may not.
+    pub fn request_passes<'a>(
+        &'a self,
+        facts: &Facts<'_>,
+        notice: &mut dyn FnMut(Notice<'a>),
+    ) -> Result<(), Matched<'a>> {
+        if !self.connection().is_empty() {
+            self.connection_passes(facts, notice)?;
+        }
+        let replaced = match (facts.head, self.hosts()) {
+            (None, _) | (_, []) => None,
+            (Some(head), hosts) => host(hosts, &head),
+        };
+        for filter in self.request() {
+            let rules = match &replaced {
+                None => &filter.rules,
+                Some((host, head)) => in_place(host, head, &filter.name).unwrap_or(&filter.rules),
+            };
+            passes(filter, rules, facts, notice)?;
+        }
+        Ok(())
+    }
+}
+
+/// The rules of the authority, found as routes are.
+fn host<'a, 'h>(hosts: &'a [HostRules], head: &RequestHead<'h>) -> Option<(&'a HostRules, RequestHead<'h>)> {
+    let found = crate::route::best_host(hosts.iter().map(|host| (&*host.domains, host)), head.authority());
+    found.map(|host| (host, *head))
+}
+
+/// What a route, or its host, puts in the place of a filter (gRFC A41: the most specific counts).
+fn in_place<'a>(host: &'a HostRules, head: &RequestHead<'_>, filter: &str) -> Option<&'a FilterRules> {
+    let route = host
+        .routes
+        .iter()
+        .find(|route| crate::route::takes(&route.matches, head));
+    let of_route = route.into_iter().flat_map(|route| &route.replaced);
+    let mut all = of_route.chain(&host.replaced);
+    all.find(|replaced| *replaced.filter == *filter)
+        .map(|replaced| &replaced.with)
+}
+
+fn passes<'a>(
+    filter: &'a RbacFilter,
+    rules: &'a FilterRules,
+    facts: &Facts<'_>,
+    notice: &mut dyn FnMut(Notice<'a>),
+) -> Result<(), Matched<'a>> {
+    let by = |policy| Matched {
+        filter: &filter.name,
+        policy,
+    };
+    if let Some(shadow) = &rules.shadow {
+        match judge(shadow, facts) {
+            Judged::Denied(policy) => notice(Notice::WouldDeny(by(policy))),
+            Judged::Allowed(Some(policy)) => notice(Notice::WouldAllow(by(Some(policy)))),
+            Judged::Audited(policy) => notice(Notice::Audited(by(Some(policy)))),
+            Judged::Allowed(None) => {}
+        }
+    }
+    let Some(enforced) = &rules.enforced else {
+        return Ok(());
+    };
+    match judge(enforced, facts) {
+        Judged::Denied(policy) => Err(by(policy)),
+        Judged::Audited(policy) => {
+            notice(Notice::Audited(by(Some(policy))));
+            Ok(())
+        }
+        Judged::Allowed(_) => Ok(()),
+    }
+}
+
+/// What a set of policies comes to, and by which of them.
+enum Judged<'a> {
+    Allowed(Option<&'a str>),
+    Denied(Option<&'a str>),
+    Audited(&'a str),
+}
+
+fn judge<'a>(rules: &'a Rbac, facts: &Facts<'_>) -> Judged<'a> {
+    let lean = match rules.action {
+        RbacAction::Allow => Lean::ToNo,
+        RbacAction::Deny | RbacAction::Log => Lean::ToYes,
+    };
+    let mut policies = rules.policies.iter();
+    let matched = policies.find(|policy| rules::matches(policy, facts, lean));
+    let matched = matched.map(|policy| &*policy.name);
+    match (rules.action, matched) {
+        (RbacAction::Allow, Some(name)) => Judged::Allowed(Some(name)),
+        (RbacAction::Deny, Some(name)) => Judged::Denied(Some(name)),
+        (RbacAction::Log, Some(name)) => Judged::Audited(name),
+        (RbacAction::Allow, None) => Judged::Denied(None),
+        (RbacAction::Deny | RbacAction::Log, None) => Judged::Allowed(None),
+    }
+}

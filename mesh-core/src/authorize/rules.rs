@@ -1,0 +1,98 @@
+//! Whether a policy's tests hold.
+
+use super::Facts;
+use crate::config::{HeaderMatch, PermissionTest, PrincipalTest, RbacPolicy, Rule, StringMatch, Subject};
+use crate::route::header_passes_as;
+
+/// Which answer counts where a request has room for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lean {
+    ToYes,
+    ToNo,
+}
+
+impl Lean {
+    fn turned(self) -> Self {
+        match self {
+            Self::ToYes => Self::ToNo,
+            Self::ToNo => Self::ToYes,
+        }
+    }
+}
+
+pub(super) fn matches(policy: &RbacPolicy, facts: &Facts<'_>, lean: Lean) -> bool {
+    // Who is asked first: most policies are about somebody else, and that costs one comparison.
+    policy.principals.iter().any(|rule| holds(rule, facts, lean))
+        && policy.permissions.iter().any(|rule| holds(rule, facts, lean))
+}
+
+/// Recursion is bounded by [`Authorization::MAX_DEPTH`](crate::config::Authorization::MAX_DEPTH).
+fn holds<T: Test>(rule: &Rule<T>, facts: &Facts<'_>, lean: Lean) -> bool {
+    match rule {
+        Rule::Always => true,
+        Rule::All(rules) => rules.iter().all(|rule| holds(rule, facts, lean)),
+        Rule::Any(rules) => rules.iter().any(|rule| holds(rule, facts, lean)),
+        Rule::Not(rule) => !holds(&**rule, facts, lean.turned()),
+        Rule::Is(test) => test.holds(facts, lean),
+    }
+}
+
+trait Test {
+    fn holds(&self, facts: &Facts<'_>, lean: Lean) -> bool;
+}
+
+impl Test for PermissionTest {
+    fn holds(&self, facts: &Facts<'_>, lean: Lean) -> bool {
+        match self {
+            Self::Header(header) => header_holds(header, facts, lean),
+            Self::Path(test) => path_holds(test, facts),
+            Self::DestinationIp(range) => facts.destination.is_some_and(|address| range.contains(address.ip())),
+            Self::DestinationPorts(start, end) => {
+                let port = facts.destination.map(|address| u32::from(address.port()));
+                port.is_some_and(|port| (*start..*end).contains(&port))
+            }
+            Self::ServerName(test) => test.is_match(facts.server_name.unwrap_or_default().as_bytes()),
+        }
+    }
+}
+
+impl Test for PrincipalTest {
+    fn holds(&self, facts: &Facts<'_>, lean: Lean) -> bool {
+        match self {
+            Self::Peer(None) => facts.peer.is_some(),
+            Self::Peer(Some(test)) => facts.peer.is_some_and(|peer| test.is_match(peer.as_str().as_bytes())),
+            Self::Source(range) => facts.source.is_some_and(|source| range.contains(source)),
+            Self::Header(header) => header_holds(header, facts, lean),
+            Self::Path(test) => path_holds(test, facts),
+        }
+    }
+}
+
+fn path_holds(test: &StringMatch, facts: &Facts<'_>) -> bool {
+    facts.head.is_some_and(|head| test.is_match(head.path().as_bytes()))
+}
+
+fn header_holds(header: &HeaderMatch, facts: &Facts<'_>, lean: Lean) -> bool {
+    let Some(head) = &facts.head else {
+        return false;
+    };
+    if let Subject::Header(name) = &header.subject {
+        let mut values = head.headers.get_all(name).iter();
+        if values.next().is_some() && values.next().is_some() {
+            let mut values = head.headers.get_all(name).iter();
+            let joined = head.value(&header.subject);
+            return match lean {
+                Lean::ToYes => {
+                    header_passes_as(header, joined)
+                        || values.any(|value| header_passes_as(header, Some(value.as_bytes().into())))
+                }
+                Lean::ToNo => {
+                    header_passes_as(header, joined)
+                        && values.all(|value| header_passes_as(header, Some(value.as_bytes().into())))
+                }
+            };
+        }
+        return header_passes_as(header, head.headers.get(name).map(|value| value.as_bytes().into()));
+    }
+    header_passes_as(header, head.value(&header.subject))
+}

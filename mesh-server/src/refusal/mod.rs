@@ -1,0 +1,93 @@
+//! How a request is refused, by whichever room: in the words that its sender understands.
+//!
+//! gRPC reads a status in headers without a body (trailers-only), everybody else an HTTP status and a line of text. Neither says
+//! anything of the policy, or of the request. One future and one body for all rooms that refuse.
+
+mod body;
+mod future;
+
+use http::header::{CONNECTION, CONTENT_TYPE};
+use http::{HeaderValue, Request, StatusCode, Version};
+use mesh_core::canonical::NotCanonical;
+
+pub use body::MaybeRefused;
+pub use future::ResponseFuture;
+
+/// INTERNAL, PERMISSION_DENIED and UNAVAILABLE (gRPC status codes).
+const INTERNAL: &str = "13";
+const PERMISSION_DENIED: &str = "7";
+const UNAVAILABLE: &str = "14";
+
+/// Why a request goes no further, and in which form its sender is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: &'static str,
+    grpc: bool,
+    closes: bool,
+}
+
+impl Refusal {
+    /// The sender may not.
+    pub(crate) fn forbidden<B>(request: &Request<B>, message: &'static str) -> Self {
+        Self::new(request, StatusCode::FORBIDDEN, PERMISSION_DENIED, message)
+    }
+
+    /// Not now, or not here.
+    pub(crate) fn unavailable<B>(request: &Request<B>, message: &'static str) -> Self {
+        Self::new(request, StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, message)
+    }
+
+    /// The request has no canonical form. Who writes such requests over HTTP/1.1 may disagree about where they end, too: the
+    /// connection closes. gRPC's own servers answer 400 and INTERNAL.
+    pub(crate) fn malformed<B>(request: &Request<B>, reason: NotCanonical) -> Self {
+        Self {
+            closes: request.version() < Version::HTTP_2,
+            ..Self::new(request, StatusCode::BAD_REQUEST, INTERNAL, reason.message())
+        }
+    }
+
+    fn new<B>(request: &Request<B>, status: StatusCode, code: &'static str, message: &'static str) -> Self {
+        let grpc = is_grpc(request);
+        Self {
+            // A gRPC status travels in a successful answer, except where HTTP itself was broken.
+            status: if grpc && status != StatusCode::BAD_REQUEST {
+                StatusCode::OK
+            } else {
+                status
+            },
+            code,
+            message,
+            grpc,
+            closes: false,
+        }
+    }
+
+    fn response<R>(self) -> http::Response<MaybeRefused<R>> {
+        const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+        const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+        let text = if self.grpc { "" } else { self.message };
+        let mut response = http::Response::new(MaybeRefused::refused(text));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        if self.grpc {
+            headers.insert(CONTENT_TYPE, GRPC);
+            headers.insert("grpc-status", HeaderValue::from_static(self.code));
+            headers.insert("grpc-message", HeaderValue::from_static(self.message));
+        } else {
+            headers.insert(CONTENT_TYPE, TEXT);
+        }
+        if self.closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Whether the caller reads gRPC (the content type is `application/grpc`, or that with a suffix or parameter).
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    matches!(rest, Some([] | [b'+' | b';', ..]))
+}
