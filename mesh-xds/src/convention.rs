@@ -9,6 +9,10 @@ pub(crate) const SDS_IDENTITY: &str = "default";
 /// The secret that is the roots the workload trusts (Istio).
 pub(crate) const SDS_ROOTS: &str = "ROOTCA";
 
+/// An identity that nobody can have: its trust domain is nobody's (RFC 2606), and no SPIFFE id ends with a slash. Clients and
+/// servers of another make take an empty list of names for "anybody", so this is how they are told of nobody.
+pub(crate) const NOBODY: &str = "spiffe://nobody.invalid/";
+
 /// How the names of secrets begin that are files of the client (istiod): a certificate and its key, and roots.
 pub(crate) const SDS_CERTIFICATE_FILES: &str = "file-cert:";
 pub(crate) const SDS_ROOTS_FILE: &str = "file-root:";

@@ -18,6 +18,8 @@ pub(crate) use envoy_types::pb::envoy::extensions::clusters::aggregate::v3 as ag
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{fault::v3 as fault, router::v3 as router};
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+#[cfg(feature = "server")]
+pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies as lb;
 pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 pub(crate) use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;

@@ -37,7 +37,7 @@ pub enum Profile {
 
 impl Profile {
     /// By what the node says of itself.
-    pub(super) fn of(node: &Node) -> Self {
+    pub(crate) fn of(node: &Node) -> Self {
         let is_istio = node.id.split('~').count() == 4;
         match is_istio && node.metadata_text("GENERATOR") != Some("grpc") {
             true => Self::Envoy,

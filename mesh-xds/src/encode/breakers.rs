@@ -36,7 +36,7 @@ fn thresholds(priority: RoutingPriority, of: &Thresholds, retries: &RetryLimits,
     // The limits of retries are the cluster's. An Envoy has them for each priority, and where nothing is said makes three at
     // once; others read them off the default one.
     let (max_retries, budget) = match dialect {
-        Dialect::Envoy(_) => (Some(retries.max.unwrap_or(of.max_requests)), retries.budget),
+        Dialect::Sidecar | Dialect::Envoy(_) => (Some(retries.max.unwrap_or(of.max_requests)), retries.budget),
         Dialect::Mesh | Dialect::Grpc if priority == RoutingPriority::Default => (retries.max, retries.budget),
         Dialect::Mesh | Dialect::Grpc => (None, None),
     };

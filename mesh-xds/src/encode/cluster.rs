@@ -25,13 +25,13 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         false => lb::lb(&cluster.lb, dialect),
     };
     let lb = match dialect {
-        Dialect::Mesh | Dialect::Envoy(_) => lb.starting(cluster.common_lb.slow_start),
+        Dialect::Mesh | Dialect::Sidecar | Dialect::Envoy(_) => lb.starting(cluster.common_lb.slow_start),
         // gRPC's other clients have no such thing.
         Dialect::Grpc => lb,
     };
     // Envoy knows no `lrs_server` of a cluster: its bootstrap says where it reports (`load_stats_config`), and it is asked there.
     let reporting = match dialect {
-        Dialect::Mesh | Dialect::Grpc => cluster.load_reporting.as_ref(),
+        Dialect::Mesh | Dialect::Grpc | Dialect::Sidecar => cluster.load_reporting.as_ref(),
         Dialect::Envoy(_) => None,
     };
     let kind = match cluster.by_authority {
@@ -59,7 +59,7 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         lrs_report_endpoint_metrics: reporting.map(metrics).unwrap_or_default(),
         transport_socket: socket(own_mode(cluster, dialect), dialect),
         transport_socket_matches: match dialect {
-            Dialect::Mesh | Dialect::Envoy(_) => {
+            Dialect::Mesh | Dialect::Sidecar | Dialect::Envoy(_) => {
                 let matches = cluster.tls_matches.iter();
                 matches.map(|one| tls_match(one, dialect)).collect()
             }

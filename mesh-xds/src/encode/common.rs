@@ -1,12 +1,13 @@
 //! Writers of what several resources hold.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_core::config::{Fraction, Per};
 
 use crate::proto::core::{
-    AggregatedConfigSource, ApiVersion, ConfigSource, RuntimeFractionalPercent, SelfConfigSource,
-    config_source::ConfigSourceSpecifier,
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, RuntimeFractionalPercent, SelfConfigSource,
+    SocketAddress, address, config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
 };
 use crate::proto::percent::{FractionalPercent, fractional_percent::DenominatorType};
 use crate::proto::protobuf;
@@ -24,6 +25,17 @@ pub(super) fn duration(value: Duration) -> protobuf::Duration {
             seconds: seconds as i64,
             nanos: value.subsec_nanos() as i32,
         },
+    }
+}
+
+/// An IP address and a port.
+pub(super) fn address(of: SocketAddr) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: of.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(of.port().into())),
+            ..SocketAddress::default()
+        })),
     }
 }
 

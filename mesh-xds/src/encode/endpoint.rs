@@ -8,11 +8,8 @@ use std::sync::Arc;
 
 use mesh_core::config::{ClusterName, DropOverload, Endpoint, Health, Localities, Locality, Metadata, Weight};
 
-use super::common::{texts, uint};
-use crate::proto::core::{
-    Address, HealthStatus, Locality as LocalityProto, Metadata as MetadataProto, SocketAddress, address,
-    socket_address::PortSpecifier,
-};
+use super::common::{address, texts, uint};
+use crate::proto::core::{HealthStatus, Locality as LocalityProto, Metadata as MetadataProto};
 use crate::proto::endpoint::{
     ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, LocalityLbEndpoints,
     cluster_load_assignment::{Policy, policy::DropOverload as DropProto},
@@ -94,11 +91,6 @@ fn locality(priority: u32, group: &[&Endpoint], weights: &Weights<'_>) -> Locali
 }
 
 fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
-    let socket = SocketAddress {
-        address: endpoint.address.ip().to_string(),
-        port_specifier: Some(PortSpecifier::PortValue(endpoint.address.port().into())),
-        ..SocketAddress::default()
-    };
     let health = match endpoint.health {
         Health::Healthy => HealthStatus::Healthy,
         Health::Degraded => HealthStatus::Degraded,
@@ -110,9 +102,7 @@ fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
         metadata: metadata(&endpoint.metadata),
         load_balancing_weight: uint(endpoint.weight.0),
         host_identifier: Some(HostIdentifier::Endpoint(EndpointProto {
-            address: Some(Address {
-                address: Some(address::Address::SocketAddress(socket)),
-            }),
+            address: Some(address(endpoint.address)),
             ..EndpointProto::default()
         })),
     }

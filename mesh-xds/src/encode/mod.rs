@@ -6,10 +6,14 @@
 //! | | our client | gRPC (C-core, Go, Java, Node) | Envoy |
 //! |---|---|---|---|
 //! | listeners | API listener per target | the same | socket per port ([`socket`]) |
+//! | servers' listeners | filter chains per address ([`inbound`]) | the same | none |
 //! | route configurations | per target's tree | the same | per port, merged ([`egress`]) |
 //! | balancing | as configured | what all of them take ([`lb`]): C-core refuses LEAST_REQUEST by its number | as configured |
 //! | certificates | provider instances | the same | SDS names `default` and `ROOTCA` ([`tls`]) |
 //! | endpoints | with a weight on every locality, none of them empty | the same | the same |
+//!
+//! A client of ours whose node is a sidecar's ([`Profile::Envoy`]) is told what an Envoy is, and its servers' listeners in
+//! Istio's shape. An Envoy would have to be told to which address it passes calls on, which a listener of ours does not say.
 
 mod action;
 mod breakers;
@@ -20,6 +24,7 @@ mod endpoint;
 mod fault;
 mod hash;
 mod headers;
+mod inbound;
 mod lb;
 mod listener;
 mod matcher;
@@ -35,9 +40,10 @@ mod tls;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, Localities, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, Inbound, Localities, RouteTree};
 use prost::Message;
 
+use crate::bootstrap::Profile;
 use crate::convention::OUR_USER_AGENT;
 use crate::node::Node;
 
@@ -58,6 +64,8 @@ pub(crate) enum Dialect {
     Mesh,
     /// Any other gRPC client. C-core refuses a cluster with LEAST_REQUEST, so everyone is told ROUND_ROBIN in its place.
     Grpc,
+    /// Our own client as a sidecar, which reads what Envoys are told. Its listeners catch every address.
+    Sidecar,
     /// Envoy, whose listeners bind this address.
     Envoy(IpAddr),
 }
@@ -66,13 +74,26 @@ impl Dialect {
     /// What to speak with this node.
     pub(crate) fn of(node: &Node) -> Result<Self, NotAnAddress> {
         match &*node.user_agent {
-            OUR_USER_AGENT => Ok(Self::Mesh),
+            OUR_USER_AGENT => Ok(match Profile::of(node) {
+                Profile::Grpc => Self::Mesh,
+                Profile::Envoy => Self::Sidecar,
+            }),
             ENVOY_USER_AGENT => match node.metadata_text(EGRESS_BIND) {
                 None => Ok(Self::Envoy(EGRESS_ADDRESS)),
                 Some(text) => text.parse().map(Self::Envoy).map_err(|_| NotAnAddress(text.into())),
             },
             _ => Ok(Self::Grpc),
         }
+    }
+
+    /// Whether our own client is spoken with.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Mesh | Self::Sidecar)
+    }
+
+    /// Whether resources have the shape that Envoy knows.
+    fn is_envoys(self) -> bool {
+        matches!(self, Self::Sidecar | Self::Envoy(_))
     }
 }
 
@@ -100,6 +121,11 @@ pub(crate) fn socket_listener(address: IpAddr, port: u16, faults: &[FaultFilter]
 /// The name of that listener.
 pub(crate) fn socket_name(port: u16) -> String {
     socket::name(port)
+}
+
+/// What a server accepts connections by.
+pub(crate) fn inbound(inbound: &Inbound, shape: Profile) -> Vec<u8> {
+    inbound::listener(inbound, shape).encode_to_vec()
 }
 
 /// A route configuration.

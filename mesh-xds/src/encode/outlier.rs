@@ -45,8 +45,7 @@ pub(super) fn outlier(outlier: &OutlierDetection, dialect: Dialect) -> Proto {
 
 /// By gRFC A50's rule one host of few may go at any percentage but 0. An Envoy must be told so.
 fn by_rounding(outlier: &OutlierDetection, dialect: Dialect) -> bool {
-    let envoy = matches!(dialect, Dialect::Envoy(_));
-    envoy && outlier.rules == OutlierRules::Grpc && outlier.max_ejection_percent > Percent::ZERO
+    dialect.is_envoys() && outlier.rules == OutlierRules::Grpc && outlier.max_ejection_percent > Percent::ZERO
 }
 
 fn percent(value: Percent) -> Option<UInt32Value> {

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use mesh_core::config::FaultFilter;
 
-use super::common::ads;
+use super::common::{address, ads};
 use super::listener::filters;
-use crate::proto::core::{Address, SocketAddress, TrafficDirection, address, socket_address::PortSpecifier};
+use crate::proto::core::TrafficDirection;
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
 use crate::proto::listener::{Filter, FilterChain, Listener, filter::ConfigType};
 use crate::proto::pack;
@@ -21,6 +21,14 @@ const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager"
 
 pub(super) fn name(port: u16) -> String {
     format!("egress_{port}")
+}
+
+/// The network filter that speaks HTTP.
+pub(super) fn connection_manager(manager: &HttpConnectionManager) -> Filter {
+    Filter {
+        name: CONNECTION_MANAGER.into(),
+        config_type: Some(ConfigType::TypedConfig(pack(manager))),
+    }
 }
 
 pub(super) fn listener(ip: IpAddr, port: u16, faults: &[FaultFilter]) -> Listener {
@@ -34,22 +42,11 @@ pub(super) fn listener(ip: IpAddr, port: u16, faults: &[FaultFilter]) -> Listene
         })),
         ..HttpConnectionManager::default()
     };
-    let filter = Filter {
-        name: CONNECTION_MANAGER.into(),
-        config_type: Some(ConfigType::TypedConfig(pack(&manager))),
-    };
-    let socket = SocketAddress {
-        address: ip.to_string(),
-        port_specifier: Some(PortSpecifier::PortValue(port.into())),
-        ..SocketAddress::default()
-    };
     Listener {
         name: name(port),
-        address: Some(Address {
-            address: Some(address::Address::SocketAddress(socket)),
-        }),
+        address: Some(address((ip, port).into())),
         filter_chains: vec![FilterChain {
-            filters: vec![filter],
+            filters: vec![connection_manager(&manager)],
             ..FilterChain::default()
         }],
         traffic_direction: TrafficDirection::Outbound as i32,

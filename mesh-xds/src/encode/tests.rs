@@ -48,6 +48,17 @@ fn the_dialect_is_chosen_by_the_name_of_the_software() {
     for (agent, bind, expected) in cases {
         assert_eq!(Dialect::of(&node(agent, bind)), expected, "{agent} {bind:?}");
     }
+    // Of our own, the node's.
+    let sidecar = |generator: Option<&str>| Node {
+        id: "sidecar~10.0.0.1~a.shop~shop.svc.cluster.local".into(),
+        metadata: generator
+            .map(|generator| ("GENERATOR".into(), generator.into()))
+            .into_iter()
+            .collect(),
+        ..node(OUR_USER_AGENT, None)
+    };
+    assert_eq!(Dialect::of(&sidecar(None)), Ok(Dialect::Sidecar));
+    assert_eq!(Dialect::of(&sidecar(Some("grpc"))), Ok(Dialect::Mesh));
 }
 
 #[test]

@@ -9,13 +9,17 @@
 //! bootstrap, where they are read from files beside it: no private key ever crosses the stream.
 //!
 //! A cluster that expects nobody is one that nothing may be sent to, but foreign clients take an empty list for "anybody".
-//! They are told to expect an identity that nobody can have.
+//! They are told to expect an identity that nobody can have, and so is ours, which knows it.
 
-use mesh_core::config::{Credential, MutualTls, NameKind, NameMatch, Roots, StringMatch, TlsOrigination};
+use mesh_core::config::{
+    Credential, ExpectedPeers, MutualTls, NameKind, NameMatch, Roots, StringMatch, TlsOrigination,
+};
+
+use prost::{Message, Name};
 
 use super::Dialect;
 use super::matcher::string_match;
-use crate::convention::{PROVIDED, PROVIDED_FILES, PROVIDER};
+use crate::convention::{NOBODY, PROVIDED, PROVIDED_FILES, PROVIDER, SDS_IDENTITY, SDS_ROOTS};
 use crate::proto::core::{DataSource, TransportSocket, data_source::Specifier, transport_socket::ConfigType};
 use crate::proto::pack;
 use crate::proto::raw_buffer::RawBuffer;
@@ -32,13 +36,8 @@ use crate::proto::tls::{
 const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
 /// The name by which Envoy knows the one that does nothing.
 const RAW_SOCKET: &str = "envoy.transport_sockets.raw_buffer";
-/// The SDS names of the workload's certificate and of the roots (Istio's sidecars use the same).
-const CERTIFICATE_SECRET: &str = "default";
-const ROOTS_SECRET: &str = "ROOTCA";
 /// What our servers negotiate.
 const ALPN: &str = "h2";
-/// In a top-level domain that is nobody's (RFC 2606).
-const NOBODY: &str = "spiffe://nobody.invalid/";
 
 /// The socket that does nothing, where one must be named (Envoy refuses a match without).
 pub(super) fn raw_buffer() -> TransportSocket {
@@ -50,17 +49,21 @@ pub(super) fn raw_buffer() -> TransportSocket {
 
 pub(super) fn upstream(mutual: &MutualTls, dialect: Dialect) -> TransportSocket {
     let common = match dialect {
-        Dialect::Mesh | Dialect::Grpc => with_providers(mutual, dialect),
-        Dialect::Envoy(_) => with_secrets(mutual),
+        Dialect::Mesh | Dialect::Grpc => with_providers(mutual),
+        Dialect::Sidecar | Dialect::Envoy(_) => with_secrets(mutual),
     };
-    let context = UpstreamTlsContext {
+    socket(&UpstreamTlsContext {
         common_tls_context: Some(common),
         sni: mutual.sni.clone().unwrap_or_default().into(),
         ..UpstreamTlsContext::default()
-    };
+    })
+}
+
+/// The TLS socket of this context.
+pub(super) fn socket<M: Message + Name>(context: &M) -> TransportSocket {
     TransportSocket {
         name: TLS_SOCKET.into(),
-        config_type: Some(ConfigType::TypedConfig(pack(&context))),
+        config_type: Some(ConfigType::TypedConfig(pack(context))),
     }
 }
 
@@ -68,6 +71,7 @@ pub(super) fn upstream(mutual: &MutualTls, dialect: Dialect) -> TransportSocket 
 /// knows.
 #[allow(deprecated, reason = "the deprecated list is the one that is of any kind")]
 pub(super) fn outside(outside: &TlsOrigination, dialect: Dialect) -> TransportSocket {
+    // What our control plane names has names of its own where our client reads them.
     let envoy = matches!(dialect, Dialect::Envoy(_));
     let mut validation = CertificateValidationContext {
         match_typed_subject_alt_names: outside.names.iter().filter_map(named).collect(),
@@ -91,8 +95,8 @@ pub(super) fn outside(outside: &TlsOrigination, dialect: Dialect) -> TransportSo
     }
     match &outside.shown {
         None => {}
-        Some(Credential::Workload) if envoy => {
-            common.tls_certificate_sds_secret_configs = vec![secret(CERTIFICATE_SECRET)]
+        Some(Credential::Workload) if dialect.is_envoys() => {
+            common.tls_certificate_sds_secret_configs = vec![secret(SDS_IDENTITY)]
         }
         Some(Credential::Workload) => common.tls_certificate_provider_instance = instance(),
         Some(Credential::Named(name)) if envoy => common.tls_certificate_sds_secret_configs = vec![secret(name)],
@@ -117,15 +121,11 @@ pub(super) fn outside(outside: &TlsOrigination, dialect: Dialect) -> TransportSo
             ..CombinedCertificateValidationContext::default()
         }),
     });
-    let context = UpstreamTlsContext {
+    socket(&UpstreamTlsContext {
         common_tls_context: Some(common),
         sni: outside.sni.clone().unwrap_or_default().into(),
         ..UpstreamTlsContext::default()
-    };
-    TransportSocket {
-        name: TLS_SOCKET.into(),
-        config_type: Some(ConfigType::TypedConfig(pack(&context))),
-    }
+    })
 }
 
 fn named(name: &NameMatch) -> Option<SubjectAltNameMatcher> {
@@ -160,39 +160,18 @@ fn file(path: &std::path::Path) -> DataSource {
     }
 }
 
-#[allow(deprecated, reason = "the deprecated list is the one that gRPC enforces")]
-fn with_providers(mutual: &MutualTls, dialect: Dialect) -> CommonTlsContext {
-    let tests = match dialect {
-        // It knows that an empty list admits nobody.
-        Dialect::Mesh => mutual.expected.tests().to_vec(),
-        Dialect::Grpc | Dialect::Envoy(_) => expected(mutual),
-    };
-    let validation = CertificateValidationContext {
-        ca_certificate_provider_instance: instance(),
-        match_typed_subject_alt_names: tests.iter().map(typed).collect(),
-        match_subject_alt_names: tests.iter().map(string_match).collect(),
-        ..CertificateValidationContext::default()
-    };
+fn with_providers(mutual: &MutualTls) -> CommonTlsContext {
     CommonTlsContext {
         tls_certificate_provider_instance: instance(),
-        validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+        validation_context_type: Some(ValidationContextType::ValidationContext(CertificateValidationContext {
+            ca_certificate_provider_instance: instance(),
+            ..naming(&mutual.expected)
+        })),
         ..CommonTlsContext::default()
     }
 }
 
-#[allow(deprecated, reason = "the deprecated list is the one that others may enforce")]
 fn with_secrets(mutual: &MutualTls) -> CommonTlsContext {
-    let tests = expected(mutual);
-    let validation = CertificateValidationContext {
-        match_typed_subject_alt_names: tests.iter().map(typed).collect(),
-        match_subject_alt_names: tests.iter().map(string_match).collect(),
-        ..CertificateValidationContext::default()
-    };
-    let combined = CombinedCertificateValidationContext {
-        default_validation_context: Some(validation),
-        validation_context_sds_secret_config: Some(secret(ROOTS_SECRET)),
-        ..CombinedCertificateValidationContext::default()
-    };
     // As a client Envoy stops at TLS 1.2 unless it is told otherwise, and our servers begin at 1.3.
     let versions = TlsParameters {
         tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
@@ -200,17 +179,34 @@ fn with_secrets(mutual: &MutualTls) -> CommonTlsContext {
     };
     CommonTlsContext {
         tls_params: Some(versions),
-        tls_certificate_sds_secret_configs: vec![secret(CERTIFICATE_SECRET)],
+        tls_certificate_sds_secret_configs: vec![secret(SDS_IDENTITY)],
         alpn_protocols: vec![ALPN.into()],
-        validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
+        validation_context_type: Some(by_secret(naming(&mutual.expected))),
         ..CommonTlsContext::default()
     }
 }
 
-fn expected(mutual: &MutualTls) -> Vec<StringMatch> {
-    match mutual.expected.tests() {
-        [] => vec![StringMatch::Exact(NOBODY.into())],
-        tests => tests.to_vec(),
+/// These checks, and the roots that a sidecar has under their name.
+pub(super) fn by_secret(checks: CertificateValidationContext) -> ValidationContextType {
+    ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+        default_validation_context: Some(checks),
+        validation_context_sds_secret_config: Some(secret(SDS_ROOTS)),
+        ..CombinedCertificateValidationContext::default()
+    })
+}
+
+/// That a peer must be one of these.
+#[allow(deprecated, reason = "the deprecated list is the one that gRPC enforces")]
+pub(super) fn naming(expected: &ExpectedPeers) -> CertificateValidationContext {
+    let nobody = [StringMatch::Exact(NOBODY.into())];
+    let tests = match expected.tests() {
+        [] => &nobody[..],
+        tests => tests,
+    };
+    CertificateValidationContext {
+        match_typed_subject_alt_names: tests.iter().map(typed).collect(),
+        match_subject_alt_names: tests.iter().map(string_match).collect(),
+        ..CertificateValidationContext::default()
     }
 }
 
@@ -222,14 +218,14 @@ fn typed(test: &StringMatch) -> SubjectAltNameMatcher {
     }
 }
 
-fn secret(name: &str) -> SdsSecretConfig {
+pub(super) fn secret(name: &str) -> SdsSecretConfig {
     SdsSecretConfig {
         name: name.into(),
         sds_config: None,
     }
 }
 
-fn instance() -> Option<CertificateProviderPluginInstance> {
+pub(super) fn instance() -> Option<CertificateProviderPluginInstance> {
     Some(CertificateProviderPluginInstance {
         instance_name: PROVIDER.into(),
         certificate_name: String::new(),

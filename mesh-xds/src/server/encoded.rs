@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
 use mesh_core::config::{Cluster, ClusterName, FaultFilter, RouteTree};
 
+use crate::bootstrap::Profile;
 use crate::convention::PROVIDER;
 use crate::decode::{self, Context, Rejected, Resource};
 use crate::encode::{self, Dialect, EGRESS_ADDRESS};
@@ -33,6 +34,7 @@ pub(crate) type Names = BTreeSet<Arc<str>>;
 pub(crate) struct Encoded {
     mesh: View,
     grpc: View,
+    sidecar: View,
     /// For Envoys whose listeners are on the usual address.
     envoy: View,
     /// The ports of Envoy's listeners, with the filters of each.
@@ -60,6 +62,7 @@ pub struct Unpublishable {
 enum Kind {
     Refused(Rejected),
     TwoTrees(Arc<str>),
+    TwoListeners(Arc<str>),
 }
 
 impl Unpublishable {
@@ -67,7 +70,7 @@ impl Unpublishable {
     pub fn rejected(&self) -> Option<&Rejected> {
         match &self.kind {
             Kind::Refused(rejected) => Some(rejected),
-            Kind::TwoTrees(_) => None,
+            Kind::TwoTrees(_) | Kind::TwoListeners(_) => None,
         }
     }
 }
@@ -77,6 +80,7 @@ impl fmt::Display for Unpublishable {
         match &self.kind {
             Kind::Refused(_) => f.write_str("clients would refuse a resource of this snapshot"),
             Kind::TwoTrees(name) => write!(f, "two different route configurations are named {name:?}"),
+            Kind::TwoListeners(name) => write!(f, "two different listeners are named {name:?}"),
         }
     }
 }
@@ -85,17 +89,21 @@ impl std::error::Error for Unpublishable {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
             Kind::Refused(rejected) => Some(rejected),
-            Kind::TwoTrees(_) => None,
+            Kind::TwoTrees(_) | Kind::TwoListeners(_) => None,
         }
     }
 }
+
+/// Where the listeners of a client are that is a sidecar without a socket: on every address, by Istio's habit.
+const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 type Resources = BTreeMap<Arc<str>, Arc<[u8]>>;
 
 impl Encoded {
     /// Encodes and checks. Kinds whose resources are those of `previous` keep their version; the others get `generation`.
     pub(crate) fn new(snapshot: &Snapshot, previous: Option<&Self>, generation: u64) -> Result<Self, Unpublishable> {
-        let (listeners, trees) = listeners_and_trees(snapshot)?;
+        let (mut listeners, trees) = listeners_and_trees(snapshot)?;
+        serve(&mut listeners, snapshot, Profile::Grpc)?;
         let routes = written(trees.values().map(|tree| &***tree));
         let leading = leading(trees.values().map(|tree| &***tree));
         let served = || {
@@ -120,15 +128,18 @@ impl Encoded {
             .map(|(port, tree)| (port, tree.fault_filters))
             .collect();
         let sockets = sockets(&ports, EGRESS_ADDRESS);
+        let mut for_sidecars = self::sockets(&ports, EVERYWHERE);
+        serve(&mut for_sidecars, snapshot, Profile::Envoy)?;
         let for_mesh = clusters(Dialect::Mesh);
         let for_grpc = clusters(Dialect::Grpc);
-        check::<Listener>(&listeners)?;
-        check::<RouteTree>(&routes)?;
-        check::<RouteTree>(&egress_routes)?;
-        check::<Endpoints>(&endpoints)?;
+        check::<Listener>(&listeners, Profile::Grpc)?;
+        check::<Listener>(&for_sidecars, Profile::Envoy)?;
+        check::<RouteTree>(&routes, Profile::Grpc)?;
+        check::<RouteTree>(&egress_routes, Profile::Grpc)?;
+        check::<Endpoints>(&endpoints, Profile::Grpc)?;
         // Envoy's differ from these in the names of secrets alone.
-        check::<ClusterSpec>(&for_mesh)?;
-        check::<ClusterSpec>(&for_grpc)?;
+        check::<ClusterSpec>(&for_mesh, Profile::Grpc)?;
+        check::<ClusterSpec>(&for_grpc, Profile::Grpc)?;
         let leads = |view: fn(&Self) -> &View, kind: ResourceKind, resources: Resources, clusters| {
             let before = previous.map(|previous| view(previous).of(kind));
             match before {
@@ -156,20 +167,28 @@ impl Encoded {
                 extensions.clone(),
             ])
         };
+        let egress_routes = leads(|e| &e.envoy, ResourceKind::Route, egress_routes, egress_leading);
+        let envoy = |listeners, clusters| {
+            View([
+                listeners,
+                egress_routes.clone(),
+                clusters,
+                endpoints.clone(),
+                extensions.clone(),
+            ])
+        };
+        let cluster = |view, dialect| set(view, ResourceKind::Cluster, clusters(dialect));
         Ok(Self {
             mesh: grpc(set(|e| &e.mesh, ResourceKind::Cluster, for_mesh)),
             grpc: grpc(set(|e| &e.grpc, ResourceKind::Cluster, for_grpc)),
-            envoy: View([
+            sidecar: envoy(
+                set(|e| &e.sidecar, ResourceKind::Listener, for_sidecars),
+                cluster(|e| &e.sidecar, Dialect::Sidecar),
+            ),
+            envoy: envoy(
                 set(|e| &e.envoy, ResourceKind::Listener, sockets),
-                leads(|e| &e.envoy, ResourceKind::Route, egress_routes, egress_leading),
-                set(
-                    |e| &e.envoy,
-                    ResourceKind::Cluster,
-                    clusters(Dialect::Envoy(EGRESS_ADDRESS)),
-                ),
-                endpoints.clone(),
-                extensions.clone(),
-            ]),
+                cluster(|e| &e.envoy, Dialect::Envoy(EGRESS_ADDRESS)),
+            ),
             ports,
         })
     }
@@ -180,6 +199,7 @@ impl Encoded {
         match dialect {
             Dialect::Mesh => self.mesh.clone(),
             Dialect::Grpc => self.grpc.clone(),
+            Dialect::Sidecar => self.sidecar.clone(),
             Dialect::Envoy(EGRESS_ADDRESS) => self.envoy.clone(),
             Dialect::Envoy(address) => {
                 let mut view = self.envoy.clone();
@@ -209,6 +229,21 @@ fn sockets(ports: &[(u16, Vec<FaultFilter>)], address: IpAddr) -> Resources {
         (encode::socket_name(*port).into(), listener.into())
     };
     ports.iter().map(one).collect()
+}
+
+/// Adds what servers accept connections by, each under the name that its server asks for.
+fn serve(listeners: &mut Resources, snapshot: &Snapshot, shape: Profile) -> Result<(), Unpublishable> {
+    for (_, inbound) in snapshot.inbounds().iter() {
+        let Ok(inbound) = inbound else { continue };
+        let name: Arc<str> = (&*inbound.name).into();
+        let bytes: Arc<[u8]> = encode::inbound(inbound, shape).into();
+        let first = listeners.entry(Arc::clone(&name)).or_insert_with(|| Arc::clone(&bytes));
+        if *first != bytes {
+            let kind = Kind::TwoListeners(name);
+            return Err(Unpublishable { kind });
+        }
+    }
+    Ok(())
 }
 
 type Trees<'a> = BTreeMap<&'a Arc<str>, &'a Arc<RouteTree>>;
@@ -241,11 +276,11 @@ fn leading<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> BTreeMap<Arc<str>,
     trees.map(|tree| (Arc::clone(&tree.name), clusters(tree))).collect()
 }
 
-/// Reads everything back as a client would.
-fn check<R: Resource>(resources: &Resources) -> Result<(), Unpublishable> {
+/// Reads everything back as a client of this profile would.
+fn check<R: Resource>(resources: &Resources, profile: Profile) -> Result<(), Unpublishable> {
     let context = Context {
         provider: Some(PROVIDER.into()),
-        ..Context::default()
+        profile,
     };
     for bytes in resources.values() {
         let raw = Raw {

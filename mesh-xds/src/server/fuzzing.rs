@@ -144,8 +144,9 @@ where
     RequestOf<M>: Debug,
 {
     let dialect = match take_byte(&mut input) {
-        Some(which) if which % 3 == 1 => Dialect::Grpc,
-        Some(which) if which % 3 == 2 => Dialect::Envoy(EGRESS_ADDRESS),
+        Some(which) if which % 4 == 1 => Dialect::Grpc,
+        Some(which) if which % 4 == 2 => Dialect::Envoy(EGRESS_ADDRESS),
+        Some(which) if which % 4 == 3 => Dialect::Sidecar,
         _ => Dialect::Mesh,
     };
     let views = published(dialect);

@@ -159,7 +159,7 @@ impl<T: Told> Kinds<T> {
             };
             match self.dialect {
                 Dialect::Envoy(_) => self.warm(&renewed, &gone),
-                Dialect::Mesh | Dialect::Grpc => {}
+                Dialect::Mesh | Dialect::Grpc | Dialect::Sidecar => {}
             }
             if kind == ResourceKind::Route {
                 // Before something else is published.
@@ -193,7 +193,9 @@ impl<T: Told> Kinds<T> {
     fn cold_routes(&mut self, published: &View, now: Instant) -> BTreeSet<Arc<str>> {
         let [routes, clusters, endpoints] = [ResourceKind::Route, ResourceKind::Cluster, ResourceKind::Endpoints]
             .map(|kind| self.one[kind.index()].as_ref());
-        let (Some(routes), Some(clusters)) = (routes, clusters.filter(|clusters| clusters.is_wildcard())) else {
+        // A sidecar of ours uses no routes before it has all that they lead to, and asks for endpoints when it has read them.
+        let warms = clusters.filter(|clusters| clusters.is_wildcard() && self.dialect != Dialect::Sidecar);
+        let (Some(routes), Some(clusters)) = (routes, warms) else {
             return self.warming.none();
         };
         let is_warm = |name: &str| {

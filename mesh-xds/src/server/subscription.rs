@@ -186,7 +186,7 @@ impl Subscription {
     /// Tells our own client at once of names that do not exist (xRFC TP3), where others find out by waiting.
     fn absent(&mut self, kind: ResourceKind, set: &TypeSet, waits: &Waits, dialect: Dialect) -> Vec<ResourceError> {
         self.told_absent.retain(|name| !set.resources.contains_key(name));
-        if dialect != Dialect::Mesh {
+        if !dialect.is_ours() {
             return Vec::new();
         }
         let missing: Vec<Arc<str>> = self

@@ -37,6 +37,11 @@ impl IpPrefix {
         })
     }
 
+    /// Its first address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// How many bits count: of two ranges that hold an address, the one with more is the more specific.
     pub fn bits(&self) -> u8 {
         self.bits

@@ -18,6 +18,9 @@ use crate::bootstrap::{ListenerNames, Profile};
 use crate::client::cache::{Found, Sources};
 use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, ResourceKind, Routes};
 
+/// The listener that Istio's sidecars have all that is sent to their workload come to.
+const VIRTUAL_INBOUND: &str = "virtualInbound";
+
 /// How listeners are found.
 #[derive(Clone, Debug)]
 pub(crate) struct Naming {
@@ -198,17 +201,29 @@ impl Walk<'_> {
         }
     }
 
-    /// A sidecar has one listener for all that is sent to its workload, whose chains look at the port.
+    /// The listener made for the address, or else the one that a sidecar has for all that is sent to its workload, whose
+    /// chains look at the port. One for another address says nothing of this server.
     fn virtual_inbound(&mut self, address: &str) -> Option<Resolved<Inbound>> {
         if !self.sources.plain().is_complete::<Listener>() {
             self.misses_all::<Listener>();
             return None;
         }
-        let inbound = |(name, listener): (&Arc<str>, &Arc<Listener>)| match &**listener {
-            Listener::Inbound(inbound) => Some((Arc::clone(name), Arc::clone(inbound))),
+        let socket: Option<SocketAddr> = address.parse().ok();
+        let rank = |name: &str, inbound: &Inbound| match inbound.address {
+            own if Some(own) == socket => Some(0),
+            _ if *name == *VIRTUAL_INBOUND => Some(1),
             _ => None,
         };
-        let Some((name, inbound)) = self.sources.plain().values::<Listener>().find_map(inbound) else {
+        let cache = self.sources.plain();
+        let inbound = |(name, listener): (&Arc<str>, &Arc<Listener>)| match &**listener {
+            Listener::Inbound(inbound) => {
+                let rank = (cache.is_deleted::<Listener>(name), rank(name, inbound)?);
+                Some((rank, Arc::clone(name), Arc::clone(inbound)))
+            }
+            _ => None,
+        };
+        let all = cache.values::<Listener>().filter_map(inbound);
+        let Some((_, name, inbound)) = all.min_by_key(|(rank, ..)| *rank) else {
             let text = format!("the control plane has no inbound listener for the server at {address}");
             return Some(Err(no_listener(text)));
         };

@@ -12,6 +12,7 @@ mod listener;
 mod others;
 mod roundtrip;
 mod route;
+mod served;
 mod strategies;
 
 use std::fmt;

@@ -1,9 +1,6 @@
 //! What is encoded is decoded to the same value, of what other control planes say and ours never does: clusters of every kind,
 //! routes inside a listener, filters that are resources of their own. Production has no encoder for these; they are written
 //! here, out of what it does write wherever that is the same.
-//!
-//! What a server accepts (inbound listeners with filter chains) is not among them: what those are decoded to is written down by
-//! hand in [`istiod`](super::istiod) and [`listener`](super::listener).
 
 use std::time::Duration;
 

@@ -1,10 +1,9 @@
 //! What is encoded is decoded to the same value: all that our control plane sends, to each kind of client, over the whole of the
-//! model that it can say.
+//! model that it can say. Servers' listeners, in both of their shapes, are in [`served`](super::served).
 //!
-//! It never sends, and so has no encoder for: routes inside a listener, filters that are resources of their own (ECDS), clusters
-//! that are not EDS under their own name, and what a server accepts (inbound listeners with filter chains). Of all but the last
-//! the same is said in [`others`](super::others); what servers accept is written down by hand in the tables beside this, and
-//! that no bytes are fatal is fuzzed.
+//! It never sends, and so has no encoder for: routes inside a listener, filters that are resources of their own (ECDS), and
+//! clusters that are not EDS under their own name. Of those the same is said in [`others`](super::others), so that nothing of the
+//! model is left out. That no bytes are fatal is fuzzed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -523,17 +522,6 @@ pub(super) fn bytes_in<R: Resource>(bytes: Vec<u8>, context: &Context) -> R {
     decode::<R>(&raw, context).unwrap().value.unwrap()
 }
 
-/// To expect nobody is said to others by a name that nobody has: an empty list would be everybody to them.
-fn told_to_others(mode: &TlsMode) -> TlsMode {
-    match mode {
-        TlsMode::Mutual(mutual) if mutual.expected.tests().is_empty() => TlsMode::Mutual(MutualTls {
-            expected: ExpectedPeers::new(vec![StringMatch::Exact("spiffe://nobody.invalid/".into())]),
-            ..mutual.clone()
-        }),
-        other => other.clone(),
-    }
-}
-
 proptest! {
     #[test]
     fn routes_survive_the_wire(tree in trees()) {
@@ -570,21 +558,20 @@ proptest! {
         prop_assert_eq!(read, expected);
     }
 
-    /// As Envoy is told: what differs are the names of certificates, which are ours in another shape, and that the most retries are
-    /// always said. Outlier detection by Envoy's rules has a property of its own ([`limits`](super::limits)).
+    /// As a sidecar is told, of ours and of Envoy's make: what differs are the names of certificates, which are ours in another
+    /// shape, and that the most retries are always said. Outlier detection by Envoy's rules has a property of its own
+    /// ([`limits`](super::limits)).
     #[test]
-    fn clusters_survive_the_wire_to_a_sidecar(cluster in clusters()) {
+    fn clusters_survive_the_wire_to_a_sidecar(cluster in clusters(), ours in any::<bool>()) {
+        let dialect = if ours { Dialect::Sidecar } else { Dialect::Envoy(encode::EGRESS_ADDRESS) };
         // Credentials of TLS to the outside have names of their own at an Envoy; our control plane sends it none.
-        let inside = |mode: &TlsMode| !matches!(mode, TlsMode::Origination(_));
+        let inside = |mode: &TlsMode| ours || !matches!(mode, TlsMode::Origination(_));
         let tls = Some(cluster.tls.clone()).filter(inside).unwrap_or(TlsMode::Plaintext);
         let tls_matches = cluster.tls_matches.iter().filter(|one| inside(&one.mode)).cloned().collect();
         let cluster = Cluster { outlier: None, tls, tls_matches, ..cluster };
-        let told = encode::cluster(&cluster, Dialect::Envoy(encode::EGRESS_ADDRESS));
+        let told = encode::cluster(&cluster, dialect);
         let read = bytes_in::<ClusterSpec>(told, &envoy());
         prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
-        let tls_matches = cluster.tls_matches.iter();
-        let tls_matches = tls_matches.map(|one| TlsMatch { mode: told_to_others(&one.mode), ..one.clone() }).collect();
-        // It is not asked for load reports.
         let max = cluster.retry_limits.max.unwrap_or(cluster.breakers.default.max_requests);
         let retry_limits = RetryLimits { max: Some(max), ..cluster.retry_limits };
         // It knows no other rules of failover than its own.
@@ -592,8 +579,9 @@ proptest! {
             Failover::Spill => cluster.common_lb,
             Failover::FirstReady => CommonLb { slow_start: cluster.common_lb.slow_start, ..CommonLb::ENVOY },
         };
-        let tls = told_to_others(&cluster.tls);
-        let expected = Cluster { tls, tls_matches, load_reporting: None, retry_limits, common_lb, ..cluster };
+        // An Envoy is not asked for load reports.
+        let load_reporting = cluster.load_reporting.filter(|_| ours);
+        let expected = Cluster { load_reporting, retry_limits, common_lb, ..cluster };
         prop_assert_eq!(read.cluster, expected);
     }
 
@@ -602,15 +590,13 @@ proptest! {
         let read = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Mesh));
         prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
         prop_assert_eq!(&read.cluster, &cluster);
-        // For others only the balancing differs, that nobody is said by a name, that they know one kind of security and get
-        // the better one.
+        // For others only the balancing differs, and that they know one kind of security and get the better one.
         let told = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Grpc)).cluster;
         let secure = cluster.tls_matches.iter().map(|one| &one.mode).find(|mode| **mode != TlsMode::Plaintext);
         let tls = match (&cluster.tls, secure) {
             (TlsMode::Plaintext, Some(secure)) => secure.clone(),
             (own, _) => own.clone(),
         };
-        let tls = told_to_others(&tls);
         let lb = policy_told_to_grpc(&cluster.lb);
         let expected = Cluster { lb, common_lb: CommonLb::GRPC, tls, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use mesh_core::config::{ExpectedPeers, StringMatch};
 
 use super::refuse;
+use crate::convention::NOBODY;
 use crate::decode::{Fault, Notes, matcher};
 use crate::proto::tls::{CertificateValidationContext, subject_alt_name_matcher::SanType};
 
@@ -37,7 +38,7 @@ pub(super) fn expected(validation: &CertificateValidationContext, notes: &mut No
     }
     // A list without a URI in it still asks for something, which no peer here can show: it must not count as absent.
     let asks_typed = !validation.match_typed_subject_alt_names.is_empty();
-    agreed(typed, asks_typed, plain)
+    Ok(ExpectedPeers::new(somebody(agreed(typed, asks_typed, plain)?)))
 }
 
 /// Whether any name is asked for.
@@ -48,9 +49,9 @@ pub(super) fn are_named(validation: &CertificateValidationContext) -> bool {
 
 /// Peers must pass both lists where there are two: a peer that only one of them admits is not one that the control plane
 /// meant.
-fn agreed(typed: Vec<StringMatch>, asks_typed: bool, plain: Vec<StringMatch>) -> Result<ExpectedPeers, Fault> {
+fn agreed(typed: Vec<StringMatch>, asks_typed: bool, plain: Vec<StringMatch>) -> Result<Vec<StringMatch>, Fault> {
     if plain.is_empty() || !asks_typed {
-        return Ok(ExpectedPeers::new(distinct(typed.into_iter().chain(plain))));
+        return Ok(distinct(typed.into_iter().chain(plain)));
     }
     let wanted: HashSet<(u8, &str)> = plain.iter().map(key).collect();
     let both = distinct(typed.into_iter().filter(|test| wanted.contains(&key(test))));
@@ -60,7 +61,13 @@ fn agreed(typed: Vec<StringMatch>, asks_typed: bool, plain: Vec<StringMatch>) ->
             "has nothing in common with match_subject_alt_names: no peer could pass both",
         ));
     }
-    Ok(ExpectedPeers::new(both))
+    Ok(both)
+}
+
+/// Without the identity by which our control plane says "nobody".
+fn somebody(mut tests: Vec<StringMatch>) -> Vec<StringMatch> {
+    tests.retain(|test| !matches!(test, StringMatch::Exact(text) if **text == *NOBODY));
+    tests
 }
 
 fn distinct(tests: impl Iterator<Item = StringMatch>) -> Vec<StringMatch> {
