@@ -4,6 +4,7 @@
 mod admin;
 mod canonical;
 mod drain;
+mod floods;
 mod lifetime;
 mod modes;
 mod odd;
