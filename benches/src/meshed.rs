@@ -19,8 +19,8 @@ use mesh_client::connect::{Connecting, Io};
 use mesh_client::{Channel, use_connector};
 use mesh_core::Link;
 use mesh_core::config::{
-    Abort, Action, AppendAction, CircuitBreakers, Cluster, Delay, Domain, Endpoint, ExpectedPeers, Fault, FaultAbort,
-    FaultDelay, FaultFilter, Fraction, HeaderEdit, HeaderEdits, HeaderFormat, HeaderRules, HostRewrite, LoadReporting,
+    Abort, Action, AppendAction, CallFilter, CircuitBreakers, Cluster, Delay, Domain, Endpoint, ExpectedPeers, Fault,
+    FaultAbort, FaultDelay, Fraction, HeaderEdit, HeaderEdits, HeaderFormat, HeaderRules, HostRewrite, LoadReporting,
     Mirror, MutualTls, OutlierDetection, OutlierRules, RetryOn, RetryPolicy, Rewrite, Route, RouteTree, Snapshot,
     Split, Thresholds, TlsMode, VirtualHost,
 };
@@ -77,11 +77,8 @@ fn snapshot(server: &Server, asked: Asked) -> Result<Snapshot, Failure> {
     let host = VirtualHost::new("payment", vec![Domain::Any], vec![Arc::new(route)]);
     let mut tree = RouteTree::new("payment", vec![host]);
     if asked == Asked::Everything {
-        tree.fault_filters.push(FaultFilter {
-            name: "envoy.filters.http.fault".into(),
-            fault: Arc::new(fault()),
-            disabled: false,
-        });
+        tree.filters
+            .push(CallFilter::new("envoy.filters.http.fault", fault().into()));
     }
     let builder = Snapshot::builder().target("payment", Ok(Arc::new(tree)));
     Ok(builder

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use mesh_core::config::{ClusterName, Route};
 use mesh_core::retry::{Overrides, Rules};
+use mesh_core::route::Held;
 use tokio::time::Instant;
 
 use crate::cluster::{ClusterHandle, Extras};
@@ -44,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) time: CallTime,
     /// What the request hashes to, where its cluster's balancing goes by that.
     pub(crate) hash: Option<u64>,
+    /// Which host its session is with, as the caller says.
+    pub(crate) held: Option<Arc<Held>>,
 }
 
 /// What the deadline room found out of a call's time.
@@ -100,6 +103,7 @@ impl Call {
             asked: None,
             time: CallTime::default(),
             hash: None,
+            held: None,
         }
     }
 

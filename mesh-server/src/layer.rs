@@ -5,6 +5,7 @@ use mesh_core::canonical::PathNormalization;
 use tower::Layer;
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
+use crate::authorize::{Authorize, AuthorizeLayer};
 use crate::canonical::{Canonical, CanonicalLayer};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
@@ -28,6 +29,7 @@ pub struct MeshLayer {
     telemetry: TelemetryLayer,
     authenticate: AuthenticateLayer,
     canonical: CanonicalLayer,
+    authorize: AuthorizeLayer,
 }
 
 impl MeshLayer {
@@ -37,6 +39,7 @@ impl MeshLayer {
             telemetry: TelemetryLayer::new(link),
             authenticate: AuthenticateLayer::new(link),
             canonical: CanonicalLayer::new(link),
+            authorize: AuthorizeLayer::new(link),
         }
     }
 
@@ -61,13 +64,14 @@ impl Dangerous<MeshLayer> {
     pub fn plaintext(self) -> MeshLayer {
         MeshLayer {
             authenticate: self.0.authenticate.dangerous().plaintext(),
+            authorize: self.0.authorize.dangerous().plaintext(),
             ..self.0
         }
     }
 }
 
 impl<S> Layer<S> for MeshLayer {
-    type Service = Telemetry<Authenticate<Canonical<Deadline<S>>>>;
+    type Service = Telemetry<Authenticate<Canonical<Authorize<Deadline<S>>>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         // Outermost: what is refused below is a request, too, and counts as one.
@@ -76,8 +80,11 @@ impl<S> Layer<S> for MeshLayer {
             self.authenticate.layer(
                 // Before anybody asks what the request is: all behind this see the same.
                 self.canonical.layer(
-                    // Around the handler and nothing else: who is refused has no say in how long.
-                    DeadlineLayer.layer(inner),
+                    // Asked about what the handler will see, and of each request, whatever its connection was let in for.
+                    self.authorize.layer(
+                        // Around the handler and nothing else: who is refused has no say in how long.
+                        DeadlineLayer.layer(inner),
+                    ),
                 ),
             ),
         )

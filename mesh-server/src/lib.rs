@@ -33,6 +33,7 @@
 mod accept;
 pub mod admin;
 pub mod authenticate;
+pub mod authorize;
 mod bare;
 pub mod canonical;
 mod dangerous;

@@ -12,14 +12,19 @@
 
 pub(crate) use envoy_types::pb::envoy::admin::v3 as admin;
 pub(crate) use envoy_types::pb::envoy::config::{
-    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
+    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, rbac::v3 as rbac,
+    route::v3 as route,
 };
 pub(crate) use envoy_types::pb::envoy::extensions::clusters::aggregate::v3 as aggregate;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
-pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{fault::v3 as fault, router::v3 as router};
-pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{
+    fault::v3 as fault, rbac::v3 as rbac_http, router::v3 as router,
+};
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::network::{
+    http_connection_manager::v3 as hcm, rbac::v3 as rbac_network,
+};
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies as lb;
 pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 pub(crate) use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
@@ -32,10 +37,19 @@ pub(crate) use envoy_types::pb::envoy::service::{
 pub(crate) use envoy_types::pb::envoy::service::{
     discovery::v3 as discovery, load_stats::v3 as load_stats, status::v3 as status,
 };
+pub(crate) use envoy_types::pb::envoy::r#type::http::v3 as http;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use envoy_types::pb::envoy::r#type::v3 as percent;
 pub(crate) use envoy_types::pb::google::protobuf;
 pub(crate) use envoy_types::pb::google::rpc;
+
+/// `StatefulSession` and the states it may have.
+pub(crate) mod stateful_session {
+    pub(crate) use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::*;
+    pub(crate) use envoy_types::pb::envoy::extensions::http::stateful_session::{
+        cookie::v3 as cookie, header::v3 as header,
+    };
+}
 
 /// Packs a message with its type's URL.
 #[cfg(feature = "server")]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Cluster, ClusterName, DropOverload, Endpoint, Fault, FaultFilter, Inbound, Localities, Locality, Metadata,
+    CallFilter, Cluster, ClusterName, DropOverload, Endpoint, FilterKind, Inbound, Localities, Locality, Metadata,
     RouteTree, TimeLimits, Weight,
 };
 
@@ -103,8 +103,8 @@ pub(crate) struct Http {
     /// In order. Until each is known and needs nothing of this process, the routes must not be used: a filter that is not
     /// there may be the one that guards.
     pub(crate) extensions: Arc<[ExtensionRef]>,
-    /// The fault filters that stand in the listener itself, in order.
-    pub(crate) faults: Arc<[FaultFilter]>,
+    /// The filters that stand in the listener itself and do something to calls, in order.
+    pub(crate) filters: Arc<[CallFilter]>,
     /// What holds for streams where their routes say nothing.
     pub(crate) limits: TimeLimits,
 }
@@ -141,8 +141,8 @@ pub(crate) enum Filter {
     Router,
     /// One that does nothing here, and needs not.
     NoOp,
-    /// One that breaks calls on purpose.
-    Fault(Arc<Fault>),
+    /// One that does something to calls.
+    Call(FilterKind),
     /// One that would do something which is not done here: why the listener cannot be used, unless the filter is optional.
     Unsupported(Box<str>),
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use mesh_core::Snapshot;
 use mesh_core::config::{
-    ChainMatch, Clients, Cluster, Domain, Endpoint, ExpectedPeers, FilterChain, Inbound, InboundSecurity, IpPrefix,
-    ReasonKind, Route, Split, TlsMode, Traffic, Transport,
+    Authorization, ChainMatch, Clients, Cluster, Domain, Endpoint, ExpectedPeers, FilterChain, FilterRules, Inbound,
+    InboundSecurity, IpPrefix, Rbac, RbacAction, RbacFilter, ReasonKind, Route, Split, TlsMode, Traffic, Transport,
 };
 use mesh_xds::bootstrap::Protocol;
 use mesh_xds::client::Report;
@@ -51,6 +51,7 @@ fn chain(name: &str, matches: ChainMatch, security: InboundSecurity) -> FilterCh
         matches,
         security,
         traffic: Traffic::Http,
+        authorization: Arc::default(),
     }
 }
 
@@ -161,9 +162,9 @@ async fn a_sidecar_is_told_in_istios_shape(protocol: Protocol) {
     );
 }
 
-/// Of two servers under one name only one could be told.
+/// Two under one name, rules for connections, which gRPC's shape has no words for, a chain of bytes.
 #[tokio::test]
-async fn a_name_that_two_servers_have_and_a_chain_of_bytes_are_not_published() {
+async fn what_cannot_be_told_of_a_server_is_not_published() {
     let (cache, _) = start().await;
     let mut other = inbound("127.0.0.1:7001");
     other.name = inbound("127.0.0.1:7000").name;
@@ -174,6 +175,21 @@ async fn a_name_that_two_servers_have_and_a_chain_of_bytes_are_not_published() {
         error.to_string(),
         "two different listeners are named \"server/127.0.0.1:7000\""
     );
+    let mut guarded = inbound("127.0.0.1:7000");
+    let nobody = RbacFilter {
+        name: "rbac".into(),
+        rules: FilterRules {
+            enforced: Some(Rbac {
+                action: RbacAction::Allow,
+                policies: Vec::new(),
+            }),
+            shadow: None,
+        },
+    };
+    guarded.chains[0].authorization = Arc::new(Authorization::new(vec![nobody], Vec::new(), Vec::new()).unwrap());
+    let error = cache.publish("all", &snapshot([guarded])).unwrap_err();
+    let field = error.rejected().map(|rejected| rejected.field().to_owned());
+    assert_eq!(field.as_deref(), Some("filter_chains[0].filters[0].typed_config"));
     let mut bytes = inbound("127.0.0.1:7000");
     bytes.chains[0].traffic = Traffic::Tcp;
     let error = cache.publish("all", &snapshot([bytes])).unwrap_err();

@@ -22,6 +22,7 @@ mod modes;
 mod mtls;
 mod outlier;
 mod routing;
+mod sessions;
 mod split;
 mod static_stability;
 mod story;

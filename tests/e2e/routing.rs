@@ -12,8 +12,8 @@ use http_body_util::{BodyExt as _, Full};
 use mesh_client::{Channel, Error};
 use mesh_core::Link;
 use mesh_core::config::{
-    Abort, Action, AppendAction, Cluster, DirectResponse, Domain, Endpoint, Fault, FaultAbort, FaultFilter,
-    FaultOverride, Fraction, HeaderEdit, HeaderFormat, HeaderRules, Mirror, Override, PathMatch, PathRewrite,
+    Abort, Action, AppendAction, CallFilter, Cluster, DirectResponse, Domain, Endpoint, Fault, FaultAbort, FilterKind,
+    FilterOverride, Fraction, HeaderEdit, HeaderFormat, HeaderRules, Mirror, Override, PathMatch, PathRewrite,
     QueryMatch, QueryTest, Redirect, RedirectPath, Rewrite, Route, RouteTree, Snapshot, Split, TlsMode, VirtualHost,
 };
 use mesh_server::MeshLayer;
@@ -96,9 +96,9 @@ fn routes() -> Vec<Route> {
         abort: Abort::Http(StatusCode::IM_A_TEAPOT),
         body: "on purpose".into(),
     };
-    broken.faults = vec![FaultOverride {
+    broken.filter_overrides = vec![FilterOverride {
         filter: "fault".into(),
-        what: Override::With(Arc::new(Fault {
+        what: Override::With(FilterKind::from(Fault {
             abort: Some(abort),
             ..Fault::default()
         })),
@@ -146,11 +146,7 @@ async fn what_a_control_plane_says_of_a_route_is_done_to_a_call() {
     let cluster = |name: &str, endpoint| Cluster::new(name, TlsMode::Plaintext, vec![endpoint]);
     let routes = routes().into_iter().map(Arc::new).collect();
     let mut tree = RouteTree::new("shop", vec![VirtualHost::new("h", vec![Domain::Any], routes)]);
-    tree.fault_filters = vec![FaultFilter {
-        name: "fault".into(),
-        fault: Arc::default(),
-        disabled: false,
-    }];
+    tree.filters = vec![CallFilter::new("fault", Fault::default().into())];
     let snapshot = Snapshot::builder()
         .target("shop", Ok(Arc::new(tree)))
         .cluster(cluster("shop", server(shop_seen).await))

@@ -11,7 +11,7 @@ use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
 use mesh_core::balance::Ask;
-use mesh_core::config::{Carrier, ReasonKind, TlsMode};
+use mesh_core::config::{Carrier, TlsMode};
 use mesh_core::report::Counted;
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ use super::Shared;
 use super::answered::{answered, learn, unserved};
 use super::connecting::Connecting;
 use super::outside::Resolving;
-use super::pick::pick;
+use super::pick::{nobody, pick};
 use super::refused::refused;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
@@ -175,8 +175,7 @@ where
             selection: attempt.call.route.retry.hosts,
         };
         let Some(index) = pick(&set, attempt, ask, &mut draw) else {
-            let text = format!("cluster {:?} has no endpoint that may be called", set.cluster.name);
-            return Err(Error::unavailable(ReasonKind::NoEndpoints, text));
+            return Err(nobody(&set, attempt));
         };
         // Asked of the host and of every call: endpoints of one cluster may differ (Istio auto-mTLS).
         let secure = match set.hosts[index].tls().map(|mode| &**mode) {

@@ -26,7 +26,7 @@ pub(crate) use handle::ClusterHandle;
 pub(crate) use host::Host;
 pub use manager::AlreadyRunning;
 pub(crate) use manager::{ClusterManager, with_connector};
-pub(crate) use selector::{Extras, Selector, Target};
+pub(crate) use selector::{Extras, Leads, Selector, Target};
 pub(crate) use set::HostSet;
 pub use status::{BreakerStatus, ClusterStatus, EjectedEndpoint, PriorityStatus, Usage, clusters};
 

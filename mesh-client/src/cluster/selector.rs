@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{ClusterName, Fault, Mirror, Reason, Route, RouteTree, VirtualHost};
-use mesh_core::route::{Edits, faults_of};
+use mesh_core::config::{ClusterName, Fault, Mirror, Reason, Route, RouteTree, Session, VirtualHost};
+use mesh_core::route::{Edits, faults_of, session_of};
 
 use super::ClusterHandle;
 
@@ -34,6 +34,8 @@ pub(crate) struct Selector {
 pub(crate) struct Leads {
     /// In the order of its split; empty for a route that sends nothing on.
     pub(crate) shares: Vec<Share>,
+    /// Whether calls to any of them are kept with a host.
+    pub(crate) has_sessions: bool,
     /// What is done to answers that the route gives by itself.
     pub(crate) own: Option<Arc<Edits>>,
 }
@@ -44,6 +46,8 @@ pub(crate) struct Share {
     pub(crate) cluster: Live,
     /// `None` for most: a call that asks for nothing besides pays for one look at it.
     pub(crate) extras: Option<Arc<Extras>>,
+    /// How its calls are kept with one host.
+    pub(crate) session: Option<Arc<Session>>,
 }
 
 /// A live cluster, or why there is none.
@@ -73,6 +77,7 @@ impl Leads {
         let Some(forward) = route.forward() else {
             return Self {
                 shares: Vec::new(),
+                has_sessions: false,
                 own: Edits::of(tree, host, route, None).map(Arc::new),
             };
         };
@@ -89,10 +94,13 @@ impl Leads {
             Share {
                 cluster: live(&share.cluster),
                 extras: (!extras.is_empty()).then(|| Arc::new(extras)),
+                session: session_of(tree, host, route, share).cloned(),
             }
         });
+        let shares: Vec<Share> = shares.collect();
         Self {
-            shares: shares.collect(),
+            has_sessions: shares.iter().any(|share| share.session.is_some()),
+            shares,
             own: None,
         }
     }

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mesh_core::balance::Ask;
 use mesh_core::balance::levels::{GoneTo, LevelPicker, Member as _, Plan, shares};
-use mesh_core::config::{Cluster, Endpoint, Failover, LbPolicy, TlsMode};
+use mesh_core::config::{Cluster, Endpoint, Failover, Health, LbPolicy, TlsMode};
 use mesh_core::entropy::Draw;
 use mesh_core::report::Loads;
 use tokio::time::Instant;
@@ -38,7 +38,12 @@ pub(crate) struct HostSet {
     is_plain: bool,
     /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
     modes: Vec<Arc<TlsMode>>,
+    /// Where each address stands, once a session asked for one.
+    places: OnceLock<HashMap<SocketAddr, u32>>,
 }
+
+/// So few hosts are looked through rather than put into a map.
+const FEW: usize = 16;
 
 /// What hosts are told by.
 pub(super) struct Told<'a> {
@@ -95,7 +100,12 @@ impl HostSet {
             order,
             is_plain,
             modes,
+            places: OnceLock::new(),
         };
+        // Where sessions are asked for they go on being asked for: the map is not made on a call's way.
+        if told.old.is_some_and(|old| old.places.get().is_some()) {
+            set.places();
+        }
         (set, gone)
     }
 
@@ -113,6 +123,30 @@ impl HostSet {
         }
     }
 
+    /// The place of the host that a session is with, at one of `addresses`; `None` when it may not be called (Envoy
+    /// `override_host_status`).
+    pub(crate) fn held(&self, addresses: &[SocketAddr]) -> Option<usize> {
+        let place = |address: &SocketAddr| match self.hosts.len() <= FEW {
+            true => self.hosts.iter().position(|host| host.address() == *address),
+            false => self.places().get(address).map(|place| *place as usize),
+        };
+        let health = |place: usize| match self.cluster.outlier.is_some() && self.hosts[place].is_ejected() {
+            true => Health::Unhealthy,
+            false => self.endpoint(place).health,
+        };
+        let may = |place: &usize| self.cluster.common_lb.held.contains(health(*place));
+        addresses.iter().filter_map(place).find(may)
+    }
+
+    fn places(&self) -> &HashMap<SocketAddr, u32> {
+        let places = || self.hosts.iter().map(|host| host.address()).zip(0..).collect();
+        self.places.get_or_init(places)
+    }
+
+    fn endpoint(&self, place: usize) -> &Endpoint {
+        &self.cluster.endpoints[endpoint_at(self.order.as_deref(), place)]
+    }
+
     /// Takes over what hosts reported of themselves; when that is due again, if the cluster goes by it.
     pub(super) fn reweigh(&self, now: std::time::Instant) -> Option<Duration> {
         self.picker.reweigh(&self.hosts, now)
@@ -120,7 +154,7 @@ impl HostSet {
 
     /// The priority of the host at a place.
     pub(crate) fn priority(&self, place: usize) -> u32 {
-        self.cluster.endpoints[endpoint_at(self.order.as_deref(), place)].priority
+        self.endpoint(place).priority
     }
 
     /// How the picker deals out calls.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::SET_COOKIE;
 use http::{Request, Response};
 use mesh_core::config::ReasonKind;
 use mesh_core::live;
@@ -14,7 +13,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{Cookies, Decision, Shared};
+use super::{Decision, Given, Shared};
 use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::Routed;
@@ -33,7 +32,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F> {
-        Inner { #[pin] future: F, cookies: Cookies },
+        Inner { #[pin] future: F, given: Option<Box<Given>> },
         // Boxed, since an answer is large and calls that come here have none in flight.
         Done { result: Option<Result<Box<Response<ResponseBody>>, Error>> },
         Waiting { waiting: Box<dyn Wait<F> + Send> },
@@ -55,11 +54,11 @@ struct Waiting<S, B> {
 }
 
 impl<F> RouteFuture<F> {
-    /// What comes is given these cookies.
+    /// What comes is given this.
     #[inline]
-    pub(super) fn go(future: F, cookies: Cookies) -> Self {
+    pub(super) fn go(future: F, given: Option<Box<Given>>) -> Self {
         Self {
-            state: State::Inner { future, cookies },
+            state: State::Inner { future, given },
         }
     }
 
@@ -100,17 +99,14 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let next = match self.as_mut().project().state.project() {
-                StateProjection::Inner { future, cookies } => {
-                    // Most give none, and their answer is not moved for it.
-                    if cookies.is_none() {
+                StateProjection::Inner { future, given } => {
+                    // Most are given nothing, and their answer is not moved for it.
+                    if given.is_none() {
                         return future.poll(cx);
                     }
                     let mut result = ready!(future.poll(cx));
-                    if let (Ok(response), Some(cookies)) = (&mut result, cookies.take()) {
-                        let headers = response.headers_mut();
-                        for cookie in *cookies {
-                            headers.append(SET_COOKIE, cookie);
-                        }
+                    if let (Ok(response), Some(given)) = (&mut result, given.take()) {
+                        given.write(response);
                     }
                     return Poll::Ready(result);
                 }
@@ -137,9 +133,9 @@ where
         let answered = ready!(self.changed.as_mut().poll(cx));
         let (mut inner, request) = self.call.take().expect("a wait ends once");
         Poll::Ready(match self.shared.decide(&request) {
-            Decision::Go(call, cookies) => {
+            Decision::Go(call, given) => {
                 let request = request.map(|body| Routed::new(body, call, self.began.elapsed()));
-                RouteFuture::go(inner.call(request), cookies)
+                RouteFuture::go(inner.call(request), given)
             }
             Decision::Answer(response) => RouteFuture::done(Ok(response)),
             Decision::Fail(error) => RouteFuture::done(Err(error)),

@@ -10,6 +10,7 @@
 
 mod future;
 mod own;
+mod session;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -125,9 +126,9 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> RouteFuture<S::Future> {
         match self.shared.decide(&request) {
-            Decision::Go(call, cookies) => {
+            Decision::Go(call, given) => {
                 let request = request.map(|body| Routed::new(body, call, Duration::ZERO));
-                RouteFuture::go(self.inner.call(request), cookies)
+                RouteFuture::go(self.inner.call(request), given)
             }
             Decision::Answer(response) => RouteFuture::done(Ok(response)),
             Decision::Fail(error) => RouteFuture::done(Err(error)),
@@ -143,11 +144,16 @@ where
     }
 }
 
-/// What the caller is given with its answer, to come back with: for most, nothing.
-type Cookies = Option<Box<Vec<HeaderValue>>>;
+/// What the caller is given with its answer, to come back with.
+#[derive(Debug, Default)]
+struct Given {
+    cookies: Vec<HeaderValue>,
+    session: Option<session::Kept>,
+}
 
 enum Decision {
-    Go(Call, Cookies),
+    /// Most callers are given nothing.
+    Go(Call, Option<Box<Given>>),
     Answer(Box<Response<ResponseBody>>),
     Fail(Error),
     Wait(Reason),
@@ -174,24 +180,39 @@ impl Shared {
             Action::Unserved(what) => return no_route(format!("the route asks for {what}, which is not served here")),
             own => return own::answer(own, route, leads.own.as_ref(), head),
         };
-        let share = &leads.shares[route::choose(&forward.split, &mut draw)];
+        let (index, held) = match leads.has_sessions {
+            false => (route::choose(&forward.split, &mut draw), None),
+            true => session::choose(&forward.split, leads, head, &self.link, &mut draw),
+        };
+        let share = &leads.shares[index];
         match &share.cluster {
             Ok(cluster) => {
                 let mut call = Call::new(Arc::clone(route), Arc::clone(cluster), share.extras.clone());
-                let cookies = match forward.hash.is_empty() {
-                    true => None,
-                    false => self.hash(&mut call, &forward.hash, head, &mut draw),
+                let mut given = match &share.session {
+                    None => None,
+                    Some(session) => Given::of_session(session, head, cluster.name(), held.as_ref()),
                 };
-                Decision::Go(call, cookies)
+                call.held = held;
+                if !forward.hash.is_empty() {
+                    self.hash(&mut call, &mut given, &forward.hash, head, &mut draw);
+                }
+                Decision::Go(call, given)
             }
             Err(reason) => Decision::Fail(Error::new(Kind::Unavailable(reason.clone()))),
         }
     }
 
     /// Hashes what the route says of the request, where its cluster goes by that.
-    fn hash(&self, call: &mut Call, policies: &[HashPolicy], head: &RequestHead<'_>, draw: &mut Draw) -> Cookies {
+    fn hash(
+        &self,
+        call: &mut Call,
+        given: &mut Option<Box<Given>>,
+        policies: &[HashPolicy],
+        head: &RequestHead<'_>,
+        draw: &mut Draw,
+    ) {
         if !call.cluster.hosts().load().cluster.lb.is_hashed() {
-            return None;
+            return;
         }
         let caller = Caller {
             channel: self.channel,
@@ -199,6 +220,8 @@ impl Shared {
         };
         let hashed = route::hash(policies, head, caller, draw);
         call.hash = hashed.hash;
-        (!hashed.cookies.is_empty()).then(|| Box::new(hashed.cookies))
+        if !hashed.cookies.is_empty() {
+            given.get_or_insert_default().cookies = hashed.cookies;
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use mesh_core::config::{
-    Abort, Cluster, Delay, Domain, Endpoint, Fault, FaultAbort, FaultDelay, FaultFilter, FaultOverride, Fraction,
+    Abort, CallFilter, Cluster, Delay, Domain, Endpoint, Fault, FaultAbort, FaultDelay, FilterOverride, Fraction,
     Mirror, Override, Route, RouteTree, Snapshot, Split, TlsMode, VirtualHost,
 };
 use tokio::time::Instant;
@@ -24,11 +24,7 @@ fn with_fault(fault: Fault, change: impl FnOnce(&mut Route)) -> Snapshot {
         "t",
         vec![VirtualHost::new("h", vec![Domain::Any], vec![Arc::new(route)])],
     );
-    tree.fault_filters = vec![FaultFilter {
-        name: "envoy.filters.http.fault".into(),
-        fault: Arc::new(fault),
-        disabled: false,
-    }];
+    tree.filters = vec![CallFilter::new("envoy.filters.http.fault", fault.into())];
     let cluster = Cluster::new("c", TlsMode::Plaintext, vec![Endpoint::new(address(1))]);
     Snapshot::builder()
         .target("t", Ok(Arc::new(tree)))
@@ -170,9 +166,9 @@ async fn a_request_asks_for_its_own_faults_where_it_may() {
     assert_eq!((response.status().as_u16(), begun.elapsed()), (418, SECOND));
     assert_eq!(call(&channel, asking(&[])).await.unwrap().status(), 200);
     // What a route says of the filter by its name takes the place of all that the listener says.
-    let quiet = Override::With(Arc::new(Fault::default()));
+    let quiet = Override::With(Fault::default().into());
     source.snapshots.publish(with_fault(fault(), |route| {
-        route.faults = vec![FaultOverride {
+        route.filter_overrides = vec![FilterOverride {
             filter: "envoy.filters.http.fault".into(),
             what: quiet,
         }];

@@ -22,6 +22,7 @@ mod own;
 mod pickers;
 mod retries;
 mod security;
+mod sessions;
 mod storms;
 mod streams;
 mod swaps;

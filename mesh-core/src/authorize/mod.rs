@@ -16,7 +16,7 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Authorization, FilterRules, HostRules, Rbac, RbacAction, RbacFilter};
+use crate::config::{Authorization, FilterRules, HostRules, Quick, Rbac, RbacAction, RbacFilter, hash_of_id};
 use crate::identity::SpiffeId;
 use crate::route::RequestHead;
 use rules::Lean;
@@ -69,7 +69,7 @@ impl Authorization {
     ) -> Result<(), Matched<'a>> {
         let facts = Facts { head: None, ..*facts };
         let mut filters = self.connection().iter();
-        filters.try_for_each(|filter| passes(filter, &filter.rules, &facts, notice))
+        filters.try_for_each(|filter| passes(filter, (&filter.rules, None), &facts, notice))
     }
 
     /// Whether a request may pass: `Err` names what is against it. That of its connection is asked again, so that a rule that came
@@ -90,10 +90,12 @@ impl Authorization {
             (None, _) | (_, []) => None,
             (Some(head), hosts) => host(hosts, &head),
         };
-        for filter in self.request() {
+        let peer = facts.peer.map(|peer| hash_of_id(peer.as_str()));
+        for (filter, quick) in self.request().iter().zip(self.quick()) {
+            let own = (&filter.rules, Some((quick, peer)));
             let rules = match &replaced {
-                None => &filter.rules,
-                Some((host, head)) => in_place(host, head, &filter.name).unwrap_or(&filter.rules),
+                None => own,
+                Some((host, head)) => in_place(host, head, &filter.name).map_or(own, |rules| (rules, None)),
             };
             passes(filter, rules, facts, notice)?;
         }
@@ -119,9 +121,12 @@ fn in_place<'a>(host: &'a HostRules, head: &RequestHead<'_>, filter: &str) -> Op
         .map(|replaced| &replaced.with)
 }
 
+/// What tells quickly which policies are not about the peer, and the hash of the peer.
+type Quickly<'a> = Option<(&'a Quick, Option<u64>)>;
+
 fn passes<'a>(
     filter: &'a RbacFilter,
-    rules: &'a FilterRules,
+    (rules, quickly): (&'a FilterRules, Quickly<'_>),
     facts: &Facts<'_>,
     notice: &mut dyn FnMut(Notice<'a>),
 ) -> Result<(), Matched<'a>> {
@@ -130,7 +135,7 @@ fn passes<'a>(
         policy,
     };
     if let Some(shadow) = &rules.shadow {
-        match judge(shadow, facts) {
+        match judge(shadow, facts, None) {
             Judged::Denied(policy) => notice(Notice::WouldDeny(by(policy))),
             Judged::Allowed(Some(policy)) => notice(Notice::WouldAllow(by(Some(policy)))),
             Judged::Audited(policy) => notice(Notice::Audited(by(Some(policy)))),
@@ -140,7 +145,7 @@ fn passes<'a>(
     let Some(enforced) = &rules.enforced else {
         return Ok(());
     };
-    match judge(enforced, facts) {
+    match judge(enforced, facts, quickly) {
         Judged::Denied(policy) => Err(by(policy)),
         Judged::Audited(policy) => {
             notice(Notice::Audited(by(Some(policy))));
@@ -157,14 +162,15 @@ enum Judged<'a> {
     Audited(&'a str),
 }
 
-fn judge<'a>(rules: &'a Rbac, facts: &Facts<'_>) -> Judged<'a> {
+fn judge<'a>(rules: &'a Rbac, facts: &Facts<'_>, quickly: Quickly<'_>) -> Judged<'a> {
     let lean = match rules.action {
         RbacAction::Allow => Lean::ToNo,
         RbacAction::Deny | RbacAction::Log => Lean::ToYes,
     };
-    let mut policies = rules.policies.iter();
-    let matched = policies.find(|policy| rules::matches(policy, facts, lean));
-    let matched = matched.map(|policy| &*policy.name);
+    let may_match = |index: usize| quickly.is_none_or(|(quick, peer)| quick.may_match(index, peer));
+    let mut policies = rules.policies.iter().enumerate();
+    let matched = policies.find(|(index, policy)| may_match(*index) && rules::matches(policy, facts, lean));
+    let matched = matched.map(|(_, policy)| &*policy.name);
     match (rules.action, matched) {
         (RbacAction::Allow, Some(name)) => Judged::Allowed(Some(name)),
         (RbacAction::Deny, Some(name)) => Judged::Denied(Some(name)),

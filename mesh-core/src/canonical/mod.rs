@@ -203,6 +203,16 @@ impl Rewrite {
     }
 }
 
+/// The new form of a path without its query; `None` where it is canonical as it is. For policies, whose paths no request has if they
+/// are not.
+///
+/// # Errors
+///
+/// When it has no canonical form.
+pub fn canonical_path(path: &str, paths: PathNormalization) -> Result<Option<String>, NotCanonical> {
+    path::canonical(path, paths)
+}
+
 /// The authority of a canonical request; empty for one that names none, which none does.
 pub fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
     if let Some(authority) = uri.authority() {

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Locality, Percent, Weight};
+use super::{HealthSet, Locality, Percent, Weight};
 
 /// What a cluster says of its priorities and localities (Envoy `common_lb_config`, gRFC A56).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,9 @@ pub struct CommonLb {
     /// The most endpoints of each priority that a process calls: its own few of many (gRFC A68); `None`: all. What the process says
     /// itself may be less ([`Parts::subset_size`](crate::link::Parts::subset_size)).
     pub subset_size: Option<NonZeroU32>,
+    /// Of which health an endpoint may be to get the calls of a session that stays with it ([`Session`](super::Session); Envoy
+    /// `override_host_status`, gRFC A55). Default: healthy or degraded.
+    pub held: HealthSet,
     /// How an endpoint that is new gets its share; `None`: at once. For round robin and least request alone, as in Envoy.
     pub slow_start: Option<SlowStart>,
 }
@@ -70,6 +73,7 @@ impl CommonLb {
         fail_on_panic: false,
         by_locality: false,
         subset_size: None,
+        held: HealthSet::CALLABLE,
         slow_start: None,
     };
     /// What gRPC does.
@@ -79,6 +83,7 @@ impl CommonLb {
         fail_on_panic: false,
         by_locality: true,
         subset_size: None,
+        held: HealthSet::CALLABLE,
         slow_start: None,
     };
     /// Envoy's.

@@ -57,6 +57,40 @@ pub enum Health {
     Unhealthy,
 }
 
+impl Health {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Healthy, Self::Degraded, Self::Draining, Self::Unhealthy];
+}
+
+/// Some of the words on an endpoint's health (Envoy `HealthStatusSet`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HealthSet(u8);
+
+impl HealthSet {
+    /// Those of endpoints that new calls go to.
+    pub const CALLABLE: Self = Self(bit(Health::Healthy) | bit(Health::Degraded));
+
+    /// Whether it is one of them.
+    pub fn contains(self, health: Health) -> bool {
+        self.0 & bit(health) != 0
+    }
+
+    /// Those that are in it, in the order of [`Health::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Health> {
+        Health::ALL.into_iter().filter(move |health| self.contains(*health))
+    }
+}
+
+impl FromIterator<Health> for HealthSet {
+    fn from_iter<T: IntoIterator<Item = Health>>(all: T) -> Self {
+        Self(all.into_iter().fold(0, |set, health| set | bit(health)))
+    }
+}
+
+const fn bit(health: Health) -> u8 {
+    1 << health as u8
+}
+
 /// A share of a cluster's calls that the control plane wants failed without being sent (Envoy `drop_overloads`, gRFC A27).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DropOverload {

@@ -28,10 +28,11 @@ pub use authorization::{
     Authorization, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction,
     RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TooManyRules,
 };
+pub(crate) use authorization::{Quick, hash as hash_of_id};
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
-pub use endpoint::{DropOverload, Endpoint, Health, Locality};
+pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality};
 pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
     MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,
@@ -49,11 +50,12 @@ pub use retry::{
     RetryOn, RetryPolicy,
 };
 pub use route::{
-    Abort, Action, AppendAction, Delay, DirectResponse, Domain, Fault, FaultAbort, FaultDelay, FaultFilter,
-    FaultOverride, Forward, HashBy, HashCookie, HashPolicy, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch,
+    Abort, Action, AppendAction, CallFilter, Delay, DirectResponse, Domain, Fault, FaultAbort, FaultDelay, FilterKind,
+    FilterOverride, Forward, HashBy, HashCookie, HashPolicy, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch,
     HeaderRules, HeaderTest, HostRewrite, InvalidDomain, InvalidEdit, InvalidFormat, InvalidSplit, InvalidSubstitution,
     Mirror, Override, PathMatch, PathRewrite, QueryMatch, QueryTest, Redirect, RedirectPath, Rewrite, Route,
-    RouteMatch, RouteTree, Split, Subject, Substitution, VirtualHost, WeightedCluster,
+    RouteMatch, RouteTree, Session, SessionCookie, SessionState, Split, Subject, Substitution, VirtualHost,
+    WeightedCluster,
 };
 pub(crate) use route::{Operator, Piece};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};

@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 
 use super::RequestHead;
+use super::filters::in_force;
 use super::matching::header_passes;
 use crate::config::{
-    Abort, Delay, Fault, FaultAbort, FaultDelay, FaultOverride, Fraction, Override, Route, RouteTree, VirtualHost,
-    WeightedCluster,
+    Abort, Delay, Fault, FaultAbort, FaultDelay, FilterKind, Fraction, Route, RouteTree, VirtualHost, WeightedCluster,
 };
 use crate::entropy::Draw;
 
@@ -86,31 +86,15 @@ impl Injection {
 
 /// The faults that can meet the calls that a route gives to a share, in order: of each filter what is said closest to it.
 pub fn faults_of(tree: &RouteTree, host: &VirtualHost, route: &Route, share: &WeightedCluster) -> Vec<Arc<Fault>> {
-    let mut all = Vec::new();
-    for filter in &tree.fault_filters {
-        let of = |said: &'_ [FaultOverride]| {
-            said.iter()
-                .find(|one| one.filter == filter.name)
-                .map(|one| one.what.clone())
-        };
-        let said = [&share.faults, &route.faults, &host.faults, &tree.faults];
-        let closest = said.into_iter().find_map(|said| of(said));
-        let fault = match closest {
-            Some(Override::With(fault)) => fault,
-            Some(Override::Enabled) => Arc::clone(&filter.fault),
-            Some(Override::Disabled) => continue,
-            None if filter.disabled => continue,
-            None => Arc::clone(&filter.fault),
-        };
-        let elsewhere = fault
-            .upstream_cluster
-            .as_ref()
-            .is_some_and(|cluster| *cluster != share.cluster);
-        if !fault.is_empty() && !elsewhere {
-            all.push(fault);
-        }
-    }
-    all
+    let faults = in_force(tree, host, route, share).filter_map(|kind| match kind {
+        FilterKind::Fault(fault) => Some(fault),
+        FilterKind::Session(_) => None,
+    });
+    let concerned = |fault: &&Arc<Fault>| {
+        let cluster = fault.upstream_cluster.as_ref();
+        cluster.is_none_or(|cluster| *cluster == share.cluster)
+    };
+    faults.filter(concerned).cloned().collect()
 }
 
 /// Draws for the faults of a call. `active` is how many calls of the process are held by faults now.

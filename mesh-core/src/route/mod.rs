@@ -4,6 +4,7 @@
 
 mod edits;
 mod fault;
+mod filters;
 mod hash;
 mod head;
 mod host;
@@ -11,6 +12,7 @@ mod index;
 mod matching;
 mod redirect;
 mod rewrite;
+mod session;
 mod value;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ pub use index::HostIndex;
 pub(crate) use matching::{header_passes_as, header_passes_in, takes};
 pub use redirect::location;
 pub use rewrite::InvalidRewrite;
+pub use session::{Choice, Held, choose_kept, keep, session_of};
 
 /// The index of the first route that takes the request (Envoy and gRFC A28: first match wins).
 ///

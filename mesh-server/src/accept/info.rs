@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Extensions;
-use mesh_core::config::{ConnectionFacts, Entered, Transport};
+use mesh_core::config::{Authorization, ConnectionFacts, Entered, ServerRules, Transport};
 use mesh_core::identity::SpiffeId;
 use rustls::server::ClientHello;
+use tokio::sync::watch;
 
-use super::PeerIdentity;
+use super::door::Now;
+use super::{PeerIdentity, UNSPECIFIED};
 
 /// The most protocols of a client hello that filter chains are matched with. Clients offer three; a chain that is for the
 /// seventeenth is not found.
@@ -27,6 +29,21 @@ struct Shared {
     facts: Facts,
     entered: Kind,
     revoked: AtomicBool,
+    /// The rules of its server; `None`: code made it plaintext.
+    follow: Option<watch::Receiver<Arc<Now>>>,
+    /// What its requests must pass, by the rules that were last seen. A lock for a moment: requests of one connection seldom meet.
+    guard: Mutex<Option<(Arc<Now>, Guard)>>,
+}
+
+/// What the requests of a connection must pass.
+#[derive(Clone, Debug)]
+pub(crate) enum Guard {
+    /// Nothing: nobody configures it.
+    Free,
+    /// Nothing passes: nobody knows what may.
+    Closed,
+    /// This.
+    By(Arc<Authorization>),
 }
 
 /// [`Entered`], owned.
@@ -90,12 +107,14 @@ impl Facts {
 }
 
 impl ConnectionInfo {
-    pub(super) fn new(facts: Facts, entered: Kind) -> Self {
+    pub(super) fn new(facts: Facts, entered: Kind, follow: Option<watch::Receiver<Arc<Now>>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 facts,
                 entered,
                 revoked: AtomicBool::new(false),
+                follow,
+                guard: Mutex::default(),
             }),
         }
     }
@@ -129,6 +148,11 @@ impl ConnectionInfo {
         self.shared.facts.destination
     }
 
+    /// The address it was made to, where the listener could tell.
+    pub(crate) fn known_destination(&self) -> Option<SocketAddr> {
+        Some(self.destination()).filter(|address| *address != UNSPECIFIED)
+    }
+
     /// The server name (SNI) of its TLS handshake.
     pub fn server_name(&self) -> Option<&str> {
         self.shared.facts.server_name.as_deref()
@@ -149,6 +173,23 @@ impl ConnectionInfo {
         self.shared.revoked.load(Ordering::Acquire)
     }
 
+    /// What its requests must pass now.
+    pub(crate) fn guard(&self) -> Guard {
+        let Some(follow) = &self.shared.follow else {
+            return Guard::Free;
+        };
+        let mut last = self.shared.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = follow.borrow();
+        match &*last {
+            Some((seen, guard)) if Arc::ptr_eq(seen, &now) => guard.clone(),
+            _ => {
+                let guard = self.shared.facts.with(|facts| Guard::of(&now.rules, facts));
+                *last = Some((Arc::clone(&now), guard.clone()));
+                guard
+            }
+        }
+    }
+
     /// Takes no further request from it.
     pub(crate) fn revoke(&self) {
         self.shared.revoked.store(true, Ordering::Release);
@@ -163,6 +204,16 @@ impl ConnectionInfo {
             Kind::Unasked | Kind::Plaintext => Entered::Plaintext,
             Kind::OneSided => Entered::OneSided,
             Kind::Mutual(id) => Entered::Mutual(id),
+        }
+    }
+}
+
+impl Guard {
+    fn of(rules: &ServerRules, facts: &ConnectionFacts<'_>) -> Self {
+        match rules.authorization(facts) {
+            Ok(None) => Self::Free,
+            Ok(Some(authorization)) => Self::By(Arc::clone(authorization)),
+            Err(_) => Self::Closed,
         }
     }
 }

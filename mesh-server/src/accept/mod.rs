@@ -42,6 +42,7 @@ use tenure::{Under, span};
 
 pub(crate) use beginning::Peeked;
 pub use info::ConnectionInfo;
+pub(crate) use info::Guard;
 pub use peer::PeerIdentity;
 pub use refused::Refused;
 pub use stream::MeshStream;
@@ -176,7 +177,7 @@ impl Acceptor {
         let mut follow = self.door.follow();
         let now = Arc::clone(&follow.borrow_and_update());
         let under = |trust| Under {
-            follow,
+            follow: follow.clone(),
             trust,
             floor: self.floor,
         };
@@ -194,7 +195,7 @@ impl Acceptor {
         let facts = Facts::plaintext(source, destination, protocol);
         let security = facts.with(|facts| now.rules.security(facts, self.floor).cloned());
         security.map_err(|why| own(Refused::not_taken(why)))?;
-        let info = ConnectionInfo::new(facts, Kind::Plaintext);
+        let info = permitted(&now, ConnectionInfo::new(facts, Kind::Plaintext, Some(follow.clone())))?;
         let tenure = Tenure::new(info, Duration::MAX, Some(under(now.trust)), self.link.tally().clone());
         Ok(MeshStream::plaintext(io, tenure))
     }
@@ -225,7 +226,7 @@ impl Acceptor {
         let (entered, until) = entered(tls.get_ref().1, clients.as_ref(), &identity).map_err(own)?;
         let clock = self.link.wall_clock().current_time();
         let clock = clock.ok_or_else(|| own(Refused::own_certificate_expired()))?;
-        let info = ConnectionInfo::new(facts, entered);
+        let info = permitted(now, ConnectionInfo::new(facts, entered, Some(under.follow.clone())))?;
         let tenure = Tenure::new(info, span(clock, until), Some(under), self.link.tally().clone());
         Ok(MeshStream::encrypted(tls, tenure))
     }
@@ -248,8 +249,15 @@ impl ConnectionInfo {
     /// A connection of a server that code made plaintext: no configuration was asked.
     pub(crate) fn unasked(source: SocketAddr, destination: Option<SocketAddr>) -> Self {
         let facts = Facts::plaintext(source, destination.unwrap_or(UNSPECIFIED), None);
-        Self::new(facts, Kind::Unasked)
+        Self::new(facts, Kind::Unasked, None)
     }
+}
+
+/// The connection, if no policy forbids it.
+fn permitted<IO>(now: &door::Now, info: ConnectionInfo) -> Result<ConnectionInfo, (Refused, Option<IO>)> {
+    let permits = info.facts().with(|facts| now.rules.permits(facts, info.entered()));
+    permits.map_err(|why| own(Refused::not_taken(why)))?;
+    Ok(info)
 }
 
 /// A refusal after which the connection is dropped at once.

@@ -2,6 +2,8 @@
 //! paused clock take the place of sockets.
 
 mod admin;
+mod authorize;
+mod bypass;
 mod canonical;
 mod drain;
 mod floods;

@@ -26,6 +26,7 @@ fn chain(security: InboundSecurity, transport: Option<Transport>) -> FilterChain
         },
         security,
         traffic: Traffic::Http,
+        authorization: Arc::default(),
     }
 }
 

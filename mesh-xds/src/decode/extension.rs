@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
+use mesh_core::config::FilterKind;
 use prost::{Message, Name};
 
-use super::{Context, Fault, Notes, Resource, fault};
+use super::{Context, Fault, Notes, Resource, fault, session};
 use crate::bootstrap::Profile;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::fault::HttpFault;
 use crate::proto::protobuf::Any;
 use crate::proto::router::Router;
+use crate::proto::stateful_session::StatefulSession;
 use crate::proto::{TYPED_STRUCTS, TypedStruct};
 use crate::resource::{Extension, Filter, ResourceKind};
 
@@ -88,16 +90,25 @@ pub(super) fn meaning(any: &Any, context: &Context, notes: &mut Notes) -> Result
     if name == HttpFault::full_name() {
         // An empty one is the place where routes hang their faults.
         let filter = match (any.type_url == type_url, empty) {
-            (true, _) => Filter::Fault(Arc::new(fault::read(&any.value, context, notes)?)),
-            (false, true) => Filter::Fault(Arc::default()),
+            (true, _) => Filter::Call(fault::read(&any.value, context, notes)?.into()),
+            (false, true) => Filter::Call(FilterKind::Fault(Arc::default())),
             (false, false) => Filter::Unsupported("a fault that is written as JSON is not read".into()),
+        };
+        return Ok((type_url.into(), filter));
+    }
+    if name == StatefulSession::full_name() {
+        // So is an empty one of these.
+        let filter = match (any.type_url == type_url, empty) {
+            (true, _) => Filter::Call(session::read(&any.value, notes)?.into()),
+            (false, true) => Filter::Call(FilterKind::Session(Arc::default())),
+            (false, false) => Filter::Unsupported("a session that is written as JSON is not read".into()),
         };
         return Ok((type_url.into(), filter));
     }
     let known = NO_OPS.iter().find(|(known, _)| *known == name);
     let filter = match known {
         _ if name == Router::full_name() => Filter::Router,
-        // What a gRPC client is sent is judged by gRPC's rules: a fault filter is all that it is ever sent besides.
+        // What a gRPC client is sent is judged by gRPC's rules: filters that do something to calls are all that it is ever sent besides.
         Some(_) if context.profile == Profile::Grpc => unsupported(&type_url),
         Some((_, means)) if empty || *means == Means::Nothing => Filter::NoOp,
         Some(_) => {

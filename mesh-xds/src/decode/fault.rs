@@ -1,19 +1,14 @@
-//! `HTTPFault`, and what configurations, virtual hosts, routes and shares say of a fault filter (gRFCs A33 and A39).
-
-use std::collections::HashMap;
-use std::sync::Arc;
+//! `HTTPFault` (gRFC A33).
 
 use http::StatusCode;
-use mesh_core::config::{Abort, Delay, Fault as Value, FaultAbort, FaultDelay, FaultOverride, Fraction, Override};
-use prost::{Message, Name};
+use mesh_core::config::{Abort, Delay, Fault as Value, FaultAbort, FaultDelay, Fraction};
+use prost::Message;
 
-use super::common::{duration, fraction, unpack};
+use super::common::{duration, fraction};
 use super::{Context, Fault, Notes, matcher};
 use crate::proto::fault::{FaultAbort as AbortProto, HttpFault, fault_abort::ErrorType};
 use crate::proto::fault_common::{FaultDelay as DelayProto, fault_delay::FaultDelaySecifier};
 use crate::proto::percent::FractionalPercent;
-use crate::proto::protobuf::Any;
-use crate::proto::route::FilterConfig;
 
 /// Reads a fault.
 pub(super) fn read(bytes: &[u8], context: &Context, notes: &mut Notes) -> Result<Value, Fault> {
@@ -45,46 +40,6 @@ pub(super) fn read(bytes: &[u8], context: &Context, notes: &mut Notes) -> Result
         downstream_nodes: proto.downstream_nodes.iter().map(|node| node.as_str().into()).collect(),
         max_active: proto.max_active_faults.as_ref().map(|max| max.value),
     })
-}
-
-/// Reads what a `typed_per_filter_config` says of fault filters, in the order of their names.
-pub(super) fn overrides(
-    configs: &HashMap<String, Any>,
-    context: &Context,
-    notes: &mut Notes,
-) -> Result<Vec<FaultOverride>, Fault> {
-    let mut said = Vec::new();
-    for (filter, any) in configs {
-        let at = |fault: Fault| fault.within(format_args!("typed_per_filter_config[{filter:?}]"));
-        let what = if any.type_url == FilterConfig::type_url() {
-            let wrapper = unpack::<FilterConfig>("", any).map_err(at)?;
-            match (&wrapper.config, wrapper.disabled) {
-                // Whose it is nobody says; where no fault filter has its name, it is heard by none.
-                (_, true) => Some(Override::Disabled),
-                (None, false) => Some(Override::Enabled),
-                (Some(inner), false) => one(inner, context, notes).map_err(|fault| at(fault.within("config")))?,
-            }
-        } else {
-            one(any, context, notes).map_err(at)?
-        };
-        match what {
-            Some(what) => said.push(FaultOverride {
-                filter: filter.as_str().into(),
-                what,
-            }),
-            None => notes.add(format_args!("typed_per_filter_config of {filter:?} is not applied")),
-        }
-    }
-    said.sort_unstable_by(|a, b| a.filter.cmp(&b.filter));
-    Ok(said)
-}
-
-fn one(any: &Any, context: &Context, notes: &mut Notes) -> Result<Option<Override>, Fault> {
-    if any.type_url != HttpFault::type_url() {
-        return Ok(None);
-    }
-    let fault = read(&any.value, context, notes)?;
-    Ok(Some(Override::With(Arc::new(fault))))
 }
 
 fn delay(proto: &DelayProto) -> Result<FaultDelay, Fault> {

@@ -16,8 +16,11 @@ mod fault;
 mod listener;
 mod matcher;
 mod metadata;
+mod overrides;
+mod rbac;
 mod refusal;
 mod route;
+mod session;
 mod tls;
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! A cluster of type EDS.
 
-use mesh_core::config::{Cluster, CommonLb, Failover, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode};
+use mesh_core::config::{
+    Cluster, CommonLb, Failover, Health, HealthSet, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode,
+};
 
 use super::common::{ads, duration, texts, this_stream};
 use super::{Dialect, breakers, lb, outlier, protocol, tls};
@@ -12,7 +14,7 @@ use crate::proto::cluster::{
         common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig},
     },
 };
-use crate::proto::core::TransportSocket;
+use crate::proto::core::{HealthStatus, HealthStatusSet, TransportSocket};
 use crate::proto::percent::Percent;
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
@@ -104,8 +106,19 @@ fn tls_match(one: &TlsMatch, dialect: Dialect) -> TransportSocketMatch {
 /// The threshold says that Envoy's rules are meant; gRPC's are what holds without it. Envoy knows no others, and gRPC's other
 /// clients none but theirs.
 fn common_lb(common: &CommonLb, dialect: Dialect) -> Option<CommonLbConfig> {
+    let override_host_status = (common.held != HealthSet::CALLABLE).then(|| HealthStatusSet {
+        statuses: common
+            .held
+            .iter()
+            .flat_map(statuses)
+            .map(|status| *status as i32)
+            .collect(),
+    });
     if common.failover == Failover::FirstReady || matches!(dialect, Dialect::Grpc) {
-        return None;
+        return override_host_status.map(|set| CommonLbConfig {
+            override_host_status: Some(set),
+            ..CommonLbConfig::default()
+        });
     }
     let specifier = match (common.by_locality, common.fail_on_panic) {
         (true, _) => Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
@@ -122,8 +135,19 @@ fn common_lb(common: &CommonLb, dialect: Dialect) -> Option<CommonLbConfig> {
             value: common.panic_threshold.get().into(),
         }),
         locality_config_specifier: specifier,
+        override_host_status,
         ..CommonLbConfig::default()
     })
+}
+
+/// One word here may be two there.
+fn statuses(health: Health) -> &'static [HealthStatus] {
+    match health {
+        Health::Healthy => &[HealthStatus::Unknown, HealthStatus::Healthy],
+        Health::Degraded => &[HealthStatus::Degraded],
+        Health::Draining => &[HealthStatus::Draining],
+        Health::Unhealthy => &[HealthStatus::Unhealthy, HealthStatus::Timeout],
+    }
 }
 
 fn metrics(reporting: &LoadReporting) -> Vec<String> {

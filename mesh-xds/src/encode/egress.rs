@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use mesh_core::Snapshot;
 use mesh_core::config::{
-    Domain, FaultFilter, FaultOverride, HeaderEdits, HeaderRules, Override, RouteTree, VirtualHost,
+    CallFilter, Domain, FilterOverride, HeaderEdits, HeaderRules, Override, RouteTree, VirtualHost,
 };
 use mesh_core::route::virtual_host;
 
@@ -90,19 +90,17 @@ fn merge(port: u16, targets: &BTreeMap<&str, &Arc<RouteTree>>) -> RouteTree {
         let host = tree.virtual_hosts.get(index)?;
         Some(VirtualHost {
             headers: header_rules(tree, host),
-            faults: faults(tree, host),
+            filter_overrides: overrides(tree, host),
             ..VirtualHost::new(name, domains, host.routes.clone())
         })
     };
     let mut merged = RouteTree::new(port.to_string(), hosts.into_iter().filter_map(host).collect());
     merged.closest_rules_last = trees.values().all(|tree| tree.closest_rules_last);
-    for filter in trees.values().flat_map(|tree| &tree.fault_filters) {
-        if !merged.fault_filters.iter().any(|known| known.name == filter.name) {
-            merged.fault_filters.push(FaultFilter {
-                name: filter.name.clone(),
-                fault: Arc::default(),
-                disabled: false,
-            });
+    for filter in trees.values().flat_map(|tree| &tree.filters) {
+        if !merged.filters.iter().any(|known| known.name == filter.name) {
+            merged
+                .filters
+                .push(CallFilter::new(filter.name.clone(), filter.what.idle()));
         }
     }
     merged
@@ -128,27 +126,27 @@ fn header_rules(tree: &RouteTree, host: &VirtualHost) -> Option<Arc<HeaderRules>
     rules.shared()
 }
 
-/// The same of faults: the filters of a shared listener do nothing by themselves.
-fn faults(tree: &RouteTree, host: &VirtualHost) -> Vec<FaultOverride> {
-    let of = |filter: &FaultFilter| {
+/// The same of filters: those of a shared listener do nothing by themselves.
+fn overrides(tree: &RouteTree, host: &VirtualHost) -> Vec<FilterOverride> {
+    let of = |filter: &CallFilter| {
         let said = host
-            .faults
+            .filter_overrides
             .iter()
-            .chain(&tree.faults)
+            .chain(&tree.filter_overrides)
             .find(|one| one.filter == filter.name);
         let what = match said.map(|one| &one.what) {
-            Some(Override::Enabled) => Override::With(Arc::clone(&filter.fault)),
+            Some(Override::Enabled) => Override::With(filter.what.clone()),
             Some(other) => other.clone(),
             None if filter.disabled => Override::Disabled,
-            None if filter.fault.is_empty() => return None,
-            None => Override::With(Arc::clone(&filter.fault)),
+            None if filter.what.is_empty() => return None,
+            None => Override::With(filter.what.clone()),
         };
-        Some(FaultOverride {
+        Some(FilterOverride {
             filter: filter.name.clone(),
             what,
         })
     };
-    let mut said: Vec<_> = tree.fault_filters.iter().filter_map(of).collect();
+    let mut said: Vec<_> = tree.filters.iter().filter_map(of).collect();
     said.sort_unstable_by(|a, b| a.filter.cmp(&b.filter));
     said
 }

@@ -1,8 +1,6 @@
-//! Fault filters, and what is said of them below the listener.
+//! What a fault filter does.
 
-use std::collections::HashMap;
-
-use mesh_core::config::{Abort, Delay, Fault, FaultAbort, FaultDelay, FaultFilter, FaultOverride, Override};
+use mesh_core::config::{Abort, Delay, Fault, FaultAbort, FaultDelay};
 
 use super::common::{duration, fraction};
 use super::matcher::header_matches;
@@ -14,37 +12,9 @@ use crate::proto::fault_common::{
     FaultDelay as DelayProto,
     fault_delay::{FaultDelaySecifier, HeaderDelay},
 };
-use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
-use crate::proto::pack;
-use crate::proto::protobuf::{Any, UInt32Value};
-use crate::proto::route::FilterConfig;
+use crate::proto::protobuf::UInt32Value;
 
-pub(super) fn filter(filter: &FaultFilter) -> HttpFilter {
-    HttpFilter {
-        name: filter.name.clone().into(),
-        disabled: filter.disabled,
-        config_type: Some(ConfigType::TypedConfig(pack(&fault(&filter.fault)))),
-        ..HttpFilter::default()
-    }
-}
-
-/// A `typed_per_filter_config`.
-pub(super) fn overrides(said: &[FaultOverride]) -> HashMap<String, Any> {
-    let one = |one: &FaultOverride| {
-        let config = match &one.what {
-            Override::With(with) => pack(&fault(with)),
-            Override::Enabled => pack(&FilterConfig::default()),
-            Override::Disabled => pack(&FilterConfig {
-                disabled: true,
-                ..FilterConfig::default()
-            }),
-        };
-        (one.filter.clone().into(), config)
-    };
-    said.iter().map(one).collect()
-}
-
-fn fault(fault: &Fault) -> HttpFault {
+pub(super) fn fault(fault: &Fault) -> HttpFault {
     HttpFault {
         delay: fault.delay.as_ref().map(delay),
         abort: fault.abort.as_ref().map(abort),

@@ -7,11 +7,13 @@
 //! of bytes; the publisher reads that before anything is sent.
 
 use mesh_core::config::{
-    ChainMatch, Clients, Domain, FilterChain, Inbound, InboundSecurity, IpPrefix, SourceType, Traffic, Transport,
+    Authorization, ChainMatch, Clients, Domain, FilterChain, Inbound, InboundSecurity, IpPrefix, SourceType, Traffic,
+    Transport,
 };
 
 use super::common::{address, uint};
 use super::listener::filters;
+use super::rbac;
 use super::socket::connection_manager;
 use super::tls::{self, naming};
 use crate::bootstrap::Profile;
@@ -24,8 +26,7 @@ use crate::proto::listener::{
 };
 use crate::proto::protobuf::{Any, BoolValue};
 use crate::proto::route::{
-    NonForwardingAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
-    route_action::ClusterSpecifier, route_match::PathSpecifier,
+    NonForwardingAction, RouteAction, RouteConfiguration, route, route_action::ClusterSpecifier,
 };
 use crate::proto::tls::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, common_tls_context::ValidationContextType,
@@ -58,18 +59,20 @@ pub(super) fn listener(inbound: &Inbound, shape: Profile) -> Listener {
 
 /// A chain, but for what it matches.
 fn chain(chain: &FilterChain, shape: Profile) -> ChainProto {
+    let guards = chain.authorization.connection().iter().map(rbac::connection);
+    let last = match chain.traffic {
+        Traffic::Http => http(&chain.name, &chain.authorization, shape),
+        Traffic::Tcp => bytes(&chain.name),
+    };
     ChainProto {
         name: chain.name.clone().into(),
-        filters: vec![match chain.traffic {
-            Traffic::Http => http(&chain.name, shape),
-            Traffic::Tcp => bytes(&chain.name),
-        }],
+        filters: guards.chain([last]).collect(),
         transport_socket: security(&chain.security, shape),
         ..ChainProto::default()
     }
 }
 
-fn http(name: &str, shape: Profile) -> Filter {
+fn http(name: &str, authorization: &Authorization, shape: Profile) -> Filter {
     let action = match shape {
         // The application answers (gRFC A36): every other action fails the call.
         Profile::Grpc => route::Action::NonForwardingAction(NonForwardingAction {}),
@@ -78,26 +81,13 @@ fn http(name: &str, shape: Profile) -> Filter {
             ..RouteAction::default()
         }),
     };
-    let everything = Route {
-        r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix(String::new())),
-            ..RouteMatch::default()
-        }),
-        action: Some(action),
-        ..Route::default()
-    };
-    let host = VirtualHost {
-        name: "inbound".into(),
-        domains: vec!["*".into()],
-        routes: vec![everything],
-        ..VirtualHost::default()
-    };
+    let guards = authorization.request().iter().map(rbac::request);
     connection_manager(&HttpConnectionManager {
         stat_prefix: stat_prefix(name),
-        http_filters: filters(&[]),
+        http_filters: guards.chain(filters(&[])).collect(),
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
             name: "inbound".into(),
-            virtual_hosts: vec![host],
+            virtual_hosts: rbac::virtual_hosts(authorization.hosts(), &action),
             ..RouteConfiguration::default()
         })),
         ..HttpConnectionManager::default()

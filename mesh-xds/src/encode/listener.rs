@@ -1,9 +1,9 @@
 //! An API listener with the filters that its routes are for, the router the last, and the routes by name (gRFC A27).
 
-use mesh_core::config::FaultFilter;
+use mesh_core::config::CallFilter;
 
 use super::common::ads;
-use super::fault;
+use super::filter;
 use crate::proto::hcm::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter::ConfigType,
 };
@@ -14,9 +14,9 @@ use crate::proto::router::Router;
 /// The name Envoy's documents give the router filter.
 const ROUTER: &str = "envoy.filters.http.router";
 
-pub(super) fn listener(target: &str, routes: &str, faults: &[FaultFilter]) -> Listener {
+pub(super) fn listener(target: &str, routes: &str, calls: &[CallFilter]) -> Listener {
     let manager = HttpConnectionManager {
-        http_filters: filters(faults),
+        http_filters: filters(calls),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: routes.into(),
@@ -32,9 +32,9 @@ pub(super) fn listener(target: &str, routes: &str, faults: &[FaultFilter]) -> Li
     }
 }
 
-/// Fault filters, and the router, which every chain ends with.
-pub(super) fn filters(faults: &[FaultFilter]) -> Vec<HttpFilter> {
-    faults.iter().map(fault::filter).chain([router()]).collect()
+/// The filters that do something to calls, and the router, which every chain ends with.
+pub(super) fn filters(calls: &[CallFilter]) -> Vec<HttpFilter> {
+    calls.iter().map(filter::filter).chain([router()]).collect()
 }
 
 fn router() -> HttpFilter {

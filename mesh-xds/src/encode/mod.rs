@@ -22,6 +22,7 @@ mod common;
 mod egress;
 mod endpoint;
 mod fault;
+mod filter;
 mod hash;
 mod headers;
 mod inbound;
@@ -30,8 +31,10 @@ mod listener;
 mod matcher;
 mod outlier;
 mod protocol;
+mod rbac;
 mod retry;
 mod route;
+mod session;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -40,7 +43,7 @@ mod tls;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use mesh_core::config::{Cluster, ClusterName, DropOverload, Endpoint, FaultFilter, Inbound, Localities, RouteTree};
+use mesh_core::config::{CallFilter, Cluster, ClusterName, DropOverload, Endpoint, Inbound, Localities, RouteTree};
 use prost::Message;
 
 use crate::bootstrap::Profile;
@@ -108,14 +111,14 @@ impl fmt::Display for NotAnAddress {
 }
 
 /// A listener named `target` whose routes are the configuration named `routes`, with the filters that those are for.
-pub(crate) fn listener(target: &str, routes: &str, faults: &[FaultFilter]) -> Vec<u8> {
-    listener::listener(target, routes, faults).encode_to_vec()
+pub(crate) fn listener(target: &str, routes: &str, filters: &[CallFilter]) -> Vec<u8> {
+    listener::listener(target, routes, filters).encode_to_vec()
 }
 
 /// A listener on `port` of an address, whose routes are the configuration named by the port, with the filters that those are
 /// for. For Envoy alone.
-pub(crate) fn socket_listener(address: IpAddr, port: u16, faults: &[FaultFilter]) -> Vec<u8> {
-    socket::listener(address, port, faults).encode_to_vec()
+pub(crate) fn socket_listener(address: IpAddr, port: u16, filters: &[CallFilter]) -> Vec<u8> {
+    socket::listener(address, port, filters).encode_to_vec()
 }
 
 /// The name of that listener.

@@ -7,7 +7,7 @@ use mesh_core::config::{
 
 use super::common::{duration, uint};
 use super::matcher::route_match;
-use super::{action, fault, hash, headers, retry};
+use super::{action, filter, hash, headers, retry};
 use crate::proto::core::{Metadata, RoutingPriority as PriorityProto};
 use crate::proto::protobuf;
 use crate::proto::route::{
@@ -28,7 +28,7 @@ pub(super) fn configuration(tree: &RouteTree) -> RouteConfiguration {
         response_headers_to_add: response.0,
         response_headers_to_remove: response.1,
         most_specific_header_mutations_wins: tree.closest_rules_last,
-        typed_per_filter_config: fault::overrides(&tree.faults),
+        typed_per_filter_config: filter::overrides(&tree.filter_overrides),
         max_direct_response_body_size_bytes: largest_body(tree),
         ..RouteConfiguration::default()
     }
@@ -57,7 +57,7 @@ fn virtual_host(host: &VirtualHost) -> HostProto {
         request_headers_to_remove: request.1,
         response_headers_to_add: response.0,
         response_headers_to_remove: response.1,
-        typed_per_filter_config: fault::overrides(&host.faults),
+        typed_per_filter_config: filter::overrides(&host.filter_overrides),
         include_request_attempt_count: host.routes.iter().any(|route| route.retry.announce_attempts),
         ..HostProto::default()
     }
@@ -86,7 +86,7 @@ fn route(route: &Route) -> RouteProto {
         request_headers_to_remove: request.1,
         response_headers_to_add: response.0,
         response_headers_to_remove: response.1,
-        typed_per_filter_config: fault::overrides(&route.faults),
+        typed_per_filter_config: filter::overrides(&route.filter_overrides),
         request_body_buffer_limit: route.forward().and_then(|_| retry::buffer_limit(&route.retry)),
         ..RouteProto::default()
     }
@@ -152,7 +152,7 @@ fn share(share: &ShareValue) -> ClusterWeight {
         response_headers_to_add: response.0,
         response_headers_to_remove: response.1,
         host_rewrite_specifier: host.map(|host| HostRewriteSpecifier::HostRewriteLiteral(host.to_string())),
-        typed_per_filter_config: fault::overrides(&share.faults),
+        typed_per_filter_config: filter::overrides(&share.filter_overrides),
         ..ClusterWeight::default()
     }
 }

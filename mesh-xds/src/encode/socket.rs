@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use mesh_core::config::FaultFilter;
+use mesh_core::config::CallFilter;
 
 use super::common::{address, ads};
 use super::listener::filters;
@@ -31,11 +31,11 @@ pub(super) fn connection_manager(manager: &HttpConnectionManager) -> Filter {
     }
 }
 
-pub(super) fn listener(ip: IpAddr, port: u16, faults: &[FaultFilter]) -> Listener {
+pub(super) fn listener(ip: IpAddr, port: u16, calls: &[CallFilter]) -> Listener {
     // Both HTTP/1.1 and HTTP/2 are taken: the codec is AUTO, which is the default.
     let manager = HttpConnectionManager {
         stat_prefix: name(port),
-        http_filters: filters(faults),
+        http_filters: filters(calls),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: port.to_string(),

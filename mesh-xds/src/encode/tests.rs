@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use mesh_core::Snapshot;
 use mesh_core::config::{
-    Delay, Domain, ExpectedPeers, Fault, FaultDelay, FaultOverride, Fraction, HeaderRules, LbPolicy, LeastRequest,
-    MutualTls, Override, Route, Split, TlsMode, VirtualHost,
+    Delay, Domain, ExpectedPeers, Fault, FaultDelay, FilterKind, FilterOverride, Fraction, HeaderRules, LbPolicy,
+    LeastRequest, MutualTls, Override, Route, Split, TlsMode, VirtualHost,
 };
 use mesh_core::route::{faults_of, virtual_host};
 use proptest::prelude::*;
@@ -289,19 +289,19 @@ fn faults_and_header_rules_stay_with_their_service() {
             delay: Delay::Fixed(std::time::Duration::from_secs(seconds)),
         };
         let delay = (seconds > 0).then_some(delay);
-        Arc::new(Fault {
+        FilterKind::from(Fault {
             delay,
             ..Fault::default()
         })
     };
     let with = |name: &str, seconds, disabled, said: Option<Override>| {
         let mut tree = (*tree(name, &["*"])).clone();
-        tree.fault_filters = vec![FaultFilter {
+        tree.filters = vec![CallFilter {
             name: "f".into(),
-            fault: fault(seconds),
+            what: fault(seconds),
             disabled,
         }];
-        tree.faults.extend(said.map(|what| FaultOverride {
+        tree.filter_overrides.extend(said.map(|what| FilterOverride {
             filter: "f".into(),
             what,
         }));
@@ -321,7 +321,7 @@ fn faults_and_header_rules_stay_with_their_service() {
     let named: Vec<_> = trees.iter().map(|tree| (format!("{}:80", tree.name), tree)).collect();
     let named: Vec<_> = named.iter().map(|(target, tree)| (&**target, *tree)).collect();
     let merged = &merged(&named)[&80];
-    assert_eq!(merged.fault_filters.len(), 1);
+    assert_eq!(merged.filters.len(), 1);
     for (target, tree) in named {
         let of = |tree: &RouteTree| {
             let host = virtual_host(tree, target).unwrap();

@@ -71,10 +71,10 @@ pub fn listener(bytes: &[u8]) {
             Listener::Api(Http {
                 routes: Routes::Named(routes),
                 extensions,
-                faults,
+                filters,
                 limits,
             }) if extensions.is_empty() && limits.is_empty() => {
-                let again = read_by::<Listener>(encode::listener(&name, routes, faults), &context);
+                let again = read_by::<Listener>(encode::listener(&name, routes, filters), &context);
                 assert_eq!(again, value, "a listener of {name:?}");
             }
             Listener::Api(http) | Listener::Outbound { http, .. } => {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Cluster, ClusterName, FaultFilter, RouteTree};
+use mesh_core::config::{CallFilter, Cluster, ClusterName, RouteTree};
 
 use crate::bootstrap::Profile;
 use crate::convention::PROVIDER;
@@ -38,7 +38,7 @@ pub(crate) struct Encoded {
     /// For Envoys whose listeners are on the usual address.
     envoy: View,
     /// The ports of Envoy's listeners, with the filters of each.
-    ports: Arc<[(u16, Vec<FaultFilter>)]>,
+    ports: Arc<[(u16, Vec<CallFilter>)]>,
 }
 
 /// What one client is told: the sets of its dialect.
@@ -123,10 +123,7 @@ impl Encoded {
         let egress = encode::by_port(snapshot);
         let egress_routes = written(egress.values());
         let egress_leading = self::leading(egress.values());
-        let ports: Arc<[_]> = egress
-            .into_iter()
-            .map(|(port, tree)| (port, tree.fault_filters))
-            .collect();
+        let ports: Arc<[_]> = egress.into_iter().map(|(port, tree)| (port, tree.filters)).collect();
         let sockets = sockets(&ports, EGRESS_ADDRESS);
         let mut for_sidecars = self::sockets(&ports, EVERYWHERE);
         serve(&mut for_sidecars, snapshot, Profile::Envoy)?;
@@ -223,9 +220,9 @@ fn encoded_endpoints(name: &ClusterName, cluster: &Cluster) -> Arc<[u8]> {
     encode::endpoints(name, &cluster.endpoints, &cluster.drops, &cluster.localities).into()
 }
 
-fn sockets(ports: &[(u16, Vec<FaultFilter>)], address: IpAddr) -> Resources {
-    let one = |(port, faults): &(u16, Vec<FaultFilter>)| {
-        let listener = encode::socket_listener(address, *port, faults);
+fn sockets(ports: &[(u16, Vec<CallFilter>)], address: IpAddr) -> Resources {
+    let one = |(port, filters): &(u16, Vec<CallFilter>)| {
+        let listener = encode::socket_listener(address, *port, filters);
         (encode::socket_name(*port).into(), listener.into())
     };
     ports.iter().map(one).collect()
@@ -255,7 +252,7 @@ fn listeners_and_trees(snapshot: &Snapshot) -> Result<(Resources, Trees<'_>), Un
         let Ok(tree) = tree else { continue };
         listeners.insert(
             Arc::clone(target),
-            encode::listener(target, &tree.name, &tree.fault_filters).into(),
+            encode::listener(target, &tree.name, &tree.filters).into(),
         );
         let first = trees.entry(&tree.name).or_insert(tree);
         if **first != *tree {

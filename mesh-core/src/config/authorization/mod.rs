@@ -9,12 +9,18 @@ use std::fmt;
 
 use super::{Domain, HeaderMatch, IpPrefix, RouteMatch, StringMatch};
 
+mod quick;
+
+pub(crate) use quick::{Quick, hash};
+
 /// What the connections and requests of one filter chain must pass. Built within limits, so that deciding is bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Authorization {
     connection: Vec<RbacFilter>,
     request: Vec<RbacFilter>,
     hosts: Vec<HostRules>,
+    /// Of each of `request`, of what it enforces.
+    quick: Vec<Quick>,
 }
 
 impl Authorization {
@@ -57,7 +63,11 @@ impl Authorization {
                 size.count(rules)?;
             }
         }
+        let quick = request
+            .iter()
+            .map(|filter| filter.rules.enforced.as_ref().map(Quick::of).unwrap_or_default());
         Ok(Self {
+            quick: quick.collect(),
             connection,
             request,
             hosts,
@@ -72,6 +82,11 @@ impl Authorization {
     /// What requests must pass, in order.
     pub fn request(&self) -> &[RbacFilter] {
         &self.request
+    }
+
+    /// Of each filter of requests, whom its policies can be about.
+    pub(crate) fn quick(&self) -> &[Quick] {
+        &self.quick
     }
 
     /// Where what requests must pass is replaced.

@@ -5,8 +5,9 @@
 //! connections asks once per connection, and shows [`Inbound::mode`] as Istio's PeerAuthentication mode of the port.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::{Domain, ExpectedPeers};
+use super::{Authorization, Domain, ExpectedPeers};
 
 mod choose;
 mod prefix;
@@ -40,6 +41,8 @@ pub struct FilterChain {
     pub security: InboundSecurity,
     /// What is spoken on them.
     pub traffic: Traffic,
+    /// What they and their requests must pass.
+    pub authorization: Arc<Authorization>,
 }
 
 /// What is spoken on a connection.

@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Clients, ConnectionFacts, Inbound, InboundSecurity, Traffic, Transport};
-use crate::config::{Reason, ReasonKind, Snapshot};
+use crate::authorize::Facts;
+use crate::config::{Authorization, Reason, ReasonKind, Snapshot};
 use crate::identity::SpiffeId;
 
 /// What holds where nothing was configured.
@@ -95,6 +96,46 @@ impl ServerRules {
         }
     }
 
+    /// What the requests of a connection must pass; `None`: nobody says anything of that.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is not taken at all, so that nothing that comes by it may pass.
+    pub fn authorization(&self, facts: &ConnectionFacts<'_>) -> Result<Option<&Arc<Authorization>>, NotTaken> {
+        match self {
+            Self::Closed(reason) => Err(NotTaken::Closed(reason.clone())),
+            Self::Strict => Ok(None),
+            Self::Listener(inbound) => {
+                let chain = inbound.chain_for(facts).ok_or(NotTaken::NoChain)?;
+                Ok(Some(&chain.authorization).filter(|authorization| !authorization.is_empty()))
+            }
+        }
+    }
+
+    /// Whether a connection passes what its chain asks of connections (Envoy's network RBAC filter).
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub fn permits(&self, facts: &ConnectionFacts<'_>, entered: Entered<'_>) -> Result<(), NotTaken> {
+        let Some(authorization) = self.authorization(facts)? else {
+            return Ok(());
+        };
+        let known = Facts {
+            source: Some(facts.source.ip()),
+            destination: Some(facts.destination),
+            server_name: facts.server_name,
+            peer: match entered {
+                Entered::Mutual(id) => Some(id),
+                Entered::Plaintext | Entered::OneSided => None,
+            },
+            head: None,
+        };
+        // What only reports is reported of requests.
+        let passes = authorization.connection_passes(&known, &mut |_| ());
+        passes.map_err(|_| NotTaken::Forbidden)
+    }
+
     /// Whether a connection that was let in would be let in again.
     ///
     /// # Errors
@@ -102,11 +143,12 @@ impl ServerRules {
     /// When it would not.
     pub fn holds(&self, facts: &ConnectionFacts<'_>, entered: Entered<'_>, floor: bool) -> Result<(), NotTaken> {
         match (self.security(facts, floor)?, entered) {
-            (InboundSecurity::Mutual(clients), Entered::Mutual(id)) if clients.admit(id) => Ok(()),
-            (InboundSecurity::Mutual(_), Entered::Mutual(_)) => Err(NotTaken::WrongIdentity),
-            (InboundSecurity::Plaintext, Entered::Plaintext) | (InboundSecurity::OneSided, Entered::OneSided) => Ok(()),
-            _ => Err(NotTaken::OtherSecurity),
+            (InboundSecurity::Mutual(clients), Entered::Mutual(id)) if clients.admit(id) => {}
+            (InboundSecurity::Mutual(_), Entered::Mutual(_)) => return Err(NotTaken::WrongIdentity),
+            (InboundSecurity::Plaintext, Entered::Plaintext) | (InboundSecurity::OneSided, Entered::OneSided) => {}
+            _ => return Err(NotTaken::OtherSecurity),
         }
+        self.permits(facts, entered)
     }
 }
 
@@ -147,6 +189,8 @@ pub enum NotTaken {
     WrongIdentity,
     /// It was let in under rules that asked for something else.
     OtherSecurity,
+    /// A policy forbids it.
+    Forbidden,
 }
 
 impl NotTaken {
@@ -160,6 +204,7 @@ impl NotTaken {
             Self::NotHttp => "not_http",
             Self::WrongIdentity => "wrong_identity",
             Self::OtherSecurity => "security_changed",
+            Self::Forbidden => "forbidden",
         }
     }
 }
@@ -174,6 +219,7 @@ impl fmt::Display for NotTaken {
             Self::NotHttp => f.write_str("the connection's filter chain is not for HTTP"),
             Self::WrongIdentity => f.write_str("the peer is none of the clients that are let in"),
             Self::OtherSecurity => f.write_str("connections of this kind are no longer let in"),
+            Self::Forbidden => f.write_str("a policy forbids the connection"),
         }
     }
 }

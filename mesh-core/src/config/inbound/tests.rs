@@ -10,6 +10,7 @@ fn chain(name: &str, security: InboundSecurity, change: impl FnOnce(&mut ChainMa
         matches,
         security,
         traffic: Traffic::Http,
+        authorization: Arc::default(),
     }
 }
 

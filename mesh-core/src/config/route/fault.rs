@@ -1,47 +1,11 @@
 //! Faults that are put in on purpose (Envoy `HTTPFault`, gRFC A33).
-//!
-//! A listener has a list of fault filters, each with a name. A configuration, a virtual host, a route and a share of a split
-//! may say something else of a filter by its name; the closest to the call is heard. A name that is no filter's is not heard
-//! at all.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
 use super::HeaderMatch;
 use crate::config::{ClusterName, Fraction};
-
-/// A fault filter of a listener.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FaultFilter {
-    /// What routes call it by.
-    pub name: Box<str>,
-    /// What it does where nobody says otherwise.
-    pub fault: Arc<Fault>,
-    /// It does nothing where nobody says otherwise.
-    pub disabled: bool,
-}
-
-/// What is said of a filter closer to the call.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FaultOverride {
-    /// The filter's name.
-    pub filter: Box<str>,
-    /// What it does here.
-    pub what: Override,
-}
-
-/// What a filter does in place of what it was told (Envoy `FilterConfig`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Override {
-    /// Nothing.
-    Disabled,
-    /// What it was told, though it be disabled.
-    Enabled,
-    /// This.
-    With(Arc<Fault>),
-}
 
 /// What a fault filter does to a call. Each part has its own chance; the delay comes first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -8,21 +8,25 @@ use super::{ClusterName, RetryPolicy, RoutingPriority, TimeLimits};
 mod action;
 mod domain;
 mod fault;
+mod filter;
 mod format;
 mod hash;
 mod headers;
 mod matches;
+mod session;
 mod split;
 mod substitution;
 
 pub use action::{Action, DirectResponse, Forward, HostRewrite, Mirror, PathRewrite, Redirect, RedirectPath, Rewrite};
 pub use domain::{Domain, InvalidDomain};
-pub use fault::{Abort, Delay, Fault, FaultAbort, FaultDelay, FaultFilter, FaultOverride, Override};
+pub use fault::{Abort, Delay, Fault, FaultAbort, FaultDelay};
+pub use filter::{CallFilter, FilterKind, FilterOverride, Override};
 pub use format::{HeaderFormat, InvalidFormat};
 pub(crate) use format::{Operator, Piece};
 pub use hash::{HashBy, HashCookie, HashPolicy};
 pub use headers::{AppendAction, HeaderEdit, HeaderEdits, HeaderRules, InvalidEdit};
 pub use matches::{HeaderMatch, HeaderTest, PathMatch, QueryMatch, QueryTest, RouteMatch, Subject};
+pub use session::{Session, SessionCookie, SessionState};
 pub use split::{InvalidSplit, Split, WeightedCluster};
 pub use substitution::{InvalidSubstitution, Substitution};
 
@@ -41,10 +45,10 @@ pub struct RouteTree {
     /// Whether the rules for headers that stand closer to a call are applied after those that stand farther, so that theirs is
     /// the last word (Envoy `most_specific_header_mutations_wins`).
     pub closest_rules_last: bool,
-    /// The fault filters of the listener that these routes are for, in order.
-    pub fault_filters: Vec<FaultFilter>,
+    /// The filters of the listener that these routes are for, in order.
+    pub filters: Vec<CallFilter>,
     /// What is said of them here.
-    pub faults: Vec<FaultOverride>,
+    pub filter_overrides: Vec<FilterOverride>,
 }
 
 impl RouteTree {
@@ -56,8 +60,8 @@ impl RouteTree {
             ignore_port: false,
             headers: None,
             closest_rules_last: false,
-            fault_filters: Vec::new(),
-            faults: Vec::new(),
+            filters: Vec::new(),
+            filter_overrides: Vec::new(),
         }
     }
 
@@ -82,8 +86,8 @@ pub struct VirtualHost {
     pub routes: Vec<Arc<Route>>,
     /// What is done to the headers of its calls.
     pub headers: Option<Arc<HeaderRules>>,
-    /// What is said of the fault filters here.
-    pub faults: Vec<FaultOverride>,
+    /// What is said of the filters here.
+    pub filter_overrides: Vec<FilterOverride>,
 }
 
 impl VirtualHost {
@@ -94,7 +98,7 @@ impl VirtualHost {
             domains,
             routes,
             headers: None,
-            faults: Vec::new(),
+            filter_overrides: Vec::new(),
         }
     }
 }
@@ -118,8 +122,8 @@ pub struct Route {
     pub priority: RoutingPriority,
     /// What is done to the headers of its calls.
     pub headers: Option<Arc<HeaderRules>>,
-    /// What is said of the fault filters here.
-    pub faults: Vec<FaultOverride>,
+    /// What is said of the filters here.
+    pub filter_overrides: Vec<FilterOverride>,
 }
 
 impl Route {
@@ -143,7 +147,7 @@ impl Route {
             retry,
             priority: RoutingPriority::Default,
             headers: None,
-            faults: Vec::new(),
+            filter_overrides: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::uri::Authority;
 
-use super::{FaultOverride, HeaderRules};
+use super::{FilterOverride, HeaderRules};
 use crate::config::{ClusterName, Weight};
 
 /// The clusters a route divides its requests among, with their cumulative weights.
@@ -27,7 +27,7 @@ pub struct WeightedCluster {
     /// The authority that its calls are given, where the route does not give them one.
     pub host: Option<Authority>,
     /// What is said of the fault filters here.
-    pub faults: Vec<FaultOverride>,
+    pub filter_overrides: Vec<FilterOverride>,
 }
 
 impl WeightedCluster {
@@ -38,7 +38,7 @@ impl WeightedCluster {
             weight: Weight(weight),
             headers: None,
             host: None,
-            faults: Vec::new(),
+            filter_overrides: Vec::new(),
         }
     }
 }

@@ -6,8 +6,8 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::{
-    Abort, Delay, Domain, Fault, FaultAbort, FaultDelay, FaultFilter, FaultOverride, HeaderMatch, HeaderTest, Override,
-    RouteTree, VirtualHost, WeightedCluster,
+    Abort, CallFilter, Delay, Domain, Fault, FaultAbort, FaultDelay, FilterKind, FilterOverride, HeaderMatch,
+    HeaderTest, Override, RouteTree, VirtualHost, WeightedCluster,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -195,19 +195,20 @@ fn the_closest_word_counts() {
             ..Fault::default()
         })
     };
-    let said = |what: &Option<Override>| -> Vec<FaultOverride> {
-        let said = what.iter().map(|what| FaultOverride {
+    let said = |what: &Option<Override>| -> Vec<FilterOverride> {
+        let said = what.iter().map(|what| FilterOverride {
             filter: "f".into(),
             what: what.clone(),
         });
         // Of a filter that there is not, nothing is heard.
-        said.chain([FaultOverride {
+        said.chain([FilterOverride {
             filter: "other".into(),
-            what: Override::With(fault(9)),
+            what: Override::With(FilterKind::Fault(fault(9))),
         }])
         .collect()
     };
-    let with = |millis| Some(Override::With(fault(millis)));
+    let with = |millis| Some(Override::With(FilterKind::Fault(fault(millis))));
+    let session = Some(Override::With(FilterKind::Session(Arc::default())));
     let (on, off) = (Some(Override::Enabled), Some(Override::Disabled));
     // Disabled in the listener; said by configuration, virtual host, route and share; the delay in milliseconds.
     let cases = [
@@ -221,21 +222,24 @@ fn the_closest_word_counts() {
         (false, [with(2), with(3), with(4), with(5)], Some(5)),
         (false, [with(2), off.clone(), None, None], None),
         (false, [off, None, None, on], Some(1)),
+        // A filter does not become one of another kind.
+        (false, [None, with(3), session.clone(), None], Some(3)),
+        (false, [None, None, session, None], Some(1)),
     ];
     for (disabled, [tree_says, host_says, route_says, share_says], expected) in cases {
         let mut tree = RouteTree::new("t", Vec::new());
-        tree.fault_filters = vec![FaultFilter {
+        tree.filters = vec![CallFilter {
             name: "f".into(),
-            fault: fault(1),
+            what: FilterKind::Fault(fault(1)),
             disabled,
         }];
-        tree.faults = said(&tree_says);
+        tree.filter_overrides = said(&tree_says);
         let mut host = VirtualHost::new("h", vec![Domain::Any], Vec::new());
-        host.faults = said(&host_says);
+        host.filter_overrides = said(&host_says);
         let mut route = Route::to(Split::all_to("c"));
-        route.faults = said(&route_says);
+        route.filter_overrides = said(&route_says);
         let mut share = WeightedCluster::new("c", 1);
-        share.faults = said(&share_says);
+        share.filter_overrides = said(&share_says);
         let expected: Vec<_> = expected.map(fault).into_iter().collect();
         assert_eq!(
             faults_of(&tree, &host, &route, &share),
@@ -253,11 +257,7 @@ fn a_fault_for_one_cluster_leaves_the_others_alone() {
         upstream_cluster: Some("v2".into()),
         ..Fault::default()
     };
-    tree.fault_filters = vec![FaultFilter {
-        name: "f".into(),
-        fault: Arc::new(fault),
-        disabled: false,
-    }];
+    tree.filters = vec![CallFilter::new("f", fault.into())];
     let host = VirtualHost::new("h", vec![Domain::Any], Vec::new());
     let route = Route::to(Split::all_to("v1"));
     let of = |name: &str| faults_of(&tree, &host, &route, &WeightedCluster::new(name, 1)).len();

@@ -1,9 +1,10 @@
-//! Tables of cases for matching, edits, redirects and faults, and the shares of the weighted choice.
+//! Tables of cases for matching, edits, redirects, faults and sessions, and the shares of the weighted choice.
 
 mod edits;
 mod fault;
 mod matching;
 mod redirect;
+mod session;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::config::{
-    FaultFilter, FaultOverride, Inbound, Override, Reason, ReasonKind, Resolved, Route, RouteTree, TimeLimits,
+    CallFilter, FilterOverride, Inbound, Override, Reason, ReasonKind, Resolved, Route, RouteTree, TimeLimits,
 };
 use mesh_core::route;
 
@@ -124,14 +124,14 @@ impl Walk<'_> {
         }))
     }
 
-    /// A listener's routes with its fault filters, once every filter that is a resource of its own is known, and can be served.
+    /// A listener's routes with its filters, once every filter that is a resource of its own is known, and can be served.
     fn routes(&mut self, http: &Http) -> Option<Resolved<RouteTree>> {
         let mut waits = false;
-        let mut faults = http.faults.to_vec();
+        let mut filters = http.filters.to_vec();
         for extension in http.extensions.iter() {
             match self.filter(extension) {
                 None => waits = true,
-                Some(Ok(fault)) => faults.extend(fault),
+                Some(Ok(filter)) => filters.extend(filter),
                 Some(Err(reason)) => return Some(Err(reason)),
             }
         }
@@ -144,11 +144,11 @@ impl Walk<'_> {
             },
         };
         let tree = tree.filter(|_| !waits)?;
-        Some(tree.map(|tree| with_faults(tree, faults)))
+        Some(tree.map(|tree| with_filters(tree, filters)))
     }
 
     /// What a filter does to calls that may pass it; `None` while it is not known what it is (Envoy `ExtensionConfigSource`).
-    fn filter(&mut self, extension: &ExtensionRef) -> Option<Result<Option<FaultFilter>, Reason>> {
+    fn filter(&mut self, extension: &ExtensionRef) -> Option<Result<Option<CallFilter>, Reason>> {
         let is_one_of = |found: &Extension| extension.types.is_empty() || extension.types.contains(&found.type_url);
         let filter = match self.look::<Extension>(&extension.name) {
             Found::Value(found) if is_one_of(&found) => found.filter.clone(),
@@ -166,9 +166,9 @@ impl Walk<'_> {
         };
         Some(match filter {
             Filter::Router | Filter::NoOp => Ok(None),
-            Filter::Fault(fault) => Ok(Some(FaultFilter {
+            Filter::Call(what) => Ok(Some(CallFilter {
                 name: (*extension.name).into(),
-                fault,
+                what,
                 disabled: extension.disabled,
             })),
             Filter::Unsupported(_) if extension.optional => Ok(None),
@@ -270,30 +270,30 @@ fn is_named_for(http: &Http, target: &str) -> bool {
     }
 }
 
-/// The routes with the faults that they are called with. Where nothing would come of it, which is what istiod sends everyone,
+/// The routes with the filters that their calls pass. Where nothing would come of it, which is what istiod sends everyone,
 /// they stay the value that they are.
-fn with_faults(tree: Arc<RouteTree>, filters: Vec<FaultFilter>) -> Arc<RouteTree> {
-    let speaks = |said: &[FaultOverride]| {
-        let something = |one: &FaultOverride| matches!(&one.what, Override::With(fault) if !fault.is_empty());
+fn with_filters(tree: Arc<RouteTree>, filters: Vec<CallFilter>) -> Arc<RouteTree> {
+    let speaks = |said: &[FilterOverride]| {
+        let something = |one: &FilterOverride| matches!(&one.what, Override::With(kind) if !kind.is_empty());
         said.iter().any(something)
     };
-    let is_heard = speaks(&tree.faults)
+    let is_heard = speaks(&tree.filter_overrides)
         || tree.virtual_hosts.iter().any(|host| {
             let of_shares = |route: &Route| {
                 let mut shares = route.split().into_iter().flat_map(|split| split.clusters());
-                shares.any(|share| speaks(&share.faults))
+                shares.any(|share| speaks(&share.filter_overrides))
             };
-            speaks(&host.faults)
+            speaks(&host.filter_overrides)
                 || host
                     .routes
                     .iter()
-                    .any(|route| speaks(&route.faults) || of_shares(route))
+                    .any(|route| speaks(&route.filter_overrides) || of_shares(route))
         });
-    if filters.is_empty() || (!is_heard && filters.iter().all(|filter| filter.fault.is_empty())) {
+    if filters.is_empty() || (!is_heard && filters.iter().all(|filter| filter.what.is_empty())) {
         return tree;
     }
     Arc::new(RouteTree {
-        fault_filters: filters,
+        filters,
         ..(*tree).clone()
     })
 }
@@ -311,8 +311,8 @@ fn cut(target: &str, whole: Arc<RouteTree>, limits: TimeLimits, before: Option<&
         ignore_port: whole.ignore_port,
         headers: whole.headers.clone(),
         closest_rules_last: whole.closest_rules_last,
-        fault_filters: whole.fault_filters.clone(),
-        faults: whole.faults.clone(),
+        filters: whole.filters.clone(),
+        filter_overrides: whole.filter_overrides.clone(),
     });
     let own = own.within(limits);
     // Another port's change, or another service's, leaves the target's own routes the value that they were.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::config::{Delay, Fault, FaultDelay, FaultFilter, Fraction, ReasonKind, Version};
+use mesh_core::config::{CallFilter, Delay, Fault, FaultDelay, Fraction, ReasonKind, Version};
 use proptest::prelude::*;
 
 use super::aggregate::THIRTY_PERCENT;
@@ -320,12 +320,8 @@ fn a_target_of_an_unknown_authority_is_told_at_once() {
     );
 }
 
-fn fault_filter(fault: Fault) -> FaultFilter {
-    FaultFilter {
-        name: "fault".into(),
-        fault: Arc::new(fault),
-        disabled: false,
-    }
+fn fault_filter(fault: Fault) -> CallFilter {
+    CallFilter::new("fault", fault.into())
 }
 
 fn some_fault() -> Fault {
@@ -356,8 +352,8 @@ fn a_listeners_faults_come_to_the_routes_of_its_target_and_empty_ones_change_not
         .hear(ResourceKind::Listener, vec![with(some_fault())])
         .snapshot
         .unwrap();
-    assert_eq!(tree(&second).fault_filters, [fault_filter(some_fault())]);
-    assert_eq!(tree(&first).fault_filters, []);
+    assert_eq!(tree(&second).filters, [fault_filter(some_fault())]);
+    assert_eq!(tree(&first).filters, []);
     let resent = mesh.hear(ResourceKind::Listener, vec![with(some_fault())]);
     assert!(resent.snapshot.is_none());
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::config::{Action, ReasonKind};
+use mesh_core::config::{Action, FilterKind, ReasonKind};
 
 use super::assemble::{Mesh, Seen, grpc, kind_of, missing};
 use super::*;
@@ -117,12 +117,11 @@ fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
     let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
     let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints.to_vec()).snapshot.unwrap();
     let tree = snapshot.target(TARGET).unwrap().as_ref().unwrap();
-    let filter = tree
-        .fault_filters
-        .iter()
-        .find(|filter| &*filter.name == "elsewhere")
-        .unwrap();
-    assert!(filter.fault.delay.is_some(), "{tree:?}");
+    let filter = tree.filters.iter().find(|filter| &*filter.name == "elsewhere").unwrap();
+    assert!(
+        matches!(&filter.what, FilterKind::Fault(fault) if fault.delay.is_some()),
+        "{tree:?}"
+    );
 }
 
 impl Mesh {

@@ -3,7 +3,7 @@
 //! gRPC knows nothing of it and has rules of its own (A56). But a control plane that says by which share of healthy endpoints a
 //! priority panics writes for somebody who spills and panics, as Envoy does; so there Envoy's rules hold, by whatever profile.
 
-use mesh_core::config::{CommonLb, Percent};
+use mesh_core::config::{CommonLb, Health, HealthSet, Percent};
 
 use super::lb::Around;
 use crate::bootstrap::Profile;
@@ -11,6 +11,7 @@ use crate::decode::{Context, Fault, Notes};
 use crate::proto::cluster::Cluster as Proto;
 use crate::proto::cluster::cluster::CommonLbConfig;
 use crate::proto::cluster::cluster::common_lb_config::LocalityConfigSpecifier;
+use crate::proto::core::{HealthStatus as Status, HealthStatusSet};
 
 pub(super) fn common_lb(
     proto: &Proto,
@@ -25,8 +26,13 @@ pub(super) fn common_lb(
         subset_size,
         slow_start,
     } = around;
+    let held = match config.and_then(|config| config.override_host_status.as_ref()) {
+        None => HealthSet::CALLABLE,
+        Some(set) => held(set, notes),
+    };
     if context.profile == Profile::Grpc && threshold.is_none() {
         return Ok(CommonLb {
+            held,
             subset_size,
             slow_start,
             ..CommonLb::GRPC
@@ -39,6 +45,7 @@ pub(super) fn common_lb(
     };
     let specifier = config.and_then(|config| config.locality_config_specifier.as_ref());
     let mut common = CommonLb {
+        held,
         panic_threshold,
         by_locality,
         subset_size,
@@ -65,6 +72,21 @@ fn asks_for_zones(config: &CommonLbConfig) -> bool {
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones))
             if zones.routing_enabled.is_some() || zones.min_cluster_size.is_some()
     )
+}
+
+/// Of what is one word here and two there, either says both.
+fn held(proto: &HealthStatusSet, notes: &mut Notes) -> HealthSet {
+    let known = |status: &i32| match Status::try_from(*status) {
+        Ok(Status::Unknown | Status::Healthy) => Some(Health::Healthy),
+        Ok(Status::Degraded) => Some(Health::Degraded),
+        Ok(Status::Draining) => Some(Health::Draining),
+        Ok(Status::Unhealthy | Status::Timeout) => Some(Health::Unhealthy),
+        Err(_) => None,
+    };
+    if proto.statuses.iter().any(|status| known(status).is_none()) {
+        notes.add("an override_host_status that nobody knows is not heard");
+    }
+    proto.statuses.iter().filter_map(known).collect()
 }
 
 /// Envoy cuts off what is less than a percent.

@@ -2,16 +2,17 @@
 
 use std::collections::HashSet;
 
-use mesh_core::config::FaultFilter;
+use mesh_core::config::{CallFilter, FilterKind, RbacFilter};
 use prost::{Message as _, Name};
 
 use super::Side;
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::{is_guard, meaning, type_name};
-use crate::decode::{Context, Fault, Notes};
+use crate::decode::{Context, Fault, Notes, rbac};
 use crate::proto::core::ExtensionConfigSource;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
+use crate::proto::rbac_http;
 use crate::proto::router::Router;
 use crate::resource::{ExtensionRef, Filter};
 
@@ -20,8 +21,10 @@ use crate::resource::{ExtensionRef, Filter};
 pub(super) struct Asked {
     /// Those that are resources of their own.
     pub(super) extensions: Vec<ExtensionRef>,
-    /// Those that break calls.
-    pub(super) faults: Vec<FaultFilter>,
+    /// Those that do something to calls.
+    pub(super) filters: Vec<CallFilter>,
+    /// Those that keep requests out, and whether each does so only where a route says so.
+    pub(super) guards: Vec<(RbacFilter, bool)>,
     /// The router adds none of its own headers (`suppress_envoy_headers`).
     pub(super) untold: bool,
 }
@@ -36,11 +39,17 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
         if !names.insert(filter.name.as_str()) {
             return Err(at(Fault::new("name", format!("{:?} is there twice", filter.name))));
         }
+        if side == Side::Server
+            && let Some(guard) = guard(filter).map_err(at)?
+        {
+            asked.guards.push((guard, filter.disabled));
+            continue;
+        }
         let is_router = match one(filter, side, context, notes).map_err(at)? {
-            One::Known(Filter::Fault(fault)) => {
-                asked.faults.push(FaultFilter {
+            One::Known(Filter::Call(what)) => {
+                asked.filters.push(CallFilter {
                     name: filter.name.as_str().into(),
-                    fault,
+                    what,
                     disabled: filter.disabled,
                 });
                 false
@@ -67,8 +76,23 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
     }
 }
 
+/// A filter that keeps requests out, if it is one that is understood here.
+fn guard(filter: &HttpFilter) -> Result<Option<RbacFilter>, Fault> {
+    let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+        return Ok(None);
+    };
+    if any.type_url != rbac_http::Rbac::type_url() {
+        return Ok(None);
+    }
+    let rules = rbac::http(&any.value).map_err(|fault| fault.within("typed_config"))?;
+    Ok(Some(RbacFilter {
+        name: filter.name.as_str().into(),
+        rules,
+    }))
+}
+
 enum One {
-    /// The router, one that breaks calls, or one to be passed over.
+    /// The router, one that does something to calls, or one to be passed over.
     Known(Filter),
     Elsewhere(ExtensionRef),
 }
@@ -81,9 +105,10 @@ fn one(filter: &HttpFilter, side: Side, context: &Context, notes: &mut Notes) ->
                     return Err(Fault::new("typed_config", why));
                 }
                 (_, Filter::Unsupported(why)) => ("typed_config", String::from(why)),
-                (_, Filter::Fault(fault)) if side == Side::Server => match fault.is_empty() {
-                    true => return Ok(One::Known(Filter::NoOp)),
-                    false => ("typed_config", "faults are not injected at a server".into()),
+                (_, Filter::Call(kind)) if side == Side::Server => match kind {
+                    kind if kind.is_empty() => return Ok(One::Known(Filter::NoOp)),
+                    FilterKind::Fault(_) => ("typed_config", "faults are not injected at a server".into()),
+                    FilterKind::Session(_) => ("typed_config", "a server has no hosts to keep sessions with".into()),
                 },
                 (_, known) => return Ok(One::Known(known)),
             }

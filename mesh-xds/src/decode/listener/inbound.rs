@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{ChainMatch, FilterChain, Inbound, InboundSecurity};
+use mesh_core::config::{Authorization, ChainMatch, FilterChain, Inbound, InboundSecurity, Traffic};
 
 use super::chain::{self, Rules};
 use super::manager;
@@ -47,7 +47,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
     for (index, chain) in proto.filter_chains.iter().enumerate() {
         let at = |fault: Fault| fault.within(format_args!("filter_chains[{index}]"));
         // Also of one that takes nothing: it is no less wrong for that (gRFC A36).
-        let (security, traffic) = filter_chain(chain, context, notes).map_err(at)?;
+        let read = filter_chain(chain, context, notes).map_err(at)?;
         let matches = chain::matches(chain.filter_chain_match.as_ref(), &mut rules, context);
         let matches = matches.map_err(|fault| at(fault.within("filter_chain_match")))?;
         let matches = match matches {
@@ -67,18 +67,20 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
             FilterChain {
                 name,
                 matches,
-                security,
-                traffic,
+                security: read.security,
+                traffic: read.traffic,
+                authorization: read.authorization,
             },
         ));
     }
     let default = proto.default_filter_chain.as_ref().map(|chain| {
         let read = filter_chain(chain, context, notes).map_err(|fault| fault.within("default_filter_chain"));
-        read.map(|(security, traffic)| FilterChain {
+        read.map(|read| FilterChain {
             name: chain.name.as_str().into(),
             matches: ChainMatch::default(),
-            security,
-            traffic,
+            security: read.security,
+            traffic: read.traffic,
+            authorization: read.authorization,
         })
     });
     Ok(Listener::Inbound(Arc::new(Inbound {
@@ -124,23 +126,32 @@ fn known(filter: &ListenerFilter) -> Result<(), Fault> {
     }
 }
 
+/// A chain, but for what it is called and what it matches.
+struct Read {
+    security: InboundSecurity,
+    traffic: Traffic,
+    authorization: Arc<Authorization>,
+}
+
 #[allow(deprecated, reason = "a deprecated field that changes who the peer is")]
-fn filter_chain(
-    chain: &ChainProto,
-    context: &Context,
-    notes: &mut Notes,
-) -> Result<(InboundSecurity, mesh_core::config::Traffic), Fault> {
+fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Result<Read, Fault> {
     if chain.use_proxy_proto.is_some_and(|flag| flag.value) {
         return Err(Fault::new("use_proxy_proto", "is not supported"));
     }
-    let terminal = terminal(chain, context, notes)?;
-    if let Terminal::Http { manager, index } = &terminal {
-        manager::server(manager, context, notes)
-            .map_err(|fault| fault.within(format_args!("filters[{index}].typed_config")))?;
-    }
+    let (terminal, connection) = terminal(chain, context, notes)?;
+    let (request, hosts) = match &terminal {
+        Terminal::Http { manager, index } => manager::server(manager, context, notes)
+            .map_err(|fault| fault.within(format_args!("filters[{index}].typed_config")))?,
+        Terminal::Tcp => Default::default(),
+    };
+    let authorization = Authorization::new(connection, request, hosts).map_err(|error| Fault::new("filters", error))?;
     let security = match &chain.transport_socket {
         None => InboundSecurity::Plaintext,
         Some(socket) => tls::downstream(socket, context, notes).map_err(|fault| fault.within("transport_socket"))?,
     };
-    Ok((security, terminal.traffic()))
+    Ok(Read {
+        security,
+        traffic: terminal.traffic(),
+        authorization: Arc::new(authorization),
+    })
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{RouteTree, TimeLimits};
+use mesh_core::config::{HostRules, RbacFilter, RouteTree, TimeLimits};
 
-use super::{Side, filters};
+use super::{Side, filters, guarded};
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::route::time::said;
@@ -35,7 +35,7 @@ pub(super) fn http(
     Ok(Http {
         routes,
         extensions: asked.extensions.into(),
-        faults: asked.faults.into(),
+        filters: asked.filters.into(),
         limits: TimeLimits {
             untold: asked.untold,
             ..limits(manager, context)?
@@ -61,8 +61,13 @@ fn limits(manager: &HttpConnectionManager, context: &Context) -> Result<TimeLimi
     })
 }
 
-/// Checks a server's connection manager. Its routes choose no cluster here: the application serves what it is called for.
-pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: &mut Notes) -> Result<(), Fault> {
+/// Reads a server's connection manager: what it asks of requests. Its routes choose no cluster here: the application serves what it
+/// is called for.
+pub(super) fn server(
+    manager: &HttpConnectionManager,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<(Vec<RbacFilter>, Vec<HostRules>), Fault> {
     let asked = common(manager, Side::Server, context, notes)?;
     if let Some(first) = asked.extensions.iter().find(|extension| !extension.optional) {
         // It may be a guard, and nobody at a server looks into it yet.
@@ -73,7 +78,15 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
         return Err(Fault::new("http_filters", reason));
     }
     match &manager.route_specifier {
-        Some(RouteSpecifier::Rds(_) | RouteSpecifier::RouteConfig(_)) => Ok(()),
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            guarded::hosts(config, asked.guards, context).map_err(|fault| fault.within("route_config"))
+        }
+        Some(RouteSpecifier::Rds(_)) if asked.guards.is_empty() => Ok((Vec::new(), Vec::new())),
+        // A route may ask for more than its listener does, and nobody here looks into it.
+        Some(RouteSpecifier::Rds(_)) => Err(Fault::new(
+            "rds",
+            "is not supported beside an RBAC filter: routes must be inline",
+        )),
         Some(RouteSpecifier::ScopedRoutes(_)) => Err(Fault::new("scoped_routes", "is not supported")),
         None => Err(Fault::new("route_specifier", "is missing")),
     }

@@ -12,6 +12,7 @@ use crate::resource::{Listener, ResourceKind};
 
 mod chain;
 mod filters;
+mod guarded;
 mod inbound;
 mod manager;
 mod network;

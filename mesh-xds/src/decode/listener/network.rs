@@ -1,15 +1,16 @@
 //! The network filters of a chain: in the end there is one that speaks HTTP, or one that passes bytes on.
 
-use mesh_core::config::Traffic;
+use mesh_core::config::{RbacFilter, Traffic};
 use prost::Name;
 
 use crate::bootstrap::Profile;
 use crate::decode::common::unpack;
 use crate::decode::extension::{is_guard, type_name};
-use crate::decode::{Context, Fault, Notes};
+use crate::decode::{Context, Fault, Notes, rbac};
 use crate::proto::hcm::HttpConnectionManager;
 use crate::proto::listener::{Filter, FilterChain, filter::ConfigType};
 use crate::proto::protobuf::Any;
+use crate::proto::rbac_network;
 
 /// Passes bytes to a cluster.
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
@@ -39,13 +40,24 @@ impl Terminal {
 }
 
 /// Reads a chain's filters. In gRPC's profile there is the connection manager and nothing else (gRFC A36).
-pub(super) fn terminal(chain: &FilterChain, context: &Context, notes: &mut Notes) -> Result<Terminal, Fault> {
-    let mut found = None;
+pub(super) fn terminal(
+    chain: &FilterChain,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<(Terminal, Vec<RbacFilter>), Fault> {
+    let (mut found, mut guards) = (None, Vec::new());
     for (index, filter) in chain.filters.iter().enumerate() {
         let at = |fault: Fault| fault.within(format_args!("filters[{index}]"));
         let any = typed(filter).map_err(at)?;
         let name = type_name(&any.type_url);
-        let terminal = if name == HttpConnectionManager::full_name() {
+        let terminal = if context.profile == Profile::Envoy && name == rbac_network::Rbac::full_name() {
+            let rules = rbac::network(&any.value).map_err(|fault| at(fault.within("typed_config")))?;
+            guards.push(RbacFilter {
+                name: filter.name.as_str().into(),
+                rules,
+            });
+            continue;
+        } else if name == HttpConnectionManager::full_name() {
             let manager = Box::new(unpack::<HttpConnectionManager>("typed_config", any).map_err(at)?);
             Terminal::Http { manager, index }
         } else if context.profile == Profile::Envoy && name == TCP_PROXY {
@@ -75,7 +87,8 @@ pub(super) fn terminal(chain: &FilterChain, context: &Context, notes: &mut Notes
         )),
         Some(Terminal::Http { .. }) | None => {}
     }
-    found.ok_or_else(|| Fault::new("filters", "has no HTTP connection manager"))
+    let found = found.ok_or_else(|| Fault::new("filters", "has no HTTP connection manager"))?;
+    Ok((found, guards))
 }
 
 fn typed(filter: &Filter) -> Result<&Any, Fault> {

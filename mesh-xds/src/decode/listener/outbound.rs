@@ -67,7 +67,14 @@ fn speaks_http(
         Some(ConfigType::TypedConfig(any)) if any.type_url == HttpConnectionManager::type_url() => {}
         _ => return Ok(None),
     }
-    match terminal(chain, context, notes)? {
+    let (terminal, guards) = terminal(chain, context, notes)?;
+    if !guards.is_empty() {
+        return Err(Fault::new(
+            "filters",
+            "an RBAC filter guards, and is not enforced of a client's connections",
+        ));
+    }
+    match terminal {
         Terminal::Http { manager, index } => Ok(Some((manager, index))),
         Terminal::Tcp => Ok(None),
     }

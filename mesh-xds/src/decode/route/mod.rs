@@ -10,7 +10,8 @@ use mesh_core::config::{
     WeightedCluster as ShareValue,
 };
 
-use super::{Context, Fault, Notes, Resource, fault, matcher};
+use super::overrides::overrides;
+use super::{Context, Fault, Notes, Resource, matcher};
 use crate::bootstrap::Profile;
 use crate::proto::core::RoutingPriority as PriorityProto;
 use crate::proto::route::{
@@ -63,7 +64,7 @@ impl Resource for RouteTree {
                 (&proto.response_headers_to_add, &proto.response_headers_to_remove),
             )?,
             closest_rules_last: proto.most_specific_header_mutations_wins,
-            faults: fault::overrides(&proto.typed_per_filter_config, context, notes)?,
+            filter_overrides: overrides(&proto.typed_per_filter_config, context, notes)?,
             ..Self::new(proto.name.as_str(), virtual_hosts)
         })
     }
@@ -91,7 +92,7 @@ fn virtual_host(places: &Places<'_>, context: &Context, notes: &mut Notes) -> Re
             (&proto.request_headers_to_add, &proto.request_headers_to_remove),
             (&proto.response_headers_to_add, &proto.response_headers_to_remove),
         )?,
-        faults: fault::overrides(&proto.typed_per_filter_config, context, notes)?,
+        filter_overrides: overrides(&proto.typed_per_filter_config, context, notes)?,
         ..VirtualHost::new(proto.name.as_str(), domains, routes)
     })
 }
@@ -157,7 +158,7 @@ fn route(proto: &RouteProto, places: &Places<'_>, context: &Context, notes: &mut
             (&proto.request_headers_to_add, &proto.request_headers_to_remove),
             (&proto.response_headers_to_add, &proto.response_headers_to_remove),
         )?,
-        faults: fault::overrides(&proto.typed_per_filter_config, context, notes)?,
+        filter_overrides: overrides(&proto.typed_per_filter_config, context, notes)?,
     })))
 }
 
@@ -289,7 +290,7 @@ fn share(proto: &ClusterWeight, context: &Context, notes: &mut Notes) -> Result<
             (&proto.response_headers_to_add, &proto.response_headers_to_remove),
         )?,
         host,
-        faults: fault::overrides(&proto.typed_per_filter_config, context, notes)?,
+        filter_overrides: overrides(&proto.typed_per_filter_config, context, notes)?,
         ..ShareValue::new(proto.name.as_str(), weight)
     })
 }

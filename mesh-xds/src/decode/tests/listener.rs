@@ -1,6 +1,6 @@
 //! Listeners.
 
-use mesh_core::config::{FaultFilter, RouteTree};
+use mesh_core::config::{CallFilter, FilterKind, RouteTree};
 
 use super::*;
 use crate::encode;
@@ -97,7 +97,7 @@ fn listeners_that_are_taken() {
     let named = Listener::Api(Http {
         routes: Routes::Named("routes".into()),
         extensions: Arc::default(),
-        faults: Arc::default(),
+        filters: Arc::default(),
         limits: Default::default(),
     });
     assert_eq!(accepted::<Listener>(listener_proto(), |_| {}), named);
@@ -111,15 +111,14 @@ fn listeners_that_are_taken() {
                 .insert(0, filter("unknown", "type.googleapis.com/x.Y", true));
         });
     });
-    let Listener::Api(Http { extensions, faults, .. }) = many else {
+    let Listener::Api(Http {
+        extensions, filters, ..
+    }) = many
+    else {
         panic!("a client's listener stays one")
     };
-    let fault = FaultFilter {
-        name: "fault".into(),
-        fault: Arc::default(),
-        disabled: false,
-    };
-    assert_eq!((extensions.len(), &*faults), (0, &[fault][..]));
+    let fault = CallFilter::new("fault", FilterKind::Fault(Arc::default()));
+    assert_eq!((extensions.len(), &*filters), (0, &[fault][..]));
     let inline = accepted::<Listener>(listener_proto(), |proto| {
         with_manager(proto, |manager| {
             let specifier = hcm::http_connection_manager::RouteSpecifier::RouteConfig(Default::default());

@@ -10,6 +10,7 @@ mod lb;
 mod limits;
 mod listener;
 mod others;
+mod policies;
 mod roundtrip;
 mod route;
 mod served;

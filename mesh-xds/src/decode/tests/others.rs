@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Cluster, CommonLb, Endpoint, Fault as FaultValue, FaultFilter, Health, LbPolicy, LoadReporting, Subject, TimeLimits,
+    CallFilter, Cluster, CommonLb, Endpoint, Fault as FaultValue, FilterKind, Health, LbPolicy, LoadReporting, Subject,
+    TimeLimits,
 };
 use proptest::prelude::*;
 
 use super::roundtrip::{bytes_in, clusters, endpoint_lists, localities_of, trees};
-use super::strategies::faults;
+use super::strategies::kinds;
 use super::*;
 use crate::encode::{self, Dialect};
 use crate::proto::cluster::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
@@ -30,6 +31,7 @@ use crate::resource::{
 
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+const SESSION: &str = "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
 const LUA: &str = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua";
 
 fn message<P: Message + Default>(bytes: &[u8]) -> P {
@@ -121,12 +123,8 @@ fn filter_config(filter: &Filter, type_url: &str) -> Any {
             type_url: type_url.into(),
             value: Vec::new(),
         },
-        Filter::Fault(fault) => {
-            let filter = FaultFilter {
-                name: "f".into(),
-                fault: Arc::clone(fault),
-                disabled: false,
-            };
+        Filter::Call(what) => {
+            let filter = CallFilter::new("f", what.clone());
             let (_, manager) = manager(&encode::listener("t", "r", &[filter]));
             match &manager.http_filters[0].config_type {
                 Some(ConfigType::TypedConfig(any)) => any.clone(),
@@ -148,7 +146,7 @@ fn written_listener(http: &Http) -> ListenerProto {
         Routes::Named(name) => &**name,
         Routes::Inline(_) => "",
     };
-    let (mut proto, mut manager) = manager(&encode::listener("t", routes, &http.faults));
+    let (mut proto, mut manager) = manager(&encode::listener("t", routes, &http.filters));
     if let Routes::Inline(tree) = &http.routes {
         manager.route_specifier = Some(RouteSpecifier::RouteConfig(message(&encode::routes(tree))));
     }
@@ -278,8 +276,15 @@ fn seen(mut fault: FaultValue) -> FaultValue {
 }
 
 fn filters() -> impl Strategy<Value = Filter> {
-    let fault = faults().prop_map(|fault| Filter::Fault(Arc::new(seen(fault))));
-    prop_oneof![Just(Filter::NoOp), fault]
+    let kind = kinds().prop_map(|kind| Filter::Call(seen_kind(kind)));
+    prop_oneof![Just(Filter::NoOp), kind]
+}
+
+fn seen_kind(kind: FilterKind) -> FilterKind {
+    match kind {
+        FilterKind::Fault(fault) => seen((*fault).clone()).into(),
+        FilterKind::Session(_) => kind,
+    }
 }
 
 fn references() -> impl Strategy<Value = Arc<[ExtensionRef]>> {
@@ -301,11 +306,11 @@ fn references() -> impl Strategy<Value = Arc<[ExtensionRef]>> {
     })
 }
 
-fn fault_filters(see: fn(FaultValue) -> FaultValue) -> impl Strategy<Value = Arc<[FaultFilter]>> {
-    prop::collection::btree_map("[a-z.]{1,5}", (faults(), any::<bool>()), 0..3).prop_map(move |filters| {
-        let filter = |(name, (fault, disabled)): (String, (FaultValue, bool))| FaultFilter {
+fn call_filters(see: fn(FilterKind) -> FilterKind) -> impl Strategy<Value = Arc<[CallFilter]>> {
+    prop::collection::btree_map("[a-z.]{1,5}", (kinds(), any::<bool>()), 0..3).prop_map(move |filters| {
+        let filter = |(name, (what, disabled)): (String, (FilterKind, bool))| CallFilter {
             name: name.into(),
-            fault: Arc::new(see(fault)),
+            what: see(what),
             disabled,
         };
         filters.into_iter().map(filter).collect()
@@ -330,16 +335,16 @@ proptest! {
     }
 
     #[test]
-    fn routes_inside_a_listener_survive_the_wire(tree in trees(), faults in fault_filters(|fault| fault), limits in limits()) {
-        let http = Http { routes: Routes::Inline(Arc::new(tree)), extensions: Arc::default(), faults, limits };
+    fn routes_inside_a_listener_survive_the_wire(tree in trees(), filters in call_filters(|kind| kind), limits in limits()) {
+        let http = Http { routes: Routes::Inline(Arc::new(tree)), extensions: Arc::default(), filters, limits };
         prop_assert_eq!(read::<Listener>(&written_listener(&http)).unwrap(), Listener::Api(http));
     }
 
     #[test]
     fn references_to_filters_survive_the_wire(
-        name in "[a-z]{1,9}", extensions in references(), faults in fault_filters(seen), limits in limits()
+        name in "[a-z]{1,9}", extensions in references(), filters in call_filters(seen_kind), limits in limits()
     ) {
-        let http = Http { routes: Routes::Named(name.into()), extensions, faults, limits };
+        let http = Http { routes: Routes::Named(name.into()), extensions, filters, limits };
         let read = bytes_in::<Listener>(written_listener(&http).encode_to_vec(), &envoy());
         prop_assert_eq!(read, Listener::Api(http));
     }
@@ -350,6 +355,7 @@ proptest! {
         (filter, type_url) in prop_oneof![
             filters().prop_map(|filter| match filter {
                 Filter::NoOp => (filter, CORS),
+                Filter::Call(FilterKind::Session(_)) => (filter, SESSION),
                 other => (other, FAULT),
             }),
             Just((Filter::Router, "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router")),

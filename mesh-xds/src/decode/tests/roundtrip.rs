@@ -12,19 +12,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::config::{
-    Backoff, ClientWeights, Cluster, CommonLb, Connections, Credential, Domain, DropOverload, Endpoint, ExpectedPeers,
-    Failover, Fault, FaultFilter, HeaderMatch, HeaderTest, Health, HostSelection, Http2Settings, KeepAlive, LbPolicy,
-    LeastRequest, LoadReporting, Localities, Locality, LocalityWeight, Maglev, Metadata, MutualTls, NameKind,
-    NameMatch, OutlierRules, Pattern, Percent, Protocol, RateLimitedBackoff, ReportedMetric, ResetFormat, ResetHeader,
-    RetryBudget, RetryLimits, RetryOn, RetryPolicy, RingFunction, RingHash, Roots, Route, RouteTree, RoutingPriority,
-    SlowStart, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination,
-    VirtualHost, Weight,
+    Backoff, CallFilter, ClientWeights, Cluster, CommonLb, Connections, Credential, Domain, DropOverload, Endpoint,
+    ExpectedPeers, Failover, FilterKind, HeaderMatch, HeaderTest, Health, HealthSet, HostSelection, Http2Settings,
+    KeepAlive, LbPolicy, LeastRequest, LoadReporting, Localities, Locality, LocalityWeight, Maglev, Metadata,
+    MutualTls, NameKind, NameMatch, OutlierRules, Pattern, Percent, Protocol, RateLimitedBackoff, ReportedMetric,
+    ResetFormat, ResetHeader, RetryBudget, RetryLimits, RetryOn, RetryPolicy, RingFunction, RingHash, Roots, Route,
+    RouteTree, RoutingPriority, SlowStart, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TimeLimits, TlsMatch,
+    TlsMode, TlsOrigination, VirtualHost, Weight,
 };
 use proptest::prelude::*;
 
 use super::endpoint::in_zone;
 use super::limits::{breakers, outliers};
-use super::strategies::{actions, faults, header_rules, overrides, route_matches};
+use super::strategies::{actions, header_rules, kinds, overrides, route_matches};
 use super::*;
 use crate::encode::{self, Dialect};
 use crate::resource::{ClusterSpec, Discovery, Endpoints, Extension, Http, Listener, Routes};
@@ -131,12 +131,12 @@ pub(super) fn trees() -> impl Strategy<Value = RouteTree> {
     let priority = prop::sample::select(vec![RoutingPriority::Default, RoutingPriority::High]);
     let policies = (timeout, limits(), retries(), header_rules(), overrides(), priority);
     let route = ("[a-z]{0,5}", route_matches(), actions(), policies).prop_map(
-        |(name, matches, action, (timeout, limits, retry, headers, faults, priority))| {
+        |(name, matches, action, (timeout, limits, retry, headers, filter_overrides, priority))| {
             let mut route = Route {
                 name: name.into(),
                 matches,
                 headers,
-                faults,
+                filter_overrides,
                 ..Route::doing(action)
             };
             if route.forward().is_some() {
@@ -150,25 +150,25 @@ pub(super) fn trees() -> impl Strategy<Value = RouteTree> {
     let domain = domain.prop_map(|text| Domain::parse(&text).unwrap());
     let lists = (prop::collection::vec(domain, 1..3), prop::collection::vec(route, 0..4));
     let host = ("[a-z]{1,5}", lists, any::<bool>(), header_rules(), overrides());
-    let host = host.prop_map(|(name, (domains, mut routes), announce, headers, faults)| {
+    let host = host.prop_map(|(name, (domains, mut routes), announce, headers, filter_overrides)| {
         for route in routes.iter_mut().filter(|route| route.forward().is_some()) {
             // Said of a virtual host as a whole.
             route.retry.announce_attempts = announce;
         }
         VirtualHost {
             headers,
-            faults,
+            filter_overrides,
             ..VirtualHost::new(name, domains, routes.into_iter().map(Arc::new).collect())
         }
     });
     let hosts = prop::collection::vec(host, 0..3);
     let flags = (any::<bool>(), any::<bool>());
     ("[a-z]{1,9}", hosts, flags, header_rules(), overrides()).prop_map(
-        |(name, virtual_hosts, (ignore_port, closest_rules_last), headers, faults)| RouteTree {
+        |(name, virtual_hosts, (ignore_port, closest_rules_last), headers, filter_overrides)| RouteTree {
             ignore_port,
             closest_rules_last,
             headers,
-            faults,
+            filter_overrides,
             ..RouteTree::new(name, virtual_hosts)
         },
     )
@@ -507,7 +507,12 @@ fn common_lbs() -> impl Strategy<Value = CommonLb> {
         ..CommonLb::ENVOY
     });
     let rules = prop_oneof![Just(CommonLb::GRPC), envoys];
-    (rules, prop::option::of(slow)).prop_map(|(common, slow_start)| CommonLb { slow_start, ..common })
+    let held = prop::sample::subsequence(Health::ALL.to_vec(), 0..=4).prop_map(HealthSet::from_iter);
+    (rules, prop::option::of(slow), held).prop_map(|(common, slow_start, held)| CommonLb {
+        slow_start,
+        held,
+        ..common
+    })
 }
 
 fn bytes_of<R: Resource>(bytes: Vec<u8>) -> R {
@@ -530,23 +535,23 @@ proptest! {
 
     /// The filters of a listener travel with it, and not with its routes.
     #[test]
-    fn fault_filters_survive_the_wire(
-        filters in prop::collection::btree_map("[a-z.]{1,5}", (faults(), any::<bool>()), 0..3)
+    fn filters_survive_the_wire(
+        filters in prop::collection::btree_map("[a-z.]{1,5}", (kinds(), any::<bool>()), 0..3)
     ) {
-        let filter = |(name, (fault, disabled)): (String, (Fault, bool))| FaultFilter {
+        let filter = |(name, (what, disabled)): (String, (FilterKind, bool))| CallFilter {
             name: name.into(),
-            fault: Arc::new(fault),
+            what,
             disabled,
         };
-        let faults: Arc<[FaultFilter]> = filters.into_iter().map(filter).collect();
-        let read = bytes_of::<Listener>(encode::listener("t", "r", &faults));
-        let http = Http { routes: Routes::Named("r".into()), extensions: Arc::default(), faults, limits: TimeLimits::default() };
+        let filters: Arc<[CallFilter]> = filters.into_iter().map(filter).collect();
+        let read = bytes_of::<Listener>(encode::listener("t", "r", &filters));
+        let http = Http { routes: Routes::Named("r".into()), extensions: Arc::default(), filters, limits: TimeLimits::default() };
         prop_assert_eq!(read, Listener::Api(http));
     }
 
     #[test]
     fn listeners_survive_the_wire(target in text(), routes in text(), port in 1..=u16::MAX, v6 in any::<bool>()) {
-        let named = |name: &str| Http { routes: Routes::Named(name.into()), extensions: Arc::default(), limits: TimeLimits::default(), faults: Arc::default() };
+        let named = |name: &str| Http { routes: Routes::Named(name.into()), extensions: Arc::default(), limits: TimeLimits::default(), filters: Arc::default() };
         let read = bytes_of::<Listener>(encode::listener(&target, &routes, &[]));
         prop_assert_eq!(read, Listener::Api(named(&routes)));
         let address: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
@@ -577,7 +582,11 @@ proptest! {
         // It knows no other rules of failover than its own.
         let common_lb = match cluster.common_lb.failover {
             Failover::Spill => cluster.common_lb,
-            Failover::FirstReady => CommonLb { slow_start: cluster.common_lb.slow_start, ..CommonLb::ENVOY },
+            Failover::FirstReady => CommonLb {
+                slow_start: cluster.common_lb.slow_start,
+                held: cluster.common_lb.held,
+                ..CommonLb::ENVOY
+            },
         };
         // An Envoy is not asked for load reports.
         let load_reporting = cluster.load_reporting.filter(|_| ours);
@@ -598,7 +607,8 @@ proptest! {
             (own, _) => own.clone(),
         };
         let lb = policy_told_to_grpc(&cluster.lb);
-        let expected = Cluster { lb, common_lb: CommonLb::GRPC, tls, tls_matches: Arc::default(), ..cluster };
+        let common_lb = CommonLb { held: cluster.common_lb.held, ..CommonLb::GRPC };
+        let expected = Cluster { lb, common_lb, tls, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }
 

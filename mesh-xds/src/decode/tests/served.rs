@@ -7,11 +7,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_core::config::{
-    ChainMatch, Clients, Domain, ExpectedPeers, FilterChain, Inbound, InboundSecurity, IpPrefix, SourceType, Traffic,
-    Transport,
+    Authorization, ChainMatch, Clients, Domain, ExpectedPeers, FilterChain, Inbound, InboundSecurity, IpPrefix,
+    SourceType, Traffic, Transport,
 };
 use proptest::prelude::*;
 
+use super::policies;
 use super::roundtrip::{bytes_in, string_tests, text};
 use super::*;
 use crate::convention::NOBODY;
@@ -97,11 +98,18 @@ fn securities() -> impl Strategy<Value = InboundSecurity> {
 
 fn chains() -> impl Strategy<Value = FilterChain> {
     let traffic = prop_oneof![9 => Just(Traffic::Http), 1 => Just(Traffic::Tcp)];
-    ("[a-z_0-9.]{0,9}", matches(), securities(), traffic).prop_map(|(name, matches, security, traffic)| FilterChain {
+    let how = (securities(), traffic, policies::of_requests());
+    ("[a-z_0-9.]{0,9}", matches(), how).prop_map(|(name, matches, (security, traffic, authorization))| FilterChain {
         name: name.into(),
         matches,
         security,
         traffic,
+        // What passes bytes on has no requests.
+        authorization: Arc::new(if traffic == Traffic::Http {
+            authorization
+        } else {
+            Authorization::default()
+        }),
     })
 }
 
@@ -150,6 +158,30 @@ proptest! {
         prop_assert_eq!(read, Listener::Inbound(Arc::new(inbound)));
     }
 
+    /// And what connections are asked, which gRPC's shape has no words for.
+    #[test]
+    fn what_connections_are_asked_survives_the_wire(
+        chain in chains(), filters in policies::of_connections(), name in text(),
+    ) {
+        let request = chain.authorization.request().to_vec();
+        let hosts = chain.authorization.hosts().to_vec();
+        let authorization = Arc::new(Authorization::new(filters.clone(), request, hosts).unwrap());
+        let default = FilterChain { matches: ChainMatch::default(), authorization, ..chain };
+        let address = ([127, 0, 0, 1], 80).into();
+        let inbound = Inbound { name, address, chains: Vec::new(), default: Some(default) };
+        let bytes = encode::inbound(&inbound, Profile::Envoy);
+        // The same bytes for the same value, or each publication would look like a change.
+        if inbound.default.iter().all(|chain| chain.authorization.hosts().is_empty()) {
+            prop_assert_eq!(&bytes, &encode::inbound(&inbound, Profile::Envoy));
+        }
+        let read = bytes_in::<Listener>(bytes, &envoy());
+        prop_assert_eq!(read, Listener::Inbound(Arc::new(inbound.clone())));
+        let raw = Raw { type_url: Listener::KIND.type_url().into(), bytes: encode::inbound(&inbound, Profile::Grpc) };
+        let read = decode::<Listener>(&raw, &context()).unwrap();
+        let is_said = filters.is_empty() && inbound.default.iter().all(|chain| chain.traffic == Traffic::Http);
+        prop_assert_eq!(read.value.is_ok(), is_said);
+    }
+
     #[test]
     fn servers_listeners_survive_the_wire_in_grpcs_shape(inbound in inbounds()) {
         let raw = Raw { type_url: Listener::KIND.type_url().into(), bytes: encode::inbound(&inbound, Profile::Grpc) };
@@ -191,6 +223,7 @@ fn a_server_that_lets_nobody_in_says_so_to_everyone() {
             matches: ChainMatch::default(),
             security: InboundSecurity::Mutual(Clients::Named(ExpectedPeers::new(Vec::new()))),
             traffic: Traffic::Http,
+            authorization: Arc::default(),
         }),
     };
     let proto = listener::Listener::decode(&*encode::inbound(&nobody, Profile::Grpc)).unwrap();
@@ -206,7 +239,7 @@ fn a_server_that_lets_nobody_in_says_so_to_everyone() {
         panic!("a plain context")
     };
     let name = encode_of(NOBODY);
-    assert_eq!(validation.match_subject_alt_names, [name.clone()]);
+    assert_eq!(validation.match_subject_alt_names, std::slice::from_ref(&name));
     assert_eq!(validation.match_typed_subject_alt_names.len(), 1);
     assert_eq!(validation.match_typed_subject_alt_names[0].matcher, Some(name));
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Abort, Action, AppendAction, Delay, DirectResponse, Fault, FaultAbort, FaultDelay, FaultOverride, Forward,
-    Fraction, HashBy, HashCookie, HashPolicy, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch, HeaderRules,
+    Abort, Action, AppendAction, Delay, DirectResponse, Fault, FaultAbort, FaultDelay, FilterKind, FilterOverride,
+    Forward, Fraction, HashBy, HashCookie, HashPolicy, HeaderEdit, HeaderEdits, HeaderFormat, HeaderMatch, HeaderRules,
     HeaderTest, HostRewrite, Mirror, Override, PathMatch, PathRewrite, Pattern, Per, QueryMatch, QueryTest, Redirect,
-    RedirectPath, Rewrite, RouteMatch, Split, Subject, Substitution, WeightedCluster,
+    RedirectPath, Rewrite, RouteMatch, Session, SessionCookie, SessionState, Split, Subject, Substitution,
+    WeightedCluster,
 };
 use proptest::prelude::*;
 
@@ -133,15 +134,40 @@ pub(super) fn faults() -> impl Strategy<Value = Fault> {
     )
 }
 
+pub(super) fn sessions() -> impl Strategy<Value = Session> {
+    let attribute = ("[A-Za-z]{1,6}", "[a-z]{0,4}").prop_map(|(name, value)| (name.into(), value.into()));
+    let attributes = prop::collection::vec(attribute, 0..3);
+    let cookie = ("[a-z]{1,6}", 0u64..100_000, "(/[a-z]{0,4})?", attributes);
+    let cookie = cookie.prop_map(|(name, ttl, path, attributes)| {
+        SessionState::Cookie(SessionCookie {
+            name: name.into(),
+            ttl: Duration::from_secs(ttl),
+            path: path.into(),
+            attributes: attributes.into(),
+        })
+    });
+    let header = "x-[a-z]{1,8}".prop_map(|name| SessionState::Header(name.parse().unwrap()));
+    let state = prop::option::of(prop_oneof![cookie, header]);
+    (state, any::<bool>()).prop_map(|(state, strict)| Session { state, strict })
+}
+
+/// What filters do.
+pub(super) fn kinds() -> impl Strategy<Value = FilterKind> {
+    prop_oneof![
+        faults().prop_map(FilterKind::from),
+        sessions().prop_map(FilterKind::from)
+    ]
+}
+
 /// In the order of their names, each once.
-pub(super) fn overrides() -> impl Strategy<Value = Vec<FaultOverride>> {
+pub(super) fn overrides() -> impl Strategy<Value = Vec<FilterOverride>> {
     let what = prop_oneof![
         Just(Override::Disabled),
         Just(Override::Enabled),
-        faults().prop_map(|fault| Override::With(Arc::new(fault)))
+        kinds().prop_map(Override::With)
     ];
     prop::collection::btree_map("[a-z.]{1,5}", what, 0..2).prop_map(|said| {
-        let one = |(filter, what): (String, Override)| FaultOverride {
+        let one = |(filter, what): (String, Override)| FilterOverride {
             filter: filter.into(),
             what,
         };
@@ -225,10 +251,10 @@ pub(super) fn actions() -> impl Strategy<Value = Action> {
         prop::option::of(authorities()),
         overrides(),
     );
-    let share = share.prop_map(|(name, weight, headers, host, faults)| WeightedCluster {
+    let share = share.prop_map(|(name, weight, headers, host, filter_overrides)| WeightedCluster {
         headers,
         host,
-        faults,
+        filter_overrides,
         ..WeightedCluster::new(name.as_str(), weight)
     });
     let split = prop::collection::vec(share, 1..4).prop_map(|shares| Split::of(shares).unwrap());

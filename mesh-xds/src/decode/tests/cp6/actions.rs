@@ -4,7 +4,7 @@ use mesh_core::config::RouteTree;
 
 use super::routes::{action, regex, route, weighted};
 use super::*;
-use crate::proto::core::{DataSource, HeaderValue, HeaderValueOption, data_source};
+use crate::proto::core::{DataSource, HeaderValue, HeaderValueOption, TypedExtensionConfig, data_source};
 use crate::proto::fault::{FaultAbort, HttpFault, fault_abort::ErrorType};
 use crate::proto::fault_common::{FaultDelay, fault_delay::FaultDelaySecifier};
 use crate::proto::matcher::RegexMatchAndSubstitute;
@@ -19,6 +19,10 @@ use crate::proto::route::{
         hash_policy::{Cookie, Header, PolicySpecifier, QueryParameter},
     },
 };
+use crate::proto::stateful_session::cookie::CookieBasedSessionState;
+use crate::proto::stateful_session::header::HeaderBasedSessionState;
+use crate::proto::stateful_session::stateful_session_per_route::Override;
+use crate::proto::stateful_session::{StatefulSession, StatefulSessionPerRoute};
 
 fn add(name: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption {
@@ -96,13 +100,30 @@ fn delay(proto: &mut Proto, kind: Option<FaultDelaySecifier>) {
     );
 }
 
+fn per_route(proto: &mut Proto, said: &StatefulSessionPerRoute) {
+    route(proto).typed_per_filter_config.insert("f".into(), pack(said));
+}
+
+fn session(proto: &mut Proto, typed_config: Option<Any>) {
+    let session_state = TypedExtensionConfig {
+        name: "state".into(),
+        typed_config,
+    };
+    let session = StatefulSession {
+        session_state: Some(session_state),
+        ..Default::default()
+    };
+    let r#override = Some(Override::StatefulSession(session));
+    per_route(proto, &StatefulSessionPerRoute { r#override });
+}
+
 /// What a route does besides forwarding, and what is done to its calls.
 #[test]
 #[allow(deprecated, reason = "older control planes write the deprecated forms")]
 fn cp_6_actions_edits_and_faults() {
     const R: &str = "virtual_hosts[0].routes[0]";
     let at = |rest: &'static str| -> &'static str { Box::leak(format!("{R}.{rest}").into_boxed_str()) };
-    let mutators: [Mutator<Proto>; 45] = [
+    let mutators: [Mutator<Proto>; 52] = [
         (at("route.hash_policy[0].header.header_name"), |p| {
             hash(
                 p,
@@ -252,6 +273,36 @@ fn cp_6_actions_edits_and_faults() {
                 ..add("x", "y")
             });
         }),
+        (at("typed_per_filter_config[\"f\"].override"), |p| {
+            per_route(p, &StatefulSessionPerRoute::default())
+        }),
+        (at("typed_per_filter_config[\"f\"].disabled"), |p| {
+            let r#override = Some(Override::Disabled(false));
+            per_route(p, &StatefulSessionPerRoute { r#override });
+        }),
+        (
+            at("typed_per_filter_config[\"f\"].stateful_session.session_state.typed_config"),
+            |p| session(p, None),
+        ),
+        (
+            at("typed_per_filter_config[\"f\"].stateful_session.session_state.typed_config"),
+            |p| session(p, Some(pack(&DirectResponseAction::default()))),
+        ),
+        (
+            at("typed_per_filter_config[\"f\"].stateful_session.session_state.typed_config.cookie"),
+            |p| session(p, Some(pack(&CookieBasedSessionState::default()))),
+        ),
+        (
+            at("typed_per_filter_config[\"f\"].stateful_session.session_state.typed_config.cookie.name"),
+            |p| {
+                let cookie = Some(Default::default());
+                session(p, Some(pack(&CookieBasedSessionState { cookie })));
+            },
+        ),
+        (
+            at("typed_per_filter_config[\"f\"].stateful_session.session_state.typed_config.name"),
+            |p| session(p, Some(pack(&HeaderBasedSessionState { name: "a b".into() }))),
+        ),
         (at("request_headers_to_remove[0]"), |p| {
             route(p).request_headers_to_remove.push("host".into())
         }),

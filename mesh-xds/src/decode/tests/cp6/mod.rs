@@ -4,6 +4,7 @@
 mod actions;
 mod clusters;
 mod endpoints;
+mod guards;
 mod listeners;
 mod retries;
 mod routes;

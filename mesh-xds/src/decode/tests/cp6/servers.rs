@@ -109,7 +109,7 @@ fn cp_6_servers() {
         (
             "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config",
             |p| {
-                manager(p, |m| m.http_filters.insert(0, guard("rbac.v3.RBAC", true)));
+                manager(p, |m| m.http_filters.insert(0, guard("ext_authz.v3.ExtAuthz", true)));
             },
         ),
         (
@@ -221,7 +221,7 @@ fn cp_6_servers_of_sidecars() {
             }));
         }),
         ("filter_chains[1].filters[0].typed_config", |p| {
-            network(p, "rbac.v3.RBAC")
+            network(p, "ext_authz.v3.ExtAuthz")
         }),
         ("filter_chains[1].filters[0].typed_config", |p| {
             network(p, "tcp_proxy.v3.TcpProxy")

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    Action, Clients, ConnectionFacts, DirectResponse, ExpectedPeers, FaultFilter, InboundSecurity, LbPolicy, Mirror,
-    MtlsMode, MutualTls, RouteTree, Split, StringMatch, TimeLimits, TlsMode, Traffic, Transport,
+    Action, CallFilter, Clients, ConnectionFacts, DirectResponse, ExpectedPeers, FilterKind, InboundSecurity, LbPolicy,
+    Mirror, MtlsMode, MutualTls, RouteTree, Split, StringMatch, TimeLimits, TlsMode, Traffic, Transport,
 };
 use mesh_core::route::virtual_host;
 
@@ -36,12 +36,8 @@ fn mutual(sni: Option<&str>) -> TlsMode {
 }
 
 /// Where routes hang their faults.
-fn empty_fault() -> FaultFilter {
-    FaultFilter {
-        name: "envoy.filters.http.fault".into(),
-        fault: Default::default(),
-        disabled: false,
-    }
+fn empty_fault() -> CallFilter {
+    CallFilter::new("envoy.filters.http.fault", FilterKind::Fault(Default::default()))
 }
 
 #[test]
@@ -50,7 +46,7 @@ fn proxyless() {
     let named = Http {
         routes: Routes::Named(CLUSTER.into()),
         extensions: Default::default(),
-        faults: vec![empty_fault()].into(),
+        filters: vec![empty_fault()].into(),
         limits: TimeLimits::default(),
     };
     assert_eq!(value::<Listener>(&proxyless::listener(), &grpc), Listener::Api(named));
@@ -116,7 +112,7 @@ fn sidecar_listeners() {
     let named = Http {
         routes: Routes::Named(sidecar::ROUTES.into()),
         extensions: Default::default(),
-        faults: vec![empty_fault()].into(),
+        filters: vec![empty_fault()].into(),
         // Envoy's, where nothing is said.
         limits: TimeLimits {
             idle: Some(TimeLimits::ENVOY_IDLE),
@@ -192,7 +188,7 @@ fn sidecar_routes() {
         shadow_suffix: true,
     };
     assert_eq!(payment.forward().unwrap().mirrors, [mirror]);
-    assert_eq!(&*payment.faults[0].filter, "envoy.filters.http.fault");
+    assert_eq!(&*payment.filter_overrides[0].filter, "envoy.filters.http.fault");
     assert!(decoded.notes.is_empty(), "{:?}", decoded.notes);
     let unknown = |tree: &RouteTree| {
         let host = virtual_host(tree, "elsewhere.example").unwrap();

@@ -1,0 +1,221 @@
+//! What policies do to real requests: who passes, what a refusal looks like, and when a change is felt.
+
+use mesh_core::Snapshot;
+use mesh_core::config::{
+    Authorization, ChainMatch, Clients, FilterChain, FilterRules, Inbound, InboundSecurity, IpPrefix, Permission,
+    PermissionTest, Principal, PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Reason, ReasonKind, Rule,
+    StringMatch, Traffic,
+};
+
+use super::*;
+
+const OTHER: &str = "spiffe://mesh.test/ns/shop/sa/other";
+
+fn filter(action: RbacAction, permission: Permission, principal: Principal) -> RbacFilter {
+    let policy = RbacPolicy {
+        name: "ns[shop]-policy[p]-rule[0]".into(),
+        permissions: vec![permission],
+        principals: vec![principal],
+    };
+    RbacFilter {
+        name: "rbac".into(),
+        rules: FilterRules {
+            enforced: Some(Rbac {
+                action,
+                policies: vec![policy],
+            }),
+            shadow: None,
+        },
+    }
+}
+
+pub(super) fn one_rule(action: RbacAction, permission: Permission, principal: Principal) -> Authorization {
+    Authorization::new(Vec::new(), vec![filter(action, permission, principal)], Vec::new()).unwrap()
+}
+
+/// A chain that takes everything in plaintext.
+pub(super) fn open(authorization: Authorization) -> FilterChain {
+    FilterChain {
+        name: "".into(),
+        matches: ChainMatch::default(),
+        security: InboundSecurity::Plaintext,
+        traffic: Traffic::Http,
+        authorization: Arc::new(authorization),
+    }
+}
+
+fn mutual(authorization: Authorization) -> FilterChain {
+    FilterChain {
+        security: InboundSecurity::Mutual(Clients::Trusted),
+        ..open(authorization)
+    }
+}
+
+impl Mesh {
+    /// The control plane says `chain` of the server at `address`.
+    pub(super) fn rules(&self, address: SocketAddr, chain: FilterChain) {
+        let inbound = Inbound {
+            name: "inbound".into(),
+            address,
+            chains: vec![chain],
+            default: None,
+        };
+        self.tell(address, Ok(Arc::new(inbound)));
+    }
+
+    fn tell(&self, address: SocketAddr, inbound: mesh_core::config::Resolved<Inbound>) {
+        let snapshot = Snapshot::builder()
+            .inbound(address.to_string(), inbound)
+            .build()
+            .unwrap();
+        self.source.snapshots.publish(snapshot);
+    }
+
+    fn denied(&self, reason: &'static str) -> u64 {
+        self.link.tally().get("authorization_denied", reason)
+    }
+}
+
+fn peer(id: &str) -> Principal {
+    Rule::Is(PrincipalTest::Peer(Some(StringMatch::Exact(id.into()))))
+}
+
+fn path(prefix: &str) -> Permission {
+    Rule::Is(PermissionTest::Path(StringMatch::Prefix(prefix.into())))
+}
+
+#[tokio::test]
+async fn only_who_is_allowed_passes_and_a_change_holds_for_the_next_request() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    mesh.rules(address, mutual(one_rule(RbacAction::Allow, Rule::Always, peer(CLIENT))));
+    let other = mesh.client_as(&mesh.ca.identity(OTHER));
+    let (mut allowed, _one) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    let (mut refused, _two) = h2(connect(address, other).await.unwrap()).await.unwrap();
+    assert_eq!(get(&mut allowed).await.unwrap(), (200, CLIENT.into()));
+    assert_eq!(get(&mut refused).await.unwrap(), (403, "RBAC: access denied".into()));
+    assert_eq!((handler.calls(), mesh.denied("rbac")), (1, 1));
+
+    // The other way about, over the same connections.
+    mesh.rules(address, mutual(one_rule(RbacAction::Allow, Rule::Always, peer(OTHER))));
+    assert_eq!(get(&mut allowed).await.unwrap().0, 403);
+    assert_eq!(get(&mut refused).await.unwrap(), (200, OTHER.into()));
+
+    // Nothing allowed is nothing; no policy is everything.
+    mesh.rules(
+        address,
+        mutual(one_rule(RbacAction::Allow, Rule::never(), Rule::Always)),
+    );
+    assert_eq!(get(&mut allowed).await.unwrap().0, 403);
+    mesh.rules(address, mutual(Authorization::default()));
+    assert_eq!(get(&mut allowed).await.unwrap(), (200, CLIENT.into()));
+    assert_eq!(mesh.link.tally().total("connection_revoked"), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_is_in_the_callers_own_words() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    mesh.rules(
+        address,
+        mutual(one_rule(RbacAction::Deny, path("/admin"), Rule::Always)),
+    );
+    let (mut sender, _connection) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    let call = |path: &str, content_type: &str| {
+        Request::post(format!("https://payment.shop{path}"))
+            .header("content-type", content_type)
+            .body(Empty::<Bytes>::new())
+            .unwrap()
+    };
+    let response = sender
+        .send_request(call("//admin/x", "application/grpc+proto"))
+        .await
+        .unwrap();
+    let said = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            said("grpc-status"),
+            said("grpc-message"),
+            said("content-type")
+        ),
+        (200, "7".into(), "RBAC: access denied".into(), "application/grpc".into())
+    );
+    assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    let response = sender.send_request(call("/%61dmin", "text/plain")).await.unwrap();
+    assert_eq!(response.status(), 403);
+    assert_eq!(handler.calls(), 0);
+    let response = sender.send_request(call("/other", "text/plain")).await.unwrap();
+    assert_eq!((response.status().as_u16(), handler.calls()), (200, 1));
+}
+
+#[tokio::test]
+async fn what_forbids_a_connection_ends_it_and_takes_no_other() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let local = || Rule::Is(PrincipalTest::Source(IpPrefix::new([127, 0, 0, 0].into(), 8).unwrap()));
+    let network = |principal| {
+        let filters = vec![filter(RbacAction::Deny, Rule::Always, principal)];
+        mutual(Authorization::new(filters, Vec::new(), Vec::new()).unwrap())
+    };
+    mesh.rules(address, network(peer(OTHER)));
+    let (mut sender, connection) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    assert_eq!(get(&mut sender).await.unwrap().0, 200);
+    call(address, mesh.client_as(&mesh.ca.identity(OTHER)))
+        .await
+        .unwrap_err();
+    assert_eq!(mesh.refused("forbidden"), 1);
+    mesh.rules(address, network(local()));
+    // It is told to go, which ends it.
+    tokio::time::timeout(std::time::Duration::from_secs(20), connection)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(mesh.link.tally().get("connection_revoked", "forbidden"), 1);
+    call(address, mesh.client()).await.unwrap_err();
+    assert_eq!((mesh.refused("forbidden"), handler.calls()), (2, 1));
+}
+
+#[tokio::test]
+async fn az_10_nothing_is_served_before_it_is_known_who_may() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    call(address, mesh.client()).await.unwrap_err();
+    assert_eq!((mesh.refused("not_serving"), handler.calls()), (1, 0));
+
+    mesh.rules(address, mutual(Authorization::default()));
+    assert_eq!(call(address, mesh.client()).await.unwrap().0, 200);
+
+    // A definite error is no licence either, and it holds for open connections.
+    let (mut sender, _connection) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    assert_eq!(get(&mut sender).await.unwrap().0, 200);
+    mesh.tell(
+        address,
+        Err(Reason::new(ReasonKind::NoCluster, "the listener was refused")),
+    );
+    assert!(get(&mut sender).await.is_err_and(|_| true) || handler.calls() == 2);
+    call(address, mesh.client()).await.unwrap_err();
+    assert_eq!(handler.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_dry_run_and_an_audit_are_counted_and_change_nothing() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let mut dry = filter(RbacAction::Deny, Rule::Always, Rule::Always);
+    dry.rules.shadow = dry.rules.enforced.take();
+    let audit = filter(RbacAction::Log, Rule::Always, peer(CLIENT));
+    let authorization = Authorization::new(Vec::new(), vec![dry, audit], Vec::new()).unwrap();
+    mesh.rules(address, mutual(authorization));
+    assert_eq!(call(address, mesh.client()).await.unwrap().0, 200);
+    let tally = mesh.link.tally();
+    assert_eq!(
+        (
+            tally.get("authorization_shadow_denied", "rbac"),
+            tally.get("authorization_audited", "rbac"),
+            handler.calls()
+        ),
+        (1, 1, 1)
+    );
+}
