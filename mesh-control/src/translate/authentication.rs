@@ -186,6 +186,7 @@ fn chains(mode: Mode, destinations: Vec<IpPrefix>) -> Vec<FilterChain> {
         },
         security,
         traffic: Traffic::Http,
+        authorization: Arc::default(),
     };
     let mutual = || chain("mutual", None, InboundSecurity::Mutual(Clients::Trusted));
     match mode {
