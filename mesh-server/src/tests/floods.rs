@@ -4,6 +4,8 @@
 //! in frames and in time, and beside each a good client is served. The oracle is the handler: how often it ran, and that nothing of
 //! it is left.
 
+#![allow(clippy::print_stdout, reason = "the figures of a flood are shown with `--nocapture`")]
+
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -265,7 +267,8 @@ async fn frames_for_nothing() {
     const MOST_KEPT: u64 = 16 * 1024 * 1024;
     let target = Target::new().await;
     let before = resident();
-    let floods: [(&str, Vec<u8>, &dyn Fn(usize) -> Vec<u8>); 5] = [
+    type Piece<'a> = &'a dyn Fn(usize) -> Vec<u8>;
+    let floods: [(&str, Vec<u8>, Piece<'_>); 5] = [
         ("SETTINGS", vec![], &|_| frame(SETTINGS, 0, 0, &[])),
         ("PING", vec![], &|_| frame(PING, 0, 0, &[0; 8])),
         ("PRIORITY", vec![], &|number| {
