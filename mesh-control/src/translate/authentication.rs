@@ -83,7 +83,7 @@ impl<'a> Authentication<'a> {
         let places = self.places(documents, scope, registry);
         let own = places
             .iter()
-            .map(|(address, mode)| (*address, chains(*mode, Vec::new()), None));
+            .map(|(address, mode)| (*address, chains(*mode, &[]), None));
         let everywhere = everywhere(&places);
         let all = own.chain(everywhere).map(|(address, chains, default)| {
             let text = address.to_string();
@@ -160,10 +160,10 @@ fn everywhere(places: &Places) -> impl Iterator<Item = (SocketAddr, Vec<FilterCh
             let mut lax: Vec<_> = of_port.into_iter().filter(|(_, mode)| *mode != strictest).collect();
             lax.sort_by_key(|(place, mode)| (Reverse(*mode), *place));
             let narrow = lax.chunk_by(|(_, a), (_, b)| a == b).flat_map(|alike| {
-                let places = alike.iter().map(|(place, _)| whole(*place)).collect();
-                chains(alike[0].1, places)
+                let places: Vec<_> = alike.iter().map(|(place, _)| whole(*place)).collect();
+                chains(alike[0].1, &places)
             });
-            let chains = narrow.chain(chains(strictest, Vec::new())).collect();
+            let chains = narrow.chain(chains(strictest, &[])).collect();
             Some((address, chains, None))
         })
 }
@@ -176,12 +176,12 @@ fn whole(address: IpAddr) -> IpPrefix {
 
 /// The chains of one mode for connections to `destinations`; none: to any. Plaintext is told by how it begins, which is all that
 /// gRPC's shape can say (A36); TLS is what is left.
-fn chains(mode: Mode, destinations: Vec<IpPrefix>) -> Vec<FilterChain> {
+fn chains(mode: Mode, destinations: &[IpPrefix]) -> Vec<FilterChain> {
     let chain = |name: &str, transport, security| FilterChain {
         name: name.into(),
         matches: ChainMatch {
             transport,
-            destinations: destinations.clone(),
+            destinations: destinations.to_vec(),
             ..ChainMatch::default()
         },
         security,
