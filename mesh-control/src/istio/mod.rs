@@ -26,7 +26,7 @@ pub use document::{Document, Meta};
 pub use load_balancer::{
     ConsistentHash, HashKey, LoadBalancer, LocalityRule, LocalitySetting, Policy as LbChoice, Warmup,
 };
-pub use peer_authentication::PeerAuthentication;
+pub use peer_authentication::{Mode, PeerAuthentication};
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
 pub use traffic_policy::{Blocks, ClientTls, ConnectionPool, OutlierDetection, TlsMode as TlsWord, TrafficPolicy};
 pub use value::{At, Place};
