@@ -148,6 +148,7 @@ impl Enrolment {
         let domain = self.authority.trust_domain().as_str();
         Bootstrap::builder(node(namespace, service_account))
             .tls(server, roots)
+            .server_listener_template(crate::SERVER_LISTENERS)
             .mesh_ca(server, roots, domain, namespace, service_account, token.expose())
             .build()
             .map_err(|error| Kind::Bootstrap(error).into())

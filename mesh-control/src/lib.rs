@@ -43,6 +43,10 @@ pub use enrol::{EnrolError, Enrolment, noted_plaintext};
 pub use publish::{Status, check};
 pub use source::{MAX_FILES, Reading};
 
+/// How the listener of a server is called, `%s` for the address that it listens on (gRFC A36; the name that gRPC's documents give
+/// it). Bootstraps made here say so.
+pub const SERVER_LISTENERS: &str = "grpc/server?xds.resource.listening_address=%s";
+
 /// Replaces a file by one that only its owner may read: mode 0600, written whole or not at all.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ mod hops;
 mod hot_swap;
 mod leaks;
 mod lying;
+mod modes;
 mod mtls;
 mod outlier;
 mod routing;

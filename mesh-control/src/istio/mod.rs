@@ -21,7 +21,7 @@ mod yaml;
 
 pub use destination_rule::{DestinationRule, Subset};
 pub use document::{Document, Meta};
-pub use peer_authentication::PeerAuthentication;
+pub use peer_authentication::{Mode, PeerAuthentication};
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
 pub use value::{At, Place};
 pub use values::{Selector, StringMatch, has_all, parse_duration};

@@ -8,6 +8,7 @@ use mesh_core::config::{
     CircuitBreakers, Cluster, ClusterName, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, TlsMode,
 };
 
+use super::authentication::Authentication;
 use super::service::Service;
 use super::{ClientScope, Findings, Mesh, endpoint, host};
 use crate::diagnostic::{Code, Severity};
@@ -25,13 +26,20 @@ pub(super) fn name(host: &str, port: u32, subset: &str) -> ClusterName {
 }
 
 /// The cluster of one port of a service, or of one subset of it.
-pub(super) fn build(service: &Service<'_>, port: &Port, subset: Option<&Subset>, findings: &mut Findings) -> Cluster {
+pub(super) fn build(
+    service: &Service<'_>,
+    port: &Port,
+    subset: Option<&Subset>,
+    authentication: &Authentication<'_>,
+    findings: &mut Findings,
+) -> Cluster {
     let everything = BTreeMap::new();
     let labels = subset.map_or(&everything, |subset| &subset.labels);
     let subset = subset.map_or("", |subset| subset.name.as_str());
-    let endpoints = endpoint::endpoints(service, port, labels, findings);
+    let endpoints = endpoint::endpoints(service, port, labels, authentication, findings);
     let number = *port.number;
-    let tls = if service.internal {
+    let all_plaintext = endpoints.plaintext > 0 && endpoints.plaintext == endpoints.list.len();
+    let tls = if service.internal && !all_plaintext {
         TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly(endpoints.identities.iter().map(String::as_str)),
             sni: Some(format!("outbound_.{number}_.{subset}_.{}", service.host).into()),
@@ -39,10 +47,14 @@ pub(super) fn build(service: &Service<'_>, port: &Port, subset: Option<&Subset>,
     } else {
         TlsMode::Plaintext
     };
+    // Who does not look at what single endpoints say calls them with TLS, and is refused rather than overheard.
+    let some_plaintext =
+        (service.internal && !all_plaintext && endpoints.plaintext > 0).then(endpoint::plaintext_match);
     let name = name(&service.host, number, subset);
     Cluster {
         lb: LB,
         connect_timeout: CONNECT_TIMEOUT,
+        tls_matches: some_plaintext.into_iter().collect(),
         breakers: BREAKERS,
         // Who calls whom, and how it ends, is what an operator looks for first.
         load_reporting: Some(LoadReporting::of(name.as_str())),

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_core::config::{Endpoint, Locality, Weight};
+use mesh_core::config::{Endpoint, Locality, Metadata, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, Weight};
 use mesh_core::identity::SpiffeId;
 
+use super::authentication::Authentication;
 use super::service::Service;
 use super::{Findings, Mesh};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{At, Document, Documents, Meta, Place, Port, ServiceEntry, WorkloadEntry, has_all};
+use crate::istio::{At, Document, Documents, Meta, Mode, Place, Port, ServiceEntry, WorkloadEntry, has_all};
 
 /// The service account of a workload that names none, as in Kubernetes.
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
@@ -109,6 +110,8 @@ fn locality(text: &str) -> Arc<Locality> {
 pub(super) struct Endpoints {
     pub(super) list: Vec<Endpoint>,
     pub(super) identities: BTreeSet<String>,
+    /// How many of them speak plaintext.
+    pub(super) plaintext: usize,
 }
 
 /// The endpoints of `port` whose labels include `labels`.
@@ -116,11 +119,13 @@ pub(super) fn endpoints(
     service: &Service<'_>,
     port: &Port,
     labels: &BTreeMap<String, String>,
+    authentication: &Authentication<'_>,
     findings: &mut Findings,
 ) -> Endpoints {
     let mut found = Endpoints {
         list: Vec::new(),
         identities: BTreeSet::new(),
+        plaintext: 0,
     };
     let (mut seen, mut weights) = (HashSet::new(), 0u32);
     for member in service.members.iter().filter(|member| has_all(member.labels, labels)) {
@@ -144,7 +149,16 @@ pub(super) fn endpoints(
             continue;
         };
         weights = sum;
+        let mode = authentication.mode(member.namespace(), member.labels, address.port());
+        let metadata = match mode == Mode::Disable && service.internal {
+            true => {
+                found.plaintext += 1;
+                Arc::new(plaintext_says())
+            }
+            false => Arc::default(),
+        };
         found.list.push(Endpoint {
+            metadata,
             weight: Weight(member.weight),
             locality: Arc::clone(&member.locality),
             ..Endpoint::new(address)
@@ -153,18 +167,41 @@ pub(super) fn endpoints(
     found
 }
 
+/// What an endpoint says of itself that speaks plaintext (Istio's words).
+fn plaintext_says() -> Metadata {
+    Metadata::new([(TRANSPORT_SOCKET_MATCH, "tlsMode", "disabled")]).expect("one value is not too many")
+}
+
+/// How endpoints are called that say so.
+pub(super) fn plaintext_match() -> TlsMatch {
+    TlsMatch {
+        name: "tlsMode-disabled".into(),
+        when: plaintext_says(),
+        mode: TlsMode::Plaintext,
+    }
+}
+
 impl Member<'_> {
-    /// Istio: the workload's own number for the port's name, else the target port, else the port itself.
+    /// Where it belongs to.
+    pub(super) fn namespace(&self) -> &str {
+        self.meta.namespace()
+    }
+
     fn address_for(&self, port: &Port, findings: &mut Findings) -> Option<SocketAddr> {
+        let address = self.address_at(port);
+        if address.is_none() {
+            let message = format!("port {:?} of this workload is not between 1 and 65535", *port.name);
+            findings.say(self.meta, Severity::Error, Code::Schema, self.place, message);
+        }
+        address
+    }
+
+    /// Where it answers on a port of its service; `None`: nowhere. Istio: the workload's own number for the port's name, else the
+    /// target port, else the port itself.
+    pub(super) fn address_at(&self, port: &Port) -> Option<SocketAddr> {
         let own = self.ports.get(&port.name.value);
         let number = own.or(port.target_port.as_ref()).unwrap_or(&port.number);
-        match u16::try_from(number.value) {
-            Ok(number) if number > 0 => Some(SocketAddr::new(self.address, number)),
-            _ => {
-                let message = format!("port {:?} of this workload is not between 1 and 65535", *port.name);
-                findings.say(self.meta, Severity::Error, Code::Schema, self.place, message);
-                None
-            }
-        }
+        let number = u16::try_from(number.value).ok().filter(|number| *number > 0)?;
+        Some(SocketAddr::new(self.address, number))
     }
 }

@@ -7,6 +7,7 @@
 //! Istio decides much by the client's namespace (which rules it sees, which short names it may use), hence one snapshot
 //! for each namespace and not one for the mesh.
 
+mod authentication;
 mod check;
 mod cluster;
 mod endpoint;
@@ -27,6 +28,7 @@ use mesh_core::config::{Cluster, ClusterName, Reason, ReasonKind, Snapshot};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::{Document, Documents, Meta, Place, VirtualService};
+use authentication::Authentication;
 use service::Registry;
 
 /// What holds for the whole mesh (Istio's mesh config).
@@ -114,7 +116,8 @@ pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
 pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Translation {
     let mut findings = Findings::default();
     let registry = Registry::new(documents, mesh, scope, &mut findings);
-    let clusters = clusters(documents, mesh, scope, &registry, &mut findings);
+    let authentication = Authentication::new(documents, mesh, &mut findings);
+    let clusters = clusters(documents, mesh, scope, (&registry, &authentication), &mut findings);
     let mut view = View {
         documents,
         mesh,
@@ -143,6 +146,9 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     }
     for cluster in clusters.into_values() {
         builder = builder.cluster(cluster);
+    }
+    for (address, inbound) in authentication.listeners(documents, scope, &registry) {
+        builder = builder.inbound(address, Ok(inbound));
     }
     let snapshot = builder
         .build()
@@ -192,7 +198,7 @@ fn clusters(
     documents: &Documents,
     mesh: &Mesh,
     scope: &ClientScope,
-    registry: &Registry<'_>,
+    (registry, authentication): (&Registry<'_>, &Authentication<'_>),
     findings: &mut Findings,
 ) -> BTreeMap<ClusterName, Cluster> {
     let mut clusters = BTreeMap::new();
@@ -203,7 +209,7 @@ fn clusters(
         let subsets = cluster::subsets(service, documents, mesh, scope, findings);
         for port in service.ports {
             for subset in std::iter::once(None).chain(subsets.iter().copied().map(Some)) {
-                let cluster = cluster::build(service, port, subset, findings);
+                let cluster = cluster::build(service, port, subset, authentication, findings);
                 clusters.insert(cluster.name.clone(), cluster);
             }
         }

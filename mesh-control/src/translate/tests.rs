@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_core::config::{Route, TlsMode};
+use mesh_core::config::{FilterChain, Route, TlsMode};
 use proptest::prelude::*;
 
 use super::*;
@@ -75,8 +75,24 @@ fn describe(snapshot: &Snapshot, out: &mut String) {
             let locality = [&locality.region, &locality.zone, &locality.sub_zone]
                 .map(|part| part.to_string())
                 .join("/");
-            writeln!(out, "  {} weight {} at {locality}", endpoint.address, endpoint.weight.0).unwrap();
+            let mode = match cluster.tls_for(endpoint) == &cluster.tls {
+                true => "",
+                false => ", plaintext",
+            };
+            let (address, weight) = (endpoint.address, endpoint.weight.0);
+            writeln!(out, "  {address} weight {weight} at {locality}{mode}").unwrap();
         }
+    }
+    let inbounds: BTreeMap<_, _> = snapshot.inbounds().iter().collect();
+    for (address, inbound) in inbounds {
+        let inbound = inbound.as_ref().unwrap();
+        assert_eq!(address.parse(), Ok(inbound.address));
+        let chain = |chain: &FilterChain| {
+            let places = chain.matches.destinations.iter().map(|place| format!(" to {place}"));
+            format!("{}{}", chain.name, places.collect::<String>())
+        };
+        let chains: Vec<_> = inbound.chains.iter().map(chain).collect();
+        writeln!(out, "server {address}: {}", chains.join(", ")).unwrap();
     }
 }
 
