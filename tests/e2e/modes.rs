@@ -130,7 +130,7 @@ async fn id_6_peer_authentication_holds_at_both_ends_of_open_connections_too() {
     );
 
     // Without any it is STRICT again, everywhere.
-    mesh.save("peers.yaml", "");
+    mesh.save("peers.yaml", "# Nothing.\n");
     until_plaintext_is(false, v1).await;
     let told = async {
         while calls(&link, false).await != 10 {
