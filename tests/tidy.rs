@@ -221,6 +221,35 @@ fn all_packages_agree_on_the_toolchain() {
     );
 }
 
+/// A document of limits that says something else than the code is worse than none. Each row of `docs/limits.md` names a constant, its
+/// value as it is written, and its file.
+#[test]
+fn the_limits_that_are_documented_are_those_of_the_code() {
+    let document = read(&root().join("docs/limits.md"));
+    let rows: Vec<Vec<&str>> = document
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains(".rs` |"))
+        .map(|line| {
+            line.split(" | ")
+                .map(|cell| cell.trim_matches(['`', ' ', '|']))
+                .collect()
+        })
+        .collect();
+    assert!(rows.len() > 100, "{} rows", rows.len());
+    for row in rows {
+        let [_, name, value, file, ..] = row[..] else {
+            panic!("not a row of limits: {row:?}");
+        };
+        let source = read(&root().join(file));
+        let found = source.lines().any(|line| {
+            let line = line.trim_start();
+            let rest = line.split_once(&format!("const {name}: ")).map(|(_, rest)| rest);
+            rest.is_some_and(|rest| rest.ends_with(&format!(" = {value};")))
+        });
+        assert!(found, "{file} has no constant {name} of {value}");
+    }
+}
+
 /// Code in the README is code that CI compiles: each block stands in an example, but for its indentation.
 #[test]
 fn the_readme_shows_code_that_is_tested() {

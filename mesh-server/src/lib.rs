@@ -52,7 +52,9 @@ pub use bare::FromHyper;
 pub use dangerous::Dangerous;
 pub use layer::MeshLayer;
 pub use refusal::{MaybeRefused, ResponseFuture};
-pub use serve::{DRAIN_TIMEOUT, Drained, Listen, MAX_CONNECTIONS, Serving, serve};
+pub use serve::{
+    DRAIN_TIMEOUT, Drained, HEAD_TIMEOUT, Listen, MAX_CONNECTIONS, MAX_REQUESTS, MAX_STREAMS, Serving, serve,
+};
 
 /// The request body that [`serve()`] hands to services.
 pub use hyper::body::Incoming as RequestBody;

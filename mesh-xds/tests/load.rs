@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 use mesh_core::config::{Cluster, LoadReporting, Locality, ReportedMetric, Route, Snapshot, Split, TlsMode};
 use mesh_core::link::Guard;
 use mesh_core::report::{Counted, Counts, Drops, Figure, Load};
+use mesh_xds::bootstrap::{AuthorityEntry, ServerEntry};
 use mesh_xds::server::{AdsService, Caller, ClientLoad, LoadBoard, LoadService, Refusal, SnapshotCache};
 use mesh_xds::{Bootstrap, Node, XdsClient};
 use tokio::net::TcpListener;
@@ -253,4 +254,39 @@ async fn a_control_plane_that_takes_no_reports_serves_configuration_all_the_same
     let again = |report: &mesh_xds::client::Report| report.published.0 > 1;
     let report = client.status().until(SOON, again).await.unwrap();
     assert_eq!((report.connection.streams, report.is_connected()), (1, true));
+}
+
+/// Of two control planes, each of which says that its clusters are to be reported on, each is told every count of its own
+/// clusters and none of the other's (gRFC A47: `lrs_server` is whom the cluster came from).
+#[tokio::test]
+async fn each_of_two_control_planes_is_told_all_that_is_its_own() {
+    let (home, away) = (Plane::new().await, Plane::new().await);
+    let node = Node {
+        id: "test".into(),
+        ..Node::default()
+    };
+    let authority = AuthorityEntry::default().server(ServerEntry::insecure(&away.address.to_string()));
+    let bootstrap = Bootstrap::builder(node).insecure(&home.address.to_string());
+    let bootstrap = bootstrap.authority("a.example", authority).build().unwrap();
+    let client = XdsClient::start(bootstrap).unwrap();
+    let link = client.link();
+    let _guards = ["t", "xds://a.example/t"].map(|target| link.interest().watch(target));
+    let theirs = "xdstp://a.example/envoy.config.cluster.v3.Cluster/c";
+    let locality = Arc::new(Locality::default());
+    let load = |cluster: &str| link.loads().load(&cluster.into(), &LoadReporting::of("eds"), &locality);
+    let (at_home, away_from_home) = (load("c"), load(theirs));
+    for round in 1..=3 {
+        (0..5).for_each(|_| call(&at_home, 0));
+        (0..3).for_each(|_| call(&away_from_home, 14));
+        let seen = home
+            .until(|clients| total(clients) == Some(counts(5 * round, 5 * round, 0, 0)))
+            .await;
+        assert_eq!(seen[0].clusters.len(), 1);
+        assert_eq!(seen[0].clusters[0].total.cluster.as_str(), "c");
+        let seen = away
+            .until(|clients| total(clients) == Some(counts(3 * round, 0, 3 * round, 0)))
+            .await;
+        assert_eq!(seen[0].clusters.len(), 1);
+        assert_eq!(seen[0].clusters[0].total.cluster.as_str(), theirs);
+    }
 }

@@ -129,8 +129,8 @@ async fn id_6_peer_authentication_holds_at_both_ends_of_open_connections_too() {
         (true, false)
     );
 
-    // Without any it is STRICT again, everywhere.
-    mesh.save("peers.yaml", "# Nothing.\n");
+    // What says nothing inherits, and where nobody says anything it is STRICT, everywhere.
+    mesh.save("peers.yaml", &policy("all", "{mtls: {mode: UNSET}}"));
     until_plaintext_is(false, v1).await;
     let told = async {
         while calls(&link, false).await != 10 {

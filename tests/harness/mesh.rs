@@ -84,8 +84,11 @@ impl Mesh {
     /// Joins as the payment service and serves `version` on `listener`.
     pub async fn serve(&self, listener: TcpListener, version: &str) -> (Backend, XdsClient) {
         let xds = self.join("payment");
-        identity(&xds.link()).await;
-        (Backend::serve_on(listener, xds.link(), version), xds)
+        let link = xds.link();
+        identity(&link).await;
+        let backend = Backend::serve_on(listener, link.clone(), version);
+        admitted(&link, &backend.address.to_string()).await;
+        (backend, xds)
     }
 
     /// Joins as checkout; a client of `target`, ready to call.
@@ -115,6 +118,19 @@ pub async fn identity(link: &Link) {
     let _subscription = link.identity().on_change(move || ring.notify_one());
     soon("an identity", async {
         while link.identity().load().is_err() {
+            bell.notified().await;
+        }
+    })
+    .await;
+}
+
+/// Waits until the control plane has said whom a server at `address` lets in.
+async fn admitted(link: &Link, address: &str) {
+    let bell = std::sync::Arc::new(tokio::sync::Notify::new());
+    let ring = std::sync::Arc::clone(&bell);
+    let _subscription = link.snapshots().on_change(move || ring.notify_one());
+    soon("the server's configuration", async {
+        while !matches!(link.snapshots().load().inbound(address), Some(Ok(_))) {
             bell.notified().await;
         }
     })

@@ -16,11 +16,11 @@ const MAX_PEEKED: usize = 2048;
 const HANDSHAKE: u8 = 22;
 
 /// What no other protocol's first bytes are (RFC 9113, 3.4).
-const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n";
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beginning {
+pub(crate) enum Beginning {
     Tls,
     /// Plaintext HTTP/2 with prior knowledge.
     Http2,
@@ -30,14 +30,14 @@ pub(super) enum Beginning {
 
 /// A connection with what was read ahead of it. Reads give that first.
 #[derive(Debug)]
-pub(super) struct Peeked<IO> {
+pub(crate) struct Peeked<IO> {
     read: Vec<u8>,
     given: usize,
     io: IO,
 }
 
 impl<IO> Peeked<IO> {
-    pub(super) fn new(io: IO) -> Self {
+    pub(crate) fn new(io: IO) -> Self {
         Self {
             read: Vec::new(),
             given: 0,
@@ -57,7 +57,7 @@ impl<IO: AsyncRead + Unpin> Peeked<IO> {
     /// # Errors
     ///
     /// When the peer ends before its first byte.
-    pub(super) async fn beginning(&mut self) -> io::Result<Beginning> {
+    pub(crate) async fn beginning(&mut self) -> io::Result<Beginning> {
         self.read.reserve_exact(MAX_PEEKED);
         loop {
             let begun = &self.read[..];

@@ -35,11 +35,12 @@ use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::dangerous::Dangerous;
-use beginning::{Beginning, Peeked};
+use beginning::Beginning;
 use door::Door;
 use info::{Facts, Kind};
 use tenure::{Under, span};
 
+pub(crate) use beginning::Peeked;
 pub use info::ConnectionInfo;
 pub(crate) use info::Guard;
 pub use peer::PeerIdentity;

@@ -26,13 +26,13 @@ pin_project! {
 }
 
 impl<B> MaybeRefused<B> {
-    pub(super) fn admitted(body: B) -> Self {
+    pub(crate) fn admitted(body: B) -> Self {
         Self {
             kind: Kind::Admitted { body },
         }
     }
 
-    pub(super) fn refused(text: &'static str) -> Self {
+    pub(crate) fn refused(text: &'static str) -> Self {
         Self {
             kind: Kind::Refused {
                 text: Bytes::from_static(text.as_bytes()),

@@ -39,6 +39,12 @@ impl Refusal {
         Self::new(request, StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, message)
     }
 
+    /// The service did not survive it.
+    pub(crate) fn failed<B>(request: &Request<B>) -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(request, status, INTERNAL, "the service failed")
+    }
+
     /// The request has no canonical form. Who writes such requests over HTTP/1.1 may disagree about where they end, too: the
     /// connection closes. gRPC's own servers answer 400 and INTERNAL.
     pub(crate) fn malformed<B>(request: &Request<B>, reason: NotCanonical) -> Self {
@@ -64,7 +70,7 @@ impl Refusal {
         }
     }
 
-    fn response<R>(self) -> http::Response<MaybeRefused<R>> {
+    pub(crate) fn response<R>(self) -> http::Response<MaybeRefused<R>> {
         const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
         const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
         let text = if self.grpc { "" } else { self.message };

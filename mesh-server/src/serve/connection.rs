@@ -3,8 +3,8 @@
 use std::error::Error as StdError;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,13 +13,14 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use pin_project_lite::pin_project;
+use mesh_core::report::Tally;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tower::Service;
 
-use crate::accept::{Acceptor, ConnectionInfo, PeerIdentity};
+use super::request::{Introduced, Places};
+use crate::accept::{Acceptor, ConnectionInfo, Peeked};
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,9 @@ pub(super) struct Connection<S> {
     /// `None` serves plaintext, because code says so.
     pub(super) acceptor: Option<Acceptor>,
     pub(super) service: S,
+    /// How many requests are worked on at once, over all connections.
+    pub(super) places: Arc<Places>,
+    pub(super) tally: Tally,
     pub(super) drain_timeout: Duration,
     pub(super) stop: watch::Receiver<()>,
 }
@@ -82,10 +86,21 @@ where
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let mut io = Peeked::new(io);
+        let begun = tokio::select! {
+            begun = timeout(HEAD_TIMEOUT, io.beginning()) => matches!(begun, Ok(Ok(_))),
+            // Nothing was promised to a peer that has said nothing.
+            _ = self.stop.changed() => false,
+        };
+        if !begun {
+            return End::Closed;
+        }
         let service = Introduced {
             inner: self.service,
             peer: info.peer(),
             info,
+            places: self.places,
+            tally: self.tally,
         };
         let builder = builder();
         let io = TokioIo::new(io);
@@ -104,12 +119,40 @@ where
     }
 }
 
-/// hyper's defaults throughout: they are what its protection against floods was tuned for. It only needs to be given a
-/// timer, or else its timeout for request heads is off.
+/// The most streams of one connection at once, which the peer is told; what it opens beyond is refused as not processed.
+pub const MAX_STREAMS: u32 = 200;
+
+/// How long a peer may take from the handshake to what tells its protocol. Clients of HTTP/2 send that at once, those of HTTP/1.1
+/// with their first request.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the rest of an HTTP/1.1 request's head may take, and how long a connection may wait for its next request.
+const HTTP1_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest list of headers in bytes (RFC 9113, 6.5.2), continuations included.
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// Streams that the peer has reset and nobody has looked at yet (CVE-2023-44487): the next one ends the connection.
+const MAX_PENDING_RESETS: usize = 20;
+
+/// Streams of one connection that were reset for an error of the peer's (CVE-2025-8671): the next one ends the connection.
+const MAX_ERROR_RESETS: usize = 1024;
+
+/// These are hyper's own values, which its protection against floods was tuned for, written out so that an update changes none of
+/// them unseen. It needs to be given a timer, or else its timeout for request heads is off.
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
-    builder.http2().timer(TokioTimer::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HTTP1_HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS);
     builder
 }
 
@@ -118,65 +161,4 @@ fn closed(ended: Result<(), Box<dyn StdError + Send + Sync>>) -> End {
         tracing::debug!(%error, "connection ended with an error");
     }
     End::Closed
-}
-
-/// Puts what is known of the connection into the extensions of each of its requests: the peer, which knows the rest, or the
-/// connection where it has none. What comes when the connection is revoked is not served.
-#[derive(Clone, Debug)]
-struct Introduced<S> {
-    inner: S,
-    peer: Option<PeerIdentity>,
-    info: ConnectionInfo,
-}
-
-impl<S> Service<Request<Incoming>> for Introduced<S>
-where
-    S: Service<Request<Incoming>>,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    type Response = S::Response;
-    type Error = Box<dyn StdError + Send + Sync>;
-    type Future = IntroducedFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        if self.info.is_revoked() {
-            return IntroducedFuture::Revoked;
-        }
-        match &self.peer {
-            Some(peer) => drop(request.extensions_mut().insert(peer.clone())),
-            None => drop(request.extensions_mut().insert(self.info.clone())),
-        }
-        IntroducedFuture::Served {
-            call: self.inner.call(request),
-        }
-    }
-}
-
-pin_project! {
-    /// The service's answer; or none at all, to a peer that goes on after it was told to go elsewhere: HTTP/2 resets the
-    /// stream as not processed (RFC 9113, 8.7), so that it may be sent again elsewhere, and HTTP/1.1 closes.
-    #[project = IntroducedProjection]
-    enum IntroducedFuture<F> {
-        Served { #[pin] call: F },
-        Revoked,
-    }
-}
-
-impl<F, R, E> Future for IntroducedFuture<F>
-where
-    F: Future<Output = Result<R, E>>,
-    E: Into<Box<dyn StdError + Send + Sync>>,
-{
-    type Output = Result<R, Box<dyn StdError + Send + Sync>>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            IntroducedProjection::Served { call } => call.poll(cx).map_err(Into::into),
-            IntroducedProjection::Revoked => Poll::Ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into())),
-        }
-    }
 }

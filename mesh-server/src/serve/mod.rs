@@ -7,6 +7,7 @@
 
 mod connection;
 mod listen;
+mod request;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -22,8 +23,10 @@ use hyper::body::Incoming as IncomingBody;
 use mesh_core::Link;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
+pub use connection::{HEAD_TIMEOUT, MAX_STREAMS};
 pub(crate) use listen::Incoming;
 pub use listen::Listen;
 
@@ -31,6 +34,7 @@ use crate::accept::Acceptor;
 use crate::dangerous::Dangerous;
 use crate::telemetry::Inbound;
 use connection::{Connection, End};
+use request::Places;
 
 /// How long calls in flight may take to end once the server drains. Kubernetes kills a pod 30 s after it asked it to stop;
 /// this leaves it time to do what else it must.
@@ -39,6 +43,10 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// The most connections at once; further ones wait in the kernel's backlog. At some 50 KiB each for TLS and HTTP/2 they take
 /// 200 MiB, and a mesh peer needs one.
 pub const MAX_CONNECTIONS: usize = 4096;
+
+/// The most requests that a server works on at once, over all its connections. What comes beyond is refused as not processed, and
+/// may be sent again elsewhere. At some 10 KiB for the state of each they take 160 MiB; a service that does more for each sets less.
+pub const MAX_REQUESTS: usize = 16 * 1024;
 
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -59,6 +67,8 @@ pub fn serve<L: Listen, S>(listener: L, link: &Link, service: S) -> Serving<L, S
         signal: Box::pin(pending()),
         drain_timeout: DRAIN_TIMEOUT,
         max_connections: MAX_CONNECTIONS,
+        max_requests: MAX_REQUESTS,
+        notice: Duration::ZERO,
     }
 }
 
@@ -85,6 +95,8 @@ pub struct Serving<L, S> {
     signal: Signal,
     drain_timeout: Duration,
     max_connections: usize,
+    max_requests: usize,
+    notice: Duration,
 }
 
 impl<L, S> Serving<L, S> {
@@ -103,6 +115,20 @@ impl<L, S> Serving<L, S> {
     /// Serves so many connections at once, at least one. Default: [`MAX_CONNECTIONS`].
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Works on so many requests at once, at least one; a request counts until its answer's body has ended. Default:
+    /// [`MAX_REQUESTS`].
+    pub fn max_requests(mut self, requests: usize) -> Self {
+        self.max_requests = requests.max(1);
+        self
+    }
+
+    /// Serves on for so long after the signal, while readiness says no already: for routers that learn by it whom to send nobody to.
+    /// Default: not at all, since clients of the mesh are told by GOAWAY.
+    pub fn unready_before_drain(mut self, notice: Duration) -> Self {
+        self.notice = notice;
         self
     }
 
@@ -167,7 +193,8 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     async fn run(mut self) -> Drained {
-        let ready = self.inbound.serving();
+        let mut ready = Some(self.inbound.serving());
+        let mut until = Instant::now();
         let (stop, stopped) = watch::channel(());
         let mut incoming = Incoming::new(self.listener);
         let acceptor = match self.security {
@@ -178,6 +205,8 @@ where
         let connection = Connection {
             acceptor: acceptor.map(|door| if self.floor { door.require_mutual_tls() } else { door }),
             service: self.service,
+            places: Places::new(self.max_requests),
+            tally: self.link.tally().clone(),
             drain_timeout: self.drain_timeout,
             stop: stopped,
         };
@@ -186,7 +215,11 @@ where
         loop {
             tokio::select! {
                 biased;
-                () = &mut self.signal => break,
+                () = &mut self.signal, if ready.is_some() => {
+                    ready = None;
+                    until = Instant::now() + self.notice;
+                }
+                () = sleep_until(until), if ready.is_none() => break,
                 // Ended ones are taken out as they end, or the set would grow with every connection ever served.
                 Some(ended) = connections.join_next() => { was_cut(&ended); }
                 (place, (io, peer)) = admit(&places, &mut incoming) => {
@@ -199,7 +232,7 @@ where
                 }
             }
         }
-        drop((ready, incoming, connection));
+        drop((incoming, connection));
         // Each connection bounds its own end by the drain timeout.
         stop.send_replace(());
         let mut drained = Drained { cut: 0 };
@@ -245,6 +278,7 @@ impl<L, S> fmt::Debug for Serving<L, S> {
             .field("requires_mutual_tls", &self.floor)
             .field("drain_timeout", &self.drain_timeout)
             .field("max_connections", &self.max_connections)
+            .field("max_requests", &self.max_requests)
             .finish_non_exhaustive()
     }
 }

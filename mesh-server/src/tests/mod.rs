@@ -6,6 +6,7 @@ mod authorize;
 mod bypass;
 mod canonical;
 mod drain;
+mod floods;
 mod lifetime;
 mod modes;
 mod odd;

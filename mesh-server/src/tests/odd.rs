@@ -5,10 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::raw::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, frame};
-
-const DATA: u8 = 0;
-const WINDOW_UPDATE: u8 = 8;
+use super::raw::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame};
 
 /// How long an answer may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(20);

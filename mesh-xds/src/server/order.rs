@@ -215,7 +215,11 @@ impl<T: Told> Kinds<T> {
         let by_name = clusters.filter(|clusters| !clusters.is_wildcard());
         match (by_name, routes) {
             (Some(clusters), _) => {
-                let (wants, has) = (|name: &str| clusters.wants(name), |name: &str| clusters.has(name));
+                // Who asks for endpoints without their cluster is to hear of their end all the same.
+                let endpoints = self.one[ResourceKind::Endpoints.index()].as_ref();
+                let wants =
+                    |name: &str| clusters.wants(name) || endpoints.is_some_and(|endpoints| endpoints.wants(name));
+                let has = |name: &str| clusters.has(name);
                 Waits::RemovalsOf(self.release.hold(published, wants, has, routes, now))
             }
             (None, Routes::Unsettled) => Waits::Removals,

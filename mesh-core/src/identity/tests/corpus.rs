@@ -107,6 +107,25 @@ fn ids(ca: &TestCa) -> Vec<Case> {
         ),
         id(Rule::PathCharacter, "a space", b"spiffe://mesh.test/a b"),
         id(Rule::PathCharacter, "UTF-8", "spiffe://mesh.test/\u{e9}".as_bytes()),
+        id(Rule::PathCharacter, "a backslash", b"spiffe://mesh.test/a\\b"),
+        id(Rule::PathCharacter, "a line feed", b"spiffe://mesh.test/a\nb"),
+        id(Rule::PathCharacter, "parameters", b"spiffe://mesh.test/a;b=c"),
+        id(Rule::PathCharacter, "a tilde", b"spiffe://mesh.test/~a"),
+        id(Rule::TrustDomainCharacter, "an IPv6 address", b"spiffe://[::1]/a"),
+        id(
+            Rule::TrustDomainCharacter,
+            "an escape in the domain",
+            b"spiffe://mesh%2etest/a",
+        ),
+        id(
+            Rule::TrustDomainCharacter,
+            "user and password",
+            b"spiffe://u:p@mesh.test/a",
+        ),
+        id(Rule::EmptySegment, "a lone slash", b"spiffe://mesh.test/"),
+        id(Rule::EmptySegment, "two slashes at the end", b"spiffe://mesh.test/a//"),
+        id(Rule::DotSegment, "a dot", b"spiffe://mesh.test/./a"),
+        id(Rule::DotSegment, "dots at the end", b"spiffe://mesh.test/a/.."),
         id(Rule::TooLong, "too long", long.as_bytes()),
         (
             "not even UTF-8",
@@ -226,6 +245,25 @@ fn the_rest(ca: &TestCa) -> Vec<Case> {
             stranger("other.test", PEER),
         ),
     ]
+}
+
+/// What the corpus is measured by.
+#[test]
+fn id_4_the_corpus_has_its_size() {
+    let ca = TestCa::new(TRUST_DOMAIN);
+    let cases: Vec<Case> = [what_webpki_accepts(&ca), ids(&ca), the_rest(&ca)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let labels: HashSet<_> = cases.iter().map(|(_, refusal, _)| refusal.as_str()).collect();
+    let names: HashSet<_> = cases.iter().map(|(name, ..)| name).collect();
+    assert!(
+        cases.len() >= 60 && labels.len() >= 30,
+        "{} cases, {} labels",
+        cases.len(),
+        labels.len()
+    );
+    assert_eq!(names.len(), cases.len());
 }
 
 fn stranger(domain: &str, id: &str) -> Issued {

@@ -10,7 +10,7 @@ use crate::testing::NOT_BEFORE_SECONDS;
 fn id_8_no_resumption_is_ever_offered_or_taken() {
     let ca = TestCa::new(TRUST_DOMAIN);
     let (client_config, server_config) = (good_client(&ca), good_server(&ca));
-    for _ in 0..10 {
+    for _ in 0..tries() {
         let (outcome, client, server) = handshake(&client_config, &server_config);
         outcome.accepted();
         assert_eq!(client.tls13_tickets_received(), 0);
@@ -22,6 +22,15 @@ fn id_8_no_resumption_is_ever_offered_or_taken() {
     }
 }
 
+/// How often it is tried: `ID_8_TRIES`, and a hundred times where nothing is said.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the length of a test is for whoever runs it to say"
+)]
+fn tries() -> u32 {
+    std::env::var("ID_8_TRIES").map_or(100, |tries| tries.parse().unwrap())
+}
+
 /// A client of another make that keeps sessions finds none to keep.
 #[test]
 fn id_8_no_resumption_for_a_client_that_wants_it() {
@@ -30,7 +39,7 @@ fn id_8_no_resumption_for_a_client_that_wants_it() {
     eager.resumption = rustls::client::Resumption::in_memory_sessions(8);
     eager.enable_early_data = true;
     let (eager, server_config) = (Arc::new(eager), good_server(&ca));
-    for _ in 0..3 {
+    for _ in 0..tries() {
         let (outcome, mut client, server) = handshake(&eager, &server_config);
         outcome.accepted();
         assert!(client.early_data().is_none());

@@ -1,0 +1,207 @@
+//! What every request of a connection passes before anything of the service sees it: is the connection still admitted, is there
+//! a place for one more, and does the service survive it.
+//!
+//! Refusals say that nothing was processed, in the words of the protocol, so that whoever sent the request may send it again,
+//! elsewhere: HTTP/2 resets the stream with REFUSED_STREAM (RFC 9113, 8.7), which clients of gRPC and of this mesh repeat without
+//! being asked; HTTP/1.1 has no such word, and gets 503 with Envoy's `x-envoy-overloaded`, or a closed connection where it was
+//! revoked.
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use mesh_core::report::Tally;
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use crate::accept::{ConnectionInfo, PeerIdentity};
+use crate::refusal::{MaybeRefused, Refusal};
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What Envoy's clients, and ours, know an answer by that was given for want of a place.
+const OVERLOADED: &str = "x-envoy-overloaded";
+
+/// How many requests a server works on at once.
+#[derive(Debug)]
+pub(super) struct Places {
+    taken: AtomicUsize,
+    most: usize,
+}
+
+impl Places {
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            taken: AtomicUsize::new(0),
+            most,
+        })
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Place> {
+        let one_more = |taken| (taken < self.most).then_some(taken + 1);
+        let took = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        took.ok().map(|_| Place(Arc::clone(self)))
+    }
+}
+
+/// One of [`Places`], held until the answer's body has ended or is dropped.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Places>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The service of one connection. Puts what is known of the connection into the extensions of each request: the peer, which knows
+/// the rest, or the connection where it has none.
+#[derive(Clone, Debug)]
+pub(super) struct Introduced<S> {
+    pub(super) inner: S,
+    pub(super) peer: Option<PeerIdentity>,
+    pub(super) info: ConnectionInfo,
+    pub(super) places: Arc<Places>,
+    pub(super) tally: Tally,
+}
+
+impl<S, B> Service<Request<Incoming>> for Introduced<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes>,
+{
+    type Response = Response<Held<B>>;
+    type Error = BoxError;
+    type Future = IntroducedFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        if self.info.is_revoked() {
+            return IntroducedFuture::Reset;
+        }
+        let Some(place) = self.places.take() else {
+            self.tally.count("request_refused", "overloaded");
+            return match request.version() {
+                Version::HTTP_2 => IntroducedFuture::Reset,
+                _ => IntroducedFuture::Overloaded {
+                    refusal: Refusal::unavailable(&request, "no more requests are taken now"),
+                },
+            };
+        };
+        match &self.peer {
+            Some(peer) => drop(request.extensions_mut().insert(peer.clone())),
+            None => drop(request.extensions_mut().insert(self.info.clone())),
+        }
+        let failed = Refusal::failed(&request);
+        // What a service does before its first await is as much its own as the rest.
+        match catch_unwind(AssertUnwindSafe(|| self.inner.call(request))) {
+            Ok(call) => IntroducedFuture::Served {
+                call,
+                place: Some(place),
+                failed,
+                tally: self.tally.clone(),
+            },
+            Err(_) => {
+                self.tally.count("request_failed", "panic");
+                IntroducedFuture::Failed { failed }
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// The answer: the service's, or why there is none.
+    #[project = IntroducedProjection]
+    pub(super) enum IntroducedFuture<F> {
+        Served { #[pin] call: F, place: Option<Place>, failed: Refusal, tally: Tally },
+        Failed { failed: Refusal },
+        Overloaded { refusal: Refusal },
+        Reset,
+    }
+}
+
+impl<F, B, E> Future for IntroducedFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+    B: Body<Data = Bytes>,
+{
+    type Output = Result<Response<Held<B>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            IntroducedProjection::Served {
+                call,
+                place,
+                failed,
+                tally,
+            } => {
+                // A call that panicked is not polled again: its answer is the refusal, and the future ends with it.
+                let Ok(polled) = catch_unwind(AssertUnwindSafe(|| call.poll(cx))) else {
+                    tally.count("request_failed", "panic");
+                    return Poll::Ready(Ok(failed.response().map(Held::refusal)));
+                };
+                let response = ready!(polled).map_err(Into::into)?;
+                let place = place.take();
+                Poll::Ready(Ok(response.map(|body| Held {
+                    body: MaybeRefused::admitted(body),
+                    _place: place,
+                })))
+            }
+            IntroducedProjection::Failed { failed } => Poll::Ready(Ok(failed.response().map(Held::refusal))),
+            IntroducedProjection::Overloaded { refusal } => {
+                let mut response = refusal.response().map(Held::refusal);
+                response
+                    .headers_mut()
+                    .insert(OVERLOADED, HeaderValue::from_static("true"));
+                Poll::Ready(Ok(response))
+            }
+            IntroducedProjection::Reset => Poll::Ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into())),
+        }
+    }
+}
+
+pin_project! {
+    /// An answer's body, with the place that its request has.
+    #[derive(Debug)]
+    pub(super) struct Held<B> {
+        #[pin]
+        body: MaybeRefused<B>,
+        _place: Option<Place>,
+    }
+}
+
+impl<B> Held<B> {
+    fn refusal(body: MaybeRefused<B>) -> Self {
+        Self { body, _place: None }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Held<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
