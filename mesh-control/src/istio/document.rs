@@ -140,6 +140,8 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
     sink.document = None;
 }
 
+type Annotations = BTreeMap<String, String>;
+
 /// What stands around a body: the file, the kind, the name, the namespace and the annotations.
 type Names<'a> = (
     &'a Arc<str>,
@@ -218,10 +220,7 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
 }
 
 /// `metadata.name`, `metadata.namespace` and `metadata.annotations`; the rest of the metadata is Kubernetes' own.
-fn read_names(
-    frame: &mut Fields,
-    sink: &mut Sink<'_>,
-) -> (Option<Box<str>>, Option<Box<str>>, BTreeMap<String, String>) {
+fn read_names(frame: &mut Fields, sink: &mut Sink<'_>) -> (Option<Box<str>>, Option<Box<str>>, Annotations) {
     let Some(mut metadata) = frame.take("metadata").and_then(|value| value.object(sink)) else {
         return (None, None, BTreeMap::new());
     };

@@ -106,7 +106,7 @@ impl<'a> Authentication<'a> {
         let places = self.places(documents, scope, registry, &mut authorize);
         let own = places
             .iter()
-            .map(|(address, asked)| (*address, chains(asked, Vec::new()), None));
+            .map(|(address, asked)| (*address, chains(asked, &[]), None));
         let everywhere = everywhere(&places);
         let all = own.chain(everywhere).map(|(address, chains, default)| {
             let text = address.to_string();
@@ -202,8 +202,8 @@ fn everywhere(places: &Places) -> impl Iterator<Item = (SocketAddr, Vec<FilterCh
                 }
             }
             others.sort_by_key(|(asked, _)| Reverse(asked.mode));
-            let narrow = others.into_iter().flat_map(|(asked, places)| chains(asked, places));
-            let chains = narrow.chain(chains(&strictest, Vec::new())).collect();
+            let narrow = others.into_iter().flat_map(|(asked, places)| chains(asked, &places));
+            let chains = narrow.chain(chains(&strictest, &[])).collect();
             Some((address, chains, None))
         })
 }
@@ -216,12 +216,12 @@ fn whole(address: IpAddr) -> IpPrefix {
 
 /// The chains of one mode for connections to `destinations`; none: to any. Plaintext is told by how it begins, which is all that
 /// gRPC's shape can say (A36); TLS is what is left.
-fn chains(asked: &Asked, destinations: Vec<IpPrefix>) -> Vec<FilterChain> {
+fn chains(asked: &Asked, destinations: &[IpPrefix]) -> Vec<FilterChain> {
     let chain = |name: &str, transport, security| FilterChain {
         name: name.into(),
         matches: ChainMatch {
             transport,
-            destinations: destinations.clone(),
+            destinations: destinations.to_vec(),
             ..ChainMatch::default()
         },
         security,

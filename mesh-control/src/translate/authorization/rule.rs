@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
                 format!("{:?} is not an account: name, or namespace/name", value.value),
             );
         }
-        let (namespace, name) = value.split_once('/').unwrap_or((self.meta.namespace(), value));
+        let (namespace, name) = value.split_once('/').unwrap_or_else(|| (self.meta.namespace(), value));
         let (namespace, name) = (escape(namespace), escape(name));
         self.by_pattern(value, &format!("[^/]+/ns/{namespace}/sa/{name}"))
     }
