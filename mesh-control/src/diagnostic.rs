@@ -120,6 +120,8 @@ pub enum Code {
     Duplicate,
     /// MSH0007: a single destination always gets everything, whatever its weight.
     UselessWeight,
+    /// MSH0008: a policy that changes nothing.
+    NoEffect,
 }
 
 impl Code {
@@ -139,6 +141,7 @@ impl Code {
             Self::NoEndpoints => "MSH0005",
             Self::Duplicate => "MSH0006",
             Self::UselessWeight => "MSH0007",
+            Self::NoEffect => "MSH0008",
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod adoption;
 mod affinity;
+mod authorize;
 mod bad_yaml;
 mod drain;
 mod foreign;

@@ -1,5 +1,6 @@
 //! The frame that all documents share: `apiVersion`, `kind`, `metadata`, and a body whose schema the kind decides.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub struct Meta {
     pub name: Box<str>,
     /// Its namespace, as written.
     pub namespace: Option<Box<str>>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
     /// Where its body begins.
     pub place: Place,
 }
@@ -119,7 +122,7 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
             .into_iter()
             .for_each(|item| read_document(documents, file, item, sink));
     }
-    let (name, namespace) = read_names(&mut frame, sink);
+    let (name, namespace, annotations) = read_names(&mut frame, sink);
     let label = name.as_deref().unwrap_or("?");
     sink.document = Some(format!("{} {}/{label}", *kind, namespace.as_deref().unwrap_or("default")).into());
     match treatment(group, &kind) {
@@ -127,7 +130,7 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
             if let Some(place) = api_version.as_ref().filter(|_| !versions(group).contains(&version)) {
                 sink.schema(&place.place, format!("{group}/{version} is not a version of {served}"));
             }
-            read_body(documents, frame, (file, served, name, namespace), sink);
+            read_body(documents, frame, (file, served, name, namespace, annotations), sink);
         }
         other => {
             pass_over(other, &kind.place, sink);
@@ -137,11 +140,19 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
     sink.document = None;
 }
 
-/// What stands around a body: the file, the kind, the name and the namespace.
-type Names<'a> = (&'a Arc<str>, &'static str, Option<Box<str>>, Option<Box<str>>);
+type Annotations = BTreeMap<String, String>;
+
+/// What stands around a body: the file, the kind, the name, the namespace and the annotations.
+type Names<'a> = (
+    &'a Arc<str>,
+    &'static str,
+    Option<Box<str>>,
+    Option<Box<str>>,
+    BTreeMap<String, String>,
+);
 
 fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sink: &mut Sink<'_>) {
-    let (file, kind, name, namespace) = names;
+    let (file, kind, name, namespace, annotations) = names;
     let place = frame.place.clone();
     let spec = frame.take("spec");
     // Written by a control plane, not by a user.
@@ -158,6 +169,7 @@ fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sin
         kind,
         name,
         namespace,
+        annotations,
         place: spec.place.clone(),
     };
     if let Some(spec) = spec.object(sink) {
@@ -187,6 +199,13 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
                 super::PeerAuthentication::read(spec, sink),
             );
         }
+        "AuthorizationPolicy" => {
+            keep(
+                &mut documents.authorization_policies,
+                meta,
+                super::AuthorizationPolicy::read(spec, sink),
+            );
+        }
         "ServiceEntry" => keep(
             &mut documents.service_entries,
             meta,
@@ -200,18 +219,19 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
     }
 }
 
-/// `metadata.name` and `metadata.namespace`; the rest of the metadata is Kubernetes' own.
-fn read_names(frame: &mut Fields, sink: &mut Sink<'_>) -> (Option<Box<str>>, Option<Box<str>>) {
+/// `metadata.name`, `metadata.namespace` and `metadata.annotations`; the rest of the metadata is Kubernetes' own.
+fn read_names(frame: &mut Fields, sink: &mut Sink<'_>) -> (Option<Box<str>>, Option<Box<str>>, Annotations) {
     let Some(mut metadata) = frame.take("metadata").and_then(|value| value.object(sink)) else {
-        return (None, None);
+        return (None, None, BTreeMap::new());
     };
     let mut text = |field: &str| {
         let text = metadata.string(field, sink).filter(|text| !text.is_empty());
         text.map(|text| Box::<str>::from(text.value))
     };
-    let names = (text("name"), text("namespace"));
+    let (name, namespace) = (text("name"), text("namespace"));
+    let annotations = metadata.labels("annotations", sink);
     metadata.ignore_rest();
-    names
+    (name, namespace, annotations)
 }
 
 fn treatment(group: &str, kind: &str) -> Treatment {
@@ -221,6 +241,7 @@ fn treatment(group: &str, kind: &str) -> Treatment {
         ("networking.istio.io", "ServiceEntry") => Treatment::Serve("ServiceEntry"),
         ("networking.istio.io", "WorkloadEntry") => Treatment::Serve("WorkloadEntry"),
         ("security.istio.io", "PeerAuthentication") => Treatment::Serve("PeerAuthentication"),
+        ("security.istio.io", "AuthorizationPolicy") => Treatment::Serve("AuthorizationPolicy"),
         ("security.istio.io", _) => Treatment::Refuse,
         (group, _) if group.ends_with(".istio.io") => Treatment::Warn,
         _ => Treatment::Skip,

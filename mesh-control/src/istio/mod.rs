@@ -8,6 +8,7 @@
 //! passed over with a note. Kinds of Istio that this version does not serve are passed over with a warning, except those
 //! that restrict access: a policy that is read and not enforced would be a hole, so it is an error.
 
+mod authorization_policy;
 mod destination_rule;
 mod document;
 mod fields;
@@ -21,6 +22,7 @@ mod virtual_service;
 mod workload_entry;
 mod yaml;
 
+pub use authorization_policy::{Attribute, AuthorizationPolicy, PolicyAction, PolicyRule, Tested};
 pub use destination_rule::{DestinationRule, Subset};
 pub use document::{Document, Meta};
 pub use load_balancer::{
@@ -46,6 +48,8 @@ pub struct Documents {
     pub destination_rules: Vec<Document<DestinationRule>>,
     /// Transport security.
     pub peer_authentications: Vec<Document<PeerAuthentication>>,
+    /// Who may call what.
+    pub authorization_policies: Vec<Document<AuthorizationPolicy>>,
     /// Services.
     pub service_entries: Vec<Document<ServiceEntry>>,
     /// Workloads.

@@ -11,8 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_core::config::{ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, Traffic, Transport};
+use mesh_core::config::{
+    Authorization, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, Traffic, Transport,
+};
 
+use super::authorization::{self, Policies};
 use super::service::Registry;
 use super::{ClientScope, Findings, Mesh};
 use crate::SERVER_LISTENERS;
@@ -21,8 +24,26 @@ use crate::istio::{Documents, Mode, PeerAuthentication};
 
 type Labels = BTreeMap<String, String>;
 
-/// Who has what labels where.
-type Places = BTreeMap<SocketAddr, Mode>;
+/// What is asked where.
+type Places = BTreeMap<SocketAddr, Asked>;
+
+/// What a workload asks of its clients at an address.
+#[derive(Clone, Debug, PartialEq)]
+struct Asked {
+    mode: Mode,
+    /// Of each of its requests.
+    authorization: Arc<Authorization>,
+}
+
+impl Asked {
+    /// What both ask.
+    fn and(&self, other: &Self) -> Self {
+        Self {
+            mode: self.mode.max(other.mode),
+            authorization: authorization::both(&self.authorization, &other.authorization),
+        }
+    }
+}
 
 /// The documents by what they are for.
 #[derive(Debug, Default)]
@@ -77,13 +98,15 @@ impl<'a> Authentication<'a> {
     pub(super) fn listeners(
         &self,
         documents: &Documents,
-        scope: &ClientScope,
-        registry: &Registry<'_>,
+        policies: &Policies<'_>,
+        (scope, registry): (&ClientScope, &Registry<'_>),
+        findings: &mut Findings,
     ) -> Vec<(Arc<str>, Arc<Inbound>)> {
-        let places = self.places(documents, scope, registry);
+        let mut authorize = |labels: &Labels| policies.of_workload(&scope.namespace, labels, findings);
+        let places = self.places(documents, scope, registry, &mut authorize);
         let own = places
             .iter()
-            .map(|(address, mode)| (*address, chains(*mode, &[]), None));
+            .map(|(address, asked)| (*address, chains(asked, &[]), None));
         let everywhere = everywhere(&places);
         let all = own.chain(everywhere).map(|(address, chains, default)| {
             let text = address.to_string();
@@ -100,13 +123,25 @@ impl<'a> Authentication<'a> {
 
     /// What is asked at each address of the namespace's workloads. Where two documents have one address, and make different
     /// workloads of it, the stricter of both.
-    fn places(&self, documents: &Documents, scope: &ClientScope, registry: &Registry<'_>) -> Places {
+    fn places(
+        &self,
+        documents: &Documents,
+        scope: &ClientScope,
+        registry: &Registry<'_>,
+        authorize: &mut dyn FnMut(&Labels) -> Authorization,
+    ) -> Places {
         let namespace = &*scope.namespace;
         let mut places = Places::new();
         let mut add = |address: SocketAddr, labels: &Labels| {
-            let mode = self.mode(namespace, labels, address.port());
-            let stricter = |known: &mut Mode| *known = (*known).max(mode);
-            places.entry(address).and_modify(stricter).or_insert(mode);
+            let asked = Asked {
+                mode: self.mode(namespace, labels, address.port()),
+                authorization: Arc::new(authorize(labels)),
+            };
+            let stricter = |known: &mut Asked| *known = known.and(&asked);
+            places
+                .entry(address)
+                .and_modify(stricter)
+                .or_insert_with(|| asked.clone());
         };
         let internal = registry.services().filter(|service| service.internal);
         for service in internal {
@@ -154,16 +189,21 @@ fn everywhere(places: &Places) -> impl Iterator<Item = (SocketAddr, Vec<FilterCh
             // A socket for IPv4 takes nothing else; one for IPv6 takes both.
             let of_port: Vec<_> = of_port
                 .filter(|(place, _)| place.is_ipv4() || address.is_ipv6())
-                .map(|(place, mode)| (place.ip(), *mode))
+                .map(|(place, asked)| (place.ip(), asked))
                 .collect();
-            let strictest = of_port.iter().map(|(_, mode)| *mode).max()?;
-            let mut lax: Vec<_> = of_port.into_iter().filter(|(_, mode)| *mode != strictest).collect();
-            lax.sort_by_key(|(place, mode)| (Reverse(*mode), *place));
-            let narrow = lax.chunk_by(|(_, a), (_, b)| a == b).flat_map(|alike| {
-                let places: Vec<_> = alike.iter().map(|(place, _)| whole(*place)).collect();
-                chains(alike[0].1, &places)
-            });
-            let chains = narrow.chain(chains(strictest, &[])).collect();
+            // Connections to an address that no workload has are asked for what all of them ask together.
+            let (_, first) = of_port.first()?;
+            let strictest = of_port.iter().fold((*first).clone(), |all, (_, asked)| all.and(asked));
+            let mut others: Vec<(&Asked, Vec<IpPrefix>)> = Vec::new();
+            for (place, asked) in of_port.into_iter().filter(|(_, asked)| **asked != strictest) {
+                match others.iter_mut().find(|(other, _)| *other == asked) {
+                    Some((_, places)) => places.push(whole(place)),
+                    None => others.push((asked, vec![whole(place)])),
+                }
+            }
+            others.sort_by_key(|(asked, _)| Reverse(asked.mode));
+            let narrow = others.into_iter().flat_map(|(asked, places)| chains(asked, &places));
+            let chains = narrow.chain(chains(&strictest, &[])).collect();
             Some((address, chains, None))
         })
 }
@@ -176,7 +216,7 @@ fn whole(address: IpAddr) -> IpPrefix {
 
 /// The chains of one mode for connections to `destinations`; none: to any. Plaintext is told by how it begins, which is all that
 /// gRPC's shape can say (A36); TLS is what is left.
-fn chains(mode: Mode, destinations: &[IpPrefix]) -> Vec<FilterChain> {
+fn chains(asked: &Asked, destinations: &[IpPrefix]) -> Vec<FilterChain> {
     let chain = |name: &str, transport, security| FilterChain {
         name: name.into(),
         matches: ChainMatch {
@@ -186,10 +226,10 @@ fn chains(mode: Mode, destinations: &[IpPrefix]) -> Vec<FilterChain> {
         },
         security,
         traffic: Traffic::Http,
-        authorization: Arc::default(),
+        authorization: Arc::clone(&asked.authorization),
     };
     let mutual = || chain("mutual", None, InboundSecurity::Mutual(Clients::Trusted));
-    match mode {
+    match asked.mode {
         Mode::Strict => vec![mutual()],
         Mode::Permissive => {
             let plaintext = chain("plaintext", Some(Transport::RawBuffer), InboundSecurity::Plaintext);

@@ -8,6 +8,7 @@
 //! for each namespace and not one for the mesh.
 
 mod authentication;
+mod authorization;
 mod check;
 mod cluster;
 mod endpoint;
@@ -33,6 +34,7 @@ use mesh_core::config::{Cluster, ClusterName, HashPolicy, Reason, ReasonKind, Sn
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::{Document, Documents, Meta, Place, VirtualService};
 use authentication::Authentication;
+use authorization::Policies;
 pub use locality::{ClientPlace, places};
 use service::Registry;
 
@@ -140,7 +142,9 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     let mut findings = Findings::default();
     let registry = Registry::new(documents, mesh, scope, &mut findings);
     let authentication = Authentication::new(documents, mesh, &mut findings);
+    let policies = Policies::new(documents, mesh, &mut findings);
     let (clusters, hashes) = clusters(documents, mesh, scope, (&registry, &authentication), &mut findings);
+    let listeners = authentication.listeners(documents, &policies, (scope, &registry), &mut findings);
     let mut view = View {
         documents,
         mesh,
@@ -171,7 +175,7 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     for cluster in clusters.into_values() {
         builder = builder.cluster(cluster);
     }
-    for (address, inbound) in authentication.listeners(documents, scope, &registry) {
+    for (address, inbound) in listeners {
         builder = builder.inbound(address, Ok(inbound));
     }
     let snapshot = builder

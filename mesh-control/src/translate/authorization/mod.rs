@@ -1,0 +1,172 @@
+//! `AuthorizationPolicy` documents to the [`Authorization`] of one workload.
+//!
+//! Istio's order is that of the filters: DENY before ALLOW, and AUDIT, which decides nothing, before both. Each rule becomes a policy
+//! that is called as Istio calls it, so that a refusal can be traced to its line. Dry runs (`istio.io/dry-run`) are looked at and
+//! enforce nothing.
+//!
+//! Where this is stricter than Istio: a principal may end or begin with `*` only at the border of a segment, so that `ns/a*` is not
+//! taken for a namespace; a path that no canonical request has is refused, since a DENY of it would never hold; and a host without
+//! a port means that host by any port.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesh_core::config::{Authorization, FilterRules, Rbac, RbacAction, RbacFilter, RbacPolicy};
+
+use super::{Findings, Mesh};
+use crate::diagnostic::{Code, Severity};
+use crate::istio::{AuthorizationPolicy, Document, Documents, PolicyAction};
+use rule::Reader;
+
+mod rule;
+#[cfg(test)]
+mod tests;
+
+/// The annotation of a policy that is only looked at (Istio).
+const DRY_RUN: &str = "istio.io/dry-run";
+
+/// Every document as policies, read once for all workloads.
+pub(super) struct Policies<'a> {
+    root_namespace: &'a str,
+    read: Vec<(&'a Document<AuthorizationPolicy>, Vec<RbacPolicy>)>,
+}
+
+impl<'a> Policies<'a> {
+    /// Reads every document, whether or not a workload is meant by it.
+    pub(super) fn new(documents: &'a Documents, mesh: &'a Mesh, findings: &mut Findings) -> Self {
+        let mut read = Vec::new();
+        for document in &documents.authorization_policies {
+            read.push((document, policies(document, mesh, findings)));
+            if document.spec.action == PolicyAction::Deny && document.spec.rules.is_empty() {
+                let message = "a DENY policy without rules denies nothing";
+                let meta = &document.meta;
+                findings.say(meta, Severity::Warning, Code::NoEffect, &meta.place, message);
+            }
+        }
+        Self {
+            root_namespace: &mesh.root_namespace,
+            read,
+        }
+    }
+
+    /// What a workload's requests must pass: by the policies of the root namespace and of its own that select it.
+    pub(super) fn of_workload(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        findings: &mut Findings,
+    ) -> Authorization {
+        let (mut audit, mut deny, mut allow) = (Both::default(), Both::default(), Both::default());
+        let mut last = None;
+        for (document, policies) in &self.read {
+            let own = document.meta.namespace();
+            let selector = document.spec.selector.as_ref();
+            if (own != namespace && own != self.root_namespace)
+                || selector.is_some_and(|selector| !selector.selects(labels))
+            {
+                continue;
+            }
+            let both = match document.spec.action {
+                PolicyAction::Audit => &mut audit,
+                PolicyAction::Deny => &mut deny,
+                PolicyAction::Allow => &mut allow,
+            };
+            let dry = document
+                .meta
+                .annotations
+                .get(DRY_RUN)
+                .is_some_and(|value| value == "true");
+            let side = if dry { &mut both.shadow } else { &mut both.enforced };
+            side.get_or_insert_default().extend(policies.iter().cloned());
+            last = Some(&document.meta);
+        }
+        let filters = [
+            ("rbac-audit", RbacAction::Log, audit),
+            ("rbac-deny", RbacAction::Deny, deny),
+            ("rbac-allow", RbacAction::Allow, allow),
+        ];
+        let filters = filters
+            .into_iter()
+            .filter_map(|(name, action, both)| both.filter(name, action));
+        match (Authorization::new(Vec::new(), filters.collect(), Vec::new()), last) {
+            (Ok(authorization), _) => authorization,
+            (Err(error), last) => {
+                if let Some(meta) = last {
+                    let message = format!("the policies of a workload in namespace {namespace:?}: {error}");
+                    findings.say(meta, Severity::Error, Code::Schema, &meta.place, message);
+                }
+                nothing()
+            }
+        }
+    }
+}
+
+/// What passes both: where two workloads are at one address, or nobody knows which of them is meant.
+pub(super) fn both(a: &Arc<Authorization>, b: &Arc<Authorization>) -> Arc<Authorization> {
+    if a == b {
+        return Arc::clone(a);
+    }
+    let mut filters: Vec<RbacFilter> = a.request().to_vec();
+    for filter in b.request().iter().filter(|filter| !a.request().contains(filter)) {
+        let same = |name: &str| filters.iter().any(|other| *other.name == *name);
+        let names = (2..).map(|number| format!("{}-{number}", filter.name));
+        let mut names = std::iter::once(String::from(&*filter.name)).chain(names);
+        let name = names.find(|name| !same(name)).expect("there is always another name");
+        filters.push(RbacFilter {
+            name: name.into(),
+            ..filter.clone()
+        });
+    }
+    Arc::new(Authorization::new(Vec::new(), filters, Vec::new()).unwrap_or_else(|_| nothing()))
+}
+
+/// What nothing passes: what is left when more is asked than can be.
+fn nothing() -> Authorization {
+    let nobody = Rbac {
+        action: RbacAction::Allow,
+        policies: Vec::new(),
+    };
+    let filter = RbacFilter {
+        name: "rbac-nothing".into(),
+        rules: FilterRules {
+            enforced: Some(nobody),
+            shadow: None,
+        },
+    };
+    Authorization::new(Vec::new(), vec![filter], Vec::new()).expect("one filter is not too many")
+}
+
+/// The policies of one action; absent: no document has it, which for ALLOW is not the same as none matching.
+#[derive(Default)]
+struct Both {
+    enforced: Option<Vec<RbacPolicy>>,
+    shadow: Option<Vec<RbacPolicy>>,
+}
+
+impl Both {
+    fn filter(self, name: &str, action: RbacAction) -> Option<RbacFilter> {
+        // By name, as they come back from a wire that has them in a map.
+        let rules = |policies: Option<Vec<RbacPolicy>>| {
+            policies.map(|mut policies| {
+                policies.sort_by(|a, b| a.name.cmp(&b.name));
+                policies.dedup_by(|a, b| a.name == b.name);
+                Rbac { action, policies }
+            })
+        };
+        let rules = FilterRules {
+            enforced: rules(self.enforced),
+            shadow: rules(self.shadow),
+        };
+        (rules != FilterRules::default()).then(|| RbacFilter {
+            name: name.into(),
+            rules,
+        })
+    }
+}
+
+/// A policy for each rule.
+fn policies(document: &Document<AuthorizationPolicy>, mesh: &Mesh, findings: &mut Findings) -> Vec<RbacPolicy> {
+    let mut reader = Reader::new(&document.meta, mesh, findings);
+    let rules = document.spec.rules.iter().enumerate();
+    rules.map(|(index, rule)| reader.policy(index, rule)).collect()
+}

@@ -1,0 +1,345 @@
+//! One rule of an `AuthorizationPolicy`: its sources, operations and conditions as tests.
+
+use std::net::IpAddr;
+
+use mesh_core::canonical::{PathNormalization, canonical_path};
+use mesh_core::config::{
+    HeaderMatch, HeaderTest, IpPrefix, Pattern, Permission, PermissionTest, Principal, PrincipalTest, RbacPolicy, Rule,
+    StringMatch, Subject,
+};
+use mesh_core::identity::SpiffeId;
+
+use crate::diagnostic::{Code, Severity};
+use crate::istio::{At, Attribute, Meta, PolicyRule, Tested};
+use crate::translate::{Findings, Mesh};
+
+/// Reads the rules of one document.
+pub(super) struct Reader<'a> {
+    meta: &'a Meta,
+    mesh: &'a Mesh,
+    findings: &'a mut Findings,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(meta: &'a Meta, mesh: &'a Mesh, findings: &'a mut Findings) -> Self {
+        Self { meta, mesh, findings }
+    }
+
+    /// The policy that a rule is.
+    pub(super) fn policy(&mut self, index: usize, rule: &PolicyRule) -> RbacPolicy {
+        let (mut who, mut what) = (Vec::new(), Vec::new());
+        for condition in &rule.when {
+            match self.permission(condition) {
+                Some(permission) => what.push(permission),
+                None => who.push(self.principal(condition)),
+            }
+        }
+        let mut principals: Vec<Principal> = Vec::new();
+        for source in &rule.from {
+            let own = source.iter().map(|tested| self.principal(tested));
+            let mut own: Vec<_> = own.collect();
+            own.extend(who.iter().cloned());
+            principals.push(all(own));
+        }
+        let mut permissions: Vec<Permission> = Vec::new();
+        for operation in &rule.to {
+            let own = operation.iter().filter_map(|tested| self.permission(tested));
+            let mut own: Vec<_> = own.collect();
+            own.extend(what.iter().cloned());
+            permissions.push(all(own));
+        }
+        if principals.is_empty() {
+            principals.push(all(who));
+        }
+        if permissions.is_empty() {
+            permissions.push(all(what));
+        }
+        let (namespace, name) = (self.meta.namespace(), &self.meta.name);
+        RbacPolicy {
+            name: format!("ns[{namespace}]-policy[{name}]-rule[{index}]").into(),
+            permissions,
+            principals,
+        }
+    }
+
+    /// A test of what is done; `None` where it is one of who does it.
+    fn permission(&mut self, tested: &Tested) -> Option<Permission> {
+        let make: fn(&mut Self, &At<String>) -> Option<Permission> = match tested.attribute {
+            Attribute::Host => Self::host,
+            Attribute::Method => Self::method,
+            Attribute::Path => Self::path,
+            Attribute::DestinationIp => |own, value| Some(Rule::Is(PermissionTest::DestinationIp(own.range(value)?))),
+            Attribute::DestinationPort => Self::port,
+            Attribute::ServerName => |own, value| {
+                let test = match text(value) {
+                    Some(test) => test,
+                    None => own.pattern(value, ".+")?,
+                };
+                Some(Rule::Is(PermissionTest::ServerName(test)))
+            },
+            _ => return None,
+        };
+        Some(self.tested(tested, make))
+    }
+
+    fn principal(&mut self, tested: &Tested) -> Principal {
+        let make: fn(&mut Self, &At<String>, &Attribute) -> Option<PrincipalTest> = match tested.attribute {
+            Attribute::Principal => |own, value, _| own.id(value),
+            Attribute::Namespace => {
+                |own, value, _| own.by_pattern(value, &format!("[^/]+/ns/{}/sa/[^/]+", segment(value)))
+            }
+            Attribute::TrustDomain => |own, value, _| own.by_pattern(value, &format!("{}(?:/.*)?", segment(value))),
+            Attribute::ServiceAccount => |own, value, _| own.account(value),
+            Attribute::Header(_) => |own, value, attribute| own.header(value, attribute),
+            _ => |own, value, _| own.range(value).map(PrincipalTest::Source),
+        };
+        let attribute = &tested.attribute;
+        self.tested(tested, |own, value| make(own, value, attribute).map(Rule::Is))
+    }
+
+    /// Any of the values, and none of those that it is not to be.
+    fn tested<T>(&mut self, tested: &Tested, make: impl Fn(&mut Self, &At<String>) -> Option<Rule<T>>) -> Rule<T> {
+        let mut both = Vec::new();
+        if !tested.values.is_empty() {
+            let values = tested.values.iter().filter_map(|value| make(self, value));
+            both.push(Rule::Any(values.collect()));
+        }
+        if !tested.not_values.is_empty() {
+            let values = tested.not_values.iter().filter_map(|value| make(self, value));
+            both.push(Rule::Any(values.collect()).negated());
+        }
+        all(both)
+    }
+
+    fn method(&mut self, value: &At<String>) -> Option<Permission> {
+        if value.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            return self.refuse(
+                value,
+                format!("no request has the method {:?}: methods are in upper case", value.value),
+            );
+        }
+        Some(Rule::Is(header(Subject::Method, text(value))))
+    }
+
+    fn path(&mut self, value: &At<String>) -> Option<Permission> {
+        if value.contains(['{', '}']) {
+            return self.template(value).map(|test| Rule::Is(PermissionTest::Path(test)));
+        }
+        let test = text(value);
+        let whole = match &test {
+            Some(StringMatch::Exact(path)) => Some(path.to_string()),
+            // What follows the prefix may be anything; a letter stands for it.
+            Some(StringMatch::Prefix(prefix)) => Some(format!("{prefix}x")),
+            _ => None,
+        };
+        if let Some(whole) = whole
+            && canonical_path(&whole, PathNormalization::Base) != Ok(None)
+        {
+            let message = format!(
+                "no request has the path {:?}: paths are compared in their canonical form, without `.` and `..` segments, backslashes and \
+                 needless escapes",
+                value.value
+            );
+            return self.refuse(value, message);
+        }
+        Some(Rule::Is(PermissionTest::Path(
+            test.unwrap_or_else(|| StringMatch::Prefix("/".into())),
+        )))
+    }
+
+    /// `{*}` is a segment and `{**}` any number of them (Istio's path templates).
+    fn template(&mut self, value: &At<String>) -> Option<StringMatch> {
+        let mut source = String::new();
+        let segments: Vec<&str> = value.split('/').collect();
+        for (index, segment) in segments.iter().enumerate() {
+            if index > 0 {
+                source.push('/');
+            }
+            match *segment {
+                "{*}" => source.push_str("[^/]+"),
+                "{**}" => source.push_str(".*"),
+                other if other.contains(['{', '}', '*']) => {
+                    let message = format!(
+                        "{:?}: {{*}} and {{**}} stand for whole segments, and * not beside them",
+                        value.value
+                    );
+                    return self.refuse(value, message);
+                }
+                other => source.push_str(&escape(other)),
+            }
+        }
+        self.pattern(value, &source)
+    }
+
+    fn port(&mut self, value: &At<String>) -> Option<Permission> {
+        match value.parse::<u16>() {
+            Ok(port) if port > 0 => {
+                let port = u32::from(port);
+                Some(Rule::Is(PermissionTest::DestinationPorts(port, port + 1)))
+            }
+            _ => self.refuse(value, format!("{:?} is not a port between 1 and 65535", value.value)),
+        }
+    }
+
+    fn range(&mut self, value: &At<String>) -> Option<IpPrefix> {
+        let (address, bits) = match value.split_once('/') {
+            Some((address, bits)) => (address.parse::<IpAddr>().ok(), bits.parse().ok()),
+            None => {
+                let address = value.parse::<IpAddr>().ok();
+                (
+                    address,
+                    address.map(|address| if address.to_canonical().is_ipv4() { 32 } else { 128 }),
+                )
+            }
+        };
+        match address
+            .zip(bits)
+            .and_then(|(address, bits)| IpPrefix::new(address, bits).ok())
+        {
+            Some(range) => Some(range),
+            None => self.refuse(
+                value,
+                format!("{:?} is not an IP address or a range of them", value.value),
+            ),
+        }
+    }
+
+    /// `cluster.local` is whatever the mesh's own trust domain is (Istio).
+    fn id(&mut self, value: &At<String>) -> Option<PrincipalTest> {
+        let own = |rest: &str| match rest.strip_prefix("cluster.local/") {
+            Some(path) => format!("spiffe://{}/{path}", self.mesh.trust_domain),
+            None => format!("spiffe://{rest}"),
+        };
+        let test = match text(value) {
+            None => return Some(PrincipalTest::Peer(None)),
+            Some(StringMatch::Exact(id)) => StringMatch::Exact(own(&id).into()),
+            Some(StringMatch::Prefix(prefix)) if prefix.ends_with('/') => StringMatch::Prefix(own(&prefix).into()),
+            Some(StringMatch::Suffix(suffix)) if suffix.starts_with('/') => StringMatch::Suffix(suffix),
+            _ => {
+                let message = format!(
+                    "{:?}: a * stands for whole segments of a principal, as in cluster.local/ns/shop/* or */sa/pay",
+                    value.value
+                );
+                return self.refuse(value, message);
+            }
+        };
+        if let StringMatch::Exact(id) = &test
+            && let Err(error) = SpiffeId::parse(id)
+        {
+            return self.refuse(value, format!("{:?} is nobody's principal: {error}", value.value));
+        }
+        Some(PrincipalTest::Peer(Some(test)))
+    }
+
+    fn account(&mut self, value: &At<String>) -> Option<PrincipalTest> {
+        if value.contains('*') || value.matches('/').count() > 1 {
+            return self.refuse(
+                value,
+                format!("{:?} is not an account: name, or namespace/name", value.value),
+            );
+        }
+        let (namespace, name) = value.split_once('/').unwrap_or_else(|| (self.meta.namespace(), value));
+        let (namespace, name) = (escape(namespace), escape(name));
+        self.by_pattern(value, &format!("[^/]+/ns/{namespace}/sa/{name}"))
+    }
+
+    fn header(&mut self, value: &At<String>, attribute: &Attribute) -> Option<PrincipalTest> {
+        let Attribute::Header(name) = attribute else {
+            return None;
+        };
+        match Subject::parse(name) {
+            Some(subject @ (Subject::Header(_) | Subject::Authority)) if !name.starts_with("grpc-") => {
+                let test = text(value).map_or(HeaderTest::Present, HeaderTest::Value);
+                Some(PrincipalTest::Header(HeaderMatch::new(subject, test)))
+            }
+            _ => self.refuse(value, format!("{name:?} is not a header that a policy may be about")),
+        }
+    }
+
+    /// A host as canonical requests name it: in lower case, by any port where none is written.
+    fn host(&mut self, value: &At<String>) -> Option<Permission> {
+        let host = value.to_ascii_lowercase();
+        let is = |test| Rule::Is(header(Subject::Authority, Some(test)));
+        Some(match text(&host) {
+            None => Rule::Is(header(Subject::Authority, None)),
+            Some(StringMatch::Exact(host)) if !has_port(&host) => {
+                let with_port = StringMatch::Prefix(format!("{host}:").into());
+                Rule::Any(vec![is(StringMatch::Exact(host)), is(with_port)])
+            }
+            Some(StringMatch::Suffix(suffix)) if !has_port(&suffix) => {
+                is(self.pattern(value, &format!(".*{}(?::[0-9]+)?", escape(&suffix)))?)
+            }
+            Some(test) => is(test),
+        })
+    }
+
+    fn pattern(&mut self, value: &At<String>, source: &str) -> Option<StringMatch> {
+        match Pattern::new(source) {
+            Ok(pattern) => Some(StringMatch::Regex(pattern)),
+            Err(error) => self.refuse(value, error.to_string()),
+        }
+    }
+
+    fn by_pattern(&mut self, value: &At<String>, rest: &str) -> Option<PrincipalTest> {
+        let test = self.pattern(value, &format!("spiffe://{rest}"))?;
+        Some(PrincipalTest::Peer(Some(test)))
+    }
+
+    fn refuse<T>(&mut self, value: &At<String>, message: String) -> Option<T> {
+        self.findings
+            .say(self.meta, Severity::Error, Code::Schema, &value.place, message);
+        None
+    }
+}
+
+/// All of them; one alone is itself, and none is no condition.
+fn all<T>(mut rules: Vec<Rule<T>>) -> Rule<T> {
+    match rules.len() {
+        0 => Rule::Always,
+        1 => rules.remove(0),
+        _ => Rule::All(rules),
+    }
+}
+
+/// Exact, `prefix*`, `*suffix`; `None` for `*`, which asks that it is there.
+fn text(value: &str) -> Option<StringMatch> {
+    match (value.strip_prefix('*'), value.strip_suffix('*')) {
+        (Some(""), _) => None,
+        (Some(suffix), _) => Some(StringMatch::Suffix(suffix.into())),
+        (None, Some(prefix)) => Some(StringMatch::Prefix(prefix.into())),
+        (None, None) => Some(StringMatch::Exact(value.into())),
+    }
+}
+
+/// A pattern for one segment, of a value with a `*` at one end or without.
+fn segment(value: &str) -> String {
+    match text(value) {
+        None => "[^/]+".into(),
+        Some(StringMatch::Suffix(suffix)) => format!("[^/]*{}", escape(&suffix)),
+        Some(StringMatch::Prefix(prefix)) => format!("{}[^/]*", escape(&prefix)),
+        _ => escape(value),
+    }
+}
+
+/// A text as a pattern that is that text.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        // Of the signs that are none of a pattern's, some mean something when they are escaped.
+        if letter.is_ascii_punctuation() && !['_', '<', '>'].contains(&letter) {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+    }
+    escaped
+}
+
+fn has_port(host: &str) -> bool {
+    let port = host.rsplit_once(':').map(|(_, port)| port);
+    port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn header(subject: Subject, test: Option<StringMatch>) -> PermissionTest {
+    let test = test.map_or(HeaderTest::Present, HeaderTest::Value);
+    PermissionTest::Header(HeaderMatch::new(subject, test))
+}
