@@ -30,8 +30,10 @@ HERE = pathlib.Path(__file__).parent
 NAMESPACE = "default"
 DOMAIN = "default.svc.cluster.local"
 SERVICE = "payment-service"
-# The one document file that changes.
+# The document file that changes.
 MESH = "20-mesh.yaml"
+# Where the program is that starts: a server lets nobody in before a document tells its control plane of it.
+STARTING = "30-starting.yaml"
 # Its endpoints are payment's; the identity that is written down for them is another.
 IMPOSTOR = "impostor-service"
 
@@ -244,9 +246,12 @@ class Lab:
         bootstrap = str(self.bootstrap("payment"))
         process = self.start(f"payment-{version}", command, GRPC_XDS_BOOTSTRAP=bootstrap)
         admin = process.logged("admin port address=")
-        # It listens before it has an identity, and refuses connections until then.
+        port = int(process.logged("serving address=127.0.0.1:"))
+        # Of no service yet, so that nobody calls it.
+        self._save(STARTING, workload("starting", version, port, "payment"))
+        # It listens before it has an identity and knows whom to let in, and refuses connections until then.
         until(f"payment {version} is ready (see {process.log})", lambda: _is_ready(admin))
-        return process, int(process.logged("serving address=127.0.0.1:"))
+        return process, port
 
     def _save(self, name: str, text: str):
         """As editors do: a new file, renamed over the old."""
