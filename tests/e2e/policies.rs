@@ -95,6 +95,9 @@ async fn a_rule_chooses_the_way_hosts_are_chosen() {
     let both = of_v1(&client, |call| format!("user-{call}")).await;
     assert!((1..20).contains(&both), "{both}");
     rig.say("{loadBalancer: {simple: ROUND_ROBIN}}", &xds).await;
+    // One user's calls were all with one host before.
+    let in_turn = async { while of_v1(&client, |_| "ann".to_owned()).await != 10 {} };
+    soon("the rule to reach the caller", in_turn).await;
     assert_eq!(of_v1(&client, |_| "ann".to_owned()).await, 10);
 }
 

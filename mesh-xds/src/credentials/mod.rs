@@ -13,6 +13,7 @@ use std::fmt;
 
 use mesh_core::identity::{ClientCertificate, InvalidSvid};
 use rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
 use crate::bootstrap::{CertificateFiles, Roots, TlsCredentials};
 use crate::pem::{self, PemError};
@@ -50,7 +51,8 @@ async fn certificate(files: &CertificateFiles) -> Result<ClientCertificate, Mate
     let chain = pem::read(&files.certificate)
         .await
         .map_err(MaterialError::Certificate)?;
-    let key = pem::read(&files.private_key).await.map_err(MaterialError::Key)?;
+    let key = pem::read(&files.private_key).await.map(Zeroizing::new);
+    let key = key.map_err(MaterialError::Key)?;
     let chain = pem::certificates(&chain).map_err(MaterialError::Certificate)?;
     let key = pem::private_key(&key).map_err(MaterialError::Key)?;
     ClientCertificate::new(chain, key).map_err(MaterialError::Pair)

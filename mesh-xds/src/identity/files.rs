@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use mesh_core::identity::{Identity, InvalidBundle, InvalidSvid, Svid, TrustBundle};
+use zeroize::Zeroizing;
 
 use super::Outlet;
 use super::bundle_map::{self, InvalidBundleMap};
@@ -44,7 +45,7 @@ pub(super) async fn supply(files: &FileWatcher, outlet: &Outlet) -> Infallible {
 #[derive(PartialEq, Eq)]
 struct Material {
     certificate: Vec<u8>,
-    private_key: Vec<u8>,
+    private_key: Zeroizing<Vec<u8>>,
     trust: Vec<u8>,
 }
 
@@ -52,7 +53,7 @@ impl Material {
     async fn read(files: &FileWatcher) -> Result<Self, PemError> {
         Ok(Self {
             certificate: pem::read(&files.identity.certificate).await?,
-            private_key: pem::read(&files.identity.private_key).await?,
+            private_key: Zeroizing::new(pem::read(&files.identity.private_key).await?),
             trust: match &files.trust {
                 TrustFile::Roots(path) | TrustFile::BundleMap(path) => pem::read(path).await?,
             },
