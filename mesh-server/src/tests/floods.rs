@@ -1,8 +1,8 @@
-//! FL-1 to FL-6, RES-1, RES-4, RES-6: peers that send what no client sends, in amounts that no client sends, over real sockets.
+//! FL-1 to FL-6, RES-4, RES-6: peers that send what no client sends, in amounts that no client sends, over real sockets.
 //!
 //! What holds against them is mostly h2's and hyper's; these tests notice a release of theirs that lost it. Each flood is bounded
 //! in frames and in time, and beside each a good client is served. The oracle is the handler: how often it ran, and that nothing of
-//! it is left.
+//! it is left. Long, since each flood is told whole: what is sent, in which amount, and what must be left of it.
 
 #![allow(clippy::print_stdout, reason = "the figures of a flood are shown with `--nocapture`")]
 
