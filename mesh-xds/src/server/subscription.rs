@@ -135,7 +135,7 @@ impl Subscription {
         self.doubts.retain(|name, _| set.resources.contains_key(name));
         let whole = kind.absence_means_deleted();
         let mut wanted: BTreeMap<Arc<str>, Arc<[u8]>> = BTreeMap::new();
-        for (name, bytes) in &set.resources {
+        for (name, bytes) in set.resources.iter() {
             let new = whole || self.sent.get(name) != Some(bytes);
             if new && self.wants(name) && !waits.holds(name) {
                 wanted.insert(Arc::clone(name), Arc::clone(bytes));
