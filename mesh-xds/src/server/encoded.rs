@@ -213,9 +213,8 @@ impl Encoded {
     /// What such a client is told that asks for these listeners, some of which are perhaps of servers that no document describes.
     pub(crate) fn view_for(&self, dialect: Dialect, listeners: &[Arc<str>]) -> View {
         let mut view = self.view(dialect);
-        let of_servers = match (dialect, &self.undescribed) {
-            (Dialect::Mesh | Dialect::Grpc, Some(undescribed)) => undescribed,
-            _ => return view,
+        let (Dialect::Mesh | Dialect::Grpc, Some(of_servers)) = (dialect, &self.undescribed) else {
+            return view;
         };
         let usual = view.of(ResourceKind::Listener);
         let own = of_servers.listeners(listeners.iter().filter(|name| !usual.resources.contains_key(name)));
