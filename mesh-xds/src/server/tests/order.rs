@@ -414,7 +414,7 @@ impl<M: Spoken> Life<M> {
                 }
             }
             if kind.absence_means_deleted() {
-                let gone = |name: &&Arc<str>| !now.of(*kind).resources.contains_key(*name);
+                let gone = |name: &&Arc<str>| !now.of(*kind).resources.contains_key(name);
                 assert_eq!(self.held[kind].keys().find(gone), None, "{:?} {kind}", self.dialect);
             }
         }
