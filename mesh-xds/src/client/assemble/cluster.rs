@@ -1,14 +1,10 @@
 //! What a cluster's name resolves to: its own endpoints, however they are found, or those of the clusters it stands for.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::config::{
-    Cluster, ClusterName, Endpoint, Failover, Health, Localities, LocalityWeight, Metadata, Reason, ReasonKind,
-    Resolved, TlsMatch, Weight,
-};
+use mesh_core::config::{Cluster, ClusterName, Endpoint, Failover, Health, Reason, ReasonKind, Resolved};
 
 use super::Key;
 use super::hosts::{Addresses, Answer};
@@ -23,10 +19,6 @@ const MAX_LEAVES: usize = 256;
 
 /// The most addresses of a `LOGICAL_DNS` host that are tried one after another: no call lasts longer than so many attempts.
 const MAX_IN_ORDER: usize = 64;
-
-/// Where an endpoint of an aggregate cluster says which of its clusters it is from, so that it is called with the TLS of
-/// that one: metadata of a filter that no control plane writes.
-const MEMBER: (&str, &str) = ("mesh", "aggregate_member");
 
 /// What a cluster last resolved to.
 #[derive(Debug)]
@@ -104,6 +96,17 @@ struct Leaf {
     endpoints: Arc<Endpoints>,
 }
 
+impl Leaf {
+    fn cluster(&self) -> Cluster {
+        Cluster {
+            endpoints: Arc::clone(&self.endpoints.endpoints),
+            drops: Arc::clone(&self.endpoints.drops),
+            localities: self.endpoints.localities.clone(),
+            ..with_rules(&self.spec)
+        }
+    }
+}
+
 /// What the clusters that one stands for come to.
 #[derive(Default)]
 struct Members {
@@ -143,13 +146,11 @@ impl Walk<'_> {
                 };
                 return (Vec::new(), Err(without.unwrap_or_else(none)));
             }
-            (Discovery::Aggregate(_), leaves) => aggregate(name, leaves),
-            (_, [leaf]) => Cluster {
-                endpoints: Arc::clone(&leaf.endpoints.endpoints),
-                drops: Arc::clone(&leaf.endpoints.drops),
-                localities: leaf.endpoints.localities.clone(),
-                ..with_rules(&leaf.spec)
-            },
+            (Discovery::Aggregate(_), leaves) => {
+                let leaves = leaves.iter().map(|leaf| Arc::new(leaf.cluster())).collect();
+                Cluster::aggregate(name.clone(), leaves)
+            }
+            (_, [leaf]) => leaf.cluster(),
             _ => return (Vec::new(), Err(not_yet())),
         };
         (parts, Ok(Arc::new(cluster)))
@@ -282,109 +283,6 @@ fn endpoint(host: &DnsHost, address: IpAddr, priority: u32) -> Endpoint {
         hostname: Some((*host.host).into()),
         metadata: Arc::clone(&host.metadata),
     }
-}
-
-/// One cluster of several: the priorities of each follow those of the one before (gRFC A37), and how it is called is the
-/// first one's to say (gRFC A75), but for TLS, which every endpoint takes from its own, and for the drops, which are those of
-/// the member that the calls go to by what is configured.
-///
-/// It has one limit of calls in flight, the first one's, and one name in load reports, its own, under the first one's service:
-/// gRPC counts and reports each member by itself.
-fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
-    let (mut endpoints, mut tls_matches, mut next_priority) = (Vec::new(), Vec::new(), 0);
-    let mut weights = Vec::new();
-    for Leaf { spec, endpoints: own } in leaves {
-        let member = Metadata::new([(MEMBER.0, MEMBER.1, spec.cluster.name.as_str())]).unwrap_or_default();
-        let with = |criteria: &Metadata| joined(&member, criteria);
-        // A match with too much metadata matches nothing then; what it was for falls to the member's own mode below it only
-        // if no endpoint could have passed it, since endpoints carry no more than that either.
-        let matches = spec.cluster.tls_matches.iter().filter_map(|each| {
-            Some(TlsMatch {
-                when: with(&each.when)?,
-                ..each.clone()
-            })
-        });
-        tls_matches.extend(matches);
-        tls_matches.push(TlsMatch {
-            name: spec.cluster.name.as_str().into(),
-            when: member.clone(),
-            mode: spec.cluster.tls.clone(),
-        });
-        let mut marked: Vec<(Arc<Metadata>, Arc<Metadata>)> = Vec::new();
-        let mut highest = None;
-        for endpoint in own.endpoints.iter() {
-            let known = marked.iter().find(|(plain, _)| Arc::ptr_eq(plain, &endpoint.metadata));
-            let metadata = match known {
-                Some((_, with_member)) => Arc::clone(with_member),
-                None => {
-                    // One that cannot say where it is from would be called with another's TLS: it is left out.
-                    let Some(metadata) = with(&endpoint.metadata) else {
-                        continue;
-                    };
-                    let metadata = Arc::new(metadata);
-                    marked.push((Arc::clone(&endpoint.metadata), Arc::clone(&metadata)));
-                    metadata
-                }
-            };
-            highest = highest.max(Some(endpoint.priority));
-            endpoints.push(Endpoint {
-                priority: next_priority + endpoint.priority,
-                metadata,
-                ..endpoint.clone()
-            });
-        }
-        weights.extend(weights_from(own).into_iter().map(|one| LocalityWeight {
-            priority: next_priority + one.priority,
-            ..one
-        }));
-        next_priority += highest.map_or(0, |highest| highest + 1);
-    }
-    let first = with_rules(&leaves[0].spec);
-    let are_weighed = leaves.iter().any(|leaf| !leaf.endpoints.localities.weights.is_empty());
-    Cluster {
-        name: name.clone(),
-        endpoints: endpoints.into(),
-        tls_matches: tls_matches.into(),
-        drops: Arc::clone(&in_charge(leaves).endpoints.drops),
-        localities: Localities {
-            weights: if are_weighed { weights.into() } else { Arc::default() },
-            ..leaves[0].endpoints.localities.clone()
-        },
-        ..first
-    }
-}
-
-/// What the localities of a member weigh: where nothing is said, what their endpoints do.
-fn weights_from(own: &Endpoints) -> Vec<LocalityWeight> {
-    if !own.localities.weights.is_empty() {
-        return own.localities.weights.to_vec();
-    }
-    let mut sums: BTreeMap<_, u32> = BTreeMap::new();
-    for endpoint in own.endpoints.iter() {
-        let sum = sums.entry((endpoint.priority, &endpoint.locality)).or_default();
-        *sum = sum.saturating_add(endpoint.weight.0);
-    }
-    let weight = |((priority, locality), weight): ((u32, &Arc<_>), u32)| LocalityWeight {
-        priority,
-        locality: Arc::clone(locality),
-        weight: Weight(weight),
-    };
-    sums.into_iter().map(weight).collect()
-}
-
-/// The member that the calls go to, by what is configured: the first that has a healthy endpoint, else the first that has a
-/// degraded one.
-fn in_charge(leaves: &[Leaf]) -> &Leaf {
-    let with = |health| {
-        let mut leaves = leaves.iter();
-        leaves.find(|leaf| leaf.endpoints.endpoints.iter().any(|one| one.health == health))
-    };
-    let found = with(Health::Healthy).or_else(|| with(Health::Degraded));
-    found.unwrap_or(&leaves[0])
-}
-
-fn joined(a: &Metadata, b: &Metadata) -> Option<Metadata> {
-    Metadata::new(a.iter().chain(b.iter())).ok()
 }
 
 pub(super) fn not_yet() -> Reason {
