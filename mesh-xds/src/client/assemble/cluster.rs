@@ -29,9 +29,29 @@ pub(super) struct Memo {
     refreshes: Vec<Duration>,
     /// What it was made of, so that unchanged parts give the same `Arc`. Empty for an error.
     made_of: Vec<Part>,
+    /// The clusters that it stands for, each with what it was made of.
+    leaves: Vec<Leaf>,
     pub(super) resolved: Resolved<Cluster>,
     /// It is what it was before something went missing.
     pub(super) waits: bool,
+}
+
+/// What a name resolved to, and what that was made of.
+#[derive(Debug)]
+pub(super) struct Made {
+    parts: Vec<Part>,
+    leaves: Vec<Leaf>,
+    resolved: Resolved<Cluster>,
+}
+
+impl Made {
+    fn failed(reason: Reason) -> Self {
+        Self {
+            parts: Vec::new(),
+            leaves: Vec::new(),
+            resolved: Err(reason),
+        }
+    }
 }
 
 /// One of the values that a cluster was made of.
@@ -48,13 +68,17 @@ impl Memo {
     pub(super) fn new(
         looked_at: Vec<Key>,
         refreshes: Vec<Duration>,
-        made_of: Vec<Part>,
-        resolved: Resolved<Cluster>,
+        Made {
+            parts: made_of,
+            leaves,
+            resolved,
+        }: Made,
     ) -> Self {
         Self {
             looked_at,
             refreshes,
             made_of,
+            leaves,
             resolved,
             waits: false,
         }
@@ -91,12 +115,28 @@ impl Part {
 }
 
 /// A cluster that has endpoints of its own, and those.
+#[derive(Debug)]
 struct Leaf {
     spec: Arc<ClusterSpec>,
     endpoints: Arc<Endpoints>,
+    /// Set where another stands for it.
+    cluster: Option<Arc<Cluster>>,
 }
 
 impl Leaf {
+    /// As one that another stands for: the same value as before, where it was made of the same.
+    fn shared(mut self, before: &[Self]) -> Self {
+        let is_same = |one: &&Self| {
+            Arc::ptr_eq(&one.spec, &self.spec)
+                && (Arc::ptr_eq(&one.endpoints, &self.endpoints)
+                    // Those that come with the cluster, or with an answer to its names, are few and made anew each time.
+                    || (!matches!(self.spec.discovery, Discovery::Eds(_)) && one.endpoints == self.endpoints))
+        };
+        let known = before.iter().find(is_same).and_then(|one| one.cluster.clone());
+        self.cluster = known.or_else(|| Some(Arc::new(self.cluster())));
+        self
+    }
+
     fn cluster(&self) -> Cluster {
         Cluster {
             endpoints: Arc::clone(&self.endpoints.endpoints),
@@ -120,17 +160,17 @@ struct Members {
 impl Walk<'_> {
     /// What a cluster's name resolves to. While something is missing it is an error of no meaning: whoever asks looks at
     /// `missing` first.
-    pub(super) fn resolve(&mut self, name: &ClusterName) -> (Vec<Part>, Resolved<Cluster>) {
+    pub(super) fn resolve(&mut self, name: &ClusterName, before: Option<&Memo>) -> Made {
         let mut members = Members::default();
         let spec = match self.member(name, &mut members, 0) {
             Ok(spec) => spec,
-            Err(reason) => return (Vec::new(), Err(reason)),
+            Err(reason) => return Made::failed(reason),
         };
         let Members {
             parts, leaves, excess, ..
         } = members;
         if let Some(excess) = excess {
-            return (Vec::new(), Err(excess));
+            return Made::failed(excess);
         }
         let cluster = match (&spec.discovery, &leaves[..]) {
             (Discovery::Aggregate(_), []) => {
@@ -144,16 +184,26 @@ impl Walk<'_> {
                         format!("cluster {name:?} stands for no cluster"),
                     )
                 };
-                return (Vec::new(), Err(without.unwrap_or_else(none)));
+                return Made::failed(without.unwrap_or_else(none));
             }
-            (Discovery::Aggregate(_), leaves) => {
-                let leaves = leaves.iter().map(|leaf| Arc::new(leaf.cluster())).collect();
-                Cluster::aggregate(name.clone(), leaves)
+            (Discovery::Aggregate(_), _) => {
+                let before = before.map_or(&[][..], |before| &before.leaves);
+                let leaves: Vec<Leaf> = leaves.into_iter().map(|leaf| leaf.shared(before)).collect();
+                let clusters = leaves.iter().filter_map(|leaf| leaf.cluster.clone()).collect();
+                return Made {
+                    parts,
+                    leaves,
+                    resolved: Ok(Arc::new(Cluster::aggregate(name.clone(), clusters))),
+                };
             }
             (_, [leaf]) => leaf.cluster(),
-            _ => return (Vec::new(), Err(not_yet())),
+            _ => return Made::failed(not_yet()),
         };
-        (parts, Ok(Arc::new(cluster)))
+        Made {
+            parts,
+            leaves: Vec::new(),
+            resolved: Ok(Arc::new(cluster)),
+        }
     }
 
     /// Follows one name: to its endpoints, or through the clusters it stands for, of which those that cannot be had are left
@@ -206,6 +256,7 @@ impl Walk<'_> {
         to.leaves.push(Leaf {
             spec: Arc::clone(&spec),
             endpoints,
+            cluster: None,
         });
         Ok(spec)
     }

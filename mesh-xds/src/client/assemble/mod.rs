@@ -181,7 +181,7 @@ impl Assembler {
             let before = self.clusters.get(name)?;
             let mut walk = Walk::new(sources, &self.hosts);
             // One that waits for something, or refers to something else, is for the walk.
-            let memo = walk.cluster(name);
+            let memo = walk.cluster(name, Some(before));
             if !walk.missing.is_empty() || !memo.asks_like(before) {
                 return None;
             }
@@ -287,7 +287,7 @@ impl Assembler {
                 continue;
             }
             let missing_before = walk.missing.len();
-            let memo = walk.cluster(name);
+            let memo = walk.cluster(name, self.clusters.get(name));
             let before = self.clusters.get_mut(name);
             match (before, walk.missing.len() > missing_before) {
                 (Some(before), true) => {
