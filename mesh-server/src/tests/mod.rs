@@ -5,6 +5,7 @@ mod admin;
 mod authorize;
 mod bypass;
 mod canonical;
+mod conduct;
 mod drain;
 mod floods;
 mod lifetime;
