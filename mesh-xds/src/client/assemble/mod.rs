@@ -189,10 +189,16 @@ impl Assembler {
                 renewed.push((name.clone(), memo));
             }
         }
-        if renewed.is_empty() {
+        // Those of a tree that is not whole yet are in no snapshot.
+        let published = renewed.iter().filter(|(name, _)| self.last.cluster(name).is_some());
+        let mut changes = published
+            .map(|(name, memo)| (name.clone(), memo.resolved.clone()))
+            .peekable();
+        if changes.peek().is_none() {
+            drop(changes);
+            self.clusters.extend(renewed);
             return Some(None);
         }
-        let changes = renewed.iter().map(|(name, memo)| (name.clone(), memo.resolved.clone()));
         let next = self.last.with_clusters(self.next_version(), changes);
         self.clusters.extend(renewed);
         self.last = next.clone();

@@ -1,7 +1,7 @@
 //! However a configuration came about, step by step and in whatever order, it is what one would make of the whole at once; and a
 //! step costs what it touches.
 //!
-//! Two worlds of events: gRPC's, with clusters of every kind, and a sidecar's as Envoy is told it.
+//! Clusters of every kind are drawn, and routes by name and in line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,12 +11,10 @@ use proptest::prelude::*;
 
 use super::assemble::{Mesh, Seen, grpc};
 use super::*;
-use crate::bootstrap::Profile;
-use crate::client::ads::{AdsState, Needs};
-use crate::client::assemble::{Assembler, Naming};
+use crate::client::ads::Needs;
+use crate::client::assemble::Assembler;
 use crate::decode::tests::kinds::{self, logical_dns, strict_dns};
-use crate::decode::tests::{envoy, istiod, listener_with, raw as raw_of};
-use crate::node::Node;
+use crate::decode::tests::{listener_with, raw as raw_of};
 
 /// Events of a stream, as they come in any order: what a control plane says, what it leaves out, what is wanted, what names
 /// resolve to.
@@ -31,7 +29,6 @@ enum Event {
     Endpoints(usize, Vec<u16>),
     /// What a name resolves to; nothing: it does not.
     Resolved(usize, Vec<u8>),
-    Sidecar(Sidecar),
     /// Nothing more is to come of what was asked for.
     TimeOut,
     /// The stream breaks and is opened again.
@@ -56,17 +53,6 @@ enum Kind {
     Logical(usize),
     /// It stands for these, itself perhaps among them.
     Aggregate(Vec<usize>),
-}
-
-/// What a control plane tells a sidecar: which of what istiod has, by bits.
-#[derive(Clone, Debug)]
-enum Sidecar {
-    Listeners(u8, bool),
-    /// Whether unknown destinations pass.
-    Routes(bool),
-    Clusters(u8),
-    /// Of which subset, at which ports; `None`: as istiod tells them.
-    Endpoints(bool, Option<Vec<u16>>),
 }
 
 const TARGETS: [&str; 3] = ["t", "u", "v"];
@@ -104,67 +90,20 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..40)
 }
 
-fn events_of_a_sidecar() -> impl Strategy<Value = Vec<Event>> {
-    let event = prop_oneof![
-        3 => (prop_oneof![3 => Just(15u8), 1 => 0u8..16], any::<bool>()).prop_map(|(which, strict)| Sidecar::Listeners(which, strict)),
-        3 => any::<bool>().prop_map(Sidecar::Routes),
-        3 => prop_oneof![3 => Just(127u8), 2 => 0u8..128].prop_map(Sidecar::Clusters),
-        5 => (any::<bool>(), prop::option::of(ports())).prop_map(|(second, ports)| Sidecar::Endpoints(second, ports)),
-    ];
-    let event = prop_oneof![
-        14 => event.prop_map(Event::Sidecar),
-        1 => Just(Event::TimeOut),
-        1 => Just(Event::Reconnect),
-        1 => (0u8..8).prop_map(Event::Want),
-    ];
-    prop::collection::vec(event, 1..30)
-}
-
 fn ports() -> impl Strategy<Value = Vec<u16>> {
     prop::collection::btree_set(1u16..5, 0..3).prop_map(|ports| ports.into_iter().collect())
 }
 
-/// A mesh, what is known of its names, and how its targets are called.
+/// A mesh, and what is known of its names.
 struct World {
     mesh: Mesh,
-    naming: fn() -> Naming,
-    /// Targets, and what is served, by the bits of [`Event::Want`].
-    targets: &'static [&'static str],
-    served: &'static [&'static str],
     answers: BTreeMap<Arc<str>, Result<Vec<IpAddr>, Arc<str>>>,
-}
-
-fn sidecars() -> Naming {
-    Naming {
-        profile: Profile::Envoy,
-        ..grpc("%s")
-    }
 }
 
 impl World {
     fn of_grpc() -> Self {
         Self {
             mesh: Mesh::new(&TARGETS[..2]),
-            naming: || grpc("%s"),
-            targets: &TARGETS,
-            served: &[],
-            answers: BTreeMap::new(),
-        }
-    }
-
-    fn of_a_sidecar() -> Self {
-        let targets = &["payment.default.svc.cluster.local:50051", "elsewhere.example:50051"];
-        let mut mesh = Mesh::new(&[]);
-        mesh.ads = AdsState::new(Arc::new(Node::default()), envoy());
-        mesh.ads.stream_opened();
-        mesh.assembler = Assembler::new(sidecars());
-        mesh.targets = names(targets);
-        mesh.step();
-        Self {
-            mesh,
-            naming: sidecars,
-            targets,
-            served: &["10.0.0.1:8080"],
             answers: BTreeMap::new(),
         }
     }
@@ -191,7 +130,6 @@ impl World {
                 self.resolved(HOSTS[index], &last);
                 self.mesh.step()
             }
-            Event::Sidecar(told) => tell_sidecar(mesh, told),
             Event::TimeOut => match mesh.ads.deadline(std::time::Instant::now()) {
                 Some(_) => mesh.time_out(),
                 None => mesh.step(),
@@ -202,13 +140,8 @@ impl World {
                 mesh.step()
             }
             Event::Want(bits) => {
-                let all = self.targets.iter().chain(self.served).enumerate();
-                let is_wanted = |name: &&str| all.clone().any(|(bit, one)| one == name && bits >> bit & 1 == 1);
-                let wanted = |list: &[&'static str]| {
-                    let list: Vec<&str> = list.iter().copied().filter(is_wanted).collect();
-                    names(&list)
-                };
-                (mesh.targets, mesh.inbound) = (wanted(self.targets), wanted(self.served));
+                let wanted = TARGETS.iter().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1);
+                mesh.targets = wanted.map(|(_, name)| Arc::from(*name)).collect();
                 mesh.step()
             }
         };
@@ -246,7 +179,7 @@ impl World {
 
     /// What somebody makes of the cache, and of what names resolve to, who was never told of a change.
     fn afresh(&self) -> (Snapshot, Needs, bool) {
-        let mut assembler = Assembler::new((self.naming)());
+        let mut assembler = Assembler::new(grpc("%s"));
         for (host, answer) in &self.answers {
             assembler.resolved(host, answer.clone());
         }
@@ -315,33 +248,6 @@ fn aggregate(name: &str, members: &[&str]) -> Raw {
     raw_of(&cluster)
 }
 
-fn tell_sidecar(mesh: &mut Mesh, told: Sidecar) -> Seen {
-    let is_told = |bits: u8| move |(bit, _): &(usize, _)| bits >> *bit & 1 == 1;
-    match told {
-        Sidecar::Listeners(bits, strict) => {
-            let listeners = istiod::sidecar::listeners(strict).into_iter().enumerate();
-            let told = listeners.filter(|(bit, _)| bits >> *bit & 1 == 1);
-            mesh.hear(ResourceKind::Listener, told.map(|(_, one)| raw_of(&one)).collect())
-        }
-        Sidecar::Routes(allow_any) => mesh.hear(ResourceKind::Route, vec![raw_of(&istiod::sidecar::routes(allow_any))]),
-        Sidecar::Clusters(bits) => {
-            let clusters = istiod::sidecar::clusters()
-                .into_iter()
-                .enumerate()
-                .filter(is_told(bits));
-            mesh.hear(ResourceKind::Cluster, clusters.map(|(_, one)| raw_of(&one)).collect())
-        }
-        Sidecar::Endpoints(second, ports) => {
-            let name = istiod::subset(if second { "v2" } else { "v1" });
-            let told = match ports {
-                Some(ports) => endpoints(&name, &ports),
-                None => raw_of(&istiod::endpoints(&name)),
-            };
-            mesh.hear(ResourceKind::Endpoints, vec![told])
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -349,12 +255,6 @@ proptest! {
     #[test]
     fn what_is_assembled_in_steps_is_what_is_assembled_at_once(events in events()) {
         World::of_grpc().holds(events)?;
-    }
-
-    /// The same in the shape of a sidecar, which asks for everything.
-    #[test]
-    fn what_a_sidecar_assembles_in_steps_is_what_it_assembles_at_once(events in events_of_a_sidecar()) {
-        World::of_a_sidecar().holds(events)?;
     }
 
     /// A change below a whole tree, of endpoints or of what a name resolves to, changes the clusters that look at it and nothing
@@ -428,8 +328,9 @@ impl Change {
     fn tell(&self, world: &mut World) -> &'static [&'static str] {
         match self {
             Self::Shared(port) => {
-                let told = [endpoints("a", &[*port]), endpoints("d", &[7])];
-                world.mesh.hear_only(ResourceKind::Endpoints, told.into());
+                world
+                    .mesh
+                    .hear_only(ResourceKind::Endpoints, vec![endpoints("a", &[*port])]);
                 &["a", "c"]
             }
             Self::Leaf(port) => {
