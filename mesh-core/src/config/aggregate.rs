@@ -31,29 +31,32 @@ impl Cluster {
             })
             .collect();
         let are_weighed = leaves.iter().any(|leaf| !leaf.localities.weights.is_empty());
-        let weights = with_priorities(&leaves).flat_map(|(leaf, before)| {
-            weights_from(leaf).into_iter().map(move |one| LocalityWeight {
-                priority: before + one.priority,
-                ..one
+        let weights: Vec<LocalityWeight> = with_priorities(&leaves)
+            .flat_map(|(leaf, before)| {
+                weights_from(leaf).into_iter().map(move |one| LocalityWeight {
+                    priority: before + one.priority,
+                    ..one
+                })
             })
-        });
+            .collect();
         // A request is hashed where any leaf goes by that.
         let hashed = leaves.iter().find(|leaf| leaf.lb.is_hashed());
-        Self {
+        let mut whole = Self {
             lb: hashed.unwrap_or(first).lb.clone(),
-            common_lb: first.common_lb.clone(),
+            common_lb: first.common_lb,
             retry_limits: first.retry_limits,
             breakers: first.breakers,
             connect_timeout: first.connect_timeout,
             connections: Arc::clone(&first.connections),
             localities: Localities {
-                weights: if are_weighed { weights.collect() } else { Arc::default() },
+                weights: if are_weighed { weights.into() } else { Arc::default() },
                 ..first.localities.clone()
             },
             endpoints,
-            leaves: Arc::clone(&leaves),
             ..Self::new(name, nobody, Vec::new())
-        }
+        };
+        whole.leaves = leaves;
+        whole
     }
 
     /// The leaves of an aggregate, each with what its priorities are counted from there.
@@ -127,7 +130,7 @@ mod tests {
         first.outlier = Some(crate::config::OutlierDetection::new(crate::config::OutlierRules::Envoy));
         first.load_reporting = Some(crate::config::LoadReporting::of("a"));
         let mut second = leaf("b", &[(2, 0)]);
-        second.lb = LbPolicy::Maglev(Maglev::default());
+        second.lb = LbPolicy::Maglev(Maglev::DEFAULT);
         let whole = Cluster::aggregate("all".into(), [first, second].map(Arc::new).into());
         assert!(whole.outlier.is_none() && whole.load_reporting.is_none() && whole.drops.is_empty());
         assert!(whole.lb.is_hashed(), "or the leaf that goes by hashes would get none");

@@ -74,7 +74,7 @@ pub struct Cluster {
     /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
     pub endpoints: Arc<[Endpoint]>,
     /// The clusters that it stands for, in order, where it is made of others ([`aggregate`](Self::aggregate)); none in most.
-    pub leaves: Arc<[Arc<Cluster>]>,
+    pub leaves: Arc<[Arc<Self>]>,
 }
 
 impl Cluster {
