@@ -39,7 +39,7 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn new(alarms: &Arc<Alarms>, limit: Option<TryLimit>, idle: Option<Duration>) -> Self {
         Self {
-            whole: limit.map(|limit| (limit, alarms.after(limit.after))),
+            whole: limit.map(|limit| (limit, alarms.from(limit.began, limit.after))),
             idle,
             alarms: Arc::clone(alarms),
         }

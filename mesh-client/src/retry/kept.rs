@@ -76,6 +76,16 @@ impl<B> Kept<B> {
             self.give_up(answer, Why::NotNamed);
             return None;
         };
+        // A policy that looks at good answers has mostly nothing to say about them either.
+        if end.is_good()
+            && let Some(why) = self
+                .call
+                .rules()
+                .settle(end, answer.as_ref().ok().map(Response::headers))
+        {
+            self.give_up(answer, why);
+            return None;
+        }
         let verdict = self.with_world(shared, |retries, call, method, world| {
             let headers = answer.as_ref().ok().map(Response::headers);
             retries.judge(&call.rules(), method, end, headers, world)
