@@ -244,7 +244,7 @@ pub(crate) type Tried = Vec<std::net::SocketAddr>;
 impl<B> Attempt<B> {
     /// When its time is up, or the call's: what is dropped then was too slow, and not given up by the caller.
     pub(crate) fn expires(&self) -> Option<Instant> {
-        let own = self.limit.map(|limit| limit.began + limit.after);
+        let own = self.limit.and_then(|limit| limit.began.checked_add(limit.after));
         own.into_iter().chain(self.call.time.deadline).min()
     }
 

@@ -216,21 +216,15 @@ impl Live {
         self.frames.as_ref().is_none_or(Frames::is_end_stream)
     }
 
-    /// Frames are large: each is made where it goes, as what the caller is given, and not turned from one result into another.
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let Some(frames) = &mut self.frames else {
             return Poll::Ready(None);
         };
-        let outcome = &self.outcome;
-        let broken = |error: StreamError| {
-            let outcome = outcome.as_ref().expect("held until the answer ends");
-            Error::broken(error, outcome.peer())
-        };
         let polled = match frames {
-            Frames::Http2 { stream, data_ended } => ready!(poll_http2(stream, data_ended, cx, broken)),
-            Frames::Http1(answer) => {
-                ready!(answer.poll_frame(cx)).map(|frame| frame.map_err(|error| broken(error.into())))
+            Frames::Http2 { stream, data_ended } => {
+                ready!(poll_http2(stream, data_ended, cx)).map(|frame| frame.map_err(StreamError::from))
             }
+            Frames::Http1(answer) => ready!(answer.poll_frame(cx)).map(|frame| frame.map_err(StreamError::from)),
         };
         match &polled {
             Some(Ok(frame)) => {
@@ -253,8 +247,7 @@ fn poll_http2(
     stream: &mut RecvStream,
     data_ended: &mut bool,
     cx: &mut Context<'_>,
-    broken: impl FnOnce(StreamError) -> Error,
-) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
     if !*data_ended {
         match ready!(stream.poll_data(cx)) {
             Some(Ok(data)) => {
@@ -263,13 +256,13 @@ fn poll_http2(
                 let _ = stream.flow_control().release_capacity(data.len());
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Some(Err(error)) => return Poll::Ready(Some(Err(broken(error.into())))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => *data_ended = true,
         }
     }
     Poll::Ready(match ready!(stream.poll_trailers(cx)) {
         Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-        Err(error) => Some(Err(broken(error.into()))),
+        Err(error) => Some(Err(error)),
     })
 }
 
@@ -316,7 +309,10 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(self.fail(error)),
+            Poll::Ready(Some(Err(error))) => {
+                let error = Error::broken(error, live.outcome().peer());
+                Poll::Ready(self.fail(error))
+            }
             // A gRPC answer that just ends was cut off somewhere: its caller must not take the part for the whole.
             Poll::Ready(None) => {
                 self.end();
