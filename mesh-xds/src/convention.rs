@@ -13,6 +13,9 @@ pub(crate) const SDS_ROOTS: &str = "ROOTCA";
 /// servers of another make take an empty list of names for "anybody", so this is how they are told of nobody.
 pub(crate) const NOBODY: &str = "spiffe://nobody.invalid/";
 
+/// The listener that Istio's sidecars have all that is sent to their workload come to.
+pub(crate) const VIRTUAL_INBOUND: &str = "virtualInbound";
+
 /// How the names of secrets begin that are files of the client (istiod): a certificate and its key, and roots.
 pub(crate) const SDS_CERTIFICATE_FILES: &str = "file-cert:";
 pub(crate) const SDS_ROOTS_FILE: &str = "file-root:";

@@ -29,4 +29,5 @@ mod split;
 mod static_stability;
 mod story;
 mod swap;
+mod undescribed;
 mod waiting;

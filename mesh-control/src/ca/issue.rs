@@ -13,12 +13,12 @@ use aws_lc_rs::digest;
 use mesh_core::identity::{Identity, SpiffeId, Svid, TrustBundle, TrustDomain};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
-use time::OffsetDateTime;
 
+use super::common::{BACKDATED, date, hex, random_serial};
 use super::error::Kind;
 use super::root::Root;
 use super::token::{JoinToken, Lifetime, TokenStore};
@@ -28,8 +28,6 @@ use super::{CaError, csr};
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The longest it may ask for; more is refused. There is no revocation but the end of the lifetime.
 pub const MAX_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How far a certificate's beginning lies in the past, for peers whose clocks are behind.
-pub(super) const BACKDATED: Duration = Duration::from_secs(120);
 
 /// The authority of one trust domain. There is no `Debug` that shows the key.
 pub(crate) struct Authority {
@@ -194,21 +192,4 @@ impl std::fmt::Debug for Authority {
             .field("domain", &self.domain)
             .finish_non_exhaustive()
     }
-}
-
-/// 127 random bits: positive, and never the same twice.
-pub(super) fn random_serial() -> Result<SerialNumber, CaError> {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Kind::Random)?;
-    bytes[0] &= 0x7f;
-    Ok(SerialNumber::from_slice(&bytes))
-}
-
-pub(super) fn date(seconds: u64) -> Result<OffsetDateTime, CaError> {
-    let seconds = i64::try_from(seconds).map_err(|_| Kind::Clock)?;
-    Ok(OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| Kind::Clock)?)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

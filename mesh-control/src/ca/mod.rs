@@ -9,6 +9,7 @@
 //! corrected: a workload that is confused about who it is should hear of it. This is the only module that knows the private
 //! key of the mesh (ARCHITECTURE.md, invariant 4).
 
+mod common;
 mod csr;
 mod error;
 mod files;

@@ -15,8 +15,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 
+use super::common::{BACKDATED, date, random_serial};
 use super::error::Kind;
-use super::issue::{BACKDATED, date, random_serial};
 use super::{CaError, files};
 
 /// Ten years, as Istio's own self-signed root.

@@ -18,7 +18,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::TimeProvider;
 use tonic::{Code, Request, Status};
 
-use super::issue::{Authority, BACKDATED, DEFAULT_LEAF_LIFETIME};
+use super::common::BACKDATED;
+use super::issue::{Authority, DEFAULT_LEAF_LIFETIME};
 use super::proto::{CreateCertificateRequest, CreateCertificateResponse};
 use super::service::CertificateService;
 use super::{CaError, Lifetime};

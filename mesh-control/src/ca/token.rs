@@ -16,8 +16,8 @@ use aws_lc_rs::{constant_time, digest};
 use mesh_core::identity::SpiffeId;
 
 use super::CaError;
+use super::common::hex;
 use super::error::Kind;
-use super::issue::hex;
 use super::records::{Record, Records};
 
 /// The longest a single-use token waits for its use.

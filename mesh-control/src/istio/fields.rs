@@ -115,6 +115,17 @@ impl Fields {
     }
 }
 
+impl Value {
+    /// Its fields, by a schema.
+    pub(super) fn object(self, sink: &mut Sink<'_>) -> Option<Fields> {
+        let NodeKind::Map(entries) = self.kind else {
+            self.mismatch("a map", sink);
+            return None;
+        };
+        Some(Fields::new(entries, self.place))
+    }
+}
+
 /// Whether `key` is `name` or its `snake_case`.
 fn is_named(key: &str, name: &str) -> bool {
     if key == name {

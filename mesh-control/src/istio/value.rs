@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::fields::Fields;
 use super::yaml::{Node, NodeKind};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 
@@ -68,7 +67,7 @@ impl Sink<'_> {
 /// A node and its path.
 #[derive(Debug)]
 pub(super) struct Value {
-    kind: NodeKind,
+    pub(super) kind: NodeKind,
     pub(super) place: Place,
 }
 
@@ -98,7 +97,7 @@ impl Value {
         }
     }
 
-    fn mismatch(&self, wanted: &str, sink: &mut Sink<'_>) {
+    pub(super) fn mismatch(&self, wanted: &str, sink: &mut Sink<'_>) {
         let scalar = matches!(self.kind, NodeKind::Bool(_) | NodeKind::Integer(_) | NodeKind::Float(_));
         let help = if scalar && wanted == "a string" {
             ": quote it"
@@ -205,14 +204,5 @@ impl Value {
             }
         }
         Some(map)
-    }
-
-    /// Its fields, by a schema.
-    pub(super) fn object(self, sink: &mut Sink<'_>) -> Option<Fields> {
-        let NodeKind::Map(entries) = self.kind else {
-            self.mismatch("a map", sink);
-            return None;
-        };
-        Some(Fields::new(entries, self.place))
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! Each target panics when a promise is broken: nothing that a peer sent may panic; what was decoded and encoded again
 //! decodes to the same, as far as the serving end can say it; a refusal names the kind and the resource, and its text is
-//! bounded however long the input is. What the targets of whole streams promise besides is told in [`stream`], for the
-//! serving end in [`server::fuzzing`]; what reaches a client beside them in [`beside`], and what a copy on disk may do in [`disk`].
+//! bounded however long the input is. What the targets of whole streams promise besides is told in `stream`, for the
+//! serving end in `server::fuzzing`; what reaches a client beside them in `beside`, and what a copy on disk may do in `disk`.
 
 mod beside;
 mod disk;
@@ -193,32 +193,32 @@ pub fn bootstrap(bytes: &[u8]) {
     }
 }
 
-/// A whole stream of state of the world: see [`stream`].
+/// A whole stream of state of the world: see `stream`.
 pub fn sotw_response(bytes: &[u8]) {
     drop(stream::drive::<Sotw>(bytes));
 }
 
-/// A whole incremental stream: see [`stream`].
+/// A whole incremental stream: see `stream`.
 pub fn delta_response(bytes: &[u8]) {
     drop(stream::drive::<Delta>(bytes));
 }
 
-/// What a client says to the serving end in state of the world: see [`server::fuzzing`].
+/// What a client says to the serving end in state of the world: see `server::fuzzing`.
 pub fn sotw_request(bytes: &[u8]) {
     server::fuzzing::sotw_request(bytes);
 }
 
-/// What a client says to the serving end incrementally: see [`server::fuzzing`].
+/// What a client says to the serving end incrementally: see `server::fuzzing`.
 pub fn delta_request(bytes: &[u8]) {
     server::fuzzing::delta_request(bytes);
 }
 
-/// Load reports to the serving end: see [`server::fuzzing`].
+/// Load reports to the serving end: see `server::fuzzing`.
 pub fn load_report(bytes: &[u8]) {
     server::fuzzing::load_report(bytes);
 }
 
-/// A question about clients, with its matchers: see [`server::fuzzing`].
+/// A question about clients, with its matchers: see `server::fuzzing`.
 pub fn status_request(bytes: &[u8]) {
     server::fuzzing::status_request(bytes);
 }

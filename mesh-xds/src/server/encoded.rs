@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{CallFilter, Cluster, ClusterName, RouteTree};
+use mesh_core::config::{CallFilter, Cluster, ClusterName, Inbound, RouteTree};
 
+use super::layers::Layers;
+use super::undescribed::Undescribed;
 use crate::bootstrap::Profile;
-use crate::convention::PROVIDER;
+use crate::convention::{PROVIDER, VIRTUAL_INBOUND};
 use crate::decode::{self, Context, Rejected, Resource};
 use crate::encode::{self, Dialect, EGRESS_ADDRESS};
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
@@ -19,10 +21,10 @@ use crate::wire::Raw;
 #[derive(Debug)]
 pub(crate) struct TypeSet {
     pub(crate) version: Arc<str>,
-    pub(crate) resources: BTreeMap<Arc<str>, Arc<[u8]>>,
+    pub(crate) resources: Layers<Arc<[u8]>>,
     /// Of each resource by itself: a hash of its bytes, so that a client that comes back to a control plane that was
     /// restarted, or to another one, is not sent what it holds.
-    pub(crate) versions: BTreeMap<Arc<str>, Arc<str>>,
+    pub(crate) versions: Layers<Arc<str>>,
     /// Of each route configuration, the clusters that it leads to; of other kinds empty.
     pub(crate) clusters: BTreeMap<Arc<str>, Arc<Names>>,
 }
@@ -39,6 +41,7 @@ pub(crate) struct Encoded {
     envoy: View,
     /// The ports of Envoy's listeners, with the filters of each.
     ports: Arc<[(u16, Vec<CallFilter>)]>,
+    undescribed: Option<Undescribed>,
 }
 
 /// What one client is told: the sets of its dialect.
@@ -97,6 +100,9 @@ impl std::error::Error for Unpublishable {
 /// Where the listeners of a client are that is a sidecar without a socket: on every address, by Istio's habit.
 const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
+/// The port of that listener at a sidecar (Istio).
+const VIRTUAL_INBOUND_PORT: u16 = 15006;
+
 type Resources = BTreeMap<Arc<str>, Arc<[u8]>>;
 
 impl Encoded {
@@ -127,6 +133,19 @@ impl Encoded {
         let sockets = sockets(&ports, EGRESS_ADDRESS);
         let mut for_sidecars = self::sockets(&ports, EVERYWHERE);
         serve(&mut for_sidecars, snapshot, Profile::Envoy)?;
+        let undescribed = snapshot.any_inbound().and_then(Undescribed::new);
+        if let Some(any) = snapshot.any_inbound() {
+            let any = Inbound {
+                name: VIRTUAL_INBOUND.into(),
+                address: SocketAddr::new(EVERYWHERE, VIRTUAL_INBOUND_PORT),
+                ..(**any).clone()
+            };
+            // What an Envoy-shaped server goes by that no listener is for.
+            for_sidecars.insert(VIRTUAL_INBOUND.into(), encode::inbound(&any, Profile::Envoy).into());
+            // Written when it is asked for, so it is read here once.
+            let trial = encode::inbound(&any, Profile::Grpc).into();
+            check::<Listener>(&Resources::from([(VIRTUAL_INBOUND.into(), trial)]), Profile::Grpc)?;
+        }
         let for_mesh = clusters(Dialect::Mesh);
         let for_grpc = clusters(Dialect::Grpc);
         check::<Listener>(&listeners, Profile::Grpc)?;
@@ -140,11 +159,11 @@ impl Encoded {
         let leads = |view: fn(&Self) -> &View, kind: ResourceKind, resources: Resources, clusters| {
             let before = previous.map(|previous| view(previous).of(kind));
             match before {
-                Some(before) if before.resources == resources => Arc::clone(before),
+                Some(before) if before.resources.shared() == &resources => Arc::clone(before),
                 _ => Arc::new(TypeSet {
                     version: version(generation, &resources),
-                    versions: versions(&resources),
-                    resources,
+                    versions: versions(&resources).into(),
+                    resources: resources.into(),
                     clusters,
                 }),
             }
@@ -187,7 +206,29 @@ impl Encoded {
                 cluster(|e| &e.envoy, Dialect::Envoy(EGRESS_ADDRESS)),
             ),
             ports,
+            undescribed,
         })
+    }
+
+    /// What such a client is told that asks for these listeners, some of which are perhaps of servers that no document describes.
+    pub(crate) fn view_for(&self, dialect: Dialect, listeners: &[Arc<str>]) -> View {
+        let mut view = self.view(dialect);
+        let (Dialect::Mesh | Dialect::Grpc, Some(of_servers)) = (dialect, &self.undescribed) else {
+            return view;
+        };
+        let usual = view.of(ResourceKind::Listener);
+        let own = of_servers.listeners(listeners.iter().filter(|name| !usual.resources.contains_key(name)));
+        if own.is_empty() {
+            return view;
+        }
+        let with_own = TypeSet {
+            version: format!("{}+{:08x}", usual.version, hash_of(&own)).into(),
+            versions: usual.versions.with(versions(&own)),
+            resources: usual.resources.with(own),
+            clusters: BTreeMap::new(),
+        };
+        view.0[ResourceKind::Listener.index()] = Arc::new(with_own);
+        view
     }
 
     /// What a client of this dialect is told. Cheap, but for an Envoy with an address of its own, whose listeners are
@@ -205,8 +246,8 @@ impl Encoded {
                 let elsewhere = TypeSet {
                     // The same ports on another address: it changes when the usual ones do, and only then.
                     version: format!("{}@{address}", usual.version).into(),
-                    versions: versions(&resources),
-                    resources,
+                    versions: versions(&resources).into(),
+                    resources: resources.into(),
                     clusters: BTreeMap::new(),
                 };
                 view.0[ResourceKind::Listener.index()] = Arc::new(elsewhere);
@@ -296,9 +337,13 @@ fn check<R: Resource>(resources: &Resources, profile: Profile) -> Result<(), Unp
 
 /// A number for people, and a hash, so that a control plane that was restarted does not give an old version to new content.
 fn version(generation: u64, resources: &Resources) -> Arc<str> {
+    format!("{generation}-{:08x}", hash_of(resources)).into()
+}
+
+fn hash_of(resources: &Resources) -> u64 {
     let parts = resources.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]);
     let hash = hash(parts.flatten());
-    format!("{generation}-{:08x}", (hash >> 32) ^ (hash & 0xffff_ffff)).into()
+    (hash >> 32) ^ (hash & 0xffff_ffff)
 }
 
 fn versions(resources: &Resources) -> BTreeMap<Arc<str>, Arc<str>> {
