@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
@@ -43,14 +42,13 @@ pub struct BalanceFuture<B> {
     /// When the try's time is up, if it is limited.
     expires: Option<Instant>,
     state: State<B>,
-    /// Of a try whose time is limited.
     limited: Option<Limited>,
 }
 
-/// When a try was sent that may take so long.
+/// Of a try that has a limit of its own.
 struct Limited {
-    sent: Instant,
-    limit: Duration,
+    /// When it has had that much time since it was sent.
+    over: Instant,
     mark: Mark,
 }
 
@@ -315,10 +313,11 @@ where
             Permit::Http2(permit) => {
                 let request = unsent.as_ref().expect("a try is sent once");
                 let limit = request.body().call.route.retry.per_try_timeout;
-                self.limited = limit.map(|limit| Limited {
-                    sent: Instant::now(),
-                    limit,
-                    mark: permit.mark(),
+                self.limited = limit.and_then(|limit| {
+                    Some(Limited {
+                        over: Instant::now().checked_add(limit)?,
+                        mark: permit.mark(),
+                    })
                 });
                 send_http2(unsent, outcome.holds(permit), &to).map(|sent| State::Answering {
                     response: sent.response,
@@ -357,7 +356,7 @@ impl<B> Drop for BalanceFuture<B> {
         }
         let Some(limited) = &self.limited else { return };
         let permit = self.outcome.as_ref().and_then(Outcome::permit);
-        if let Some(permit) = permit.filter(|_| limited.sent.elapsed() >= limited.limit) {
+        if let Some(permit) = permit.filter(|_| Instant::now() >= limited.over) {
             permit.silent_since(limited.mark);
         }
     }
