@@ -10,6 +10,7 @@
 
 mod adoption;
 mod affinity;
+mod aggregate;
 mod authorize;
 mod bad_yaml;
 mod drain;
