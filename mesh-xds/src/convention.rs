@@ -13,6 +13,9 @@ pub(crate) const SDS_ROOTS: &str = "ROOTCA";
 /// servers of another make take an empty list of names for "anybody", so this is how they are told of nobody.
 pub(crate) const NOBODY: &str = "spiffe://nobody.invalid/";
 
+/// The listener that Istio's sidecars have all that is sent to their workload come to.
+pub(crate) const VIRTUAL_INBOUND: &str = "virtualInbound";
+
 /// How the names of secrets begin that are files of the client (istiod): a certificate and its key, and roots.
 pub(crate) const SDS_CERTIFICATE_FILES: &str = "file-cert:";
 pub(crate) const SDS_ROOTS_FILE: &str = "file-root:";
@@ -31,6 +34,12 @@ pub(crate) const HASH_BY_CHANNEL: &str = "io.grpc.channel_id";
 
 /// The `user_agent_name` of our client.
 pub(crate) const OUR_USER_AGENT: &str = "mesh-xds";
+
+/// The abilities (`client_features`) by which our client says what it is to be told where its bootstrap decides that (`x_mesh.profile`)
+/// and not its node.
+pub(crate) const TELL_AS_GRPC: &str = "mesh.profile.grpc";
+/// See [`TELL_AS_GRPC`].
+pub(crate) const TELL_AS_SIDECAR: &str = "mesh.profile.envoy";
 
 /// The trailer by which a server says after how many milliseconds to come again (gRFC A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";

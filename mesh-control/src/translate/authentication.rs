@@ -121,6 +121,28 @@ impl<'a> Authentication<'a> {
         all.collect()
     }
 
+    /// What the scope's servers go by that no document describes: what holds for every workload of the namespace. Selectors mean
+    /// none of them, since nobody knows their labels; one that is to be meant by a selector has a `WorkloadEntry`.
+    pub(super) fn undescribed(
+        &self,
+        policies: &Policies<'_>,
+        scope: &ClientScope,
+        findings: &mut Findings,
+    ) -> Arc<Inbound> {
+        // Modes of one port come with a selector, so the port plays no part.
+        let (nothing, any_port) = (Labels::new(), 0);
+        let asked = Asked {
+            mode: self.mode(&scope.namespace, &nothing, any_port),
+            authorization: Arc::new(policies.of_workload(&scope.namespace, &nothing, findings)),
+        };
+        Arc::new(Inbound {
+            name: SERVER_LISTENERS.into(),
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), any_port),
+            chains: chains(&asked, &[]),
+            default: None,
+        })
+    }
+
     /// What is asked at each address of the namespace's workloads. Where two documents have one address, and make different
     /// workloads of it, the stricter of both.
     fn places(

@@ -123,10 +123,13 @@ pub struct Translation {
 pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
     let (rules, subsets) = (&documents.virtual_services, &documents.destination_rules);
     let (services, workloads) = (&documents.service_entries, &documents.workload_entries);
+    let (modes, policies) = (&documents.peer_authentications, &documents.authorization_policies);
     let owners = (rules.iter().map(|d| &d.meta))
         .chain(subsets.iter().map(|d| &d.meta))
         .chain(services.iter().map(|d| &d.meta))
         .chain(workloads.iter().map(|d| &d.meta))
+        .chain(modes.iter().map(|d| &d.meta))
+        .chain(policies.iter().map(|d| &d.meta))
         .map(Meta::namespace);
     let audiences = (rules.iter().flat_map(|d| &d.spec.export_to))
         .chain(subsets.iter().flat_map(|d| &d.spec.export_to))
@@ -145,6 +148,7 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     let policies = Policies::new(documents, mesh, &mut findings);
     let (clusters, hashes) = clusters(documents, mesh, scope, (&registry, &authentication), &mut findings);
     let listeners = authentication.listeners(documents, &policies, (scope, &registry), &mut findings);
+    let undescribed = authentication.undescribed(&policies, scope, &mut findings);
     let mut view = View {
         documents,
         mesh,
@@ -178,6 +182,7 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     for (address, inbound) in listeners {
         builder = builder.inbound(address, Ok(inbound));
     }
+    builder = builder.any_inbound(undescribed);
     let snapshot = builder
         .build()
         .expect("a route is only built to a cluster that is there or known to be missing");

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_core::config::{FilterChain, Route, TlsMode};
+use mesh_core::config::{FilterChain, Inbound, Route, TlsMode};
 use proptest::prelude::*;
 
 use super::*;
@@ -84,16 +84,21 @@ fn describe(snapshot: &Snapshot, out: &mut String) {
         }
     }
     let inbounds: BTreeMap<_, _> = snapshot.inbounds().iter().collect();
-    for (address, inbound) in inbounds {
-        let inbound = inbound.as_ref().unwrap();
-        assert_eq!(address.parse(), Ok(inbound.address));
+    let chains = |inbound: &Inbound| {
         let chain = |chain: &FilterChain| {
             let places = chain.matches.destinations.iter().map(|place| format!(" to {place}"));
             format!("{}{}", chain.name, places.collect::<String>())
         };
         let chains: Vec<_> = inbound.chains.iter().map(chain).collect();
-        writeln!(out, "server {address}: {}", chains.join(", ")).unwrap();
+        chains.join(", ")
+    };
+    for (address, inbound) in inbounds {
+        let inbound = inbound.as_ref().unwrap();
+        assert_eq!(address.parse(), Ok(inbound.address));
+        writeln!(out, "server {address}: {}", chains(inbound)).unwrap();
     }
+    let any = snapshot.any_inbound().unwrap();
+    writeln!(out, "server of no document: {}", chains(any)).unwrap();
 }
 
 fn describe_route(route: &Route, out: &mut String) {

@@ -20,6 +20,7 @@ pub struct Snapshot {
     targets: SharedMap<Arc<str>, Resolved<RouteTree>>,
     clusters: SharedMap<ClusterName, Resolved<Cluster>>,
     inbound: SharedMap<Arc<str>, Resolved<Inbound>>,
+    any_inbound: Option<Arc<Inbound>>,
 }
 
 impl Snapshot {
@@ -94,9 +95,19 @@ impl Snapshot {
         &self.inbound
     }
 
+    /// What is asked of the clients of a server at any address that [`inbound`](Self::inbound) knows nothing of; `None`: nobody
+    /// says. A control plane's, for servers that no document describes: each asks for a listener of its own address, so a `%s` in
+    /// the name stands for that.
+    pub fn any_inbound(&self) -> Option<&Arc<Inbound>> {
+        self.any_inbound.as_ref()
+    }
+
     /// Whether both say the same, whatever their numbers.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        self.targets == other.targets && self.clusters == other.clusters && self.inbound == other.inbound
+        self.targets == other.targets
+            && self.clusters == other.clusters
+            && self.inbound == other.inbound
+            && self.any_inbound == other.any_inbound
     }
 
     /// All clusters.
@@ -130,6 +141,13 @@ impl SnapshotBuilder {
     #[must_use]
     pub fn inbound(mut self, address: impl Into<Arc<str>>, inbound: Resolved<Inbound>) -> Self {
         self.snapshot.inbound.insert(address.into(), inbound);
+        self
+    }
+
+    /// What holds for a server at any other address. See [`Snapshot::any_inbound`].
+    #[must_use]
+    pub fn any_inbound(mut self, inbound: Arc<Inbound>) -> Self {
+        self.snapshot.any_inbound = Some(inbound);
         self
     }
 

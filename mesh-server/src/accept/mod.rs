@@ -35,12 +35,11 @@ use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::dangerous::Dangerous;
-use beginning::Beginning;
 use door::Door;
 use info::{Facts, Kind};
 use tenure::{Under, span};
 
-pub(crate) use beginning::Peeked;
+pub(crate) use beginning::{Beginning, Peeked};
 pub use info::ConnectionInfo;
 pub(crate) use info::Guard;
 pub use peer::PeerIdentity;

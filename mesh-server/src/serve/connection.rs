@@ -19,8 +19,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tower::Service;
 
+use super::conduct::{Conduct, Verdict};
+use super::head::Timed;
 use super::request::{Introduced, Places};
-use crate::accept::{Acceptor, ConnectionInfo, Peeked};
+use crate::accept::{Acceptor, Beginning, ConnectionInfo, Peeked};
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,7 @@ pub(super) struct Connection<S> {
     pub(super) places: Arc<Places>,
     pub(super) tally: Tally,
     pub(super) drain_timeout: Duration,
+    pub(super) idle_timeout: Duration,
     pub(super) stop: watch::Receiver<()>,
 }
 
@@ -88,28 +91,38 @@ where
     {
         let mut io = Peeked::new(io);
         let begun = tokio::select! {
-            begun = timeout(HEAD_TIMEOUT, io.beginning()) => matches!(begun, Ok(Ok(_))),
+            begun = timeout(HEAD_TIMEOUT, io.beginning()) => begun,
             // Nothing was promised to a peer that has said nothing.
-            _ = self.stop.changed() => false,
+            _ = self.stop.changed() => return End::Closed,
         };
-        if !begun {
+        let Ok(Ok(beginning)) = begun else {
             return End::Closed;
-        }
+        };
+        let conduct = Conduct::new(self.places);
         let service = Introduced {
             inner: self.service,
             peer: info.peer(),
             info,
-            places: self.places,
-            tally: self.tally,
+            conduct: Arc::clone(&conduct),
+            tally: self.tally.clone(),
         };
         let builder = builder();
-        let io = TokioIo::new(io);
+        // HTTP/2 has no heads that wait: what is not whole holds nothing but its stream.
+        let timed = (beginning != Beginning::Http2).then(|| Arc::clone(&conduct));
+        let io = TokioIo::new(Timed::new(io, timed));
         let mut connection = pin!(builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service)));
         tokio::select! {
             ended = &mut connection => return closed(ended),
             _ = self.stop.changed() => {}
             // Who the peer is, and whether it may come in, was asked once; a connection must not outlive the answer.
             () = over => {}
+            verdict = conduct.judge(self.idle_timeout) => {
+                self.tally.count("connection_ended", verdict.as_str());
+                if verdict != Verdict::Idle {
+                    tracing::warn!(reason = verdict.as_str(), "ending the connection of a peer that misbehaves");
+                    return End::Closed;
+                }
+            }
         }
         connection.as_mut().graceful_shutdown();
         match timeout(self.drain_timeout, connection).await {
@@ -122,11 +135,11 @@ where
 /// The most streams of one connection at once, which the peer is told; what it opens beyond is refused as not processed.
 pub const MAX_STREAMS: u32 = 200;
 
-/// How long a peer may take from the handshake to what tells its protocol. Clients of HTTP/2 send that at once, those of HTTP/1.1
-/// with their first request.
+/// How long a peer may take from the handshake to what tells its protocol, and from the first byte of an HTTP/1.1 request's head to
+/// its last. Clients of HTTP/2 begin at once, those of HTTP/1.1 with their first request.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the rest of an HTTP/1.1 request's head may take, and how long a connection may wait for its next request.
+/// How long an HTTP/1.1 connection may wait for its next request.
 const HTTP1_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest list of headers in bytes (RFC 9113, 6.5.2), continuations included.

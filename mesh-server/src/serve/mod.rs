@@ -5,7 +5,9 @@
 //! connection when a certificate behind it expires, and drains. Draining stops accepting first, then tells every peer to
 //! go elsewhere (GOAWAY, `connection: close`), and waits for the calls that are in flight.
 
+mod conduct;
 mod connection;
+mod head;
 mod listen;
 mod request;
 
@@ -26,6 +28,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
+pub use conduct::IDLE_TIMEOUT;
 pub use connection::{HEAD_TIMEOUT, MAX_STREAMS};
 pub(crate) use listen::Incoming;
 pub use listen::Listen;
@@ -66,6 +69,7 @@ pub fn serve<L: Listen, S>(listener: L, link: &Link, service: S) -> Serving<L, S
         inbound: Inbound::of(link),
         signal: Box::pin(pending()),
         drain_timeout: DRAIN_TIMEOUT,
+        idle_timeout: IDLE_TIMEOUT,
         max_connections: MAX_CONNECTIONS,
         max_requests: MAX_REQUESTS,
         notice: Duration::ZERO,
@@ -94,6 +98,7 @@ pub struct Serving<L, S> {
     inbound: Arc<Inbound>,
     signal: Signal,
     drain_timeout: Duration,
+    idle_timeout: Duration,
     max_connections: usize,
     max_requests: usize,
     notice: Duration,
@@ -109,6 +114,12 @@ impl<L, S> Serving<L, S> {
     /// Waits so long for calls in flight before it cuts them. Default: [`DRAIN_TIMEOUT`].
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
+        self
+    }
+
+    /// Drains a connection that has had no request for so long; zero keeps it. Default: [`IDLE_TIMEOUT`], as in Envoy.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
         self
     }
 
@@ -208,6 +219,7 @@ where
             places: Places::new(self.max_requests),
             tally: self.link.tally().clone(),
             drain_timeout: self.drain_timeout,
+            idle_timeout: self.idle_timeout,
             stop: stopped,
         };
         let places = Arc::new(Semaphore::new(self.max_connections));
@@ -277,6 +289,7 @@ impl<L, S> fmt::Debug for Serving<L, S> {
             .field("security", &self.security)
             .field("requires_mutual_tls", &self.floor)
             .field("drain_timeout", &self.drain_timeout)
+            .field("idle_timeout", &self.idle_timeout)
             .field("max_connections", &self.max_connections)
             .field("max_requests", &self.max_requests)
             .finish_non_exhaustive()

@@ -15,13 +15,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_core::report::Tally;
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::conduct::{Conduct, Place};
 use crate::accept::{ConnectionInfo, PeerIdentity};
 use crate::refusal::{MaybeRefused, Refusal};
 
@@ -45,20 +46,15 @@ impl Places {
         })
     }
 
-    fn take(self: &Arc<Self>) -> Option<Place> {
+    /// Takes one, if there is one.
+    pub(super) fn take(&self) -> bool {
         let one_more = |taken| (taken < self.most).then_some(taken + 1);
         let took = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
-        took.ok().map(|_| Place(Arc::clone(self)))
+        took.is_ok()
     }
-}
 
-/// One of [`Places`], held until the answer's body has ended or is dropped.
-#[derive(Debug)]
-pub(super) struct Place(Arc<Places>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+    pub(super) fn give_back(&self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -69,7 +65,7 @@ pub(super) struct Introduced<S> {
     pub(super) inner: S,
     pub(super) peer: Option<PeerIdentity>,
     pub(super) info: ConnectionInfo,
-    pub(super) places: Arc<Places>,
+    pub(super) conduct: Arc<Conduct>,
     pub(super) tally: Tally,
 }
 
@@ -88,10 +84,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        self.conduct.begin();
         if self.info.is_revoked() {
             return IntroducedFuture::Reset;
         }
-        let Some(place) = self.places.take() else {
+        let Some(place) = self.conduct.take_place() else {
             self.tally.count("request_refused", "overloaded");
             return match request.version() {
                 Version::HTTP_2 => IntroducedFuture::Reset,
@@ -151,13 +148,20 @@ where
                 // A call that panicked is not polled again: its answer is the refusal, and the future ends with it.
                 let Ok(polled) = catch_unwind(AssertUnwindSafe(|| call.poll(cx))) else {
                     tally.count("request_failed", "panic");
+                    place.iter_mut().for_each(|place| place.answer(false));
                     return Poll::Ready(Ok(failed.response().map(Held::refusal)));
                 };
-                let response = ready!(polled).map_err(Into::into)?;
+                let polled = ready!(polled);
+                let has_body = polled.as_ref().is_ok_and(|response| !response.body().is_end_stream());
+                place.iter_mut().for_each(|place| place.answer(has_body));
+                let response = polled.map_err(Into::into)?;
+                if let (StatusCode::SWITCHING_PROTOCOLS, Some(place)) = (response.status(), &*place) {
+                    place.upgrade();
+                }
                 let place = place.take();
                 Poll::Ready(Ok(response.map(|body| Held {
                     body: MaybeRefused::admitted(body),
-                    _place: place,
+                    place,
                 })))
             }
             IntroducedProjection::Failed { failed } => Poll::Ready(Ok(failed.response().map(Held::refusal))),
@@ -179,13 +183,13 @@ pin_project! {
     pub(super) struct Held<B> {
         #[pin]
         body: MaybeRefused<B>,
-        _place: Option<Place>,
+        place: Option<Place>,
     }
 }
 
 impl<B> Held<B> {
     fn refusal(body: MaybeRefused<B>) -> Self {
-        Self { body, _place: None }
+        Self { body, place: None }
     }
 }
 
@@ -194,7 +198,15 @@ impl<B: Body<Data = Bytes>> Body for Held<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        if let Some(place) = &mut *this.place {
+            place.take();
+        }
+        let polled = this.body.poll_frame(cx);
+        if let (Some(place), Poll::Ready(Some(Ok(_)))) = (&mut *this.place, &polled) {
+            place.wait(true);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

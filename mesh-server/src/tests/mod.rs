@@ -5,6 +5,8 @@ mod admin;
 mod authorize;
 mod bypass;
 mod canonical;
+mod conduct;
+mod descriptors;
 mod drain;
 mod floods;
 mod lifetime;

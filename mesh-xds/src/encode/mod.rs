@@ -78,7 +78,7 @@ impl Dialect {
     /// What to speak with this node.
     pub(crate) fn of(node: &Node) -> Result<Self, NotAnAddress> {
         match &*node.user_agent {
-            OUR_USER_AGENT => Ok(match Profile::of(node) {
+            OUR_USER_AGENT => Ok(match Profile::told(node) {
                 Profile::Grpc => Self::Mesh,
                 Profile::Envoy => Self::Sidecar,
             }),

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use mesh_core::Snapshot;
-use mesh_core::config::{CallFilter, Cluster, ClusterName, RouteTree};
+use mesh_core::config::{CallFilter, Cluster, ClusterName, Inbound, RouteTree};
 
+use super::layers::Layers;
+use super::undescribed::Undescribed;
 use crate::bootstrap::Profile;
-use crate::convention::PROVIDER;
+use crate::convention::{PROVIDER, VIRTUAL_INBOUND};
 use crate::decode::{self, Context, Rejected, Resource};
 use crate::encode::{self, Dialect, EGRESS_ADDRESS};
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
@@ -19,10 +21,10 @@ use crate::wire::Raw;
 #[derive(Debug)]
 pub(crate) struct TypeSet {
     pub(crate) version: Arc<str>,
-    pub(crate) resources: BTreeMap<Arc<str>, Arc<[u8]>>,
+    pub(crate) resources: Layers<Arc<[u8]>>,
     /// Of each resource by itself: a hash of its bytes, so that a client that comes back to a control plane that was
     /// restarted, or to another one, is not sent what it holds.
-    pub(crate) versions: BTreeMap<Arc<str>, Arc<str>>,
+    pub(crate) versions: Layers<Arc<str>>,
     /// Of each route configuration, the clusters that it leads to; of other kinds empty.
     pub(crate) clusters: BTreeMap<Arc<str>, Arc<Names>>,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Encoded {
     egress_routes: Arc<TypeSet>,
     /// The ports of Envoy's listeners, with the filters of each.
     ports: Arc<[(u16, Vec<CallFilter>)]>,
+    undescribed: Option<Undescribed>,
 }
 
 /// A dialect whose clusters are written when somebody speaks it.
@@ -125,6 +128,9 @@ impl std::error::Error for Unpublishable {
 /// Where the listeners of a client are that is a sidecar without a socket: on every address, by Istio's habit.
 const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
+/// The port of that listener at a sidecar (Istio).
+const VIRTUAL_INBOUND_PORT: u16 = 15006;
+
 type Resources = BTreeMap<Arc<str>, Arc<[u8]>>;
 
 impl Encoded {
@@ -144,6 +150,19 @@ impl Encoded {
         let sockets = sockets(&ports, EGRESS_ADDRESS);
         let mut for_sidecars = self::sockets(&ports, EVERYWHERE);
         serve(&mut for_sidecars, snapshot, Profile::Envoy)?;
+        let undescribed = snapshot.any_inbound().and_then(Undescribed::new);
+        if let Some(any) = snapshot.any_inbound() {
+            let any = Inbound {
+                name: VIRTUAL_INBOUND.into(),
+                address: SocketAddr::new(EVERYWHERE, VIRTUAL_INBOUND_PORT),
+                ..(**any).clone()
+            };
+            // What an Envoy-shaped server goes by that no listener is for.
+            for_sidecars.insert(VIRTUAL_INBOUND.into(), encode::inbound(&any, Profile::Envoy).into());
+            // Written when it is asked for, so it is read here once.
+            let trial = encode::inbound(&any, Profile::Grpc).into();
+            check::<Listener>(&Resources::from([(VIRTUAL_INBOUND.into(), trial)]), Profile::Grpc)?;
+        }
         let for_mesh = clusters(snapshot, Dialect::Mesh);
         let for_grpc = clusters(snapshot, Dialect::Grpc);
         check::<Listener>(&listeners, Profile::Grpc)?;
@@ -182,6 +201,7 @@ impl Encoded {
             envoy: Later::new(Dialect::Envoy(EGRESS_ADDRESS), sockets, previous.map(|e| &e.envoy)),
             egress_routes: leads(|e| &e.egress_routes, egress_routes, egress_leading),
             ports,
+            undescribed,
         })
     }
 
@@ -199,6 +219,27 @@ impl Encoded {
         ])
     }
 
+    /// What such a client is told that asks for these listeners, some of which are perhaps of servers that no document describes.
+    pub(crate) fn view_for(&self, dialect: Dialect, listeners: &[Arc<str>]) -> View {
+        let mut view = self.view(dialect);
+        let (Dialect::Mesh | Dialect::Grpc, Some(of_servers)) = (dialect, &self.undescribed) else {
+            return view;
+        };
+        let usual = view.of(ResourceKind::Listener);
+        let own = of_servers.listeners(listeners.iter().filter(|name| !usual.resources.contains_key(name)));
+        if own.is_empty() {
+            return view;
+        }
+        let with_own = TypeSet {
+            version: format!("{}+{:08x}", usual.version, hash_of(&own)).into(),
+            versions: usual.versions.with(versions(&own)),
+            resources: usual.resources.with(own),
+            clusters: BTreeMap::new(),
+        };
+        view.0[ResourceKind::Listener.index()] = Arc::new(with_own);
+        view
+    }
+
     /// What a client of this dialect is told. Cheap, but for the first sidecar, whose clusters are written here for all, and an
     /// Envoy with an address of its own, whose listeners are: ask once for each publish and stream.
     pub(crate) fn view(&self, dialect: Dialect) -> View {
@@ -214,8 +255,8 @@ impl Encoded {
                 let elsewhere = TypeSet {
                     // The same ports on another address: it changes when the usual ones do, and only then.
                     version: format!("{}@{address}", usual.version).into(),
-                    versions: versions(&resources),
-                    resources,
+                    versions: versions(&resources).into(),
+                    resources: resources.into(),
                     clusters: BTreeMap::new(),
                 };
                 view.0[ResourceKind::Listener.index()] = Arc::new(elsewhere);
@@ -245,11 +286,11 @@ fn type_set(
     clusters: BTreeMap<Arc<str>, Arc<Names>>,
 ) -> Arc<TypeSet> {
     match before {
-        Some(before) if before.resources == resources => Arc::clone(before),
+        Some(before) if before.resources.shared() == &resources => Arc::clone(before),
         _ => Arc::new(TypeSet {
             version: version(generation, &resources),
-            versions: versions(&resources),
-            resources,
+            versions: versions(&resources).into(),
+            resources: resources.into(),
             clusters,
         }),
     }
@@ -335,9 +376,13 @@ fn check<R: Resource>(resources: &Resources, profile: Profile) -> Result<(), Unp
 
 /// A number for people, and a hash, so that a control plane that was restarted does not give an old version to new content.
 fn version(generation: u64, resources: &Resources) -> Arc<str> {
+    format!("{generation}-{:08x}", hash_of(resources)).into()
+}
+
+fn hash_of(resources: &Resources) -> u64 {
     let parts = resources.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]);
     let hash = hash(parts.flatten());
-    format!("{generation}-{:08x}", (hash >> 32) ^ (hash & 0xffff_ffff)).into()
+    (hash >> 32) ^ (hash & 0xffff_ffff)
 }
 
 fn versions(resources: &Resources) -> BTreeMap<Arc<str>, Arc<str>> {
@@ -353,65 +398,4 @@ fn hash<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use mesh_core::config::TlsMode;
-
-    use super::*;
-    use crate::encode::CLUSTERS_WRITTEN;
-
-    const CLUSTERS: usize = 3;
-
-    fn snapshot(endpoints: usize) -> Snapshot {
-        let one = |n| {
-            let endpoint = |port| mesh_core::config::Endpoint::new(([127, 0, 0, 1], port).into());
-            let endpoints = (1..=endpoints as u16).map(endpoint).collect();
-            Cluster::new(format!("c{n}").as_str(), TlsMode::Plaintext, endpoints)
-        };
-        let builder = (0..CLUSTERS)
-            .map(one)
-            .fold(Snapshot::builder(), |b, cluster| b.cluster(cluster));
-        builder.build().unwrap()
-    }
-
-    /// How many clusters this writes.
-    fn written<T>(act: impl FnOnce() -> T) -> (T, usize) {
-        let before = CLUSTERS_WRITTEN.get();
-        let done = act();
-        (done, CLUSTERS_WRITTEN.get() - before)
-    }
-
-    #[test]
-    fn what_nobody_speaks_is_not_written_and_what_somebody_does_once() {
-        let (one, cost) = written(|| Encoded::new(&snapshot(1), None, 1).unwrap());
-        assert_eq!(cost, 2 * CLUSTERS, "for our clients and for gRPC's");
-        for dialect in [Dialect::Mesh, Dialect::Grpc] {
-            assert_eq!(written(|| one.view(dialect)).1, 0);
-        }
-        for dialect in [Dialect::Sidecar, Dialect::Envoy(EGRESS_ADDRESS)] {
-            let (first, cost) = written(|| one.view(dialect));
-            assert_eq!(cost, CLUSTERS);
-            let (again, cost) = written(|| one.view(dialect));
-            assert_eq!(cost, 0);
-            let clusters = |view: &View| Arc::clone(view.of(ResourceKind::Cluster));
-            assert!(Arc::ptr_eq(&clusters(&first), &clusters(&again)));
-        }
-        // An Envoy elsewhere differs in its listeners alone.
-        let elsewhere = Dialect::Envoy([127, 0, 0, 2].into());
-        assert_eq!(written(|| one.view(elsewhere)).1, 0);
-    }
-
-    /// What was told of a dialect is remembered over publishes at which nobody spoke it.
-    #[test]
-    fn a_version_outlives_a_publish_that_was_not_written() {
-        let version = |encoded: &Encoded| Arc::clone(&encoded.view(Dialect::Sidecar).of(ResourceKind::Cluster).version);
-        let one = Encoded::new(&snapshot(1), None, 1).unwrap();
-        let told = version(&one);
-        let (two, cost) = written(|| Encoded::new(&snapshot(2), Some(&one), 2).unwrap());
-        assert_eq!(cost, 2 * CLUSTERS);
-        let three = Encoded::new(&snapshot(3), Some(&two), 3).unwrap();
-        assert_eq!(version(&three), told, "only endpoints changed");
-    }
 }

@@ -231,7 +231,7 @@ impl<M: Spoken> Stream<M> {
         if kind != ResourceKind::Cluster {
             for bytes in &heard.resources {
                 assert!(
-                    set.resources.values().any(|one| **one == **bytes),
+                    set.resources.iter().any(|(_, one)| **one == **bytes),
                     "{kind} is not published"
                 );
             }

@@ -14,6 +14,7 @@ mod delta;
 mod encoded;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod layers;
 mod load;
 mod machine;
 mod nack;
@@ -24,6 +25,7 @@ mod release;
 mod service;
 mod stream;
 mod subscription;
+mod undescribed;
 mod warming;
 
 #[cfg(test)]

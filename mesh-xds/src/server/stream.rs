@@ -16,7 +16,7 @@ use tonic::{Extensions, Status};
 
 use super::ads::StreamState;
 use super::cache::SnapshotCache;
-use super::clients::{ClientReport, Registered};
+use super::clients::{ClientReport, Registered, SubscriptionReport};
 use super::delta::DeltaState;
 use super::encoded::{Encoded, View};
 use super::machine::{Machine, Misuse, settle_type};
@@ -25,6 +25,7 @@ use super::peer::Line;
 use super::service::{Caller, Grouping};
 use crate::convention::PUSHBACK;
 use crate::encode::Dialect;
+use crate::resource::ResourceKind;
 use crate::wire::{Delta, Requests, Responses, Serve, Sotw, Variant, node_size};
 
 /// The most streams at once. Each costs a task and a few kilobytes; a mesh of this size has several control planes.
@@ -219,6 +220,7 @@ async fn serve<M: Machine>(
         told: Published {
             newest: published,
             dialect,
+            listeners: Vec::new(),
             view: None,
         },
         registered,
@@ -230,6 +232,8 @@ async fn serve<M: Machine>(
 struct Published {
     newest: watch::Receiver<Option<Arc<Encoded>>>,
     dialect: Dialect,
+    /// The names that the client asks for, of listeners.
+    listeners: Vec<Arc<str>>,
     view: Option<(Arc<Encoded>, View)>,
 }
 
@@ -238,10 +242,20 @@ impl Published {
     fn view(&mut self) -> Option<&View> {
         let newest = self.newest.borrow_and_update().clone()?;
         if !matches!(&self.view, Some((seen, _)) if Arc::ptr_eq(seen, &newest)) {
-            let view = newest.view(self.dialect);
+            let view = newest.view_for(self.dialect, &self.listeners);
             self.view = Some((newest, view));
         }
         self.view.as_ref().map(|(_, view)| view)
+    }
+
+    /// Takes note of what the client asks for: servers ask for listeners that are written then.
+    fn ask(&mut self, subscriptions: &[SubscriptionReport]) {
+        let of_listeners = subscriptions.iter().find(|one| one.kind == ResourceKind::Listener);
+        let names = of_listeners.map_or(&[][..], |one| &one.names);
+        if self.listeners != names {
+            self.listeners = names.to_vec();
+            self.view = None;
+        }
     }
 }
 
@@ -258,7 +272,7 @@ impl<M: Machine> Talk<M> {
         let mut stale = true;
         // Since when a response waits to be taken.
         let mut waiting: Option<Instant> = None;
-        self.registered.update(self.state.report());
+        self.note();
         loop {
             let patience = waiting.map_or_else(|| Instant::now() + FAR, |since| since + PATIENCE);
             let wakes = self.state.wakes().filter(|_| !stale);
@@ -280,7 +294,7 @@ impl<M: Machine> Talk<M> {
                     Some(mut request) => {
                         settle_type(requests.only(), M::Variant::type_url(&mut request))?;
                         self.state.on_request(request)?;
-                        self.registered.update(self.state.report());
+                        self.note();
                         stale = true;
                     }
                     None => return Ok(()),
@@ -293,6 +307,14 @@ impl<M: Machine> Talk<M> {
                 () = sleep_until(patience), if waiting.is_some() => return Err(End::Slow),
             }
         }
+    }
+}
+
+impl<M: Machine> Talk<M> {
+    fn note(&mut self) {
+        let report = self.state.report();
+        self.told.ask(&report);
+        self.registered.update(report);
     }
 }
 

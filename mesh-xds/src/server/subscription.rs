@@ -135,7 +135,7 @@ impl Subscription {
         self.doubts.retain(|name, _| set.resources.contains_key(name));
         let whole = kind.absence_means_deleted();
         let mut wanted: BTreeMap<Arc<str>, Arc<[u8]>> = BTreeMap::new();
-        for (name, bytes) in &set.resources {
+        for (name, bytes) in set.resources.iter() {
             let new = whole || self.sent.get(name) != Some(bytes);
             if new && self.wants(name) && !waits.holds(name) {
                 wanted.insert(Arc::clone(name), Arc::clone(bytes));
@@ -192,7 +192,7 @@ impl Subscription {
         let missing: Vec<Arc<str>> = self
             .names
             .iter()
-            .filter(|name| !set.resources.contains_key(*name))
+            .filter(|name| !set.resources.contains_key(name))
             .filter(|name| !waits.keep(name))
             .filter(|name| !self.told_absent.contains(*name))
             .cloned()
@@ -228,7 +228,7 @@ impl Told for Subscription {
         let current = self
             .sent
             .iter()
-            .filter(|(name, bytes)| set.resources.get(*name) == Some(*bytes));
+            .filter(|(name, bytes)| set.resources.get(name) == Some(*bytes));
         current.map(|(name, _)| name)
     }
 
@@ -240,7 +240,7 @@ impl Told for Subscription {
 
     fn renewed(&self, set: &TypeSet) -> Vec<Arc<str>> {
         let renewed =
-            |(name, bytes): &(&Arc<str>, &Arc<[u8]>)| set.resources.get(*name).is_some_and(|new| new != *bytes);
+            |(name, bytes): &(&Arc<str>, &Arc<[u8]>)| set.resources.get(name).is_some_and(|new| new != *bytes);
         let sent = self.sent.iter().filter(renewed);
         sent.map(|(name, _)| Arc::clone(name)).collect()
     }
@@ -249,7 +249,7 @@ impl Told for Subscription {
         let gone = self
             .sent
             .keys()
-            .filter(|name| !set.resources.contains_key(*name) && !waits.keep(name));
+            .filter(|name| !set.resources.contains_key(name) && !waits.keep(name));
         gone.cloned().collect()
     }
 

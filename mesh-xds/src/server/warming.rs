@@ -53,7 +53,7 @@ impl Warming {
                 .into_iter()
                 .flat_map(|clusters| clusters.iter());
             // One that is not published is not to come.
-            let cold = cold.filter(|cluster| clusters.resources.contains_key(*cluster) && !is_warm(cluster));
+            let cold = cold.filter(|cluster| clusters.resources.contains_key(cluster) && !is_warm(cluster));
             let mut waits = false;
             for cluster in cold {
                 let since = *self.waits.entry(Arc::clone(cluster)).or_insert(now);

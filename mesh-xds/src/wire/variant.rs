@@ -11,7 +11,6 @@ use crate::node::Node;
 use crate::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
-use crate::proto::protobuf::Any;
 
 /// The largest of what else discovery messages repeat: a `Node`'s extensions, 168 bytes.
 pub(super) const MESSAGE: Shape = Shape {
@@ -19,6 +18,10 @@ pub(super) const MESSAGE: Shape = Shape {
     more: 256,
     heavy: &[],
 };
+
+/// What a resource costs on its way to the cache, by however little it is said: an `Any`, and what is read of it. More than are kept
+/// ([`MAX_RESOURCES`](crate::client::cache::MAX_RESOURCES)) find room.
+const RESOURCE_BYTES: usize = 448;
 
 /// The resource itself.
 const SEALED_ANY: Inside = Inside::Message(&[Heavy {
@@ -68,7 +71,7 @@ impl Variant for Sotw {
     const RESPONSE: Shape = Shape {
         heavy: &[Heavy {
             number: 2,
-            bytes: size_of::<Any>(),
+            bytes: RESOURCE_BYTES,
             inside: SEALED_ANY,
         }],
         ..MESSAGE
@@ -96,7 +99,7 @@ impl Variant for Delta {
     const RESPONSE: Shape = Shape {
         heavy: &[Heavy {
             number: 2,
-            bytes: size_of::<Resource>(),
+            bytes: size_of::<Resource>() + RESOURCE_BYTES,
             inside: Inside::Message(&[Heavy {
                 number: 2,
                 bytes: 0,

@@ -85,6 +85,8 @@ struct Said {
     content: usize,
     filled: &'static [u8],
     after: Vec<u8>,
+    /// Whether it costs the stream.
+    ends: bool,
 }
 
 impl Said {
@@ -108,6 +110,7 @@ impl Said {
             content,
             filled,
             after: [field(4, LISTENER.as_bytes()), field(5, b"1")].concat(),
+            ends: content > LIMIT,
         }
     }
 
@@ -130,6 +133,7 @@ impl Said {
             content,
             filled: &[0x12, 0],
             after: [field(4, LISTENER.as_bytes()), field(5, b"1")].concat(),
+            ends: true,
         }
     }
 
@@ -216,8 +220,9 @@ async fn holds_no_more_than_it_may(protocol: Protocol) {
         // It is answered, or costs the stream, and then there is another.
         let over = |report: &Report| report.connection.responses > refused || report.connection.streams > before;
         client.status().until(SOON, over).await.unwrap();
-        while let Ok(next) = streams.try_recv() {
-            stream = next;
+        if said.ends {
+            tokio::time::timeout(SOON, stream.closed()).await.unwrap();
+            stream = tokio::time::timeout(SOON, streams.recv()).await.unwrap().unwrap();
         }
         let most = peak.bytes().saturating_sub(steady);
         println!("CP-5 {protocol:?}: {}: at most {} KiB held", said.about, most / 1024);

@@ -40,8 +40,10 @@ impl ServerRules {
     /// What `snapshot` says of a server at `address`, written as `ip:port`. `governed`: the source of the snapshot also
     /// configures servers, so that silence means "not yet" and not "nothing to say".
     pub fn of(snapshot: &Snapshot, address: Option<&str>, governed: bool) -> Self {
+        let any = snapshot.any_inbound();
         match address.and_then(|address| snapshot.inbound(address)) {
             Some(Ok(inbound)) => Self::Listener(Arc::clone(inbound)),
+            None if any.is_some() => any.map_or(Self::Strict, |any| Self::Listener(Arc::clone(any))),
             Some(Err(reason)) if governed => Self::Closed(reason.clone()),
             None if governed => {
                 let text = "the server's own configuration was not heard yet";

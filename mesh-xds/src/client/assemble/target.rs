@@ -16,10 +16,8 @@ use mesh_core::route;
 use super::walk::{Walk, reason};
 use crate::bootstrap::{ListenerNames, Profile};
 use crate::client::cache::{Found, Sources};
+use crate::convention::VIRTUAL_INBOUND;
 use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, ResourceKind, Routes};
-
-/// The listener that Istio's sidecars have all that is sent to their workload come to.
-const VIRTUAL_INBOUND: &str = "virtualInbound";
 
 /// How listeners are found.
 #[derive(Clone, Debug)]

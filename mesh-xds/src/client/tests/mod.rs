@@ -14,6 +14,7 @@ mod outage;
 mod plane;
 mod reading;
 mod sidecar;
+mod steps;
 mod stream;
 
 use std::sync::Arc;

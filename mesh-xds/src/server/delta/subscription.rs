@@ -246,7 +246,7 @@ impl Subscription {
         let gone = self.told.iter().filter(|(_, told)| told.version().is_some());
         let never_told = self.names.iter().filter(|name| !self.told.contains_key(*name));
         let names = gone.map(|(name, _)| name).chain(never_told);
-        names.filter(move |name| !set.resources.contains_key(*name) && !waits.keep(name))
+        names.filter(move |name| !set.resources.contains_key(name) && !waits.keep(name))
     }
 }
 
@@ -268,7 +268,7 @@ impl order::Told for Subscription {
             .told
             .iter()
             .filter_map(|(name, told)| Some((name, told.version()?)));
-        let current = told.filter(|(name, version)| set.versions.get(*name) == Some(*version));
+        let current = told.filter(|(name, version)| set.versions.get(name) == Some(*version));
         current.map(|(name, _)| name)
     }
 

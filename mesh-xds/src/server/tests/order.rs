@@ -191,7 +191,7 @@ impl<M: Spoken> Life<M> {
     /// is said is heard later, and more is published meanwhile.
     fn live(&mut self, now: &View, draw: &mut Draw, steps: u64) {
         for kind in ResourceKind::ALL {
-            for (name, bytes) in &now.of(kind).resources {
+            for (name, bytes) in now.of(kind).resources.iter() {
                 self.names.insert((kind, Arc::clone(bytes)), Arc::clone(name));
             }
         }
@@ -403,7 +403,7 @@ impl<M: Spoken> Life<M> {
     fn is_current(&self, now: &View) {
         for (kind, asked) in &self.asked {
             let all = self.asks_for_all(*kind);
-            for (name, bytes) in &now.of(*kind).resources {
+            for (name, bytes) in now.of(*kind).resources.iter() {
                 if all || asked.contains(name) {
                     assert_eq!(
                         self.held[kind].get(name),
@@ -414,7 +414,7 @@ impl<M: Spoken> Life<M> {
                 }
             }
             if kind.absence_means_deleted() {
-                let gone = |name: &&Arc<str>| !now.of(*kind).resources.contains_key(*name);
+                let gone = |name: &&Arc<str>| !now.of(*kind).resources.contains_key(name);
                 assert_eq!(self.held[kind].keys().find(gone), None, "{:?} {kind}", self.dialect);
             }
         }

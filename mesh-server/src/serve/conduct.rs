@@ -1,0 +1,204 @@
+//! How the peer of a connection behaves, and when it is shown out: it takes its requests back as fast as it sends them, it takes
+//! nothing of what it has asked for, or it says nothing for an hour.
+//!
+//! All of it is counted on the way of each request, by a few additions and one look at the clock, and judged beside it: the watch
+//! wakes once in some minutes, and only premature resets end a connection at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::request::Places;
+
+/// How long a connection may be without a request before it is drained (Envoy's `idle_timeout` of connections, Istio's
+/// `connectionPool.tcp.idleTimeout`).
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How long a peer may take nothing of any answer that it has asked for (Envoy's `stream_flush_timeout`); it is ended when the
+/// second such span begins. Silence of the service does not count, so that streams may wait for as long as they like.
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A request that its peer takes back within this time, unanswered, was taken back prematurely (Envoy's
+/// `premature_reset_min_stream_lifetime_seconds`).
+const PREMATURE: Duration = Duration::from_secs(1);
+
+/// A connection is ended when more than half of so many requests, or of all where there are more, were taken back prematurely
+/// (Envoy's `premature_reset_total_stream_count`).
+const MAX_PREMATURE_OF: u64 = 500;
+
+/// Why a connection is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing was asked for long.
+    Idle,
+    /// What was asked for is not taken.
+    Stalled,
+    /// What was asked for is taken back.
+    PrematureResets,
+}
+
+impl Verdict {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Stalled => "stalled",
+            Self::PrematureResets => "premature_resets",
+        }
+    }
+}
+
+/// What is counted of one connection.
+#[derive(Debug)]
+pub(super) struct Conduct {
+    places: Arc<Places>,
+    /// Requests ever.
+    begun: AtomicU64,
+    /// Requests whose answer has not ended.
+    live: AtomicUsize,
+    ended: AtomicU64,
+    premature: AtomicU64,
+    /// Answers that have something for the peer which it has not taken.
+    waiting: AtomicUsize,
+    /// Pieces of answers that the peer has made room for.
+    taken: AtomicU64,
+    offended: Notify,
+}
+
+impl Conduct {
+    pub(super) fn new(places: Arc<Places>) -> Arc<Self> {
+        Arc::new(Self {
+            places,
+            begun: AtomicU64::new(0),
+            live: AtomicUsize::new(0),
+            ended: AtomicU64::new(0),
+            premature: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+            offended: Notify::new(),
+        })
+    }
+
+    /// One more request came.
+    pub(super) fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests have come.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether no request's answer is awaited.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.live.load(Ordering::Relaxed) == 0
+    }
+
+    /// A place for a request, if the server has one.
+    pub(super) fn take_place(self: &Arc<Self>) -> Option<Place> {
+        self.places.take().then(|| {
+            self.live.fetch_add(1, Ordering::Relaxed);
+            Place {
+                conduct: Arc::clone(self),
+                begun: Instant::now(),
+                answered: false,
+                waiting: false,
+            }
+        })
+    }
+
+    /// Ends when the connection is to be ended. `idle` is the time it may be without a request; zero is for ever.
+    pub(super) async fn judge(&self, idle: Duration) -> Verdict {
+        tokio::select! {
+            () = self.offended.notified() => Verdict::PrematureResets,
+            verdict = self.watch(idle) => verdict,
+        }
+    }
+
+    async fn watch(&self, idle: Duration) -> Verdict {
+        let period = if idle.is_zero() {
+            FLUSH_TIMEOUT
+        } else {
+            FLUSH_TIMEOUT.min(idle)
+        };
+        let (mut begun, mut taken) = (0, 0);
+        let (mut was_waiting, mut since) = (false, Instant::now());
+        loop {
+            sleep(period).await;
+            let (now_begun, now_taken) = (self.begun(), self.taken.load(Ordering::Relaxed));
+            let is_waiting = self.waiting.load(Ordering::Relaxed) > 0;
+            if was_waiting && is_waiting && now_taken == taken {
+                return Verdict::Stalled;
+            }
+            if now_begun != begun || !self.is_quiet() {
+                since = Instant::now();
+            } else if !idle.is_zero() && since.elapsed() >= idle {
+                return Verdict::Idle;
+            }
+            (begun, taken, was_waiting) = (now_begun, now_taken, is_waiting);
+        }
+    }
+
+    fn end(&self, premature: bool) {
+        let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
+        if !premature {
+            return;
+        }
+        let premature = self.premature.fetch_add(1, Ordering::Relaxed) + 1;
+        if premature * 2 > ended.max(MAX_PREMATURE_OF) {
+            self.offended.notify_one();
+        }
+    }
+}
+
+/// The place of one request among those that the server works on, held until the answer's body has ended or is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    conduct: Arc<Conduct>,
+    begun: Instant,
+    answered: bool,
+    waiting: bool,
+}
+
+impl Place {
+    /// There is an answer; its body is the peer's to take.
+    pub(super) fn answer(&mut self, has_body: bool) {
+        self.answered = true;
+        self.wait(has_body);
+    }
+
+    /// The connection speaks another protocol from here on: it is never without a request again.
+    pub(super) fn upgrade(&self) {
+        self.conduct.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The peer has made room for a piece of the answer. Whether there was a piece to take, and more may come, is told after.
+    pub(super) fn take(&mut self) {
+        self.conduct.taken.fetch_add(1, Ordering::Relaxed);
+        self.wait(false);
+    }
+
+    /// Whether the peer has now something to take.
+    pub(super) fn wait(&mut self, waiting: bool) {
+        if waiting == self.waiting {
+            return;
+        }
+        self.waiting = waiting;
+        if waiting {
+            self.conduct.waiting.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.conduct.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.wait(false);
+        self.conduct.places.give_back();
+        self.conduct.live.fetch_sub(1, Ordering::Relaxed);
+        self.conduct.end(!self.answered && self.begun.elapsed() < PREMATURE);
+    }
+}
