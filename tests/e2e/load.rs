@@ -185,7 +185,8 @@ async fn each_of_two_control_planes_is_told_what_was_called_and_dropped_of_its_o
     let link = xds.link();
     let client = |target: &str| {
         let channel = Channel::builder(&link, target).dangerous().plaintext().build();
-        PaymentClient::new(channel)
+        // The name of another authority's target is none that a request could be for.
+        PaymentClient::with_origin(channel, http::Uri::from_static("http://payment"))
     };
     let (at_home, elsewhere) = (client("xds:///payment"), client("xds://a.example/payment"));
     let [mut called_home, mut called_away] = [Called::default(), Called::default()];
