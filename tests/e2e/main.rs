@@ -25,6 +25,7 @@ mod modes;
 mod mtls;
 mod outlier;
 mod policies;
+mod rotation;
 mod routing;
 mod sessions;
 mod split;
