@@ -10,7 +10,7 @@ use std::ops::Range;
 struct Way {
     number: u64,
     is_map: bool,
-    inside: &'static [Way],
+    inside: &'static [Self],
 }
 
 const fn way(number: u64, inside: &'static [Way]) -> Way {
