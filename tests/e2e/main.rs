@@ -29,5 +29,6 @@ mod split;
 mod static_stability;
 mod story;
 mod swap;
+mod tokens;
 mod undescribed;
 mod waiting;
