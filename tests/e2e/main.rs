@@ -10,6 +10,7 @@
 
 mod adoption;
 mod affinity;
+mod aggregate;
 mod authorize;
 mod bad_yaml;
 mod drain;
@@ -23,6 +24,7 @@ mod modes;
 mod mtls;
 mod outlier;
 mod policies;
+mod rotation;
 mod routing;
 mod sessions;
 mod split;
