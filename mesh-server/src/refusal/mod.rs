@@ -30,7 +30,13 @@ pub(crate) struct Refusal {
     closes: bool,
     /// By what the sender may show who it is (RFC 6750, 3).
     challenge: Option<&'static str>,
+    unprocessed: bool,
 }
+
+/// Among the extensions of a refusal of which the protocol itself shall tell that nothing was processed, by the loop that serves the
+/// connection if that is one of ours.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unprocessed;
 
 impl Refusal {
     /// The sender may not.
@@ -53,6 +59,14 @@ impl Refusal {
     /// Not now, or not here.
     pub(crate) fn unavailable<B>(request: &Request<B>, message: &'static str) -> Self {
         Self::new(request, StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, message)
+    }
+
+    /// Not by this connection any more, but by another.
+    pub(crate) fn revoked<B>(request: &Request<B>, message: &'static str) -> Self {
+        Self {
+            unprocessed: true,
+            ..Self::unavailable(request, message)
+        }
     }
 
     /// The service did not survive it.
@@ -84,6 +98,7 @@ impl Refusal {
             grpc,
             closes: false,
             challenge: None,
+            unprocessed: false,
         }
     }
 
@@ -106,6 +121,9 @@ impl Refusal {
         }
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.unprocessed {
+            response.extensions_mut().insert(Unprocessed);
         }
         response
     }
