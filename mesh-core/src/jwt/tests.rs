@@ -1,7 +1,5 @@
 //! Tokens as attackers make them. `az_12`: the confusions that libraries were taken in by; each against a key that would have been fooled.
 
-use std::sync::Arc;
-
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
