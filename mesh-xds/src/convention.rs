@@ -16,6 +16,12 @@ pub(crate) const NOBODY: &str = "spiffe://nobody.invalid/";
 /// The listener that Istio's sidecars have all that is sent to their workload come to.
 pub(crate) const VIRTUAL_INBOUND: &str = "virtualInbound";
 
+/// The filter that looks at tokens, and under whose name its metadata go (Istio); and the one that stood beside it until 1.21, with what it
+/// said of whom a token is about.
+pub(crate) const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
+pub(crate) const ISTIO_AUTHN_FILTER: &str = "istio_authn";
+pub(crate) const REQUEST_PRINCIPAL: &str = "request.auth.principal";
+
 /// How the names of secrets begin that are files of the client (istiod): a certificate and its key, and roots.
 pub(crate) const SDS_CERTIFICATE_FILES: &str = "file-cert:";
 pub(crate) const SDS_ROOTS_FILE: &str = "file-root:";

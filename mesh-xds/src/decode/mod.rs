@@ -13,6 +13,7 @@ mod common;
 mod endpoint;
 mod extension;
 mod fault;
+mod jwt;
 mod listener;
 mod matcher;
 mod metadata;
@@ -22,6 +23,7 @@ mod refusal;
 mod route;
 mod session;
 mod tls;
+mod token;
 mod weight;
 
 #[cfg(test)]

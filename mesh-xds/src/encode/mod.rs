@@ -26,6 +26,7 @@ mod filter;
 mod hash;
 mod headers;
 mod inbound;
+mod jwt;
 mod lb;
 mod listener;
 mod matcher;
@@ -40,6 +41,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
