@@ -140,7 +140,10 @@ async fn a_refusal_is_shown_with_its_reason_and_ends_in_code_1() {
     let json = last_line(&meshctl(&["--server", &address, "-o", "json"]).await);
     let clusters = &json["clients"][0]["cds"];
     let refused = clusters["refused"].as_str().unwrap();
-    assert_eq!((&clusters["status"], &clusters["version"]), (&"ERROR".into(), &"".into()));
+    assert_eq!(
+        (&clusters["status"], &clusters["version"]),
+        (&"ERROR".into(), &"".into())
+    );
     assert!(!refused.is_empty(), "{json}");
     let line = format!("refuses envoy.config.cluster.v3.Cluster {refused}: ");
     assert!(shown.contains(&line), "{shown}");

@@ -89,7 +89,11 @@ impl Subscription {
 
     fn accepted(&self) -> Option<Arc<str>> {
         let newest = self.acknowledged() == Acknowledged::Accepted;
-        if newest { self.version.clone() } else { self.accepted.clone() }
+        if newest {
+            self.version.clone()
+        } else {
+            self.accepted.clone()
+        }
     }
 
     /// These names came with an answer to an older response. That is no change of subscription, and is said again with the

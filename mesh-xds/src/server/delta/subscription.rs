@@ -224,7 +224,11 @@ impl Subscription {
 
     fn accepted(&self) -> Option<Arc<str>> {
         let newest = self.acknowledged() == Acknowledged::Accepted;
-        if newest { self.version.clone() } else { self.accepted.clone() }
+        if newest {
+            self.version.clone()
+        } else {
+            self.accepted.clone()
+        }
     }
 
     fn is_in_doubt(&self) -> bool {

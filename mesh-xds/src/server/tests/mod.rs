@@ -217,7 +217,11 @@ fn what_was_accepted_last_is_known_while_what_came_after_is_refused() {
     client.asks(CDS, "", &["*"]);
     let first = client.hears(&one);
     let v1 = Some(Arc::from(first.version.as_str()));
-    assert_eq!(client.versions(CDS), (v1.clone(), None), "nothing is accepted before its answer");
+    assert_eq!(
+        client.versions(CDS),
+        (v1.clone(), None),
+        "nothing is accepted before its answer"
+    );
     client.asks(CDS, &first.nonce, &["*"]);
     assert_eq!(client.versions(CDS), (v1.clone(), v1.clone()));
     let second = client.hears(&two);
