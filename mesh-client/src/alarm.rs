@@ -66,12 +66,8 @@ impl Alarms {
         Arc::new(Self { shared, task })
     }
 
-    /// An alarm that goes off `after` from now. Nothing is listed before it is waited for.
-    pub(crate) fn after(self: &Arc<Self>, after: Duration) -> Alarm {
-        self.from(Instant::now(), after)
-    }
-
-    /// As [`after`](Self::after), for who has looked at the clock already.
+    /// An alarm that goes off `after` from `now`, which whoever asks has looked up already. Nothing is listed before it is waited
+    /// for.
     pub(crate) fn from(self: &Arc<Self>, now: Instant, after: Duration) -> Alarm {
         let at = self.shared.since_base(now).saturating_add(nanos(after));
         Alarm {
@@ -232,6 +228,12 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+
+    impl Alarms {
+        fn after(self: &Arc<Self>, after: Duration) -> Alarm {
+            self.from(Instant::now(), after)
+        }
+    }
 
     async fn goes_off(alarms: &Arc<Alarms>, after: Duration) -> Duration {
         let began = Instant::now();

@@ -115,14 +115,20 @@ impl Call {
             None => policy.per_try_timeout,
             Some(_) => self.rules().per_try_timeout(),
         };
-        let whole = after.filter(|_| !raced).map(|after| TryLimit { after, idle: false });
-        let idle = policy.per_try_idle_timeout.map(|after| TryLimit { after, idle: true });
-        let least = whole.into_iter().chain(idle).min_by_key(|limit| limit.after)?;
+        let whole = after.filter(|_| !raced);
+        let (after, idle) = match (whole, policy.per_try_idle_timeout) {
+            (None, None) => return None,
+            (Some(whole), Some(idle)) if idle < whole => (idle, true),
+            (Some(whole), _) => (whole, false),
+            (None, Some(idle)) => (idle, true),
+        };
+        let began = Instant::now();
         let left = self
             .time
             .deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        Some(least).filter(|limit| left.is_none_or(|left| limit.after < left))
+            .map(|deadline| deadline.saturating_duration_since(began));
+        left.is_none_or(|left| after < left)
+            .then_some(TryLimit { began, after, idle })
     }
 
     /// What its tries go by.
@@ -145,6 +151,12 @@ impl<B> Routed<B> {
     pub(crate) fn timed(&mut self, asked: Option<Arc<Overrides>>, time: CallTime) {
         self.call.asked = asked;
         self.call.time = time;
+    }
+
+    /// It was held up since the deadline room looked at the clock: what is left, and what the caller said of it, is less now.
+    pub(crate) fn held_up(&mut self) {
+        self.call.time.fresh = None;
+        self.call.time.told = false;
     }
 
     #[inline]
@@ -204,6 +216,8 @@ pub struct Attempt<B> {
 /// How long one try may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TryLimit {
+    /// When it began: the clock is read once for all that goes by it.
+    pub(crate) began: Instant,
     pub(crate) after: Duration,
     /// It is the limit of being idle, which is the shorter.
     pub(crate) idle: bool,
@@ -230,7 +244,7 @@ pub(crate) type Tried = Vec<std::net::SocketAddr>;
 impl<B> Attempt<B> {
     /// When its time is up, or the call's: what is dropped then was too slow, and not given up by the caller.
     pub(crate) fn expires(&self) -> Option<Instant> {
-        let own = self.limit.map(|limit| Instant::now() + limit.after);
+        let own = self.limit.and_then(|limit| limit.began.checked_add(limit.after));
         own.into_iter().chain(self.call.time.deadline).min()
     }
 

@@ -10,6 +10,7 @@
 
 mod adoption;
 mod affinity;
+mod aggregate;
 mod authorize;
 mod bad_yaml;
 mod drain;
@@ -18,11 +19,13 @@ mod from_disk;
 mod hops;
 mod hot_swap;
 mod leaks;
+mod load;
 mod lying;
 mod modes;
 mod mtls;
 mod outlier;
 mod policies;
+mod rotation;
 mod routing;
 mod sessions;
 mod split;

@@ -7,7 +7,7 @@ mod mesh;
 mod stats;
 
 pub use backend::Backend;
-pub use mesh::{Canary, Mesh, identity, listener, routes, workloads};
+pub use mesh::{Canary, Mesh, admitted, identity, listener, routes, workloads};
 pub use stats::{interval_999, interval_million};
 
 use std::time::Duration;

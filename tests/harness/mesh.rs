@@ -125,7 +125,7 @@ pub async fn identity(link: &Link) {
 }
 
 /// Waits until the control plane has said whom a server at `address` lets in.
-async fn admitted(link: &Link, address: &str) {
+pub async fn admitted(link: &Link, address: &str) {
     let bell = std::sync::Arc::new(tokio::sync::Notify::new());
     let ring = std::sync::Arc::clone(&bell);
     let _subscription = link.snapshots().on_change(move || ring.notify_one());

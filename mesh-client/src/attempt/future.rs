@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::thread::LocalKey;
 use std::time::Duration;
 
 use http::Response;
@@ -13,6 +14,7 @@ use crate::alarm::{Alarm, Alarms};
 use crate::body::ResponseBody;
 use crate::error::{Error, Kind};
 use crate::request::TryLimit;
+use crate::reuse::{Kept, Reuse, Reused};
 
 pin_project! {
     /// Resolves as the inner future does, or with a timeout of the try.
@@ -23,32 +25,43 @@ pin_project! {
     pub struct AttemptFuture<F> {
         #[pin]
         inner: F,
-        // Most policies have none.
-        limits: Option<Limits>,
+        // Most policies have none; in a box that is used again, since every room above moves this.
+        limits: Option<Reused<Limits>>,
     }
 }
 
 /// What limits a try of its own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Limits {
     whole: Option<(TryLimit, Alarm)>,
-    idle: Option<Duration>,
-    alarms: Arc<Alarms>,
+    idle: Option<(Duration, Arc<Alarms>)>,
 }
 
 impl Limits {
-    pub(super) fn new(alarms: &Arc<Alarms>, limit: Option<TryLimit>, idle: Option<Duration>) -> Self {
-        Self {
-            whole: limit.map(|limit| (limit, alarms.after(limit.after))),
-            idle,
-            alarms: Arc::clone(alarms),
+    pub(super) fn begin(alarms: &Arc<Alarms>, limit: Option<TryLimit>, idle: Option<Duration>) -> Reused<Self> {
+        let mut limits = Reused::<Self>::take();
+        limits.whole = limit.map(|limit| (limit, alarms.from(limit.began, limit.after)));
+        limits.idle = idle.map(|idle| (idle, Arc::clone(alarms)));
+        limits
+    }
+}
+
+impl Reuse for Limits {
+    fn kept() -> &'static LocalKey<Kept<Self>> {
+        thread_local! {
+            static KEPT: Kept<Limits> = const { Kept::new(Vec::new()) };
         }
+        &KEPT
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
 impl<F> AttemptFuture<F> {
     #[inline]
-    pub(super) fn new(inner: F, limits: Option<Limits>) -> Self {
+    pub(super) fn new(inner: F, limits: Option<Reused<Limits>>) -> Self {
         Self { inner, limits }
     }
 }
@@ -65,18 +78,15 @@ where
         match this.inner.poll(cx) {
             Poll::Ready(mut result) => {
                 if let (Ok(response), Some(limits)) = (&mut result, this.limits)
-                    && let Some(idle) = limits.idle
+                    && let Some((idle, alarms)) = &limits.idle
                 {
-                    response.body_mut().idle_at_most(idle, &limits.alarms);
+                    response.body_mut().idle_at_most(*idle, alarms);
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending => match this.limits {
-                Some(Limits {
-                    whole: Some((limit, alarm)),
-                    ..
-                }) => alarm.poll(cx).map(|()| Err(late(*limit))),
-                _ => Poll::Pending,
+            Poll::Pending => match this.limits.as_mut().and_then(|limits| limits.whole.as_mut()) {
+                Some((limit, alarm)) => alarm.poll(cx).map(|()| Err(late(*limit))),
+                None => Poll::Pending,
             },
         }
     }

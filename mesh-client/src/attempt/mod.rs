@@ -74,7 +74,7 @@ where
         let (limit, idle) = (request.body().limit, request.body().route().retry.per_try_idle_timeout);
         let limits = match (limit, idle) {
             (None, None) => None,
-            _ => Some(Limits::new(&self.alarms, limit, idle)),
+            _ => Some(Limits::begin(&self.alarms, limit, idle)),
         };
         AttemptFuture::new(self.inner.call(request), limits)
     }

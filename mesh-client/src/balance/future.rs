@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
@@ -23,7 +22,7 @@ use super::pick::{by_endpoint, nobody, pick};
 use super::refused::refused;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
-use crate::cluster::{Host, HostSet};
+use crate::cluster::{ClusterHandle, Host, HostSet};
 use crate::connect::{Exchange, Http2Permit, Mark, Permit, StreamError};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
@@ -43,14 +42,13 @@ pub struct BalanceFuture<B> {
     /// When the try's time is up, if it is limited.
     expires: Option<Instant>,
     state: State<B>,
-    /// Of a try whose time is limited.
     limited: Option<Limited>,
 }
 
-/// When a try was sent that may take so long.
+/// Of a try that has a limit of its own.
 struct Limited {
-    sent: Instant,
-    limit: Duration,
+    /// When it has had that much time since it was sent.
+    over: Instant,
     mark: Mark,
 }
 
@@ -181,48 +179,65 @@ where
         let Some(index) = pick(&set, attempt, ask, &mut draw) else {
             return Err(nobody(&set, attempt));
         };
+        let leaf = set.leaf(index);
+        // What its hosts are called by: of a cluster that stands for others, the one whose host was found.
+        let by = match leaf {
+            None => &*set,
+            Some((leaf, _)) => {
+                leaf.set.counting.admit(&leaf.set.cluster, &mut draw)?;
+                &*leaf.set
+            }
+        };
         // Asked of the host and of every call: endpoints of one cluster may differ (Istio auto-mTLS).
         let secure = match set.hosts[index].tls().map(|mode| &**mode) {
             Some(TlsMode::Mutual(_)) => true,
             None | Some(TlsMode::Plaintext) if shared.allowed.plaintext => false,
             Some(TlsMode::Origination(outside)) if shared.allowed.outside(outside) => true,
-            _ => return Err(refused(&set, &set.hosts[index])),
+            _ => return Err(refused(by, &set.hosts[index])),
         };
         let way = Way {
             secure,
-            carrier: set
+            carrier: by
                 .cluster
                 .connections
                 .protocol
                 .carrier(request.version(), || is_grpc(request.headers())),
             repicked,
         };
-        self.take_place(&set, request, |set| {
-            let counted = set.counting.begin(index, request.headers());
+        let leaf = leaf.map(|(leaf, place)| (&leaf.handle, place));
+        self.take_place(by, leaf.map(|(handle, _)| handle), request, || {
+            let place = leaf.map_or(index, |(_, place)| place);
+            let counted = by.counting.begin(place, request.headers());
             (Arc::clone(&set.hosts[index]), counted)
         })?;
         if let Some(request) = unsent {
             by_endpoint(request, set.endpoint(index), shared.authority.as_ref());
         }
-        self.send_or_connect(&set, unsent, shared, way)
+        self.send_or_connect(by, unsent, shared, way)
     }
 
-    /// Takes a place among the calls of the cluster, and then one on the host.
+    /// Takes a place among the calls of the cluster whose set is given, which is the call's own or a `leaf` of it, and then one
+    /// on the host.
     #[inline]
     pub(super) fn take_place(
         &mut self,
         set: &HostSet,
+        leaf: Option<&Arc<ClusterHandle>>,
         request: &Request<Attempt<B>>,
-        host: impl FnOnce(&HostSet) -> (Arc<Host>, Option<Counted>),
+        host: impl FnOnce() -> (Arc<Host>, Option<Counted>),
     ) -> Result<(), Error> {
         let call = &request.body().call;
         let priority = call.route.priority;
-        if !call.cluster.begin_call(&set.cluster, priority) {
+        if !leaf.unwrap_or(&call.cluster).begin_call(&set.cluster, priority) {
             set.counting.overflowed();
             return Err(Error::new(Kind::Overflow("max_requests")));
         }
-        let (host, counted) = host(set);
-        self.outcome = Some(Outcome::begin(host, Arc::clone(&call.cluster), priority, counted));
+        if leaf.is_some() {
+            call.cluster.begin_call_of_leaf(priority);
+        }
+        let (host, counted) = host();
+        let (cluster, leaf) = (Arc::clone(&call.cluster), leaf.cloned());
+        self.outcome = Some(Outcome::begin(host, cluster, leaf, priority, counted));
         Ok(())
     }
 
@@ -298,10 +313,11 @@ where
             Permit::Http2(permit) => {
                 let request = unsent.as_ref().expect("a try is sent once");
                 let limit = request.body().call.route.retry.per_try_timeout;
-                self.limited = limit.map(|limit| Limited {
-                    sent: Instant::now(),
-                    limit,
-                    mark: permit.mark(),
+                self.limited = limit.and_then(|limit| {
+                    Some(Limited {
+                        over: Instant::now().checked_add(limit)?,
+                        mark: permit.mark(),
+                    })
                 });
                 send_http2(unsent, outcome.holds(permit), &to).map(|sent| State::Answering {
                     response: sent.response,
@@ -340,7 +356,7 @@ impl<B> Drop for BalanceFuture<B> {
         }
         let Some(limited) = &self.limited else { return };
         let permit = self.outcome.as_ref().and_then(Outcome::permit);
-        if let Some(permit) = permit.filter(|_| limited.sent.elapsed() >= limited.limit) {
+        if let Some(permit) = permit.filter(|_| Instant::now() >= limited.over) {
             permit.silent_since(limited.mark);
         }
     }

@@ -77,7 +77,7 @@ where
     ) -> Result<State<B>, Error> {
         let request = unsent.as_ref().expect("a try is sent once");
         let set = request.body().call.cluster.hosts().load();
-        self.take_place(&set, request, |_| (host, None))?;
+        self.take_place(&set, None, request, || (host, None))?;
         self.send_or_connect(&set, unsent, shared, way)
     }
 }

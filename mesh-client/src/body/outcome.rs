@@ -22,6 +22,8 @@ use crate::error::Error;
 pub(crate) struct Outcome {
     host: Arc<Host>,
     cluster: Arc<ClusterHandle>,
+    /// The cluster whose host it is, where `cluster` stands for others.
+    leaf: Option<Arc<ClusterHandle>>,
     permit: Option<Http2Permit>,
     priority: RoutingPriority,
     verdict: Verdict,
@@ -40,10 +42,11 @@ enum Verdict {
 }
 
 impl Outcome {
-    /// Takes a place on `host`; the one in `cluster` was taken already.
+    /// Takes a place on `host`; those in `cluster` and in its `leaf` were taken already.
     pub(crate) fn begin(
         host: Arc<Host>,
         cluster: Arc<ClusterHandle>,
+        leaf: Option<Arc<ClusterHandle>>,
         priority: RoutingPriority,
         counted: Option<Counted>,
     ) -> Self {
@@ -51,6 +54,7 @@ impl Outcome {
         Self {
             host,
             cluster,
+            leaf,
             permit: None,
             priority,
             verdict: Verdict::Open,
@@ -68,8 +72,9 @@ impl Outcome {
         self.permit.as_ref()
     }
 
+    /// The cluster whose host it is: where the call's stands for others, the one of those.
     pub(crate) fn cluster(&self) -> &ClusterHandle {
-        &self.cluster
+        self.leaf.as_ref().unwrap_or(&self.cluster)
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {
@@ -87,7 +92,7 @@ impl Outcome {
         if let Some(counted) = &mut self.counted {
             counted.saw_headers(status, grpc, headers);
         }
-        self.cluster.hear(&self.host, headers);
+        self.cluster().hear(&self.host, headers);
     }
 
     /// Trailers came, and with them the end.
@@ -97,7 +102,7 @@ impl Outcome {
         if let Some(counted) = &mut self.counted {
             counted.saw_trailers(grpc, trailers);
         }
-        self.cluster.hear(&self.host, trailers);
+        self.cluster().hear(&self.host, trailers);
         self.ended();
     }
 
@@ -155,8 +160,11 @@ impl Drop for Outcome {
     fn drop(&mut self) {
         self.host.end_call();
         self.cluster.end_call(self.priority);
+        if let Some(leaf) = &self.leaf {
+            leaf.end_call(self.priority);
+        }
         if let Some(seen) = self.seen {
-            self.cluster.observe(&self.host, seen);
+            self.cluster().observe(&self.host, seen);
         }
         match self.verdict {
             Verdict::Succeeded => self.cluster.budget().succeeded(),

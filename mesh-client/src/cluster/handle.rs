@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::anywhere::Anywhere;
+use super::leaves::Leaves;
 use super::outliers::Outliers;
 use super::set::{HostSet, Living, Told};
 use super::{Host, Room};
@@ -66,10 +67,11 @@ struct Slow {
 }
 
 impl ClusterHandle {
-    pub(crate) fn new(cluster: &Arc<Cluster>, parts: &Parts) -> Self {
+    /// `leaves` are the live clusters that it stands for, in the order of its configuration.
+    pub(crate) fn new(cluster: &Arc<Cluster>, leaves: &[Arc<Self>], parts: &Parts) -> Self {
         let outliers = Outliers::new(parts);
         let slow = Mutex::default();
-        let (set, _) = make(cluster, None, &outliers, &slow, parts);
+        let (set, _) = make(cluster, leaves, None, &outliers, &slow, parts);
         tell_panic(None, &set, &parts.tally);
         let (writer, hosts) = live::channel(set);
         Self {
@@ -91,22 +93,28 @@ impl ClusterHandle {
         }
     }
 
-    /// Takes over a new configuration, keeping every host whose address and security did not change.
-    pub(crate) fn update(&self, cluster: &Arc<Cluster>, parts: &Parts) {
+    /// Takes over a new configuration, keeping every host whose address and security did not change. `leaves` are as for
+    /// [`new`](Self::new), and brought up to theirs before.
+    pub(crate) fn update(&self, cluster: &Arc<Cluster>, leaves: &[Arc<Self>], parts: &Parts) -> Gone {
         let old = self.hosts.load_full();
-        if Arc::ptr_eq(&old.wanted, cluster) || old.wanted == *cluster {
-            return;
+        let is_same = Arc::ptr_eq(&old.wanted, cluster) || (leaves.is_empty() && old.wanted == *cluster);
+        if is_same && old.leaves().is_none_or(|leaves| !leaves.are_stale()) {
+            return Gone::default();
         }
-        self.replace(cluster, &old, parts);
+        self.replace(cluster, leaves, &old, parts)
     }
 
-    fn replace(&self, cluster: &Arc<Cluster>, old: &HostSet, parts: &Parts) {
-        let (set, gone) = make(cluster, Some(old), &self.outliers, &self.slow, parts);
+    fn replace(&self, cluster: &Arc<Cluster>, leaves: &[Arc<Self>], old: &HostSet, parts: &Parts) -> Gone {
+        let (set, gone) = make(cluster, leaves, Some(old), &self.outliers, &self.slow, parts);
         tell_panic(Some(old), &set, &parts.tally);
         self.writer.publish(set);
-        // After the store: who still reads the old set finds them retired and reads again.
-        for host in gone {
-            host.pool().retire();
+        Gone(gone)
+    }
+
+    /// Takes over the hosts that its leaves have by now, where it stands for others.
+    pub(super) fn follow(&self, parts: &Parts) {
+        if self.hosts.load().leaves().is_some_and(Leaves::are_stale) {
+            self.refresh(parts);
         }
     }
 
@@ -128,13 +136,15 @@ impl ClusterHandle {
         if self.outliers.take_stale() | is_due {
             self.refresh(parts);
         }
+        self.follow(parts);
         next.into_iter().chain(lock(&self.slow).at).chain(self.weigh(now)).min()
     }
 
     /// Makes the host set anew with what is known of its hosts now.
     fn refresh(&self, parts: &Parts) {
         let old = self.hosts.load_full();
-        self.replace(&old.wanted, &old, parts);
+        let leaves = old.leaves().map_or_else(Vec::new, Leaves::handles);
+        self.replace(&old.wanted, &leaves, &old, parts).retire();
     }
 
     /// What a try told of the host it went to.
@@ -206,6 +216,11 @@ impl ClusterHandle {
         self.breakers.of(priority).requests.take(max)
     }
 
+    /// Counts one more call of a cluster that stands for others, whose limits are those of the leaf that it goes to.
+    pub(crate) fn begin_call_of_leaf(&self, priority: RoutingPriority) {
+        self.breakers.of(priority).requests.take_over_limit();
+    }
+
     pub(crate) fn end_call(&self, priority: RoutingPriority) {
         self.breakers.of(priority).requests.give_back();
     }
@@ -231,14 +246,42 @@ impl ClusterHandle {
     }
 }
 
+/// Hosts that are called no more. To be retired once no set that is read has them: who still reads an old set finds them
+/// retired and reads again.
+#[derive(Debug, Default)]
+#[must_use = "their connections are kept until they are retired"]
+pub(crate) struct Gone(Vec<Arc<Host>>);
+
+impl Gone {
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    pub(super) fn retire(self) {
+        for host in self.0 {
+            host.pool().retire();
+        }
+    }
+}
+
 /// The host set, and the hosts of the old one that are no longer wanted as they are.
 fn make(
     wanted: &Arc<Cluster>,
+    leaves: &[Arc<ClusterHandle>],
     old: Option<&HostSet>,
     outliers: &Outliers,
     slow: &Mutex<Slow>,
     parts: &Parts,
 ) -> (HostSet, Vec<Arc<Host>>) {
+    // The hosts of one that stands for others are not its own: it neither takes them over nor lets go of them.
+    let owner = old.filter(|old| old.leaves().is_none());
+    if !wanted.leaves.is_empty() {
+        outliers.reconcile(wanted, &[]);
+        *lock(slow) = Slow::default();
+        let set = HostSet::of_leaves(Arc::clone(wanted), leaves, old, &mut parts.entropy.draw(), &parts.loads);
+        return (set, owner.map_or_else(Vec::new, |old| old.hosts.to_vec()));
+    }
+    let old = owner;
     let cluster = &called(wanted, parts);
     let living = Living::of(cluster, old, parts);
     if let LbPolicy::ClientSideWeightedRoundRobin(settings) = &cluster.lb {

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::handle::Parts;
+use super::handle::{Gone, Parts};
 use super::pace::Pace;
 use super::{ClusterHandle, Selector, Target};
 use crate::alarm::Alarms;
@@ -56,6 +56,8 @@ struct State {
     /// The clusters that watch for outliers, have hosts that are slow to start or weigh them by reports, which are looked at again
     /// and again.
     watched: HashSet<ClusterName>,
+    /// The clusters that stand for others, as they are wanted.
+    aggregates: HashMap<ClusterName, Arc<Cluster>>,
     targets: HashMap<Arc<str>, Weak<live::Writer<Target>>>,
 }
 
@@ -199,8 +201,15 @@ impl ClusterManager {
     fn tend(&self, now: Instant) -> Option<Instant> {
         let mut state = self.lock();
         let purge_at = state.purge(now);
-        let watched = state.watched.iter().filter_map(|name| state.clusters.get(name));
-        let sweep_at = watched.filter_map(|cluster| cluster.tend(now, &self.parts)).min();
+        let watched = state
+            .watched
+            .iter()
+            .filter(|name| !state.aggregates.contains_key(*name));
+        // Leaves before what is made of them.
+        let due = watched
+            .chain(state.aggregates.keys())
+            .filter_map(|name| state.clusters.get(name));
+        let sweep_at = due.filter_map(|cluster| cluster.tend(now, &self.parts)).min();
         purge_at.into_iter().chain(sweep_at).min()
     }
 
@@ -232,34 +241,68 @@ impl State {
     fn reconcile_clusters(&mut self, snapshot: &Arc<Snapshot>, parts: &Parts) {
         self.snapshot = Arc::downgrade(snapshot);
         let before = std::mem::replace(&mut self.wanted, snapshot.clusters().clone());
+        let mut gone = Gone::default();
+        let mut unnamed: Vec<ClusterName> = snapshot.clusters().removed_since(&before).cloned().collect();
         for name in snapshot.clusters().removed_since(&before) {
-            self.retire(name);
+            unnamed.extend(self.take_leaves(name));
         }
         for (name, cluster) in snapshot.clusters().changed_since(&before) {
+            unnamed.extend(self.take_leaves(name));
             let Ok(cluster) = cluster else {
-                self.retire(name);
+                unnamed.push(name.clone());
                 continue;
             };
-            let known = self
-                .clusters
-                .get(name)
-                .cloned()
-                .or_else(|| Some(self.retired.remove(name)?.0));
-            let handle = match known {
-                Some(handle) => {
-                    handle.update(cluster, parts);
-                    handle
-                }
-                None => Arc::new(ClusterHandle::new(cluster, parts)),
-            };
-            let by_reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
-            if cluster.outlier.is_some() || cluster.common_lb.slow_start.is_some() || by_reports {
-                self.watched.insert(name.clone());
-            } else {
-                self.watched.remove(name);
+            drop(self.live(cluster, parts, &mut gone));
+            if !cluster.leaves.is_empty() {
+                self.aggregates.insert(name.clone(), Arc::clone(cluster));
             }
-            self.clusters.insert(name.clone(), handle);
         }
+        for name in unnamed {
+            let is_leaf = |of: &Arc<Cluster>| of.leaves.iter().any(|leaf| leaf.name == name);
+            let is_wanted = matches!(snapshot.cluster(&name), Some(Ok(_))) || self.aggregates.values().any(is_leaf);
+            if !is_wanted {
+                self.retire(&name);
+            }
+        }
+        // A leaf that is also called by itself may have changed after the whole was made of it.
+        for handle in self.aggregates.keys().filter_map(|name| self.clusters.get(name)) {
+            handle.follow(parts);
+        }
+        gone.retire();
+    }
+
+    /// The live cluster of what is wanted, brought up to it, its leaves before it.
+    fn live(&mut self, cluster: &Arc<Cluster>, parts: &Parts, gone: &mut Gone) -> Arc<ClusterHandle> {
+        let leaves: Vec<_> = cluster.leaves.iter().map(|leaf| self.live(leaf, parts, gone)).collect();
+        let name = &cluster.name;
+        let known = self
+            .clusters
+            .get(name)
+            .cloned()
+            .or_else(|| Some(self.retired.remove(name)?.0));
+        let handle = match known {
+            Some(handle) => {
+                gone.append(handle.update(cluster, &leaves, parts));
+                handle
+            }
+            None => Arc::new(ClusterHandle::new(cluster, &leaves, parts)),
+        };
+        let by_reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
+        if cluster.outlier.is_some() || cluster.common_lb.slow_start.is_some() || by_reports {
+            self.watched.insert(name.clone());
+        } else {
+            self.watched.remove(name);
+        }
+        self.clusters.insert(name.clone(), Arc::clone(&handle));
+        handle
+    }
+
+    /// The names of the clusters that this one stood for, which it does no more.
+    fn take_leaves(&mut self, name: &ClusterName) -> Vec<ClusterName> {
+        let whole = self.aggregates.remove(name);
+        whole.map_or_else(Vec::new, |whole| {
+            whole.leaves.iter().map(|leaf| leaf.name.clone()).collect()
+        })
     }
 
     /// Lets go of clusters that nothing has named for a while; when to look again.

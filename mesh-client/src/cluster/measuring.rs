@@ -28,13 +28,13 @@ impl Hosts {
     /// As [`Channel::new`](crate::Channel::new).
     pub fn new(link: &Link, cluster: &Arc<Cluster>) -> Self {
         let manager = ClusterManager::of(link);
-        let handle = ClusterHandle::new(cluster, manager.parts());
+        let handle = ClusterHandle::new(cluster, &[], manager.parts());
         Self { manager, handle }
     }
 
     /// Follows a change.
     pub fn update(&self, cluster: &Arc<Cluster>) {
-        self.handle.update(cluster, self.manager.parts());
+        self.handle.update(cluster, &[], self.manager.parts()).retire();
     }
 
     /// What a call does to find its host, and how busy that one is.

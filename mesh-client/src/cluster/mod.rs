@@ -6,6 +6,7 @@ mod breakers;
 mod counting;
 mod handle;
 mod host;
+mod leaves;
 mod manager;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]

@@ -15,10 +15,11 @@ use mesh_core::entropy::Draw;
 use mesh_core::report::Loads;
 use tokio::time::Instant;
 
-use super::Host;
 use super::counting::Counting;
 use super::handle::Parts;
+use super::leaves::{Gathered, Leaf, Leaves};
 use super::modes::{Modes, same};
+use super::{ClusterHandle, Host};
 
 /// The hosts of a cluster with the picker made for them and the settings they are called by: swapped as one, or a pick
 /// would point at the wrong host.
@@ -40,6 +41,8 @@ pub(crate) struct HostSet {
     modes: Vec<Arc<TlsMode>>,
     /// Where each address stands, once a session asked for one.
     places: OnceLock<HashMap<SocketAddr, u32>>,
+    /// Whose its hosts are, where the cluster stands for others.
+    leaves: Option<Box<Leaves>>,
 }
 
 /// So few hosts are looked through rather than put into a map.
@@ -87,7 +90,7 @@ impl HostSet {
             Some(order) => order.iter().map(|index| Arc::clone(&hosts[*index as usize])).collect(),
         };
         let first_ready = cluster.common_lb.failover == Failover::FirstReady;
-        let picker = LevelPicker::new(plan, &cluster.lb, &hosts, first_ready, draw);
+        let picker = LevelPicker::new(plan, |_| &cluster.lb, &hosts, first_ready, draw);
         // What is known already counts from the first pick.
         picker.reweigh(&hosts, Instant::now().into_std());
         let endpoints = (0..hosts.len()).map(|place| &cluster.endpoints[endpoint_at(order.as_deref(), place)]);
@@ -101,12 +104,67 @@ impl HostSet {
             is_plain,
             modes,
             places: OnceLock::new(),
+            leaves: None,
         };
         // Where sessions are asked for they go on being asked for: the map is not made on a call's way.
         if told.old.is_some_and(|old| old.places.get().is_some()) {
             set.places();
         }
         (set, gone)
+    }
+
+    /// Arranges the hosts of the clusters that `wanted` stands for, each group of them to be chosen from as its cluster says
+    /// (gRFC A75).
+    pub(super) fn of_leaves(
+        wanted: Arc<Cluster>,
+        handles: &[Arc<ClusterHandle>],
+        old: Option<&Self>,
+        draw: &mut Draw,
+        loads: &Loads,
+    ) -> Self {
+        let Gathered { cluster, hosts, leaves } = Gathered::new(&wanted, handles);
+        let is_out = |index: usize| leaves.is_watched(index) && hosts[index].is_ejected();
+        let plan = Plan::of(&cluster, is_out, cluster.lb.is_hashed());
+        let order = plan.order.clone();
+        let hosts = match &order {
+            None => hosts,
+            Some(order) => order.iter().map(|index| Arc::clone(&hosts[*index as usize])).collect(),
+        };
+        let leaves = leaves.arranged(order.as_deref());
+        let first_ready = cluster.common_lb.failover == Failover::FirstReady;
+        let policy = |place: usize| match place < hosts.len() {
+            true => &leaves.at(place).0.set.cluster.lb,
+            false => &cluster.lb,
+        };
+        let picker = LevelPicker::new(plan, policy, &hosts, first_ready, draw);
+        picker.reweigh(&hosts, Instant::now().into_std());
+        let set = Self {
+            // A call is counted, dropped and refused by its leaf.
+            counting: Counting::new(&cluster, std::iter::empty(), loads),
+            leaves: Some(Box::new(leaves)),
+            cluster,
+            wanted,
+            hosts,
+            picker,
+            order,
+            is_plain: false,
+            modes: Vec::new(),
+            places: OnceLock::new(),
+        };
+        if old.is_some_and(|old| old.places.get().is_some()) {
+            set.places();
+        }
+        set
+    }
+
+    /// The cluster whose host stands at a place, and its place there; `None`: this one's.
+    #[inline]
+    pub(crate) fn leaf(&self, place: usize) -> Option<(&Leaf, usize)> {
+        self.leaves.as_ref().map(|leaves| leaves.at(place))
+    }
+
+    pub(super) fn leaves(&self) -> Option<&Leaves> {
+        self.leaves.as_deref()
     }
 
     /// The place of the host to call; `None` when none may be called.
@@ -130,7 +188,11 @@ impl HostSet {
             true => self.hosts.iter().position(|host| host.address() == *address),
             false => self.places().get(address).map(|place| *place as usize),
         };
-        let health = |place: usize| match self.cluster.outlier.is_some() && self.hosts[place].is_ejected() {
+        let is_watched = |place: usize| match &self.leaves {
+            None => self.cluster.outlier.is_some(),
+            Some(leaves) => leaves.is_watched(place),
+        };
+        let health = |place: usize| match is_watched(place) && self.hosts[place].is_ejected() {
             true => Health::Unhealthy,
             false => self.endpoint(place).health,
         };
@@ -295,6 +357,17 @@ impl Living {
 }
 
 impl HostSet {
+    /// Where the host of each endpoint stands.
+    pub(super) fn place_by_endpoint(&self) -> Vec<u32> {
+        let mut places: Vec<u32> = (0..).take(self.hosts.len()).collect();
+        if let Some(order) = &self.order {
+            for (place, index) in (0..).zip(order) {
+                places[*index as usize] = place;
+            }
+        }
+        places
+    }
+
     /// Its hosts in the order of the endpoints.
     fn by_endpoint(&self) -> Vec<&Arc<Host>> {
         let mut hosts: Vec<&Arc<Host>> = self.hosts.iter().collect();

@@ -106,10 +106,13 @@ where
                 StateProjection::Held { held } => {
                     ready!(held.sleep.as_mut().poll(cx));
                     match held.call.take() {
-                        Some((mut service, request)) => State::After {
-                            future: service.call(request),
-                            delay: held.delay,
-                        },
+                        Some((mut service, mut request)) => {
+                            request.body_mut().held_up();
+                            State::After {
+                                future: service.call(request),
+                                delay: held.delay,
+                            }
+                        }
                         None => State::Failed {
                             error: held.abort.take(),
                         },

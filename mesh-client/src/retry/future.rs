@@ -14,13 +14,12 @@ use tokio::time::Sleep;
 use tower::Service;
 
 use super::Shared;
-use super::head::Head;
-use super::kept::{Kept, Place};
+use super::kept::{Aside, Kept, Place};
 use super::peek::peek;
 use super::race::Race;
 use crate::body::ResponseBody;
 use crate::error::{Error, Kind};
-use crate::request::{Attempt, Payload, Routed, Tried};
+use crate::request::{Attempt, Payload, Routed};
 use crate::reuse::Reused;
 
 pin_project! {
@@ -30,8 +29,8 @@ pin_project! {
     pub struct RetryFuture<S: Service<Request<Attempt<B>>>, B> {
         inner: S,
         kept: Option<Kept<B>>,
-        // Of the try that runs or waits, if it is not the first.
-        place: Option<Place>,
+        // Of the try that runs or waits, if it is not the first: off the common path, so in a box.
+        place: Option<Box<Place>>,
         shared: Arc<Shared>,
         #[pin]
         state: State<S::Future>,
@@ -57,8 +56,8 @@ where
     /// Makes the first try at once: its request never moves into this future, which every room above has to move.
     #[inline]
     pub(super) fn begin(mut inner: S, request: Request<Routed<B>>, shared: Arc<Shared>) -> Self {
-        let mut head = Reused::<Head>::take();
-        head.keep(&request);
+        let mut aside = Reused::<Aside>::take();
+        aside.head.keep(&request);
         let (parts, routed) = request.into_parts();
         let (body, call) = routed.into_parts();
         let policy = &call.route.retry;
@@ -76,17 +75,12 @@ where
         let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
         let hedged = hedges && matches!(payload, Payload::Whole(_));
         let limit = call.try_limit(hedged);
-        let retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
-        let first = Attempt::first(payload.clone(), call.clone(), limit);
-        let kept = Kept {
-            head,
-            payload,
-            call,
-            retries,
-            tried: Tried::new(),
-            gone_to: first.gone_to.clone(),
-            hedged,
-        };
+        aside.retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
+        aside.hedged = hedged;
+        aside.call = Some(call.clone());
+        let first = Attempt::first(payload.clone(), call, limit);
+        aside.gone_to = first.gone_to.clone();
+        let kept = Kept { aside, payload };
         let future = inner.call(Request::from_parts(parts, first));
         Self {
             state: running(future, Some(&kept)),
@@ -122,7 +116,7 @@ where
                         return Poll::Ready(answer);
                     };
                     let sleep = Box::pin(tokio::time::sleep(place.pause()));
-                    *this.place = Some(place);
+                    *this.place = Some(Box::new(place));
                     this.state.set(State::Pausing { sleep });
                 }
                 StateProjection::Pausing { sleep } => {
@@ -146,8 +140,8 @@ where
 /// A try that was begun: alone, or the first of a race.
 #[inline]
 fn running<F, B>(future: F, kept: Option<&Kept<B>>) -> State<F> {
-    let hedged = kept.filter(|kept| kept.hedged);
-    match hedged.and_then(|kept| kept.call.rules().per_try_timeout()) {
+    let hedged = kept.filter(|kept| kept.aside.hedged);
+    match hedged.and_then(|kept| kept.aside.call().rules().per_try_timeout()) {
         None => State::Trying { future },
         Some(slow) => State::Racing {
             race: Box::new(Race::begin(future, slow)),

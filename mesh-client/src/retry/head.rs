@@ -2,14 +2,11 @@
 //!
 //! A `HeaderMap` is two allocations to clone; a call has about five headers. So they are kept as a flat list in place, of
 //! which the common case needs no allocation, and the map is rebuilt when it is needed. Names and values are reference-counted:
-//! what is copied is their handles. It is large all the same, so it stands in a box that is used again.
-
-use std::thread::LocalKey;
+//! what is copied is their handles. It is large all the same, so it stands in a box that is used again
+//! ([`Aside`](super::kept::Aside)).
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use smallvec::SmallVec;
-
-use crate::reuse::{Kept, Reuse};
 
 /// Headers kept without an allocation: a gRPC call has four or five.
 const INLINE: usize = 6;
@@ -21,22 +18,13 @@ pub(super) struct Head {
     headers: SmallVec<[(HeaderName, HeaderValue); INLINE]>,
 }
 
-impl Reuse for Head {
-    fn kept() -> &'static LocalKey<Kept<Self>> {
-        thread_local! {
-            static KEPT: Kept<Head> = const { Kept::new(Vec::new()) };
-        }
-        &KEPT
-    }
-
-    fn clear(&mut self) {
+impl Head {
+    pub(super) fn clear(&mut self) {
         self.headers.clear();
         self.uri = Uri::default();
         self.method = Method::GET;
     }
-}
 
-impl Head {
     /// Keeps the head of `request`, in place.
     #[inline]
     pub(super) fn keep<B>(&mut self, request: &Request<B>) {

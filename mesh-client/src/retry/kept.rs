@@ -1,6 +1,7 @@
 //! What another try of a call needs, and the decision whether there is one.
 
 use std::sync::{Arc, Mutex};
+use std::thread::LocalKey;
 
 use http::{HeaderName, HeaderValue, Request, Response};
 use mesh_core::inherit;
@@ -13,7 +14,7 @@ use crate::cluster::ClusterHandle;
 use crate::error::Error;
 use crate::flags::{ResponseFlags, RetriesEnd};
 use crate::request::{Attempt, Call, Payload, Tried};
-use crate::reuse::Reused;
+use crate::reuse::{self, Reuse, Reused};
 
 /// gRFC A6: how often this call was tried before.
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
@@ -22,15 +23,49 @@ pub(super) type Answer = Result<Response<ResponseBody>, Error>;
 
 /// What another try would need.
 pub(super) struct Kept<B> {
-    pub(super) head: Reused<Head>,
+    pub(super) aside: Reused<Aside>,
     pub(super) payload: Payload<B>,
-    pub(super) call: Call,
+}
+
+/// All of it but the body. In a box that is used again: every room above moves the future that this belongs to.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    pub(super) head: Head,
+    /// There from the first try to the last.
+    pub(super) call: Option<Call>,
     pub(super) retries: RetryState,
     pub(super) tried: Tried,
     pub(super) gone_to: Option<Arc<Mutex<Vec<u32>>>>,
     /// Slow tries are raced.
     pub(super) hedged: bool,
 }
+
+impl Reuse for Aside {
+    fn kept() -> &'static LocalKey<reuse::Kept<Self>> {
+        thread_local! {
+            static KEPT: reuse::Kept<Aside> = const { reuse::Kept::new(Vec::new()) };
+        }
+        &KEPT
+    }
+
+    fn clear(&mut self) {
+        self.head.clear();
+        self.call = None;
+        self.retries = RetryState::default();
+        self.tried.clear();
+        self.gone_to = None;
+        self.hedged = false;
+    }
+}
+
+impl Aside {
+    pub(super) fn call(&self) -> &Call {
+        self.call.as_ref().expect(CALL)
+    }
+}
+
+/// The invariant of [`Aside::call`].
+const CALL: &str = "there from the first try to the last";
 
 /// What a retry took out of its cluster's budget. Dropping it gives back the place in flight, and what was paid if the try was
 /// not begun: a call that is cancelled while it waits costs nobody anything.
@@ -69,13 +104,20 @@ impl<B> Kept<B> {
             Ok(response) => (Some(answered(response)), response.body().peer()),
             Err(error) => (error.try_end(), error.peer()),
         };
-        let policy = &self.call.route.retry;
+        let call = self.aside.call();
         // The common end: neither policy nor budget is looked at.
-        let plain = end.is_none_or(TryEnd::is_good) && self.call.asked.is_none() && !policy.minds_good_answers();
+        let plain = end.is_none_or(TryEnd::is_good) && call.asked.is_none() && !call.route.retry.minds_good_answers();
         let Some(end) = end.filter(|_| !plain && self.can_be_sent_again()) else {
             self.give_up(answer, Why::NotNamed);
             return None;
         };
+        // A policy that looks at good answers has mostly nothing to say about them either.
+        if end.is_good()
+            && let Some(why) = call.rules().settle(end, answer.as_ref().ok().map(Response::headers))
+        {
+            self.give_up(answer, why);
+            return None;
+        }
         let verdict = self.with_world(shared, |retries, call, method, world| {
             let headers = answer.as_ref().ok().map(Response::headers);
             retries.judge(&call.rules(), method, end, headers, world)
@@ -87,8 +129,10 @@ impl<B> Kept<B> {
             }
             Verdict::Again(again) => {
                 // A host that provably did nothing is not asked again, whatever the policy says of hosts.
-                if end.is_untouched() || self.call.route.retry.hosts.other_hosts {
-                    self.tried.extend(peer.filter(|peer| !self.tried.contains(peer)));
+                let aside = &mut *self.aside;
+                if end.is_untouched() || aside.call().route.retry.hosts.other_hosts {
+                    let new = peer.filter(|peer| !aside.tried.contains(peer));
+                    aside.tried.extend(new);
                 }
                 Some(self.place(again))
             }
@@ -112,20 +156,21 @@ impl<B> Kept<B> {
             Ok(response) => (Some(answered(response)), Some(response.headers())),
             Err(error) => (error.try_end(), None),
         };
-        end.is_some_and(|end| self.call.rules().names(end, headers))
+        end.is_some_and(|end| self.aside.call().rules().names(end, headers))
     }
 
     pub(super) fn again(&self) -> Request<Attempt<B>> {
+        let (aside, call) = (&*self.aside, self.aside.call());
         let attempt = Attempt {
             payload: self.payload.clone(),
-            call: self.call.clone(),
-            number: self.retries.retried() + 1,
-            tried: self.tried.clone(),
-            gone_to: self.gone_to.clone(),
-            limit: self.call.try_limit(self.hedged),
+            call: call.clone(),
+            number: aside.retries.retried() + 1,
+            tried: aside.tried.clone(),
+            gone_to: aside.gone_to.clone(),
+            limit: call.try_limit(aside.hedged),
         };
-        let mut request = self.head.rebuild(attempt);
-        let previous = HeaderValue::from(self.retries.retried());
+        let mut request = aside.head.rebuild(attempt);
+        let previous = HeaderValue::from(aside.retries.retried());
         request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);
         request
     }
@@ -164,7 +209,7 @@ impl<B> Kept<B> {
 
     fn place(&self, again: Again) -> Place {
         Place {
-            cluster: Arc::clone(&self.call.cluster),
+            cluster: Arc::clone(&self.aside.call().cluster),
             again,
             begun: false,
         }
@@ -175,7 +220,11 @@ impl<B> Kept<B> {
         shared: &Shared,
         decide: impl FnOnce(&mut RetryState, &Call, &http::Method, &mut World<'_>) -> R,
     ) -> R {
-        let cluster = &self.call.cluster;
+        let Aside {
+            head, call, retries, ..
+        } = &mut *self.aside;
+        let call = call.as_ref().expect(CALL);
+        let cluster = &call.cluster;
         let mut world = World {
             budget: cluster.budget(),
             limits: cluster.hosts().load().cluster.retry_limits,
@@ -183,7 +232,7 @@ impl<B> Kept<B> {
             draw: &mut shared.entropy.draw(),
             unix_seconds: shared.clock.current_time().map(|time| time.as_secs()),
         };
-        decide(&mut self.retries, &self.call, self.head.method(), &mut world)
+        decide(retries, call, head.method(), &mut world)
     }
 }
 

@@ -1,13 +1,14 @@
 //! Calls that are broken on purpose (gRFC A33, Envoy's fault filter), on a paused clock.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use mesh_core::config::{
     Abort, CallFilter, Cluster, Delay, Domain, Endpoint, Fault, FaultAbort, FaultDelay, FilterOverride, Fraction,
     Mirror, Override, Route, RouteTree, Snapshot, Split, TlsMode, VirtualHost,
 };
+use mesh_core::deadline::GRPC_TIMEOUT;
 use tokio::time::Instant;
 
 use super::net::{Net, address, call, channel, grpc, grpc_status, post, say, text};
@@ -86,6 +87,38 @@ async fn a_delay_counts_against_the_deadline() {
     let error = call(&channel(&link), post("")).await.unwrap_err();
     assert!(error.is_timeout());
     assert_eq!((begun.elapsed(), net.dials()), (SECOND, 0));
+}
+
+/// Nor is it told to the peer, whoever's limit it is.
+#[tokio::test(start_paused = true)]
+async fn dl_1_a_peer_is_not_told_the_time_that_a_delay_took() {
+    let net = Net::default();
+    let seen: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    net.serve(1, move |request, respond| {
+        log.lock().unwrap().push(request.headers().clone());
+        async { say(respond, "ok") }
+    });
+    let (source, link) = net.link();
+    let fault = Fault {
+        delay: delay(100, Delay::Fixed(SECOND)),
+        ..Fault::default()
+    };
+    source
+        .snapshots
+        .publish(with_fault(fault, |route| route.timeout = Some(3 * SECOND)));
+    let channel = channel(&link);
+    for (said, left) in [(None, "2000m"), (Some("2500m"), "1500m")] {
+        let mut request = grpc();
+        if let Some(said) = said {
+            request
+                .headers_mut()
+                .insert(GRPC_TIMEOUT, HeaderValue::from_static(said));
+        }
+        call(&channel, request).await.unwrap();
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.last().unwrap().get(GRPC_TIMEOUT).unwrap(), left, "{said:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -73,6 +73,8 @@ pub struct Cluster {
     pub localities: Localities,
     /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
     pub endpoints: Arc<[Endpoint]>,
+    /// The clusters that it stands for, in order, where it is made of others ([`aggregate`](Self::aggregate)); none in most.
+    pub leaves: Arc<[Arc<Self>]>,
 }
 
 impl Cluster {
@@ -97,6 +99,7 @@ impl Cluster {
             by_authority: false,
             localities: Localities::default(),
             endpoints: endpoints.into(),
+            leaves: Arc::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
 //! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
 
+mod aggregate;
 mod authorization;
 mod breakers;
 mod cluster;

@@ -29,13 +29,17 @@ pub(super) enum Told {
 }
 
 pub(super) fn told(headers: &HeaderMap, on: RetryOn) -> Told {
-    if headers.contains_key(OVERLOADED) {
-        return Told::Never;
+    // One pass, which hashes nothing: policies that look at good answers ask this of every call's, and nearly all say nothing.
+    let mut pushback = None;
+    for (name, value) in headers {
+        if *name == OVERLOADED || (*name == RATE_LIMITED && !on.contains(RetryOn::ENVOY_RATELIMITED)) {
+            return Told::Never;
+        }
+        if *name == PUSHBACK {
+            pushback = pushback.or(Some(value));
+        }
     }
-    if headers.contains_key(RATE_LIMITED) && !on.contains(RetryOn::ENVOY_RATELIMITED) {
-        return Told::Never;
-    }
-    let Some(pushback) = headers.get(PUSHBACK) else {
+    let Some(pushback) = pushback else {
         return Told::Nothing;
     };
     let millis = pushback.to_str().ok().and_then(|text| text.parse::<i32>().ok());

@@ -155,6 +155,16 @@ impl<'a> Rules<'a> {
         !never && words::named(self, end, answer)
     }
 
+    /// Why there is no other try after an answer, where the answer and the policy alone say so: nothing else of the world needs to
+    /// be looked at then.
+    pub fn settle(&self, end: TryEnd, answer: Option<&HeaderMap>) -> Option<Why> {
+        match answer.map(|headers| answer::told(headers, self.on())) {
+            Some(answer::Told::Never) => Some(Why::Told),
+            _ if !words::named(self, end, answer) => Some(Why::NotNamed),
+            _ => None,
+        }
+    }
+
     fn is_explicit(&self) -> bool {
         self.policy.explicit || self.asked.is_some_and(|asked| asked.on != RetryOn::NONE)
     }

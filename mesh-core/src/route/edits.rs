@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
+use super::head::has;
 use super::value::{Known, format};
 use super::{InvalidRewrite, RequestHead, rewrite};
 use crate::config::{
@@ -195,7 +196,10 @@ impl Answer {
 
 fn remove(edits: &HeaderEdits, headers: &mut HeaderMap) {
     for name in &edits.remove {
-        headers.remove(name);
+        // What is taken out is mostly not there.
+        if has(headers, name) {
+            headers.remove(name);
+        }
     }
 }
 
@@ -207,8 +211,8 @@ fn add(edits: &HeaderEdits, headers: &mut HeaderMap, make: impl Fn(&HeaderEdit, 
     let value_of = |edit: &HeaderEdit, headers: &HeaderMap| {
         let wanted = match edit.action {
             AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => true,
-            AppendAction::AddIfAbsent => !headers.contains_key(edit.name()),
-            AppendAction::OverwriteIfExists => headers.contains_key(edit.name()),
+            AppendAction::AddIfAbsent => !has(headers, edit.name()),
+            AppendAction::OverwriteIfExists => has(headers, edit.name()),
         };
         let made = if wanted { make(edit, headers) } else { None };
         made.filter(|value| edit.keep_empty || !value.is_empty())

@@ -79,6 +79,14 @@ impl<'a> RequestHead<'a> {
 /// More headers than this are looked up by hash: among the few of a call it is cheaper to compare with each.
 const FEW: usize = 16;
 
+/// Whether there is a header of this name.
+pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    if headers.len() > FEW {
+        return headers.contains_key(name);
+    }
+    headers.keys().any(|candidate| candidate == name)
+}
+
 /// The header's value; several are joined with `,` (Envoy, gRFC A28). Borrowed unless there are several.
 pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     if headers.len() > FEW {
@@ -117,6 +125,7 @@ mod tests {
             let expected: Vec<String> = (0..=n).filter(|n| n % 4 == 0).map(|n| n.to_string()).collect();
             assert_eq!(joined(&headers, &name).unwrap(), expected.join(",").as_bytes());
             assert_eq!(joined(&headers, &HeaderName::from_static("y")), None);
+            assert!(has(&headers, &name) && !has(&headers, &HeaderName::from_static("y")));
         }
     }
 }

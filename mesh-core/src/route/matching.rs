@@ -11,8 +11,12 @@ use crate::config::{HeaderMatch, HeaderTest, PathMatch, QueryMatch, QueryTest, R
 
 /// All but the fraction, for which something is drawn.
 pub(crate) fn takes(matches: &RouteMatch, head: &RequestHead<'_>) -> bool {
-    takes_path(matches, head.path())
-        && (!matches.grpc || head.is_grpc())
+    takes_path(matches, head.path()) && takes_otherwise(matches, head)
+}
+
+/// Whether what is asked besides the path passes.
+pub(super) fn takes_otherwise(matches: &RouteMatch, head: &RequestHead<'_>) -> bool {
+    (!matches.grpc || head.is_grpc())
         && matches.headers.iter().all(|test| header_passes(test, head))
         && (matches.query.is_empty() || {
             let query = head.uri.query().unwrap_or_default();
@@ -20,12 +24,15 @@ pub(crate) fn takes(matches: &RouteMatch, head: &RequestHead<'_>) -> bool {
         })
 }
 
-fn takes_path(matches: &RouteMatch, path: &str) -> bool {
-    let begins_with = |prefix: &str| {
-        let begin = path.as_bytes().get(..prefix.len());
-        begin.is_some_and(|begin| {
-            begin == prefix.as_bytes() || (matches.ignore_case && begin.eq_ignore_ascii_case(prefix.as_bytes()))
-        })
+/// Whether the path passes: what most routes are told apart by, and fail by. A call for each of them would be a third of it.
+#[inline(always)]
+pub(super) fn takes_path(matches: &RouteMatch, path: &str) -> bool {
+    let begins_with = |prefix: &str| match matches.ignore_case {
+        false => path.as_bytes().starts_with(prefix.as_bytes()),
+        true => {
+            let begin = path.as_bytes().get(..prefix.len());
+            begin.is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes()))
+        }
     };
     match &matches.path {
         PathMatch::Exact(exact) => path.len() == exact.len() && begins_with(exact),

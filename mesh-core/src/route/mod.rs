@@ -28,6 +28,7 @@ pub(crate) use host::best_host;
 pub use host::virtual_host;
 pub use index::HostIndex;
 pub(crate) use matching::{header_passes_as, header_passes_in, takes};
+use matching::{takes_otherwise, takes_path};
 pub use redirect::location;
 pub use rewrite::InvalidRewrite;
 pub use session::{Choice, Held, choose_kept, keep, session_of};
@@ -37,9 +38,10 @@ pub use session::{Choice, Held, choose_kept, keep, session_of};
 /// `draw` is drawn from once, and only if a route that would take the request asks for a part of its calls: the fractions of
 /// all routes see one number (Envoy), so that the calls of a share stay together when it is widened.
 pub fn first_match(routes: &[Arc<Route>], head: &RequestHead<'_>, draw: &mut Draw) -> Option<usize> {
-    let mut lot = None;
+    let (path, mut lot) = (head.path(), None);
     routes.iter().position(|route| {
-        takes(&route.matches, head)
+        takes_path(&route.matches, path)
+            && takes_otherwise(&route.matches, head)
             && (route.matches.fraction).is_none_or(|part| part.holds(*lot.get_or_insert_with(|| draw.next())))
     })
 }

@@ -6,6 +6,7 @@ mod authorize;
 mod bypass;
 mod canonical;
 mod conduct;
+mod descriptors;
 mod drain;
 mod floods;
 mod lifetime;

@@ -84,8 +84,15 @@ impl GoneTo<'_> {
 }
 
 impl LevelPicker {
-    /// A picker for the groups of `plan`, whose places are those of `hosts`.
-    pub fn new<L: Member>(plan: Plan, policy: &LbPolicy, hosts: &[L], first_ready: bool, draw: &mut Draw) -> Self {
+    /// A picker for the groups of `plan`, whose places are those of `hosts`; a group is chosen from by the `policy` of its first
+    /// place.
+    pub fn new<'a, L: Member>(
+        plan: Plan,
+        policy: impl Fn(usize) -> &'a LbPolicy,
+        hosts: &[L],
+        first_ready: bool,
+        draw: &mut Draw,
+    ) -> Self {
         let mut below = 0;
         let tiers = plan.tiers.into_iter().map(|tier| {
             below += tier.load;
@@ -93,7 +100,7 @@ impl LevelPicker {
             let groups = tier.groups.into_iter().map(|group| {
                 weights += group.weight;
                 Group {
-                    picker: Picker::new(policy, &hosts[group.hosts.clone()], draw),
+                    picker: Picker::new(policy(group.hosts.start), &hosts[group.hosts.clone()], draw),
                     hosts: group.hosts,
                     panic: tier.kind == TierKind::Panic,
                     below: weights,

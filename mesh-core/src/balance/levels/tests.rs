@@ -318,7 +318,7 @@ impl Rig {
             .collect();
         let entropy = Entropy::seeded(17);
         let first_ready = cluster.common_lb.failover == Failover::FirstReady;
-        let picker = LevelPicker::new(plan, &cluster.lb, &hosts, first_ready, &mut entropy.draw());
+        let picker = LevelPicker::new(plan, |_| &cluster.lb, &hosts, first_ready, &mut entropy.draw());
         Self { hosts, picker, entropy }
     }
 
@@ -575,7 +575,7 @@ fn ep_14_a_pick_looks_at_as_few_hosts_among_many_as_among_few() {
         let entropy = Entropy::seeded(3);
         // Half of the first priority is out, so that several take part.
         let plan = Plan::of(&all, |index| spread && index % 6 == 0, false);
-        let picker = LevelPicker::new(plan, &all.lb, &hosts, false, &mut entropy.draw());
+        let picker = LevelPicker::new(plan, |_| &all.lb, &hosts, false, &mut entropy.draw());
         seen.set(0);
         let mut most = 0;
         for _ in 0..1_000 {

@@ -1,14 +1,10 @@
 //! What a cluster's name resolves to: its own endpoints, however they are found, or those of the clusters it stands for.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::config::{
-    Cluster, ClusterName, Endpoint, Failover, Health, Localities, LocalityWeight, Metadata, Reason, ReasonKind,
-    Resolved, TlsMatch, Weight,
-};
+use mesh_core::config::{Cluster, ClusterName, Endpoint, Failover, Health, Reason, ReasonKind, Resolved};
 
 use super::Key;
 use super::hosts::{Addresses, Answer};
@@ -24,10 +20,6 @@ const MAX_LEAVES: usize = 256;
 /// The most addresses of a `LOGICAL_DNS` host that are tried one after another: no call lasts longer than so many attempts.
 const MAX_IN_ORDER: usize = 64;
 
-/// Where an endpoint of an aggregate cluster says which of its clusters it is from, so that it is called with the TLS of
-/// that one: metadata of a filter that no control plane writes.
-const MEMBER: (&str, &str) = ("mesh", "aggregate_member");
-
 /// What a cluster last resolved to.
 #[derive(Debug)]
 pub(super) struct Memo {
@@ -37,9 +29,29 @@ pub(super) struct Memo {
     refreshes: Vec<Duration>,
     /// What it was made of, so that unchanged parts give the same `Arc`. Empty for an error.
     made_of: Vec<Part>,
+    /// The clusters that it stands for, each with what it was made of.
+    leaves: Vec<Leaf>,
     pub(super) resolved: Resolved<Cluster>,
     /// It is what it was before something went missing.
     pub(super) waits: bool,
+}
+
+/// What a name resolved to, and what that was made of.
+#[derive(Debug)]
+pub(super) struct Made {
+    parts: Vec<Part>,
+    leaves: Vec<Leaf>,
+    resolved: Resolved<Cluster>,
+}
+
+impl Made {
+    fn failed(reason: Reason) -> Self {
+        Self {
+            parts: Vec::new(),
+            leaves: Vec::new(),
+            resolved: Err(reason),
+        }
+    }
 }
 
 /// One of the values that a cluster was made of.
@@ -56,13 +68,17 @@ impl Memo {
     pub(super) fn new(
         looked_at: Vec<Key>,
         refreshes: Vec<Duration>,
-        made_of: Vec<Part>,
-        resolved: Resolved<Cluster>,
+        Made {
+            parts: made_of,
+            leaves,
+            resolved,
+        }: Made,
     ) -> Self {
         Self {
             looked_at,
             refreshes,
             made_of,
+            leaves,
             resolved,
             waits: false,
         }
@@ -99,9 +115,36 @@ impl Part {
 }
 
 /// A cluster that has endpoints of its own, and those.
+#[derive(Debug)]
 struct Leaf {
     spec: Arc<ClusterSpec>,
     endpoints: Arc<Endpoints>,
+    /// Set where another stands for it.
+    cluster: Option<Arc<Cluster>>,
+}
+
+impl Leaf {
+    /// As one that another stands for: the same value as before, where it was made of the same.
+    fn shared(mut self, before: &[Self]) -> Self {
+        let is_same = |one: &&Self| {
+            Arc::ptr_eq(&one.spec, &self.spec)
+                && (Arc::ptr_eq(&one.endpoints, &self.endpoints)
+                    // Those that come with the cluster, or with an answer to its names, are few and made anew each time.
+                    || (!matches!(self.spec.discovery, Discovery::Eds(_)) && one.endpoints == self.endpoints))
+        };
+        let known = before.iter().find(is_same).and_then(|one| one.cluster.clone());
+        self.cluster = known.or_else(|| Some(Arc::new(self.cluster())));
+        self
+    }
+
+    fn cluster(&self) -> Cluster {
+        Cluster {
+            endpoints: Arc::clone(&self.endpoints.endpoints),
+            drops: Arc::clone(&self.endpoints.drops),
+            localities: self.endpoints.localities.clone(),
+            ..with_rules(&self.spec)
+        }
+    }
 }
 
 /// What the clusters that one stands for come to.
@@ -117,17 +160,17 @@ struct Members {
 impl Walk<'_> {
     /// What a cluster's name resolves to. While something is missing it is an error of no meaning: whoever asks looks at
     /// `missing` first.
-    pub(super) fn resolve(&mut self, name: &ClusterName) -> (Vec<Part>, Resolved<Cluster>) {
+    pub(super) fn resolve(&mut self, name: &ClusterName, before: Option<&Memo>) -> Made {
         let mut members = Members::default();
         let spec = match self.member(name, &mut members, 0) {
             Ok(spec) => spec,
-            Err(reason) => return (Vec::new(), Err(reason)),
+            Err(reason) => return Made::failed(reason),
         };
         let Members {
             parts, leaves, excess, ..
         } = members;
         if let Some(excess) = excess {
-            return (Vec::new(), Err(excess));
+            return Made::failed(excess);
         }
         let cluster = match (&spec.discovery, &leaves[..]) {
             (Discovery::Aggregate(_), []) => {
@@ -141,18 +184,26 @@ impl Walk<'_> {
                         format!("cluster {name:?} stands for no cluster"),
                     )
                 };
-                return (Vec::new(), Err(without.unwrap_or_else(none)));
+                return Made::failed(without.unwrap_or_else(none));
             }
-            (Discovery::Aggregate(_), leaves) => aggregate(name, leaves),
-            (_, [leaf]) => Cluster {
-                endpoints: Arc::clone(&leaf.endpoints.endpoints),
-                drops: Arc::clone(&leaf.endpoints.drops),
-                localities: leaf.endpoints.localities.clone(),
-                ..with_rules(&leaf.spec)
-            },
-            _ => return (Vec::new(), Err(not_yet())),
+            (Discovery::Aggregate(_), _) => {
+                let before = before.map_or(&[][..], |before| &before.leaves);
+                let leaves: Vec<Leaf> = leaves.into_iter().map(|leaf| leaf.shared(before)).collect();
+                let clusters = leaves.iter().filter_map(|leaf| leaf.cluster.clone()).collect();
+                return Made {
+                    parts,
+                    leaves,
+                    resolved: Ok(Arc::new(Cluster::aggregate(name.clone(), clusters))),
+                };
+            }
+            (_, [leaf]) => leaf.cluster(),
+            _ => return Made::failed(not_yet()),
         };
-        (parts, Ok(Arc::new(cluster)))
+        Made {
+            parts,
+            leaves: Vec::new(),
+            resolved: Ok(Arc::new(cluster)),
+        }
     }
 
     /// Follows one name: to its endpoints, or through the clusters it stands for, of which those that cannot be had are left
@@ -205,6 +256,7 @@ impl Walk<'_> {
         to.leaves.push(Leaf {
             spec: Arc::clone(&spec),
             endpoints,
+            cluster: None,
         });
         Ok(spec)
     }
@@ -282,109 +334,6 @@ fn endpoint(host: &DnsHost, address: IpAddr, priority: u32) -> Endpoint {
         hostname: Some((*host.host).into()),
         metadata: Arc::clone(&host.metadata),
     }
-}
-
-/// One cluster of several: the priorities of each follow those of the one before (gRFC A37), and how it is called is the
-/// first one's to say (gRFC A75), but for TLS, which every endpoint takes from its own, and for the drops, which are those of
-/// the member that the calls go to by what is configured.
-///
-/// It has one limit of calls in flight, the first one's, and one name in load reports, its own, under the first one's service:
-/// gRPC counts and reports each member by itself.
-fn aggregate(name: &ClusterName, leaves: &[Leaf]) -> Cluster {
-    let (mut endpoints, mut tls_matches, mut next_priority) = (Vec::new(), Vec::new(), 0);
-    let mut weights = Vec::new();
-    for Leaf { spec, endpoints: own } in leaves {
-        let member = Metadata::new([(MEMBER.0, MEMBER.1, spec.cluster.name.as_str())]).unwrap_or_default();
-        let with = |criteria: &Metadata| joined(&member, criteria);
-        // A match with too much metadata matches nothing then; what it was for falls to the member's own mode below it only
-        // if no endpoint could have passed it, since endpoints carry no more than that either.
-        let matches = spec.cluster.tls_matches.iter().filter_map(|each| {
-            Some(TlsMatch {
-                when: with(&each.when)?,
-                ..each.clone()
-            })
-        });
-        tls_matches.extend(matches);
-        tls_matches.push(TlsMatch {
-            name: spec.cluster.name.as_str().into(),
-            when: member.clone(),
-            mode: spec.cluster.tls.clone(),
-        });
-        let mut marked: Vec<(Arc<Metadata>, Arc<Metadata>)> = Vec::new();
-        let mut highest = None;
-        for endpoint in own.endpoints.iter() {
-            let known = marked.iter().find(|(plain, _)| Arc::ptr_eq(plain, &endpoint.metadata));
-            let metadata = match known {
-                Some((_, with_member)) => Arc::clone(with_member),
-                None => {
-                    // One that cannot say where it is from would be called with another's TLS: it is left out.
-                    let Some(metadata) = with(&endpoint.metadata) else {
-                        continue;
-                    };
-                    let metadata = Arc::new(metadata);
-                    marked.push((Arc::clone(&endpoint.metadata), Arc::clone(&metadata)));
-                    metadata
-                }
-            };
-            highest = highest.max(Some(endpoint.priority));
-            endpoints.push(Endpoint {
-                priority: next_priority + endpoint.priority,
-                metadata,
-                ..endpoint.clone()
-            });
-        }
-        weights.extend(weights_from(own).into_iter().map(|one| LocalityWeight {
-            priority: next_priority + one.priority,
-            ..one
-        }));
-        next_priority += highest.map_or(0, |highest| highest + 1);
-    }
-    let first = with_rules(&leaves[0].spec);
-    let are_weighed = leaves.iter().any(|leaf| !leaf.endpoints.localities.weights.is_empty());
-    Cluster {
-        name: name.clone(),
-        endpoints: endpoints.into(),
-        tls_matches: tls_matches.into(),
-        drops: Arc::clone(&in_charge(leaves).endpoints.drops),
-        localities: Localities {
-            weights: if are_weighed { weights.into() } else { Arc::default() },
-            ..leaves[0].endpoints.localities.clone()
-        },
-        ..first
-    }
-}
-
-/// What the localities of a member weigh: where nothing is said, what their endpoints do.
-fn weights_from(own: &Endpoints) -> Vec<LocalityWeight> {
-    if !own.localities.weights.is_empty() {
-        return own.localities.weights.to_vec();
-    }
-    let mut sums: BTreeMap<_, u32> = BTreeMap::new();
-    for endpoint in own.endpoints.iter() {
-        let sum = sums.entry((endpoint.priority, &endpoint.locality)).or_default();
-        *sum = sum.saturating_add(endpoint.weight.0);
-    }
-    let weight = |((priority, locality), weight): ((u32, &Arc<_>), u32)| LocalityWeight {
-        priority,
-        locality: Arc::clone(locality),
-        weight: Weight(weight),
-    };
-    sums.into_iter().map(weight).collect()
-}
-
-/// The member that the calls go to, by what is configured: the first that has a healthy endpoint, else the first that has a
-/// degraded one.
-fn in_charge(leaves: &[Leaf]) -> &Leaf {
-    let with = |health| {
-        let mut leaves = leaves.iter();
-        leaves.find(|leaf| leaf.endpoints.endpoints.iter().any(|one| one.health == health))
-    };
-    let found = with(Health::Healthy).or_else(|| with(Health::Degraded));
-    found.unwrap_or(&leaves[0])
-}
-
-fn joined(a: &Metadata, b: &Metadata) -> Option<Metadata> {
-    Metadata::new(a.iter().chain(b.iter())).ok()
 }
 
 pub(super) fn not_yet() -> Reason {

@@ -181,7 +181,7 @@ impl Assembler {
             let before = self.clusters.get(name)?;
             let mut walk = Walk::new(sources, &self.hosts);
             // One that waits for something, or refers to something else, is for the walk.
-            let memo = walk.cluster(name);
+            let memo = walk.cluster(name, Some(before));
             if !walk.missing.is_empty() || !memo.asks_like(before) {
                 return None;
             }
@@ -189,10 +189,16 @@ impl Assembler {
                 renewed.push((name.clone(), memo));
             }
         }
-        if renewed.is_empty() {
+        // Those of a tree that is not whole yet are in no snapshot.
+        let published = renewed.iter().filter(|(name, _)| self.last.cluster(name).is_some());
+        let mut changes = published
+            .map(|(name, memo)| (name.clone(), memo.resolved.clone()))
+            .peekable();
+        if changes.peek().is_none() {
+            drop(changes);
+            self.clusters.extend(renewed);
             return Some(None);
         }
-        let changes = renewed.iter().map(|(name, memo)| (name.clone(), memo.resolved.clone()));
         let next = self.last.with_clusters(self.next_version(), changes);
         self.clusters.extend(renewed);
         self.last = next.clone();
@@ -287,7 +293,7 @@ impl Assembler {
                 continue;
             }
             let missing_before = walk.missing.len();
-            let memo = walk.cluster(name);
+            let memo = walk.cluster(name, self.clusters.get(name));
             let before = self.clusters.get_mut(name);
             match (before, walk.missing.len() > missing_before) {
                 (Some(before), true) => {

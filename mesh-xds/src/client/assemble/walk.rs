@@ -42,12 +42,13 @@ impl<'a> Walk<'a> {
     }
 
     /// What a cluster resolves to now. Where something of it is missing, that is noted, and the value says so.
-    pub(super) fn cluster(&mut self, name: &ClusterName) -> Memo {
+    /// `before` is what it last resolved to, of which what is the same stays.
+    pub(super) fn cluster(&mut self, name: &ClusterName, before: Option<&Memo>) -> Memo {
         self.looked_at.clear();
         self.refreshes.clear();
-        let (parts, resolved) = self.resolve(name);
+        let made = self.resolve(name, before);
         let (looked_at, refreshes) = (mem::take(&mut self.looked_at), mem::take(&mut self.refreshes));
-        Memo::new(looked_at, refreshes, parts, resolved)
+        Memo::new(looked_at, refreshes, made)
     }
 
     /// What a name is, noting that it was looked at, and that it is missing if it is.

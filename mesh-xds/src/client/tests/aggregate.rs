@@ -127,13 +127,24 @@ fn more_members_than_may_be_are_an_error_of_the_whole() {
     );
 }
 
+/// The first of its leaves has no part in what the second one says, and the whole says nothing for either.
 #[test]
-fn what_is_to_be_dropped_is_what_the_member_says_that_is_called() {
+fn each_member_keeps_what_is_said_of_it() {
     let mut mesh = begin(&[aggregate("c", &["x", "y"]), cluster("x"), cluster("y")]);
-    let drops = |mesh: &Mesh| {
+    let whole = |mesh: &Mesh| {
         let snapshot = mesh.published.as_ref().unwrap();
-        let cluster = snapshot.cluster(&"c".into()).unwrap().as_ref().unwrap();
-        cluster.drops.iter().map(|one| one.per_million).collect::<Vec<_>>()
+        Arc::clone(snapshot.cluster(&"c".into()).unwrap().as_ref().unwrap())
+    };
+    let said = |mesh: &Mesh| {
+        let whole = whole(mesh);
+        assert!(whole.drops.is_empty());
+        let leaves = whole.leaves.iter();
+        leaves
+            .map(|leaf| {
+                let drops: Vec<u32> = leaf.drops.iter().map(|one| one.per_million).collect();
+                (leaf.name.to_string(), drops, leaf.endpoints.len())
+            })
+            .collect::<Vec<_>>()
     };
     let overloaded = |name: &str, ports: &[u16]| {
         let mut raw = endpoints(name, ports);
@@ -144,12 +155,15 @@ fn what_is_to_be_dropped_is_what_the_member_says_that_is_called() {
         ResourceKind::Endpoints,
         vec![overloaded("x", &[1]), endpoints("y", &[2])],
     );
-    assert_eq!(drops(&mesh), [300_000]);
-    // Without endpoints of its own the first is not called.
-    mesh.hear(ResourceKind::Endpoints, vec![overloaded("x", &[])]);
-    assert_eq!(drops(&mesh), [0; 0]);
-    mesh.hear(ResourceKind::Endpoints, vec![overloaded("y", &[2])]);
-    assert_eq!(drops(&mesh), [300_000]);
+    let of = |name: &str, drops: &[u32], endpoints| (name.to_owned(), drops.to_vec(), endpoints);
+    assert_eq!(said(&mesh), [of("x", &[300_000], 1), of("y", &[], 1)]);
+    // What did not change is the value that it was.
+    let before = whole(&mesh);
+    mesh.hear(ResourceKind::Endpoints, vec![overloaded("y", &[2, 3])]);
+    assert_eq!(said(&mesh), [of("x", &[300_000], 1), of("y", &[300_000], 2)]);
+    let after = whole(&mesh);
+    assert!(Arc::ptr_eq(&before.leaves[0], &after.leaves[0]));
+    assert!(!Arc::ptr_eq(&before.leaves[1], &after.leaves[1]));
 }
 
 /// One that waits is waited for: what it would be called with is not known.

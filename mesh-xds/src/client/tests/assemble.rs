@@ -1,9 +1,8 @@
 //! Whole trees, one target at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::config::{CallFilter, Delay, Fault, FaultDelay, Fraction, ReasonKind, Version};
-use proptest::prelude::*;
 
 use super::aggregate::THIRTY_PERCENT;
 use super::*;
@@ -35,6 +34,8 @@ pub(super) struct Mesh {
     pub(super) assembler: Assembler,
     pub(super) targets: Vec<Arc<str>>,
     pub(super) inbound: Vec<Arc<str>>,
+    /// The host names that are to be resolved.
+    pub(super) lookups: BTreeSet<Arc<str>>,
     version: u32,
     pub(super) seen: Seen,
     pub(super) published: Option<Snapshot>,
@@ -55,6 +56,7 @@ impl Mesh {
             assembler: Assembler::new(grpc("%s")),
             targets: names(targets),
             inbound: Vec::new(),
+            lookups: BTreeSet::new(),
             version: 0,
             seen: Seen::default(),
             published: None,
@@ -64,12 +66,23 @@ impl Mesh {
         mesh
     }
 
-    pub(super) fn step(&mut self) -> Seen {
-        let changed = self.ads.take_changed();
-        let wanted = Wanted {
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted {
             targets: self.targets.clone(),
             inbound: self.inbound.clone(),
-        };
+        }
+    }
+
+    /// What a response says, before anything is made of it.
+    pub(super) fn hear_only(&mut self, kind: ResourceKind, resources: Vec<Raw>) {
+        self.version += 1;
+        let now = std::time::Instant::now();
+        self.ads.hear(response(kind, &self.version.to_string(), resources), now);
+    }
+
+    pub(super) fn step(&mut self) -> Seen {
+        let changed = self.ads.take_changed();
+        let wanted = self.wanted();
         let assembly = self.assembler.assemble(&wanted, self.ads.cache(), &changed);
         if let Some(needs) = assembly.needs {
             self.ads.subscribe(&needs);
@@ -79,6 +92,9 @@ impl Mesh {
         if let Some(waiting) = assembly.waiting {
             self.seen.waiting = waiting;
         }
+        if let Some(lookups) = assembly.lookups {
+            self.lookups = lookups.into_keys().collect();
+        }
         self.seen.snapshot = assembly.snapshot;
         self.published = self.seen.snapshot.clone().or_else(|| self.published.take());
         while self.ads.next_request(std::time::Instant::now()).is_some() {}
@@ -86,9 +102,7 @@ impl Mesh {
     }
 
     pub(super) fn hear(&mut self, kind: ResourceKind, resources: Vec<Raw>) -> Seen {
-        self.version += 1;
-        let now = std::time::Instant::now();
-        self.ads.hear(response(kind, &self.version.to_string(), resources), now);
+        self.hear_only(kind, resources);
         self.step()
     }
 
@@ -356,150 +370,6 @@ fn a_listeners_faults_come_to_the_routes_of_its_target_and_empty_ones_change_not
     assert_eq!(tree(&first).filters, []);
     let resent = mesh.hear(ResourceKind::Listener, vec![with(some_fault())]);
     assert!(resent.snapshot.is_none());
-}
-
-/// Events of a stream, as they come in any order: what a control plane says, what it leaves out, what is wanted.
-#[derive(Clone, Debug)]
-enum Event {
-    /// A listener of each of these targets; the others are deleted.
-    Listeners(Vec<(usize, usize)>),
-    /// A route configuration and the cluster it leads to.
-    Routes(usize, usize),
-    /// These clusters, of which some are refused; the others are deleted.
-    Clusters(Vec<(usize, bool)>),
-    Endpoints(usize, Vec<u16>),
-    /// Nothing more is to come of what was asked for.
-    TimeOut,
-    /// The stream breaks and is opened again.
-    Reconnect,
-    /// These targets are wanted, by bits.
-    Want(u8),
-}
-
-const TARGETS: [&str; 3] = ["t", "u", "v"];
-const ROUTES: [&str; 3] = ["r", "s", "q"];
-const CLUSTERS: [&str; 4] = ["a", "b", "c", "d"];
-
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let listeners = prop::collection::vec((0..TARGETS.len(), 0..ROUTES.len()), 0..4);
-    let clusters = prop::collection::vec((0..CLUSTERS.len(), prop::bool::weighted(0.8)), 0..5);
-    let ports = prop::collection::vec(1u16..5, 0..3);
-    let event = prop_oneof![
-        3 => listeners.prop_map(Event::Listeners),
-        3 => (0..ROUTES.len(), 0..CLUSTERS.len()).prop_map(|(routes, cluster)| Event::Routes(routes, cluster)),
-        3 => clusters.prop_map(Event::Clusters),
-        5 => (0..CLUSTERS.len(), ports).prop_map(|(cluster, ports)| Event::Endpoints(cluster, ports)),
-        1 => Just(Event::TimeOut),
-        1 => Just(Event::Reconnect),
-        1 => (0u8..8).prop_map(Event::Want),
-    ];
-    prop::collection::vec(event, 1..40)
-}
-
-impl Mesh {
-    fn take(&mut self, event: Event) -> Seen {
-        // A name that comes twice in one response is refused, which is another property's business.
-        let once = |seen: &mut Vec<usize>, index| {
-            !seen.contains(&index) && {
-                seen.push(index);
-                true
-            }
-        };
-        let mut seen = Vec::new();
-        match event {
-            Event::Listeners(list) => {
-                let list = list.into_iter().filter(|(target, _)| once(&mut seen, *target));
-                let each = list.map(|(target, routes)| listener(TARGETS[target], ROUTES[routes]));
-                self.hear(ResourceKind::Listener, each.collect())
-            }
-            Event::Routes(name, to) => self.hear(ResourceKind::Route, vec![routes(ROUTES[name], CLUSTERS[to])]),
-            Event::Clusters(list) => {
-                let list = list.into_iter().filter(|(index, _)| once(&mut seen, *index));
-                let each = list.map(|(index, is_good)| match is_good {
-                    true => cluster(CLUSTERS[index]),
-                    false => bad_cluster(CLUSTERS[index]),
-                });
-                self.hear(ResourceKind::Cluster, each.collect())
-            }
-            Event::Endpoints(index, mut ports) => {
-                ports.sort_unstable();
-                ports.dedup();
-                self.hear(ResourceKind::Endpoints, vec![endpoints(CLUSTERS[index], &ports)])
-            }
-            Event::TimeOut => match self.ads.deadline(std::time::Instant::now()) {
-                Some(_) => self.time_out(),
-                None => self.step(),
-            },
-            Event::Reconnect => {
-                self.ads.stream_closed();
-                self.ads.stream_opened();
-                self.step()
-            }
-            Event::Want(bits) => {
-                let wanted = TARGETS.iter().enumerate().filter(|(index, _)| bits >> index & 1 == 1);
-                self.targets = wanted.map(|(_, name)| Arc::from(*name)).collect();
-                self.step()
-            }
-        }
-    }
-
-    /// What somebody makes of the cache who was never told of a change.
-    fn afresh(&self) -> (Snapshot, Needs, bool) {
-        let fresh = Assembler::new(grpc("%s")).assemble(&wanted(&self.targets), self.ads.cache(), &[]);
-        // Where nothing is wanted nothing was walked.
-        let is_whole = fresh.waiting.is_none_or(|waiting| waiting.is_empty());
-        let snapshot = fresh.snapshot.unwrap_or_else(Snapshot::empty);
-        (snapshot, fresh.needs.unwrap_or_default(), is_whole)
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    /// Whatever happened on the way, what was assembled step by step is what is made of the whole at once.
-    #[test]
-    fn what_is_assembled_in_steps_is_what_is_assembled_at_once(events in events()) {
-        let (mut mesh, mut published) = (Mesh::new(&TARGETS[..2]), Snapshot::empty());
-        for event in events {
-            let told = format!("{event:?}");
-            let seen = mesh.take(event);
-            if let Some(snapshot) = seen.snapshot {
-                prop_assert!(snapshot.version() > published.version(), "{}", told);
-                prop_assert!(!snapshot.is_same_as(&published), "published twice after {}", told);
-                published = snapshot;
-            }
-            let (snapshot, needs, is_whole) = mesh.afresh();
-            // The other way round it may be less: a cluster that resolved before is not waited for.
-            prop_assert!(seen.waiting.is_empty() || !is_whole, "{}", told);
-            if is_whole {
-                prop_assert!(published.is_same_as(&snapshot), "{}: {:#?} is not {:#?}", told, published, snapshot);
-                prop_assert_eq!(seen.needs, needs, "{}", told);
-            }
-        }
-    }
-
-    /// A changed endpoint of a tree that is whole changes its cluster, and nothing is walked.
-    #[test]
-    fn a_changed_endpoint_walks_nothing(ports in prop::collection::vec(1u16..1000, 1..20)) {
-        let mut mesh = Mesh::new(&["t"]);
-        let mut last = mesh.whole("t", "c", 1000);
-        for port in ports {
-            let now = std::time::Instant::now();
-            mesh.version += 1;
-            let version = mesh.version.to_string();
-            mesh.ads.hear(response(ResourceKind::Endpoints, &version, vec![endpoints("c", &[port])]), now);
-            let changed = mesh.ads.take_changed();
-            let assembly = mesh.assembler.assemble(&wanted(&mesh.targets), mesh.ads.cache(), &changed);
-            prop_assert!(assembly.needs.is_none() && assembly.waiting.is_none(), "all trees were walked");
-            let Some(next) = assembly.snapshot else {
-                prop_assert!(mesh.afresh().0.is_same_as(&last));
-                continue;
-            };
-            let tree = |snapshot: &Snapshot| Arc::clone(snapshot.target("t").unwrap().as_ref().unwrap());
-            prop_assert!(Arc::ptr_eq(&tree(&last), &tree(&next)));
-            last = next;
-        }
-    }
 }
 
 /// What a connection manager says of streams holds for the routes that say nothing, and a tree that is put together anew out of

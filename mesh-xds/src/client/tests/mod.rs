@@ -13,6 +13,7 @@ mod outage;
 mod plane;
 mod reading;
 mod sidecar;
+mod steps;
 mod stream;
 
 use std::sync::Arc;

@@ -73,6 +73,20 @@ where
     read::<R>(&good).unwrap()
 }
 
+/// A listener that brings its routes along, as encoded.
+pub(crate) fn listener_with(target: &str, routes: &[u8]) -> Raw {
+    use crate::proto::hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier};
+    use crate::proto::{listener, pack, route};
+    let bytes = crate::encode::listener(target, target, &[]);
+    let mut proto = listener::Listener::decode(&*bytes).unwrap();
+    let any = proto.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap();
+    let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
+    let routes = route::RouteConfiguration::decode(routes).unwrap();
+    manager.route_specifier = Some(RouteSpecifier::RouteConfig(routes));
+    *any = pack(&manager);
+    raw(&proto)
+}
+
 /// A listener whose connection manager limits streams, in seconds.
 pub(crate) fn limited_listener(target: &str, routes: &str, idle: i64, max_stream: i64) -> Raw {
     use crate::proto::hcm::HttpConnectionManager;

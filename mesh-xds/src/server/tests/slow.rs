@@ -22,10 +22,10 @@ use crate::wire::{Delta, DeltaRequest, DeltaResponse, Incoming, Sotw, Variant};
 /// Longer than any step takes on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 const OTHERS: usize = 20;
-/// Rounds of so many publishes, with the stuck one and without it; the best of each is compared.
-const ROUNDS: usize = 3;
-const PUBLISHES: usize = 5;
-/// What a busy machine may add to the slowest of a round that is over in a moment.
+/// Rounds of so many publishes, with the stuck one and without it.
+const ROUNDS: u16 = 4;
+const PUBLISHES: u16 = 5;
+/// What a busy machine may add to one that is over in a moment.
 const NOISE: Duration = Duration::from_millis(5);
 /// What HTTP/2 begins with: the smallest window that no peer has to ask for.
 const WINDOW: u32 = 65_535;
@@ -126,18 +126,6 @@ fn many(first_port: u16) -> Snapshot {
         .unwrap()
 }
 
-/// How long after a publish each client had taken it.
-async fn published<V: Says>(cache: &SnapshotCache, clients: &mut [Reader<V>], port: u16) -> Vec<Duration> {
-    let began = std::time::Instant::now();
-    let versions = cache.publish("g", &many(port)).unwrap();
-    let mut took = Vec::new();
-    for client in clients {
-        assert_eq!(V::version(&client.takes().await), versions.of(EDS));
-        took.push(began.elapsed());
-    }
-    took
-}
-
 /// The 99th of a hundred.
 fn p99(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
@@ -154,33 +142,58 @@ async fn cp_13_delta_a_client_that_stops_reading_costs_the_others_nothing_and_is
     a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off::<Delta>().await;
 }
 
-async fn a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off<V: Says>() {
-    let tally = Tally::default();
-    let cache = SnapshotCache::counting(tally.clone());
-    let services = DiscoveryServices::new(cache.clone(), |_: &Caller| Ok("g".into()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let incoming = TcpListenerStream::new(listener).map(|tcp| tcp.map(|tcp| Io::new(tcp, Peer::default())));
-    let router = Server::builder().add_routes(services.into_routes());
-    tokio::spawn(router.serve_with_incoming(incoming));
+/// A control plane, and clients of it that read.
+struct Plane<V: Says> {
+    cache: SnapshotCache,
+    tally: Tally,
+    address: String,
+    clients: Vec<Reader<V>>,
+}
 
-    cache.publish("g", &many(1)).unwrap();
-    let mut others = Vec::new();
-    for n in 0..OTHERS {
-        let mut other = Reader::<V>::connect(&address, &n.to_string()).await;
-        other.takes().await;
-        others.push(other);
-    }
-    let (mut port, mut alone) = (1, Duration::MAX);
-    for _ in 0..ROUNDS {
-        let mut took = Vec::new();
-        for _ in 0..PUBLISHES {
-            port += 1;
-            took.extend(published(&cache, &mut others, port).await);
+impl<V: Says> Plane<V> {
+    async fn start() -> Self {
+        let tally = Tally::default();
+        let cache = SnapshotCache::counting(tally.clone());
+        let services = DiscoveryServices::new(cache.clone(), |_: &Caller| Ok("g".into()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = TcpListenerStream::new(listener).map(|tcp| tcp.map(|tcp| Io::new(tcp, Peer::default())));
+        let router = Server::builder().add_routes(services.into_routes());
+        tokio::spawn(router.serve_with_incoming(incoming));
+        cache.publish("g", &many(1)).unwrap();
+        let mut clients = Vec::new();
+        for n in 0..OTHERS {
+            let mut client = Reader::connect(&address, &n.to_string()).await;
+            client.takes().await;
+            clients.push(client);
         }
-        alone = alone.min(p99(took));
+        Self {
+            cache,
+            tally,
+            address,
+            clients,
+        }
     }
-    let mut stuck = Reader::<V>::connect(&address, "stuck").await;
+
+    /// How long after a publish each client had taken it.
+    async fn publish(&mut self, port: u16) -> Vec<Duration> {
+        let began = std::time::Instant::now();
+        let versions = self.cache.publish("g", &many(port)).unwrap();
+        let mut took = Vec::new();
+        for client in &mut self.clients {
+            assert_eq!(V::version(&client.takes().await), versions.of(EDS));
+            took.push(began.elapsed());
+        }
+        took
+    }
+}
+
+/// What the machine does meanwhile is in every figure. So two control planes take turns, of which one has a client that does
+/// not read, and the best of some rounds is judged: whoever is held up by that client is so in all of them.
+async fn a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off<V: Says>() {
+    let (mut alone, mut beside) = (Plane::<V>::start().await, Plane::<V>::start().await);
+    let (cache, tally) = (beside.cache.clone(), beside.tally.clone());
+    let mut stuck = Reader::<V>::connect(&beside.address, "stuck").await;
     stuck.takes().await;
     // It reads no more. Everybody else gets each publish.
     let sent_to_stuck = || {
@@ -188,19 +201,21 @@ async fn a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off<V: 
         let report = reports.iter().find(|client| client.node.id == "stuck").unwrap();
         report.subscriptions[0].sent.clone().unwrap()
     };
-    let (mut sent, mut beside) = (Vec::new(), Duration::MAX);
-    for _ in 0..ROUNDS {
-        let mut took = Vec::new();
-        for _ in 0..PUBLISHES {
-            port += 1;
-            took.extend(published(&cache, &mut others, port).await);
+    let (mut sent, mut rounds) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for publish in 0..PUBLISHES {
+            let port = 2 + round * PUBLISHES + publish;
+            without.extend(alone.publish(port).await);
+            with.extend(beside.publish(port).await);
             sent.push(sent_to_stuck());
         }
-        beside = beside.min(p99(took));
+        rounds.push((p99(without), p99(with)));
     }
-    // The promise is a fifth; the rest is the machine's, of which the best round has least.
-    println!("CP-13: p99 of a publish with the others: {beside:?} beside the stuck one, {alone:?} without it");
-    assert!(beside <= alone * 3 / 2 + NOISE, "{beside:?} beside it, {alone:?} alone");
+    println!("CP-13: p99 of a publish with the others, without the stuck one and beside it: {rounds:?}");
+    // The promise is a fifth; the rest is the machine's.
+    let is_unchanged = |(without, with): &(Duration, Duration)| *with <= *without * 3 / 2 + NOISE;
+    assert!(rounds.iter().any(is_unchanged), "{rounds:?}");
     // What fits its window, one that waits for it, and one in the queue; after that nothing was made for it, however much
     // there was to say.
     let last = sent.last().unwrap();
@@ -224,9 +239,6 @@ async fn a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off<V: 
     }
     assert!(taken <= 2, "{taken}");
 
-    let versions = cache.publish("g", &many(1)).unwrap();
-    for other in &mut others {
-        assert_eq!(V::version(&other.takes().await), versions.of(EDS));
-    }
+    beside.publish(1).await;
     assert_eq!(tally.total("xds_stream_dropped"), 1);
 }
