@@ -1,5 +1,7 @@
 //! The admin port: in plaintext, apart from the service's.
 
+use std::time::{Duration, Instant};
+
 use mesh_core::config::{Reason, ReasonKind};
 use tokio::sync::oneshot;
 
@@ -82,7 +84,7 @@ async fn stats_are_the_counters_and_nothing_else_is_there() {
     let expected = "requests.received: 1\nhandshake_refused.no_certificate: 1\n";
     assert_eq!(page(address, "GET", "/stats").await, (200, expected.into()));
     // Of a source that hears of its configuration the page says how old that may be.
-    mesh.link.set_heard(std::time::Instant::now() - Duration::from_secs(90));
+    mesh.link.set_heard(Instant::now() - Duration::from_secs(90));
     let (_, stats) = page(address, "GET", "/stats").await;
     let age = stats.strip_prefix(expected).unwrap();
     let age = age.strip_prefix("configuration.age_seconds: ").unwrap();
