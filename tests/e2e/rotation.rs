@@ -17,7 +17,7 @@ use mesh_core::testing::TestCa;
 use mesh_xds::{Bootstrap, XdsClient};
 use serde_json::json;
 use tempfile::TempDir;
-use tests::{Backend, CHECKOUT, Mesh, PAYMENT, admitted, listener, routes, soon, workloads};
+use tests::{Backend, CHECKOUT, Mesh, PATIENCE, PAYMENT, admitted, listener, routes, soon, workloads};
 use tokio::task::JoinHandle;
 
 const TARGET: &str = "xds:///payment-service";
@@ -156,12 +156,21 @@ impl Rig {
     /// Calls until it is so.
     async fn call_until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let mut client = self.client.clone();
-        soon(what, async {
+        let calls = async {
             while !is_so(self) {
                 self.calls.call(&mut client).await;
             }
-        })
-        .await;
+        };
+        let outcome = tokio::time::timeout(PATIENCE, calls).await;
+        outcome.unwrap_or_else(|_| {
+            let counts = self.calls.counts();
+            let tallies: Vec<_> = self.servers.iter().map(|server| server.link().tally().all()).collect();
+            let caller = self.caller.link().tally().all();
+            panic!(
+                "waited for {what}: {} ok, {:?}, {caller:?}, {tallies:?}",
+                counts.ok, counts.errors
+            )
+        });
     }
 
     fn handled(&self) -> u64 {

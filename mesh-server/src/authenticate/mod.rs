@@ -6,7 +6,8 @@
 //!
 //! The refusal is what the caller understands: PERMISSION_DENIED in a trailers-only response for gRPC, else 403, as of Envoy's
 //! RBAC filter. What comes by a connection that the rules admit no longer is unavailable: the peer may come again, and is judged
-//! again.
+//! again. The loop of this crate asks the same before, and tells in the protocol's words that nothing was processed; of what is
+//! revoked between the two it tells so, too.
 
 mod layer;
 
@@ -50,7 +51,7 @@ impl Why {
     fn refusal<B>(self, request: &Request<B>) -> Refusal {
         match self {
             Self::NoPeer => Refusal::forbidden(request, self.message()),
-            Self::Revoked => Refusal::unavailable(request, self.message()),
+            Self::Revoked => Refusal::revoked(request, self.message()),
         }
     }
 }

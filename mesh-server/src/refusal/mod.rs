@@ -26,7 +26,13 @@ pub(crate) struct Refusal {
     message: &'static str,
     grpc: bool,
     closes: bool,
+    unprocessed: bool,
 }
+
+/// Among the extensions of a refusal of which the protocol itself shall tell that nothing was processed, by the loop that serves the
+/// connection if that is one of ours.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unprocessed;
 
 impl Refusal {
     /// The sender may not.
@@ -37,6 +43,14 @@ impl Refusal {
     /// Not now, or not here.
     pub(crate) fn unavailable<B>(request: &Request<B>, message: &'static str) -> Self {
         Self::new(request, StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, message)
+    }
+
+    /// Not by this connection any more, but by another.
+    pub(crate) fn revoked<B>(request: &Request<B>, message: &'static str) -> Self {
+        Self {
+            unprocessed: true,
+            ..Self::unavailable(request, message)
+        }
     }
 
     /// The service did not survive it.
@@ -67,6 +81,7 @@ impl Refusal {
             message,
             grpc,
             closes: false,
+            unprocessed: false,
         }
     }
 
@@ -86,6 +101,9 @@ impl Refusal {
         }
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.unprocessed {
+            response.extensions_mut().insert(Unprocessed);
         }
         response
     }

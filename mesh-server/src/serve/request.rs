@@ -24,7 +24,7 @@ use tower::Service;
 
 use super::conduct::{Conduct, Place};
 use crate::accept::{ConnectionInfo, PeerIdentity};
-use crate::refusal::{MaybeRefused, Refusal};
+use crate::refusal::{MaybeRefused, Refusal, Unprocessed};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -155,6 +155,10 @@ where
                 let has_body = polled.as_ref().is_ok_and(|response| !response.body().is_end_stream());
                 place.iter_mut().for_each(|place| place.answer(has_body));
                 let response = polled.map_err(Into::into)?;
+                // Revoked since it was asked above: no handler ran.
+                if response.extensions().get::<Unprocessed>().is_some() {
+                    return Poll::Ready(Err(unprocessed()));
+                }
                 if let (StatusCode::SWITCHING_PROTOCOLS, Some(place)) = (response.status(), &*place) {
                     place.upgrade();
                 }
@@ -172,9 +176,14 @@ where
                     .insert(OVERLOADED, HeaderValue::from_static("true"));
                 Poll::Ready(Ok(response))
             }
-            IntroducedProjection::Reset => Poll::Ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into())),
+            IntroducedProjection::Reset => Poll::Ready(Err(unprocessed())),
         }
     }
+}
+
+/// What resets a stream as not processed, and closes a connection of HTTP/1.1.
+fn unprocessed() -> BoxError {
+    h2::Error::from(h2::Reason::REFUSED_STREAM).into()
 }
 
 pin_project! {

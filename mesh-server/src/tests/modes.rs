@@ -371,6 +371,32 @@ async fn hs_7_a_peer_that_ignores_goaway_is_refused_and_cut() {
     assert_eq!(begin.elapsed().as_secs(), 30);
 }
 
+/// What is revoked between the loop's question and the layer's is told in the same words: nothing was processed.
+#[tokio::test(start_paused = true)]
+async fn hs_7_what_is_revoked_on_its_way_is_not_processed() {
+    let mesh = Mesh::new();
+    let handler = Handler::default();
+    let app = handler.app(&mesh.link).map_request(|request: Request<RequestBody>| {
+        ConnectionInfo::of(request.extensions()).unwrap().revoke();
+        request
+    });
+    let (dial, listener) = pipes();
+    tokio::spawn(serve(listener, &mesh.link, app).into_future());
+    let mut peer = Raw::begin(shake_hands(dial.connect(), mesh.client()).await.unwrap())
+        .await
+        .unwrap();
+    peer.get(1).await.unwrap();
+    let refused = peer.next_of(RST_STREAM).await.unwrap();
+    assert_eq!((refused.stream, refused.error()), (1, REFUSED_STREAM));
+    assert_eq!(
+        (
+            mesh.link.tally().get("request_refused", "connection_revoked"),
+            handler.calls()
+        ),
+        (1, 0)
+    );
+}
+
 /// tonic's loop cannot be told to drain one connection: the layer refuses what comes by it.
 #[tokio::test]
 async fn hs_7_tonics_own_loop_serves_nothing_under_the_old_rule() {

@@ -1,7 +1,8 @@
 //! `file_watcher` (gRFCs A29, A87): a chain, its key and the roots in files that somebody else renews.
 //!
 //! They are read again on an interval rather than watched, since renewal by symbolic links and mounted secrets escapes
-//! watches. The three are taken together or not at all; a reader that meets a half-written set tries again later.
+//! watches. The three are taken together or not at all: a set that has changed is read until it is the same twice, and one that is half
+//! written is tried again later.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,10 +20,13 @@ use crate::pem::{self, PemError};
 /// How soon files are looked at again while there is no identity at all.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a set that has changed is read until it is the same twice. Whoever writes for longer is waited for until the next look.
+const MAX_READS: usize = 5;
+
 pub(super) async fn supply(files: &FileWatcher, outlet: &Outlet) -> Infallible {
     let mut last = None;
     loop {
-        match Material::read(files).await {
+        match Material::settled(files, last.as_ref()).await {
             Ok(material) if last.as_ref() == Some(&material) => {}
             Ok(material) => match material.identity(&files.trust) {
                 Ok(identity) => {
@@ -31,7 +35,7 @@ pub(super) async fn supply(files: &FileWatcher, outlet: &Outlet) -> Infallible {
                 }
                 Err(error) => outlet.failed(&error),
             },
-            Err(error) => outlet.failed(&FileError::Pem(error)),
+            Err(error) => outlet.failed(&error),
         }
         let interval = match outlet.valid() {
             Some(_) => files.refresh_interval,
@@ -50,12 +54,29 @@ struct Material {
 }
 
 impl Material {
-    async fn read(files: &FileWatcher) -> Result<Self, PemError> {
+    /// The set as `last` has it, or as it was found twice: what is swapped between two of its files, as Kubernetes swaps a secret,
+    /// would give a leaf of one version with the roots of another.
+    async fn settled(files: &FileWatcher, last: Option<&Self>) -> Result<Self, FileError> {
+        let mut found = Self::read(files).await?;
+        for _ in 1..MAX_READS {
+            if last == Some(&found) {
+                return Ok(found);
+            }
+            let again = Self::read(files).await?;
+            if again == found {
+                return Ok(found);
+            }
+            found = again;
+        }
+        Err(FileError::Changing)
+    }
+
+    async fn read(files: &FileWatcher) -> Result<Self, FileError> {
         Ok(Self {
-            certificate: pem::read(&files.identity.certificate).await?,
-            private_key: Zeroizing::new(pem::read(&files.identity.private_key).await?),
+            certificate: pem::read(&files.identity.certificate).await.map_err(FileError::Pem)?,
+            private_key: Zeroizing::new(pem::read(&files.identity.private_key).await.map_err(FileError::Pem)?),
             trust: match &files.trust {
-                TrustFile::Roots(path) | TrustFile::BundleMap(path) => pem::read(path).await?,
+                TrustFile::Roots(path) | TrustFile::BundleMap(path) => pem::read(path).await.map_err(FileError::Pem)?,
             },
         })
     }
@@ -86,6 +107,7 @@ impl Material {
 }
 
 enum FileError {
+    Changing,
     Pem(PemError),
     Svid(InvalidSvid),
     Bundle(InvalidBundle),
@@ -95,6 +117,7 @@ enum FileError {
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Changing => f.write_str("the files are being written"),
             Self::Pem(error) => write!(f, "{error}"),
             Self::Svid(error) => write!(f, "{}", Chain(error)),
             Self::Bundle(error) => write!(f, "{}", Chain(error)),

@@ -295,7 +295,7 @@ impl Assembler {
             let missing_before = walk.missing.len();
             let memo = walk.cluster(name, self.clusters.get(name));
             let before = self.clusters.get_mut(name);
-            match (before, walk.missing.len() > missing_before) {
+            match (before, walk.waits) {
                 (Some(before), true) => {
                     walk.missing.truncate(missing_before);
                     before.waits = true;

@@ -22,6 +22,8 @@ pub(super) struct Walk<'a> {
     /// The names to be resolved, and how often.
     pub(super) lookups: BTreeMap<Arc<str>, Duration>,
     pub(super) missing: Vec<Missing>,
+    /// Whether something is missing of the cluster that was resolved last: a name that is missing twice is noted once.
+    pub(super) waits: bool,
     /// What the cluster that is being resolved was looked up by.
     looked_at: Vec<Key>,
     /// How often its hosts are to be resolved.
@@ -36,6 +38,7 @@ impl<'a> Walk<'a> {
             needs: Needs::default(),
             lookups: BTreeMap::new(),
             missing: Vec::new(),
+            waits: false,
             looked_at: Vec::new(),
             refreshes: Vec::new(),
         }
@@ -44,6 +47,7 @@ impl<'a> Walk<'a> {
     /// What a cluster resolves to now. Where something of it is missing, that is noted, and the value says so.
     /// `before` is what it last resolved to, of which what is the same stays.
     pub(super) fn cluster(&mut self, name: &ClusterName, before: Option<&Memo>) -> Memo {
+        self.waits = false;
         self.looked_at.clear();
         self.refreshes.clear();
         let made = self.resolve(name, before);
@@ -86,6 +90,7 @@ impl<'a> Walk<'a> {
     }
 
     fn misses(&mut self, missing: Missing) {
+        self.waits = true;
         if !self.missing.contains(&missing) {
             self.missing.push(missing);
         }
