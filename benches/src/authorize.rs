@@ -83,6 +83,7 @@ fn main() -> Result<(), Failure> {
         destination: Some(([10, 0, 0, 1], 8080).into()),
         server_name: Some("payment.shop"),
         peer: Some(&peer),
+        claims: None,
         head: Some(RequestHead::of(&request, "")),
     };
     let judge = || authorization.request_passes(black_box(&facts), &mut |_| ()).is_ok();

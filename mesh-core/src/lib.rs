@@ -37,6 +37,7 @@ pub mod entropy;
 pub mod hash;
 pub mod identity;
 pub mod inherit;
+pub mod jwt;
 pub mod link;
 pub mod live;
 pub mod outlier;

@@ -76,6 +76,7 @@ fn a_request_is_made_canonical_and_judged_without_an_allocation() {
             destination: Some(([10, 0, 0, 1], 8080).into()),
             server_name: Some("payment.shop"),
             peer: Some(&peer),
+            claims: None,
             head: Some(RequestHead::of(&request, "")),
         };
         authorization.request_passes(&facts, &mut |_| ()).is_ok()

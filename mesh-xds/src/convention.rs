@@ -16,6 +16,12 @@ pub(crate) const NOBODY: &str = "spiffe://nobody.invalid/";
 /// The listener that Istio's sidecars have all that is sent to their workload come to.
 pub(crate) const VIRTUAL_INBOUND: &str = "virtualInbound";
 
+/// The filter that looks at tokens, and under whose name its metadata go (Istio); and the one that stood beside it until 1.21, with what it
+/// said of whom a token is about.
+pub(crate) const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
+pub(crate) const ISTIO_AUTHN_FILTER: &str = "istio_authn";
+pub(crate) const REQUEST_PRINCIPAL: &str = "request.auth.principal";
+
 /// How the names of secrets begin that are files of the client (istiod): a certificate and its key, and roots.
 pub(crate) const SDS_CERTIFICATE_FILES: &str = "file-cert:";
 pub(crate) const SDS_ROOTS_FILE: &str = "file-root:";
@@ -34,6 +40,12 @@ pub(crate) const HASH_BY_CHANNEL: &str = "io.grpc.channel_id";
 
 /// The `user_agent_name` of our client.
 pub(crate) const OUR_USER_AGENT: &str = "mesh-xds";
+
+/// The abilities (`client_features`) by which our client says what it is to be told where its bootstrap decides that (`x_mesh.profile`)
+/// and not its node.
+pub(crate) const TELL_AS_GRPC: &str = "mesh.profile.grpc";
+/// See [`TELL_AS_GRPC`].
+pub(crate) const TELL_AS_SIDECAR: &str = "mesh.profile.envoy";
 
 /// The trailer by which a server says after how many milliseconds to come again (gRFC A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";

@@ -1,10 +1,9 @@
 //! A cluster that stands for others is called as those say, over real sockets and TLS: each of its leaves has its own limits, its
 //! own outlier detection, its own identities, and its own name where load is reported (gRFCs A32, A37, A74, A75).
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use examples::proto::payment_client::PaymentClient;
@@ -124,21 +123,12 @@ fn calls(client: &Client, count: usize) -> Calls {
     (0..count).map(|_| one()).collect()
 }
 
-/// Begins all of them before any can end; those that are on their way, and what the refused ones were told.
-async fn begun(mut calls: Calls) -> (Calls, Vec<Status>) {
-    let mut refused = Vec::new();
-    let pass = poll_fn(|cx| {
-        calls.retain_mut(|call| match call.as_mut().poll(cx) {
-            Poll::Pending => true,
-            Poll::Ready(answer) => {
-                refused.push(answer.expect_err("no connection is there yet"));
-                false
-            }
-        });
-        Poll::Ready(())
-    });
-    tokio::task::unconstrained(pass).await;
-    (calls, refused)
+/// Those that are on their way, and what the refused ones were told.
+async fn begun(calls: Calls) -> (Calls, Vec<Status>) {
+    let (on_their_way, over) = tests::begun(calls).await;
+    let refused = over.into_iter();
+    let refused = refused.map(|answer| answer.expect_err("no connection is there yet"));
+    (on_their_way, refused.collect())
 }
 
 async fn all_succeed(calls: Calls, version: &str) {

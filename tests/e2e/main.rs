@@ -32,5 +32,6 @@ mod split;
 mod static_stability;
 mod story;
 mod swap;
+mod tokens;
 mod undescribed;
 mod waiting;

@@ -6,7 +6,7 @@ use examples::proto::payment_client::PaymentClient;
 use mesh_client::Channel;
 use mesh_xds::{Bootstrap, XdsClient};
 use serde_json::{Value, json};
-use tests::{Backend, Mesh, PATIENCE, listener, soon, workloads};
+use tests::{Backend, Mesh, PATIENCE, begun, listener, soon, workloads};
 
 /// Version 1 in the zone `eu/a`, version 2 in `us/a`.
 struct Rig {
@@ -116,4 +116,65 @@ async fn calls_stay_near_and_go_farther_when_nobody_near_answers() {
         assert!(failed < 20, "nobody takes over");
     }
     assert_eq!(of_v1(&eu, |_| "ann".to_owned()).await, 0);
+}
+
+/// How many of eight calls at once are let in; the others are told of the limit.
+async fn let_in(client: &Client) -> usize {
+    let one = || {
+        let client = client.clone();
+        Box::pin(async move { charge(&client, "ann").await })
+    };
+    let (on_their_way, over) = begun((0..8).map(|_| one()).collect()).await;
+    for answer in over {
+        let status = answer.unwrap_err();
+        assert!(status.message().contains("over the limit: max_requests"), "{status}");
+    }
+    let count = on_their_way.len();
+    for call in on_their_way {
+        call.await.unwrap();
+    }
+    count
+}
+
+/// What a rule says of the service's port stands above what it says of all.
+///
+/// On one thread, so that nobody answers while the calls begin.
+#[tokio::test]
+async fn so_many_calls_at_once_are_let_in_as_a_rule_says() {
+    let limit = |max: u32| format!("{{connectionPool: {{http: {{http2MaxRequests: {max}}}}}}}");
+    let rig = Rig::start(&limit(2)).await;
+    let (client, xds) = rig.caller("eu", "a").await;
+    assert_eq!(let_in(&client).await, 2);
+    let by_port = |all: u32, port: u32, own: u32| {
+        let pool = |max: u32| format!("connectionPool: {{http: {{http2MaxRequests: {max}}}}}");
+        format!(
+            "{{{}, portLevelSettings: [{{port: {{number: {port}}}, {}}}]}}",
+            pool(all),
+            pool(own)
+        )
+    };
+    for (policy, expected) in [(limit(5), 5), (by_port(1, 50051, 3), 3), (by_port(4, 9, 1), 4)] {
+        rig.say(&policy, &xds).await;
+        let in_effect = async { while let_in(&client).await != expected {} };
+        soon("the limit to reach the caller", in_effect).await;
+        assert_eq!(let_in(&client).await, expected);
+    }
+}
+
+/// Shares among regions, which is where all calls of a region go, however near another endpoint is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_distributed_among_localities_as_a_rule_says() {
+    let away =
+        "{outlierDetection: {}, loadBalancer: {localityLbSetting: {distribute: [{from: 'eu/*', to: {'us/*': 100}}]}}}";
+    let rig = Rig::start(away).await;
+    let (eu, xds) = rig.caller("eu", "a").await;
+    let (us, _us_member) = rig.caller("us", "b").await;
+    assert_eq!(of_v1(&eu, |_| "ann".to_owned()).await, 0);
+    // Nothing is said of those who call from there, and nobody is kept near where shares are said (Istio).
+    let both = async { while !(1..20).contains(&of_v1(&us, |_| "ann".to_owned()).await) {} };
+    soon("calls from elsewhere to be spread", both).await;
+    rig.say(&away.replace("'us/*': 100", "'eu/*': 100"), &xds).await;
+    let in_effect = async { while of_v1(&eu, |_| "ann".to_owned()).await != 20 {} };
+    soon("the shares to reach the caller", in_effect).await;
+    assert_eq!(of_v1(&eu, |_| "ann".to_owned()).await, 20);
 }

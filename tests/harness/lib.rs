@@ -10,6 +10,9 @@ pub use backend::Backend;
 pub use mesh::{Canary, Mesh, admitted, identity, listener, routes, workloads};
 pub use stats::{interval_999, interval_million};
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use mesh_core::config::{Cluster, Endpoint, ExpectedPeers, MutualTls, Route, Snapshot, Split, TlsMode};
@@ -83,4 +86,22 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
         Ok(value) => value,
         Err(_) => panic!("waited {PATIENCE:?} for {what}"),
     }
+}
+
+/// Begins all calls before any can end: those that are on their way, and what those came to that were over at once. However
+/// much work that is, it is one turn of the task, so on a runtime of one thread what is in use at once is exact.
+pub async fn begun<F: Future + Unpin>(mut calls: Vec<F>) -> (Vec<F>, Vec<F::Output>) {
+    let mut over = Vec::new();
+    let pass = poll_fn(|cx| {
+        calls.retain_mut(|call| match Pin::new(call).poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(output) => {
+                over.push(output);
+                false
+            }
+        });
+        Poll::Ready(())
+    });
+    tokio::task::unconstrained(pass).await;
+    (calls, over)
 }

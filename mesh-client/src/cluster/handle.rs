@@ -162,10 +162,12 @@ impl ClusterHandle {
         }
     }
 
-    /// What a host said of its own load beside an answer, where hosts are weighted by that.
+    /// What a host said of its own load beside an answer, where hosts are weighted by that: not where they are asked between calls
+    /// (gRFC A58).
     pub(crate) fn hear(&self, host: &Host, headers: &HeaderMap) {
         if let Some(reported) = host.reported()
             && let LbPolicy::ClientSideWeightedRoundRobin(settings) = &self.hosts.load().cluster.lb
+            && settings.out_of_band.is_none()
         {
             let mut report = LoadReport::default();
             if orca::read(headers, |metric, value| report.add(metric, value, settings)) {

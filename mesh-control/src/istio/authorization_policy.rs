@@ -79,16 +79,21 @@ pub enum Attribute {
     ServerName,
     /// A header.
     Header(String),
+    /// Whom the request's token is about: `iss/sub`.
+    RequestPrincipal,
+    /// A claim of the request's token, within objects by the names on the way.
+    Claim(Vec<String>),
 }
 
 /// A field, that of its negation, and what they are about.
 type Field = (&'static str, &'static str, Attribute);
 
-const SOURCE: [Field; 6] = [
+const SOURCE: [Field; 7] = [
     ("principals", "notPrincipals", Attribute::Principal),
     ("namespaces", "notNamespaces", Attribute::Namespace),
     ("serviceAccounts", "notServiceAccounts", Attribute::ServiceAccount),
     ("trustDomains", "notTrustDomains", Attribute::TrustDomain),
+    ("requestPrincipals", "notRequestPrincipals", Attribute::RequestPrincipal),
     ("ipBlocks", "notIpBlocks", Attribute::SourceIp),
     ("remoteIpBlocks", "notRemoteIpBlocks", Attribute::SourceIp),
 ];
@@ -99,8 +104,6 @@ const OPERATION: [Field; 4] = [
     ("methods", "notMethods", Attribute::Method),
     ("paths", "notPaths", Attribute::Path),
 ];
-
-const NO_TOKENS: &str = "there is no RequestAuthentication here that would know one";
 
 impl AuthorizationPolicy {
     pub(super) fn read(mut spec: Fields, sink: &mut Sink<'_>) -> Option<Self> {
@@ -190,7 +193,6 @@ fn alternatives(
                 });
             }
         }
-        fields.refused(&["requestPrincipals", "notRequestPrincipals"], NO_TOKENS, sink);
         fields.finish(sink);
         if all.is_empty() {
             sink.schema(
@@ -232,6 +234,9 @@ fn key(key: &At<String>, sink: &mut Sink<'_>) -> Option<Attribute> {
         "destination.ip" => Attribute::DestinationIp,
         "destination.port" => Attribute::DestinationPort,
         "connection.sni" => Attribute::ServerName,
+        "request.auth.principal" => Attribute::RequestPrincipal,
+        "request.auth.audiences" => Attribute::Claim(vec!["aud".into()]),
+        "request.auth.presenter" => Attribute::Claim(vec!["azp".into()]),
         other => {
             let header = other
                 .strip_prefix("request.headers[")
@@ -239,20 +244,25 @@ fn key(key: &At<String>, sink: &mut Sink<'_>) -> Option<Attribute> {
             if let Some(name) = header {
                 return Some(Attribute::Header(name.to_owned()));
             }
+            if let Some(names) = other.strip_prefix("request.auth.claims").and_then(claim) {
+                return Some(Attribute::Claim(names));
+            }
             let message = format!("{other:?} is not looked at by this version");
-            match other.starts_with("request.auth.") {
-                true => {
-                    let message = format!("{message}: {NO_TOKENS}");
-                    sink.say(Severity::Error, Code::Refused, &key.place, message);
-                }
-                false if other.starts_with("experimental.") => {
-                    sink.say(Severity::Error, Code::Refused, &key.place, message);
-                }
+            match other.starts_with("experimental.") {
+                true => sink.say(Severity::Error, Code::Refused, &key.place, message),
                 false => sink.schema(&key.place, format!("{other:?} is not an attribute")),
             }
             return None;
         }
     })
+}
+
+/// The names in `[a][b]`.
+fn claim(brackets: &str) -> Option<Vec<String>> {
+    let inner = brackets.strip_prefix('[')?.strip_suffix(']')?;
+    let names: Vec<String> = inner.split("][").map(str::to_owned).collect();
+    let is_name = |name: &String| !name.is_empty() && !name.contains(['[', ']']);
+    names.iter().all(is_name).then_some(names)
 }
 
 /// Strings, none of them empty, and at least one where the field is written.

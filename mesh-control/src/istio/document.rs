@@ -199,6 +199,13 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
                 super::PeerAuthentication::read(spec, sink),
             );
         }
+        "RequestAuthentication" => {
+            keep(
+                &mut documents.request_authentications,
+                meta,
+                super::RequestAuthentication::read(spec, sink),
+            );
+        }
         "AuthorizationPolicy" => {
             keep(
                 &mut documents.authorization_policies,
@@ -241,6 +248,7 @@ fn treatment(group: &str, kind: &str) -> Treatment {
         ("networking.istio.io", "ServiceEntry") => Treatment::Serve("ServiceEntry"),
         ("networking.istio.io", "WorkloadEntry") => Treatment::Serve("WorkloadEntry"),
         ("security.istio.io", "PeerAuthentication") => Treatment::Serve("PeerAuthentication"),
+        ("security.istio.io", "RequestAuthentication") => Treatment::Serve("RequestAuthentication"),
         ("security.istio.io", "AuthorizationPolicy") => Treatment::Serve("AuthorizationPolicy"),
         ("security.istio.io", _) => Treatment::Refuse,
         (group, _) if group.ends_with(".istio.io") => Treatment::Warn,

@@ -14,6 +14,7 @@ mod document;
 mod fields;
 mod load_balancer;
 mod peer_authentication;
+mod request_authentication;
 mod service_entry;
 mod traffic_policy;
 mod value;
@@ -29,6 +30,7 @@ pub use load_balancer::{
     ConsistentHash, HashKey, LoadBalancer, LocalityRule, LocalitySetting, Policy as LbChoice, Warmup,
 };
 pub use peer_authentication::{Mode, PeerAuthentication};
+pub use request_authentication::{JwtRule, RequestAuthentication};
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
 pub use traffic_policy::{Blocks, ClientTls, ConnectionPool, OutlierDetection, TlsMode as TlsWord, TrafficPolicy};
 pub use value::{At, Place};
@@ -48,6 +50,8 @@ pub struct Documents {
     pub destination_rules: Vec<Document<DestinationRule>>,
     /// Transport security.
     pub peer_authentications: Vec<Document<PeerAuthentication>>,
+    /// Whose tokens are believed.
+    pub request_authentications: Vec<Document<RequestAuthentication>>,
     /// Who may call what.
     pub authorization_policies: Vec<Document<AuthorizationPolicy>>,
     /// Services.

@@ -25,6 +25,7 @@ mod split;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -124,12 +125,14 @@ pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
     let (rules, subsets) = (&documents.virtual_services, &documents.destination_rules);
     let (services, workloads) = (&documents.service_entries, &documents.workload_entries);
     let (modes, policies) = (&documents.peer_authentications, &documents.authorization_policies);
+    let tokens = &documents.request_authentications;
     let owners = (rules.iter().map(|d| &d.meta))
         .chain(subsets.iter().map(|d| &d.meta))
         .chain(services.iter().map(|d| &d.meta))
         .chain(workloads.iter().map(|d| &d.meta))
         .chain(modes.iter().map(|d| &d.meta))
         .chain(policies.iter().map(|d| &d.meta))
+        .chain(tokens.iter().map(|d| &d.meta))
         .map(Meta::namespace);
     let audiences = (rules.iter().flat_map(|d| &d.spec.export_to))
         .chain(subsets.iter().flat_map(|d| &d.spec.export_to))

@@ -18,6 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Authorization, FilterRules, HostRules, Quick, Rbac, RbacAction, RbacFilter, hash_of_id};
 use crate::identity::SpiffeId;
+use crate::jwt::JwtClaims;
 use crate::route::RequestHead;
 use rules::Lean;
 
@@ -32,6 +33,8 @@ pub struct Facts<'a> {
     pub server_name: Option<&'a str>,
     /// Who proved to be at the other end.
     pub peer: Option<&'a SpiffeId>,
+    /// What the request's token says, where it had a good one.
+    pub claims: Option<&'a JwtClaims>,
     /// The head of the request; without one, tests of it do not hold.
     pub head: Option<RequestHead<'a>>,
 }
@@ -67,7 +70,11 @@ impl Authorization {
         facts: &Facts<'_>,
         notice: &mut dyn FnMut(Notice<'a>),
     ) -> Result<(), Matched<'a>> {
-        let facts = Facts { head: None, ..*facts };
+        let facts = Facts {
+            head: None,
+            claims: None,
+            ..*facts
+        };
         let mut filters = self.connection().iter();
         filters.try_for_each(|filter| passes(filter, (&filter.rules, None), &facts, notice))
     }

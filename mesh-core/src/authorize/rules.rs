@@ -1,7 +1,8 @@
 //! Whether a policy's tests hold.
 
 use super::Facts;
-use crate::config::{HeaderMatch, PermissionTest, PrincipalTest, RbacPolicy, Rule, StringMatch, Subject};
+use crate::config::{HeaderMatch, PermissionTest, PrincipalTest, RbacPolicy, Rule, StringMatch, Subject, TokenTest};
+use crate::jwt::JwtClaims;
 use crate::route::header_passes_as;
 
 /// Which answer counts where a request has room for both.
@@ -64,7 +65,18 @@ impl Test for PrincipalTest {
             Self::Source(range) => facts.source.is_some_and(|source| range.contains(source)),
             Self::Header(header) => header_holds(header, facts, lean),
             Self::Path(test) => path_holds(test, facts),
+            Self::Token(test) => facts.claims.is_some_and(|claims| token_holds(test, claims)),
         }
+    }
+}
+
+fn token_holds(test: &TokenTest, claims: &JwtClaims) -> bool {
+    match test {
+        TokenTest::Principal(test) => claims.principal().is_some_and(|principal| {
+            let passes = |test: &StringMatch| test.is_match(principal.as_bytes());
+            test.as_ref().is_none_or(passes)
+        }),
+        TokenTest::Claim(path, shape, test) => claims.holds(path, *shape, test),
     }
 }
 

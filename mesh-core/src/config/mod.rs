@@ -11,6 +11,7 @@ mod cluster;
 mod common_lb;
 mod endpoint;
 mod inbound;
+mod jwt;
 mod lb;
 mod load;
 mod matcher;
@@ -26,8 +27,8 @@ mod time;
 mod units;
 
 pub use authorization::{
-    Authorization, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction,
-    RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TooManyRules,
+    Authorization, ClaimShape, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac,
+    RbacAction, RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TokenTest, TooManyRules,
 };
 pub(crate) use authorization::{Quick, hash as hash_of_id};
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
@@ -37,6 +38,9 @@ pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality};
 pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
     MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,
+};
+pub use jwt::{
+    ClaimHeader, InvalidJwks, Jwk, JwkMaterial, Jwks, JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules,
 };
 pub use lb::{BalanceFactor, ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
 pub use load::{LoadReporting, ReportedMetric};

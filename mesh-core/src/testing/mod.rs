@@ -6,6 +6,7 @@
 mod ca;
 mod clock;
 mod encoding;
+mod issuer;
 mod leaf;
 
 pub use rcgen::{ExtendedKeyUsagePurpose, KeyUsagePurpose};
@@ -13,6 +14,7 @@ pub use rcgen::{PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, Signature
 
 pub use ca::{SignerForm, TestCa};
 pub use clock::SettableClock;
+pub use issuer::TestIssuer;
 pub use leaf::{Issued, Leaf, Name};
 
 /// 2020-01-01, when what is made here becomes valid unless told otherwise.

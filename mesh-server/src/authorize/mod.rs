@@ -6,9 +6,13 @@
 //! plaintext, which no configuration is asked about.
 //!
 //! A refusal says as little as Envoy's: 403 and `RBAC: access denied`, PERMISSION_DENIED for gRPC. Which policy it was is for the log, by
-//! the name that Istio would call it. Counts: `authorization_denied`, `authorization_shadow_denied` (a dry run would have refused),
+//! the name that Istio would call it. A token that is bad is told so: 401 with `WWW-Authenticate`, UNAUTHENTICATED for gRPC. Counts:
+//! `token_refused`, `authorization_denied`, `authorization_shadow_denied` (a dry run would have refused),
 //! `authorization_shadow_allowed` and `authorization_audited`.
 
+mod tokens;
+
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,8 +20,11 @@ use http::{Request, Response};
 use http_body::Body;
 use mesh_core::Link;
 use mesh_core::authorize::{Facts, Matched, Notice};
+use mesh_core::config::{Authorization, JwtRules};
+use mesh_core::jwt::JwtClaims;
 use mesh_core::report::Tally;
 use mesh_core::route::RequestHead;
+use rustls::time_provider::TimeProvider;
 use tower::{Layer, Service};
 
 use crate::accept::{ConnectionInfo, Guard};
@@ -33,6 +40,8 @@ const UNKNOWN: &str = "it is not known yet who may call";
 pub struct AuthorizeLayer {
     plaintext: bool,
     tally: Tally,
+    /// For tokens that end.
+    clock: Arc<dyn TimeProvider>,
 }
 
 impl AuthorizeLayer {
@@ -41,6 +50,7 @@ impl AuthorizeLayer {
         Self {
             plaintext: false,
             tally: link.tally().clone(),
+            clock: Arc::clone(link.wall_clock()),
         }
     }
 
@@ -91,8 +101,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.rules.judge(&request) {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match self.rules.judge(&mut request) {
             Ok(()) => ResponseFuture::admitted(self.inner.call(request)),
             Err(refusal) => ResponseFuture::refused(refusal),
         }
@@ -100,7 +110,7 @@ where
 }
 
 impl AuthorizeLayer {
-    fn judge<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+    fn judge<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
         let Some(info) = ConnectionInfo::of(request.extensions()) else {
             return match self.plaintext {
                 true => Ok(()),
@@ -112,11 +122,41 @@ impl AuthorizeLayer {
             Guard::Closed => return Err(self.unknown(request, "not_serving")),
             Guard::By(authorization) => authorization,
         };
+        match authorization.tokens() {
+            None => self.permits(request, info, &authorization, None),
+            Some(rules) => {
+                let info = info.clone();
+                let claims = self.tokens(rules, request)?;
+                self.permits(request, &info, &authorization, claims.as_deref())
+            }
+        }
+    }
+
+    /// What a good token of the request says.
+    fn tokens<B>(&self, rules: &JwtRules, request: &mut Request<B>) -> Result<Option<Arc<JwtClaims>>, Refusal> {
+        let Some(now) = self.clock.current_time() else {
+            return Err(self.unknown(request, "no_clock"));
+        };
+        tokens::check(rules, request, now.as_secs()).map_err(|why| {
+            self.tally.count("token_refused", why.as_str());
+            tracing::info!(reason = why.as_str(), "request refused: {why}");
+            Refusal::unauthenticated(request, why)
+        })
+    }
+
+    fn permits<B>(
+        &self,
+        request: &Request<B>,
+        info: &ConnectionInfo,
+        authorization: &Authorization,
+        claims: Option<&JwtClaims>,
+    ) -> Result<(), Refusal> {
         let facts = Facts {
             source: Some(info.source().ip()),
             destination: info.known_destination(),
             server_name: info.server_name(),
             peer: info.peer_id(),
+            claims,
             head: Some(RequestHead::of(request, "")),
         };
         let passes = authorization.request_passes(&facts, &mut |notice| self.notice(info, notice));

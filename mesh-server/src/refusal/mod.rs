@@ -6,16 +6,18 @@
 mod body;
 mod future;
 
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, StatusCode, Version};
 use mesh_core::canonical::NotCanonical;
+use mesh_core::jwt::JwtRefusal;
 
 pub use body::MaybeRefused;
 pub use future::ResponseFuture;
 
-/// INTERNAL, PERMISSION_DENIED and UNAVAILABLE (gRPC status codes).
+/// INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED and UNAVAILABLE (gRPC status codes).
 const INTERNAL: &str = "13";
 const PERMISSION_DENIED: &str = "7";
+const UNAUTHENTICATED: &str = "16";
 const UNAVAILABLE: &str = "14";
 
 /// Why a request goes no further, and in which form its sender is told.
@@ -26,6 +28,8 @@ pub(crate) struct Refusal {
     message: &'static str,
     grpc: bool,
     closes: bool,
+    /// By what the sender may show who it is (RFC 6750, 3).
+    challenge: Option<&'static str>,
     unprocessed: bool,
 }
 
@@ -38,6 +42,18 @@ impl Refusal {
     /// The sender may not.
     pub(crate) fn forbidden<B>(request: &Request<B>, message: &'static str) -> Self {
         Self::new(request, StatusCode::FORBIDDEN, PERMISSION_DENIED, message)
+    }
+
+    /// The sender's token is not good, or there is none.
+    pub(crate) fn unauthenticated<B>(request: &Request<B>, why: JwtRefusal) -> Self {
+        let challenge = match why {
+            JwtRefusal::Missing => "Bearer",
+            _ => "Bearer error=\"invalid_token\"",
+        };
+        Self {
+            challenge: Some(challenge),
+            ..Self::new(request, StatusCode::UNAUTHORIZED, UNAUTHENTICATED, why.message())
+        }
     }
 
     /// Not now, or not here.
@@ -81,6 +97,7 @@ impl Refusal {
             message,
             grpc,
             closes: false,
+            challenge: None,
             unprocessed: false,
         }
     }
@@ -98,6 +115,9 @@ impl Refusal {
             headers.insert("grpc-message", HeaderValue::from_static(self.message));
         } else {
             headers.insert(CONTENT_TYPE, TEXT);
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

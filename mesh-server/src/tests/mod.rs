@@ -15,6 +15,7 @@ mod odd;
 mod raw;
 mod services;
 mod strict;
+mod tokens;
 
 use std::convert::Infallible;
 use std::io;

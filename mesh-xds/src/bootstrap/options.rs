@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::BootstrapError;
+use crate::convention::{TELL_AS_GRPC, TELL_AS_SIDECAR};
 use crate::node::Node;
 
 /// The variant of xDS that the stream speaks: `x_mesh.protocol`. State of the world unless the file says otherwise, since
@@ -22,7 +23,8 @@ pub enum Protocol {
 ///
 /// Unless the file says otherwise it follows from the node, as istiod's choice does: an Istio node (`a~b~c~d`) whose
 /// metadata have no `GENERATOR` of `grpc` is sent what a sidecar gets; every other node what a gRPC client gets. A control
-/// plane that takes its client for a proxy sends a good deal that only a proxy can use, and nothing of that is a mistake.
+/// plane that takes its client for a proxy sends a good deal that only a proxy can use, and nothing of that is a mistake. Where the
+/// file says otherwise our own control plane is told (a client feature); others go by the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -42,6 +44,24 @@ impl Profile {
         match is_istio && node.metadata_text("GENERATOR") != Some("grpc") {
             true => Self::Envoy,
             false => Self::Grpc,
+        }
+    }
+
+    /// By what a client of ours says in its node, see [`feature`](Self::feature).
+    #[cfg(feature = "server")]
+    pub(crate) fn told(node: &Node) -> Self {
+        let says = |profile: &Self| node.features.iter().any(|feature| feature == profile.feature());
+        [Self::Grpc, Self::Envoy]
+            .into_iter()
+            .find(says)
+            .unwrap_or_else(|| Self::of(node))
+    }
+
+    /// The word for it among a client's abilities.
+    pub(crate) fn feature(self) -> &'static str {
+        match self {
+            Self::Grpc => TELL_AS_GRPC,
+            Self::Envoy => TELL_AS_SIDECAR,
         }
     }
 }

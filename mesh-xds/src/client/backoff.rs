@@ -9,7 +9,7 @@
 //!   sees how many come and spreads them, which no client can. This is no failure either.
 //! - An attempt failed: 1 s, growing by 1.6 to 120 s, each a fifth more or less (gRPC's connection backoff); those of 4 s and
 //!   more two fifths. All that lost a control plane at once are in step, and a fifth of so few pauses leaves them so: of a
-//!   thousand, 160 came in one second after an outage of 30 s, and with this 80.
+//!   thousand, 160 came in one second after an outage of 30 s, and with this 80. No pause is longer than 120 s.
 
 use std::time::Duration;
 
@@ -85,7 +85,9 @@ impl Backoff {
             return Duration::from_micros(self.entropy.draw().below(FIRST.as_micros() as u64));
         }
         self.next = grown(base);
-        shortest + Duration::from_micros(self.entropy.draw().below(2 * spread + 1))
+        // Not past the longest, and not all of what would be upon it.
+        let widest = (MAX.saturating_sub(shortest).as_micros() as u64).min(2 * spread);
+        shortest + Duration::from_micros(self.entropy.draw().below(widest + 1))
     }
 }
 
@@ -101,7 +103,7 @@ mod tests {
             let drawn = backoff.next().as_secs_f64();
             let jitter = if base < 4.0 { 0.2 } else { 0.4 };
             assert!(
-                drawn >= base * (1.0 - jitter) - 1e-3 && drawn <= base * (1.0 + jitter) + 1e-3,
+                drawn >= base * (1.0 - jitter) - 1e-3 && drawn <= (base * (1.0 + jitter)).min(120.0) + 1e-3,
                 "{drawn} of {base}"
             );
             base = (base * 1.6).min(120.0);

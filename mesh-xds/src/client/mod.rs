@@ -43,7 +43,7 @@ use opentelemetry::metrics::Meter;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Authority, Bootstrap, Protocol, Server, ServerFeature};
+use crate::bootstrap::{Authority, Bootstrap, Profile, Protocol, Server, ServerFeature};
 use crate::connect::Access;
 use crate::connector::Connector;
 use crate::decode::Context;
@@ -193,7 +193,7 @@ impl XdsClientBuilder {
             trusted: false,
         };
         let (reports, receiver) = watch::channel(Arc::new(Report::default()));
-        let status = ConfigStatus::new(receiver, link.applied(), Arc::new(node(bootstrap.node())));
+        let status = ConfigStatus::new(receiver, link.applied(), Arc::new(node(&bootstrap)));
         let observed = Arc::new(status.clone());
         metrics::register(&meter.unwrap_or_else(|| global::meter("mesh-xds")), &observed);
         link.keep_alive(observed);
@@ -239,7 +239,7 @@ impl Begin<'_> {
             profile: self.context.profile,
             names: bootstrap.listener_names().clone(),
         };
-        let node = Arc::new(node(bootstrap.node()));
+        let node = Arc::new(node(bootstrap));
         let trusted = |server: &Server| server.features.contains(ServerFeature::TrustedXdsServer);
         let context = |trusted| Context {
             trusted,
@@ -372,11 +372,17 @@ impl<'a> Plan<'a> {
 }
 
 /// The node as the file says, with what only the client can say.
-fn node(node: &Node) -> Node {
+fn node(bootstrap: &Bootstrap) -> Node {
+    let node = bootstrap.node();
+    let mut features = FEATURES.map(String::from).to_vec();
+    let profile = bootstrap.profile();
+    if profile != Profile::of(node) {
+        features.push(profile.feature().into());
+    }
     Node {
         user_agent: convention::OUR_USER_AGENT.into(),
         user_agent_version: env!("CARGO_PKG_VERSION").into(),
-        features: FEATURES.map(String::from).into(),
+        features,
         ..node.clone()
     }
 }

@@ -13,6 +13,7 @@ mod common;
 mod endpoint;
 mod extension;
 mod fault;
+mod jwt;
 mod listener;
 mod matcher;
 mod metadata;
@@ -22,6 +23,8 @@ mod refusal;
 mod route;
 mod session;
 mod tls;
+mod token;
+mod weight;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -40,6 +43,7 @@ use crate::wire::{Raw, time_to_live};
 pub(crate) use matcher::string_match;
 pub use refusal::Rejected;
 pub(crate) use refusal::{Fault, Notes, clip};
+pub(crate) use weight::admit;
 
 /// The type of the envelope that a resource may come in (client feature `xds.config.resource-in-sotw`).
 pub(crate) const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
@@ -80,8 +84,13 @@ pub(crate) enum Unwrapped {
     Plain(Raw),
     /// The resource, in an envelope that may say how long it lives.
     Envelope { raw: Raw, ttl: Option<Duration> },
-    /// An envelope without a resource: what the client holds lives on (xDS protocol, "TTL").
-    Heartbeat { name: Arc<str>, ttl: Option<Duration> },
+    /// An envelope without a resource: what the client holds lives on (xDS protocol, "TTL"). Its version is empty where it says
+    /// none.
+    Heartbeat {
+        name: Arc<str>,
+        version: Arc<str>,
+        ttl: Option<Duration>,
+    },
 }
 
 /// Takes a resource out of its envelope, if it has one.
@@ -97,6 +106,7 @@ pub(crate) fn unwrap(raw: Raw) -> Result<Unwrapped, Fault> {
         Some(inner) => Ok(Unwrapped::Envelope { raw: inner.into(), ttl }),
         None if ttl.is_some() && !envelope.name.is_empty() => Ok(Unwrapped::Heartbeat {
             name: envelope.name.into(),
+            version: envelope.version.into(),
             ttl,
         }),
         None => Err(Fault::new("resource", "the envelope is empty")),

@@ -1,8 +1,8 @@
 //! `RBAC`: who may call what (gRFC A41; Envoy for what gRPC has not).
 //!
 //! What cannot be looked at here is refused, never passed over: a rule that is half understood could let in whom it was to keep
-//! out. Two things are understood to be absent: metadata, which filters would put there that are refused, and so never matches
-//! (gRFC A41 says the same); and the policy's metadata for logs.
+//! out. Two things are understood to be absent: metadata that filters would put there that are refused, and so never matches
+//! (gRFC A41 says the same), where those of a token are looked at; and the policy's metadata for logs.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use mesh_core::config::{
 use prost::{Message, Name};
 
 use super::common::unpack;
-use super::{Fault, matcher};
+use super::{Fault, matcher, token};
 use crate::bootstrap::Profile;
 use crate::proto::core::CidrRange;
 use crate::proto::matcher::{FilterStateMatcher, MetadataMatcher, PathMatcher, filter_state_matcher, path_matcher};
@@ -171,8 +171,10 @@ fn permission(proto: &PermissionProto) -> Result<Permission, Fault> {
                 .map_err(|fault| fault.within("not_rule"));
         }
         PermissionRule::Any(any) => return always("any", *any),
-        PermissionRule::Metadata(matcher) => return Ok(metadata(matcher)),
-        PermissionRule::SourcedMetadata(sourced) => return sourced_metadata(sourced.metadata_matcher.as_ref()),
+        PermissionRule::Metadata(matcher) => return of_what(matcher),
+        PermissionRule::SourcedMetadata(sourced) => {
+            return of_what(sourced_metadata(sourced.metadata_matcher.as_ref())?);
+        }
         PermissionRule::Header(matcher) => PermissionTest::Header(header(matcher)?),
         PermissionRule::UrlPath(matcher) => PermissionTest::Path(path(matcher)?),
         PermissionRule::DestinationIp(range) => PermissionTest::DestinationIp(cidr("destination_ip", range)?),
@@ -213,8 +215,8 @@ fn principal(proto: &PrincipalProto) -> Result<Principal, Fault> {
         }
         Identifier::NotId(id) => return principal(id).map(Rule::negated).map_err(|fault| fault.within("not_id")),
         Identifier::Any(any) => return always("any", *any),
-        Identifier::Metadata(matcher) => return Ok(metadata(matcher)),
-        Identifier::SourcedMetadata(sourced) => return sourced_metadata(sourced.metadata_matcher.as_ref()),
+        Identifier::Metadata(matcher) => return of_whom(matcher),
+        Identifier::SourcedMetadata(sourced) => return of_whom(sourced_metadata(sourced.metadata_matcher.as_ref())?),
         Identifier::Authenticated(authenticated) => {
             let name = authenticated
                 .principal_name
@@ -250,9 +252,26 @@ fn metadata<T>(matcher: &MetadataMatcher) -> Rule<T> {
     }
 }
 
-fn sourced_metadata<T>(matcher: Option<&MetadataMatcher>) -> Result<Rule<T>, Fault> {
-    let matcher = matcher.ok_or_else(|| Fault::new("sourced_metadata.metadata_matcher", "is missing"))?;
-    Ok(metadata(matcher))
+fn sourced_metadata(matcher: Option<&MetadataMatcher>) -> Result<&MetadataMatcher, Fault> {
+    matcher.ok_or_else(|| Fault::new("sourced_metadata.metadata_matcher", "is missing"))
+}
+
+/// What filters here leave, they leave of tokens.
+fn of_whom(matcher: &MetadataMatcher) -> Result<Principal, Fault> {
+    if !token::is_of_token(matcher) {
+        return Ok(metadata(matcher));
+    }
+    let test = token::read(matcher).map_err(|fault| fault.within("metadata"))?;
+    let rule = Rule::Is(PrincipalTest::Token(test));
+    Ok(if matcher.invert { rule.negated() } else { rule })
+}
+
+/// What is not looked at must not pass for absent.
+fn of_what(matcher: &MetadataMatcher) -> Result<Permission, Fault> {
+    match token::is_of_token(matcher) {
+        true => Err(Fault::new("metadata", "of a token is supported in principals")),
+        false => Ok(metadata(matcher)),
+    }
 }
 
 fn peer_principal(state: &FilterStateMatcher) -> Result<StringMatch, Fault> {

@@ -13,9 +13,9 @@ use mesh_core::config::{
 
 use super::common::{address, uint};
 use super::listener::filters;
-use super::rbac;
 use super::socket::connection_manager;
 use super::tls::{self, naming};
+use super::{jwt, rbac};
 use crate::bootstrap::Profile;
 use crate::convention::SDS_IDENTITY;
 use crate::proto::core::{CidrRange, TrafficDirection, TransportSocket};
@@ -81,10 +81,11 @@ fn http(name: &str, authorization: &Authorization, shape: Profile) -> Filter {
             ..RouteAction::default()
         }),
     };
+    let tokens = authorization.tokens().into_iter().map(|rules| jwt::filter(rules));
     let guards = authorization.request().iter().map(rbac::request);
     connection_manager(&HttpConnectionManager {
         stat_prefix: stat_prefix(name),
-        http_filters: guards.chain(filters(&[])).collect(),
+        http_filters: tokens.chain(guards).chain(filters(&[])).collect(),
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
             name: "inbound".into(),
             virtual_hosts: rbac::virtual_hosts(authorization.hosts(), &action),

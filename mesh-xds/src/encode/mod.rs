@@ -26,9 +26,11 @@ mod filter;
 mod hash;
 mod headers;
 mod inbound;
+mod jwt;
 mod lb;
 mod listener;
 mod matcher;
+mod ordered;
 mod outlier;
 mod protocol;
 mod rbac;
@@ -39,6 +41,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -77,7 +80,7 @@ impl Dialect {
     /// What to speak with this node.
     pub(crate) fn of(node: &Node) -> Result<Self, NotAnAddress> {
         match &*node.user_agent {
-            OUR_USER_AGENT => Ok(match Profile::of(node) {
+            OUR_USER_AGENT => Ok(match Profile::told(node) {
                 Profile::Grpc => Self::Mesh,
                 Profile::Envoy => Self::Sidecar,
             }),
@@ -128,17 +131,25 @@ pub(crate) fn socket_name(port: u16) -> String {
 
 /// What a server accepts connections by.
 pub(crate) fn inbound(inbound: &Inbound, shape: Profile) -> Vec<u8> {
-    inbound::listener(inbound, shape).encode_to_vec()
+    ordered::listener(inbound::listener(inbound, shape).encode_to_vec())
 }
 
 /// A route configuration.
 pub(crate) fn routes(tree: &RouteTree) -> Vec<u8> {
-    route::configuration(tree).encode_to_vec()
+    ordered::routes(route::configuration(tree).encode_to_vec())
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// How often a cluster was written.
+    pub(crate) static CLUSTERS_WRITTEN: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// A cluster, whose endpoints go by its own name.
 pub(crate) fn cluster(cluster: &Cluster, dialect: Dialect) -> Vec<u8> {
-    cluster::cluster(cluster, dialect).encode_to_vec()
+    #[cfg(test)]
+    CLUSTERS_WRITTEN.set(CLUSTERS_WRITTEN.get() + 1);
+    ordered::cluster(cluster::cluster(cluster, dialect).encode_to_vec())
 }
 
 /// The endpoints of a cluster, the shares of its calls that are to fail without reaching one, and what its localities weigh.
@@ -148,5 +159,5 @@ pub(crate) fn endpoints(
     drops: &[DropOverload],
     localities: &Localities,
 ) -> Vec<u8> {
-    endpoint::assignment(cluster, endpoints, drops, localities).encode_to_vec()
+    ordered::endpoints(endpoint::assignment(cluster, endpoints, drops, localities).encode_to_vec())
 }

@@ -16,6 +16,7 @@ use prost::{Message, Name};
 
 use super::common::uint;
 use super::matcher::{header_match, route_match, string_match};
+use super::token;
 use crate::proto::core::CidrRange;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
 use crate::proto::listener::{Filter, filter};
@@ -214,6 +215,10 @@ fn permission(rule: &Permission) -> PermissionProto {
     PermissionProto { rule: Some(written) }
 }
 
+#[allow(
+    deprecated,
+    reason = "Istio writes the deprecated metadata, and reads no other of old"
+)]
 fn principal(rule: &Principal) -> PrincipalProto {
     let set = |rules: &[Principal]| principal::Set {
         ids: rules.iter().map(principal).collect(),
@@ -231,6 +236,7 @@ fn principal(rule: &Principal) -> PrincipalProto {
         Rule::Is(PrincipalTest::Source(range)) => Identifier::DirectRemoteIp(cidr(range)),
         Rule::Is(PrincipalTest::Header(header)) => Identifier::Header(header_match(header)),
         Rule::Is(PrincipalTest::Path(test)) => Identifier::UrlPath(path(test)),
+        Rule::Is(PrincipalTest::Token(test)) => Identifier::Metadata(token::metadata(test)),
     };
     PrincipalProto {
         identifier: Some(written),

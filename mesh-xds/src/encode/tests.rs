@@ -59,6 +59,19 @@ fn the_dialect_is_chosen_by_the_name_of_the_software() {
     };
     assert_eq!(Dialect::of(&sidecar(None)), Ok(Dialect::Sidecar));
     assert_eq!(Dialect::of(&sidecar(Some("grpc"))), Ok(Dialect::Mesh));
+    // What the bootstrap decides goes before what the node looks like.
+    let told = |feature: &str, node: Node| Node {
+        features: vec![feature.into()],
+        ..node
+    };
+    assert_eq!(
+        Dialect::of(&told("mesh.profile.grpc", sidecar(None))),
+        Ok(Dialect::Mesh)
+    );
+    assert_eq!(
+        Dialect::of(&told("mesh.profile.envoy", node(OUR_USER_AGENT, None))),
+        Ok(Dialect::Sidecar)
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mesh_core::Snapshot;
 use mesh_core::config::{CallFilter, Cluster, ClusterName, Inbound, RouteTree};
@@ -32,16 +32,44 @@ pub(crate) struct TypeSet {
 pub(crate) type Names = BTreeSet<Arc<str>>;
 
 /// What one group of clients is told, in each dialect.
+///
+/// What our clients and gRPC's are told is written and read back when it is published. Clusters for sidecars differ from those in
+/// the names of secrets alone; they are written when the first client asks for them, by the stream that asks.
 #[derive(Clone, Debug)]
 pub(crate) struct Encoded {
+    snapshot: Snapshot,
+    generation: u64,
     mesh: View,
     grpc: View,
-    sidecar: View,
+    sidecar: Later,
     /// For Envoys whose listeners are on the usual address.
-    envoy: View,
+    envoy: Later,
+    egress_routes: Arc<TypeSet>,
     /// The ports of Envoy's listeners, with the filters of each.
     ports: Arc<[(u16, Vec<CallFilter>)]>,
     undescribed: Option<Undescribed>,
+}
+
+/// A dialect whose clusters are written when somebody speaks it.
+#[derive(Clone, Debug)]
+struct Later {
+    dialect: Dialect,
+    listeners: Arc<TypeSet>,
+    clusters: OnceLock<Arc<TypeSet>>,
+    /// The last that were written of those published before.
+    before: Option<Arc<TypeSet>>,
+}
+
+impl Later {
+    fn new(dialect: Dialect, listeners: Arc<TypeSet>, previous: Option<&Self>) -> Self {
+        let before = previous.and_then(|previous| previous.clusters.get().or(previous.before.as_ref()));
+        Self {
+            dialect,
+            listeners,
+            clusters: OnceLock::new(),
+            before: before.cloned(),
+        }
+    }
 }
 
 /// What one client is told: the sets of its dialect.
@@ -112,20 +140,9 @@ impl Encoded {
         serve(&mut listeners, snapshot, Profile::Grpc)?;
         let routes = written(trees.values().map(|tree| &***tree));
         let leading = leading(trees.values().map(|tree| &***tree));
-        let served = || {
-            snapshot
-                .clusters()
-                .iter()
-                .filter_map(|(name, cluster)| Some((name, cluster.as_ref().ok()?)))
-        };
-        let endpoints = served()
+        let endpoints = served(snapshot)
             .map(|(name, cluster)| (name.as_str().into(), encoded_endpoints(name, cluster)))
             .collect();
-        let clusters = |dialect| {
-            served()
-                .map(|(name, cluster)| (name.as_str().into(), encode::cluster(cluster, dialect).into()))
-                .collect::<Resources>()
-        };
         let egress = encode::by_port(snapshot);
         let egress_routes = written(egress.values());
         let egress_leading = self::leading(egress.values());
@@ -146,34 +163,24 @@ impl Encoded {
             let trial = encode::inbound(&any, Profile::Grpc).into();
             check::<Listener>(&Resources::from([(VIRTUAL_INBOUND.into(), trial)]), Profile::Grpc)?;
         }
-        let for_mesh = clusters(Dialect::Mesh);
-        let for_grpc = clusters(Dialect::Grpc);
+        let for_mesh = clusters(snapshot, Dialect::Mesh);
+        let for_grpc = clusters(snapshot, Dialect::Grpc);
         check::<Listener>(&listeners, Profile::Grpc)?;
         check::<Listener>(&for_sidecars, Profile::Envoy)?;
         check::<RouteTree>(&routes, Profile::Grpc)?;
         check::<RouteTree>(&egress_routes, Profile::Grpc)?;
         check::<Endpoints>(&endpoints, Profile::Grpc)?;
-        // Envoy's differ from these in the names of secrets alone.
         check::<ClusterSpec>(&for_mesh, Profile::Grpc)?;
         check::<ClusterSpec>(&for_grpc, Profile::Grpc)?;
-        let leads = |view: fn(&Self) -> &View, kind: ResourceKind, resources: Resources, clusters| {
-            let before = previous.map(|previous| view(previous).of(kind));
-            match before {
-                Some(before) if before.resources.shared() == &resources => Arc::clone(before),
-                _ => Arc::new(TypeSet {
-                    version: version(generation, &resources),
-                    versions: versions(&resources).into(),
-                    resources: resources.into(),
-                    clusters,
-                }),
-            }
+        let leads = |before: fn(&Self) -> &Arc<TypeSet>, resources, clusters| {
+            type_set(previous.map(before), generation, resources, clusters)
         };
-        let set = |view, kind, resources| leads(view, kind, resources, BTreeMap::new());
-        let listeners = set(|e| &e.mesh, ResourceKind::Listener, listeners);
-        let routes = leads(|e| &e.mesh, ResourceKind::Route, routes, leading);
-        let endpoints = set(|e| &e.mesh, ResourceKind::Endpoints, endpoints);
+        let set = |before, resources| leads(before, resources, BTreeMap::new());
+        let listeners = set(|e| e.mesh.of(ResourceKind::Listener), listeners);
+        let routes = leads(|e| e.mesh.of(ResourceKind::Route), routes, leading);
+        let endpoints = set(|e| e.mesh.of(ResourceKind::Endpoints), endpoints);
         // No filter of ours is a resource of its own.
-        let extensions = set(|e| &e.mesh, ResourceKind::ExtensionConfig, Resources::new());
+        let extensions = set(|e| e.mesh.of(ResourceKind::ExtensionConfig), Resources::new());
         let grpc = |clusters| {
             View([
                 listeners.clone(),
@@ -183,31 +190,33 @@ impl Encoded {
                 extensions.clone(),
             ])
         };
-        let egress_routes = leads(|e| &e.envoy, ResourceKind::Route, egress_routes, egress_leading);
-        let envoy = |listeners, clusters| {
-            View([
-                listeners,
-                egress_routes.clone(),
-                clusters,
-                endpoints.clone(),
-                extensions.clone(),
-            ])
-        };
-        let cluster = |view, dialect| set(view, ResourceKind::Cluster, clusters(dialect));
+        let for_sidecars = set(|e| &e.sidecar.listeners, for_sidecars);
+        let sockets = set(|e| &e.envoy.listeners, sockets);
         Ok(Self {
-            mesh: grpc(set(|e| &e.mesh, ResourceKind::Cluster, for_mesh)),
-            grpc: grpc(set(|e| &e.grpc, ResourceKind::Cluster, for_grpc)),
-            sidecar: envoy(
-                set(|e| &e.sidecar, ResourceKind::Listener, for_sidecars),
-                cluster(|e| &e.sidecar, Dialect::Sidecar),
-            ),
-            envoy: envoy(
-                set(|e| &e.envoy, ResourceKind::Listener, sockets),
-                cluster(|e| &e.envoy, Dialect::Envoy(EGRESS_ADDRESS)),
-            ),
+            snapshot: snapshot.clone(),
+            generation,
+            mesh: grpc(set(|e| e.mesh.of(ResourceKind::Cluster), for_mesh)),
+            grpc: grpc(set(|e| e.grpc.of(ResourceKind::Cluster), for_grpc)),
+            sidecar: Later::new(Dialect::Sidecar, for_sidecars, previous.map(|e| &e.sidecar)),
+            envoy: Later::new(Dialect::Envoy(EGRESS_ADDRESS), sockets, previous.map(|e| &e.envoy)),
+            egress_routes: leads(|e| &e.egress_routes, egress_routes, egress_leading),
             ports,
             undescribed,
         })
+    }
+
+    fn later(&self, later: &Later) -> View {
+        let write = || {
+            let clusters = clusters(&self.snapshot, later.dialect);
+            type_set(later.before.as_ref(), self.generation, clusters, BTreeMap::new())
+        };
+        View([
+            Arc::clone(&later.listeners),
+            Arc::clone(&self.egress_routes),
+            Arc::clone(later.clusters.get_or_init(write)),
+            Arc::clone(self.mesh.of(ResourceKind::Endpoints)),
+            Arc::clone(self.mesh.of(ResourceKind::ExtensionConfig)),
+        ])
     }
 
     /// What such a client is told that asks for these listeners, some of which are perhaps of servers that no document describes.
@@ -231,16 +240,16 @@ impl Encoded {
         view
     }
 
-    /// What a client of this dialect is told. Cheap, but for an Envoy with an address of its own, whose listeners are
-    /// written here: ask once for each publish and stream.
+    /// What a client of this dialect is told. Cheap, but for the first sidecar, whose clusters are written here for all, and an
+    /// Envoy with an address of its own, whose listeners are: ask once for each publish and stream.
     pub(crate) fn view(&self, dialect: Dialect) -> View {
         match dialect {
             Dialect::Mesh => self.mesh.clone(),
             Dialect::Grpc => self.grpc.clone(),
-            Dialect::Sidecar => self.sidecar.clone(),
-            Dialect::Envoy(EGRESS_ADDRESS) => self.envoy.clone(),
+            Dialect::Sidecar => self.later(&self.sidecar),
+            Dialect::Envoy(EGRESS_ADDRESS) => self.later(&self.envoy),
             Dialect::Envoy(address) => {
-                let mut view = self.envoy.clone();
+                let mut view = self.later(&self.envoy);
                 let usual = view.of(ResourceKind::Listener);
                 let resources = sockets(&self.ports, address);
                 let elsewhere = TypeSet {
@@ -254,6 +263,36 @@ impl Encoded {
                 view
             }
         }
+    }
+}
+
+/// The clusters that are there.
+fn served(snapshot: &Snapshot) -> impl Iterator<Item = (&ClusterName, &Arc<Cluster>)> {
+    let clusters = snapshot.clusters().iter();
+    clusters.filter_map(|(name, cluster)| Some((name, cluster.as_ref().ok()?)))
+}
+
+fn clusters(snapshot: &Snapshot, dialect: Dialect) -> Resources {
+    served(snapshot)
+        .map(|(name, cluster)| (name.as_str().into(), encode::cluster(cluster, dialect).into()))
+        .collect()
+}
+
+/// The set of these; the one before where nothing changed.
+fn type_set(
+    before: Option<&Arc<TypeSet>>,
+    generation: u64,
+    resources: Resources,
+    clusters: BTreeMap<Arc<str>, Arc<Names>>,
+) -> Arc<TypeSet> {
+    match before {
+        Some(before) if before.resources.shared() == &resources => Arc::clone(before),
+        _ => Arc::new(TypeSet {
+            version: version(generation, &resources),
+            versions: versions(&resources).into(),
+            resources: resources.into(),
+            clusters,
+        }),
     }
 }
 

@@ -1,20 +1,25 @@
-//! The client's half of the generated ADS stub.
+//! The client's half of ADS. Not the generated stub, which would decode whatever comes: see [`codec`](super::codec).
 
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::client::Grpc;
+use tonic::{Request, Status, Streaming};
 
 use super::Variant;
+use super::codec::Weighed;
 use crate::convention::PUSHBACK;
 use crate::credentials::Credentialed;
-use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
 /// The largest response taken: control planes send everything in one message, tens of MiB in a large mesh.
-const MAX_RESPONSE_BYTES: usize = 256 * 1024 * 1024;
+pub(crate) const MAX_RESPONSE_BYTES: usize = 256 * 1024 * 1024;
+/// What a response may take with all that is made of it: one that is a single resource of the largest size is there twice.
+const MAX_HELD_BYTES: usize = 2 * MAX_RESPONSE_BYTES;
 
 type Opening<M> = Pin<Box<dyn Future<Output = Result<Streaming<M>, Status>> + Send>>;
 
@@ -30,8 +35,14 @@ enum Stage<M> {
 impl<V: Variant> Incoming<V> {
     /// Opens a stream that says what comes through `outgoing`.
     pub(crate) fn open(channel: Credentialed, outgoing: mpsc::Receiver<V::Request>) -> Self {
-        let client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
-        Self(Stage::Opening(Box::pin(V::call(client, ReceiverStream::new(outgoing)))))
+        let mut client = Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let codec = Weighed::<V::RequestMessage, V::ResponseMessage>::new(&V::RESPONSE, MAX_HELD_BYTES);
+        let requests = Request::new(ReceiverStream::new(outgoing).map(Into::into));
+        Self(Stage::Opening(Box::pin(async move {
+            client.ready().await?;
+            let path = PathAndQuery::from_static(V::METHOD);
+            Ok(client.streaming(requests, path, codec).await?.into_inner())
+        })))
     }
 
     /// The next response, or why there will be none. Cancelling the wait loses nothing.

@@ -3,6 +3,7 @@
 #[cfg(feature = "fuzzing")]
 pub(crate) mod bytes;
 mod client;
+mod codec;
 pub(crate) mod csds;
 mod delta;
 pub(crate) mod load;
@@ -12,6 +13,7 @@ mod node_matcher;
 #[cfg(feature = "server")]
 mod server;
 mod variant;
+pub(crate) mod weigh;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use crate::node::Node;
 use crate::proto::{discovery, protobuf, rpc};
 use crate::resource::ResourceKind;
 
-pub(crate) use client::Incoming;
+pub(crate) use client::{Incoming, MAX_RESPONSE_BYTES};
 pub(crate) use delta::{DeltaRequest, DeltaResponse, Versioned};
 #[cfg(feature = "server")]
 pub(crate) use node::size as node_size;
@@ -247,5 +249,17 @@ pub(crate) fn enveloped(name: &str, resource: Option<Raw>, ttl: Duration) -> Raw
     Raw {
         type_url: discovery::Resource::type_url(),
         bytes: envelope.encode_to_vec(),
+    }
+}
+
+/// An envelope that says a version of its own.
+#[cfg(test)]
+pub(crate) fn of_version(version: &str, envelope: Raw) -> Raw {
+    use prost::Message as _;
+    let mut inside = discovery::Resource::decode(&*envelope.bytes).expect("an envelope");
+    inside.version = version.into();
+    Raw {
+        bytes: inside.encode_to_vec(),
+        ..envelope
     }
 }

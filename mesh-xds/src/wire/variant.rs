@@ -1,35 +1,47 @@
 //! The two variants of the protocol, as the messages each is spoken in.
 
 use std::fmt;
-use std::future::Future;
 #[cfg(feature = "server")]
 use std::sync::Arc;
 
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
-
+use super::weigh::{Heavy, Inside, Shape};
 use super::{DeltaRequest, DeltaResponse, Request, Response};
-use crate::credentials::Credentialed;
 #[cfg(feature = "server")]
 use crate::node::Node;
 use crate::proto::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
 
-/// One variant: its messages as plain values, as generated types, and the method that carries them.
+/// The largest of what else discovery messages repeat: a `Node`'s extensions, 168 bytes.
+pub(super) const MESSAGE: Shape = Shape {
+    first: 64,
+    more: 256,
+    heavy: &[],
+};
+
+/// What a resource costs on its way to the cache, by however little it is said: an `Any`, and what is read of it. More than are kept
+/// ([`MAX_RESOURCES`](crate::client::cache::MAX_RESOURCES)) find room.
+const RESOURCE_BYTES: usize = 448;
+
+/// The resource itself.
+const SEALED_ANY: Inside = Inside::Message(&[Heavy {
+    number: 2,
+    bytes: 0,
+    inside: Inside::Sealed,
+}]);
+
+/// One variant: its messages as plain values and as generated types, and the method that carries them.
 pub(crate) trait Variant: fmt::Debug + Send + Sync + 'static {
     type Request: From<Self::RequestMessage> + Into<Self::RequestMessage> + fmt::Debug + Send + 'static;
     type Response: From<Self::ResponseMessage> + Into<Self::ResponseMessage> + fmt::Debug + Send + 'static;
-    type RequestMessage: prost::Message + 'static;
-    type ResponseMessage: prost::Message + 'static;
+    type RequestMessage: prost::Message + Default + 'static;
+    type ResponseMessage: prost::Message + Default + 'static;
 
-    /// Opens a stream that says `requests`.
-    fn call(
-        client: AggregatedDiscoveryServiceClient<Credentialed>,
-        requests: ReceiverStream<Self::Request>,
-    ) -> impl Future<Output = Result<Streaming<Self::ResponseMessage>, Status>> + Send;
+    /// The method that carries it.
+    const METHOD: &'static str;
+
+    /// What responses cost. Their resources are weighed one by one, when they are read.
+    const RESPONSE: Shape;
 
     /// Who asks, if the request says so.
     #[cfg(feature = "server")]
@@ -54,13 +66,16 @@ impl Variant for Sotw {
     type RequestMessage = DiscoveryRequest;
     type ResponseMessage = DiscoveryResponse;
 
-    async fn call(
-        mut client: AggregatedDiscoveryServiceClient<Credentialed>,
-        requests: ReceiverStream<Request>,
-    ) -> Result<Streaming<DiscoveryResponse>, Status> {
-        let response = client.stream_aggregated_resources(requests.map(Into::into)).await?;
-        Ok(response.into_inner())
-    }
+    const METHOD: &'static str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+
+    const RESPONSE: Shape = Shape {
+        heavy: &[Heavy {
+            number: 2,
+            bytes: RESOURCE_BYTES,
+            inside: SEALED_ANY,
+        }],
+        ..MESSAGE
+    };
 
     #[cfg(feature = "server")]
     fn node(request: &Request) -> Option<&Arc<Node>> {
@@ -79,13 +94,20 @@ impl Variant for Delta {
     type RequestMessage = DeltaDiscoveryRequest;
     type ResponseMessage = DeltaDiscoveryResponse;
 
-    async fn call(
-        mut client: AggregatedDiscoveryServiceClient<Credentialed>,
-        requests: ReceiverStream<DeltaRequest>,
-    ) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
-        let response = client.delta_aggregated_resources(requests.map(Into::into)).await?;
-        Ok(response.into_inner())
-    }
+    const METHOD: &'static str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+    const RESPONSE: Shape = Shape {
+        heavy: &[Heavy {
+            number: 2,
+            bytes: size_of::<Resource>() + RESOURCE_BYTES,
+            inside: Inside::Message(&[Heavy {
+                number: 2,
+                bytes: 0,
+                inside: SEALED_ANY,
+            }]),
+        }],
+        ..MESSAGE
+    };
 
     #[cfg(feature = "server")]
     fn node(request: &DeltaRequest) -> Option<&Arc<Node>> {

@@ -28,6 +28,8 @@ const LIMIT: usize = 256 * 1024 * 1024;
 /// Longer than any step takes on a busy machine.
 const SOON: Duration = Duration::from_secs(120);
 const PIECE: usize = 64 * 1024;
+/// A hundredth of it would be gigabytes as values.
+const SMALL: usize = 8 << 20;
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 
 type Pieces = mpsc::Sender<Bytes>;
@@ -83,6 +85,8 @@ struct Said {
     content: usize,
     filled: &'static [u8],
     after: Vec<u8>,
+    /// Whether it costs the stream.
+    ends: bool,
 }
 
 impl Said {
@@ -106,6 +110,30 @@ impl Said {
             content,
             filled,
             after: [field(4, LISTENER.as_bytes()), field(5, b"1")].concat(),
+            ends: content > LIMIT,
+        }
+    }
+
+    /// A resource named `t` with a field that holds a field that holds `filled`; each of `path` is the head of such a field.
+    fn nested(about: &'static str, protocol: Protocol, path: &[&[u8]], filled: &'static [u8], content: usize) -> Self {
+        let content = content / filled.len() * filled.len();
+        let mut begins = Vec::new();
+        for key in path.iter().rev() {
+            let length = head(1, begins.len() + content)[1..].to_vec();
+            begins = [key.to_vec(), length, begins].concat();
+        }
+        Self::new(about, protocol, &[field(1, b"t"), begins].concat(), filled, content)
+    }
+
+    /// No resource that could be read, but so many that say nothing.
+    fn hollow(about: &'static str, content: usize) -> Self {
+        Self {
+            about,
+            before: field(1, b"1"),
+            content,
+            filled: &[0x12, 0],
+            after: [field(4, LISTENER.as_bytes()), field(5, b"1")].concat(),
+            ends: true,
         }
     }
 
@@ -161,6 +189,25 @@ async fn holds_no_more_than_it_may(protocol: Protocol) {
         Said::new("a million unknown fields", protocol, &name, unknown, 3_000_000),
         Said::new("unknown fields up to the limit", protocol, &name, unknown, almost),
         Said::new("nothing up to the limit", protocol, &[], &[0xff], almost),
+        Said::new("empty filter chains", protocol, &name, &[0x1a, 0], SMALL),
+        Said::new(
+            "empty filter chains up to the limit",
+            protocol,
+            &name,
+            &[0x1a, 0],
+            almost,
+        ),
+        Said::nested("empty filters of a chain", protocol, &[&[0x1a]], &[0x1a, 0], SMALL),
+        // api_listener, its `Any`, the manager's routes, a virtual host.
+        Said::nested(
+            "empty routes",
+            protocol,
+            &[&[0x9a, 1], &[0x0a], &[0x12], &[0x22], &[0x12]],
+            &[0x1a, 0],
+            SMALL,
+        ),
+        Said::hollow("empty resources", SMALL),
+        Said::hollow("empty resources up to the limit", almost),
         Said::new("more than the limit", protocol, &name, unknown, LIMIT + 1),
     ];
     let seen = Mutex::new(Vec::new());
@@ -173,8 +220,9 @@ async fn holds_no_more_than_it_may(protocol: Protocol) {
         // It is answered, or costs the stream, and then there is another.
         let over = |report: &Report| report.connection.responses > refused || report.connection.streams > before;
         client.status().until(SOON, over).await.unwrap();
-        while let Ok(next) = streams.try_recv() {
-            stream = next;
+        if said.ends {
+            tokio::time::timeout(SOON, stream.closed()).await.unwrap();
+            stream = tokio::time::timeout(SOON, streams.recv()).await.unwrap().unwrap();
         }
         let most = peak.bytes().saturating_sub(steady);
         println!("CP-5 {protocol:?}: {}: at most {} KiB held", said.about, most / 1024);

@@ -155,8 +155,12 @@ fn most(times: &Mutex<Vec<Instant>>, since: Instant) -> usize {
     most.max().unwrap_or_default()
 }
 
-/// What one restart looked like.
+/// What one restart looked like. A dial to a port where nobody listens is no load to anybody and is not counted; every one that
+/// reaches the control plane that is back is, and every stream that begins there.
 struct Restart {
+    /// All that reached it.
+    dials: usize,
+    /// In any second after the first.
     dialled: usize,
     begun: usize,
     took: Duration,
@@ -186,10 +190,11 @@ async fn restart_after(outage: Duration) -> Restart {
     let plane = Plane::start(&port, 2);
     let took = converged(&clients, 2).await - since;
     looking.abort();
+    let dials = port.dialled.lock().unwrap().iter().filter(|at| **at >= since).count();
     let (dialled, begun) = (most(&port.dialled, since), most(&port.begun, since));
     let peak = port.peak.bytes();
     println!(
-        "CP-11: {CLIENTS} clients, away {} s: in any second after the first at most {dialled} dialled and {begun} began; \
+        "CP-11: {CLIENTS} clients, away {} s: {dials} dialled; in any second after the first at most {dialled} did and {begun} began; \
          all converged in {:.1} s; at most {} KiB held, {} KiB before",
         outage.as_secs(),
         took.as_secs_f64(),
@@ -200,6 +205,7 @@ async fn restart_after(outage: Duration) -> Restart {
     drop(clients);
     plane.stop(&port).await;
     Restart {
+        dials,
         dialled,
         begun,
         took,
@@ -208,37 +214,34 @@ async fn restart_after(outage: Duration) -> Restart {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn cp_11_a_thousand_clients_of_a_control_plane_that_restarts_return_spread() {
-    let restart = restart_after(Duration::ZERO).await;
-    assert!(restart.dialled <= MOST, "{}", restart.dialled);
+/// Nobody dials twice: who is sent away keeps its connection.
+#[track_caller]
+fn is_spread(restart: &Restart, most_dials: usize) {
+    assert_eq!(restart.dials, CLIENTS);
+    assert!(restart.dialled <= most_dials, "{}", restart.dialled);
     assert!(restart.begun <= MOST, "{}", restart.begun);
     assert!(restart.took < CONVERGED, "{:?}", restart.took);
     let (peak, steady) = (restart.peak, restart.steady);
     assert!(peak <= MOST_MEMORY * steady, "{peak} bytes, {steady} before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn cp_11_a_thousand_clients_of_a_control_plane_that_restarts_return_spread() {
+    is_spread(&restart_after(Duration::ZERO).await, MOST);
 }
 
 /// After an outage the backoff of each client says when it comes; what begins is paced, and who is sent away keeps its
 /// connection.
 #[tokio::test(start_paused = true)]
 async fn cp_11_after_an_outage_no_second_sees_more_than_a_tenth_dial_or_begin() {
-    let restart = restart_after(Duration::from_secs(30)).await;
-    assert!(restart.dialled <= MOST, "{}", restart.dialled);
-    assert!(restart.begun <= MOST, "{}", restart.begun);
-    assert!(restart.took < CONVERGED, "{:?}", restart.took);
-    let (peak, steady) = (restart.peak, restart.steady);
-    assert!(peak <= MOST_MEMORY * steady, "{peak} bytes, {steady} before");
+    is_spread(&restart_after(Duration::from_secs(30)).await, MOST);
 }
 
-/// A short outage: what begins is paced as ever. Who dials is in the first pauses of gRPC's backoff, 1 s and 1.6 times more
-/// each time: 6 s after the loss these are 3.2 s on average, so of a thousand clients 300 dial a second, however well they are
-/// spread. A dial that is refused costs next to nothing, and one that is not finds its turn.
+/// A short outage: what begins is paced as ever, and so is all that a client costs beyond its connection. Who dials is in the first
+/// pauses of gRPC's backoff, 1 s and 1.6 times more each time: 5 s after the loss that is one of 2.6 s, a fifth more or less, so
+/// that a thousand clients come within 3.1 s, each once. A tenth a second would take ten, which is a backoff that gRPC does not
+/// have.
 #[tokio::test(start_paused = true)]
 async fn cp_11_after_a_short_outage_no_second_sees_more_than_a_tenth_begin() {
-    let restart = restart_after(Duration::from_secs(5)).await;
-    assert!(restart.dialled <= CLIENTS / 3, "{}", restart.dialled);
-    assert!(restart.begun <= MOST, "{}", restart.begun);
-    assert!(restart.took < CONVERGED, "{:?}", restart.took);
-    let (peak, steady) = (restart.peak, restart.steady);
-    assert!(peak <= MOST_MEMORY * steady, "{peak} bytes, {steady} before");
+    is_spread(&restart_after(Duration::from_secs(5)).await, CLIENTS / 4);
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mesh_core::config::{Authorization, FilterRules, Rbac, RbacAction, RbacFilter, RbacPolicy};
 
-use super::{Findings, Mesh};
+use super::{Findings, Mesh, tokens};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{AuthorizationPolicy, Document, Documents, PolicyAction};
 use rule::Reader;
@@ -27,7 +27,8 @@ const DRY_RUN: &str = "istio.io/dry-run";
 
 /// Every document as policies, read once for all workloads.
 pub(super) struct Policies<'a> {
-    root_namespace: &'a str,
+    documents: &'a Documents,
+    mesh: &'a Mesh,
     read: Vec<(&'a Document<AuthorizationPolicy>, Vec<RbacPolicy>)>,
 }
 
@@ -43,10 +44,7 @@ impl<'a> Policies<'a> {
                 findings.say(meta, Severity::Warning, Code::NoEffect, &meta.place, message);
             }
         }
-        Self {
-            root_namespace: &mesh.root_namespace,
-            read,
-        }
+        Self { documents, mesh, read }
     }
 
     /// What a workload's requests must pass: by the policies of the root namespace and of its own that select it.
@@ -61,7 +59,7 @@ impl<'a> Policies<'a> {
         for (document, policies) in &self.read {
             let own = document.meta.namespace();
             let selector = document.spec.selector.as_ref();
-            if (own != namespace && own != self.root_namespace)
+            if (own != namespace && own != &*self.mesh.root_namespace)
                 || selector.is_some_and(|selector| !selector.selects(labels))
             {
                 continue;
@@ -89,7 +87,10 @@ impl<'a> Policies<'a> {
             .into_iter()
             .filter_map(|(name, action, both)| both.filter(name, action));
         match (Authorization::new(Vec::new(), filters.collect(), Vec::new()), last) {
-            (Ok(authorization), _) => authorization,
+            (Ok(authorization), _) => {
+                let tokens = tokens::of_workload(self.documents, self.mesh, (namespace, labels), findings);
+                authorization.with_tokens(tokens)
+            }
             (Err(error), last) => {
                 if let Some(meta) = last {
                     let message = format!("the policies of a workload in namespace {namespace:?}: {error}");
@@ -117,7 +118,8 @@ pub(super) fn both(a: &Arc<Authorization>, b: &Arc<Authorization>) -> Arc<Author
             ..filter.clone()
         });
     }
-    Arc::new(Authorization::new(Vec::new(), filters, Vec::new()).unwrap_or_else(|_| nothing()))
+    let both = Authorization::new(Vec::new(), filters, Vec::new()).unwrap_or_else(|_| nothing());
+    Arc::new(both.with_tokens(tokens::both(a.tokens(), b.tokens())))
 }
 
 /// What nothing passes: what is left when more is asked than can be.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use mesh_core::canonical::{PathNormalization, canonical_path};
 use mesh_core::config::{
-    HeaderMatch, HeaderTest, IpPrefix, Pattern, Permission, PermissionTest, Principal, PrincipalTest, RbacPolicy, Rule,
-    StringMatch, Subject,
+    ClaimShape, HeaderMatch, HeaderTest, IpPrefix, Pattern, Permission, PermissionTest, Principal, PrincipalTest,
+    RbacPolicy, Rule, StringMatch, Subject, TokenTest,
 };
 use mesh_core::identity::SpiffeId;
 
@@ -91,6 +91,8 @@ impl<'a> Reader<'a> {
             Attribute::TrustDomain => |own, value, _| own.by_pattern(value, &format!("{}(?:/.*)?", segment(value))),
             Attribute::ServiceAccount => |own, value, _| own.account(value),
             Attribute::Header(_) => |own, value, attribute| own.header(value, attribute),
+            Attribute::RequestPrincipal => |_, value, _| Some(PrincipalTest::Token(TokenTest::Principal(text(value)))),
+            Attribute::Claim(_) => |own, value, attribute| own.claim(value, attribute),
             _ => |own, value, _| own.range(value).map(PrincipalTest::Source),
         };
         let attribute = &tested.attribute;
@@ -254,6 +256,19 @@ impl<'a> Reader<'a> {
             }
             _ => self.refuse(value, format!("{name:?} is not a header that a policy may be about")),
         }
+    }
+
+    /// A claim that is a string, or a list with it.
+    fn claim(&mut self, value: &At<String>, attribute: &Attribute) -> Option<PrincipalTest> {
+        let Attribute::Claim(names) = attribute else {
+            return None;
+        };
+        let path = names.iter().map(|name| name.as_str().into()).collect();
+        let test = match text(value) {
+            Some(test) => test,
+            None => self.pattern(value, ".+")?,
+        };
+        Some(PrincipalTest::Token(TokenTest::Claim(path, ClaimShape::Any, test)))
     }
 
     /// A host as canonical requests name it: in lower case, by any port where none is written.

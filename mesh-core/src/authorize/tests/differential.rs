@@ -187,6 +187,7 @@ fn allows(authorization: &Authorization, plain: &Plain) -> bool {
         destination: Some(SocketAddr::from(([10, 0, 0, 1], plain.port as u16))),
         server_name: None,
         peer: peer.as_ref(),
+        claims: None,
         head: Some(RequestHead::of(&request, "")),
     };
     authorization.request_passes(&facts, &mut |_| ()).is_ok()

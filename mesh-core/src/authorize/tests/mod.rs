@@ -45,6 +45,7 @@ fn passes(authorization: &Authorization, peer: Option<&str>, request: &Request<(
         destination: Some(([10, 0, 0, 1], 8080).into()),
         server_name: Some("payment.shop"),
         peer: peer.as_ref(),
+        claims: None,
         head: Some(RequestHead::of(request, "")),
     };
     authorization.request_passes(&facts, &mut |_| ()).is_ok()
@@ -246,6 +247,7 @@ fn the_order_is_that_of_the_filters_and_the_first_refusal_is_told() {
             destination: None,
             server_name: None,
             peer: None,
+            claims: None,
             head: Some(RequestHead::of(&request, "")),
         };
         let mut notices = Vec::new();
@@ -323,6 +325,7 @@ fn what_is_asked_of_a_connection_is_asked_again_of_its_requests() {
         destination: None,
         server_name: None,
         peer: None,
+        claims: None,
         head: None,
     };
     assert!(authorization.connection_passes(&facts, &mut |_| ()).is_err());

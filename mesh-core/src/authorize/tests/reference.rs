@@ -96,6 +96,7 @@ fn principal(test: &PrincipalTest, request: &Plain) -> Answers {
         PrincipalTest::Source(range) => sure(range.contains(request.source)),
         PrincipalTest::Header(test) => header(test, request),
         PrincipalTest::Path(test) => sure(text(test, &request.path)),
+        PrincipalTest::Token(_) => sure(false),
     }
 }
 

@@ -7,7 +7,9 @@
 
 use std::fmt;
 
-use super::{Domain, HeaderMatch, IpPrefix, RouteMatch, StringMatch};
+use std::sync::Arc;
+
+use super::{Domain, HeaderMatch, IpPrefix, JwtRules, RouteMatch, StringMatch};
 
 mod quick;
 
@@ -19,6 +21,7 @@ pub struct Authorization {
     connection: Vec<RbacFilter>,
     request: Vec<RbacFilter>,
     hosts: Vec<HostRules>,
+    tokens: Option<Arc<JwtRules>>,
     /// Of each of `request`, of what it enforces.
     quick: Vec<Quick>,
 }
@@ -71,7 +74,19 @@ impl Authorization {
             connection,
             request,
             hosts,
+            tokens: None,
         })
+    }
+
+    /// With what is asked of the tokens that requests show, before anything else is asked of them.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Option<Arc<JwtRules>>) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// What is asked of the tokens that requests show.
+    pub fn tokens(&self) -> Option<&Arc<JwtRules>> {
+        self.tokens.as_ref()
     }
 
     /// What connections must pass, in order.
@@ -240,6 +255,28 @@ pub enum PrincipalTest {
     Header(HeaderMatch),
     /// The path, without the query.
     Path(StringMatch),
+    /// What the request's token says that was found good.
+    Token(TokenTest),
+}
+
+/// A test of a token that was found good. Without one it does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TokenTest {
+    /// It says whom it is about; with a test: `<iss>/<sub>` passes it (Istio's request principal).
+    Principal(Option<StringMatch>),
+    /// A claim, within objects by the names on the way, passes the test.
+    Claim(Box<[Box<str>]>, ClaimShape, StringMatch),
+}
+
+/// What a claim has to be for a test of it to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClaimShape {
+    /// A string.
+    Text,
+    /// A list, one string of which passes.
+    List,
+    /// Either.
+    Any,
 }
 
 /// What was counted of an [`Authorization`].

@@ -131,6 +131,7 @@ impl ServerRules {
                 Entered::Mutual(id) => Some(id),
                 Entered::Plaintext | Entered::OneSided => None,
             },
+            claims: None,
             head: None,
         };
         // What only reports is reported of requests.

@@ -56,6 +56,12 @@ impl Variant for Delta {
         }
         if !state.asked {
             request.held = cache.held(kind);
+            if state.everything {
+                // What was refused is not held. But of what is gone since, who asks for everything is told only what it says that
+                // it has: so that is said, in a version that nothing has.
+                let refused = cache.refused(kind).into_iter();
+                request.held.extend(refused.map(|name| (name, Arc::default())));
+            }
             // Nothing said first asks for everything.
             request.subscribe = state.said().cloned().collect();
         } else if state.changed {

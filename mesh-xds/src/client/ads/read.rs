@@ -10,9 +10,9 @@ use mesh_core::config::RouteTree;
 
 use super::Variant;
 use crate::client::cache::normal_form;
-use crate::decode::{Context, Decoded, Fault, Rejected, Resource, Unwrapped, decode, unwrap};
+use crate::decode::{Context, Decoded, ENVELOPE, Fault, Rejected, Resource, Unwrapped, admit, decode, unwrap};
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
-use crate::wire::Raw;
+use crate::wire::{Raw, weigh};
 
 /// A response that is to be read, with all that this needs.
 #[derive(Debug)]
@@ -95,6 +95,7 @@ impl<V: Variant> Reading<V> {
     }
 
     pub(crate) fn read(self) -> Read<V> {
+        let response = self.bytes();
         let Self {
             rest,
             kind,
@@ -103,11 +104,11 @@ impl<V: Variant> Reading<V> {
         } = self;
         let items = match kind {
             None => Items::Unread,
-            Some(ResourceKind::Listener) => Items::Listeners(items(resources, &context)),
-            Some(ResourceKind::Route) => Items::Routes(items(resources, &context)),
-            Some(ResourceKind::Cluster) => Items::Clusters(items(resources, &context)),
-            Some(ResourceKind::Endpoints) => Items::Endpoints(items(resources, &context)),
-            Some(ResourceKind::ExtensionConfig) => Items::Extensions(items(resources, &context)),
+            Some(ResourceKind::Listener) => Items::Listeners(items(resources, &context, response)),
+            Some(ResourceKind::Route) => Items::Routes(items(resources, &context, response)),
+            Some(ResourceKind::Cluster) => Items::Clusters(items(resources, &context, response)),
+            Some(ResourceKind::Endpoints) => Items::Endpoints(items(resources, &context, response)),
+            Some(ResourceKind::ExtensionConfig) => Items::Extensions(items(resources, &context, response)),
         };
         Read { rest, items }
     }
@@ -126,13 +127,16 @@ impl Items {
     }
 }
 
-fn items<R: Resource>(resources: Vec<Unread>, context: &Context) -> Vec<Item<R>> {
+/// The resources of a response of so many bytes.
+fn items<R: Resource>(resources: Vec<Unread>, context: &Context, response: usize) -> Vec<Item<R>> {
     let resources = resources.into_iter().enumerate();
-    resources.map(|(index, unread)| item(index, unread, context)).collect()
+    resources
+        .map(|(index, unread)| item(index, unread, context, response))
+        .collect()
 }
 
 /// The `index`th resource of its response.
-fn item<R: Resource>(index: usize, unread: Unread, context: &Context) -> Item<R> {
+fn item<R: Resource>(index: usize, unread: Unread, context: &Context, response: usize) -> Item<R> {
     let Unread {
         raw,
         label,
@@ -140,19 +144,30 @@ fn item<R: Resource>(index: usize, unread: Unread, context: &Context) -> Item<R>
         mut ttl,
     } = unread;
     let label = label.map(normal);
-    let read = match raw.map(unwrap) {
+    let light = |raw: Raw| match &*raw.type_url {
+        ENVELOPE => admit(None, &raw.bytes, response)
+            .map_err(|heavy| Fault::new("", heavy))
+            .map(|()| raw),
+        _ => Ok(raw),
+    };
+    let read = match raw.map(|raw| light(raw).and_then(unwrap)) {
         None => {
             let what = What::Heartbeat(label.unwrap_or_default());
             return Item { version, ttl, what };
         }
-        Some(Ok(Unwrapped::Heartbeat { name, ttl })) => {
+        Some(Ok(Unwrapped::Heartbeat {
+            name,
+            version: own,
+            ttl,
+        })) => {
+            let version = if own.is_empty() { version } else { own };
             let what = What::Heartbeat(normal(name));
             return Item { version, ttl, what };
         }
-        Some(Ok(Unwrapped::Plain(raw))) => named::<R>(raw, context),
+        Some(Ok(Unwrapped::Plain(raw))) => named::<R>(raw, context, response),
         Some(Ok(Unwrapped::Envelope { raw, ttl: inside })) => {
             ttl = inside.or(ttl);
-            named::<R>(raw, context)
+            named::<R>(raw, context, response)
         }
         Some(Err(fault)) => Err((Rejected::new(R::KIND, "", fault), Vec::new())),
     };
@@ -181,7 +196,20 @@ fn item<R: Resource>(index: usize, unread: Unread, context: &Context) -> Item<R>
 /// A resource that can say its name, or why it cannot, with its bytes if they are of this kind.
 type Named<R> = Result<(Decoded<R>, Vec<u8>), (Rejected, Vec<u8>)>;
 
-fn named<R: Resource>(raw: Raw, context: &Context) -> Named<R> {
+fn named<R: Resource>(raw: Raw, context: &Context, response: usize) -> Named<R> {
+    if let Err(heavy) = admit(Some(R::KIND), &raw.bytes, response) {
+        let fault = Fault::new("", heavy);
+        return match weigh::name(&raw.bytes) {
+            Some(name) => {
+                let name = Arc::from(name);
+                Ok((
+                    refused(&name, Rejected::new(R::KIND, Arc::clone(&name), fault)),
+                    raw.bytes,
+                ))
+            }
+            None => Err((Rejected::new(R::KIND, "", fault), raw.bytes)),
+        };
+    }
     match decode::<R>(&raw, context) {
         Ok(decoded) => Ok((decoded, raw.bytes)),
         Err(nameless) if raw.type_url == R::KIND.type_url() => Err((nameless, raw.bytes)),

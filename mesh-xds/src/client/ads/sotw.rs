@@ -102,7 +102,8 @@ impl Variant for Sotw {
         resources.map(unread).collect()
     }
 
-    fn take<R: Cached>(rest: Response, items: Vec<Item<R>>, memory: &mut Memory, mut taking: Taking<'_, R>) -> Taken {
+    fn take<R: Cached>(rest: Response, items: Vec<Item<R>>, memory: &mut Memory, taking: Taking<'_, R>) -> Taken {
+        let mut taking = taking.of_version(&rest.version);
         for item in items {
             taking.item(item);
         }

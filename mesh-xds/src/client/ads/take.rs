@@ -27,6 +27,8 @@ pub(crate) struct Taking<'a, R> {
     has_nameless: bool,
     /// There was more than word that something is as it was.
     has_news: bool,
+    /// The version of the whole type, where there is one.
+    version: Option<Arc<str>>,
     taken: Taken,
 }
 
@@ -75,6 +77,7 @@ impl<'a, R: Cached> Taking<'a, R> {
             present: HashSet::new(),
             has_nameless: false,
             has_news: false,
+            version: None,
             taken: Taken::default(),
         }
     }
@@ -126,9 +129,19 @@ impl<'a, R: Cached> Taking<'a, R> {
         self.table.receive(decoded, bytes, version);
     }
 
-    /// Word that a resource is there as it was. One of a version that is not held says nothing.
+    /// All that comes is of this version, as in state of the world.
+    pub(super) fn of_version(self, version: &str) -> Self {
+        Self {
+            version: Some(version.into()),
+            ..self
+        }
+    }
+
+    /// Word that a resource is there as it was. One of a version that is not held says nothing; but where the version is the
+    /// type's, it moves on with others' news, and what nothing was said against since is held in the newest.
     fn heartbeat(&mut self, name: Arc<str>, version: &Arc<str>, ttl: Option<Duration>) {
-        if self.table.holds(&name, version) {
+        let is_newest = self.version.as_ref() == Some(version);
+        if self.table.holds(&name, version) || (is_newest && self.table.is_undisputed(&name)) {
             self.heard.of(&name);
             self.heard.lives(&name, ttl);
         }

@@ -194,6 +194,11 @@ impl Cache {
         self.of(kind).held()
     }
 
+    /// Names of what was refused.
+    pub(crate) fn refused(&self, kind: ResourceKind) -> Vec<Arc<str>> {
+        self.of(kind).refused()
+    }
+
     /// What changed since this was last asked, kind by kind; a name may come more than once.
     pub(crate) fn take_changed(&mut self) -> Vec<Changed> {
         let mut changed = Vec::new();

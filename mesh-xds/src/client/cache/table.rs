@@ -193,6 +193,12 @@ impl<R: Resource> Table<R> {
         good.is_some_and(|good| &*good.version == version)
     }
 
+    /// Whether there is a good value, and nothing was said against it since.
+    pub(crate) fn is_undisputed(&self, name: &str) -> bool {
+        let entry = self.entries.get(name);
+        entry.is_some_and(|entry| entry.good.is_some() && entry.trouble.is_none())
+    }
+
     /// The names of which something came, good or refused.
     pub(crate) fn told(&self) -> impl Iterator<Item = &Arc<str>> {
         let told = |entry: &Entry<R>| entry.good.is_some() || matches!(entry.trouble, Some(Trouble::Refused(_)));
@@ -273,6 +279,8 @@ pub(crate) trait Names {
     fn end(&mut self, name: &Arc<str>, why: &Arc<str>);
     /// Names and versions of the good values that nothing was said against since.
     fn held(&self) -> Vec<(Arc<str>, Arc<str>)>;
+    /// Names of what was refused.
+    fn refused(&self) -> Vec<Arc<str>>;
     /// Forgets everything.
     fn clear(&mut self);
     /// Every name of which something is remembered.
@@ -306,7 +314,12 @@ impl<R: Resource> Names for Table<R> {
     }
 
     fn remove(&mut self, name: &str) {
-        let told = |entry: &Entry<R>| entry.good.is_some() && !matches!(entry.trouble, Some(Trouble::Absent(_)));
+        // What is listed is remembered, good or refused: it is not sent again to who looks at it again.
+        let told = |entry: &Entry<R>| match entry.trouble {
+            Some(Trouble::Refused(_)) => true,
+            Some(Trouble::Absent(_)) => false,
+            _ => entry.good.is_some(),
+        };
         if self.everything && self.entries.get(name).is_some_and(told) {
             return;
         }
@@ -366,6 +379,12 @@ impl<R: Resource> Names for Table<R> {
         undisputed
             .filter_map(|(name, entry)| Some((Arc::clone(name), Arc::clone(&entry.good.as_ref()?.version))))
             .collect()
+    }
+
+    fn refused(&self) -> Vec<Arc<str>> {
+        let is_refused = |entry: &Entry<R>| matches!(entry.trouble, Some(Trouble::Refused(_)));
+        let refused = self.entries.iter().filter(|(_, entry)| is_refused(entry));
+        refused.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     fn take_changed(&mut self) -> Vec<Arc<str>> {

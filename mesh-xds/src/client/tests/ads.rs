@@ -10,7 +10,7 @@ use crate::client::cache::{Found, Trouble};
 use crate::decode::Context;
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Listener};
-use crate::wire::{Request, ResourceError, Sotw, enveloped};
+use crate::wire::{Request, ResourceError, Sotw, enveloped, of_version};
 
 fn needs(wanted: &[(ResourceKind, &[&str])]) -> Needs {
     let mut needs = Needs::default();
@@ -634,6 +634,41 @@ fn a_time_to_live_ends_a_resource_unless_a_heartbeat_renews_it() {
     stream.sent();
     stream.answer(response(RDS, "2", vec![routes("a", "c")]));
     assert_eq!((there(&stream), stream.ads.deadline(stream.now)), (true, None));
+}
+
+/// In state of the world a version is of the type. News of others moves it on, and a heartbeat then has the new one.
+#[test]
+fn a_heartbeat_renews_what_was_told_before_the_version_moved_on() {
+    let ttl = Duration::from_secs(10);
+    let lives = |heartbeat: Raw, version: &str, refused: bool| {
+        let (mut stream, _) = Stream::open(&[(RDS, &["a", "b"])]);
+        stream.answer(response(RDS, "1", vec![enveloped("a", Some(routes("a", "c")), ttl)]));
+        stream.now += ttl / 2;
+        let newer = match refused {
+            // A route that matches nothing and does nothing.
+            true => raw(
+                RDS,
+                [&[0x0a, 1, b'a', 0x12, 8, 0x0a, 1, b'h', 0x12, 1, b'*'][..], &[0x1a, 0]].concat(),
+            ),
+            false => routes("b", "c"),
+        };
+        let answer = stream.answer(response(RDS, "2", vec![newer]));
+        assert_eq!(answer.error.is_some(), refused);
+        stream.ads.hear(response(RDS, version, vec![heartbeat]), stream.now);
+        stream.now += ttl - Duration::from_secs(1);
+        stream.ads.on_timer(stream.now);
+        matches!(stream.ads.cache().find::<RouteTree>("a"), Found::Value(_))
+    };
+    let heartbeat = || enveloped("a", None, ttl);
+    assert!(lives(heartbeat(), "2", false));
+    assert!(
+        lives(of_version("1", heartbeat()), "2", false),
+        "the version it came with"
+    );
+    assert!(lives(of_version("2", heartbeat()), "2", false));
+    assert!(!lives(of_version("0", heartbeat()), "2", false), "what is not held");
+    // Of a newer one that is not used there is nothing to renew.
+    assert!(!lives(heartbeat(), "2", true));
 }
 
 /// A resource that is one long mistake is named all the same.

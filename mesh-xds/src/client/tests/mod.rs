@@ -9,6 +9,7 @@ mod dns;
 mod fallback;
 mod federation;
 mod garbage;
+mod heavy;
 mod outage;
 mod plane;
 mod reading;

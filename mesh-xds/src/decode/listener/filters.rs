@@ -2,16 +2,17 @@
 
 use std::collections::HashSet;
 
-use mesh_core::config::{CallFilter, FilterKind, RbacFilter};
+use mesh_core::config::{CallFilter, FilterKind, JwtRules, RbacFilter};
 use prost::{Message as _, Name};
 
 use super::Side;
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::{is_guard, meaning, type_name};
-use crate::decode::{Context, Fault, Notes, rbac};
+use crate::decode::{Context, Fault, Notes, jwt, rbac};
 use crate::proto::core::ExtensionConfigSource;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
+use crate::proto::jwt_authn::JwtAuthentication;
 use crate::proto::rbac_http;
 use crate::proto::router::Router;
 use crate::resource::{ExtensionRef, Filter};
@@ -25,6 +26,8 @@ pub(super) struct Asked {
     pub(super) filters: Vec<CallFilter>,
     /// Those that keep requests out, and whether each does so only where a route says so.
     pub(super) guards: Vec<(RbacFilter, bool)>,
+    /// Whose tokens are believed; asked before all guards.
+    pub(super) tokens: Option<JwtRules>,
     /// The router adds none of its own headers (`suppress_envoy_headers`).
     pub(super) untold: bool,
 }
@@ -38,6 +41,17 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
         let at = |fault: Fault| fault.within(format_args!("http_filters[{index}]"));
         if !names.insert(filter.name.as_str()) {
             return Err(at(Fault::new("name", format!("{:?} is there twice", filter.name))));
+        }
+        if side == Side::Server
+            && let Some(rules) = tokens(filter, context).map_err(at)?
+        {
+            // A guard before it would be asked about what is not known yet.
+            if !asked.guards.is_empty() || asked.tokens.is_some() {
+                let reason = "a filter of tokens must be the only one, and before those that ask for them";
+                return Err(at(Fault::new("", reason)));
+            }
+            asked.tokens = Some(rules).filter(|_| !filter.disabled);
+            continue;
         }
         if side == Side::Server
             && let Some(guard) = guard(filter).map_err(at)?
@@ -74,6 +88,17 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
         Some(last) if last + 1 == filters.len() => Ok(asked),
         Some(_) => Err(Fault::new("http_filters", "the router must be the last")),
         None => Err(Fault::new("http_filters", "the last must be the router")),
+    }
+}
+
+/// A filter of tokens, if it is one.
+fn tokens(filter: &HttpFilter, context: &Context) -> Result<Option<JwtRules>, Fault> {
+    match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) if any.type_url == JwtAuthentication::type_url() => {
+            let read = jwt::read(&any.value, context);
+            read.map(Some).map_err(|fault| fault.within("typed_config"))
+        }
+        _ => Ok(None),
     }
 }
 

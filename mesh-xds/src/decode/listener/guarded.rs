@@ -4,9 +4,11 @@
 //! host's are: the first that takes a request is the one that counts, also if it says nothing.
 
 use mesh_core::config::{Domain, FilterRules, HostRules, RbacFilter, Replaced, RouteMatch, RouteRules};
+use prost::Name as _;
 
 use crate::decode::rbac::{PerRoute, per_route};
 use crate::decode::{Context, Fault, matcher};
+use crate::proto::jwt_authn::PerRouteConfig;
 use crate::proto::route::{Route, RouteConfiguration, VirtualHost, route::Action, route_action::ClusterSpecifier};
 
 /// The filters, each with what it asks where no route says anything, and what the routes say. A filter that is `true` asks
@@ -41,6 +43,26 @@ pub(super) fn hosts(
         ..filter
     });
     Ok((own.collect(), hosts))
+}
+
+/// Nothing that a route says is looked at of a filter of tokens: by type or by name, what is said there is refused.
+pub(super) fn says_nothing_of(filter: &str, config: &RouteConfiguration) -> Result<(), Fault> {
+    type Said = std::collections::HashMap<String, crate::proto::protobuf::Any>;
+    let speaks = |configs: &Said| {
+        let of_type = |any: &crate::proto::protobuf::Any| any.type_url == PerRouteConfig::type_url();
+        configs.contains_key(filter) || configs.values().any(of_type)
+    };
+    let hosts = config.virtual_hosts.iter();
+    let routes = hosts.clone().flat_map(|host| &host.routes);
+    let all = hosts.map(|host| &host.typed_per_filter_config);
+    let mut all = all.chain(routes.map(|route| &route.typed_per_filter_config));
+    match speaks(&config.typed_per_filter_config) || all.any(speaks) {
+        true => Err(Fault::new(
+            "typed_per_filter_config",
+            format!("of {filter:?} is not supported"),
+        )),
+        false => Ok(()),
+    }
 }
 
 fn host(host: &VirtualHost, filters: &[(RbacFilter, bool)], context: &Context) -> Result<HostRules, Fault> {

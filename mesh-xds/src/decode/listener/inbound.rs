@@ -139,12 +139,14 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
         return Err(Fault::new("use_proxy_proto", "is not supported"));
     }
     let (terminal, connection) = terminal(chain, context, notes)?;
-    let (request, hosts) = match &terminal {
+    let guards = match &terminal {
         Terminal::Http { manager, index } => manager::server(manager, context, notes)
             .map_err(|fault| fault.within(format_args!("filters[{index}].typed_config")))?,
         Terminal::Tcp => Default::default(),
     };
-    let authorization = Authorization::new(connection, request, hosts).map_err(|error| Fault::new("filters", error))?;
+    let authorization = Authorization::new(connection, guards.request, guards.hosts);
+    let authorization = authorization.map_err(|error| Fault::new("filters", error))?;
+    let authorization = authorization.with_tokens(guards.tokens);
     let security = match &chain.transport_socket {
         None => InboundSecurity::Plaintext,
         Some(socket) => tls::downstream(socket, context, notes).map_err(|fault| fault.within("transport_socket"))?,

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{HostRules, RbacFilter, RouteTree, TimeLimits};
+use mesh_core::config::{HostRules, JwtRules, RbacFilter, RouteTree, TimeLimits};
 
 use super::{Side, filters, guarded};
 use crate::bootstrap::Profile;
+use crate::convention::JWT_FILTER;
 use crate::decode::common::from_this_stream;
 use crate::decode::route::time::said;
 use crate::decode::{Context, Fault, Notes, Resource};
@@ -63,11 +64,7 @@ fn limits(manager: &HttpConnectionManager, context: &Context) -> Result<TimeLimi
 
 /// Reads a server's connection manager: what it asks of requests. Its routes choose no cluster here: the application serves what it
 /// is called for.
-pub(super) fn server(
-    manager: &HttpConnectionManager,
-    context: &Context,
-    notes: &mut Notes,
-) -> Result<(Vec<RbacFilter>, Vec<HostRules>), Fault> {
+pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: &mut Notes) -> Result<Guards, Fault> {
     let asked = common(manager, Side::Server, context, notes)?;
     if let Some(first) = asked.extensions.iter().find(|extension| !extension.optional) {
         // It may be a guard, and nobody at a server looks into it yet.
@@ -77,19 +74,36 @@ pub(super) fn server(
         );
         return Err(Fault::new("http_filters", reason));
     }
-    match &manager.route_specifier {
+    let (request, hosts) = match &manager.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
-            guarded::hosts(config, asked.guards, context).map_err(|fault| fault.within("route_config"))
+            let at = |fault: Fault| fault.within("route_config");
+            if asked.tokens.is_some() {
+                guarded::says_nothing_of(JWT_FILTER, config).map_err(at)?;
+            }
+            guarded::hosts(config, asked.guards, context).map_err(at)?
         }
-        Some(RouteSpecifier::Rds(_)) if asked.guards.is_empty() => Ok((Vec::new(), Vec::new())),
+        Some(RouteSpecifier::Rds(_)) if asked.guards.is_empty() && asked.tokens.is_none() => Default::default(),
         // A route may ask for more than its listener does, and nobody here looks into it.
-        Some(RouteSpecifier::Rds(_)) => Err(Fault::new(
-            "rds",
-            "is not supported beside an RBAC filter: routes must be inline",
-        )),
-        Some(RouteSpecifier::ScopedRoutes(_)) => Err(Fault::new("scoped_routes", "is not supported")),
-        None => Err(Fault::new("route_specifier", "is missing")),
-    }
+        Some(RouteSpecifier::Rds(_)) => {
+            let reason = "is not supported beside a filter that keeps requests out: routes must be inline";
+            return Err(Fault::new("rds", reason));
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) => return Err(Fault::new("scoped_routes", "is not supported")),
+        None => return Err(Fault::new("route_specifier", "is missing")),
+    };
+    Ok(Guards {
+        tokens: asked.tokens.map(Arc::new),
+        request,
+        hosts,
+    })
+}
+
+/// What a server's connection manager asks of requests.
+#[derive(Default)]
+pub(super) struct Guards {
+    pub(super) tokens: Option<Arc<JwtRules>>,
+    pub(super) request: Vec<RbacFilter>,
+    pub(super) hosts: Vec<HostRules>,
 }
 
 fn common(

@@ -15,6 +15,8 @@ mod roundtrip;
 mod route;
 mod served;
 mod strategies;
+mod tokens;
+mod weight;
 
 use std::fmt;
 

@@ -1,12 +1,15 @@
 //! Authorizations of every kind, as a server's listener may have them, for what is encoded to be decoded to the same.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_core::config::{
-    Authorization, Domain, FilterRules, HeaderMatch, HeaderTest, HostRules, IpPrefix, PathMatch, Permission,
-    PermissionTest, Principal, PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Replaced, RouteMatch,
-    RouteRules, Rule, StringMatch, Subject,
+    Authorization, ClaimHeader, ClaimShape, Domain, FilterRules, HeaderMatch, HeaderTest, HostRules, IpPrefix, Jwks,
+    JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules, PathMatch, Permission, PermissionTest, Principal,
+    PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Replaced, RouteMatch, RouteRules, Rule, StringMatch,
+    Subject, TokenTest,
 };
+use mesh_core::testing::TestIssuer;
 use proptest::prelude::*;
 
 use super::roundtrip::{string_tests, text};
@@ -60,6 +63,15 @@ fn permissions() -> impl Strategy<Value = Permission> {
     )
 }
 
+fn tokens() -> impl Strategy<Value = TokenTest> {
+    let shape = prop::sample::select(vec![ClaimShape::Text, ClaimShape::List, ClaimShape::Any]);
+    let path = prop::collection::vec("[a-z.]{1,6}".prop_map(Box::from), 1..3);
+    prop_oneof![
+        prop::option::of(string_tests()).prop_map(TokenTest::Principal),
+        (path, shape, string_tests()).prop_map(|(path, shape, test)| TokenTest::Claim(path.into(), shape, test)),
+    ]
+}
+
 fn principals() -> impl Strategy<Value = Principal> {
     let peer: BoxedStrategy<Option<StringMatch>> = prop::option::of(string_tests()).boxed();
     rules(
@@ -68,6 +80,7 @@ fn principals() -> impl Strategy<Value = Principal> {
             ranges().prop_map(PrincipalTest::Source),
             headers().prop_map(PrincipalTest::Header),
             string_tests().prop_map(PrincipalTest::Path),
+            tokens().prop_map(PrincipalTest::Token),
         ]
         .boxed(),
     )
@@ -165,13 +178,89 @@ fn headers_of_routes() -> impl Strategy<Value = HeaderMatch> {
         .prop_map(|(name, test)| HeaderMatch::new(Subject::parse(&name).unwrap(), HeaderTest::Value(test)))
 }
 
+fn requirements(providers: usize) -> impl Strategy<Value = JwtRequirement> {
+    let audiences = prop::collection::vec(text(), 0..2);
+    let leaf = prop_oneof![
+        3 => (0..providers, audiences).prop_map(|(index, audiences)| JwtRequirement::Provider(index, audiences)),
+        1 => Just(JwtRequirement::AllowMissing),
+        1 => Just(JwtRequirement::AllowMissingOrFailed),
+    ];
+    leaf.prop_recursive(3, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 1..3).prop_map(JwtRequirement::Any),
+            prop::collection::vec(inner, 1..3).prop_map(JwtRequirement::All),
+        ]
+    })
+}
+
+fn providers() -> impl Strategy<Value = JwtProvider> {
+    let keys = prop::sample::select(vec![
+        TestIssuer::new("a").jwks(),
+        TestIssuer::new("b").jwks(),
+        r#"{"keys":[]}"#.into(),
+    ]);
+    let header = || "x-[a-z]{1,6}".prop_map(|name| name.parse::<http::HeaderName>().unwrap());
+    let texts = || prop::collection::vec(text(), 0..3);
+    let places = (prop::collection::vec((header(), text()), 0..2), texts(), texts());
+    let claims = prop::collection::vec((header(), "[a-z.]{1,6}"), 0..3);
+    let said = (text(), texts(), keys, any::<bool>());
+    (said, places, prop::option::of(header()), claims, texts()).prop_map(
+        |((issuer, audiences, keys, forward), (headers, params, cookies), payload_header, claims, words)| JwtProvider {
+            name: "".into(),
+            // One that is empty is refused.
+            issuer: format!("https://{issuer}").into(),
+            audiences,
+            keys: Jwks::parse(&keys).unwrap(),
+            places: JwtPlaces {
+                headers,
+                params,
+                cookies,
+            },
+            forward,
+            payload_header,
+            claim_headers: claims
+                .into_iter()
+                .map(|(header, claim)| ClaimHeader {
+                    header,
+                    claim: claim.into(),
+                })
+                .collect(),
+            space_delimited: words,
+        },
+    )
+}
+
+fn tokens_of_requests() -> impl Strategy<Value = JwtRules> {
+    prop::collection::vec(providers(), 1..3).prop_flat_map(|mut providers| {
+        for (index, provider) in providers.iter_mut().enumerate() {
+            provider.name = format!("origins-{index:02}").into();
+        }
+        let rule = ("/[a-z]{0,4}", prop::option::of(requirements(providers.len())));
+        let rule = rule.prop_map(|(prefix, requires)| JwtRule {
+            matches: RouteMatch {
+                path: PathMatch::Prefix(prefix.into()),
+                ..RouteMatch::any()
+            },
+            requires,
+        });
+        let rules = prop::collection::vec(rule, 0..3);
+        rules.prop_map(move |rules| JwtRules {
+            providers: providers.clone(),
+            rules,
+        })
+    })
+}
+
 /// What a chain of HTTP may ask of requests.
 pub(super) fn of_requests() -> impl Strategy<Value = Authorization> {
     let some = filters().prop_flat_map(|filters| {
         let names = filters.iter().map(|filter| filter.name.clone()).collect();
         (Just(filters), hosts(names))
     });
-    let some = some.prop_map(|(filters, hosts)| Authorization::new(Vec::new(), filters, hosts).unwrap());
+    let some = (some, prop::option::of(tokens_of_requests())).prop_map(|((filters, hosts), tokens)| {
+        let authorization = Authorization::new(Vec::new(), filters, hosts).unwrap();
+        authorization.with_tokens(tokens.map(Arc::new))
+    });
     prop_oneof![2 => Just(Authorization::default()), 1 => some]
 }
 

@@ -7,6 +7,7 @@ mod order;
 mod release;
 mod services;
 mod slow;
+mod written;
 
 use std::sync::Arc;
 

@@ -112,14 +112,15 @@ fn cp_6_servers() {
                 manager(p, |m| m.http_filters.insert(0, guard("ext_authz.v3.ExtAuthz", true)));
             },
         ),
-        (
-            "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config",
-            |p| {
-                manager(p, |m| {
-                    m.http_filters.insert(0, guard("jwt_authn.v3.JwtAuthentication", false))
-                });
-            },
-        ),
+        ("filter_chains[0].filters[0].typed_config.http_filters[1]", |p| {
+            // One that says whose tokens are believed is read, and stands but once.
+            manager(p, |m| {
+                let tokens = guard("jwt_authn.v3.JwtAuthentication", false);
+                let mut again = tokens.clone();
+                again.name = "again".into();
+                m.http_filters.splice(0..0, [tokens, again]);
+            });
+        }),
         (
             "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config",
             |p| {
