@@ -25,7 +25,7 @@ const NOTHING: &str = "-";
 /// The most of a reason that a table shows, in characters; JSON has all of it.
 const MAX_REASON: usize = 400;
 
-/// What a control plane tells: a row per connected client.
+/// What a control plane tells: a row per connected client, with the version of each type that it accepted last.
 #[derive(Clone, Copy, Debug)]
 pub struct Clients<'a>(pub &'a [ClientView]);
 
@@ -43,6 +43,7 @@ impl Clients<'_> {
                 let about = json!({
                     "status": told.sync.to_string(),
                     "version": told.version,
+                    "refused": told.failure.as_ref().map(|failure| &failure.version),
                     "error": told.failure.as_ref().map(|failure| &failure.details),
                 });
                 Some((name.to_lowercase(), about))
@@ -118,11 +119,9 @@ impl fmt::Display for Clients<'_> {
         table(f, &rows)?;
         for view in self.0 {
             for told in view.resources.iter().filter(|told| told.is_refused()) {
-                reason(
-                    f,
-                    &format!("{} refuses {}", clean(&view.node.id), told.type_name()),
-                    told,
-                )?;
+                let refused = told.failure.as_ref().map_or("", |failure| &failure.version);
+                let (node, kind) = (clean(&view.node.id), told.type_name());
+                reason(f, &format!("{node} refuses {kind} {}", clean(refused)), told)?;
             }
         }
         Ok(())

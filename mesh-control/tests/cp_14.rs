@@ -23,10 +23,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// The longest any wait may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest from a good save to its publication, by promise. A busy machine may take ten times that; it is printed.
+/// The longest from a good save to its publication, by promise: of the median, and on a busy machine ten times that of any.
 const RECOVERY: Duration = Duration::from_secs(1);
-/// The most by which the process may grow at its largest.
-const MAX_GROWTH_KIB: u64 = 100 * 1024;
+/// The most that the process may ever hold, the test and its client with it.
+const MAX_RESIDENT_KIB: u64 = 100 * 1024;
 /// What is too large: a hundred times what a file may have.
 const HUGE_MIB: usize = 100;
 /// The file that everything is done to.
@@ -192,17 +192,22 @@ async fn cp_14_whatever_is_written_keeps_the_last_good_and_the_memory() {
     watched.until_weighs(95).await;
     let before = largest_kib();
     half_written(&watched).await;
-    let mut slowest = broken(&watched).await;
-    slowest = slowest.max(huge(&watched).await);
+    let mut recoveries = broken(&watched).await;
+    recoveries.push(huge(&watched).await);
     // Windows' line ends are no mistake.
     watched.replace(watched.weighing(31).replace('\n', "\r\n"));
     watched.until_weighs(31).await;
     assert!(!watched.control.status().is_rejected());
     swapped(&watched).await;
-    let growth = largest_kib() - before;
-    println!("memory: {growth} KiB more at most; slowest recovery {slowest:?}, promised within {RECOVERY:?}");
-    assert!(growth < MAX_GROWTH_KIB, "{growth} KiB");
-    assert!(slowest < 10 * RECOVERY, "{slowest:?}");
+    let largest = largest_kib();
+    recoveries.sort_unstable();
+    let (median, slowest) = (recoveries[recoveries.len() / 2], recoveries[recoveries.len() - 1]);
+    println!(
+        "CP-14: memory: {before} KiB before, {largest} KiB at most; recovery: median {median:?}, slowest {slowest:?}"
+    );
+    assert!(largest < MAX_RESIDENT_KIB, "{largest} KiB");
+    assert!(median < RECOVERY, "{recoveries:?}");
+    assert!(slowest < 10 * RECOVERY, "{recoveries:?}");
 }
 
 /// A writer that has not finished: its first half would parse, and is not believed. Another file that is saved meanwhile
@@ -231,8 +236,8 @@ async fn half_written(watched: &Watched) {
     watched.until_weighs(60).await;
 }
 
-/// Whole saves of what nobody meant; the slowest recovery.
-async fn broken(watched: &Watched) -> Duration {
+/// Whole saves of what nobody meant, and how long each recovery took.
+async fn broken(watched: &Watched) -> Vec<Duration> {
     let good = &watched.good;
     let cut = good.find("weight: 95").unwrap() + 4;
     let cases: [(&str, Vec<u8>, bool); 7] = [
@@ -252,14 +257,14 @@ async fn broken(watched: &Watched) -> Duration {
         ("not UTF-8", [good.as_bytes(), &[0xff]].concat(), false),
         ("empty", Vec::new(), false),
     ];
-    let (mut weight, mut slowest) = (60, Duration::ZERO);
+    let (mut weight, mut recoveries) = (60, Vec::new());
     for (what, text, names_line) in cases {
         let error = watched.refused(what, weight, |watched| watched.replace(text)).await;
         assert!(!names_line || has_line(&error), "{what}: {error}");
         weight -= 1;
-        slowest = slowest.max(watched.recovers(weight).await);
+        recoveries.push(watched.recovers(weight).await);
     }
-    slowest
+    recoveries
 }
 
 /// 100 MB, written in pieces so that the test itself does not hold them.

@@ -136,6 +136,18 @@ async fn a_refusal_is_shown_with_its_reason_and_ends_in_code_1() {
     );
     assert!(shown.contains("instance_name"), "{shown}");
     assert_eq!(last_line(&text)["refusing"], 1);
+    // It never accepted any clusters, and the version that it refuses is said.
+    let json = last_line(&meshctl(&["--server", &address, "-o", "json"]).await);
+    let clusters = &json["clients"][0]["cds"];
+    let refused = clusters["refused"].as_str().unwrap();
+    assert_eq!(
+        (&clusters["status"], &clusters["version"]),
+        (&"ERROR".into(), &"".into())
+    );
+    assert!(!refused.is_empty(), "{json}");
+    let line = format!("refuses envoy.config.cluster.v3.Cluster {refused}: ");
+    assert!(shown.contains(&line), "{shown}");
+    assert_eq!(json["clients"][0]["lds"]["refused"], Value::Null, "{json}");
 
     // The same, asked of the workload.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
@@ -34,6 +35,7 @@ struct Shared {
     interest: Interest,
     applied: live::Writer<Version>,
     waiting: live::Writer<Option<Reason>>,
+    heard: Mutex<Option<Instant>>,
     tally: Tally,
     loads: Loads,
     entropy: Entropy,
@@ -105,6 +107,7 @@ impl Link {
             interest: Interest::default(),
             applied: live::channel(Version::default()).0,
             waiting: live::channel(None).0,
+            heard: Mutex::default(),
             tally: Tally::default(),
             loads: Loads::default(),
             entropy: parts.entropy,
@@ -172,6 +175,17 @@ impl Link {
     /// Says why there is nothing to tell, or that there is again. The source's to call.
     pub fn set_waiting(&self, reason: Option<Reason>) {
         self.shared.waiting.publish(reason);
+    }
+
+    /// When the source last heard of the configuration, whether or not anything was new in it: as old as that it may be.
+    /// `None` until then, and for ever of a source that never changes.
+    pub fn last_heard(&self) -> Option<Instant> {
+        *self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that the source heard of the configuration at this moment. The source's to call.
+    pub fn set_heard(&self, at: Instant) {
+        *self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
     }
 
     /// Counts of rare events.

@@ -100,7 +100,7 @@ pub(crate) enum Listener {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Http {
     pub(crate) routes: Routes,
-    /// In order. Until each is known and needs nothing of this process, the routes must not be used: a filter that is not
+    /// In order, each at its place among `filters`. Until each is known and needs nothing of this process, the routes must not be used: a filter that is not
     /// there may be the one that guards.
     pub(crate) extensions: Arc<[ExtensionRef]>,
     /// The filters that stand in the listener itself and do something to calls, in order.
@@ -122,6 +122,8 @@ pub(crate) enum Routes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ExtensionRef {
     pub(crate) name: Arc<str>,
+    /// How many of the listener's own [`filters`](Http::filters) stand before it.
+    pub(crate) behind: usize,
     /// The types it may have, by URL; another one counts as not there.
     pub(crate) types: Box<[Box<str>]>,
     /// What the filter is while the resource is not there.

@@ -148,6 +148,7 @@ async fn every_instrument_shows_the_report_under_the_labels_of_the_standard() {
     assert_eq!((of_cache("acked", cluster), of_cache("nacked", cluster)), (1, 1));
     let failure = format!("grpc.xds_client.server_failure{{grpc.target=#mesh,grpc.xds.server={plane}}}");
     assert_eq!(values[&failure], 0);
+    assert!(values["mesh.xds_client.config_age{grpc.target=#mesh}"] <= SOON.as_secs());
 
     // The stream that ended was heard of: the control plane fails only when the next attempt does (A57).
     server.abort();

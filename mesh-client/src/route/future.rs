@@ -149,13 +149,14 @@ where
 
 impl<S, B> Waiting<S, B> {
     fn gave_up(&self, reason: &mesh_core::config::Reason) -> Error {
-        let because = match self.shared.link.waiting_reason() {
-            Some(because) => format!(": {because}"),
-            None => String::new(),
-        };
+        let because = self.shared.link.waiting_reason();
+        let because = because.as_ref().unwrap_or(reason);
         Error::unavailable(
             ReasonKind::Waiting,
-            format!("{reason} (waited {:?}){because}", self.limit),
+            format!(
+                "waiting for control plane: {because} ({reason}; waited {:?})",
+                self.limit
+            ),
         )
     }
 }

@@ -1,5 +1,7 @@
 //! The admin port: in plaintext, apart from the service's.
 
+use std::time::{Duration, Instant};
+
 use mesh_core::config::{Reason, ReasonKind};
 use tokio::sync::oneshot;
 
@@ -81,6 +83,12 @@ async fn stats_are_the_counters_and_nothing_else_is_there() {
     call(service, mesh.anonymous()).await.unwrap_err();
     let expected = "requests.received: 1\nhandshake_refused.no_certificate: 1\n";
     assert_eq!(page(address, "GET", "/stats").await, (200, expected.into()));
+    // Of a source that hears of its configuration the page says how old that may be.
+    mesh.link.set_heard(Instant::now() - Duration::from_secs(90));
+    let (_, stats) = page(address, "GET", "/stats").await;
+    let age = stats.strip_prefix(expected).unwrap();
+    let age = age.strip_prefix("configuration.age_seconds: ").unwrap();
+    assert!((90..180).contains(&age.trim_end().parse::<u64>().unwrap()), "{stats}");
     assert_eq!(page(address, "GET", "/").await.0, 404);
     assert_eq!(page(address, "POST", "/stats").await.0, 405);
 }

@@ -1,5 +1,5 @@
-//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics; and one of ours, for the copy on
-//! disk.
+//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics; and two of ours, for the copy on
+//! disk and for how old the configuration may be.
 //!
 //! The numbers are those of the [`Report`](super::Report); the instruments only read it when somebody collects. So a metric
 //! costs a call nothing, and a process without a meter provider pays nothing at all. A78's instruments are off unless asked
@@ -20,6 +20,7 @@ use std::sync::{Arc, Weak};
 
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 use opentelemetry::{Key, KeyValue};
+use tokio::time::Instant;
 
 use super::report::{Connection, Report, ResourceStatus};
 use super::status::ConfigStatus;
@@ -74,6 +75,14 @@ pub(super) fn register(meter: &Meter, status: &Arc<ConfigStatus>) {
         )
         .with_unit("{bool}")
         .with_callback(observe(served_from_disk))
+        .build();
+    meter
+        .u64_observable_gauge("mesh.xds_client.config_age")
+        .with_description(
+            "Time since any control plane was last heard. It grows while nothing changes, too: an alarm asks for connected as well.",
+        )
+        .with_unit("s")
+        .with_callback(observe(config_age))
         .build();
 }
 
@@ -155,6 +164,13 @@ fn resources(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
 fn served_from_disk(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
     if let Some(disk) = &report.disk {
         instrument.observe(u64::from(disk.serving.is_some()), &[target()]);
+    }
+}
+
+/// Not there before something was heard.
+pub(super) fn config_age(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
+    if let Some(age) = report.age(Instant::now().into_std()) {
+        instrument.observe(age.as_secs(), &[target()]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The status of a control plane's clients, type by type, as the control plane knows it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tonic::{Extensions, Status};
 
@@ -39,7 +40,7 @@ where
 
 impl ClientStatusService {
     /// Tells of every stream to `cache`, and of each type that it is subscribed to: SYNCED, STALE, NOT SENT or ERROR, with
-    /// the version that was sent last and why it was refused (feature `server`).
+    /// the version that the client accepted last, and of a refusal the version refused, why and when (feature `server`).
     ///
     /// Node matchers choose among the clients. What the control plane knows of a client itself is [`ClientView::seen`].
     pub fn of_clients(cache: SnapshotCache, readers: impl Readers) -> Self {
@@ -98,11 +99,11 @@ pub(super) fn subscription(report: &SubscriptionReport) -> ResourceView {
         (Some(_), Acknowledged::Accepted) => (Sync::Synced, Some(CacheState::Acked)),
         (Some(_), Acknowledged::Refused(_)) => (Sync::Error, Some(CacheState::Nacked)),
     };
-    let version = String::from(report.sent.as_deref().unwrap_or_default());
+    let text = |version: &Option<Arc<str>>| String::from(version.as_deref().unwrap_or_default());
     let failure = match &report.acknowledged {
         Acknowledged::Refused(why) => Some(Failure {
             details: String::from(&**why),
-            version: version.clone(),
+            version: text(&report.sent),
             at: report.refused_at,
             configuration: None,
         }),
@@ -110,7 +111,7 @@ pub(super) fn subscription(report: &SubscriptionReport) -> ResourceView {
     };
     ResourceView {
         type_url: report.kind.type_url().into(),
-        version,
+        version: text(&report.accepted),
         sync,
         state,
         failure,

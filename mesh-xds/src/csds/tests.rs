@@ -130,33 +130,45 @@ fn a_client_takes_no_matchers() {
 #[test]
 fn each_answer_of_a_client_is_a_word_of_the_control_plane() {
     let kind = ResourceKind::Cluster;
+    let refused = || Acknowledged::Refused("why".into());
+    // What was sent, and accepted, last.
     let table = [
-        (None, Acknowledged::Waiting, Sync::NotSent, Some(CacheState::Requested)),
-        (Some("1"), Acknowledged::Waiting, Sync::Stale, None),
-        (Some("1"), Acknowledged::Accepted, Sync::Synced, Some(CacheState::Acked)),
+        (
+            None,
+            None,
+            Acknowledged::Waiting,
+            Sync::NotSent,
+            Some(CacheState::Requested),
+        ),
+        (Some("1"), None, Acknowledged::Waiting, Sync::Stale, None),
+        (Some("2"), Some("1"), Acknowledged::Waiting, Sync::Stale, None),
         (
             Some("1"),
-            Acknowledged::Refused("why".into()),
-            Sync::Error,
-            Some(CacheState::Nacked),
+            Some("1"),
+            Acknowledged::Accepted,
+            Sync::Synced,
+            Some(CacheState::Acked),
         ),
+        (Some("1"), None, refused(), Sync::Error, Some(CacheState::Nacked)),
+        (Some("2"), Some("1"), refused(), Sync::Error, Some(CacheState::Nacked)),
     ];
-    for (sent, acknowledged, sync, state) in table {
+    for (sent, accepted, acknowledged, sync, state) in table {
         let report = SubscriptionReport {
             kind,
             names: Vec::new(),
             sent: sent.map(Arc::from),
+            accepted: accepted.map(Arc::from),
             acknowledged,
             refused_at: (sync == Sync::Error).then(|| at(30)),
         };
         let view = remote::subscription(&report);
         assert_eq!(
             (view.sync, view.state, view.version.as_str()),
-            (sync, state, sent.unwrap_or_default())
+            (sync, state, accepted.unwrap_or_default())
         );
         let expected = Failure {
             details: "why".into(),
-            version: "1".into(),
+            version: sent.unwrap_or_default().into(),
             at: Some(at(30)),
             configuration: None,
         };

@@ -29,7 +29,8 @@ pub struct ResourceView {
     pub type_url: String,
     /// The name; empty when all resources of the type are meant.
     pub name: String,
-    /// The version: of the value in use, at a client; sent last, at a control plane. Empty when there is none.
+    /// The version: of the value in use, at a client; of the type as the client accepted it last, at a control plane. Empty when
+    /// there is none.
     pub version: String,
     /// The value in use, as it came. Left out of an answer that would become too large, or when not asked for.
     pub contents: Option<RawBytes>,

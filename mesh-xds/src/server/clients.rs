@@ -40,7 +40,11 @@ pub struct SubscriptionReport {
     pub names: Vec<Arc<str>>,
     /// The version it was sent last; on an incremental stream, the one it was brought to by what it was sent or held.
     pub sent: Option<Arc<str>>,
-    /// What it said to that.
+    /// The newest version of which it uses everything, as far as this stream knows: the one sent last once it is accepted, and
+    /// until then, or when that is refused in part or whole, the one before. `None` until it accepts one; an older stream's
+    /// word does not count.
+    pub accepted: Option<Arc<str>>,
+    /// What it said to the version it was sent last.
     pub acknowledged: Acknowledged,
     /// When it refused it.
     pub refused_at: Option<SystemTime>,

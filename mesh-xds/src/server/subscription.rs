@@ -24,6 +24,8 @@ pub(super) struct Subscription {
     /// The names of what was in it.
     last: Vec<Arc<str>>,
     version: Option<Arc<str>>,
+    /// The newest version before that one of which the client uses everything.
+    accepted: Option<Arc<str>>,
     sent: BTreeMap<Arc<str>, Arc<[u8]>>,
     /// Of those, what the client did not ask for in between.
     dropped: BTreeSet<Arc<str>>,
@@ -85,6 +87,15 @@ impl Subscription {
         }
     }
 
+    fn accepted(&self) -> Option<Arc<str>> {
+        let newest = self.acknowledged() == Acknowledged::Accepted;
+        if newest {
+            self.version.clone()
+        } else {
+            self.accepted.clone()
+        }
+    }
+
     /// These names came with an answer to an older response. That is no change of subscription, and is said again with the
     /// answer to the newest. But a name that is not among them its client may have dropped in between, with what it was told.
     pub(super) fn stale(&mut self, kind: ResourceKind, names: &[Arc<str>]) {
@@ -132,6 +143,7 @@ impl Subscription {
         dialect: Dialect,
         nonce: u64,
     ) -> Option<Response> {
+        let accepted = self.accepted();
         self.doubts.retain(|name, _| set.resources.contains_key(name));
         let whole = kind.absence_means_deleted();
         let mut wanted: BTreeMap<Arc<str>, Arc<[u8]>> = BTreeMap::new();
@@ -178,6 +190,7 @@ impl Subscription {
         } else {
             self.sent.extend(wanted);
         }
+        self.accepted = accepted;
         self.version = Some(response.version.as_str().into());
         self.acknowledged = Acknowledged::Waiting;
         Some(response)
@@ -287,6 +300,7 @@ impl Told for Subscription {
             kind,
             names: self.names.iter().cloned().collect(),
             sent: self.version.clone(),
+            accepted: self.accepted(),
             acknowledged: self.acknowledged(),
         }
     }

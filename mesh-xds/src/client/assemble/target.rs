@@ -125,14 +125,18 @@ impl Walk<'_> {
     /// A listener's routes with its filters, once every filter that is a resource of its own is known, and can be served.
     fn routes(&mut self, http: &Http) -> Option<Resolved<RouteTree>> {
         let mut waits = false;
-        let mut filters = http.filters.to_vec();
+        // Each at its place: of two faults the first is the one that a call meets first.
+        let (mut filters, mut taken) = (Vec::new(), 0);
         for extension in http.extensions.iter() {
+            filters.extend_from_slice(&http.filters[taken..extension.behind]);
+            taken = extension.behind;
             match self.filter(extension) {
                 None => waits = true,
                 Some(Ok(filter)) => filters.extend(filter),
                 Some(Err(reason)) => return Some(Err(reason)),
             }
         }
+        filters.extend_from_slice(&http.filters[taken..]);
         let tree = match &http.routes {
             Routes::Inline(tree) => Some(Ok(Arc::clone(tree))),
             Routes::Named(name) => match self.look::<RouteTree>(name) {

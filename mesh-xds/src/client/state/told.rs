@@ -46,6 +46,9 @@ impl<V: Variant> State<V> {
             if link.waiting_reason() != reason {
                 link.set_waiting(reason);
             }
+            if let Some(heard) = self.report.last_heard {
+                link.set_heard(heard);
+            }
         }
         let in_use = |id: usize| {
             let mut needed = self.authorities.iter().filter(|authority| authority.is_needed);

@@ -1,15 +1,18 @@
 //! What becomes of a process when its control plane is gone, silent, slow or rude.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use mesh_core::config::ReasonKind;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::AsyncInstrument;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::plane::{BOTH, EVER, Net, Subject, Way, settle};
 use super::*;
 use crate::bootstrap::{Bootstrap, Protocol, ServerEntry, ServerFeature};
-use crate::client::Phase;
+use crate::client::{Phase, metrics};
 use crate::node::Node;
 
 const HOME: &str = "home:1";
@@ -24,9 +27,17 @@ async fn cp_1_an_hour_without_a_control_plane_changes_nothing_for_calls() {
         let subject = Subject::of(&net, protocol, &[HOME], &["t"]);
         subject.until("t", "home:1").await;
         let before = subject.link.snapshots().load_full();
+        assert_eq!(config_age(&subject), Some(0));
         let killed = Instant::now();
         home.go(Way::Down);
-        tokio::time::sleep(3600 * SECOND).await;
+        for minute in 1..=60 {
+            tokio::time::sleep(60 * SECOND).await;
+            assert_eq!(
+                config_age(&subject),
+                Some(60 * minute),
+                "the age is exported as it grows"
+            );
+        }
         assert!(Arc::ptr_eq(&before, &subject.link.snapshots().load_full()));
         let report = subject.client.status().report();
         let age = report.age(Instant::now().into_std()).unwrap();
@@ -50,7 +61,25 @@ async fn cp_1_an_hour_without_a_control_plane_changes_nothing_for_calls() {
         home.cluster("home", 2);
         subject.until("t", "home:2").await;
         assert_eq!(subject.history("t"), ["home:1", "home:2"]);
+        assert_eq!(config_age(&subject), Some(0));
     }
+}
+
+/// What the gauge of the configuration's age shows, which has to be what a page of statistics is made of, too.
+fn config_age(subject: &Subject) -> Option<u64> {
+    #[derive(Default)]
+    struct Shown(Mutex<Option<u64>>);
+
+    impl AsyncInstrument<u64> for Shown {
+        fn observe(&self, value: u64, _: &[KeyValue]) {
+            *self.0.lock().unwrap() = Some(value);
+        }
+    }
+
+    let (shown, report) = (Shown::default(), subject.client.status().report());
+    metrics::config_age(&report, &shown);
+    assert_eq!(subject.link.last_heard(), report.last_heard);
+    shown.0.into_inner().unwrap()
 }
 
 #[tokio::test(start_paused = true)]

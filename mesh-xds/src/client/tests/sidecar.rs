@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::config::{Action, FilterKind, ReasonKind};
+use mesh_core::config::{Action, CallFilter, FilterKind, ReasonKind};
 
 use super::assemble::{Mesh, Seen, grpc, kind_of, missing};
 use super::*;
@@ -99,29 +99,31 @@ fn a_host_that_a_sidecars_mesh_does_not_know_passes_where_it_may_and_is_told_why
     assert_eq!((response.status.as_u16(), refused.clusters().count()), (502, 0));
 }
 
-/// A fault filter may be a resource of its own (ECDS): the routes wait for it.
+/// A fault filter may be a resource of its own (ECDS): the routes wait for it, and it acts at its place.
 #[test]
-fn a_fault_that_is_a_resource_of_its_own_is_waited_for_and_used() {
-    use istiod::sidecar::{by_port_with, clusters, delay, routes};
+fn faults_that_are_resources_of_their_own_are_waited_for_and_used_each_at_its_place() {
+    use istiod::sidecar::{by_port_between, clusters, delay, routes};
     let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
-    mesh.hear(ResourceKind::Listener, vec![raw_of(&by_port_with("elsewhere"))]);
+    mesh.hear(ResourceKind::Listener, vec![raw_of(&by_port_between("first", "last"))]);
     mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
     mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);
     let lacks = missing(&mesh.seen, TARGET);
     assert_eq!(
         lacks,
-        [(ResourceKind::ExtensionConfig, "elsewhere".to_owned())],
+        ["first", "last"].map(|name| (ResourceKind::ExtensionConfig, name.to_owned())),
         "it may be one that guards"
     );
-    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&delay("elsewhere"))]);
+    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&delay("first"))]);
+    assert_eq!(missing(&mesh.seen, TARGET).len(), 1);
+    mesh.hear(ResourceKind::ExtensionConfig, vec![raw_of(&delay("last"))]);
     let endpoints = ["v1", "v2"].map(|subset| raw_of(&istiod::endpoints(&istiod::subset(subset))));
     let snapshot = mesh.hear(ResourceKind::Endpoints, endpoints.to_vec()).snapshot.unwrap();
     let tree = snapshot.target(TARGET).unwrap().as_ref().unwrap();
-    let filter = tree.filters.iter().find(|filter| &*filter.name == "elsewhere").unwrap();
-    assert!(
-        matches!(&filter.what, FilterKind::Fault(fault) if fault.delay.is_some()),
-        "{tree:?}"
-    );
+    let delays = |filter: &CallFilter| matches!(&filter.what, FilterKind::Fault(fault) if fault.delay.is_some());
+    let filters: Vec<(&str, bool)> = tree.filters.iter().map(|one| (&*one.name, delays(one))).collect();
+    // Istio's own, which does nothing by itself, is between them.
+    let own = ("envoy.filters.http.fault", false);
+    assert_eq!(filters, [("first", true), own, ("last", true)]);
 }
 
 impl Mesh {

@@ -73,8 +73,9 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
                 true
             }
             One::Known(_) => false,
-            One::Elsewhere(extension) => {
+            One::Elsewhere(mut extension) => {
                 let is_router = may_only_be_router(&extension);
+                extension.behind = asked.filters.len();
                 asked.extensions.push(extension);
                 is_router
             }
@@ -177,6 +178,7 @@ fn reference(
     }
     Ok(ExtensionRef {
         name: filter.name.as_str().into(),
+        behind: 0,
         types: source.type_urls.iter().map(|url| url.as_str().into()).collect(),
         default,
         default_without_warming: source.apply_default_config_without_warming,

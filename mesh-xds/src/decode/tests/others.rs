@@ -166,7 +166,9 @@ fn written_listener(http: &Http) -> ListenerProto {
             type_urls: one.types.iter().map(|url| String::from(&**url)).collect(),
         })),
     };
-    manager.http_filters.splice(..0, http.extensions.iter().map(reference));
+    for one in http.extensions.iter().rev() {
+        manager.http_filters.insert(one.behind, reference(one));
+    }
     manager.stream_idle_timeout = http.limits.idle.map(time);
     let options = manager.common_http_protocol_options.get_or_insert_default();
     options.max_stream_duration = http.limits.max_stream.map(time);
@@ -295,6 +297,7 @@ fn references() -> impl Strategy<Value = Arc<[ExtensionRef]>> {
             let default: Option<Filter> = default;
             ExtensionRef {
                 name: name.into(),
+                behind: 0,
                 types: types.into_iter().map(Box::from).collect(),
                 default_without_warming: early && default.is_some(),
                 default,
@@ -351,6 +354,8 @@ proptest! {
     fn references_to_filters_survive_the_wire(
         name in "[a-z]{1,9}", extensions in references(), filters in call_filters(seen_kind), limits in limits()
     ) {
+        let place = |(place, one): (usize, &ExtensionRef)| ExtensionRef { behind: place.min(filters.len()), ..one.clone() };
+        let extensions = extensions.iter().enumerate().map(place).collect();
         let http = Http { routes: Routes::Named(name.into()), extensions, filters, limits };
         let read = bytes_in::<Listener>(written_listener(&http).encode_to_vec(), &envoy());
         prop_assert_eq!(read, Listener::Api(http));

@@ -32,6 +32,8 @@ pub(super) struct Subscription {
     answered: Answered,
     /// The published version that the client was brought to.
     version: Option<Arc<str>>,
+    /// The newest before that one of which it uses everything.
+    accepted: Option<Arc<str>>,
 }
 
 /// What a client was told of one name.
@@ -153,10 +155,14 @@ impl Subscription {
             .map(|(name, version)| (Arc::clone(name), Arc::clone(version)))
             .collect();
         let removed: Vec<Arc<str>> = self.removed(set, waits).cloned().collect();
-        self.version = Some(match waits.hold_some() {
+        let version = Some(match waits.hold_some() {
             true => format!("{}+held", set.version).into(),
             false => Arc::clone(&set.version),
         });
+        if version != self.version {
+            self.accepted = self.accepted();
+            self.version = version;
+        }
         if changed.is_empty() && removed.is_empty() && !mem::take(&mut self.owed) {
             return None;
         }
@@ -213,6 +219,15 @@ impl Subscription {
             Some(why) => Acknowledged::Refused(why),
             None if self.version.is_some() && self.is_answered() && !self.is_in_doubt() => Acknowledged::Accepted,
             None => Acknowledged::Waiting,
+        }
+    }
+
+    fn accepted(&self) -> Option<Arc<str>> {
+        let newest = self.acknowledged() == Acknowledged::Accepted;
+        if newest {
+            self.version.clone()
+        } else {
+            self.accepted.clone()
         }
     }
 
@@ -315,6 +330,7 @@ impl order::Told for Subscription {
             kind,
             names: self.names.iter().cloned().collect(),
             sent: self.version.clone(),
+            accepted: self.accepted(),
             acknowledged: self.acknowledged(),
         }
     }

@@ -82,6 +82,13 @@ impl Client {
         let one = report.iter().find(|subscription| subscription.kind == kind).unwrap();
         one.acknowledged.clone()
     }
+
+    /// The versions that it was brought to, and accepted, last.
+    fn versions(&self, kind: ResourceKind) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let report = self.state.report();
+        let one = report.iter().find(|subscription| subscription.kind == kind).unwrap();
+        (one.sent.clone(), one.accepted.clone())
+    }
 }
 
 fn names(list: &[&str]) -> Vec<Arc<str>> {
@@ -119,6 +126,31 @@ fn only_what_changed_is_sent_and_only_of_types_that_were_asked_for() {
     };
     client.state.on_request(unknown).unwrap();
     client.hears_nothing(&three);
+}
+
+#[test]
+fn what_was_accepted_last_is_known_while_what_came_after_is_refused_in_part() {
+    let one = encoded(&snapshot("c", &[("c", 1), ("d", 1)]), None, 1);
+    let two = encoded(&snapshot("c", &[("c", 2), ("d", 2)]), Some(&one), 2);
+    // What is refused stays as it is.
+    let three = encoded(&snapshot("c", &[("c", 3), ("d", 2)]), Some(&two), 3);
+    let four = encoded(&snapshot("c", &[("c", 3), ("d", 4)]), Some(&three), 4);
+    let version = |published: &Encoded| Some(Arc::clone(&published.view(Dialect::Grpc).of(EDS).version));
+    let mut client = Client::new();
+    client.asks(EDS, &["c", "d"]);
+    let first = client.hears(&one);
+    assert_eq!(client.versions(EDS), (version(&one), None));
+    client.answers(&first, None);
+    assert_eq!(client.versions(EDS), (version(&one), version(&one)));
+    let second = client.hears(&two);
+    assert_eq!(client.versions(EDS), (version(&two), version(&one)));
+    client.answers(&second, Some("endpoints \"d\": bad"));
+    assert_eq!(client.versions(EDS), (version(&two), version(&one)));
+    client.takes(&three);
+    assert!(matches!(client.said(EDS), Acknowledged::Refused(_)));
+    assert_eq!(client.versions(EDS), (version(&three), version(&one)));
+    client.takes(&four);
+    assert_eq!(client.versions(EDS), (version(&four), version(&four)));
 }
 
 #[test]

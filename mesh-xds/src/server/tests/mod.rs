@@ -101,6 +101,13 @@ impl Client {
         let one = report.iter().find(|subscription| subscription.kind == kind).unwrap();
         one.acknowledged.clone()
     }
+
+    /// The versions that were sent, and accepted, last.
+    fn versions(&self, kind: ResourceKind) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let report = self.state.report();
+        let one = report.iter().find(|subscription| subscription.kind == kind).unwrap();
+        (one.sent.clone(), one.accepted.clone())
+    }
 }
 
 #[test]
@@ -200,6 +207,39 @@ fn a_refusal_is_known_by_its_error_and_not_taken_back_by_a_later_subscription() 
     client.asks(CDS, &sent.nonce, &["c", "d"]);
     assert_eq!(client.said(CDS), Acknowledged::Refused("bad".into()));
     assert_eq!(client.hears(&published).resources.len(), 2);
+}
+
+#[test]
+fn what_was_accepted_last_is_known_while_what_came_after_is_refused() {
+    let set = [("c", 1), ("d", 2)];
+    let one = encoded(&snapshot("c", &set[..1]), None, 1);
+    let two = encoded(&snapshot("c", &set), Some(&one), 2);
+    let mut client = Client::new(Dialect::Grpc);
+    client.asks(CDS, "", &["*"]);
+    let first = client.hears(&one);
+    let v1 = Some(Arc::from(first.version.as_str()));
+    assert_eq!(
+        client.versions(CDS),
+        (v1.clone(), None),
+        "nothing is accepted before its answer"
+    );
+    client.asks(CDS, &first.nonce, &["*"]);
+    assert_eq!(client.versions(CDS), (v1.clone(), v1.clone()));
+    let second = client.hears(&two);
+    let v2 = Some(Arc::from(second.version.as_str()));
+    assert_eq!(client.versions(CDS), (v2.clone(), v1.clone()));
+    let mut nack = request(CDS, &second.nonce, &["*"]);
+    nack.error = Some("bad".into());
+    client.state.on_request(nack).unwrap();
+    assert_eq!(client.said(CDS), Acknowledged::Refused("bad".into()));
+    assert_eq!(client.versions(CDS), (v2, v1.clone()));
+    // And through the next, until that is accepted.
+    let three = encoded(&snapshot("c", &set[..1]), Some(&two), 3);
+    let third = client.hears(&three);
+    let v3 = Some(Arc::from(third.version.as_str()));
+    assert_eq!(client.versions(CDS), (v3.clone(), v1));
+    client.asks(CDS, &third.nonce, &["*"]);
+    assert_eq!(client.versions(CDS), (v3.clone(), v3));
 }
 
 #[test]

@@ -17,12 +17,16 @@ use tonic::transport::{Endpoint as Address, Server};
 use super::*;
 use crate::credentials::{CallTokens, Credentialed};
 use crate::server::stream::PATIENCE;
-use crate::wire::{Incoming, Sotw};
+use crate::wire::{Delta, DeltaRequest, DeltaResponse, Incoming, Sotw, Variant};
 
 /// Longer than any step takes on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 const OTHERS: usize = 20;
-const PUBLISHES: u16 = 10;
+/// Rounds of so many publishes, with the stuck one and without it.
+const ROUNDS: u16 = 4;
+const PUBLISHES: u16 = 5;
+/// What a busy machine may add to one that is over in a moment.
+const NOISE: Duration = Duration::from_millis(5);
 /// What HTTP/2 begins with: the smallest window that no peer has to ask for.
 const WINDOW: u32 = 65_535;
 /// So many that one response is more than a window.
@@ -34,13 +38,63 @@ fn bare(channel: tonic::transport::Channel) -> Credentialed {
     Credentialed::new(channel, Arc::new(none))
 }
 
-/// A client at the level of messages.
-struct Reader {
-    requests: mpsc::Sender<Request>,
-    responses: Incoming<Sotw>,
+/// What a client of each variant says, at the level of messages.
+trait Says: Variant {
+    fn first(node: Arc<Node>) -> Self::Request;
+    fn answer(response: &Self::Response) -> Self::Request;
+    fn version(response: &Self::Response) -> &str;
 }
 
-impl Reader {
+impl Says for Sotw {
+    fn first(node: Arc<Node>) -> Request {
+        Request {
+            node: Some(node),
+            ..request(EDS, "", &["c"])
+        }
+    }
+
+    fn answer(response: &Response) -> Request {
+        Request {
+            version: response.version.clone(),
+            ..request(EDS, &response.nonce, &["c"])
+        }
+    }
+
+    fn version(response: &Response) -> &str {
+        &response.version
+    }
+}
+
+impl Says for Delta {
+    fn first(node: Arc<Node>) -> DeltaRequest {
+        DeltaRequest {
+            type_url: EDS.type_url().into(),
+            subscribe: vec!["c".into()],
+            node: Some(node),
+            ..DeltaRequest::default()
+        }
+    }
+
+    fn answer(response: &DeltaResponse) -> DeltaRequest {
+        DeltaRequest {
+            type_url: EDS.type_url().into(),
+            nonce: response.nonce.clone(),
+            ..DeltaRequest::default()
+        }
+    }
+
+    fn version(response: &DeltaResponse) -> &str {
+        &response.version
+    }
+}
+
+/// A client that reads when it is asked to.
+struct Reader<V: Says> {
+    requests: mpsc::Sender<V::Request>,
+    responses: Incoming<V>,
+}
+
+impl<V: Says> Reader<V> {
     async fn connect(address: &str, id: &str) -> Self {
         let address = Address::from_shared(address.to_owned()).unwrap();
         let channel = address.initial_stream_window_size(WINDOW).connect().await.unwrap();
@@ -49,11 +103,7 @@ impl Reader {
             id: id.into(),
             ..Node::default()
         };
-        let first = Request {
-            node: Some(Arc::new(node)),
-            ..request(EDS, "", &["c"])
-        };
-        requests.send(first).await.unwrap();
+        requests.send(V::first(Arc::new(node))).await.unwrap();
         Self {
             requests,
             responses: Incoming::open(bare(channel), outgoing),
@@ -61,13 +111,9 @@ impl Reader {
     }
 
     /// Takes the next response and acknowledges it.
-    async fn takes(&mut self) -> Response {
+    async fn takes(&mut self) -> V::Response {
         let response = timeout(SOON, self.responses.next()).await.unwrap().unwrap();
-        let answer = Request {
-            version: response.version.clone(),
-            ..request(EDS, &response.nonce, &["c"])
-        };
-        self.requests.send(answer).await.unwrap();
+        self.requests.send(V::answer(&response)).await.unwrap();
         response
     }
 }
@@ -80,48 +126,74 @@ fn many(first_port: u16) -> Snapshot {
         .unwrap()
 }
 
-/// How long after a publish each client had taken it.
-async fn published(cache: &SnapshotCache, clients: &mut [Reader], port: u16) -> Vec<Duration> {
-    let began = std::time::Instant::now();
-    let versions = cache.publish("g", &many(port)).unwrap();
-    let mut took = Vec::new();
-    for client in clients {
-        assert_eq!(client.takes().await.version, versions.of(EDS));
-        took.push(began.elapsed());
-    }
-    took
-}
-
-/// The median and the 99th of a hundred.
-fn spread(mut took: Vec<Duration>) -> String {
+/// The 99th of a hundred.
+fn p99(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
-    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1_000.0;
-    format!("{:.1} ms (p99 {:.1} ms)", at(50), at(99))
+    took[(took.len() - 1) * 99 / 100]
 }
 
 #[tokio::test]
-async fn cp_13_a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off() {
-    let tally = Tally::default();
-    let cache = SnapshotCache::counting(tally.clone());
-    let services = DiscoveryServices::new(cache.clone(), |_: &Caller| Ok("g".into()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let incoming = TcpListenerStream::new(listener).map(|tcp| tcp.map(|tcp| Io::new(tcp, Peer::default())));
-    let router = Server::builder().add_routes(services.into_routes());
-    tokio::spawn(router.serve_with_incoming(incoming));
+async fn cp_13_sotw_a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off() {
+    a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off::<Sotw>().await;
+}
 
-    cache.publish("g", &many(1)).unwrap();
-    let mut others = Vec::new();
-    for n in 0..OTHERS {
-        let mut other = Reader::connect(&address, &n.to_string()).await;
-        other.takes().await;
-        others.push(other);
+#[tokio::test]
+async fn cp_13_delta_a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off() {
+    a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off::<Delta>().await;
+}
+
+/// A control plane, and clients of it that read.
+struct Plane<V: Says> {
+    cache: SnapshotCache,
+    tally: Tally,
+    address: String,
+    clients: Vec<Reader<V>>,
+}
+
+impl<V: Says> Plane<V> {
+    async fn start() -> Self {
+        let tally = Tally::default();
+        let cache = SnapshotCache::counting(tally.clone());
+        let services = DiscoveryServices::new(cache.clone(), |_: &Caller| Ok("g".into()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = TcpListenerStream::new(listener).map(|tcp| tcp.map(|tcp| Io::new(tcp, Peer::default())));
+        let router = Server::builder().add_routes(services.into_routes());
+        tokio::spawn(router.serve_with_incoming(incoming));
+        cache.publish("g", &many(1)).unwrap();
+        let mut clients = Vec::new();
+        for n in 0..OTHERS {
+            let mut client = Reader::connect(&address, &n.to_string()).await;
+            client.takes().await;
+            clients.push(client);
+        }
+        Self {
+            cache,
+            tally,
+            address,
+            clients,
+        }
     }
-    let mut alone = Vec::new();
-    for port in 2..=PUBLISHES {
-        alone.extend(published(&cache, &mut others, port).await);
+
+    /// How long after a publish each client had taken it.
+    async fn publish(&mut self, port: u16) -> Vec<Duration> {
+        let began = std::time::Instant::now();
+        let versions = self.cache.publish("g", &many(port)).unwrap();
+        let mut took = Vec::new();
+        for client in &mut self.clients {
+            assert_eq!(V::version(&client.takes().await), versions.of(EDS));
+            took.push(began.elapsed());
+        }
+        took
     }
-    let mut stuck = Reader::connect(&address, "stuck").await;
+}
+
+/// What the machine does meanwhile is in every figure. So two control planes take turns, of which one has a client that does
+/// not read, and the best of some rounds is judged: whoever is held up by that client is so in all of them.
+async fn a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off<V: Says>() {
+    let (mut alone, mut beside) = (Plane::<V>::start().await, Plane::<V>::start().await);
+    let (cache, tally) = (beside.cache.clone(), beside.tally.clone());
+    let mut stuck = Reader::<V>::connect(&beside.address, "stuck").await;
     stuck.takes().await;
     // It reads no more. Everybody else gets each publish.
     let sent_to_stuck = || {
@@ -129,23 +201,27 @@ async fn cp_13_a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_o
         let report = reports.iter().find(|client| client.node.id == "stuck").unwrap();
         report.subscriptions[0].sent.clone().unwrap()
     };
-    let (mut sent, mut beside) = (Vec::new(), Vec::new());
-    for port in 2..=PUBLISHES {
-        beside.extend(published(&cache, &mut others, PUBLISHES + port).await);
-        sent.push(sent_to_stuck());
+    let (mut sent, mut rounds) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for publish in 0..PUBLISHES {
+            let port = 2 + round * PUBLISHES + publish;
+            without.extend(alone.publish(port).await);
+            with.extend(beside.publish(port).await);
+            sent.push(sent_to_stuck());
+        }
+        rounds.push((p99(without), p99(with)));
     }
-    // Told and not judged: what else the machine does is in it.
-    println!(
-        "CP-13: a publish was with the others in {} beside the stuck one, and in {} without it",
-        spread(beside),
-        spread(alone)
-    );
+    println!("CP-13: p99 of a publish with the others, without the stuck one and beside it: {rounds:?}");
+    // The promise is a fifth; the rest is the machine's.
+    let is_unchanged = |(without, with): &(Duration, Duration)| *with <= *without * 3 / 2 + NOISE;
+    assert!(rounds.iter().any(is_unchanged), "{rounds:?}");
     // What fits its window, one that waits for it, and one in the queue; after that nothing was made for it, however much
     // there was to say.
     let last = sent.last().unwrap();
     let unchanged = sent.iter().filter(|version| *version == last).count();
-    println!("CP-13: {OTHERS} others took {PUBLISHES} of {PUBLISHES} publishes; the stuck one was made {sent:?}");
-    assert!(unchanged >= usize::from(PUBLISHES) / 2, "{sent:?}");
+    println!("CP-13: {OTHERS} others took all publishes; the stuck one was made {sent:?}");
+    assert!(unchanged >= sent.len() / 2, "{sent:?}");
 
     let mut changes = cache.client_changes();
     tokio::time::pause();
@@ -163,9 +239,6 @@ async fn cp_13_a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_o
     }
     assert!(taken <= 2, "{taken}");
 
-    let versions = cache.publish("g", &many(1)).unwrap();
-    for other in &mut others {
-        assert_eq!(other.takes().await.version, versions.of(EDS));
-    }
+    beside.publish(1).await;
     assert_eq!(tally.total("xds_stream_dropped"), 1);
 }

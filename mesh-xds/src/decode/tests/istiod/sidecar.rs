@@ -363,26 +363,26 @@ fn socket(config: Any) -> TransportSocket {
     }
 }
 
-/// The listener of the port with one more filter, which is a resource of this name.
-pub(crate) fn by_port_with(extension: &str) -> Listener {
+/// The listener of the port with more filters, which are resources of these names: one before all others, and one behind
+/// them, just before the router.
+pub(crate) fn by_port_between(first: &str, last: &str) -> Listener {
     let mut listener = by_port();
     let Some(filter::ConfigType::TypedConfig(any)) = &mut listener.filter_chains[0].filters[0].config_type else {
         panic!("the filter has a configuration")
     };
     let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
-    let source = ExtensionConfigSource {
-        config_source: ads(),
-        type_urls: vec![HttpFault::type_url()],
+    let elsewhere = |name: &str| HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::ConfigDiscovery(ExtensionConfigSource {
+            config_source: ads(),
+            type_urls: vec![HttpFault::type_url()],
+            ..Default::default()
+        })),
         ..Default::default()
     };
-    manager.http_filters.insert(
-        0,
-        HttpFilter {
-            name: extension.into(),
-            config_type: Some(http_filter::ConfigType::ConfigDiscovery(source)),
-            ..Default::default()
-        },
-    );
+    let router = manager.http_filters.len() - 1;
+    manager.http_filters.insert(router, elsewhere(last));
+    manager.http_filters.insert(0, elsewhere(first));
     *any = pack(&manager);
     listener
 }
