@@ -8,8 +8,8 @@ use crate::resource::ResourceKind;
 use crate::wire::MAX_RESPONSE_BYTES;
 use crate::wire::weigh::{Heavy, Inside, Shape, TooHeavy, weigh};
 
-/// What one resource may cost. One hundred thousand endpoints with Istio's metadata are 180 MiB by this measure, and ten thousand
-/// routes with retries and header matches 60 MiB; an envelope of nothing is two bytes on the wire and could be 200 GiB.
+/// What one resource may cost. One hundred thousand endpoints with Istio's metadata stay below it by this measure, as do ten thousand
+/// routes with retries and header matches; of what is nothing but empty messages a small part of a response is beyond it.
 const MAX_DECODED_BYTES: usize = MAX_RESPONSE_BYTES;
 
 /// Weighs a resource, or the envelope of one (`None`), of a response of so many bytes: its own copies, and twice what is found here,
@@ -23,7 +23,7 @@ pub(crate) fn admit(kind: Option<ResourceKind>, bytes: &[u8], response: usize) -
     weigh(bytes, shape(kind), limit).map(drop)
 }
 
-/// The largest that is taken unseen: most resources are smaller, and the worst of this size becomes some 20 MiB.
+/// The largest that is taken unseen: most resources are smaller, and a message cannot have more parts than half its bytes.
 const LIGHT_BYTES: usize = 16 * 1024;
 
 fn shape(kind: Option<ResourceKind>) -> &'static Shape {
