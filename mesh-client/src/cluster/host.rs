@@ -32,8 +32,8 @@ pub(crate) struct Host {
     hash_key: Mutex<Option<Box<str>>>,
     /// What it reports of itself.
     reported: OnceLock<Box<Reported>>,
-    /// Set while it is asked for that between calls.
-    asking: Mutex<Option<Asking>>,
+    /// Set while it is asked for that between calls. Boxed, since few hosts are and there may be a hundred thousand.
+    asking: Mutex<Option<Box<Asking>>>,
     /// What its connections are made with; `None`: they are not encrypted.
     tls: Option<Arc<TlsMode>>,
     pool: Arc<Pool>,
@@ -104,8 +104,9 @@ impl Host {
     /// Asks it for that between calls, where `settings` say so; else it is asked no more.
     pub(super) fn ask(self: &Arc<Self>, settings: Option<&ClientWeights>, entropy: &Entropy) {
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = asking.take();
-        *asking = settings.and_then(|settings| Asking::of(self, settings, entropy, before));
+        let before = asking.take().map(|before| *before);
+        let now = settings.and_then(|settings| Asking::of(self, settings, entropy, before));
+        *asking = now.map(Box::new);
     }
 
     pub(crate) fn mark_failing(&self, failing: bool) {
