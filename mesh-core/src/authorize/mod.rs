@@ -16,7 +16,7 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Authorization, FilterRules, HostRules, Quick, Rbac, RbacAction, RbacFilter, hash_of_id};
+use crate::config::{Asked, Authorization, FilterRules, HostRules, Quick, Rbac, RbacAction, RbacFilter};
 use crate::identity::SpiffeId;
 use crate::jwt::JwtClaims;
 use crate::route::RequestHead;
@@ -97,9 +97,12 @@ impl Authorization {
             (None, _) | (_, []) => None,
             (Some(head), hosts) => host(hosts, &head),
         };
-        let peer = facts.peer.map(|peer| hash_of_id(peer.as_str()));
+        let asked = Asked::of(
+            facts.peer.map(|peer| peer.as_str()),
+            facts.head.as_ref().map(RequestHead::path),
+        );
         for (filter, quick) in self.request().iter().zip(self.quick()) {
-            let own = (&filter.rules, Some((quick, peer)));
+            let own = (&filter.rules, Some((quick, &asked)));
             let rules = match &replaced {
                 None => own,
                 Some((host, head)) => in_place(host, head, &filter.name).map_or(own, |rules| (rules, None)),
@@ -128,8 +131,8 @@ fn in_place<'a>(host: &'a HostRules, head: &RequestHead<'_>, filter: &str) -> Op
         .map(|replaced| &replaced.with)
 }
 
-/// What tells quickly which policies are not about the peer, and the hash of the peer.
-type Quickly<'a> = Option<(&'a Quick, Option<u64>)>;
+/// What tells quickly which policies are not about the request, and what it looks at.
+type Quickly<'a> = Option<(&'a Quick, &'a Asked<'a>)>;
 
 fn passes<'a>(
     filter: &'a RbacFilter,
@@ -174,7 +177,7 @@ fn judge<'a>(rules: &'a Rbac, facts: &Facts<'_>, quickly: Quickly<'_>) -> Judged
         RbacAction::Allow => Lean::ToNo,
         RbacAction::Deny | RbacAction::Log => Lean::ToYes,
     };
-    let may_match = |index: usize| quickly.is_none_or(|(quick, peer)| quick.may_match(index, peer));
+    let may_match = |index: usize| quickly.is_none_or(|(quick, asked)| quick.may_match(index, asked));
     let mut policies = rules.policies.iter().enumerate();
     let matched = policies.find(|(index, policy)| may_match(*index) && rules::matches(policy, facts, lean));
     let matched = matched.map(|(_, policy)| &*policy.name);

@@ -13,7 +13,7 @@ use super::{Domain, HeaderMatch, IpPrefix, JwtRules, RouteMatch, StringMatch};
 
 mod quick;
 
-pub(crate) use quick::{Quick, hash};
+pub(crate) use quick::{Asked, Quick};
 
 /// What the connections and requests of one filter chain must pass. Built within limits, so that deciding is bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -99,7 +99,7 @@ impl Authorization {
         &self.request
     }
 
-    /// Of each filter of requests, whom its policies can be about.
+    /// Of each filter of requests, what its policies can be about.
     pub(crate) fn quick(&self) -> &[Quick] {
         &self.quick
     }
