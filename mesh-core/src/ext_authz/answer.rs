@@ -32,8 +32,10 @@ pub struct Allowed {
     pub remove: Vec<HeaderName>,
     /// Of the answer to it.
     pub downstream: Vec<Mutation>,
-    /// Parameters taken off its query, and those put in, in this order.
-    pub query: (Vec<Box<str>>, Vec<(Box<str>, Box<str>)>),
+    /// Parameters taken off its query, before any is put in.
+    pub query_remove: Vec<Box<str>>,
+    /// Parameters put into its query, in the place of those of the same names.
+    pub query_set: Vec<(Box<str>, Box<str>)>,
 }
 
 /// What the sender of a request is told that does not go on.
@@ -127,13 +129,11 @@ impl ExtAuthz {
                     upstream: mutations(headers)?,
                     remove: remove.iter().filter_map(|name| removable(name)).collect(),
                     downstream: mutations(response)?,
-                    query: (
-                        query_remove.into_iter().map(Into::into).collect(),
-                        query_set
-                            .into_iter()
-                            .map(|(key, value)| (key.into(), value.into()))
-                            .collect(),
-                    ),
+                    query_remove: query_remove.into_iter().map(Into::into).collect(),
+                    query_set: query_set
+                        .into_iter()
+                        .map(|(key, value)| (key.into(), value.into()))
+                        .collect(),
                 }))
             }
             // Yes with what a no has, or the other way about: who knows what was meant.
@@ -216,7 +216,8 @@ impl ExtAuthz {
                 &|name| any(&check.client_on_allow, name),
                 AppendAction::AppendIfExistsOrAdd,
             ),
-            query: Default::default(),
+            query_remove: Vec::new(),
+            query_set: Vec::new(),
         })
     }
 
@@ -250,7 +251,7 @@ impl Allowed {
     ///
     /// When that makes no request.
     pub fn apply<B>(&self, request: &mut Request<B>) -> Result<(), CheckFailure> {
-        let (remove, set) = &self.query;
+        let (remove, set) = (&self.query_remove, &self.query_set);
         if !remove.is_empty() || !set.is_empty() {
             let uri = with_query(request.uri(), remove, set).ok_or(CheckFailure::Malformed)?;
             *request.uri_mut() = uri;
