@@ -194,15 +194,15 @@ fn metadata(claims: &str) -> Option<Metadata> {
 fn value(json: &serde_json::Value, depth: usize) -> Value {
     use serde_json::Value as Json;
     let kind = match json {
-        _ if depth == 0 => value::Kind::NullValue(0),
-        Json::Null => value::Kind::NullValue(0),
-        Json::Bool(flag) => value::Kind::BoolValue(*flag),
-        Json::Number(number) => value::Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Json::String(text) => value::Kind::StringValue(text.clone()),
-        Json::Array(all) => value::Kind::ListValue(ListValue {
+        _ if depth == 0 => value::Kind::Null(0),
+        Json::Null => value::Kind::Null(0),
+        Json::Bool(flag) => value::Kind::Flag(*flag),
+        Json::Number(number) => value::Kind::Number(number.as_f64().unwrap_or_default()),
+        Json::String(text) => value::Kind::Text(text.clone()),
+        Json::Array(all) => value::Kind::List(ListValue {
             values: all.iter().map(|one| value(one, depth - 1)).collect(),
         }),
-        Json::Object(all) => value::Kind::StructValue(Struct {
+        Json::Object(all) => value::Kind::Object(Struct {
             fields: all
                 .iter()
                 .map(|(key, one)| Field {
@@ -365,17 +365,17 @@ mod value {
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub(super) enum Kind {
         #[prost(int32, tag = "1")]
-        NullValue(i32),
+        Null(i32),
         #[prost(double, tag = "2")]
-        NumberValue(f64),
+        Number(f64),
         #[prost(string, tag = "3")]
-        StringValue(String),
+        Text(String),
         #[prost(bool, tag = "4")]
-        BoolValue(bool),
+        Flag(bool),
         #[prost(message, tag = "5")]
-        StructValue(super::Struct),
+        Object(super::Struct),
         #[prost(message, tag = "6")]
-        ListValue(super::ListValue),
+        List(super::ListValue),
     }
 }
 
