@@ -19,7 +19,7 @@ use mesh_core::Entropy;
 use mesh_core::config::Carrier;
 use mesh_core::report::Tally;
 use rustls::time_provider::TimeProvider;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::dial::{Made, Plan, Security, dial};
@@ -75,6 +75,8 @@ struct State {
     retired: bool,
     /// What the peer chose when it had the choice.
     chosen: Option<Carrier>,
+    /// Rung when there is a connection that calls share; made when somebody waits for that.
+    arrivals: Option<Arc<Notify>>,
 }
 
 impl State {
@@ -134,6 +136,11 @@ impl Pool {
         }
         state.ready.retain(|connection| !connection.is_closed());
         state.ready.iter().find_map(Connection::permit)
+    }
+
+    /// Rung whenever another connection is there that calls share.
+    pub(crate) fn arrivals(&self) -> Arc<Notify> {
+        Arc::clone(self.lock().arrivals.get_or_insert_default())
     }
 
     /// Whether there is a connection.
@@ -293,6 +300,9 @@ impl Pool {
             Made::Http2(connection) if current => {
                 state.chosen = Some(Carrier::Http2);
                 state.ready.push(connection);
+                if let Some(bell) = &state.arrivals {
+                    bell.notify_waiters();
+                }
                 None
             }
             Made::Http1(connection) if current => {
