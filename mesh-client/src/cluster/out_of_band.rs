@@ -83,7 +83,7 @@ enum End {
 }
 
 async fn ask(host: Weak<Host>, settings: ClientWeights, period: Duration, entropy: Entropy) {
-    let Some(bell) = host.upgrade().map(|host| host.pool().arrivals()) else {
+    let Some(bell) = host.upgrade().map(|host| host.pool().bell()) else {
         return;
     };
     let mut pause = FIRST_PAUSE;

@@ -252,7 +252,6 @@ impl Permit {
         }
     }
 
-
     /// The connection takes no more streams.
     pub(crate) fn retire(&self) {
         self.connection.retire();
