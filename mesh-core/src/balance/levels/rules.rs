@@ -52,7 +52,7 @@ impl<'a> Rules<'a> {
         Self {
             common,
             localities,
-            by_locality: common.by_locality && matters && !(whole && !is_weighed),
+            by_locality: common.by_locality && matters && (is_weighed || !whole),
             whole,
         }
     }
