@@ -40,6 +40,7 @@ mod dangerous;
 pub mod deadline;
 mod ext_authz;
 mod layer;
+pub mod orca;
 mod refusal;
 mod serve;
 pub mod telemetry;
