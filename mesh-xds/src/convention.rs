@@ -22,6 +22,13 @@ pub(crate) const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
 pub(crate) const ISTIO_AUTHN_FILTER: &str = "istio_authn";
 pub(crate) const REQUEST_PRINCIPAL: &str = "request.auth.principal";
 
+/// What an RBAC filter calls the policy that its dry run matched, behind a prefix of its own (Envoy); and the prefix by which Istio has an
+/// authorizer asked about that.
+pub(crate) const SHADOW_POLICY: &str = "shadow_effective_policy_id";
+/// See [`SHADOW_POLICY`].
+#[cfg(feature = "server")]
+pub(crate) const EXT_AUTHZ_SHADOW: &str = "istio_ext_authz_";
+
 /// How the names of secrets begin that are files of the client (istiod): a certificate and its key, and roots.
 pub(crate) const SDS_CERTIFICATE_FILES: &str = "file-cert:";
 pub(crate) const SDS_ROOTS_FILE: &str = "file-root:";

@@ -18,7 +18,8 @@ pub(crate) use envoy_types::pb::envoy::config::{
 pub(crate) use envoy_types::pb::envoy::extensions::clusters::aggregate::v3 as aggregate;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{
-    fault::v3 as fault, jwt_authn::v3 as jwt_authn, rbac::v3 as rbac_http, router::v3 as router,
+    ext_authz::v3 as ext_authz, fault::v3 as fault, jwt_authn::v3 as jwt_authn, rbac::v3 as rbac_http,
+    router::v3 as router,
 };
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;

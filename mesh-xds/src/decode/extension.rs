@@ -46,13 +46,17 @@ const NO_OPS: [(&str, Means); 8] = [
 ];
 
 /// Filters that keep calls out. They are never passed over at a server, even when they are called optional.
-const GUARDS: [&str; 6] = [
+const GUARDS: [&str; 10] = [
     "envoy.extensions.filters.http.rbac.v3.RBAC",
     "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
     "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
     "envoy.extensions.filters.network.rbac.v3.RBAC",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz",
     "istio.envoy.config.filter.http.authn.v2alpha1.FilterConfig",
+    "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
+    "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
+    "envoy.extensions.filters.http.oauth2.v3.OAuth2",
+    "envoy.extensions.filters.http.csrf.v3.CsrfPolicy",
 ];
 
 #[derive(Clone, Copy, PartialEq)]

@@ -11,6 +11,7 @@ mod address;
 mod cluster;
 mod common;
 mod endpoint;
+mod ext_authz;
 mod extension;
 mod fault;
 mod jwt;

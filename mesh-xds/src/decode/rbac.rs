@@ -38,10 +38,10 @@ pub(super) enum PerRoute {
     Instead(FilterRules),
 }
 
-/// Reads an HTTP filter.
-pub(super) fn http(bytes: &[u8]) -> Result<FilterRules, Fault> {
+/// Reads an HTTP filter, and how it calls what its dry run finds (`shadow_rules_stat_prefix`).
+pub(super) fn http(bytes: &[u8]) -> Result<(FilterRules, Box<str>), Fault> {
     let proto = rbac_http::Rbac::decode(bytes).map_err(|error| Fault::new("", error))?;
-    of_http(&proto)
+    Ok((of_http(&proto)?, proto.shadow_rules_stat_prefix.as_str().into()))
 }
 
 fn of_http(proto: &rbac_http::Rbac) -> Result<FilterRules, Fault> {

@@ -15,7 +15,7 @@ use super::common::{address, uint};
 use super::listener::filters;
 use super::socket::connection_manager;
 use super::tls::{self, naming};
-use super::{jwt, rbac};
+use super::{ext_authz, jwt, rbac};
 use crate::bootstrap::Profile;
 use crate::convention::SDS_IDENTITY;
 use crate::proto::core::{CidrRange, TrafficDirection, TransportSocket};
@@ -82,7 +82,7 @@ fn http(name: &str, authorization: &Authorization, shape: Profile) -> Filter {
         }),
     };
     let tokens = authorization.tokens().into_iter().map(|rules| jwt::filter(rules));
-    let guards = authorization.request().iter().map(rbac::request);
+    let guards = ext_authz::filters(authorization).into_iter();
     connection_manager(&HttpConnectionManager {
         stat_prefix: stat_prefix(name),
         http_filters: tokens.chain(guards).chain(filters(&[])).collect(),

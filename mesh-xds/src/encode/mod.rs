@@ -22,6 +22,7 @@ mod cluster;
 mod common;
 mod egress;
 mod endpoint;
+mod ext_authz;
 mod fault;
 mod filter;
 mod hash;

@@ -8,15 +8,15 @@
 use std::collections::HashMap;
 
 use mesh_core::config::{
-    FilterRules, HostRules, IpPrefix, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction,
-    RbacFilter, RbacPolicy, Replaced, Rule, StringMatch,
+    CheckReplaced, FilterRules, HostRules, IpPrefix, Permission, PermissionTest, Principal, PrincipalTest, Rbac,
+    RbacAction, RbacFilter, RbacPolicy, Replaced, Rule, StringMatch,
 };
 
 use prost::{Message, Name};
 
 use super::common::uint;
 use super::matcher::{header_match, route_match, string_match};
-use super::token;
+use super::{ext_authz, token};
 use crate::proto::core::CidrRange;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
 use crate::proto::listener::{Filter, filter};
@@ -82,6 +82,21 @@ pub(super) fn request(guard: &RbacFilter) -> HttpFilter {
     }
 }
 
+/// A filter that enforces nothing and tells others what it matched, behind `prefix`.
+pub(super) fn dry_run(name: &str, rules: &Rbac, prefix: String) -> HttpFilter {
+    let guard = Guard {
+        shadow_rules: Some(self::rules(rules)),
+        // Of a filter of requests the third is this (`shadow_rules_stat_prefix`).
+        stat_prefix: prefix,
+        ..Guard::default()
+    };
+    HttpFilter {
+        name: name.into(),
+        config_type: Some(ConfigType::TypedConfig(any::<rbac_http::Rbac>(&guard))),
+        ..HttpFilter::default()
+    }
+}
+
 /// A filter of connections.
 pub(super) fn connection(guard: &RbacFilter) -> Filter {
     let rbac = Guard {
@@ -110,14 +125,14 @@ pub(super) fn virtual_hosts(hosts: &[HostRules], action: &route::Action) -> Vec<
         let routes = host.routes.iter().map(|rules| Route {
             r#match: Some(route_match(&rules.matches)),
             action: Some(action.clone()),
-            typed_per_filter_config: per_filter(&rules.replaced),
+            typed_per_filter_config: per_filter(&rules.replaced, &rules.checks),
             ..Route::default()
         });
         VirtualHost {
             name: format!("inbound-{index}"),
             domains: host.domains.iter().map(ToString::to_string).collect(),
             routes: routes.chain([everything()]).collect(),
-            typed_per_filter_config: per_filter(&host.replaced),
+            typed_per_filter_config: per_filter(&host.replaced, &host.checks),
             ..VirtualHost::default()
         }
     };
@@ -136,13 +151,13 @@ pub(super) fn virtual_hosts(hosts: &[HostRules], action: &route::Action) -> Vec<
     written
 }
 
-fn per_filter(all: &[Replaced]) -> HashMap<String, Any> {
+fn per_filter(all: &[Replaced], checks: &[CheckReplaced]) -> HashMap<String, Any> {
     let one = |replaced: &Replaced| {
         let rbac = (replaced.with != FilterRules::default()).then(|| both(&replaced.with));
         let config = any::<rbac_http::RbacPerRoute>(&PerRoute { rbac });
         (String::from(&*replaced.filter), config)
     };
-    all.iter().map(one).collect()
+    all.iter().map(one).chain(ext_authz::per_filter(checks)).collect()
 }
 
 fn both(rules: &FilterRules) -> Guard {

@@ -2,17 +2,19 @@
 
 use std::collections::HashSet;
 
-use mesh_core::config::{CallFilter, FilterKind, JwtRules, RbacFilter};
+use mesh_core::config::{AskedAbout, CallFilter, ExtAuthz, FilterKind, JwtRules, RbacFilter, RbacPolicy};
 use prost::{Message as _, Name};
 
 use super::Side;
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::{is_guard, meaning, type_name};
-use crate::decode::{Context, Fault, Notes, jwt, rbac};
+use crate::decode::{Context, Fault, Notes, ext_authz, jwt, rbac};
 use crate::proto::core::ExtensionConfigSource;
+use crate::proto::ext_authz::ExtAuthz as ExtAuthzProto;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
 use crate::proto::jwt_authn::JwtAuthentication;
+use crate::proto::protobuf::Any;
 use crate::proto::rbac_http;
 use crate::proto::router::Router;
 use crate::resource::{ExtensionRef, Filter};
@@ -26,6 +28,10 @@ pub(super) struct Asked {
     pub(super) filters: Vec<CallFilter>,
     /// Those that keep requests out, and whether each does so only where a route says so.
     pub(super) guards: Vec<(RbacFilter, bool)>,
+    /// Those who are asked outside of the process.
+    pub(super) checks: Vec<ExtAuthz>,
+    /// Filters of which no route may say anything: by their dry run somebody is asked, or they share their name.
+    pub(super) fixed: HashSet<Box<str>>,
     /// Whose tokens are believed; asked before all guards.
     pub(super) tokens: Option<JwtRules>,
     /// The router adds none of its own headers (`suppress_envoy_headers`).
@@ -37,16 +43,21 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
     let mut names = HashSet::new();
     let mut terminal = None;
     let mut asked = Asked::default();
+    let mut shadows: Vec<Shadow> = Vec::new();
     for (index, filter) in filters.iter().enumerate() {
         let at = |fault: Fault| fault.within(format_args!("http_filters[{index}]"));
         if !names.insert(filter.name.as_str()) {
-            return Err(at(Fault::new("name", format!("{:?} is there twice", filter.name))));
+            // Istio calls all its guards alike, as Envoy lets it (gRFC A39 does not).
+            if side != Side::Server || context.profile != Profile::Envoy || !may_share_its_name(filter) {
+                return Err(at(Fault::new("name", format!("{:?} is there twice", filter.name))));
+            }
+            asked.fixed.insert(filter.name.as_str().into());
         }
         if side == Side::Server
             && let Some(rules) = tokens(filter, context).map_err(at)?
         {
             // A guard before it would be asked about what is not known yet.
-            if !asked.guards.is_empty() || asked.tokens.is_some() {
+            if !asked.guards.is_empty() || !asked.checks.is_empty() || asked.tokens.is_some() {
                 let reason = "a filter of tokens must be the only one, and before those that ask for them";
                 return Err(at(Fault::new("", reason)));
             }
@@ -54,9 +65,16 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
             continue;
         }
         if side == Side::Server
-            && let Some(guard) = guard(filter).map_err(at)?
+            && let Some((guard, prefix)) = guard(filter).map_err(at)?
         {
+            shadows.push(Shadow { prefix, told: false });
             asked.guards.push((guard, filter.disabled));
+            continue;
+        }
+        if side == Side::Server
+            && let Some(read) = check(filter, notes).map_err(at)?
+        {
+            asked.check(read, &mut shadows).map_err(at)?;
             continue;
         }
         let is_router = match one(filter, side, context, notes).map_err(at)? {
@@ -84,10 +102,94 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
             return Err(Fault::new("http_filters", "there is more than one router"));
         }
     }
+    asked.settle(&shadows);
     match terminal {
         Some(last) if last + 1 == filters.len() => Ok(asked),
         Some(_) => Err(Fault::new("http_filters", "the router must be the last")),
         None => Err(Fault::new("http_filters", "the last must be the router")),
+    }
+}
+
+/// What is known of the dry run of a guard.
+struct Shadow {
+    prefix: Box<str>,
+    /// Somebody is asked about what it matches, and nothing else is made of it.
+    told: bool,
+}
+
+impl Asked {
+    /// Adds somebody who is asked, with the policies of the dry runs before him that have him asked.
+    fn check(&mut self, read: ext_authz::Read, shadows: &mut [Shadow]) -> Result<(), Fault> {
+        let mut check = read.check;
+        check.after = self.guards.len();
+        if let Some(by) = read.by {
+            let mut policies: Vec<RbacPolicy> = Vec::new();
+            for ((guard, disabled), shadow) in self.guards.iter().zip(shadows.iter_mut()) {
+                let Some(rules) = guard.rules.shadow.as_ref().filter(|_| shadow.prefix == by.prefix) else {
+                    continue;
+                };
+                if *disabled {
+                    return Err(Fault::new(
+                        "filter_enabled_metadata",
+                        "turns on a filter that is disabled",
+                    ));
+                }
+                shadow.told = true;
+                self.fixed.insert(guard.name.clone());
+                let named = rules.policies.iter().filter(|policy| {
+                    by.names
+                        .as_ref()
+                        .is_none_or(|test| test.is_match(policy.name.as_bytes()))
+                });
+                policies.extend(named.cloned());
+            }
+            check.about = AskedAbout::Matched(policies);
+        }
+        self.checks.push(check);
+        Ok(())
+    }
+
+    /// Takes away dry runs of which something else was made, and guards of which nothing is left.
+    fn settle(&mut self, shadows: &[Shadow]) {
+        let mut kept = Vec::with_capacity(self.guards.len());
+        // Of each place among the guards, how many before it are left.
+        let mut left = Vec::with_capacity(self.guards.len() + 1);
+        for ((mut guard, disabled), shadow) in self.guards.drain(..).zip(shadows) {
+            left.push(kept.len());
+            if shadow.told {
+                guard.rules.shadow = None;
+            }
+            if !shadow.told || guard.rules.enforced.is_some() {
+                kept.push((guard, disabled));
+            }
+        }
+        left.push(kept.len());
+        for check in &mut self.checks {
+            check.after = left[check.after];
+        }
+        self.guards = kept;
+    }
+}
+
+fn type_of(filter: &HttpFilter) -> Option<&Any> {
+    match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) => Some(any),
+        _ => None,
+    }
+}
+
+fn may_share_its_name(filter: &HttpFilter) -> bool {
+    type_of(filter).is_some_and(|any| [rbac_http::Rbac::type_url(), ExtAuthzProto::type_url()].contains(&any.type_url))
+}
+
+/// Somebody who is asked outside of the process, if the filter is that.
+fn check(filter: &HttpFilter, notes: &mut Notes) -> Result<Option<ext_authz::Read>, Fault> {
+    match type_of(filter) {
+        Some(any) if any.type_url == ExtAuthzProto::type_url() => {
+            let read = ext_authz::read(&filter.name, filter.disabled, &any.value, notes);
+            read.map(Some).map_err(|fault| fault.within("typed_config"))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -103,18 +205,19 @@ fn tokens(filter: &HttpFilter, context: &Context) -> Result<Option<JwtRules>, Fa
 }
 
 /// A filter that keeps requests out, if it is one that is understood here.
-fn guard(filter: &HttpFilter) -> Result<Option<RbacFilter>, Fault> {
+fn guard(filter: &HttpFilter) -> Result<Option<(RbacFilter, Box<str>)>, Fault> {
     let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
         return Ok(None);
     };
     if any.type_url != rbac_http::Rbac::type_url() {
         return Ok(None);
     }
-    let rules = rbac::http(&any.value).map_err(|fault| fault.within("typed_config"))?;
-    Ok(Some(RbacFilter {
+    let (rules, prefix) = rbac::http(&any.value).map_err(|fault| fault.within("typed_config"))?;
+    let guard = RbacFilter {
         name: filter.name.as_str().into(),
         rules,
-    }))
+    };
+    Ok(Some((guard, prefix)))
 }
 
 enum One {

@@ -147,6 +147,9 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
     let authorization = Authorization::new(connection, guards.request, guards.hosts);
     let authorization = authorization.map_err(|error| Fault::new("filters", error))?;
     let authorization = authorization.with_tokens(guards.tokens);
+    let authorization = authorization
+        .with_checks(guards.checks)
+        .map_err(|error| Fault::new("filters", error))?;
     let security = match &chain.transport_socket {
         None => InboundSecurity::Plaintext,
         Some(socket) => tls::downstream(socket, context, notes).map_err(|fault| fault.within("transport_socket"))?,

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{HostRules, JwtRules, RbacFilter, RouteTree, TimeLimits};
+use mesh_core::config::{ExtAuthz, HostRules, JwtRules, RbacFilter, RouteTree, TimeLimits};
 
+use super::guarded::Spoken;
 use super::{Side, filters, guarded};
 use crate::bootstrap::Profile;
 use crate::convention::JWT_FILTER;
 use crate::decode::common::from_this_stream;
+use crate::decode::extension::is_guard;
 use crate::decode::route::time::said;
 use crate::decode::{Context, Fault, Notes, Resource};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
-use crate::resource::{Http, Routes};
+use crate::resource::{ExtensionRef, Http, Routes};
 
 /// Reads a client's connection manager.
 pub(super) fn http(
@@ -66,23 +68,33 @@ fn limits(manager: &HttpConnectionManager, context: &Context) -> Result<TimeLimi
 /// is called for.
 pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: &mut Notes) -> Result<Guards, Fault> {
     let asked = common(manager, Side::Server, context, notes)?;
-    if let Some(first) = asked.extensions.iter().find(|extension| !extension.optional) {
-        // It may be a guard, and nobody at a server looks into it yet.
+    let guards = |extension: &&ExtensionRef| extension.types.iter().any(|url| is_guard(url)) && !extension.disabled;
+    let kept = |extension: &&ExtensionRef| !extension.optional || guards(extension);
+    if let Some(first) = asked.extensions.iter().find(kept) {
+        // It may be a guard, and nobody at a server looks into it yet. What is optional is so where its type is not known (Envoy).
         let reason = format!(
             "{:?} comes as a resource of its own, which is not supported at a server",
             first.name
         );
         return Err(Fault::new("http_filters", reason));
     }
-    let (request, hosts) = match &manager.route_specifier {
+    let spoken = Spoken {
+        filters: &asked.guards,
+        checks: &asked.checks,
+        fixed: &asked.fixed,
+    };
+    let asks_nothing = asked.guards.is_empty() && asked.checks.is_empty() && asked.tokens.is_none();
+    let hosts = match &manager.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
             let at = |fault: Fault| fault.within("route_config");
             if asked.tokens.is_some() {
                 guarded::says_nothing_of(JWT_FILTER, config).map_err(at)?;
             }
-            guarded::hosts(config, asked.guards, context).map_err(at)?
+            let hosts = guarded::hosts(config, &spoken, context).map_err(at)?;
+            guarded::keeps_nobody_out(config).map_err(at)?;
+            hosts
         }
-        Some(RouteSpecifier::Rds(_)) if asked.guards.is_empty() && asked.tokens.is_none() => Default::default(),
+        Some(RouteSpecifier::Rds(_)) if asks_nothing => Vec::new(),
         // A route may ask for more than its listener does, and nobody here looks into it.
         Some(RouteSpecifier::Rds(_)) => {
             let reason = "is not supported beside a filter that keeps requests out: routes must be inline";
@@ -93,7 +105,8 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
     };
     Ok(Guards {
         tokens: asked.tokens.map(Arc::new),
-        request,
+        checks: asked.checks,
+        request: guarded::general(asked.guards),
         hosts,
     })
 }
@@ -103,6 +116,7 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
 pub(super) struct Guards {
     pub(super) tokens: Option<Arc<JwtRules>>,
     pub(super) request: Vec<RbacFilter>,
+    pub(super) checks: Vec<ExtAuthz>,
     pub(super) hosts: Vec<HostRules>,
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_core::config::{
-    Authorization, ClaimHeader, ClaimShape, Domain, FilterRules, HeaderMatch, HeaderTest, HostRules, IpPrefix, Jwks,
-    JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules, PathMatch, Permission, PermissionTest, Principal,
-    PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Replaced, RouteMatch, RouteRules, Rule, StringMatch,
-    Subject, TokenTest,
+    AskedAbout, Authorization, CheckBody, CheckReplaced, CheckService, CheckSettings, ClaimHeader, ClaimShape, Domain,
+    ExtAuthz, FilterRules, GrpcCheck, HeaderMatch, HeaderTest, HostRules, HttpCheck, IpPrefix, Jwks, JwtPlaces,
+    JwtProvider, JwtRequirement, JwtRule, JwtRules, OnFailure, PathMatch, Permission, PermissionTest, Principal,
+    PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Replaced, RouteMatch, RouteRules, Rule, SentHeaders,
+    StringMatch, Subject, TokenTest,
 };
 use mesh_core::testing::TestIssuer;
 use proptest::prelude::*;
@@ -139,38 +140,181 @@ fn replaced(names: Vec<Box<str>>) -> impl Strategy<Value = Vec<Replaced>> {
     })
 }
 
-fn hosts(names: Vec<Box<str>>) -> impl Strategy<Value = Vec<HostRules>> {
+/// Names of headers, told as they are compared.
+fn names_of_headers() -> impl Strategy<Value = Vec<StringMatch>> {
+    let one = ("[a-z-]{1,6}", 0..4).prop_map(|(name, kind)| match kind {
+        0 => StringMatch::Prefix(name.into()),
+        1 => StringMatch::Suffix(name.into()),
+        2 => StringMatch::Contains(name.into()),
+        _ => StringMatch::Exact(name.into()),
+    });
+    prop::collection::vec(one, 0..3)
+}
+
+fn bodies() -> impl Strategy<Value = CheckBody> {
+    (1u32..2_000_000, any::<bool>(), any::<bool>()).prop_map(|(max_bytes, allow_partial, as_bytes)| CheckBody {
+        max_bytes,
+        allow_partial,
+        as_bytes,
+    })
+}
+
+fn services() -> impl Strategy<Value = CheckService> {
+    let header = ("x-[a-z]{1,5}", "[a-z0-9]{0,5}")
+        .prop_map(|(name, value): (String, String)| (name.parse().unwrap(), value.parse().unwrap()));
+    let headers = prop::collection::vec(header, 0..2).boxed();
+    let grpc = ("[a-z_.]{0,8}", headers.clone()).prop_map(|(authority, metadata)| {
+        CheckService::Grpc(GrpcCheck {
+            authority: authority.into(),
+            metadata,
+        })
+    });
+    let paths = ("(/[a-z]{1,4})?", prop::option::of("/[a-z]{1,4}"));
+    let answers = (
+        names_of_headers(),
+        names_of_headers(),
+        prop::option::of(names_of_headers()),
+        names_of_headers(),
+    );
+    let http = (paths, headers, answers).prop_map(|((prefix, instead), add, (upstream, append, deny, allow))| {
+        CheckService::Http(Box::new(HttpCheck {
+            path_prefix: if instead.is_some() { "".into() } else { prefix.into() },
+            path_override: instead.map(Into::into),
+            add,
+            upstream,
+            upstream_append: append,
+            client_on_deny: deny,
+            client_on_allow: allow,
+        }))
+    });
+    prop_oneof![grpc, http]
+}
+
+/// Those who are asked on a chain of so many filters.
+fn checks(filters: usize) -> impl Strategy<Value = Vec<ExtAuthz>> {
+    let about = prop_oneof![
+        Just(AskedAbout::Everything),
+        rbacs().prop_map(|rules| AskedAbout::Matched(rules.policies)),
+    ];
+    let where_ = (0..=filters, any::<bool>(), "[a-z|.0-9]{1,9}", about);
+    let failure = (
+        any::<bool>(),
+        any::<bool>(),
+        prop::sample::select(vec![403u16, 401, 500, 503]),
+    );
+    let failure = failure.prop_map(|(allow, tell, status)| OnFailure {
+        allow,
+        tell,
+        status: http::StatusCode::from_u16(status).unwrap(),
+    });
+    let headers = (prop::option::of(names_of_headers()), names_of_headers(), any::<bool>());
+    let headers = headers.prop_map(|(allowed, disallowed, raw)| SentHeaders {
+        allowed,
+        disallowed,
+        raw,
+    });
+    let said = (1u64..60_000, prop::option::of(bodies()), any::<bool>(), any::<bool>());
+    let most = prop::sample::select(vec![ExtAuthz::MAX_DENIED_BODY_BYTES, 10]);
+    let one = (where_, services(), failure, headers, said, most);
+    let one = one.prop_map(
+        |((after, disabled, cluster, about), service, on_failure, headers, said, max_denied_body)| {
+            let (timeout, body, server_name, claims) = said;
+            ExtAuthz {
+                name: "".into(),
+                after,
+                disabled,
+                about,
+                cluster: cluster.into(),
+                service,
+                timeout: std::time::Duration::from_millis(timeout),
+                on_failure,
+                body,
+                headers,
+                server_name,
+                claims,
+                max_denied_body,
+            }
+        },
+    );
+    prop::collection::vec(one, 0..3).prop_map(|mut all| {
+        all.sort_by_key(|one| one.after);
+        for (index, one) in all.iter_mut().enumerate() {
+            one.name = format!("check-{index}").into();
+        }
+        all
+    })
+}
+
+/// What a place says of those of these names.
+fn said_of_checks(names: Vec<Box<str>>) -> impl Strategy<Value = Vec<CheckReplaced>> {
+    let context = prop::collection::btree_map("[a-z]{1,3}", "[a-z]{0,3}", 0..3);
+    let settings = (context, prop::option::of(prop::option::of(bodies())));
+    let settings = settings.prop_map(|(context, body)| CheckSettings {
+        disabled: false,
+        context: context
+            .into_iter()
+            .map(|(key, value): (String, String)| (key.into(), value.into()))
+            .collect(),
+        body,
+    });
+    let off = Just(CheckSettings {
+        disabled: true,
+        ..CheckSettings::default()
+    });
+    let said = prop::option::of(prop_oneof![3 => settings, 1 => off]);
+    prop::collection::vec(said, names.len()).prop_map(move |said| {
+        let both = names.iter().zip(said);
+        both.filter_map(|(filter, with)| {
+            with.map(|with| CheckReplaced {
+                filter: filter.clone(),
+                with,
+            })
+        })
+        .collect()
+    })
+}
+
+fn hosts(names: Vec<Box<str>>, checks: Vec<Box<str>>) -> impl Strategy<Value = Vec<HostRules>> {
     let matches =
         ("/[a-z]{0,4}", prop::collection::vec(headers_of_routes(), 0..2)).prop_map(|(prefix, headers)| RouteMatch {
             path: PathMatch::Prefix(prefix.into()),
             headers,
             ..RouteMatch::any()
         });
-    let route = (matches, replaced(names.clone())).prop_map(|(matches, replaced)| RouteRules {
+    let route = (matches, replaced(names.clone()), said_of_checks(checks.clone()));
+    let route = route.prop_map(|(matches, replaced, checks)| RouteRules {
         matches,
         replaced,
-        checks: Vec::new(),
+        checks,
     });
-    let host = (replaced(names), prop::collection::vec(route, 0..3));
-    let host = host.prop_map(|(replaced, mut routes)| {
+    let host = (
+        replaced(names),
+        said_of_checks(checks),
+        prop::collection::vec(route, 0..3),
+    );
+    let host = host.prop_map(|(replaced, checks, mut routes)| {
+        // What a route says is added to what its host does, so only one of both does.
+        if !checks.is_empty() {
+            routes.iter_mut().for_each(|route| route.checks.clear());
+        }
         // What says nothing at the end is not kept: it is judged as if it were not there.
-        while routes.last().is_some_and(|last| last.replaced.is_empty()) {
+        while (routes.last()).is_some_and(|last| last.replaced.is_empty() && last.checks.is_empty()) {
             routes.pop();
         }
-        (replaced, routes)
+        (replaced, checks, routes)
     });
     prop::collection::btree_map("[a-z]{1,5}", host, 0..3).prop_map(|hosts| {
-        let host = |(domain, (replaced, routes)): (String, _)| HostRules {
+        let host = |(domain, (replaced, checks, routes)): (String, _)| HostRules {
             domains: vec![Domain::parse(&domain).unwrap()],
             replaced,
-            checks: Vec::new(),
+            checks,
             routes,
         };
         let hosts: Vec<HostRules> = hosts.into_iter().map(host).collect();
         // Where none says anything none is kept.
         match hosts
             .iter()
-            .all(|host| host.replaced.is_empty() && host.routes.is_empty())
+            .all(|host| host.replaced.is_empty() && host.checks.is_empty() && host.routes.is_empty())
         {
             true => Vec::new(),
             false => hosts,
@@ -258,12 +402,15 @@ fn tokens_of_requests() -> impl Strategy<Value = JwtRules> {
 
 /// What a chain of HTTP may ask of requests.
 pub(super) fn of_requests() -> impl Strategy<Value = Authorization> {
-    let some = filters().prop_flat_map(|filters| {
+    let some = filters().prop_flat_map(|filters| (checks(filters.len()), Just(filters)));
+    let some = some.prop_flat_map(|(checks, filters)| {
         let names = filters.iter().map(|filter| filter.name.clone()).collect();
-        (Just(filters), hosts(names))
+        let asked = checks.iter().map(|check| check.name.clone()).collect();
+        (Just((filters, checks)), hosts(names, asked))
     });
-    let some = (some, prop::option::of(tokens_of_requests())).prop_map(|((filters, hosts), tokens)| {
+    let some = (some, prop::option::of(tokens_of_requests())).prop_map(|(((filters, checks), hosts), tokens)| {
         let authorization = Authorization::new(Vec::new(), filters, hosts).unwrap();
+        let authorization = authorization.with_checks(checks).unwrap();
         authorization.with_tokens(tokens.map(Arc::new))
     });
     prop_oneof![2 => Just(Authorization::default()), 1 => some]

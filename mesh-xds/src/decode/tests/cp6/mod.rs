@@ -2,6 +2,7 @@
 //! its last good value, and the refusal names it and the field and nothing else (gRFCs A46 and A29).
 
 mod actions;
+mod authorizers;
 mod clusters;
 mod endpoints;
 mod guards;

@@ -40,6 +40,13 @@ fn manager(proto: &mut Proto, change: impl FnOnce(&mut HttpConnectionManager)) {
     *any = pack(&manager);
 }
 
+fn routes(proto: &mut Proto, change: impl FnOnce(&mut crate::proto::route::RouteConfiguration)) {
+    manager(proto, |manager| match &mut manager.route_specifier {
+        Some(crate::proto::hcm::http_connection_manager::RouteSpecifier::RouteConfig(config)) => change(config),
+        _ => panic!("the routes are inline"),
+    });
+}
+
 fn any_of(proto: &mut Proto) -> &mut Any {
     match &mut chain(proto).transport_socket.as_mut().unwrap().config_type {
         Some(core::transport_socket::ConfigType::TypedConfig(any)) => any,
@@ -109,7 +116,7 @@ fn cp_6_servers() {
         (
             "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config",
             |p| {
-                manager(p, |m| m.http_filters.insert(0, guard("ext_authz.v3.ExtAuthz", true)));
+                manager(p, |m| m.http_filters.insert(0, guard("basic_auth.v3.BasicAuth", true)));
             },
         ),
         ("filter_chains[0].filters[0].typed_config.http_filters[1]", |p| {
@@ -213,7 +220,7 @@ fn cp_6_servers() {
 
 #[test]
 fn cp_6_servers_of_sidecars() {
-    let mutators: [Mutator<Proto>; 6] = [
+    let mutators: [Mutator<Proto>; 12] = [
         ("listener_filters[0].typed_config", |p| {
             p.listener_filters[0].config_type = Some(listener_filter::ConfigType::TypedConfig(Any {
                 type_url: "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
@@ -230,7 +237,7 @@ fn cp_6_servers_of_sidecars() {
         (
             "filter_chains[1].filters[0].typed_config.http_filters[0].typed_config",
             |p| {
-                manager(p, |m| m.http_filters.insert(0, guard("ext_authz.v3.ExtAuthz", true)));
+                manager(p, |m| m.http_filters.insert(0, guard("basic_auth.v3.BasicAuth", true)));
             },
         ),
         ("filter_chains[1].filters[0].typed_config.http_filters", |p| {
@@ -242,14 +249,58 @@ fn cp_6_servers_of_sidecars() {
                         )),
                         ..Default::default()
                     }),
-                    type_urls: vec!["type.googleapis.com/x.Y".into()],
+                    // An optional one is passed over where its type is not known, and of a guard it is.
+                    type_urls: vec!["type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC".into()],
                     ..Default::default()
                 };
-                let mut elsewhere = guard("", false);
+                let mut elsewhere = guard("", true);
                 elsewhere.config_type = Some(crate::proto::hcm::http_filter::ConfigType::ConfigDiscovery(source));
                 m.http_filters.insert(0, elsewhere);
             });
         }),
+        (
+            "filter_chains[1].filters[0].typed_config.http_filters[0].typed_config.services",
+            |p| manager(p, |m| m.http_filters.insert(0, guard("ext_authz.v3.ExtAuthz", true))),
+        ),
+        // What a table of routes keeps out is not let in.
+        (
+            "filter_chains[1].filters[0].typed_config.route_config.virtual_hosts",
+            |p| {
+                routes(p, |config| config.virtual_hosts[0].domains = vec!["a.test".into()]);
+            },
+        ),
+        (
+            "filter_chains[1].filters[0].typed_config.route_config.virtual_hosts",
+            |p| {
+                routes(p, |config| config.virtual_hosts.clear());
+            },
+        ),
+        (
+            "filter_chains[1].filters[0].typed_config.route_config.virtual_hosts[0].routes",
+            |p| {
+                routes(p, |config| {
+                    let path = crate::proto::route::route_match::PathSpecifier::Prefix("/a".into());
+                    config.virtual_hosts[0].routes[0]
+                        .r#match
+                        .as_mut()
+                        .unwrap()
+                        .path_specifier = Some(path);
+                });
+            },
+        ),
+        (
+            "filter_chains[1].filters[0].typed_config.route_config.virtual_hosts[0].routes[0].action",
+            |p| {
+                routes(p, |config| {
+                    let answer = crate::proto::route::route::Action::DirectResponse(Default::default());
+                    config.virtual_hosts[0].routes[0].action = Some(answer);
+                });
+            },
+        ),
+        (
+            "filter_chains[1].filters[0].typed_config.route_config.virtual_hosts[0].require_tls",
+            |p| routes(p, |config| config.virtual_hosts[0].require_tls = 2),
+        ),
         ("filter_chains[2].filter_chain_match", |p| {
             let twice = p.filter_chains[1].clone();
             p.filter_chains.insert(2, twice);
