@@ -5,6 +5,7 @@ use http::{Request, Response};
 use http_body::Body;
 use mesh_core::Link;
 use mesh_core::canonical::PathNormalization;
+use tower::layer::util::Identity;
 use tower::{Layer, Service};
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
@@ -12,6 +13,7 @@ use crate::authorize::{Authorize, AuthorizeLayer, CheckBody};
 use crate::canonical::{Canonical, CanonicalLayer};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
+use crate::show_body::ShowBodyLayer;
 use crate::telemetry::{Telemetry, TelemetryLayer};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -30,10 +32,12 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// # let _ = app;
 /// ```
 #[derive(Clone, Debug)]
-pub struct MeshLayer {
+pub struct MeshLayer<C = Identity> {
     telemetry: TelemetryLayer,
     authenticate: AuthenticateLayer,
     canonical: CanonicalLayer,
+    /// Whether bodies are shown to authorizers: the layer that does it, or none.
+    show: C,
     authorize: AuthorizeLayer,
 }
 
@@ -44,10 +48,26 @@ impl MeshLayer {
             telemetry: TelemetryLayer::new(link),
             authenticate: AuthenticateLayer::new(link),
             canonical: CanonicalLayer::new(link),
+            show: Identity::new(),
             authorize: AuthorizeLayer::new(link),
         }
     }
 
+    /// Shows the bodies of requests to authorizers whose configuration wants to see them ([`ShowBodyLayer`]). The service is given a
+    /// [`ShownBody`](crate::show_body::ShownBody) then. Without this, what such an authorizer is to be asked about is refused.
+    #[must_use]
+    pub fn show_bodies(self) -> MeshLayer<ShowBodyLayer> {
+        MeshLayer {
+            telemetry: self.telemetry,
+            authenticate: self.authenticate,
+            canonical: self.canonical,
+            show: self.authorize.show_body(),
+            authorize: self.authorize,
+        }
+    }
+}
+
+impl<C> MeshLayer<C> {
     /// How much of a path's spelling is taken away before a policy and the service see it. Default:
     /// [`PathNormalization::DecodeAndMergeSlashes`]; a service whose names hold escaped slashes asks for less.
     #[must_use]
@@ -97,9 +117,9 @@ impl MeshLayer {
     }
 }
 
-impl Dangerous<MeshLayer> {
+impl<C> Dangerous<MeshLayer<C>> {
     /// Lets requests through whose sender is not known. Handlers see no [`PeerIdentity`](crate::PeerIdentity) then.
-    pub fn plaintext(self) -> MeshLayer {
+    pub fn plaintext(self) -> MeshLayer<C> {
         MeshLayer {
             authenticate: self.0.authenticate.dangerous().plaintext(),
             authorize: self.0.authorize.dangerous().plaintext(),
@@ -108,8 +128,11 @@ impl Dangerous<MeshLayer> {
     }
 }
 
-impl<S> Layer<S> for MeshLayer {
-    type Service = Telemetry<Authenticate<Canonical<Authorize<Deadline<S>>>>>;
+impl<S, C> Layer<S> for MeshLayer<C>
+where
+    C: Layer<Authorize<Deadline<S>>>,
+{
+    type Service = Telemetry<Authenticate<Canonical<C::Service>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         // Outermost: what is refused below is a request, too, and counts as one.
@@ -118,10 +141,13 @@ impl<S> Layer<S> for MeshLayer {
             self.authenticate.layer(
                 // Before anybody asks what the request is: all behind this see the same.
                 self.canonical.layer(
-                    // Asked about what the handler will see, and of each request, whatever its connection was let in for.
-                    self.authorize.layer(
-                        // Around the handler and nothing else: who is refused has no say in how long.
-                        DeadlineLayer.layer(inner),
+                    // Before those that it is shown to.
+                    self.show.layer(
+                        // Asked about what the handler will see, and of each request, whatever its connection was let in for.
+                        self.authorize.layer(
+                            // Around the handler and nothing else: who is refused has no say in how long.
+                            DeadlineLayer.layer(inner),
+                        ),
                     ),
                 ),
             ),

@@ -43,6 +43,7 @@ mod layer;
 pub mod orca;
 mod refusal;
 mod serve;
+pub mod show_body;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;

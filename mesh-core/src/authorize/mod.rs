@@ -140,7 +140,7 @@ impl Authorization {
         .peekable();
         for (place, (filter, quick)) in self.request().iter().zip(self.quick()).enumerate().skip(begin) {
             while let Some((index, check)) = checks.next_if(|(_, check)| check.after <= place) {
-                if let Some(policy) = asks(check, replaced.as_ref(), facts) {
+                if let Some(policy) = asks(check, replaced.as_ref(), facts, Lean::TO_YES) {
                     return Ok(Next::Asks { index, policy });
                 }
             }
@@ -152,11 +152,21 @@ impl Authorization {
             passes(filter, rules, facts, notice)?;
         }
         for (index, check) in checks {
-            if let Some(policy) = asks(check, replaced.as_ref(), facts) {
+            if let Some(policy) = asks(check, replaced.as_ref(), facts, Lean::TO_YES) {
                 return Ok(Next::Asks { index, policy });
             }
         }
         Ok(Next::Passes)
+    }
+
+    /// Who may be asked about a request whose token nobody has looked at yet, as indices of [`checks`](Self::checks).
+    pub fn may_ask(&self, facts: &Facts<'_>) -> impl Iterator<Item = usize> {
+        let replaced = facts.head.as_ref().and_then(|head| host(self.hosts(), head));
+        let checks = self.checks().iter().enumerate();
+        checks.filter_map(move |(index, check)| {
+            let lean = Lean::TO_YES.before_tokens();
+            asks(check, replaced.as_ref(), facts, lean).map(|_| index)
+        })
     }
 
     /// What is said of who is asked, by index, about the requests of one route; `None`: nothing.
@@ -185,6 +195,7 @@ fn asks<'a>(
     check: &'a ExtAuthz,
     replaced: Option<&(&HostRules, RequestHead<'_>)>,
     facts: &Facts<'_>,
+    lean: Lean,
 ) -> Option<Option<&'a str>> {
     let said = replaced.and_then(|(host, head)| settings(host, head, &check.name));
     if said.map_or(check.disabled, |said| said.disabled) {
@@ -192,10 +203,9 @@ fn asks<'a>(
     }
     match &check.about {
         AskedAbout::Everything => Some(None),
-        // What leaves room for two readings is asked about.
         AskedAbout::Matched(policies) => {
             let mut policies = policies.iter();
-            let matched = policies.find(|policy| rules::matches(policy, facts, Lean::ToYes));
+            let matched = policies.find(|policy| rules::matches(policy, facts, lean));
             matched.map(|policy| Some(&*policy.name))
         }
     }
@@ -273,8 +283,8 @@ enum Judged<'a> {
 
 fn judge<'a>(rules: &'a Rbac, facts: &Facts<'_>, quickly: Quickly<'_>) -> Judged<'a> {
     let lean = match rules.action {
-        RbacAction::Allow => Lean::ToNo,
-        RbacAction::Deny | RbacAction::Log => Lean::ToYes,
+        RbacAction::Allow => Lean::TO_NO,
+        RbacAction::Deny | RbacAction::Log => Lean::TO_YES,
     };
     let may_match = |index: usize| quickly.is_none_or(|(quick, asked)| quick.may_match(index, asked));
     let mut policies = rules.policies.iter().enumerate();

@@ -11,16 +11,30 @@ use crate::route::header_passes_as;
 
 /// Which answer counts where a request has room for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lean {
-    ToYes,
-    ToNo,
+pub(super) struct Lean {
+    to_yes: bool,
+    /// Nobody has looked at the request's token yet: what is asked of it has room for both, too.
+    unread: bool,
 }
 
 impl Lean {
+    pub(super) const TO_YES: Self = Self {
+        to_yes: true,
+        unread: false,
+    };
+    pub(super) const TO_NO: Self = Self {
+        to_yes: false,
+        unread: false,
+    };
+
+    pub(super) fn before_tokens(self) -> Self {
+        Self { unread: true, ..self }
+    }
+
     fn turned(self) -> Self {
-        match self {
-            Self::ToYes => Self::ToNo,
-            Self::ToNo => Self::ToYes,
+        Self {
+            to_yes: !self.to_yes,
+            ..self
         }
     }
 }
@@ -69,6 +83,7 @@ impl Test for PrincipalTest {
             Self::Source(range) => facts.source.is_some_and(|source| range.contains(source)),
             Self::Header(header) => header_holds(header, facts, lean),
             Self::Path(test) => path_holds(test, facts),
+            Self::Token(_) if lean.unread => lean.to_yes,
             Self::Token(test) => facts.claims.is_some_and(|claims| token_holds(test, claims)),
         }
     }
@@ -98,9 +113,9 @@ fn header_holds(header: &HeaderMatch, facts: &Facts<'_>, lean: Lean) -> bool {
             let mut values = head.headers.get_all(name).iter();
             let joined = head.value(&header.subject);
             let passes = |value| value_holds(header, value, lean);
-            return match lean {
-                Lean::ToYes => passes(joined) || values.any(|value| passes(Some(value.as_bytes().into()))),
-                Lean::ToNo => passes(joined) && values.all(|value| passes(Some(value.as_bytes().into()))),
+            return match lean.to_yes {
+                true => passes(joined) || values.any(|value| passes(Some(value.as_bytes().into()))),
+                false => passes(joined) && values.all(|value| passes(Some(value.as_bytes().into()))),
             };
         }
         let value = head.headers.get(name).map(|value| value.as_bytes().into());
@@ -115,7 +130,7 @@ fn value_holds(header: &HeaderMatch, value: Option<Cow<'_, [u8]>>, lean: Lean) -
     if let (HeaderTest::Value(StringMatch::Regex(_)), Some(bytes)) = (&header.test, &value)
         && std::str::from_utf8(bytes).is_err()
     {
-        return lean == Lean::ToYes;
+        return lean.to_yes;
     }
     header_passes_as(header, value)
 }

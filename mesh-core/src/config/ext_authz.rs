@@ -62,7 +62,7 @@ pub enum CheckService {
 /// How somebody is asked by gRPC.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct GrpcCheck {
-    /// The authority of the call; empty: the cluster's ([`ExtAuthz::target`]).
+    /// The authority that a proxy calls by. In process it is the target's name ([`ExtAuthz::target`]).
     pub authority: Box<str>,
     /// Sent along (Envoy `initial_metadata`).
     pub metadata: Vec<(HeaderName, HeaderValue)>,

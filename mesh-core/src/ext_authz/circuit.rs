@@ -20,7 +20,7 @@ pub struct Circuit {
 }
 
 impl Circuit {
-    /// Whether a request may ask at `now`. Where it was open, the first that may is the only one until [`OPEN_FOR`] later.
+    /// Whether a request may ask at `now`. Where it was open, the first that may is the only one for as long again.
     pub fn lets(&mut self, now: Instant) -> bool {
         match self.open_until {
             None => true,

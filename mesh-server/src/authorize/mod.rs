@@ -45,6 +45,7 @@ use crate::accept::{ConnectionInfo, Guard};
 use crate::dangerous::Dangerous;
 use crate::ext_authz::{Asked, Authorizers};
 use crate::refusal::{Denial, MaybeRefused, Refusal};
+use crate::show_body::ShowBodyLayer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -109,6 +110,11 @@ impl AuthorizeLayer {
     {
         self.authorizers.others(make);
         self
+    }
+
+    /// The room before this one that reads what authorizers are to see of bodies. It counts with this one.
+    pub(crate) fn show_body(&self) -> ShowBodyLayer {
+        ShowBodyLayer::counting(self.tally.clone())
     }
 
     /// Choices that give up the protection of the mesh.

@@ -11,7 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use mesh_core::authorize::Matched;
 use mesh_core::config::{Authorization, CheckService, ExtAuthz, GrpcCheck, HttpCheck};
-use mesh_core::ext_authz::{CheckFailure, MAX_ANSWER_BYTES, ReadBody, Verdict};
+use mesh_core::ext_authz::{CheckFailure, Denied, MAX_ANSWER_BYTES, ReadBody, Verdict};
 use mesh_core::jwt::JwtClaims;
 use mesh_core::route::RequestHead;
 use tokio::time::{Instant, timeout};
@@ -72,31 +72,43 @@ pub(crate) fn check<B>(
                 authorizer.ask(check, question).await.unwrap_or_else(Verdict::Failed)
             })
         }
-        Err(why) => Box::pin(std::future::ready(Verdict::Failed(why))),
+        Err(verdict) => Box::pin(std::future::ready(verdict)),
     }
 }
 
 type Question = (Arc<Authorizer>, Request<CheckBody>);
 
-fn begin<B>(authorizers: &Authorizers, asked: &Asked, request: &Request<B>) -> Result<Question, CheckFailure> {
+fn begin<B>(authorizers: &Authorizers, asked: &Asked, request: &Request<B>) -> Result<Question, Verdict> {
     let check = asked.check();
     let target = check.target();
-    let authorizer = authorizers.find(&target).ok_or(CheckFailure::NoAuthorizer)?;
+    let authorizer = authorizers.find(&target);
+    let authorizer = authorizer.ok_or(Verdict::Failed(CheckFailure::NoAuthorizer))?;
     let head = RequestHead::of(request, "");
     let settings = asked.authorization.settings(asked.index, &head);
     let wanted = check.body_of(settings);
     let read = wanted.map(|wanted| {
         let read = request.extensions().get::<ReadBody>();
-        let mut read = read.cloned().ok_or(CheckFailure::BodyNotRead)?;
+        let mut read = read.cloned().ok_or(Verdict::Failed(CheckFailure::BodyNotRead))?;
         // Another authorizer of the chain may be shown more.
         let most = wanted.max_bytes.min(ExtAuthz::MAX_BODY_BYTES) as usize;
         read.partial |= read.bytes.len() > most;
         read.bytes.truncate(most);
-        Ok(read)
+        match read.partial && !wanted.allow_partial {
+            // Whatever the configuration says of failures: it is none (Envoy).
+            true => Err(Verdict::Denied(Denied {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                headers: Vec::new(),
+                body: Bytes::new(),
+            })),
+            false => Ok(read),
+        }
     });
     let read = read.transpose()?;
     let question = match &check.service {
-        CheckService::Http(http) => check.http_request(http, &target, &head, read.as_ref())?.map(Full::new),
+        CheckService::Http(http) => check
+            .http_request(http, &target, &head, read.as_ref())
+            .map_err(Verdict::Failed)?
+            .map(Full::new),
         CheckService::Grpc(grpc) => {
             let context = settings.map_or(&[][..], |settings| &settings.context);
             let size = request.headers().get(http::header::CONTENT_LENGTH);
@@ -108,29 +120,25 @@ fn begin<B>(authorizers: &Authorizers, asked: &Asked, request: &Request<B>) -> R
                 body: read.as_ref().zip(wanted),
                 context,
             });
-            grpc_request(check, grpc, &target, &message)?
+            grpc_request(check, grpc, &target, &message).map_err(Verdict::Failed)?
         }
     };
     Ok((authorizer, question))
 }
 
+/// Called by the target's name, whatever authority the configuration has for a proxy: by that a channel finds its routes.
 fn grpc_request(
     check: &ExtAuthz,
     grpc: &GrpcCheck,
     target: &str,
     message: &[u8],
 ) -> Result<Request<CheckBody>, CheckFailure> {
-    let authority = if grpc.authority.is_empty() {
-        target
-    } else {
-        &grpc.authority
-    };
     let mut framed = Vec::with_capacity(PREFIX + message.len());
     framed.push(0);
     let length = u32::try_from(message.len()).map_err(|_| CheckFailure::Malformed)?;
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(message);
-    let request = Request::post(format!("http://{authority}{}", proto::CHECK))
+    let request = Request::post(format!("http://{target}{}", proto::CHECK))
         .version(http::Version::HTTP_2)
         .body(Full::new(Bytes::from(framed)));
     let mut request = request.map_err(|_| CheckFailure::Malformed)?;

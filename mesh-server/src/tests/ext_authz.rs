@@ -420,10 +420,7 @@ async fn by_grpc_the_question_says_who_calls_and_the_answer_is_obeyed() {
     assert_eq!(server.ask(&[("x-user", "forged")]).await.0, 200);
     assert_eq!(server.seen.lock().unwrap().pop().unwrap().1["x-user"], "alice");
     let (uri, headers, body) = asked.lock().unwrap().pop().unwrap();
-    assert_eq!(
-        uri,
-        "http://outbound_.9000_._.authz.shop/envoy.service.auth.v3.Authorization/Check"
-    );
+    assert_eq!(uri, "http://authz.shop:9000/envoy.service.auth.v3.Authorization/Check");
     assert_eq!(
         (&headers[CONTENT_TYPE], &headers["x-key"]),
         (
@@ -436,4 +433,74 @@ async fn by_grpc_the_question_says_who_calls_and_the_answer_is_obeyed() {
     for text in ["GET", "/pay?x=1", "payment.shop", "HTTP/1.1", "127.0.0.1", SERVER] {
         assert!(has(text), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_body_is_shown_as_far_as_it_may_be_and_reaches_the_handler_whole() {
+    let asked = Arc::<Mutex<Vec<(Option<HeaderValue>, Bytes)>>>::default();
+    let note = Arc::clone(&asked);
+    let authorizer = service_fn(move |request: Request<CheckBody>| {
+        let note = Arc::clone(&note);
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            note.lock()
+                .unwrap()
+                .push((parts.headers.get("x-envoy-auth-partial-body").cloned(), body));
+            Ok::<_, Failure>(answer(200, &[], ""))
+        }
+    });
+    let mesh = Mesh::governed();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let layer = MeshLayer::new(&mesh.link).ext_authz(TARGET, authorizer).show_bodies();
+    let app = layer.layer(service_fn(
+        |request: Request<crate::show_body::ShownBody<RequestBody>>| async {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(body)))
+        },
+    ));
+    tokio::spawn(serve(listener, &mesh.link, app).into_future());
+    let send = |body: &'static str| async move {
+        let io = TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::post("/pay")
+            .header("host", "a")
+            .body(Full::<Bytes>::from(body))
+            .unwrap();
+        let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+        (parts.status.as_u16(), body.collect().await.unwrap().to_bytes())
+    };
+    let rules = |allow_partial| {
+        let check = ExtAuthz {
+            body: Some(mesh_core::config::CheckBody {
+                max_bytes: 8,
+                allow_partial,
+                as_bytes: false,
+            }),
+            timeout: Duration::from_secs(10),
+            ..by_http()
+        };
+        let authorization = Authorization::default().with_checks(vec![check]).unwrap();
+        mesh.rules(address, open(authorization));
+    };
+    rules(true);
+    for (body, shown, partial) in [
+        ("", "", "false"),
+        ("12345678", "12345678", "false"),
+        ("123456789", "12345678", "true"),
+    ] {
+        assert_eq!(send(body).await, (200, Bytes::from(body)));
+        let (told, seen) = asked.lock().unwrap().pop().unwrap();
+        assert_eq!(
+            (told.unwrap(), seen),
+            (HeaderValue::from_static(partial), Bytes::from(shown))
+        );
+    }
+    // The whole or nothing.
+    rules(false);
+    assert_eq!(send("12345678").await, (200, Bytes::from("12345678")));
+    assert_eq!(send("123456789").await, (413, Bytes::new()));
+    assert_eq!(asked.lock().unwrap().len(), 1);
 }
