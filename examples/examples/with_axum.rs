@@ -37,7 +37,10 @@ async fn main() -> Result<(), Failure> {
 
 /// The server: a layer around the router, and the mesh's loop.
 pub(crate) async fn serve(listener: TcpListener, mesh: &Link) -> Result<(), Failure> {
-    let app = MeshLayer::new(mesh).layer(Router::new().route("/charges", post(charge)));
+    // Who may call is for policies to say, and for authorizers that they name (Istio's CUSTOM): this is how those are called.
+    let authorizers = mesh.clone();
+    let layer = MeshLayer::new(mesh).ext_authz_by(move |target| Channel::new(&authorizers, target));
+    let app = layer.layer(Router::new().route("/charges", post(charge)));
     let stop = examples::stop_signal()?;
     mesh_server::serve(listener, mesh, app)
         .with_graceful_shutdown(stop)

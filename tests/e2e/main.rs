@@ -14,6 +14,7 @@ mod aggregate;
 mod authorize;
 mod bad_yaml;
 mod drain;
+mod ext_authz;
 mod foreign;
 mod from_disk;
 mod hops;

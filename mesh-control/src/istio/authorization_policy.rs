@@ -17,6 +17,8 @@ pub enum PolicyAction {
     Deny,
     /// Reports it.
     Audit,
+    /// Has an authorizer outside of the process asked.
+    Custom,
 }
 
 /// A policy.
@@ -26,6 +28,8 @@ pub struct AuthorizationPolicy {
     pub selector: Option<Selector>,
     /// What is done.
     pub action: PolicyAction,
+    /// Whom action CUSTOM has asked, by the name in the mesh's configuration.
+    pub provider: Option<At<String>>,
     /// Any of these matches. None: nothing does.
     pub rules: Vec<PolicyRule>,
 }
@@ -119,14 +123,23 @@ impl AuthorizationPolicy {
     pub(super) fn read(mut spec: Fields, sink: &mut Sink<'_>) -> Option<Self> {
         spec.no_nulls(sink);
         let selector = Selector::read(&mut spec, "selector", "matchLabels", sink);
-        let provider = spec.take("provider");
+        let provider = spec.take("provider").and_then(|value| {
+            let mut fields = value.object(sink)?;
+            let name = fields.required_string("name", sink);
+            fields.finish(sink);
+            name
+        });
         let action = match spec.string("action", sink) {
             None => Some(PolicyAction::Allow),
             Some(action) => self::action(&action, sink),
         };
-        if let Some(provider) = provider {
-            let message = "asks an authorizer outside of the process, which this version does not";
-            sink.say(Severity::Error, Code::Refused, &provider.place, message);
+        let place = spec.place.clone();
+        match (&provider, action) {
+            (None, Some(PolicyAction::Custom)) => sink.schema(&place, "action CUSTOM asks for provider.name"),
+            (Some(provider), Some(PolicyAction::Allow | PolicyAction::Deny | PolicyAction::Audit)) => {
+                sink.schema(&provider.place, "is for action CUSTOM alone");
+            }
+            _ => {}
         }
         spec.refused(
             &["targetRef", "targetRefs"],
@@ -138,6 +151,7 @@ impl AuthorizationPolicy {
         Some(Self {
             selector,
             action: action?,
+            provider,
             rules,
         })
     }
@@ -148,12 +162,7 @@ fn action(action: &At<String>, sink: &mut Sink<'_>) -> Option<PolicyAction> {
         "ALLOW" => Some(PolicyAction::Allow),
         "DENY" => Some(PolicyAction::Deny),
         "AUDIT" => Some(PolicyAction::Audit),
-        "CUSTOM" => {
-            let message = "CUSTOM asks an authorizer outside of the process, which this version does not: nothing may pass for allowed \
-                           that nobody was asked about";
-            sink.say(Severity::Error, Code::Refused, &action.place, message);
-            None
-        }
+        "CUSTOM" => Some(PolicyAction::Custom),
         other => {
             sink.schema(
                 &action.place,

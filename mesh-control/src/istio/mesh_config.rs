@@ -3,6 +3,7 @@
 //!
 //! The text is YAML in YAML. What is wrong with it is told at the place of the text, with the line in it.
 
+use super::extension_provider::{self, Authorizer};
 use super::load_balancer::LocalitySetting;
 use super::value::{At, Place, Sink, Value};
 use super::yaml;
@@ -13,6 +14,8 @@ use crate::diagnostic::Diagnostic;
 pub struct MeshConfig {
     /// `localityLbSetting`: what holds for services of which no rule says anything else.
     pub locality: Option<LocalitySetting>,
+    /// `extensionProviders`: those of them that are asked whether requests may pass.
+    pub authorizers: Vec<Authorizer>,
 }
 
 impl MeshConfig {
@@ -38,10 +41,16 @@ impl MeshConfig {
         if let Some(mut fields) = Value::root(node).object(&mut inner) {
             let locality = fields.take("localityLbSetting");
             config.locality = locality.and_then(|value| LocalitySetting::read(value, &mut inner));
+            config.authorizers = fields.list("extensionProviders", &mut inner, extension_provider::provider);
             fields.unserved_rest(&mut inner);
         }
         if let Some(setting) = &mut config.locality {
             setting.place = outside(text, &setting.place.field);
+        }
+        for authorizer in &mut config.authorizers {
+            for value in [&mut authorizer.name, &mut authorizer.service] {
+                value.place = outside(text, &value.place.field);
+            }
         }
         sink.diagnostics.extend(findings.into_iter().map(|finding| {
             let Place { line, column, field } = outside(text, finding.field.as_deref().unwrap_or_default());

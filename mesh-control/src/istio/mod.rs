@@ -11,6 +11,7 @@
 mod authorization_policy;
 mod destination_rule;
 mod document;
+mod extension_provider;
 mod fields;
 mod load_balancer;
 mod mesh_config;
@@ -27,6 +28,7 @@ mod yaml;
 pub use authorization_policy::{Attribute, AuthorizationPolicy, PolicyAction, PolicyRule, Tested};
 pub use destination_rule::{DestinationRule, Subset};
 pub use document::{Document, Meta};
+pub use extension_provider::{Authorizer, AuthorizerHttp};
 pub use load_balancer::{
     ConsistentHash, HashKey, LoadBalancer, LocalityRule, LocalitySetting, Policy as LbChoice, Warmup,
 };

@@ -149,6 +149,7 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     let registry = Registry::new(documents, mesh, scope, &mut findings);
     let authentication = Authentication::new(documents, mesh, &mut findings);
     let policies = Policies::new(documents, mesh, &mut findings);
+    let policies = policies.with_providers(scope, &registry, &mut findings);
     let (clusters, hashes) = clusters(documents, mesh, scope, (&registry, &authentication), &mut findings);
     let listeners = authentication.listeners(documents, &policies, (scope, &registry), &mut findings);
     let undescribed = authentication.undescribed(documents, &policies, (scope, &registry), &mut findings);

@@ -1,6 +1,6 @@
 //! `AuthorizationPolicy` documents to the [`Authorization`] of one workload.
 //!
-//! Istio's order is that of the filters: DENY before ALLOW, and AUDIT, which decides nothing, before both. Each rule becomes a policy
+//! Istio's order is that of the filters: CUSTOM before DENY before ALLOW, and AUDIT, which decides nothing, before the latter two. Each rule becomes a policy
 //! that is called as Istio calls it, so that a refusal can be traced to its line. Dry runs (`istio.io/dry-run`) are looked at and
 //! enforce nothing.
 //!
@@ -11,13 +11,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh_core::config::{Authorization, FilterRules, Rbac, RbacAction, RbacFilter, RbacPolicy};
+use mesh_core::config::{Authorization, ExtAuthz, FilterRules, Rbac, RbacAction, RbacFilter, RbacPolicy};
 
-use super::{Findings, Mesh, tokens};
+use super::service::Registry;
+use super::{ClientScope, Findings, Mesh, tokens};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{AuthorizationPolicy, Document, Documents, Meta, PolicyAction};
+use custom::{Providers, Wanted};
 use rule::Reader;
 
+mod custom;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,7 @@ const DRY_RUN: &str = "istio.io/dry-run";
 pub(super) struct Policies<'a> {
     documents: &'a Documents,
     mesh: &'a Mesh,
+    providers: Providers,
     read: Vec<(&'a Document<AuthorizationPolicy>, Vec<RbacPolicy>)>,
 }
 
@@ -49,7 +53,18 @@ impl<'a> Policies<'a> {
                 findings.say(meta, Severity::Warning, Code::NoEffect, &meta.place, message);
             }
         }
-        Self { documents, mesh, read }
+        Self {
+            documents,
+            mesh,
+            providers: Providers::default(),
+            read,
+        }
+    }
+
+    /// With the authorizers that the mesh's configuration names, as far as there are services for them.
+    pub(super) fn with_providers(self, scope: &ClientScope, registry: &Registry<'_>, findings: &mut Findings) -> Self {
+        let providers = Providers::new(self.documents, self.mesh, (scope, registry), findings);
+        Self { providers, ..self }
     }
 
     /// Warns of policies that deny by who somebody is, where a workload takes plaintext: who comes so is nobody, and is not denied (Istio).
@@ -85,6 +100,7 @@ impl<'a> Policies<'a> {
         labels: &BTreeMap<String, String>,
         findings: &mut Findings,
     ) -> Authorization {
+        let mut custom: BTreeMap<&str, Wanted<'_>> = BTreeMap::new();
         let (mut audit, mut deny, mut allow) = (Both::default(), Both::default(), Both::default());
         let mut last = None;
         for (document, policies) in &self.read {
@@ -95,18 +111,33 @@ impl<'a> Policies<'a> {
             {
                 continue;
             }
+            last = Some(&document.meta);
+            let dry = is_dry(&document.meta) == Some(true);
+            if let Some(provider) = &document.spec.provider {
+                let policies = policies.iter().map(|policy| custom::named(policy, provider));
+                match dry {
+                    // Nobody is asked for one that is only looked at: it is reported.
+                    true => audit.shadow.get_or_insert_default().extend(policies),
+                    false => {
+                        let new = || Wanted {
+                            policies: Vec::new(),
+                            meta: &document.meta,
+                            named: provider,
+                        };
+                        custom.entry(provider).or_insert_with(new).policies.extend(policies);
+                    }
+                }
+                continue;
+            }
             let both = match document.spec.action {
                 PolicyAction::Audit => &mut audit,
                 PolicyAction::Deny => &mut deny,
                 PolicyAction::Allow => &mut allow,
+                // One without a provider was refused when it was read.
+                PolicyAction::Custom => continue,
             };
-            let side = if is_dry(&document.meta) == Some(true) {
-                &mut both.shadow
-            } else {
-                &mut both.enforced
-            };
+            let side = if dry { &mut both.shadow } else { &mut both.enforced };
             side.get_or_insert_default().extend(policies.iter().cloned());
-            last = Some(&document.meta);
         }
         let filters = [
             ("rbac-audit", RbacAction::Log, audit),
@@ -116,7 +147,13 @@ impl<'a> Policies<'a> {
         let filters = filters
             .into_iter()
             .filter_map(|(name, action, both)| both.filter(name, action));
-        match (Authorization::new(Vec::new(), filters.collect(), Vec::new()), last) {
+        let (checks, denials) = self.providers.resolve(custom, findings);
+        let filters = denials.into_iter().chain(filters).collect();
+        let authorization = Authorization::new(Vec::new(), filters, Vec::new());
+        match (
+            authorization.and_then(|authorization| authorization.with_checks(checks)),
+            last,
+        ) {
             (Ok(authorization), _) => {
                 let tokens = tokens::of_workload(self.documents, self.mesh, (namespace, labels), findings);
                 authorization.with_tokens(tokens)
@@ -148,7 +185,21 @@ pub(super) fn both(a: &Arc<Authorization>, b: &Arc<Authorization>) -> Arc<Author
             ..filter.clone()
         });
     }
-    let both = Authorization::new(Vec::new(), filters, Vec::new()).unwrap_or_else(|_| nothing());
+    let mut checks = a.checks().to_vec();
+    for check in b.checks().iter().filter(|check| !a.checks().contains(check)) {
+        let same = |name: &str| checks.iter().any(|other| *other.name == *name);
+        let names = (2..).map(|number| format!("{}-{number}", check.name));
+        let mut names = std::iter::once(String::from(&*check.name)).chain(names);
+        let name = names.find(|name| !same(name)).expect("there is always another name");
+        checks.push(ExtAuthz {
+            name: name.into(),
+            ..check.clone()
+        });
+    }
+    let both = Authorization::new(Vec::new(), filters, Vec::new());
+    let both = both
+        .and_then(|both| both.with_checks(checks))
+        .unwrap_or_else(|_| nothing());
     Arc::new(both.with_tokens(tokens::both(a.tokens(), b.tokens())))
 }
 
