@@ -13,6 +13,8 @@
 //! | [`identity`] | who: SPIFFE ids, certificates, trust, and the rustls verifiers around them |
 //! | [`canonical`] | which one form a request has, whoever looks at it |
 //! | [`authorize`] | whether a request may pass |
+//! | [`crowd`] | who gives way at a door that has room for so many |
+//! | [`limit`] | whether there is a token for one more |
 //! | [`route`] | which cluster |
 //! | [`balance`] | which endpoint |
 //! | [`retry`] | again or not |
@@ -32,12 +34,14 @@ pub mod balance;
 pub mod breaker;
 pub mod canonical;
 pub mod config;
+pub mod crowd;
 pub mod deadline;
 pub mod entropy;
 pub mod hash;
 pub mod identity;
 pub mod inherit;
 pub mod jwt;
+pub mod limit;
 pub mod link;
 pub mod live;
 pub mod outlier;

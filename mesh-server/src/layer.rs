@@ -2,6 +2,7 @@
 
 use mesh_core::Link;
 use mesh_core::canonical::PathNormalization;
+use mesh_core::config::{LocalRateLimit, TooManyLimits};
 use tower::Layer;
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
@@ -9,6 +10,7 @@ use crate::authorize::{Authorize, AuthorizeLayer};
 use crate::canonical::{Canonical, CanonicalLayer};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
+use crate::limit::{RateLimitLayer, RateLimited};
 use crate::telemetry::{Telemetry, TelemetryLayer};
 
 /// Wraps any `Service<http::Request<_>>`: tonic's `Routes`, axum's `Router`, a bare function.
@@ -29,6 +31,8 @@ pub struct MeshLayer {
     telemetry: TelemetryLayer,
     authenticate: AuthenticateLayer,
     canonical: CanonicalLayer,
+    /// Before and behind `authorize`.
+    limits: [RateLimitLayer; 2],
     authorize: AuthorizeLayer,
 }
 
@@ -39,6 +43,7 @@ impl MeshLayer {
             telemetry: TelemetryLayer::new(link),
             authenticate: AuthenticateLayer::new(link),
             canonical: CanonicalLayer::new(link),
+            limits: [RateLimitLayer::before_guards(link), RateLimitLayer::after_guards(link)],
             authorize: AuthorizeLayer::new(link),
         }
     }
@@ -51,6 +56,32 @@ impl MeshLayer {
             canonical: self.canonical.paths(paths),
             ..self
         }
+    }
+
+    /// Asks for a token of `limit` before each request, whatever is configured besides, and before anybody is asked who may call. `name`
+    /// tells limits apart: layers of one name in one process have the same buckets.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use mesh_core::config::{LocalRateLimit, TokenBucket};
+    /// use mesh_core::{Link, Snapshot};
+    /// use mesh_server::MeshLayer;
+    ///
+    /// let mesh = Link::fixed(Snapshot::empty(), None);
+    /// // 100 a second, and 500 at once.
+    /// let bucket = TokenBucket::new(500, 100, Duration::from_secs(1)).unwrap();
+    /// let layer = MeshLayer::new(&mesh).local_rate_limit("payment", LocalRateLimit::new(bucket)).unwrap();
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the limit holds more descriptors than [`LocalRateLimit::MAX_DESCRIPTORS`].
+    pub fn local_rate_limit(self, name: &str, limit: LocalRateLimit) -> Result<Self, TooManyLimits> {
+        let [before, behind] = self.limits;
+        let limits = [before.limit(name, limit)?, behind];
+        Ok(Self { limits, ..self })
     }
 
     /// Choices that give up the protection of the mesh.
@@ -71,19 +102,26 @@ impl Dangerous<MeshLayer> {
 }
 
 impl<S> Layer<S> for MeshLayer {
-    type Service = Telemetry<Authenticate<Canonical<Authorize<Deadline<S>>>>>;
+    type Service = Telemetry<Authenticate<Canonical<RateLimited<Authorize<RateLimited<Deadline<S>>>>>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        let [before, behind] = &self.limits;
         // Outermost: what is refused below is a request, too, and counts as one.
         self.telemetry.layer(
             // Before anything that would act for the sender.
             self.authenticate.layer(
                 // Before anybody asks what the request is: all behind this see the same.
                 self.canonical.layer(
-                    // Asked about what the handler will see, and of each request, whatever its connection was let in for.
-                    self.authorize.layer(
-                        // Around the handler and nothing else: who is refused has no say in how long.
-                        DeadlineLayer.layer(inner),
+                    // Before what is dear to ask: a flood of bad tokens costs no signature where a limit stands here.
+                    before.layer(
+                        // Asked about what the handler will see, and of each request, whatever its connection was let in for.
+                        self.authorize.layer(
+                            // What is there for callers is not spent by who may not call.
+                            behind.layer(
+                                // Around the handler and nothing else: who is refused has no say in how long.
+                                DeadlineLayer.layer(inner),
+                            ),
+                        ),
                     ),
                 ),
             ),

@@ -12,10 +12,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, Traffic, Transport,
+    Authorization, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, RateLimits, Traffic, Transport,
 };
 
 use super::authorization::{self, Policies};
+use super::limits::{self, Limits};
 use super::service::Registry;
 use super::{ClientScope, Findings, Mesh};
 use crate::SERVER_LISTENERS;
@@ -33,6 +34,8 @@ struct Asked {
     mode: Mode,
     /// Of each of its requests.
     authorization: Arc<Authorization>,
+    /// How many of them it takes.
+    limits: Arc<RateLimits>,
 }
 
 impl Asked {
@@ -41,6 +44,7 @@ impl Asked {
         Self {
             mode: self.mode.max(other.mode),
             authorization: authorization::both(&self.authorization, &other.authorization),
+            limits: limits::both(&self.limits, &other.limits),
         }
     }
 }
@@ -52,6 +56,7 @@ pub(super) struct Authentication<'a> {
     namespaces: BTreeMap<&'a str, Option<Mode>>,
     /// Oldest first.
     workloads: BTreeMap<&'a str, Vec<&'a PeerAuthentication>>,
+    limits: Limits<'a>,
 }
 
 impl<'a> Authentication<'a> {
@@ -77,6 +82,7 @@ impl<'a> Authentication<'a> {
             }
         }
         all.mesh = of_mesh.flatten();
+        all.limits = Limits::new(documents, mesh, findings);
         all
     }
 
@@ -134,6 +140,7 @@ impl<'a> Authentication<'a> {
         let asked = Asked {
             mode: self.mode(&scope.namespace, &nothing, any_port),
             authorization: Arc::new(policies.of_workload(&scope.namespace, &nothing, findings)),
+            limits: self.limits.of_workload(&scope.namespace, &nothing, any_port),
         };
         Arc::new(Inbound {
             name: SERVER_LISTENERS.into(),
@@ -158,6 +165,7 @@ impl<'a> Authentication<'a> {
             let asked = Asked {
                 mode: self.mode(namespace, labels, address.port()),
                 authorization: Arc::new(authorize(labels)),
+                limits: self.limits.of_workload(namespace, labels, address.port()),
             };
             let stricter = |known: &mut Asked| *known = known.and(&asked);
             places
@@ -249,6 +257,7 @@ fn chains(asked: &Asked, destinations: &[IpPrefix]) -> Vec<FilterChain> {
         security,
         traffic: Traffic::Http,
         authorization: Arc::clone(&asked.authorization),
+        limits: Arc::clone(&asked.limits),
     };
     let mutual = || chain("mutual", None, InboundSecurity::Mutual(Clients::Trusted));
     match asked.mode {

@@ -13,6 +13,7 @@ mod endpoint;
 mod inbound;
 mod jwt;
 mod lb;
+mod limit;
 mod load;
 mod matcher;
 mod metadata;
@@ -43,6 +44,10 @@ pub use jwt::{
     ClaimHeader, InvalidJwks, Jwk, JwkMaterial, Jwks, JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules,
 };
 pub use lb::{BalanceFactor, ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
+pub use limit::{
+    DescribeBy, Describing, DescriptorEntry, Instead, InvalidBucket, LimitFilter, LimitHost, LimitRoute,
+    LocalDescriptor, LocalRateLimit, RateLimits, TokenBucket, TooManyLimits, VirtualHostLimits,
+};
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{InvalidPattern, Pattern, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};

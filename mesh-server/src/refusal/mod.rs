@@ -14,11 +14,14 @@ use mesh_core::jwt::JwtRefusal;
 pub use body::MaybeRefused;
 pub use future::ResponseFuture;
 
-/// INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED and UNAVAILABLE (gRPC status codes).
+/// INTERNAL, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED and UNKNOWN (gRPC status codes).
 const INTERNAL: &str = "13";
 const PERMISSION_DENIED: &str = "7";
+const RESOURCE_EXHAUSTED: &str = "8";
 const UNAUTHENTICATED: &str = "16";
 const UNAVAILABLE: &str = "14";
+const UNIMPLEMENTED: &str = "12";
+const UNKNOWN: &str = "2";
 
 /// Why a request goes no further, and in which form its sender is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,21 @@ impl Refusal {
         Self {
             unprocessed: true,
             ..Self::unavailable(request, message)
+        }
+    }
+
+    /// There were too many. `exhausted`: gRPC callers are told RESOURCE_EXHAUSTED and not what `status` means to them.
+    pub(crate) fn limited<B>(request: &Request<B>, status: StatusCode, exhausted: bool, message: &'static str) -> Self {
+        let code = match exhausted {
+            true => RESOURCE_EXHAUSTED,
+            false => meaning(status),
+        };
+        Self {
+            status: match is_grpc(request) {
+                true => StatusCode::OK,
+                false => status,
+            },
+            ..Self::new(request, status, code, message)
         }
     }
 
@@ -126,6 +144,18 @@ impl Refusal {
             response.extensions_mut().insert(Unprocessed);
         }
         response
+    }
+}
+
+/// What an HTTP status means to gRPC (gRPC `http-grpc-status-mapping`).
+fn meaning(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502..=504 => UNAVAILABLE,
+        _ => UNKNOWN,
     }
 }
 

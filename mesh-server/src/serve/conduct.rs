@@ -169,11 +169,6 @@ impl Place {
         self.wait(has_body);
     }
 
-    /// The connection speaks another protocol from here on: it is never without a request again.
-    pub(super) fn upgrade(&self) {
-        self.conduct.live.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// The peer has made room for a piece of the answer. Whether there was a piece to take, and more may come, is told after.
     pub(super) fn take(&mut self) {
         self.conduct.taken.fetch_add(1, Ordering::Relaxed);

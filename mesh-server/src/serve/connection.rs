@@ -90,10 +90,14 @@ where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut io = Peeked::new(io);
+        let mut over = pin!(over);
         let begun = tokio::select! {
-            begun = timeout(HEAD_TIMEOUT, io.beginning()) => begun,
+            // First, here and below: what it says of the connection holds for what the peer says in the same moment.
+            biased;
             // Nothing was promised to a peer that has said nothing.
+            () = &mut over => return End::Closed,
             _ = self.stop.changed() => return End::Closed,
+            begun = timeout(HEAD_TIMEOUT, io.beginning()) => begun,
         };
         let Ok(Ok(beginning)) = begun else {
             return End::Closed;
@@ -110,12 +114,14 @@ where
         // HTTP/2 has no heads that wait: what is not whole holds nothing but its stream.
         let timed = (beginning != Beginning::Http2).then(|| Arc::clone(&conduct));
         let io = TokioIo::new(Timed::new(io, timed));
-        let mut connection = pin!(builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service)));
+        // Without upgrades, which would take the connection away from all that bounds it.
+        let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
         tokio::select! {
-            ended = &mut connection => return closed(ended),
-            _ = self.stop.changed() => {}
+            biased;
             // Who the peer is, and whether it may come in, was asked once; a connection must not outlive the answer.
-            () = over => {}
+            () = &mut over => {}
+            _ = self.stop.changed() => {}
+            ended = &mut connection => return closed(ended),
             verdict = conduct.judge(self.idle_timeout) => {
                 self.tally.count("connection_ended", verdict.as_str());
                 if verdict != Verdict::Idle {
@@ -143,13 +149,13 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HTTP1_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest list of headers in bytes (RFC 9113, 6.5.2), continuations included.
-const MAX_HEADER_LIST: u32 = 16 * 1024;
+pub(crate) const MAX_HEADER_LIST: u32 = 16 * 1024;
 
 /// Streams that the peer has reset and nobody has looked at yet (CVE-2023-44487): the next one ends the connection.
-const MAX_PENDING_RESETS: usize = 20;
+pub(crate) const MAX_PENDING_RESETS: usize = 20;
 
 /// Streams of one connection that were reset for an error of the peer's (CVE-2025-8671): the next one ends the connection.
-const MAX_ERROR_RESETS: usize = 1024;
+pub(crate) const MAX_ERROR_RESETS: usize = 1024;
 
 /// These are hyper's own values, which its protection against floods was tuned for, written out so that an update changes none of
 /// them unseen. It needs to be given a timer, or else its timeout for request heads is off.

@@ -30,6 +30,8 @@ use tower::Service;
 
 pub use conduct::IDLE_TIMEOUT;
 pub use connection::{HEAD_TIMEOUT, MAX_STREAMS};
+#[cfg(feature = "tonic")]
+pub(crate) use connection::{MAX_ERROR_RESETS, MAX_HEADER_LIST, MAX_PENDING_RESETS};
 pub(crate) use listen::Incoming;
 pub use listen::Listen;
 
@@ -56,6 +58,9 @@ type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Serves `service` on `listener` with the identity of `link`: under STRICT mutual TLS, unless the control plane configures
 /// servers and has something else to say of this address (Istio's PeerAuthentication). It serves nobody then before it was heard
 /// (gRFC A36), and follows what it says, with open connections, too.
+///
+/// HTTP/2 and HTTP/1.1 are served, without upgrades to other protocols (WebSocket) and without CONNECT: a connection that speaks another
+/// protocol would outlive the certificate, the rules and the drain that it is bound by. What asks for one is answered as if it did not.
 ///
 /// Await what it returns. The peer of a request is in its extensions, as a [`PeerIdentity`](crate::PeerIdentity). Dropping
 /// the future closes the listener and every connection at once.
@@ -144,7 +149,8 @@ impl<L, S> Serving<L, S> {
     }
 
     /// Lets nobody in without mutual TLS, whatever the control plane says: it can ask for certain clients, and for nothing
-    /// less. For a service that must not be opened by a configuration.
+    /// less. For a service that must not be opened by a configuration, and not by other code either: it wins over
+    /// [`plaintext`](Dangerous::<Serving<L, S>>::plaintext).
     pub fn require_mutual_tls(mut self) -> Self {
         self.floor = true;
         self
@@ -209,7 +215,9 @@ where
         let (stop, stopped) = watch::channel(());
         let mut incoming = Incoming::new(self.listener);
         let acceptor = match self.security {
-            Security::Plaintext => None,
+            // The stricter word of the two wins.
+            Security::Plaintext if !self.floor => None,
+            Security::Plaintext => Some(door(&self.link, incoming.address())),
             Security::Configured => Some(door(&self.link, incoming.address())),
             Security::StrictUntilConfigured => Some(door(&self.link, incoming.address()).dangerous().unconfigured()),
         };

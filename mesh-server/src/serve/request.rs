@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use mesh_core::report::Tally;
 use pin_project_lite::pin_project;
 use tower::Service;
@@ -85,6 +87,7 @@ where
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         self.conduct.begin();
+        no_upgrade(&mut request);
         if self.info.is_revoked() {
             return IntroducedFuture::Reset;
         }
@@ -159,8 +162,10 @@ where
                 if response.extensions().get::<Unprocessed>().is_some() {
                     return Poll::Ready(Err(unprocessed()));
                 }
-                if let (StatusCode::SWITCHING_PROTOCOLS, Some(place)) = (response.status(), &*place) {
-                    place.upgrade();
+                // It was not asked to, and there is nothing to switch to.
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    tally.count("request_failed", "upgrade");
+                    return Poll::Ready(Ok(failed.response().map(Held::refusal)));
                 }
                 let place = place.take();
                 Poll::Ready(Ok(response.map(|body| Held {
@@ -178,6 +183,15 @@ where
             }
             IntroducedProjection::Reset => Poll::Ready(Err(unprocessed())),
         }
+    }
+}
+
+/// A server may pass over what asks for another protocol (RFC 9110, 7.8), and this one does: spoken over the same connection, it would be
+/// bound neither by the time that the peer's certificate is good for, nor by the rules, nor by a drain.
+fn no_upgrade<B>(request: &mut Request<B>) {
+    request.extensions_mut().remove::<OnUpgrade>();
+    if request.version() < Version::HTTP_2 {
+        request.headers_mut().remove(UPGRADE);
     }
 }
 
