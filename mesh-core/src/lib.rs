@@ -13,6 +13,7 @@
 //! | [`identity`] | who: SPIFFE ids, certificates, trust, and the rustls verifiers around them |
 //! | [`canonical`] | which one form a request has, whoever looks at it |
 //! | [`authorize`] | whether a request may pass |
+//! | [`adaptive`] | how many requests at once are good for a server |
 //! | [`crowd`] | who gives way at a door that has room for so many |
 //! | [`limit`] | whether there is a token for one more |
 //! | [`route`] | which cluster |
@@ -29,6 +30,7 @@
 //! | [`hash`] | what endpoints and requests hash to |
 //! | [`report`] | what is counted |
 
+pub mod adaptive;
 pub mod authorize;
 pub mod balance;
 pub mod breaker;

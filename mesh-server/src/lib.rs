@@ -54,8 +54,8 @@ pub use dangerous::Dangerous;
 pub use layer::MeshLayer;
 pub use refusal::{MaybeRefused, ResponseFuture};
 pub use serve::{
-    DRAIN_TIMEOUT, Drained, HEAD_TIMEOUT, IDLE_TIMEOUT, Listen, MAX_CONNECTIONS, MAX_REQUESTS, MAX_STREAMS, Serving,
-    serve,
+    DRAIN_SPREAD, DRAIN_TIMEOUT, Drained, HEAD_TIMEOUT, IDLE_TIMEOUT, Listen, MAX_CONNECTIONS, MAX_REQUESTS,
+    MAX_STREAMS, Serving, serve,
 };
 
 /// The request body that [`serve()`] hands to services.

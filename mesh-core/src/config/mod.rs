@@ -4,6 +4,7 @@
 //! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
 //! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
 
+mod adaptive;
 mod aggregate;
 mod authorization;
 mod breakers;
@@ -27,6 +28,7 @@ mod snapshot;
 mod time;
 mod units;
 
+pub use adaptive::AdaptiveConcurrency;
 pub use authorization::{
     Authorization, ClaimShape, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac,
     RbacAction, RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TokenTest, TooManyRules,

@@ -41,7 +41,7 @@ use door::Door;
 use info::{Facts, Kind};
 use tenure::{Under, span};
 
-pub(crate) use beginning::{Beginning, Peeked};
+pub(crate) use beginning::{Beginning, Peeked, Watch};
 pub use info::ConnectionInfo;
 pub(crate) use info::Guard;
 pub use peer::PeerIdentity;

@@ -11,14 +11,16 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::request::Places;
+use super::places::{Full, Places};
 
 /// How long a connection may be without a request before it is drained (Envoy's `idle_timeout` of connections, Istio's
 /// `connectionPool.tcp.idleTimeout`).
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How long a peer may take nothing of any answer that it has asked for (Envoy's `stream_flush_timeout`); it is ended when the
-/// second such span begins. Silence of the service does not count, so that streams may wait for as long as they like.
+/// How long a peer may take nothing of an answer that it has asked for (Envoy's `stream_flush_timeout`); it is ended before the
+/// second such span is over. Silence of the service does not count, so that streams may wait for as long as they like. One stream cannot be
+/// ended from outside while its peer makes no room for it (hyper asks nobody then), so its connection is: at once where nothing of it
+/// moves, and else drained, so that what moves may end.
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A request that its peer takes back within this time, unanswered, was taken back prematurely (Envoy's
@@ -29,6 +31,9 @@ const PREMATURE: Duration = Duration::from_secs(1);
 /// (Envoy's `premature_reset_total_stream_count`).
 const MAX_PREMATURE_OF: u64 = 500;
 
+/// How many spans are told apart: this one, the one before, and one to spare.
+const SPANS: usize = 4;
+
 /// Why a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -36,6 +41,8 @@ pub(super) enum Verdict {
     Idle,
     /// What was asked for is not taken.
     Stalled,
+    /// Of what was asked for one answer is not taken, while others are.
+    StalledStream,
     /// What was asked for is taken back.
     PrematureResets,
 }
@@ -45,6 +52,7 @@ impl Verdict {
         match self {
             Self::Idle => "idle",
             Self::Stalled => "stalled",
+            Self::StalledStream => "stalled_stream",
             Self::PrematureResets => "premature_resets",
         }
     }
@@ -60,8 +68,10 @@ pub(super) struct Conduct {
     live: AtomicUsize,
     ended: AtomicU64,
     premature: AtomicU64,
-    /// Answers that have something for the peer which it has not taken.
-    waiting: AtomicUsize,
+    /// Answers that have something for the peer which it has not taken, by the span in which that began.
+    waiting: [AtomicUsize; SPANS],
+    /// Which span it is.
+    span: AtomicUsize,
     /// Pieces of answers that the peer has made room for.
     taken: AtomicU64,
     offended: Notify,
@@ -75,7 +85,8 @@ impl Conduct {
             live: AtomicUsize::new(0),
             ended: AtomicU64::new(0),
             premature: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
+            waiting: Default::default(),
+            span: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
             offended: Notify::new(),
         })
@@ -97,15 +108,14 @@ impl Conduct {
     }
 
     /// A place for a request, if the server has one.
-    pub(super) fn take_place(self: &Arc<Self>) -> Option<Place> {
-        self.places.take().then(|| {
-            self.live.fetch_add(1, Ordering::Relaxed);
-            Place {
-                conduct: Arc::clone(self),
-                begun: Instant::now(),
-                answered: false,
-                waiting: false,
-            }
+    pub(super) fn take_place(self: &Arc<Self>) -> Result<Place, Full> {
+        self.places.take()?;
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Ok(Place {
+            conduct: Arc::clone(self),
+            begun: Instant::now(),
+            answered: false,
+            waiting: None,
         })
     }
 
@@ -124,20 +134,25 @@ impl Conduct {
             FLUSH_TIMEOUT.min(idle)
         };
         let (mut begun, mut taken) = (0, 0);
-        let (mut was_waiting, mut since) = (false, Instant::now());
+        let mut since = Instant::now();
         loop {
             sleep(period).await;
             let (now_begun, now_taken) = (self.begun(), self.taken.load(Ordering::Relaxed));
-            let is_waiting = self.waiting.load(Ordering::Relaxed) > 0;
-            if was_waiting && is_waiting && now_taken == taken {
-                return Verdict::Stalled;
+            // What began to wait in the span before this one has waited for a whole one.
+            let span = self.span.fetch_add(1, Ordering::Relaxed);
+            let last = &self.waiting[span.wrapping_sub(1) % SPANS];
+            if last.load(Ordering::Relaxed) > 0 {
+                return match now_taken == taken {
+                    true => Verdict::Stalled,
+                    false => Verdict::StalledStream,
+                };
             }
             if now_begun != begun || !self.is_quiet() {
                 since = Instant::now();
             } else if !idle.is_zero() && since.elapsed() >= idle {
                 return Verdict::Idle;
             }
-            (begun, taken, was_waiting) = (now_begun, now_taken, is_waiting);
+            (begun, taken) = (now_begun, now_taken);
         }
     }
 
@@ -159,13 +174,15 @@ pub(super) struct Place {
     conduct: Arc<Conduct>,
     begun: Instant,
     answered: bool,
-    waiting: bool,
+    /// Since which span the peer has something to take.
+    waiting: Option<usize>,
 }
 
 impl Place {
     /// There is an answer; its body is the peer's to take.
     pub(super) fn answer(&mut self, has_body: bool) {
         self.answered = true;
+        self.conduct.places.answered(self.begun);
         self.wait(has_body);
     }
 
@@ -177,14 +194,16 @@ impl Place {
 
     /// Whether the peer has now something to take.
     pub(super) fn wait(&mut self, waiting: bool) {
-        if waiting == self.waiting {
+        if waiting == self.waiting.is_some() {
             return;
         }
-        self.waiting = waiting;
-        if waiting {
-            self.conduct.waiting.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.conduct.waiting.fetch_sub(1, Ordering::Relaxed);
+        match self.waiting.take() {
+            Some(span) => drop(self.conduct.waiting[span].fetch_sub(1, Ordering::Relaxed)),
+            None => {
+                let span = self.conduct.span.load(Ordering::Relaxed) % SPANS;
+                self.conduct.waiting[span].fetch_add(1, Ordering::Relaxed);
+                self.waiting = Some(span);
+            }
         }
     }
 }

@@ -13,15 +13,18 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use mesh_core::Entropy;
+use mesh_core::entropy::Draw;
 use mesh_core::report::Tally;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
 use super::conduct::{Conduct, Verdict};
-use super::head::Timed;
-use super::request::{Introduced, Places};
+use super::head::Heads;
+use super::places::Places;
+use super::request::Introduced;
 use crate::accept::{Acceptor, Beginning, ConnectionInfo, Peeked};
 
 /// How a connection ended.
@@ -44,7 +47,10 @@ pub(super) struct Connection<S> {
     pub(super) tally: Tally,
     pub(super) drain_timeout: Duration,
     pub(super) idle_timeout: Duration,
-    pub(super) stop: watch::Receiver<()>,
+    /// How long it may be open, but for the jitter; zero: for ever.
+    pub(super) max_age: Duration,
+    pub(super) entropy: Entropy,
+    pub(super) stop: watch::Receiver<Option<Instant>>,
 }
 
 impl<S, B> Connection<S>
@@ -110,32 +116,68 @@ where
             conduct: Arc::clone(&conduct),
             tally: self.tally.clone(),
         };
+        let aged = {
+            let age = jittered(self.max_age, &mut self.entropy.draw());
+            async move {
+                match age.is_zero() {
+                    true => pending().await,
+                    false => sleep(age).await,
+                }
+            }
+        };
+        let mut aged = pin!(aged);
+        let mut stop = self.stop;
         let builder = builder();
         // HTTP/2 has no heads that wait: what is not whole holds nothing but its stream.
         let timed = (beginning != Beginning::Http2).then(|| Arc::clone(&conduct));
-        let io = TokioIo::new(Timed::new(io, timed));
+        let io = TokioIo::new(io.watched(Heads::new(timed)));
         // Without upgrades, which would take the connection away from all that bounds it.
         let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
+        let mut is_over = false;
         tokio::select! {
             biased;
             // Who the peer is, and whether it may come in, was asked once; a connection must not outlive the answer.
-            () = &mut over => {}
-            _ = self.stop.changed() => {}
+            () = &mut over => is_over = true,
+            _ = stop.changed() => {}
+            () = &mut aged => self.tally.count("connection_ended", "max_age"),
             ended = &mut connection => return closed(ended),
             verdict = conduct.judge(self.idle_timeout) => {
                 self.tally.count("connection_ended", verdict.as_str());
-                if verdict != Verdict::Idle {
+                if matches!(verdict, Verdict::Stalled | Verdict::PrematureResets) {
                     tracing::warn!(reason = verdict.as_str(), "ending the connection of a peer that misbehaves");
                     return End::Closed;
                 }
             }
         }
+        let begun = Instant::now();
+        // Told one after the other, or all peers would come back at once, to whoever is left.
+        let told_at = *stop.borrow_and_update();
+        if let Some(spread) = told_at.and_then(|until| until.checked_duration_since(begun)) {
+            let nanoseconds = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX);
+            let wait = Duration::from_nanos(self.entropy.draw().below(nanoseconds));
+            tokio::select! {
+                biased;
+                () = &mut over, if !is_over => {}
+                ended = timeout(wait, &mut connection) => if let Ok(ended) = ended {
+                    return closed(ended);
+                }
+            }
+        }
         connection.as_mut().graceful_shutdown();
-        match timeout(self.drain_timeout, connection).await {
+        match timeout_at(begun + self.drain_timeout, connection).await {
             Ok(ended) => closed(ended),
             Err(_) => End::Cut,
         }
     }
+}
+
+/// Ages differ by so many percent, less or more (gRPC: ±10 %), so that connections that were made at once do not end at once.
+const AGE_JITTER_PERCENT: u32 = 10;
+
+fn jittered(age: Duration, draw: &mut Draw) -> Duration {
+    let part = age / 100 * AGE_JITTER_PERCENT;
+    let most = u64::try_from(2 * part.as_nanos()).unwrap_or(u64::MAX);
+    age - part + Duration::from_nanos(draw.below(most))
 }
 
 /// The most streams of one connection at once, which the peer is told; what it opens beyond is refused as not processed.

@@ -9,6 +9,7 @@ mod conduct;
 mod connection;
 mod head;
 mod listen;
+mod places;
 mod request;
 
 use std::error::Error as StdError;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming as IncomingBody;
 use mesh_core::Link;
+use mesh_core::config::AdaptiveConcurrency;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -39,11 +41,16 @@ use crate::accept::Acceptor;
 use crate::dangerous::Dangerous;
 use crate::telemetry::Inbound;
 use connection::{Connection, End};
-use request::Places;
+pub(crate) use places::resident;
+use places::{Memory, Places};
 
 /// How long calls in flight may take to end once the server drains. Kubernetes kills a pod 30 s after it asked it to stop;
 /// this leaves it time to do what else it must.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Over how long a server that drains tells its peers to go elsewhere, at most: a millisecond for each connection. Told all at once they
+/// would all come back at once, to whoever is left.
+pub const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
 /// The most connections at once; further ones wait in the kernel's backlog. At some 50 KiB each for TLS and HTTP/2 they take
 /// 200 MiB, and a mesh peer needs one.
@@ -77,6 +84,10 @@ pub fn serve<L: Listen, S>(listener: L, link: &Link, service: S) -> Serving<L, S
         idle_timeout: IDLE_TIMEOUT,
         max_connections: MAX_CONNECTIONS,
         max_requests: MAX_REQUESTS,
+        max_age: Duration::ZERO,
+        adaptive: None,
+        memory: None,
+        cut: Box::pin(pending()),
         notice: Duration::ZERO,
     }
 }
@@ -106,6 +117,10 @@ pub struct Serving<L, S> {
     idle_timeout: Duration,
     max_connections: usize,
     max_requests: usize,
+    max_age: Duration,
+    adaptive: Option<AdaptiveConcurrency>,
+    memory: Option<Memory>,
+    cut: Signal,
     notice: Duration,
 }
 
@@ -113,6 +128,42 @@ impl<L, S> Serving<L, S> {
     /// Drains when `signal` resolves. Without one the server never ends by itself.
     pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.signal = Box::pin(signal);
+        self
+    }
+
+    /// Cuts what is left when `signal` resolves, whatever it waits for: what a second Ctrl-C means to whoever sits before it. What was cut
+    /// is counted.
+    pub fn with_immediate_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.cut = Box::pin(signal);
+        self
+    }
+
+    /// Drains a connection that has been open for so long, ten percent less or more (Envoy `max_connection_duration`, gRPC
+    /// `MAX_CONNECTION_AGE`), so that callers spread over servers that came later; zero keeps it. Default: it is kept, as by both, until a
+    /// certificate behind it expires.
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
+    /// Works on no more requests at once than `config` finds good by how long they take ([`mesh_core::adaptive`]), and refuses the others
+    /// as not processed. What is timed is until the head of the answer, so for services whose answers are streams it says little. Default:
+    /// only [`max_requests`](Self::max_requests) bounds them, as in Envoy.
+    pub fn adaptive_concurrency(mut self, config: AdaptiveConcurrency) -> Self {
+        self.adaptive = Some(config);
+        self
+    }
+
+    /// Refuses requests as not processed while the process has more than so many bytes in memory, until it has five percent less: better
+    /// that some calls go elsewhere than that the operating system ends the process and all of them. Looked at fifty times a second, on
+    /// Linux; elsewhere nobody is kept out. Default: not looked at. Set it to some 90 % of what a container may have.
+    pub fn max_memory(self, bytes: u64) -> Self {
+        self.max_memory_by(bytes, resident)
+    }
+
+    /// As [`max_memory`](Self::max_memory), where `read` tells what the process has; `None`: it cannot be told.
+    pub fn max_memory_by(mut self, bytes: u64, read: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Self {
+        self.memory = Some(Memory::new(bytes, Arc::new(read)));
         self
     }
 
@@ -212,7 +263,7 @@ where
     async fn run(mut self) -> Drained {
         let mut ready = Some(self.inbound.serving());
         let mut until = Instant::now();
-        let (stop, stopped) = watch::channel(());
+        let (stop, stopped) = watch::channel(None);
         let mut incoming = Incoming::new(self.listener);
         let acceptor = match self.security {
             // The stricter word of the two wins.
@@ -224,10 +275,16 @@ where
         let connection = Connection {
             acceptor: acceptor.map(|door| if self.floor { door.require_mutual_tls() } else { door }),
             service: self.service,
-            places: Places::new(self.max_requests),
+            places: Arc::new(
+                Places::new(self.max_requests)
+                    .adaptive(self.adaptive, self.link.entropy())
+                    .memory(self.memory),
+            ),
             tally: self.link.tally().clone(),
             drain_timeout: self.drain_timeout,
             idle_timeout: self.idle_timeout,
+            max_age: self.max_age,
+            entropy: self.link.entropy().clone(),
             stop: stopped,
         };
         let places = Arc::new(Semaphore::new(self.max_connections));
@@ -235,7 +292,9 @@ where
         loop {
             tokio::select! {
                 biased;
+                () = &mut self.cut => return cut(connections).await,
                 () = &mut self.signal, if ready.is_some() => {
+                    // First, so that routers learn of it while all is served yet.
                     ready = None;
                     until = Instant::now() + self.notice;
                 }
@@ -254,12 +313,22 @@ where
         }
         drop((incoming, connection));
         // Each connection bounds its own end by the drain timeout.
-        stop.send_replace(());
+        let spread = DRAIN_SPREAD.min(Duration::from_millis(connections.len() as u64));
+        stop.send_replace(Some(Instant::now() + spread));
         let mut drained = Drained { cut: 0 };
-        while let Some(ended) = connections.join_next().await {
-            drained.cut += usize::from(was_cut(&ended));
+        loop {
+            tokio::select! {
+                biased;
+                ended = connections.join_next() => match ended {
+                    Some(ended) => drained.cut += usize::from(was_cut(&ended)),
+                    None => return drained,
+                },
+                () = &mut self.cut => {
+                    drained.cut += cut(connections).await.cut;
+                    return drained;
+                }
+            }
         }
-        drained
     }
 }
 
@@ -281,6 +350,19 @@ pub(crate) async fn admit<L: Listen>(
     (place, incoming.next().await)
 }
 
+/// Ends all that are open, and counts them.
+async fn cut(mut connections: JoinSet<End>) -> Drained {
+    connections.abort_all();
+    let mut drained = Drained { cut: 0 };
+    while let Some(ended) = connections.join_next().await {
+        drained.cut += match ended {
+            Err(error) if error.is_cancelled() => 1,
+            ended => usize::from(was_cut(&ended)),
+        };
+    }
+    drained
+}
+
 fn was_cut(ended: &Result<End, JoinError>) -> bool {
     match ended {
         Ok(end) => *end == End::Cut,
@@ -300,6 +382,8 @@ impl<L, S> fmt::Debug for Serving<L, S> {
             .field("idle_timeout", &self.idle_timeout)
             .field("max_connections", &self.max_connections)
             .field("max_requests", &self.max_requests)
+            .field("max_connection_age", &self.max_age)
+            .field("adaptive_concurrency", &self.adaptive)
             .finish_non_exhaustive()
     }
 }

@@ -11,7 +11,6 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -32,33 +31,6 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// What Envoy's clients, and ours, know an answer by that was given for want of a place.
 const OVERLOADED: &str = "x-envoy-overloaded";
-
-/// How many requests a server works on at once.
-#[derive(Debug)]
-pub(super) struct Places {
-    taken: AtomicUsize,
-    most: usize,
-}
-
-impl Places {
-    pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self {
-            taken: AtomicUsize::new(0),
-            most,
-        })
-    }
-
-    /// Takes one, if there is one.
-    pub(super) fn take(&self) -> bool {
-        let one_more = |taken| (taken < self.most).then_some(taken + 1);
-        let took = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
-        took.is_ok()
-    }
-
-    pub(super) fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// The service of one connection. Puts what is known of the connection into the extensions of each request: the peer, which knows
 /// the rest, or the connection where it has none.
@@ -91,8 +63,8 @@ where
         if self.info.is_revoked() {
             return IntroducedFuture::Reset;
         }
-        let Some(place) = self.conduct.take_place() else {
-            self.tally.count("request_refused", "overloaded");
+        let taken = self.conduct.take_place();
+        let Ok(place) = taken.map_err(|full| self.tally.count("request_refused", full.as_str())) else {
             return match request.version() {
                 Version::HTTP_2 => IntroducedFuture::Reset,
                 _ => IntroducedFuture::Overloaded {

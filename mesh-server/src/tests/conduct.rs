@@ -93,6 +93,35 @@ async fn fl_1_who_gives_up_on_half_is_not() {
     );
 }
 
+/// CVE-2025-8671, of requests that are old enough not to count as taken back: what ends it is the bound of resets that h2 is told.
+#[tokio::test(start_paused = true)]
+async fn fl_2_resets_of_old_requests_are_counted_too() {
+    const AT_ONCE: u32 = 100;
+    let (dial, tally) = server(|_| std::future::pending());
+    let mut peer = Raw::begin(dial.connect()).await.unwrap();
+    let (mut number, mut provoked, mut stopped) = (0, 0, false);
+    while !stopped && number < 5_000 {
+        let stream = |of: u32| 2 * of + 1;
+        for next in number..number + AT_ONCE {
+            let begun = frame(HEADERS, END_HEADERS, stream(next), &get_head());
+            stopped |= peer.send(&begun).await.is_err();
+        }
+        sleep(Duration::from_millis(1_100)).await;
+        for next in number..number + AT_ONCE {
+            // More than any window may be.
+            let too_much = frame(WINDOW_UPDATE, 0, stream(next), &0x7fff_ffff_u32.to_be_bytes());
+            stopped |= peer.send(&too_much).await.is_err();
+            provoked += u32::from(!stopped);
+        }
+        // What the server says to all of this.
+        sleep(Duration::from_millis(1)).await;
+        number += AT_ONCE;
+    }
+    let goaway = peer.next_of(GOAWAY).await.unwrap();
+    assert_eq!((goaway.error(), tally.total("connection_ended")), (11, 0));
+    assert!((1_024..=1_224).contains(&provoked), "{provoked}");
+}
+
 /// Streams whose peer makes no room for their answers, while it answers pings and keeps its connection alive.
 #[tokio::test(start_paused = true)]
 async fn fl_5_who_takes_nothing_is_ended() {
@@ -111,6 +140,51 @@ async fn fl_5_who_takes_nothing_is_ended() {
     let minutes = begin.elapsed().as_secs() / 60;
     assert!((10..=11).contains(&minutes), "{minutes}");
     assert_eq!(tally.get("connection_ended", "stalled"), 1);
+}
+
+/// A body without end, in small pieces.
+struct Pieces;
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(&[0; 16])))))
+    }
+}
+
+/// One stream that is not taken, beside one that moves: the connection is drained, and what moves goes on until it ends.
+#[tokio::test(start_paused = true)]
+async fn fl_5_one_answer_that_is_not_taken_drains_its_connection() {
+    let (dial, tally) = server(|_| std::future::ready(Response::new(Pieces.boxed_unsync())));
+    let mut peer = Raw::begin(dial.connect()).await.unwrap();
+    peer.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+    for number in 0..2 {
+        peer.send(&open(number)).await.unwrap();
+        peer.next_of(HEADERS).await.unwrap();
+    }
+    let begin = Instant::now();
+    // The second is taken, piece by piece.
+    let goaway = loop {
+        sleep(MINUTE).await;
+        peer.send(&frame(WINDOW_UPDATE, 0, 3, &16u32.to_be_bytes()))
+            .await
+            .unwrap();
+        match peer.next().await.unwrap() {
+            frame if frame.kind == GOAWAY => break frame,
+            _ => {}
+        }
+    };
+    let minutes = begin.elapsed().as_secs() / 60;
+    assert!((5..=11).contains(&minutes), "{minutes}");
+    assert_eq!(
+        (goaway.error(), tally.get("connection_ended", "stalled_stream")),
+        (0, 1)
+    );
 }
 
 /// One that takes a little now and then is slow and no more.

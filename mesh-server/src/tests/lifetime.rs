@@ -46,7 +46,7 @@ async fn hs_7_a_silent_connection_hears_of_a_change() {
     let (mesh, handler) = (Mesh::governed(), Handler::default());
     let (dial, listener) = pipes();
     let address = PIPES.parse().unwrap();
-    mesh.rules(address, super::authorize::open(Authorization::default()));
+    mesh.rules(address, authorize::open(Authorization::default()));
     tokio::spawn(serve(listener, &mesh.link, handler.app(&mesh.link)).into_future());
     let mut silent: Vec<DuplexStream> = (0..20).map(|_| dial.connect()).collect();
     // One that is served tells that the server has taken them all.
@@ -54,7 +54,7 @@ async fn hs_7_a_silent_connection_hears_of_a_change() {
     assert_eq!(get(&mut open).await.unwrap().0, 200);
     let strict = FilterChain {
         security: InboundSecurity::Mutual(Clients::Trusted),
-        ..super::authorize::open(Authorization::default())
+        ..authorize::open(Authorization::default())
     };
     mesh.rules(address, strict);
     for io in &mut silent {
@@ -99,7 +99,7 @@ async fn tonics_loop_has_a_floor_too() {
     let mesh = Mesh::governed();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    mesh.rules(address, super::authorize::open(Authorization::default()));
+    mesh.rules(address, authorize::open(Authorization::default()));
     let acceptor = crate::Acceptor::listening_on(&mesh.link, address).require_mutual_tls();
     let routes = tonic::service::Routes::from(axum::Router::new());
     let incoming = crate::tonic::incoming_by(listener, &mesh.link, acceptor);

@@ -150,11 +150,13 @@ pub(super) fn of_requests() -> impl Strategy<Value = RateLimits> {
         limit: limit.and_then(shared),
         after_guards: false,
     });
-    let instead = prop::option::of(limits()).prop_map(move |limit| Instead {
-        filter: FILTER.into(),
-        limit: limit.and_then(shared),
-    });
-    let route = ("/[a-z]{0,4}", instead.clone()).prop_map(|(prefix, instead)| LimitRoute {
+    let instead = move || {
+        prop::option::of(limits()).prop_map(move |limit| Instead {
+            filter: FILTER.into(),
+            limit: limit.and_then(shared),
+        })
+    };
+    let route = ("/[a-z]{0,4}", instead()).prop_map(|(prefix, instead)| LimitRoute {
         matches: RouteMatch {
             path: PathMatch::Prefix(prefix.into()),
             ..RouteMatch::any()
@@ -164,7 +166,12 @@ pub(super) fn of_requests() -> impl Strategy<Value = RateLimits> {
         includes_host: false,
         instead: vec![instead],
     });
-    let host = ("[a-z]{1,6}", describing(), instead, prop::collection::vec(route, 0..3));
+    let host = (
+        "[a-z]{1,6}",
+        describing(),
+        instead(),
+        prop::collection::vec(route, 0..3),
+    );
     let host = host.prop_map(|(domain, describing, instead, routes)| LimitHost {
         domains: vec![Domain::parse(&format!("{domain}.test")).unwrap()],
         describing,

@@ -1,0 +1,185 @@
+//! Rate limits on real requests: who is told what, when a token comes again, and that a push gives none.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use mesh_core::config::{
+    AppendAction, Authorization, DescribeBy, Describing, DescriptorEntry, FilterChain, HeaderEdit, HeaderEdits,
+    HeaderFormat, LimitFilter, LocalDescriptor, LocalRateLimit, PermissionTest, PrincipalTest, RateLimits, RbacAction,
+    Rule, StringMatch, TokenBucket,
+};
+
+use super::authorize::{one_rule, open};
+use super::*;
+
+fn bucket(max: u32) -> TokenBucket {
+    TokenBucket::new(max, max.max(1), Duration::from_secs(3600)).unwrap()
+}
+
+fn limited(limit: LocalRateLimit) -> FilterChain {
+    FilterChain {
+        limits: Arc::new(RateLimits::of(limit).unwrap()),
+        ..open(Authorization::default())
+    }
+}
+
+/// The status and the headers of an answer.
+async fn ask(sender: &mut Sender, content_type: &str) -> (u16, http::HeaderMap) {
+    let request = Request::post("http://payment.shop/pay")
+        .header("content-type", content_type)
+        .body(Empty::new())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    body.collect().await.unwrap();
+    (parts.status.as_u16(), parts.headers)
+}
+
+#[tokio::test]
+async fn who_comes_too_often_is_told_so_in_its_own_words() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let header = |name: &str, value: &str| {
+        let value = HeaderFormat::parse(value).unwrap();
+        HeaderEdit::new(name.parse().unwrap(), value, AppendAction::OverwriteIfExistsOrAdd).unwrap()
+    };
+    let limit = LocalRateLimit {
+        quota_headers: true,
+        response_headers: HeaderEdits {
+            remove: Vec::new(),
+            add: vec![header("x-local-rate-limit", "true")],
+        },
+        ..LocalRateLimit::new(bucket(2))
+    };
+    mesh.rules(address, limited(limit.clone()));
+    let (mut sender, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    let (status, headers) = ask(&mut sender, "text/plain").await;
+    assert_eq!(
+        (status, &headers["x-ratelimit-limit"], &headers["x-ratelimit-remaining"]),
+        (200, &"2".parse().unwrap(), &"1".parse().unwrap())
+    );
+    assert_eq!(ask(&mut sender, "text/plain").await.0, 200);
+    let (status, headers) = ask(&mut sender, "text/plain").await;
+    assert_eq!(status, 429);
+    for (name, value) in [
+        ("x-envoy-ratelimited", "true"),
+        ("x-local-rate-limit", "true"),
+        ("x-ratelimit-remaining", "0"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    // gRPC's word, by default and where another is asked for.
+    let (status, headers) = ask(&mut sender, "application/grpc").await;
+    assert_eq!(
+        (status, &headers["grpc-status"], &headers["grpc-message"]),
+        (200, &"14".parse().unwrap(), &"local_rate_limited".parse().unwrap())
+    );
+    let exhausted = LocalRateLimit {
+        resource_exhausted: true,
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        ..limit
+    };
+    // Another configuration of the same bucket: it is as empty as it was, on connections old and new.
+    mesh.rules(address, limited(exhausted));
+    let (mut other, _other) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    for sender in [&mut sender, &mut other] {
+        let (status, headers) = ask(sender, "application/grpc").await;
+        assert_eq!((status, &headers["grpc-status"]), (200, &"8".parse().unwrap()));
+        assert_eq!(ask(sender, "text/plain").await.0, 503);
+    }
+    assert_eq!(
+        (handler.calls(), mesh.link.tally().get("rate_limited", "local")),
+        (2, 6)
+    );
+    // Nobody is limited any more.
+    mesh.rules(address, open(Authorization::default()));
+    assert_eq!(ask(&mut sender, "text/plain").await.0, 200);
+}
+
+/// A limit before the guards is spent by whoever comes; one behind them by who may call.
+#[tokio::test]
+async fn where_a_limit_stands_says_whose_requests_it_counts() {
+    for (after_guards, left) in [(false, 429), (true, 200)] {
+        let (mesh, handler) = (Mesh::governed(), Handler::default());
+        let (address, _server) = handler.listen(&mesh.link).await;
+        let path = PermissionTest::Path(StringMatch::Exact("/pay".into()));
+        let denied = one_rule(
+            RbacAction::Deny,
+            Rule::Is(path),
+            Rule::Is(PrincipalTest::Peer(None)).negated(),
+        );
+        let filter = LimitFilter {
+            name: "local".into(),
+            limit: Some(Arc::new(LocalRateLimit::new(bucket(3)))),
+            after_guards,
+        };
+        let chain = FilterChain {
+            limits: Arc::new(RateLimits::new(vec![filter], Vec::new()).unwrap()),
+            ..open(denied)
+        };
+        mesh.rules(address, chain);
+        let (mut sender, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(ask(&mut sender, "text/plain").await.0, 403);
+        }
+        assert_eq!(get(&mut sender).await.unwrap().0, left, "{after_guards}");
+    }
+}
+
+/// Each caller has its own bucket where a descriptor says so, and each connection where that is asked for.
+#[tokio::test]
+async fn callers_and_connections_may_have_buckets_of_their_own() {
+    let by_tier = LocalRateLimit {
+        bucket: None,
+        descriptors: vec![LocalDescriptor {
+            entries: vec![DescriptorEntry::new("type", "")],
+            bucket: bucket(1),
+            shadow: false,
+        }],
+        describing: vec![Describing {
+            stage: 0,
+            by: vec![DescribeBy::Header {
+                subject: http::header::CONTENT_TYPE.into(),
+                key: "type".into(),
+                skip_if_absent: false,
+            }],
+        }],
+        ..LocalRateLimit::new(bucket(1))
+    };
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    mesh.rules(address, limited(by_tier));
+    let (mut sender, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    for (content_type, status) in [("a/a", 200), ("a/a", 429), ("b/b", 200), ("b/b", 429), ("a/a", 429)] {
+        assert_eq!(ask(&mut sender, content_type).await.0, status, "{content_type}");
+    }
+    let each = LocalRateLimit {
+        per_connection: true,
+        ..LocalRateLimit::new(bucket(1))
+    };
+    mesh.rules(address, limited(each));
+    let (mut other, _other) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    for (sender, status) in [(&mut sender, 200), (&mut other, 200)] {
+        assert_eq!(ask(sender, "a/a").await.0, status);
+        assert_eq!(ask(sender, "a/a").await.0, 429);
+    }
+}
+
+/// What code asks for holds where nobody configures anything, and a token comes with time.
+#[tokio::test(start_paused = true)]
+async fn code_limits_a_server_that_nobody_configures() {
+    let (_, link) = Link::new(Parts::default());
+    let (dial, listener) = pipes();
+    let second = TokenBucket::new(1, 1, Duration::from_secs(1)).unwrap();
+    let layer = MeshLayer::new(&link)
+        .local_rate_limit("test", LocalRateLimit::new(second))
+        .unwrap();
+    let app = layer.dangerous().plaintext().layer(axum::Router::<()>::new());
+    tokio::spawn(serve(listener, &link, app).dangerous().plaintext().into_future());
+    let (mut sender, _connection) = h2(dial.connect()).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(get(&mut sender).await.unwrap(), (404, Bytes::new()));
+        assert_eq!(get(&mut sender).await.unwrap(), (429, "local_rate_limited".into()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
