@@ -207,10 +207,17 @@ pub struct Attempt<B> {
     pub(crate) call: Call,
     pub(crate) number: u32,
     pub(crate) tried: Tried,
-    /// The priorities that the call's tries went to, where further ones are to go elsewhere.
-    pub(crate) gone_to: Option<Arc<Mutex<Vec<u32>>>>,
+    /// Where the call's tries went, if that matters to further ones before it is known how these end.
+    pub(crate) gone_to: Option<Arc<Mutex<Visited>>>,
     /// The longest it may take to the head of its answer.
     pub(crate) limit: Option<TryLimit>,
+}
+
+/// Where the tries of a call went, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Visited {
+    pub(crate) priorities: Vec<u32>,
+    pub(crate) hosts: Tried,
 }
 
 /// How long one try may take.
@@ -249,12 +256,14 @@ impl<B> Attempt<B> {
     }
 
     #[inline]
-    pub(crate) fn first(payload: Payload<B>, call: Call, limit: Option<TryLimit>) -> Self {
+    pub(crate) fn first(payload: Payload<B>, call: Call, limit: Option<TryLimit>, hedged: bool) -> Self {
+        let hosts = &call.route.retry.hosts;
+        let is_asked = hosts.other_priorities.is_some() || (hedged && hosts.other_hosts);
         Self {
             payload,
             number: 1,
             tried: Tried::new(),
-            gone_to: call.route.retry.hosts.other_priorities.map(|_| Arc::default()),
+            gone_to: is_asked.then(Arc::default),
             call,
             limit,
         }

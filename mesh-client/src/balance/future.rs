@@ -60,6 +60,8 @@ pub(super) struct Way {
     pub(super) carrier: Carrier,
     /// How often it looked elsewhere before.
     pub(super) repicked: u32,
+    /// The destination has another address, which no configuration chose: it is called where no connection can be made to this one.
+    pub(super) elsewhere: bool,
 }
 
 pub(super) enum State<B> {
@@ -123,10 +125,10 @@ where
                     return Poll::Ready(answered(result, outcome, None, Frames::Http1));
                 }
                 State::Resolving(resolving) => {
-                    let host = ready!(resolving.host.as_mut().poll(cx))?;
+                    let found = ready!(resolving.found.as_mut().poll(cx))?;
                     let mut request = resolving.request.take();
                     let (shared, way) = (Arc::clone(&resolving.shared), resolving.way);
-                    let next = this.at_host(host, &mut request, &shared, way);
+                    let next = this.at_host(found, &mut request, &shared, way);
                     this.state = this.goes_on(next)?;
                 }
                 State::Connecting(connecting) => {
@@ -203,6 +205,7 @@ where
                 .protocol
                 .carrier(request.version(), || is_grpc(request.headers())),
             repicked,
+            elsewhere: false,
         };
         let leaf = leaf.map(|(leaf, place)| (&leaf.handle, place));
         self.take_place(by, leaf.map(|(handle, _)| handle), request, || {
@@ -274,6 +277,9 @@ where
             Err(error) if error.is_retired() => self.again(unsent, error, shared, way.repicked),
             Err(error) => {
                 outcome.host().mark_failing(true);
+                if way.elsewhere && error.is_connect() {
+                    return self.again(unsent, error, shared, way.repicked);
+                }
                 outcome.failed_with(&error);
                 Err(error)
             }

@@ -8,20 +8,18 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Body;
 use mesh_core::config::{Protocol, TlsMode};
-use tokio::time::Instant;
 
 use super::Shared;
 use super::future::{BalanceFuture, State, Way};
 use super::refused::stays_in_the_mesh;
-use crate::cluster::{ClusterHandle, ClusterManager, Host, Wish};
-use crate::connect::{ConnectError, ConnectKind};
+use crate::cluster::{Found, Wish};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
 use crate::status::is_grpc;
 
 /// A wait for the address of a name that no configuration knows.
 pub(super) struct Resolving<B> {
-    pub(super) host: Pin<Box<dyn Future<Output = Result<Arc<Host>, Error>> + Send>>,
+    pub(super) found: Pin<Box<dyn Future<Output = Result<Found, Error>> + Send>>,
     pub(super) request: Option<Request<Attempt<B>>>,
     pub(super) shared: Arc<Shared>,
     pub(super) way: Way,
@@ -55,12 +53,15 @@ where
             // A destination of which nothing is known is spoken to in the version of the request.
             carrier: Protocol::Request.carrier(request.version(), || is_grpc(request.headers())),
             repicked,
+            elsewhere: false,
         };
         let cluster = Arc::clone(&request.body().call.cluster);
-        match cluster.anywhere().find(&wish, Instant::now()) {
-            Some(host) => self.at_host(host, unsent, shared, way),
+        // A name is found within the time that a connection to it may take.
+        let limit = cluster.hosts().load().cluster.connect_timeout;
+        match cluster.anywhere().find(&wish, &shared.manager, limit) {
+            Some(found) => self.at_host(found, unsent, shared, way),
             None => Ok(State::Resolving(Box::new(Resolving {
-                host: Box::pin(resolve(wish, cluster, Arc::clone(&shared.manager))),
+                found: Box::pin(cluster.anywhere().wait(wish, &shared.manager, limit)?),
                 request: unsent.take(),
                 shared: Arc::clone(shared),
                 way,
@@ -70,30 +71,16 @@ where
 
     pub(super) fn at_host(
         &mut self,
-        host: Arc<Host>,
+        found: Found,
         unsent: &mut Option<Request<Attempt<B>>>,
         shared: &Arc<Shared>,
-        way: Way,
+        mut way: Way,
     ) -> Result<State<B>, Error> {
+        let Found { host, elsewhere } = found;
+        way.elsewhere = elsewhere;
         let request = unsent.as_ref().expect("a try is sent once");
         let set = request.body().call.cluster.hosts().load();
         self.take_place(&set, None, request, || (host, None))?;
         self.send_or_connect(&set, unsent, shared, way)
     }
-}
-
-/// Finds the host of a destination that no configuration knows, within the time that a connection to it may take.
-async fn resolve(wish: Wish, cluster: Arc<ClusterHandle>, manager: Arc<ClusterManager>) -> Result<Arc<Host>, Error> {
-    let timeout = cluster.hosts().load().cluster.connect_timeout;
-    let looking = manager.parts().means.connector.resolve(&wish.host, wish.port);
-    let failed = |kind| Error::new(Kind::Connect(ConnectError::new(kind)));
-    let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "it has no address");
-    let address = match tokio::time::timeout(timeout, looking).await {
-        Ok(Ok(addresses)) => addresses.first().copied().ok_or_else(none),
-        Ok(Err(error)) => Err(error),
-        Err(_elapsed) => return Err(failed(ConnectKind::Timeout(timeout))),
-    };
-    let address = address.map_err(|error| failed(ConnectKind::Resolve(wish.host.clone(), error)))?;
-    let host = cluster.anywhere().found(&wish, address, manager.parts());
-    host.ok_or_else(|| Error::new(Kind::Overflow("destinations outside of the mesh")))
 }

@@ -1,6 +1,6 @@
 //! Which host a try goes to, and a note of where it went for those after it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Request;
 use http::uri::Authority;
@@ -12,9 +12,9 @@ use mesh_core::route::Held;
 
 use crate::cluster::{Host, HostSet};
 use crate::error::Error;
-use crate::request::Attempt;
+use crate::request::{Attempt, Visited};
 
-/// The place of the host to call; `None` when none may be called. Its priority is noted where further tries are to go elsewhere.
+/// The place of the host to call; `None` when none may be called. It is noted where further tries are to go elsewhere.
 ///
 /// A session has its host if that may be called; further tries go where any call may (Envoy).
 pub(super) fn pick<B>(set: &HostSet, attempt: &Attempt<B>, ask: Ask, draw: &mut Draw) -> Option<usize> {
@@ -24,25 +24,35 @@ pub(super) fn pick<B>(set: &HostSet, attempt: &Attempt<B>, ask: Ask, draw: &mut 
             None => {}
             Some(index) => {
                 if let Some(gone_to) = &attempt.gone_to {
-                    let mut priorities = gone_to.lock().unwrap_or_else(PoisonError::into_inner);
-                    priorities.push(set.priority(index));
+                    note(gone_to, set, index);
                 }
                 return Some(index);
             }
         }
     }
     let tried = |host: &Arc<Host>| attempt.tried.contains(&host.address());
-    let (Some(gone_to), Some(update_frequency)) = (&attempt.gone_to, ask.selection.other_priorities) else {
+    let Some(gone_to) = &attempt.gone_to else {
         return set.pick(ask, tried, None, draw);
     };
-    let mut priorities = gone_to.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = GoneTo {
-        priorities: &priorities,
-        update_frequency,
-    };
-    let index = set.pick(ask, tried, Some(before), draw)?;
-    priorities.push(set.priority(index));
+    let index = match ask.selection.other_priorities {
+        None => set.pick(ask, tried, None, draw),
+        Some(update_frequency) => {
+            let visited = gone_to.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = GoneTo {
+                priorities: &visited.priorities,
+                update_frequency,
+            };
+            set.pick(ask, tried, Some(before), draw)
+        }
+    }?;
+    note(gone_to, set, index);
     Some(index)
+}
+
+fn note(gone_to: &Mutex<Visited>, set: &HostSet, index: usize) {
+    let mut visited = gone_to.lock().unwrap_or_else(PoisonError::into_inner);
+    visited.priorities.push(set.priority(index));
+    visited.hosts.push(set.hosts[index].address());
 }
 
 /// Which host the try is to go to, as the caller says.

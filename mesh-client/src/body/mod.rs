@@ -228,8 +228,11 @@ impl Live {
         };
         match &polled {
             Some(Ok(frame)) => {
-                if let (Some(trailers), Some(outcome)) = (frame.trailers_ref(), &mut self.outcome) {
-                    outcome.saw_trailers(trailers);
+                if let Some(outcome) = &mut self.outcome {
+                    match frame.trailers_ref() {
+                        Some(trailers) => outcome.saw_trailers(trailers),
+                        None => outcome.heard(),
+                    }
                 }
             }
             None => {

@@ -86,6 +86,14 @@ impl Outcome {
         self.host.address()
     }
 
+    /// A part of the answer came.
+    #[inline]
+    pub(crate) fn heard(&self) {
+        if let Some(permit) = &self.permit {
+            permit.heard();
+        }
+    }
+
     /// Response headers came.
     pub(crate) fn saw_headers(&mut self, status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) {
         self.judge(status, grpc);

@@ -22,7 +22,7 @@ mod status;
 use mesh_core::config::ReasonKind;
 use mesh_core::link::Standing;
 
-pub(crate) use anywhere::Wish;
+pub(crate) use anywhere::{Found, Wish};
 pub(crate) use breakers::{ConnectionPlace, Open, PendingPlace, Room};
 pub(crate) use handle::ClusterHandle;
 pub(crate) use host::Host;

@@ -14,7 +14,8 @@ use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use tokio::time::Instant;
 
-/// How long calls in flight may go on when their connection takes no more: after it they are cut off.
+/// How long calls in flight may go on when what their connection was agreed under holds no more: after it they are cut off. Those on a
+/// connection that merely takes no more, for its age or because the peer says so, go on to their own end.
 pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How long an HTTP/2 connection is kept without a call when nothing is said (Envoy's and Istio's default).
 const IDLE_HTTP2: Duration = Duration::from_secs(3600);
@@ -68,15 +69,21 @@ impl Terms {
     /// How long it may still take calls, for all that can be said now; `None`: for ever.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let of_age = self.aged_at.map(|at| at.saturating_duration_since(now));
-        let of_certificates = self.not_after.map(|end| {
+        of_age.into_iter().chain(self.certified_left()).min()
+    }
+
+    /// How long both certificates still hold, for all that can be said now; `None`: for ever, since there are none.
+    pub(super) fn certified_left(&self) -> Option<Duration> {
+        self.not_after.map(|end| {
             // A clock that cannot tell the time makes everything look expired: nothing is trusted then.
             let now = self.wall_clock.current_time().map_or(u64::MAX, |now| now.as_secs());
             Duration::from_secs(end.as_secs().saturating_sub(now))
-        });
-        match (of_age, of_certificates) {
-            (Some(age), Some(certificates)) => Some(age.min(certificates)),
-            (one, other) => one.or(other),
-        }
+        })
+    }
+
+    /// Whether one of the certificates that it was agreed under has expired.
+    pub(super) fn have_expired(&self) -> bool {
+        self.certified_left().is_some_and(|left| left.is_zero())
     }
 
     /// Whether it takes no more calls.

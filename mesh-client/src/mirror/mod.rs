@@ -145,6 +145,7 @@ impl Shared {
             Payload::Whole(body),
             Call::new(Arc::clone(&attempt.call.route), Arc::clone(cluster), None),
             None,
+            false,
         ));
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();

@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 use tower::Service;
 
 use super::Shared;
-use super::kept::{Aside, Kept, Place};
+use super::kept::{Aside, Kept, Place, is_within};
 use super::peek::peek;
 use super::race::Race;
 use crate::body::ResponseBody;
@@ -73,12 +73,12 @@ where
         };
         call.cluster.budget().deposit();
         let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
-        let hedged = hedges && matches!(payload, Payload::Whole(_));
+        let hedged = hedges && matches!(&payload, Payload::Whole(body) if is_within(body, policy));
         let limit = call.try_limit(hedged);
         aside.retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
         aside.hedged = hedged;
         aside.call = Some(call.clone());
-        let first = Attempt::first(payload.clone(), call, limit);
+        let first = Attempt::first(payload.clone(), call, limit, hedged);
         aside.gone_to = first.gone_to.clone();
         let kept = Kept { aside, payload };
         let future = inner.call(Request::from_parts(parts, first));

@@ -1,9 +1,11 @@
 //! What another try of a call needs, and the decision whether there is one.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::LocalKey;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
+use mesh_core::config::RetryPolicy;
 use mesh_core::inherit;
 use mesh_core::retry::{Again, RetryState, TryEnd, Verdict, Why, World};
 
@@ -13,7 +15,7 @@ use crate::body::ResponseBody;
 use crate::cluster::ClusterHandle;
 use crate::error::Error;
 use crate::flags::{ResponseFlags, RetriesEnd};
-use crate::request::{Attempt, Call, Payload, Tried};
+use crate::request::{Attempt, Call, Payload, Tried, Visited};
 use crate::reuse::{self, Reuse, Reused};
 
 /// gRFC A6: how often this call was tried before.
@@ -35,7 +37,7 @@ pub(super) struct Aside {
     pub(super) call: Option<Call>,
     pub(super) retries: RetryState,
     pub(super) tried: Tried,
-    pub(super) gone_to: Option<Arc<Mutex<Vec<u32>>>>,
+    pub(super) gone_to: Option<Arc<Mutex<Visited>>>,
     /// Slow tries are raced.
     pub(super) hedged: bool,
 }
@@ -61,6 +63,20 @@ impl Reuse for Aside {
 impl Aside {
     pub(super) fn call(&self) -> &Call {
         self.call.as_ref().expect(CALL)
+    }
+
+    /// Further tries go elsewhere than those that run, where the policy says so: Envoy counts a host as tried once a try to it began.
+    fn leave_running(&mut self) {
+        if !self.call().route.retry.hosts.other_hosts {
+            return;
+        }
+        let Some(gone_to) = &self.gone_to else { return };
+        let visited = gone_to.lock().unwrap_or_else(PoisonError::into_inner);
+        for host in &visited.hosts {
+            if !self.tried.contains(host) {
+                self.tried.push(*host);
+            }
+        }
     }
 }
 
@@ -107,7 +123,7 @@ impl<B> Kept<B> {
         let call = self.aside.call();
         // The common end: neither policy nor budget is looked at.
         let plain = end.is_none_or(TryEnd::is_good) && call.asked.is_none() && !call.route.retry.minds_good_answers();
-        let Some(end) = end.filter(|_| !plain && self.can_be_sent_again()) else {
+        let Some(end) = end.filter(|end| !plain && self.can_be_sent_again(*end)) else {
             self.give_up(answer, Why::NotNamed);
             return None;
         };
@@ -146,7 +162,10 @@ impl<B> Kept<B> {
         });
         match verdict {
             Verdict::GiveUp(_) => None,
-            Verdict::Again(again) => Some(self.place(again)),
+            Verdict::Again(again) => {
+                self.aside.leave_running();
+                Some(self.place(again))
+            }
         }
     }
 
@@ -200,9 +219,11 @@ impl<B> Kept<B> {
         }
     }
 
-    fn can_be_sent_again(&self) -> bool {
+    /// A body that is whole is here either way; one that is longer than what may be replayed is sent again only if nothing was done with
+    /// it, so that no server is made to take it twice.
+    fn can_be_sent_again(&self, end: TryEnd) -> bool {
         match &self.payload {
-            Payload::Whole(_) => true,
+            Payload::Whole(body) => end.is_untouched() || is_within(body, &self.aside.call().route.retry),
             Payload::Streaming(replay) => replay.can_be_sent_again(),
         }
     }
@@ -234,6 +255,11 @@ impl<B> Kept<B> {
         };
         decide(retries, call, head.method(), &mut world)
     }
+}
+
+/// Whether a body may be sent more than once.
+pub(super) fn is_within(body: &Bytes, policy: &RetryPolicy) -> bool {
+    body.len() as u64 <= policy.whole_replay_limit()
 }
 
 fn answered(response: &Response<ResponseBody>) -> TryEnd {

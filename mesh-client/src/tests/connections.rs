@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{HeaderValue, Response};
+use http_body_util::BodyExt as _;
+use mesh_core::config::{Connections, Http2Settings, KeepAlive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::net::{Net, call, channel, one_cluster, post, say, silent, text};
@@ -170,7 +173,7 @@ async fn calls_right_after_many_were_cancelled_keep_the_connection() {
     assert_eq!(net.dials(), 1);
 }
 
-fn get(path: &'static str) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+fn get(path: &'static str) -> http::Request<http_body_util::Full<Bytes>> {
     let mut request = post("");
     *request.uri_mut() = http::Uri::from_static(path);
     request
@@ -203,6 +206,94 @@ async fn ep_3_a_silent_peer_is_noticed_and_its_connection_ended() {
     net.freeze(false);
     assert_eq!(text(call(&channel, post("")).await.unwrap()).await, "ok");
     assert_eq!(net.dials(), 2);
+}
+
+/// A peer that was there for long and then is not: after frames of its answer, after a quiet with pings as they were written, and
+/// after one with as few as gRPC servers bear.
+#[tokio::test(start_paused = true)]
+async fn ep_3_a_peer_that_falls_silent_under_a_long_answer_is_noticed() {
+    let written = KeepAlive {
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(5),
+    };
+    let cases = [
+        (Some(Duration::from_secs(1)), None, 15),
+        (None, Some(written), 15),
+        (None, None, 305),
+    ];
+    for (every, keep_alive, most) in cases {
+        let net = Net::default();
+        net.serve(1, move |_, mut respond| async move {
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            let Some(every) = every else {
+                return std::future::pending().await;
+            };
+            loop {
+                tokio::time::sleep(every).await;
+                body.send_data(Bytes::from_static(b"x"), false).unwrap();
+            }
+        });
+        let (source, link) = net.link();
+        source.snapshots.publish(one_cluster(&[1], |_, cluster| {
+            cluster.connections = Arc::new(Connections {
+                http2: Http2Settings {
+                    keep_alive,
+                    ..Http2Settings::default()
+                },
+                ..Connections::default()
+            });
+        }));
+        let mut answer = call(&channel(&link), post("")).await.unwrap().into_body();
+        let reading = tokio::spawn(async move {
+            loop {
+                match answer.frame().await {
+                    Some(Ok(_)) => {}
+                    end => return end.map(Result::unwrap_err),
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        net.freeze(true);
+        let begun = tokio::time::Instant::now();
+        let error = reading.await.unwrap().expect("it breaks off");
+        assert!(error.may_have_been_processed(), "{error}");
+        assert!(
+            begun.elapsed() <= Duration::from_secs(most + 1),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+}
+
+/// Who says GOAWAY goes on with what it has, however long that takes, and whoever calls meanwhile.
+#[tokio::test(start_paused = true)]
+async fn ep_8_a_call_outlasts_the_goaway_of_its_connection() {
+    let net = Net::default();
+    net.serve_raw(1, None, |io| async move {
+        let mut connection = h2::server::handshake(io).await.unwrap();
+        while let Some(Ok((_, respond))) = connection.accept().await {
+            connection.graceful_shutdown();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                say(respond, "ok");
+            });
+        }
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let channel = channel(&link);
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        let channel = channel.clone();
+        calls.push(tokio::spawn(async move {
+            text(call(&channel, post("")).await.unwrap()).await
+        }));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    for call in calls {
+        assert_eq!(call.await.unwrap(), "ok");
+    }
+    assert_eq!(net.dials(), 3);
 }
 
 /// A live peer is left alone however long its call takes.

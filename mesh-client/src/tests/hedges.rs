@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Request;
-use mesh_core::config::{RetryOn, RetryPolicy, Route};
+use mesh_core::config::{HostSelection, RetryOn, RetryPolicy, Route};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tower::Service as _;
 
-use super::net::{Net, call, channel, one_cluster, post, say, say_status, text};
+use super::net::{Net, call, channel, one_cluster, post, say, say_status, silent, text};
 
 fn hedged(per_try: u64, retries: u32) -> impl FnOnce(&mut Route, &mut mesh_core::config::Cluster) {
     move |route, _| {
@@ -67,6 +67,54 @@ async fn the_slow_try_may_win() {
     source.snapshots.publish(one_cluster(&[1], hedged(100, 2)));
     assert_eq!(text(call(&channel(&link), post("")).await.unwrap()).await, "first");
     assert_eq!(resets.recv().await, Some(1));
+}
+
+/// Who is slow is not asked twice.
+#[tokio::test(start_paused = true)]
+async fn a_try_that_races_goes_to_another_host() {
+    let net = Net::default();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    net.serve(1, move |request, respond| {
+        let is_quick = request.uri().path() == "/quick";
+        counter.fetch_add(usize::from(!is_quick), Ordering::Relaxed);
+        async move {
+            match is_quick {
+                true => say(respond, "quick"),
+                false => silent(respond).await,
+            }
+        }
+    });
+    net.serve(2, |_, respond| async { say(respond, "quick") });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1, 2], |route, cluster| {
+        hedged(100, 1)(route, cluster);
+        route.retry.hosts = HostSelection::ISTIO;
+    }));
+    let channel = channel(&link);
+    let mut raced = 0;
+    for _ in 0..20 {
+        // So that the budget has room.
+        for _ in 0..60 {
+            let mut request = post("");
+            *request.uri_mut() = http::Uri::from_static("/quick");
+            text(call(&channel, request).await.unwrap()).await;
+        }
+        let begun = Instant::now();
+        let answer = tokio::time::timeout(Duration::from_secs(1), call(&channel, post(""))).await;
+        assert_eq!(
+            text(
+                answer
+                    .unwrap_or_else(|_| panic!("it went to the slow one again"))
+                    .unwrap()
+            )
+            .await,
+            "quick"
+        );
+        raced += u32::from(!begun.elapsed().is_zero());
+    }
+    assert!(raced > 5, "{raced}");
+    assert_eq!(asked.load(Ordering::Relaxed), raced as usize);
 }
 
 /// Racing takes the limit of a try away, and not that of being idle.
@@ -137,7 +185,7 @@ async fn races_are_paid_for() {
     let counter = Arc::clone(&calls);
     net.serve(1, move |_, respond| {
         counter.fetch_add(1, Ordering::Relaxed);
-        super::net::silent(respond)
+        silent(respond)
     });
     let (source, link) = net.link();
     source.snapshots.publish(one_cluster(&[1], |route, cluster| {

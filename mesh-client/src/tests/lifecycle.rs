@@ -157,6 +157,51 @@ async fn ep_12_what_does_not_finish_is_cut_off_after_30_s() {
     assert_eq!(net.open(1), 0);
 }
 
+/// Its age and its last request end a connection's service, and not the calls that it has; its endpoint's end does.
+#[tokio::test(start_paused = true)]
+async fn ep_12_calls_outlast_the_age_of_their_connection_and_not_their_endpoint() {
+    let old = Connections {
+        max_age: Some(Duration::from_secs(20)),
+        ..Connections::default()
+    };
+    let used = Connections {
+        max_requests: NonZeroU32::new(1),
+        ..Connections::default()
+    };
+    for settings in [old, used] {
+        let net = Net::default();
+        let (_came, release) = held(&net, 1, None);
+        let (source, link) = net.link();
+        let cluster = |servers: &[u8]| Cluster {
+            connections: Arc::new(settings.clone()),
+            ..plain(servers)
+        };
+        publish(&source, 1, cluster(&[1]));
+        let channel = channel(&link);
+        let first = begin(&channel);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // Whoever calls next finds that the first's connection takes no more.
+        assert_eq!(text(call(&channel, quick()).await.unwrap()).await, "one");
+        assert_eq!(net.dials(), 2);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let second = begin(&channel);
+        release.send(true).unwrap();
+        assert_eq!(first.await.unwrap().unwrap(), "one");
+        assert_eq!(second.await.unwrap().unwrap(), "one");
+        release.send(false).unwrap();
+        let third = begin(&channel);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(text(call(&channel, quick()).await.unwrap()).await, "one");
+        let begun = Instant::now();
+        publish(&source, 2, cluster(&[]));
+        assert!(third.await.unwrap().is_err());
+        let took = begun.elapsed();
+        assert!((30..=31).contains(&took.as_secs()), "{took:?}");
+        settle().await;
+        assert_eq!(net.open(1), 0);
+    }
+}
+
 /// A call that waits for a connection to an endpoint which is removed meanwhile goes to another.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_for_a_removed_endpoint_goes_elsewhere() {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -228,7 +230,7 @@ async fn mutual_tls_shows_a_certificate_by_name_by_file_and_the_workloads_own() 
     let certificate = ClientCertificate::new(leaf.chain, leaf.key).unwrap();
     credentials.provide_certificate("kubernetes://server", certificate);
     // The pause after the failed dial.
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(outside.call(by_name()).await.unwrap(), "outside");
 
     let leaf = clients.leaf("spiffe://clients/file").issue();
@@ -324,10 +326,47 @@ async fn a_server_without_alpn_is_spoken_to_as_https_was_before_it() {
 }
 
 /// Names and where they lead, over the servers of a [`Net`].
+#[derive(Clone)]
 struct Named {
     net: Net,
-    names: Vec<(&'static str, u8)>,
-    lookups: Arc<std::sync::atomic::AtomicUsize>,
+    names: Vec<(&'static str, &'static [u8])>,
+    lookups: Arc<AtomicUsize>,
+    /// Lookups fail.
+    down: Arc<AtomicBool>,
+}
+
+impl Named {
+    fn new(names: &[(&'static str, &'static [u8])]) -> Self {
+        Self {
+            net: Net::default(),
+            names: names.to_vec(),
+            lookups: Arc::default(),
+            down: Arc::default(),
+        }
+    }
+
+    fn looked_up(&self) -> usize {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
+    /// A link of a mesh that lets calls of hosts pass that it does not know.
+    fn lax_link(&self) -> (Source, Link) {
+        let (source, link) = Link::new(Parts::default());
+        crate::use_connector(&link, self.clone()).unwrap();
+        let cluster = Cluster {
+            by_authority: true,
+            ..Cluster::new("PassthroughCluster", TlsMode::Plaintext, Vec::new())
+        };
+        let snapshot = Snapshot::builder()
+            .route("t", Route::to(Split::all_to("PassthroughCluster")))
+            .cluster(cluster);
+        source.snapshots.publish(snapshot.build().unwrap());
+        (source, link)
+    }
+}
+
+fn get(uri: &'static str) -> http::Request<Full<Bytes>> {
+    http::Request::get(uri).body(Full::default()).unwrap()
 }
 
 impl crate::connect::Connect for Named {
@@ -337,19 +376,25 @@ impl crate::connect::Connect for Named {
     }
 
     fn resolve(&self, host: &str, _port: u16) -> crate::connect::Resolving {
-        self.lookups.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let found = self
-            .names
-            .iter()
-            .find(|(name, _)| *name == host)
-            .map(|(_, n)| address(*n));
-        Box::pin(async move { Ok(found.into_iter().collect()) })
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        let found = self.names.iter().find(|(name, _)| *name == host);
+        let found = found.map_or(Vec::new(), |(_, servers)| servers.iter().map(|n| address(*n)).collect());
+        let down = self.down.load(Ordering::Relaxed);
+        Box::pin(async move {
+            // As long as a lookup takes.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            match down {
+                true => Err(std::io::ErrorKind::HostUnreachable.into()),
+                false => Ok(found),
+            }
+        })
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_host_that_nobody_knows_is_called_where_configuration_and_code_allow_it() {
-    let (net, lookups) = (Net::default(), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let named = Named::new(&[("files.example", &[1])]);
+    let net = &named.net;
     net.serve_raw(1, None, |mut io| async move {
         let mut bytes = [0; 4096];
         while let Ok(n) = io.read(&mut bytes).await {
@@ -362,22 +407,8 @@ async fn a_host_that_nobody_knows_is_called_where_configuration_and_code_allow_i
                 .unwrap();
         }
     });
-    let (source, link) = Link::new(Parts::default());
-    let named = Named {
-        net: net.clone(),
-        names: vec![("files.example", 1)],
-        lookups: Arc::clone(&lookups),
-    };
-    crate::use_connector(&link, named).unwrap();
-    let cluster = Cluster {
-        by_authority: true,
-        ..Cluster::new("PassthroughCluster", TlsMode::Plaintext, Vec::new())
-    };
-    let snapshot = Snapshot::builder()
-        .route("t", Route::to(Split::all_to("PassthroughCluster")))
-        .cluster(cluster);
-    source.snapshots.publish(snapshot.build().unwrap());
-    let to = |uri: &'static str| http::Request::get(uri).body(Full::<Bytes>::default()).unwrap();
+    let (_source, link) = named.lax_link();
+    let to = get;
     // Fail closed: the configuration's word alone sends nothing in the clear.
     let strict: Plain = Channel::new(&link, "t");
     let error = call(&strict, to("http://files.example/a")).await.unwrap_err();
@@ -392,21 +423,76 @@ async fn a_host_that_nobody_knows_is_called_where_configuration_and_code_allow_i
             "any"
         );
     }
-    let count = || lookups.load(std::sync::atomic::Ordering::Relaxed);
-    assert_eq!((net.dials(), count()), (1, 1));
+    assert_eq!((net.dials(), named.looked_up()), (1, 1));
     // The address is asked for again in its time, and one that did not change keeps its connections.
-    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(
         text(call(&lax, to("http://files.example/a")).await.unwrap()).await,
         "any"
     );
-    tokio::time::sleep(std::time::Duration::from_secs(31)).await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
     assert_eq!(
         text(call(&lax, to("http://files.example/a")).await.unwrap()).await,
         "any"
     );
-    assert_eq!((net.dials(), count()), (1, 2));
+    assert_eq!((net.dials(), named.looked_up()), (1, 2));
     let error = call(&lax, to("http://nowhere.example/")).await.unwrap_err();
     assert!(error.is_connect() && error.response_flag() == "UF", "{error}");
     assert_eq!(word(&error), "resolve");
+}
+
+/// The first address that can be called is, as whoever calls without a mesh would do it.
+#[tokio::test(start_paused = true)]
+async fn of_several_addresses_one_that_answers_is_called() {
+    let named = Named::new(&[("two.example", &[2, 1]), ("none.example", &[2, 3])]);
+    named.net.serve(1, |_, respond| async { say(respond, "one") });
+    let (_source, link) = named.lax_link();
+    let channel = super::net::channel(&link);
+    let http2 = |uri| {
+        let mut request = get(uri);
+        *request.version_mut() = http::Version::HTTP_2;
+        request
+    };
+    for _ in 0..20 {
+        let answer = call(&channel, http2("http://two.example/")).await.unwrap();
+        assert_eq!(text(answer).await, "one");
+    }
+    // The other was tried once, and is left alone while its pause runs.
+    assert_eq!((named.net.dials_to(1), named.net.dials_to(2)), (1, 1));
+    let error = call(&channel, http2("http://none.example/")).await.unwrap_err();
+    assert!(error.is_connect() && error.response_flag() == "UF", "{error}");
+    assert!(named.net.dials_to(2) > 1 && named.net.dials_to(3) > 0);
+}
+
+/// Whoever wants a name waits for the one lookup; and what was found is used while names cannot be looked up.
+#[tokio::test(start_paused = true)]
+async fn a_name_is_looked_up_once_and_used_while_lookups_fail() {
+    let named = Named::new(&[("files.example", &[1])]);
+    named.net.serve(1, |_, respond| async { say(respond, "one") });
+    let (_source, link) = named.lax_link();
+    let channel = super::net::channel(&link);
+    let to_it = || {
+        let channel = channel.clone();
+        async move {
+            let mut request = get("http://files.example/");
+            *request.version_mut() = http::Version::HTTP_2;
+            text(call(&channel, request).await.unwrap()).await
+        }
+    };
+    let calls: Vec<_> = (0..90).map(|_| tokio::spawn(to_it())).collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), "one");
+    }
+    assert_eq!((named.looked_up(), named.net.dials()), (1, 1));
+    named.down.store(true, Ordering::Relaxed);
+    for lookups in 2..40 {
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!((to_it().await.as_str(), named.looked_up()), ("one", lookups));
+    }
+    // Nobody calls it for so long that it is forgotten.
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    let error = call(&channel, get("http://files.example/")).await.unwrap_err();
+    assert_eq!(word(&error), "resolve");
+    named.down.store(false, Ordering::Relaxed);
+    assert_eq!((to_it().await.as_str(), named.net.dials()), ("one", 2));
 }

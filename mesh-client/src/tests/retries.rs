@@ -54,6 +54,34 @@ async fn grpc_unavailable_is_tried_again_where_the_policy_was_written_and_intern
     }
 }
 
+/// What is longer than may be replayed is sent again only where nothing was done with it.
+#[tokio::test(start_paused = true)]
+async fn a_long_body_is_repeated_within_its_limit() {
+    let (busy, refused): (fn(_), fn(_)) = (
+        |respond| say_status(respond, 503),
+        |mut respond: h2::server::SendResponse<bytes::Bytes>| respond.send_reset(Reason::REFUSED_STREAM),
+    );
+    let mebibyte = 1024 * 1024;
+    let cases = [
+        (busy, None, 60_000, 3),
+        (busy, None, mebibyte + 1, 1),
+        (busy, Some(1_024), 60_000, 1),
+        (busy, Some(60_000), 60_000, 3),
+        (refused, Some(1_024), 60_000, 3),
+    ];
+    for (fail, limit, size, handled) in cases {
+        let net = Net::default();
+        let calls = failing_first(&net, 2, fail);
+        let (source, link) = net.link();
+        source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+            policy("5xx,refused-stream")(route, cluster);
+            route.retry.replay_bytes = limit;
+        }));
+        call(&channel(&link), post(vec![0; size])).await.unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), handled, "{size} of {limit:?}");
+    }
+}
+
 /// A handler that answers UNAVAILABLE has run: nobody asked for it to run again.
 #[tokio::test(start_paused = true)]
 async fn rs_4_the_default_policy_runs_no_handler_twice() {

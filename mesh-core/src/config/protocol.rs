@@ -78,7 +78,8 @@ pub struct Http2Settings {
     pub stream_window: Option<u32>,
     /// What all responses of a connection may run ahead of their readers, in bytes: at most [`MAX_WINDOW`](Self::MAX_WINDOW).
     pub connection_window: Option<u32>,
-    /// How a connection with calls in flight is asked for a sign of life. `None`: every 10 s, for 5 s.
+    /// How a connection with calls in flight is asked for a sign of life. `None`: every 10 s, for 5 s; after two in a row without a call
+    /// that begins or anything of an answer, every 5 minutes, since gRPC servers end a connection that is asked more often (gRFC A8).
     pub keep_alive: Option<KeepAlive>,
 }
 

@@ -54,6 +54,10 @@ pub(crate) struct Connection {
     /// Streams after which it takes no more.
     max_opened: u32,
     closed: AtomicBool,
+    /// What it was agreed under holds no more.
+    revoked: AtomicBool,
+    /// Something of an answer came since its steward last looked.
+    heard: AtomicBool,
     /// An answer came over it.
     proven: AtomicBool,
     /// It ended under a call, and that was counted.
@@ -121,10 +125,25 @@ impl Connection {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Takes no new stream from now on. Those there are may end, for as long as [`DRAIN_LIMIT`](super::terms::DRAIN_LIMIT).
+    /// Takes no new stream from now on. Those there are may end, however long they take.
     pub(super) fn retire(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.changed.notify_one();
+    }
+
+    /// As [`retire`](Self::retire), and those there are have [`DRAIN_LIMIT`](super::terms::DRAIN_LIMIT) to end.
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Relaxed);
+        self.retire();
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Relaxed)
+    }
+
+    /// Whether something of an answer came since this was last asked.
+    fn take_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
     }
 
     fn is_busy(&self) -> bool {
@@ -200,6 +219,16 @@ impl Permit {
         !self.is_unserved() && self.connection.lost.swap(true, Ordering::Relaxed)
     }
 
+    /// Something of an answer came.
+    #[inline]
+    pub(crate) fn heard(&self) {
+        let heard = &self.connection.heard;
+        // What is not written stays in everybody's caches.
+        if !heard.load(Ordering::Relaxed) {
+            heard.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the connection takes no new stream.
     pub(crate) fn is_closed(&self) -> bool {
         self.connection.is_closed()
@@ -271,6 +300,8 @@ pub(super) async fn handshake<T: Io>(
         max_streams: Arc::clone(&max_streams),
         max_opened: terms.max_requests.map_or(0, std::num::NonZeroU32::get),
         closed: AtomicBool::new(false),
+        revoked: AtomicBool::new(false),
+        heard: AtomicBool::new(false),
         proven: AtomicBool::new(false),
         lost: AtomicBool::new(false),
         reads,

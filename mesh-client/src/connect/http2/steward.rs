@@ -1,9 +1,9 @@
 //! Looks after one HTTP/2 connection from a task of its own, so that calls pay nothing for it.
 //!
-//! Three things end a connection: its time (its certificates', its age, a long quiet), somebody who says so (a swap of
-//! configuration, the last request it may carry, the peer), and a peer that is silent while calls wait: a host that is gone
-//! without a word would otherwise hold them for ever. The first two take no more calls and let those in flight end, within a
-//! limit; the third fails them.
+//! Three things end a connection. It takes no more calls for its age, for a long quiet, after the last request it may carry, or because
+//! the peer says so (GOAWAY): those in flight go on to their own end, as behind Envoy and in gRPC. What it was agreed under holds no more
+//! (its certificates, the rules of a swap, its endpoint): those in flight have a limit. And a peer is silent while calls wait: a host that
+//! is gone without a word would otherwise hold them for ever, so they fail.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,9 +23,11 @@ const KEEP_ALIVE: KeepAlive = KeepAlive {
     interval: Duration::from_secs(10),
     timeout: Duration::from_secs(5),
 };
-/// Pings without a call begun in between. gRPC servers end a connection whose client pings a quiet one more often
-/// (`too_many_pings`), and gRPC's clients keep to the same number.
+/// Pings in a row while no call begins and nothing of an answer comes, after which they are rarer. gRPC servers end a connection whose
+/// client pings a quiet one more often (`too_many_pings`), and gRPC's clients keep to the same number.
 const MAX_PINGS_WITHOUT_A_CALL: u32 = 2;
+/// How often a connection is asked after that: what gRPC servers let pass (gRFC A8, `MIN_RECV_PING_INTERVAL_WITHOUT_DATA`).
+const QUIET_INTERVAL: Duration = Duration::from_secs(300);
 /// A quiet connection is looked at no more often, however short a quiet is allowed: one in use would be looked at without end.
 const MIN_LOOK: Duration = Duration::from_millis(100);
 
@@ -37,13 +39,18 @@ pub(super) struct Steward {
     terms: Terms,
     pool: Weak<Pool>,
     keep_alive: KeepAlive,
-    /// Streams opened when it last looked, and pings since they became more.
+    /// The configuration says how often: then it is that often.
+    told: bool,
+    /// Streams opened when it last looked, pings since they became more or something was heard, and when the last was sent.
     seen: u32,
     pinged: u32,
+    pinged_at: Instant,
     /// Streams opened when it last looked for use, and when it last saw any.
     looked: u32,
     used: Instant,
-    /// When what is in flight is cut off, once it takes no more.
+    /// It takes no more calls, and the pool knows.
+    retired: bool,
+    /// When what is in flight is cut off, once it was revoked.
     cut_at: Option<Instant>,
 }
 
@@ -64,10 +71,13 @@ impl Steward {
             terms,
             pool,
             keep_alive: keep_alive.unwrap_or(KEEP_ALIVE),
+            told: keep_alive.is_some(),
             seen: 0,
             pinged: 0,
+            pinged_at: Instant::now(),
             looked: 0,
             used: Instant::now(),
+            retired: false,
             cut_at: None,
         }
     }
@@ -86,7 +96,7 @@ impl Steward {
             let now = Instant::now();
             self.look(&connection, now);
             if self.cut_at.is_some_and(|at| now >= at) {
-                tracing::info!(limit = ?DRAIN_LIMIT, "calls on a connection that takes no more were cut off");
+                tracing::info!(limit = ?DRAIN_LIMIT, "calls on a connection whose rules hold no more were cut off");
                 self.driver.abort();
                 return;
             }
@@ -95,11 +105,13 @@ impl Steward {
             }
             ping_at = now + self.keep_alive.interval;
             let (busy, opened) = (connection.is_busy(), connection.opened());
-            drop(connection);
-            if opened != self.seen {
+            if connection.take_heard() || opened != self.seen {
                 (self.seen, self.pinged) = (opened, 0);
             }
-            if busy && self.pinged < MAX_PINGS_WITHOUT_A_CALL && !self.is_answered().await {
+            drop(connection);
+            let often = self.told || self.pinged < MAX_PINGS_WITHOUT_A_CALL;
+            let is_due = often || now >= self.pinged_at + QUIET_INTERVAL;
+            if busy && is_due && !self.is_answered().await {
                 return;
             }
         }
@@ -110,12 +122,11 @@ impl Steward {
         if let Some(cut_at) = self.cut_at {
             return Some(cut_at.saturating_duration_since(now));
         }
-        let idle = self.terms.idle_left(self.used, now).map(|left| left.max(MIN_LOOK));
-        let life = self.terms.left(now);
-        match (life, idle) {
-            (Some(life), Some(idle)) => Some(life.min(idle)),
-            (one, other) => one.or(other),
+        if self.retired {
+            return self.terms.certified_left();
         }
+        let idle = self.terms.idle_left(self.used, now).map(|left| left.max(MIN_LOOK));
+        self.terms.left(now).into_iter().chain(idle).min()
     }
 
     /// Retires the connection when its time is over, and lets the pool forget one that is retired.
@@ -128,11 +139,16 @@ impl Steward {
             return;
         }
         let idle = self.terms.idle_left(self.used, now).is_some_and(|left| left.is_zero());
-        if idle || self.terms.are_over(now) {
+        if self.terms.have_expired() {
+            connection.revoke();
+        } else if !self.retired && (idle || self.terms.are_over(now)) {
             connection.retire();
         }
-        if connection.is_closed() {
+        if connection.is_revoked() {
             self.cut_at = Some(now + DRAIN_LIMIT);
+        }
+        if connection.is_closed() && !self.retired {
+            self.retired = true;
             // With the pool's handle gone, the last call's is the last: h2 closes then.
             if let Some(pool) = self.pool.upgrade() {
                 pool.forget(connection);
@@ -143,7 +159,7 @@ impl Steward {
     /// Whether the peer answers. When it does not, the connection is ended.
     async fn is_answered(&mut self) -> bool {
         let Some(pings) = &mut self.pings else { return true };
-        self.pinged += 1;
+        (self.pinged, self.pinged_at) = (self.pinged.saturating_add(1), Instant::now());
         let limit = self.keep_alive.timeout;
         match tokio::time::timeout(limit, pings.ping(Ping::opaque())).await {
             Ok(Ok(_pong)) => true,

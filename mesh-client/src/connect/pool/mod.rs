@@ -12,7 +12,7 @@
 mod http1;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use mesh_core::Entropy;
@@ -63,6 +63,8 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct State {
     ready: Vec<Arc<Connection>>,
+    /// Boxed, since few pools have any and there may be a hundred thousand.
+    draining: Option<Box<Draining>>,
     /// Made when HTTP/1.1 is first spoken.
     http1: Option<Box<Side>>,
     dialling: Option<watch::Receiver<Dialled>>,
@@ -77,7 +79,35 @@ struct State {
     chosen: Option<Carrier>,
 }
 
+/// Connections that take no more calls and serve those they have, which may take any time: known here so that they end when what they
+/// were agreed under holds no more.
+#[derive(Default)]
+struct Draining {
+    connections: Vec<Weak<Connection>>,
+    /// How many there may be before those that have ended are taken out.
+    sweep_at: usize,
+}
+
+impl Draining {
+    fn push(&mut self, connection: &Arc<Connection>) {
+        if self.connections.len() >= self.sweep_at {
+            self.connections.retain(|one| one.strong_count() > 0);
+            self.sweep_at = MAX_CONNECTIONS.max(2 * self.connections.len());
+        }
+        self.connections.push(Arc::downgrade(connection));
+    }
+}
+
 impl State {
+    /// Takes out those that take no more calls. What is returned must not be dropped under the lock.
+    fn set_aside(&mut self, closed: impl Fn(&Arc<Connection>) -> bool) -> Vec<Arc<Connection>> {
+        let aside: Vec<_> = self.ready.extract_if(.., |one| closed(one)).collect();
+        for connection in &aside {
+            self.draining.get_or_insert_default().push(connection);
+        }
+        aside
+    }
+
     /// Those there are and those being made.
     fn connections(&self) -> usize {
         let http1 = self.http1.as_ref().map_or(0, |side| side.connections());
@@ -132,8 +162,10 @@ impl Pool {
         if let Some(permit) = state.ready.first().and_then(Connection::permit) {
             return Some(permit);
         }
-        state.ready.retain(|connection| !connection.is_closed());
-        state.ready.iter().find_map(Connection::permit)
+        let aside = state.set_aside(|connection| connection.is_closed());
+        let permit = state.ready.iter().find_map(Connection::permit);
+        drop((state, aside));
+        permit
     }
 
     /// Whether there is a connection.
@@ -159,27 +191,24 @@ impl Pool {
     }
 
     fn end_epoch(&self, retired: bool) {
-        let (ready, idle) = {
+        let (ready, draining, idle) = {
             let mut state = self.lock();
             state.epoch = state.epoch.wrapping_add(1);
             state.retired |= retired;
             state.chosen = None;
             let idle = state.http1.as_mut().map(|side| side.close());
-            (std::mem::take(&mut state.ready), idle)
+            (std::mem::take(&mut state.ready), state.draining.take(), idle)
         };
-        for connection in ready {
-            connection.retire();
+        let draining = draining.into_iter().flat_map(|draining| draining.connections);
+        for connection in ready.into_iter().chain(draining.filter_map(|one| one.upgrade())) {
+            connection.revoke();
         }
         drop(idle);
     }
 
     /// Lets go of a connection that takes no more calls.
     pub(super) fn forget(&self, connection: &Arc<Connection>) {
-        let forgotten = {
-            let mut state = self.lock();
-            let place = state.ready.iter().position(|one| Arc::ptr_eq(one, connection));
-            place.map(|place| state.ready.remove(place))
-        };
+        let forgotten = self.lock().set_aside(|one| Arc::ptr_eq(one, connection));
         drop(forgotten);
     }
 

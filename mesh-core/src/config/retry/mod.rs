@@ -40,7 +40,8 @@ pub struct RetryPolicy {
     pub rate_limited: Option<RateLimitedBackoff>,
     /// Where further tries go.
     pub hosts: HostSelection,
-    /// The most bytes of a request that are kept to be sent again; `None`: [`Self::DEFAULT_REPLAY_BYTES`].
+    /// The most bytes of a request that are sent again; `None`: [`Self::DEFAULT_REPLAY_BYTES`] of one that streams,
+    /// [`Self::DEFAULT_WHOLE_REPLAY_BYTES`] of one that was whole when its call began.
     pub replay_bytes: Option<u64>,
     /// Tell the peer which try it sees (`x-envoy-attempt-count`, Envoy `include_request_attempt_count`).
     pub announce_attempts: bool,
@@ -53,6 +54,9 @@ impl RetryPolicy {
     /// What is kept of a request's body when nothing is said: Linkerd keeps as much, gRPC four times that per call (gRFC A6).
     /// Most requests are far smaller, and what is larger is an upload that nobody expects to be sent twice by itself.
     pub const DEFAULT_REPLAY_BYTES: u64 = 64 * 1024;
+    /// How long a body may be that was whole when its call began, to be sent again when nothing is said: as much as Envoy buffers. It is
+    /// there anyway, so this spares the network and the server rather than memory.
+    pub const DEFAULT_WHOLE_REPLAY_BYTES: u64 = 1024 * 1024;
 
     /// Never again.
     pub fn never() -> Self {
@@ -64,7 +68,12 @@ impl RetryPolicy {
         }
     }
 
-    /// The most bytes of a request that are kept.
+    /// How long a body may be that is whole from the beginning, to be sent again after somebody may have worked on it, or to be raced.
+    pub fn whole_replay_limit(&self) -> u64 {
+        self.replay_bytes.unwrap_or(Self::DEFAULT_WHOLE_REPLAY_BYTES)
+    }
+
+    /// The most bytes of a request that are kept while it streams.
     pub fn replay_limit(&self) -> u64 {
         self.replay_bytes.unwrap_or(Self::DEFAULT_REPLAY_BYTES)
     }
