@@ -39,7 +39,7 @@ impl Bucket {
         let left = now.saturating_sub(empty_at).max(0);
         let quota = Quota {
             limit: of.max(),
-            remaining: u32::try_from(left / token).unwrap_or(of.max()),
+            remaining: u32::try_from(left / token).unwrap_or_else(|_| of.max()),
             reset: Duration::from_nanos(empty_at.saturating_sub(since).unsigned_abs()),
         };
         (taken.is_ok(), quota)

@@ -27,6 +27,9 @@ use crate::proto::route::{
     route_action::ClusterSpecifier,
 };
 
+/// Whom a limit concerns that does not say so (Envoy: for safety).
+const NOBODY: Fraction = Fraction::percent(0);
+
 /// Whether a type, by URL, is that of a local rate limit.
 pub(super) fn is_local(any: &Any) -> bool {
     any.type_url == Proto::type_url()
@@ -233,8 +236,7 @@ fn local(any: &Any, context: &Context) -> Result<LocalRateLimit, Fault> {
     let fraction = |field: &str, proto| {
         let read = Option::map(proto, runtime_fraction).transpose();
         let read = read.map_err(|fault: Fault| fault.within(field));
-        // Envoy: none of them, for safety.
-        Ok(read?.unwrap_or(Fraction::percent(0)))
+        Ok(read?.unwrap_or(NOBODY))
     };
     let quota_headers = match XRateLimitHeadersRfcVersion::try_from(proto.enable_x_ratelimit_headers) {
         Ok(XRateLimitHeadersRfcVersion::Off) => false,

@@ -10,6 +10,9 @@ use super::super::fields::Fields;
 use super::super::value::{Sink, Value};
 use super::super::values::duration;
 
+/// Whom a limit concerns that does not say so.
+const NOBODY: Fraction = Fraction::percent(0);
+
 /// Reads it. What is not said is what Envoy takes for granted: nobody is concerned (`filter_enabled`), and nothing enforced.
 pub(super) fn read(mut fields: Fields, sink: &mut Sink<'_>) -> Option<LocalRateLimit> {
     let place = fields.place.clone();
@@ -56,8 +59,8 @@ pub(super) fn read(mut fields: Fields, sink: &mut Sink<'_>) -> Option<LocalRateL
     };
     Some(LocalRateLimit {
         descriptors,
-        enabled: enabled.unwrap_or(Some(Fraction::percent(0)))?,
-        enforced: enforced.unwrap_or(Some(Fraction::percent(0)))?,
+        enabled: enabled.unwrap_or(Some(NOBODY))?,
+        enforced: enforced.unwrap_or(Some(NOBODY))?,
         status: status.unwrap_or(Some(StatusCode::TOO_MANY_REQUESTS))?,
         resource_exhausted,
         response_headers,
