@@ -16,6 +16,7 @@
 //! | [`adaptive`] | how many requests at once are good for a server |
 //! | [`crowd`] | who gives way at a door that has room for so many |
 //! | [`limit`] | whether there is a token for one more |
+//! | [`ext_authz`] | what an authorizer outside of the process is asked, and what its answer does |
 //! | [`route`] | which cluster |
 //! | [`balance`] | which endpoint |
 //! | [`retry`] | again or not |
@@ -39,6 +40,7 @@ pub mod config;
 pub mod crowd;
 pub mod deadline;
 pub mod entropy;
+pub mod ext_authz;
 pub mod hash;
 pub mod identity;
 pub mod inherit;

@@ -50,6 +50,13 @@ impl<'a> Limits<'a> {
         all
     }
 
+    /// The ports of which a document says something of their own.
+    pub(super) fn ports(&self, namespace: &str) -> impl Iterator<Item = u16> {
+        let own = self.namespaces.get(namespace).into_iter().flatten();
+        let documents = self.mesh.iter().chain(own);
+        documents.flat_map(|document| document.spec.patches.iter().filter_map(|patch| patch.port))
+    }
+
     /// How many requests a workload of `namespace` with `labels` takes on its own port `port`.
     pub(super) fn of_workload(&self, namespace: &str, labels: &BTreeMap<String, String>, port: u16) -> Arc<RateLimits> {
         let own = self.namespaces.get(namespace).into_iter().flatten();
