@@ -52,6 +52,11 @@ impl<T> Crowd<T> {
         self.waiting.remove(place).map(|(_, told_by)| told_by)
     }
 
+    /// The one that came first leaves, to make room elsewhere.
+    pub fn first(&mut self) -> Option<T> {
+        self.waiting.pop_front().map(|(_, told_by)| told_by)
+    }
+
     /// How many are there.
     pub fn len(&self) -> usize {
         self.waiting.len()
@@ -76,5 +81,6 @@ mod tests {
         assert_eq!(crowd.enter(4).1, Some(0));
         assert_eq!(crowd.enter(5).1, Some(2));
         assert_eq!((crowd.leave(numbers[0]), crowd.len()), (None, 3));
+        assert_eq!((crowd.first(), crowd.len()), (Some(3), 2));
     }
 }

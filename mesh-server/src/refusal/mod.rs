@@ -95,6 +95,33 @@ impl Refusal {
         Self::new(request, status, INTERNAL, "the service failed")
     }
 
+    /// Its body is longer than the server takes.
+    pub(crate) fn too_large(self) -> Self {
+        self.instead(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            RESOURCE_EXHAUSTED,
+            "the request is too large",
+        )
+    }
+
+    /// Its body did not come.
+    pub(crate) fn stopped(self) -> Self {
+        self.instead(
+            StatusCode::REQUEST_TIMEOUT,
+            UNAVAILABLE,
+            "the request's body has stopped",
+        )
+    }
+
+    fn instead(self, status: StatusCode, code: &'static str, message: &'static str) -> Self {
+        Self {
+            status: if self.grpc { StatusCode::OK } else { status },
+            code,
+            message,
+            ..self
+        }
+    }
+
     /// The request has no canonical form. Who writes such requests over HTTP/1.1 may disagree about where they end, too: the
     /// connection closes. gRPC's own servers answer 400 and INTERNAL.
     pub(crate) fn malformed<B>(request: &Request<B>, reason: NotCanonical) -> Self {

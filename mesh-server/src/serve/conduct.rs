@@ -45,6 +45,8 @@ pub(super) enum Verdict {
     StalledStream,
     /// What was asked for is taken back.
     PrematureResets,
+    /// Nothing is asked, and others need the place.
+    CrowdedOut,
 }
 
 impl Verdict {
@@ -54,6 +56,7 @@ impl Verdict {
             Self::Stalled => "stalled",
             Self::StalledStream => "stalled_stream",
             Self::PrematureResets => "premature_resets",
+            Self::CrowdedOut => "crowded_out",
         }
     }
 }
@@ -75,6 +78,11 @@ pub(super) struct Conduct {
     /// Pieces of answers that the peer has made room for.
     taken: AtomicU64,
     offended: Notify,
+    /// Others need its place.
+    crowded: Notify,
+    opened: Instant,
+    /// When the last request began, in milliseconds since then.
+    last_begun: AtomicU64,
 }
 
 impl Conduct {
@@ -89,7 +97,15 @@ impl Conduct {
             span: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
             offended: Notify::new(),
+            crowded: Notify::new(),
+            opened: Instant::now(),
+            last_begun: AtomicU64::new(0),
         })
+    }
+
+    /// Those of the server.
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// One more request came.
@@ -102,6 +118,22 @@ impl Conduct {
         self.begun.load(Ordering::Relaxed)
     }
 
+    /// How long it has been without a request, if it is: since the last one began, or since the connection did.
+    pub(super) fn quiet_for(&self) -> Option<Duration> {
+        let last = Duration::from_millis(self.last_begun.load(Ordering::Relaxed));
+        self.is_quiet().then(|| self.opened.elapsed().saturating_sub(last))
+    }
+
+    /// Others need its place, and it is told to go.
+    pub(super) fn crowd_out(&self) {
+        self.crowded.notify_one();
+    }
+
+    /// Resolves when it is to go.
+    pub(super) async fn crowded(&self) {
+        self.crowded.notified().await;
+    }
+
     /// Whether no request's answer is awaited.
     pub(super) fn is_quiet(&self) -> bool {
         self.live.load(Ordering::Relaxed) == 0
@@ -111,9 +143,13 @@ impl Conduct {
     pub(super) fn take_place(self: &Arc<Self>) -> Result<Place, Full> {
         self.places.take()?;
         self.live.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        let since = begun.saturating_duration_since(self.opened).as_millis();
+        self.last_begun
+            .store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(Place {
             conduct: Arc::clone(self),
-            begun: Instant::now(),
+            begun,
             answered: false,
             waiting: None,
         })
@@ -123,7 +159,18 @@ impl Conduct {
     pub(super) async fn judge(&self, idle: Duration) -> Verdict {
         tokio::select! {
             () = self.offended.notified() => Verdict::PrematureResets,
+            () = self.gives_way() => Verdict::CrowdedOut,
             verdict = self.watch(idle) => verdict,
+        }
+    }
+
+    /// Resolves when it is to go and asks for nothing.
+    async fn gives_way(&self) {
+        loop {
+            self.crowded().await;
+            if self.is_quiet() {
+                return;
+            }
         }
     }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -21,10 +20,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
+use super::body::RequestBody;
 use super::conduct::{Conduct, Verdict};
 use super::head::Heads;
 use super::places::Places;
-use super::request::Introduced;
+use super::request::{Bodies, Introduced};
+use super::roster::Roster;
 use crate::accept::{Acceptor, Beginning, ConnectionInfo, Peeked};
 
 /// How a connection ended.
@@ -44,9 +45,11 @@ pub(super) struct Connection<S> {
     pub(super) service: S,
     /// How many requests are worked on at once, over all connections.
     pub(super) places: Arc<Places>,
+    pub(super) roster: Arc<Roster>,
     pub(super) tally: Tally,
     pub(super) drain_timeout: Duration,
     pub(super) idle_timeout: Duration,
+    pub(super) bodies: Bodies,
     /// How long it may be open, but for the jitter; zero: for ever.
     pub(super) max_age: Duration,
     pub(super) entropy: Entropy,
@@ -55,7 +58,7 @@ pub(super) struct Connection<S> {
 
 impl<S, B> Connection<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -66,9 +69,11 @@ where
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let conduct = Conduct::new(Arc::clone(&self.places));
+        let _seat = self.roster.enter(&conduct);
         let Some(acceptor) = self.acceptor.take() else {
             let info = ConnectionInfo::unasked(peer, destination);
-            return self.serve(io, info, pending()).await;
+            return self.serve(io, info, conduct, pending()).await;
         };
         let accept = async {
             match destination {
@@ -80,18 +85,30 @@ where
             accepted = accept => accepted,
             // Nothing was promised to a peer in mid-handshake.
             _ = self.stop.changed() => return End::Closed,
+            () = conduct.crowded() => return self.crowded_out(),
         };
         match accepted {
             Ok(mut stream) => {
                 let (info, over) = (stream.connection().clone(), stream.over());
-                self.serve(stream, info, over).await
+                self.serve(stream, info, conduct, over).await
             }
             // Logged and counted by the acceptor.
             Err(_) => End::Closed,
         }
     }
 
-    async fn serve<IO>(mut self, io: IO, info: ConnectionInfo, over: impl Future<Output = ()>) -> End
+    fn crowded_out(&self) -> End {
+        self.tally.count("connection_ended", Verdict::CrowdedOut.as_str());
+        End::Closed
+    }
+
+    async fn serve<IO>(
+        mut self,
+        io: IO,
+        info: ConnectionInfo,
+        conduct: Arc<Conduct>,
+        over: impl Future<Output = ()>,
+    ) -> End
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -103,17 +120,18 @@ where
             // Nothing was promised to a peer that has said nothing.
             () = &mut over => return End::Closed,
             _ = self.stop.changed() => return End::Closed,
+            () = conduct.crowded() => return self.crowded_out(),
             begun = timeout(HEAD_TIMEOUT, io.beginning()) => begun,
         };
         let Ok(Ok(beginning)) = begun else {
             return End::Closed;
         };
-        let conduct = Conduct::new(self.places);
         let service = Introduced {
             inner: self.service,
             peer: info.peer(),
             info,
             conduct: Arc::clone(&conduct),
+            bodies: self.bodies,
             tally: self.tally.clone(),
         };
         let aged = {
@@ -133,7 +151,7 @@ where
         let io = TokioIo::new(io.watched(Heads::new(timed)));
         // Without upgrades, which would take the connection away from all that bounds it.
         let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
-        let mut is_over = false;
+        let (mut is_over, mut crowded) = (false, false);
         tokio::select! {
             biased;
             // Who the peer is, and whether it may come in, was asked once; a connection must not outlive the answer.
@@ -143,13 +161,18 @@ where
             ended = &mut connection => return closed(ended),
             verdict = conduct.judge(self.idle_timeout) => {
                 self.tally.count("connection_ended", verdict.as_str());
+                crowded = verdict == Verdict::CrowdedOut;
                 if matches!(verdict, Verdict::Stalled | Verdict::PrematureResets) {
                     tracing::warn!(reason = verdict.as_str(), "ending the connection of a peer that misbehaves");
                     return End::Closed;
                 }
             }
         }
-        let begun = Instant::now();
+        let (begun, mut drain_timeout) = (Instant::now(), self.drain_timeout);
+        if crowded {
+            // It asks for nothing, and need not be waited for.
+            drain_timeout = drain_timeout.min(CROWDED_GRACE);
+        }
         // Told one after the other, or all peers would come back at once, to whoever is left.
         let told_at = *stop.borrow_and_update();
         if let Some(spread) = told_at.and_then(|until| until.checked_duration_since(begun)) {
@@ -164,12 +187,16 @@ where
             }
         }
         connection.as_mut().graceful_shutdown();
-        match timeout_at(begun + self.drain_timeout, connection).await {
+        match timeout_at(begun + drain_timeout, connection).await {
+            _ if crowded => End::Closed,
             Ok(ended) => closed(ended),
             Err(_) => End::Cut,
         }
     }
 }
+
+/// How long a connection that gives way may take to say so.
+const CROWDED_GRACE: Duration = Duration::from_secs(1);
 
 /// Ages differ by so many percent, less or more (gRPC: ±10 %), so that connections that were made at once do not end at once.
 const AGE_JITTER_PERCENT: u32 = 10;

@@ -5,12 +5,14 @@
 //! connection when a certificate behind it expires, and drains. Draining stops accepting first, then tells every peer to
 //! go elsewhere (GOAWAY, `connection: close`), and waits for the calls that are in flight.
 
+mod body;
 mod conduct;
 mod connection;
 mod head;
 mod listen;
 mod places;
 mod request;
+mod roster;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -22,14 +24,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming as IncomingBody;
 use mesh_core::Link;
 use mesh_core::config::AdaptiveConcurrency;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tower::Service;
 
+pub use body::{BODY_TIMEOUT, RequestBody};
 pub use conduct::IDLE_TIMEOUT;
 pub use connection::{HEAD_TIMEOUT, MAX_STREAMS};
 #[cfg(feature = "tonic")]
@@ -43,6 +45,8 @@ use crate::telemetry::Inbound;
 use connection::{Connection, End};
 pub(crate) use places::resident;
 use places::{Memory, Places};
+use request::Bodies;
+use roster::Roster;
 
 /// How long calls in flight may take to end once the server drains. Kubernetes kills a pod 30 s after it asked it to stop;
 /// this leaves it time to do what else it must.
@@ -85,6 +89,8 @@ pub fn serve<L: Listen, S>(listener: L, link: &Link, service: S) -> Serving<L, S
         max_connections: MAX_CONNECTIONS,
         max_requests: MAX_REQUESTS,
         max_age: Duration::ZERO,
+        body_timeout: BODY_TIMEOUT,
+        max_body: usize::MAX,
         adaptive: None,
         memory: None,
         cut: Box::pin(pending()),
@@ -118,6 +124,8 @@ pub struct Serving<L, S> {
     max_connections: usize,
     max_requests: usize,
     max_age: Duration,
+    body_timeout: Duration,
+    max_body: usize,
     adaptive: Option<AdaptiveConcurrency>,
     memory: Option<Memory>,
     cut: Signal,
@@ -143,6 +151,21 @@ impl<L, S> Serving<L, S> {
     /// certificate behind it expires.
     pub fn max_connection_age(mut self, age: Duration) -> Self {
         self.max_age = age;
+        self
+    }
+
+    /// Waits so long for a request's body that has stopped before there is an answer, at least a second; zero waits for ever, but gives the
+    /// place away all the same when places run out. Default: [`BODY_TIMEOUT`]. 408, or UNAVAILABLE for gRPC.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = timeout;
+        self
+    }
+
+    /// Takes so many bytes of a request's body: 413, or RESOURCE_EXHAUSTED for gRPC, also where the service would have read none of it.
+    /// Default: as many as come, since a stream has no end; a service that takes whole messages has a bound of its own (4 MiB in tonic,
+    /// 2 MB in axum's extractors).
+    pub fn max_request_body(mut self, bytes: usize) -> Self {
+        self.max_body = bytes;
         self
     }
 
@@ -237,7 +260,7 @@ impl<L, S> Dangerous<Serving<L, S>> {
 impl<L, S, B> IntoFuture for Serving<L, S>
 where
     L: Listen,
-    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -254,7 +277,7 @@ where
 impl<L, S, B> Serving<L, S>
 where
     L: Listen,
-    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -280,14 +303,23 @@ where
                     .adaptive(self.adaptive, self.link.entropy())
                     .memory(self.memory),
             ),
+            roster: Arc::default(),
             tally: self.link.tally().clone(),
             drain_timeout: self.drain_timeout,
             idle_timeout: self.idle_timeout,
+            bodies: Bodies {
+                timeout: self.body_timeout,
+                most: self.max_body,
+            },
             max_age: self.max_age,
             entropy: self.link.entropy().clone(),
             stop: stopped,
         };
         let places = Arc::new(Semaphore::new(self.max_connections));
+        let mut door = Crowded {
+            roster: Arc::clone(&connection.roster),
+            held: None,
+        };
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -301,7 +333,7 @@ where
                 () = sleep_until(until), if ready.is_none() => break,
                 // Ended ones are taken out as they end, or the set would grow with every connection ever served.
                 Some(ended) = connections.join_next() => { was_cut(&ended); }
-                (place, (io, peer)) = admit(&places, &mut incoming) => {
+                (place, (io, peer)) = door.admit(&places, &mut incoming) => {
                     let destination = incoming.destination(&io);
                     let served = connection.clone().run(io, peer, destination);
                     connections.spawn(async move {
@@ -327,6 +359,47 @@ where
                     drained.cut += cut(connections).await.cut;
                     return drained;
                 }
+            }
+        }
+    }
+}
+
+/// A door before which somebody may stand.
+struct Crowded<Io> {
+    roster: Arc<Roster>,
+    /// Who came when no place was free.
+    held: Option<(Io, SocketAddr)>,
+}
+
+/// How often a place is made while somebody waits for one and none has come free.
+const MAKE_ROOM_INTERVAL: Duration = Duration::from_millis(100);
+
+impl<Io> Crowded<Io> {
+    /// A connection and its place. Cancel-safe: who stands there stays.
+    async fn admit<L: Listen<Io = Io>>(
+        &mut self,
+        places: &Arc<Semaphore>,
+        incoming: &mut Incoming<L>,
+    ) -> (OwnedSemaphorePermit, (Io, SocketAddr)) {
+        if self.held.is_none() {
+            if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+                return (place, incoming.next().await);
+            }
+            // One more than there are places, and no more: whoever comes next stays in the kernel's backlog.
+            self.held = Some(incoming.next().await);
+        }
+        loop {
+            if let Ok(place) = Arc::clone(places).try_acquire_owned()
+                && let Some(held) = self.held.take()
+            {
+                return (place, held);
+            }
+            self.roster.make_room();
+            let free = Arc::clone(places).acquire_owned();
+            if let Ok(Ok(place)) = timeout(MAKE_ROOM_INTERVAL, free).await
+                && let Some(held) = self.held.take()
+            {
+                return (place, held);
             }
         }
     }

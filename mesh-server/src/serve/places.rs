@@ -5,14 +5,16 @@
 //! where memory is watched. Whoever is refused is told that nothing was processed, and may go elsewhere.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_core::Entropy;
 use mesh_core::adaptive::GradientController;
 use mesh_core::config::AdaptiveConcurrency;
 use tokio::time::Instant;
+
+use super::body::Waiting;
 
 /// How often it is looked at how much memory the process has. A hundred requests of a megabyte each may come in between.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(20);
@@ -25,6 +27,8 @@ const RESUME_PERCENT: u64 = 95;
 pub(super) struct Places {
     taken: AtomicUsize,
     most: usize,
+    /// Requests whose bodies have stopped.
+    waiting: Mutex<Waiting>,
     adaptive: Option<Adaptive>,
     memory: Option<Memory>,
 }
@@ -59,6 +63,7 @@ impl Places {
         Self {
             taken: AtomicUsize::new(0),
             most,
+            waiting: Mutex::new(Waiting::new(most)),
             adaptive: None,
             memory: None,
         }
@@ -89,7 +94,17 @@ impl Places {
         };
         let one_more = |taken| (taken < most).then_some(taken + 1);
         let took = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
-        took.map(drop).map_err(|_| Full::Requests)
+        took.map(drop).map_err(|_| {
+            // Whoever has kept the server waiting for longest; dropping it tells. The place is for the next one.
+            drop(self.waiting().first());
+            Full::Requests
+        })
+    }
+
+    /// Requests whose bodies have stopped.
+    pub(super) fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // A queue is whole whatever its holder was doing when it panicked.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn give_back(&self) {

@@ -108,3 +108,45 @@ async fn tonics_loop_has_a_floor_too() {
     get(&mut plain).await.unwrap_err();
     assert_eq!(call(address, mesh.client()).await.unwrap().0, 404);
 }
+
+/// Connections that ask for nothing make room for one that does, those first that never asked; one with a request in flight stays.
+#[tokio::test(start_paused = true)]
+async fn fl_6_connections_without_a_request_make_room() {
+    let (_, link) = Link::new(Parts::default());
+    let (dial, listener) = pipes();
+    let held = Arc::new(tokio::sync::Notify::new());
+    let holds = Arc::clone(&held);
+    let answer = move |request: Request<RequestBody>| {
+        let holds = Arc::clone(&holds);
+        async move {
+            if request.uri().path() == "/held" {
+                holds.notified().await;
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
+        }
+    };
+    let app = MeshLayer::new(&link).dangerous().plaintext().layer(service_fn(answer));
+    let serving = serve(listener, &link, app).max_connections(4);
+    tokio::spawn(serving.dangerous().plaintext().into_future());
+    // One that works, one that has worked, one that only says what it speaks, one that says nothing.
+    let (mut busy, _busy) = h2(dial.connect()).await.unwrap();
+    let request = Request::get("http://payment.shop/held").body(Empty::new()).unwrap();
+    let in_flight = tokio::spawn(async move { busy.send_request(request).await.unwrap().status() });
+    let (mut used, _used) = h2(dial.connect()).await.unwrap();
+    assert_eq!(get(&mut used).await.unwrap().0, 200);
+    let mut preface = raw::Raw::begin(dial.connect()).await.unwrap();
+    let _silent = dial.connect();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let (begin, mut kept) = (Instant::now(), Vec::new());
+    for _ in 0..3 {
+        let (mut sender, connection) = h2(dial.connect()).await.unwrap();
+        assert_eq!(get(&mut sender).await.unwrap(), (200, "done".into()));
+        kept.push((sender, connection));
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
+    assert!(begin.elapsed() < Duration::from_secs(22), "{:?}", begin.elapsed());
+    assert!(preface.next_of(raw::GOAWAY).await.is_some());
+    assert_eq!(link.tally().get("connection_ended", "crowded_out"), 3);
+    held.notify_one();
+    assert_eq!(in_flight.await.unwrap(), 200);
+}

@@ -167,3 +167,105 @@ async fn res_5_what_requests_keep_stays_below_the_watermark() {
     // Others of this process allocate, too: what is refused is refused for all that it has.
     assert!(refused && kept < 1_000, "{kept}");
 }
+
+/// A request whose body does not come is waited for so long, and for no longer than until others need the place; once there is an answer
+/// its sender may be silent.
+#[tokio::test(start_paused = true)]
+async fn fl_6_a_body_that_does_not_come_gives_the_place_back() {
+    const PLACES: usize = 20;
+    let (_, link) = Link::new(Parts::default());
+    let (dial, listener) = pipes();
+    let answer = move |request: Request<RequestBody>| async move {
+        let path = request.uri().path().to_owned();
+        if path == "/stream" {
+            return Ok::<_, Infallible>(Response::new(UnsyncBoxBody::new(request.into_body())));
+        }
+        let read = request.into_body().collect().await;
+        let said = read.map_or_else(
+            |error| error.to_string(),
+            |read| format!("{} bytes", read.to_bytes().len()),
+        );
+        let body = Full::from(said).map_err(|never| match never {});
+        Ok(Response::new(UnsyncBoxBody::new(body)))
+    };
+    let app = MeshLayer::new(&link).dangerous().plaintext().layer(service_fn(answer));
+    let serving = serve(listener, &link, app).max_requests(PLACES).max_request_body(1_000);
+    tokio::spawn(serving.dangerous().plaintext().into_future());
+    let mut slow = raw::Raw::begin(dial.connect()).await.unwrap();
+    let head = raw::get_head();
+    let open = |stream: u32| raw::frame(raw::HEADERS, raw::END_HEADERS, stream, &head);
+    let (mut good, _good) = h2(dial.connect()).await.unwrap();
+
+    // Every place is held by a body that does not come; the first who comes is refused, and the next have places.
+    for number in 0..PLACES as u32 {
+        slow.send(&open(2 * number + 1)).await.unwrap();
+    }
+    sleep(Duration::from_secs(2)).await;
+    let refused = get(&mut good).await.unwrap_err();
+    assert_eq!(reset(&refused), Some(h2::Reason::REFUSED_STREAM));
+    for _ in 0..3 {
+        assert_eq!(get(&mut good).await.unwrap().0, 200);
+    }
+    assert_eq!(link.tally().get("request_refused", "body_gave_way"), 1);
+    // The others are waited for as long as is said.
+    let begin = Instant::now();
+    while link.tally().get("request_refused", "body_stopped") < PLACES as u64 - 1 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(begin.elapsed().as_secs() / 10, (crate::BODY_TIMEOUT.as_secs() - 2) / 10);
+
+    // What has an answer is a stream.
+    let mut stream_head = raw::get_head();
+    // In the place of the static table's `/`.
+    let path = [&[0x04, 7][..], b"/stream"].concat();
+    stream_head.splice(1..2, path);
+    slow.send(&raw::frame(raw::HEADERS, raw::END_HEADERS, 101, &stream_head))
+        .await
+        .unwrap();
+    loop {
+        let frame = slow.next_of(raw::HEADERS).await.unwrap();
+        if frame.stream == 101 {
+            break;
+        }
+    }
+    sleep(10 * crate::BODY_TIMEOUT).await;
+    slow.send(&raw::frame(raw::DATA, raw::END_STREAM, 101, b"late"))
+        .await
+        .unwrap();
+    let echoed = slow.next_of(raw::DATA).await.unwrap();
+    assert_eq!((echoed.stream, &*echoed.payload), (101, &b"late"[..]));
+}
+
+/// A body that is longer than the server takes is refused, whether its length was told or not.
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let (_, link) = Link::new(Parts::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let handler = |request: Request<RequestBody>| async move {
+        let read = request.into_body().collect().await;
+        let said = read.map_or_else(
+            |error| error.to_string(),
+            |read| format!("{} bytes", read.to_bytes().len()),
+        );
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(said)))
+    };
+    let app = MeshLayer::new(&link).dangerous().plaintext().layer(service_fn(handler));
+    let serving = serve(listener, &link, app).max_request_body(10);
+    tokio::spawn(serving.dangerous().plaintext().into_future());
+    for (sent, status) in [
+        ("content-length: 10\r\n\r\n0123456789", "200"),
+        ("content-length: 11\r\n\r\n01234567890", "413"),
+        ("transfer-encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n", "200"),
+        ("transfer-encoding: chunked\r\n\r\nb\r\n01234567890\r\n0\r\n\r\n", "413"),
+    ] {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut io = TcpStream::connect(address).await.unwrap();
+        let request = format!("POST / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n{sent}");
+        io.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        drop(io.read_to_string(&mut answer).await);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{sent:?}: {answer}");
+    }
+    assert_eq!(link.tally().get("request_refused", "body_too_large"), 2);
+}
