@@ -13,7 +13,7 @@ use crate::authorize::{Authorize, AuthorizeLayer, CheckBody};
 use crate::canonical::{Canonical, CanonicalLayer};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
-use crate::limit::{RateLimitLayer, RateLimited};
+use crate::limit::{QuestionBody, RateLimitLayer, RateLimited};
 use crate::telemetry::{Telemetry, TelemetryLayer};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -118,6 +118,26 @@ impl MeshLayer {
     {
         Self {
             authorize: self.authorize.ext_authz_by(make),
+            ..self
+        }
+    }
+
+    /// Asks rate limit services, where a configuration names one, through what `make` makes of its name: a client of the mesh, mostly. See
+    /// [`RateLimitLayer::services`].
+    #[must_use]
+    pub fn rate_limit_services<S, R>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
+    where
+        S: Service<Request<QuestionBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let [before, behind] = self.limits;
+        let before = before.services(make);
+        let behind = behind.same_services(&before);
+        Self {
+            limits: [before, behind],
             ..self
         }
     }

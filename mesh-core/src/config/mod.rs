@@ -52,8 +52,8 @@ pub use jwt::{
 };
 pub use lb::{BalanceFactor, ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
 pub use limit::{
-    DescribeBy, Describing, DescriptorEntry, Instead, InvalidBucket, LimitFilter, LimitHost, LimitRoute,
-    LocalDescriptor, LocalRateLimit, RateLimits, TokenBucket, TooManyLimits, VirtualHostLimits,
+    DescribeBy, Describing, DescriptorEntry, GlobalFilter, GlobalRateLimit, Instead, InvalidBucket, LimitFilter,
+    LimitHost, LimitRoute, LocalDescriptor, LocalRateLimit, RateLimits, TokenBucket, TooManyLimits, VirtualHostLimits,
 };
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{InvalidPattern, Pattern, StringMatch};

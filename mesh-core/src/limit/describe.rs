@@ -31,6 +31,10 @@ impl Entry<'_> {
         value: Said::Bytes(Cow::Borrowed(b"")),
     };
 
+    pub(super) fn key(&self) -> &str {
+        self.key
+    }
+
     pub(super) fn value(&self) -> &[u8] {
         match &self.value {
             Said::Bytes(bytes) => bytes,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::bucket::{Bucket, Dynamic};
 use super::describe::{Entries, describe};
-use super::{Asked, Buckets, Judged, Key, Place, Places, Quota, Scope, nanoseconds};
+use super::{Asked, Buckets, Judged, Key, Place, Places, Question, Quota, Scope, nanoseconds};
 use crate::config::{Describing, Instead, LimitHost, LimitRoute, LocalRateLimit, RateLimits, VirtualHostLimits};
 use crate::entropy::Draw;
 use crate::route::{best_host, takes};
@@ -103,6 +103,60 @@ impl Limiter {
         Arc::ptr_eq(&self.limits, limits)
     }
 
+    /// What is to be asked of others about a request, of the filters before those that ask who may, or of those behind them.
+    pub fn questions(&self, asked: &Asked<'_>, after_guards: bool) -> Vec<Question> {
+        let mut questions = Vec::new();
+        for filter in self
+            .limits
+            .global()
+            .iter()
+            .filter(|filter| filter.after_guards == after_guards)
+        {
+            let Some(limit) = &filter.limit else { continue };
+            let (told, _, _) = self.told(asked);
+            let mut descriptors = Vec::new();
+            each(
+                (&limit.describing[..], limit.stage, VirtualHostLimits::Override),
+                asked,
+                told,
+                |entries| {
+                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                    let entries = entries.all().iter();
+                    descriptors.push(
+                        entries
+                            .map(|entry| (entry.key().to_owned(), text(entry.value())))
+                            .collect(),
+                    );
+                },
+            );
+            // Nothing to go by: nobody is asked (Envoy).
+            if !descriptors.is_empty() {
+                questions.push(Question {
+                    limit: Arc::clone(limit),
+                    descriptors,
+                });
+            }
+        }
+        questions
+    }
+
+    /// The host and the route of a request, and their places.
+    fn told<'a>(&'a self, asked: &Asked<'_>) -> (Told<'a>, Option<&'a LiveHost>, Option<usize>) {
+        let host = match self.limits.hosts() {
+            [] => None,
+            hosts => {
+                let numbered = hosts.iter().enumerate().map(|(index, host)| (&*host.domains, index));
+                best_host(numbered, asked.head.authority()).map(|index| (&hosts[index], &self.hosts[index]))
+            }
+        };
+        let route = host.and_then(|(host, _)| host.routes.iter().position(|route| takes(&route.matches, &asked.head)));
+        let told = Told {
+            host: host.map(|(host, _)| host),
+            route: host.and_then(|(host, _)| route.map(|route| &host.routes[route])),
+        };
+        (told, host.map(|(_, live)| live), route)
+    }
+
     /// Takes the tokens that a request needs, of the filters before those that ask who may, or of those behind them. What is taken is
     /// not given back where a later limit has none (Envoy).
     pub fn judge(&self, asked: &Asked<'_>, after_guards: bool, now: Instant, draw: &mut Draw) -> Judged {
@@ -111,31 +165,15 @@ impl Limiter {
         if filters.iter().all(|filter| filter.after_guards != after_guards) {
             return judged;
         }
-        let host = match self.limits.hosts() {
-            [] => None,
-            hosts => {
-                let numbered = hosts.iter().enumerate().map(|(index, host)| (&*host.domains, index));
-                best_host(numbered, asked.head.authority()).map(|index| (&hosts[index], &self.hosts[index]))
-            }
-        };
-        let route = host.and_then(|(host, live)| {
-            let index = host
-                .routes
-                .iter()
-                .position(|route| takes(&route.matches, &asked.head))?;
-            Some((&host.routes[index], &live.routes[index]))
-        });
-        let told = Told {
-            host: host.map(|(host, _)| host),
-            route: route.map(|(route, _)| route),
-        };
+        let (told, host, place) = self.told(asked);
+        let route = host.and_then(|live| place.map(|place| &live.routes[place]));
         for (index, filter) in filters.iter().enumerate() {
             if filter.after_guards != after_guards {
                 continue;
             }
             let of = |all: &'_ Vec<(usize, Option<Live>)>| all.iter().position(|(of, _)| *of == index);
-            let of_route = route.and_then(|(_, live)| of(live).map(|at| &live[at].1));
-            let of_host = || host.and_then(|(_, live)| of(&live.instead).map(|at| &live.instead[at].1));
+            let of_route = route.and_then(|live| of(live).map(|at| &live[at].1));
+            let of_host = || host.and_then(|live| of(&live.instead).map(|at| &live.instead[at].1));
             let live = of_route.or_else(of_host).unwrap_or(&self.own[index]);
             if let Some(live) = live {
                 live.judge(asked, told, now, draw, &mut judged);
@@ -247,28 +285,38 @@ impl Live {
     }
 
     /// Hands each descriptor of the request to `see`.
-    fn each<'a>(&'a self, asked: &Asked<'a>, told: Told<'a>, mut see: impl FnMut(&Entries<'a>)) {
+    fn each<'a>(&'a self, asked: &Asked<'a>, told: Told<'a>, see: impl FnMut(&Entries<'a>)) {
         let limit = &*self.limit;
-        let cluster = told.route.and_then(|route| route.cluster.as_deref());
-        let mut all = |list: &'a [Describing], own: bool| {
-            for by in list.iter().filter(|by| own || by.stage == limit.stage) {
-                if let Some(entries) = describe(by, asked, cluster) {
-                    see(&entries);
-                }
+        each((&limit.describing[..], limit.stage, limit.host), asked, told, see);
+    }
+}
+
+/// Hands each descriptor of a request to `see`: those of the limit's own list, or of its route and host.
+fn each<'a>(
+    (own, stage, host): (&'a [Describing], u32, VirtualHostLimits),
+    asked: &Asked<'a>,
+    told: Told<'a>,
+    mut see: impl FnMut(&Entries<'a>),
+) {
+    let cluster = told.route.and_then(|route| route.cluster.as_deref());
+    let mut all = |list: &'a [Describing], own: bool| {
+        for by in list.iter().filter(|by| own || by.stage == stage) {
+            if let Some(entries) = describe(by, asked, cluster) {
+                see(&entries);
             }
-        };
-        if !limit.describing.is_empty() {
-            return all(&limit.describing, true);
         }
-        let of_route = told.route.map_or(&[][..], |route| &route.describing);
-        all(of_route, false);
-        let includes = match limit.host {
-            VirtualHostLimits::Override => of_route.is_empty() || told.route.is_some_and(|route| route.includes_host),
-            VirtualHostLimits::Include => true,
-            VirtualHostLimits::Ignore => false,
-        };
-        if let Some(host) = told.host.filter(|_| includes) {
-            all(&host.describing, false);
-        }
+    };
+    if !own.is_empty() {
+        return all(own, true);
+    }
+    let of_route = told.route.map_or(&[][..], |route| &route.describing);
+    all(of_route, false);
+    let includes = match host {
+        VirtualHostLimits::Override => of_route.is_empty() || told.route.is_some_and(|route| route.includes_host),
+        VirtualHostLimits::Include => true,
+        VirtualHostLimits::Ignore => false,
+    };
+    if let Some(host) = told.host.filter(|_| includes) {
+        all(&host.describing, false);
     }
 }

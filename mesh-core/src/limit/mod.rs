@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::{DescriptorEntry, Domain, LocalRateLimit, RouteMatch, TokenBucket};
+use crate::config::{DescriptorEntry, Domain, GlobalRateLimit, LocalRateLimit, RouteMatch, TokenBucket};
 use crate::route::RequestHead;
 use bucket::{Bucket, Dynamic};
 pub use limiter::Limiter;
@@ -43,6 +43,15 @@ pub struct Judged {
     pub passed_over: Vec<Arc<LocalRateLimit>>,
     /// What answers say of what is left, where a limit asks for that.
     pub quota: Option<Quota>,
+}
+
+/// What is to be asked of a rate limit service about a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// By which limit.
+    pub limit: Arc<GlobalRateLimit>,
+    /// What the request is described by: keys and their values.
+    pub descriptors: Vec<Vec<(String, String)>>,
 }
 
 /// What is left in the bucket that is nearest to its end.

@@ -1,5 +1,6 @@
 //! The room's answer: the service's, or that there was no token.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,26 +23,28 @@ const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
+/// What asks others first.
+type Asking<R, E> = Pin<Box<dyn Future<Output = Result<Response<MaybeRefused<R>>, E>> + Send>>;
+
 pin_project! {
-    /// The future of [`RateLimited`](super::RateLimited). Dropping it drops the service's call.
-    #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    /// The future of [`RateLimited`](super::RateLimited). Dropping it drops the service's call, and the question.
+    pub struct ResponseFuture<F, R, E> {
         #[pin]
-        state: State<F>,
+        state: State<F, R, E>,
         quota: Option<Quota>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    #[derive(Debug)]
-    enum State<F> {
+    enum State<F, R, E> {
         Admitted { #[pin] call: F },
         Limited { refusal: Refusal, limit: Arc<LocalRateLimit> },
+        Asking { asking: Asking<R, E> },
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F, R, E> ResponseFuture<F, R, E> {
     pub(super) fn admitted(call: F, quota: Option<Quota>) -> Self {
         Self {
             state: State::Admitted { call },
@@ -55,9 +58,22 @@ impl<F> ResponseFuture<F> {
             quota,
         }
     }
+
+    pub(super) fn asking(asking: Asking<R, E>) -> Self {
+        Self {
+            state: State::Asking { asking },
+            quota: None,
+        }
+    }
 }
 
-impl<F, R, E> Future for ResponseFuture<F>
+impl<F, R, E> fmt::Debug for ResponseFuture<F, R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F, R, E>
 where
     F: Future<Output = Result<Response<R>, E>>,
     R: Body<Data = Bytes>,
@@ -75,15 +91,20 @@ where
                 limit.response_headers.apply_literals(headers);
                 response
             }
+            // It has told all there is.
+            StateProjection::Asking { asking } => return asking.as_mut().poll(cx),
         };
-        if let Some(quota) = *this.quota {
-            tell(quota, response.headers_mut());
-        }
+        tell(false, *this.quota, response.headers_mut());
         Poll::Ready(Ok(response))
     }
 }
 
-fn tell(quota: Quota, headers: &mut HeaderMap) {
+/// Says that a request was limited, and what is left.
+pub(super) fn tell(limited: bool, quota: Option<Quota>, headers: &mut HeaderMap) {
+    if limited {
+        headers.insert(RATE_LIMITED, HeaderValue::from_static("true"));
+    }
+    let Some(quota) = quota else { return };
     // A second that has begun is not over.
     let seconds = quota.reset.as_secs() + u64::from(quota.reset.subsec_nanos() > 0);
     headers.insert(LIMIT, quota.limit.into());

@@ -9,6 +9,8 @@ use mesh_core::config::{
     Rule, StringMatch, TokenBucket,
 };
 
+use tower::Service;
+
 use super::authorize::{one_rule, open};
 use super::*;
 
@@ -182,4 +184,171 @@ async fn code_limits_a_server_that_nobody_configures() {
         assert_eq!(get(&mut sender).await.unwrap(), (429, "local_rate_limited".into()));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// A rate limit service on tonic's own loop: three requests of a caller are within its limit, and it says what is left; one who calls
+/// itself `slow` has no answer.
+async fn rate_limit_service() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&asked);
+    let answer = move |request: Request<axum::body::Body>| {
+        let count = Arc::clone(&count);
+        async move {
+            let path = request.uri().path().to_owned();
+            assert_eq!(path, "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit");
+            let question = request.into_body().collect().await.unwrap().to_bytes();
+            let says = |text: &[u8]| question.windows(text.len()).any(|part| part == text);
+            assert!(says(b"shop") && says(b"user"));
+            if says(b"slow") {
+                std::future::pending::<()>().await;
+            }
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let (code, left) = if number < 3 { (1, 2 - number as u8) } else { (2, 0) };
+            // A status with 3 per second, and a header for the answer.
+            let status = [0x08, code, 0x12, 4, 0x08, 3, 0x10, 1, 0x18, left];
+            let header = b"\x0a\x05x-rls\x12\x02ok";
+            let mut message = vec![0x08, code, 0x12, status.len() as u8];
+            message.extend(status);
+            message.extend([0x1a, header.len() as u8]);
+            message.extend(header);
+            let mut body = vec![0, 0, 0, 0, message.len() as u8];
+            body.extend(message);
+            let trailers =
+                http::HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), "0".parse().unwrap())]);
+            let body = Full::new(Bytes::from(body)).with_trailers(std::future::ready(Some(Ok(trailers))));
+            Response::builder()
+                .header("content-type", "application/grpc")
+                .body(axum::body::Body::new(body))
+                .unwrap()
+        }
+    };
+    let routes = tonic::service::Routes::from(axum::Router::new().fallback(answer));
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming(incoming),
+    );
+    (address, asked)
+}
+
+/// How a server asks: over tonic's own channel.
+fn by_tonic(
+    address: SocketAddr,
+) -> impl Service<
+    Request<crate::limit::QuestionBody>,
+    Response = Response<tonic::body::Body>,
+    Error = tower::BoxError,
+    Future: Send,
+> + Clone
++ Send
++ Sync {
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect_lazy();
+    let ask = move |request: Request<crate::limit::QuestionBody>| {
+        let channel = channel.clone();
+        async move {
+            let request = request.map(tonic::body::Body::new);
+            channel.oneshot(request).await.map_err(tower::BoxError::from)
+        }
+    };
+    service_fn(ask)
+}
+
+#[tokio::test]
+async fn a_rate_limit_service_is_asked_and_obeyed() {
+    use mesh_core::config::{GlobalFilter, GlobalRateLimit};
+    let (service, asked) = rate_limit_service().await;
+    let mesh = Mesh::governed();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let layer = MeshLayer::new(&mesh.link).rate_limit_services(move |name| match name {
+        "down" => by_tonic(nobody),
+        _ => by_tonic(service),
+    });
+    tokio::spawn(serve(listener, &mesh.link, layer.layer(axum::Router::<()>::new())).into_future());
+    let limit = |name: &str| GlobalRateLimit {
+        describing: vec![Describing {
+            stage: 0,
+            by: vec![DescribeBy::Header {
+                subject: http::HeaderName::from_static("user").into(),
+                key: "user".into(),
+                skip_if_absent: false,
+            }],
+        }],
+        // Long enough for a busy machine, where nothing is slow on purpose.
+        timeout: Duration::from_secs(20),
+        quota_headers: true,
+        ..GlobalRateLimit::new("shop", name)
+    };
+    let rules = |limit: GlobalRateLimit| {
+        let filter = GlobalFilter {
+            name: "global".into(),
+            limit: Some(Arc::new(limit)),
+            after_guards: true,
+        };
+        let limits = RateLimits::default().with_global(vec![filter]).unwrap();
+        let chain = FilterChain {
+            limits: Arc::new(limits),
+            ..open(Authorization::default())
+        };
+        mesh.rules(address, chain);
+    };
+    let (sender, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    let ask = |user: Option<&'static str>| {
+        let mut sender = sender.clone();
+        async move {
+            let mut request = Request::get("http://payment.shop/");
+            if let Some(user) = user {
+                request = request.header("user", user);
+            }
+            let response = sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
+            (response.status().as_u16(), response.headers().clone())
+        }
+    };
+    rules(limit("up"));
+    for left in ["2", "1", "0"] {
+        let (status, headers) = ask(Some("a")).await;
+        assert_eq!(
+            (status, &headers["x-rls"], &headers["x-ratelimit-remaining"]),
+            (404, &"ok".parse().unwrap(), &left.parse().unwrap())
+        );
+    }
+    let (status, headers) = ask(Some("a")).await;
+    assert_eq!(
+        (
+            status,
+            headers["x-envoy-ratelimited"].to_str(),
+            headers["x-rls"].to_str()
+        ),
+        (429, Ok("true"), Ok("ok"))
+    );
+    // What is described by nothing is nobody's to limit.
+    assert_eq!((ask(None).await.0, asked.load(Ordering::Relaxed)), (404, 4));
+    // No answer in time, and nobody there: it passes, or not, as the configuration says.
+    for (name, user, timeout) in [
+        ("up", "slow", GlobalRateLimit::DEFAULT_TIMEOUT),
+        ("down", "a", Duration::from_secs(20)),
+    ] {
+        for (deny_on_failure, status) in [(false, 404), (true, 500)] {
+            rules(GlobalRateLimit {
+                timeout,
+                deny_on_failure,
+                ..limit(name)
+            });
+            assert_eq!(ask(Some(user)).await.0, status, "{name} {deny_on_failure}");
+        }
+    }
+    let tally = mesh.link.tally();
+    assert_eq!(
+        (
+            tally.get("rate_limited", "global"),
+            tally.get("rate_limited", "unanswered")
+        ),
+        (1, 4)
+    );
 }

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use mesh_core::config::{
-    DescribeBy, Describing, DescriptorEntry, Domain, Fraction, HeaderEdits, Instead, LimitFilter, LimitHost,
-    LimitRoute, LocalDescriptor, LocalRateLimit, RateLimits, TokenBucket, VirtualHostLimits,
+    DescribeBy, Describing, DescriptorEntry, Domain, Fraction, GlobalFilter, GlobalRateLimit, HeaderEdits, Instead,
+    LimitFilter, LimitHost, LimitRoute, LocalDescriptor, LocalRateLimit, RateLimits, TokenBucket, VirtualHostLimits,
 };
 use prost::Name as _;
 
 use super::common::{duration, runtime_fraction, unpack};
 use super::route::headers;
 use super::{Context, Fault, matcher};
+use crate::proto::core::grpc_service::TargetSpecifier;
+use crate::proto::global_limit::RateLimit as GlobalProto;
 use crate::proto::local_limit::LocalRateLimit as Proto;
 use crate::proto::percent::TokenBucket as BucketProto;
 use crate::proto::protobuf::{Any, BoolValue, UInt32Value};
@@ -50,15 +52,90 @@ pub(super) fn filter(
     })
 }
 
+/// Whether a type, by URL, is that of a limit that somebody else keeps.
+pub(super) fn is_global(any: &Any) -> bool {
+    any.type_url == GlobalProto::type_url()
+}
+
+/// Reads a filter that asks a rate limit service.
+pub(super) fn global_filter(
+    name: &str,
+    any: &Any,
+    (disabled, after_guards): (bool, bool),
+    context: &Context,
+) -> Result<GlobalFilter, Fault> {
+    let limit = global(any, context)?;
+    Ok(GlobalFilter {
+        name: name.into(),
+        limit: limit.filter(|_| !disabled).map(Arc::new),
+        after_guards,
+    })
+}
+
+/// Reads the filter's own; `None`: it is for requests from elsewhere, which none here is.
+fn global(any: &Any, context: &Context) -> Result<Option<GlobalRateLimit>, Fault> {
+    let proto = unpack::<GlobalProto>("", any)?;
+    let refused = [
+        ("filter_enabled", proto.filter_enabled.is_some()),
+        ("filter_enforced", proto.filter_enforced.is_some()),
+        ("failure_mode_deny_percent", proto.failure_mode_deny_percent.is_some()),
+    ];
+    if let Some((field, _)) = refused.iter().find(|(_, present)| *present) {
+        return Err(Fault::new(*field, "is not supported"));
+    }
+    let service = proto.rate_limit_service.as_ref();
+    let service = service.and_then(|service| service.grpc_service.as_ref());
+    let service = match service.and_then(|service| service.target_specifier.as_ref()) {
+        Some(TargetSpecifier::EnvoyGrpc(envoy)) => non_empty("envoy_grpc.cluster_name", &envoy.cluster_name),
+        Some(TargetSpecifier::GoogleGrpc(google)) => non_empty("google_grpc.target_uri", &google.target_uri),
+        None => Err(Fault::new("", "is missing")),
+    };
+    let service = service.map_err(|fault| fault.within("rate_limit_service.grpc_service"))?;
+    if proto.stage > 10 {
+        return Err(Fault::new("stage", "must be at most 10"));
+    }
+    let timeout = proto.timeout.as_ref().map(|timeout| duration("timeout", timeout));
+    let external = match proto.request_type.as_str() {
+        "" | "both" | "internal" => false,
+        "external" => true,
+        _ => return Err(Fault::new("request_type", "is not one of internal, external, both")),
+    };
+    let code = |status: &Option<crate::proto::percent::HttpStatus>| status.as_ref().map(|status| status.code);
+    let on_error = match code(&proto.status_on_error) {
+        None => StatusCode::INTERNAL_SERVER_ERROR,
+        Some(on_error) => status(Some(on_error)).map_err(|_| Fault::new("status_on_error.code", "is not a status"))?,
+    };
+    let limited = status(code(&proto.rate_limited_status));
+    let limit = GlobalRateLimit {
+        stage: proto.stage,
+        describing: describing(&proto.rate_limits, context)?,
+        timeout: timeout.transpose()?.unwrap_or(GlobalRateLimit::DEFAULT_TIMEOUT),
+        deny_on_failure: proto.failure_mode_deny,
+        status: limited.map_err(|_| Fault::new("rate_limited_status.code", "is not a status"))?,
+        status_on_error: on_error,
+        resource_exhausted: proto.rate_limited_as_resource_exhausted,
+        quota_headers: proto.enable_x_ratelimit_headers != 0,
+        tells: !proto.disable_x_envoy_ratelimited_header,
+        response_headers: literal(
+            "response_headers_to_add",
+            headers::additions("response", &proto.response_headers_to_add)?,
+        )?,
+        ..GlobalRateLimit::new(non_empty("domain", &proto.domain)?, service)
+    };
+    Ok((!external).then_some(limit))
+}
+
 /// The limits of a chain: its filters, and what its routes say of them.
 pub(super) fn limits(
     filters: Vec<LimitFilter>,
+    global: Vec<GlobalFilter>,
     config: &RouteConfiguration,
     context: &Context,
 ) -> Result<RateLimits, Fault> {
-    if filters.is_empty() {
+    if filters.is_empty() && global.is_empty() {
         return Ok(RateLimits::default());
     }
+    says_nothing_of(&global, config)?;
     if filters
         .iter()
         .any(|filter| config.typed_per_filter_config.contains_key(&*filter.name))
@@ -66,9 +143,13 @@ pub(super) fn limits(
         let reason = "of a rate limit is supported at virtual hosts and routes";
         return Err(Fault::new("typed_per_filter_config", reason));
     }
+    let wants_cluster = global
+        .iter()
+        .filter_map(|filter| filter.limit.as_ref())
+        .any(|limit| want_cluster(&limit.describing));
     let mut hosts = Vec::new();
     for (index, host) in config.virtual_hosts.iter().enumerate() {
-        let read = self::host(host, &filters, context);
+        let read = self::host(host, &filters, wants_cluster, context);
         hosts.push(read.map_err(|fault| fault.within(format_args!("virtual_hosts[{index}]")))?);
     }
     // One that says nothing must not have its requests judged by another, so it is kept; but that of the rest, which nobody else takes.
@@ -76,19 +157,42 @@ pub(super) fn limits(
     if hosts.iter().all(is_silent) {
         hosts.clear();
     }
-    RateLimits::new(filters, hosts).map_err(|error| Fault::new("", error))
+    let limits = RateLimits::new(filters, hosts).and_then(|limits| limits.with_global(global));
+    limits.map_err(|error| Fault::new("", error))
+}
+
+/// What routes say in the place of a limit that somebody else keeps is not looked at, so it is refused.
+fn says_nothing_of(global: &[GlobalFilter], config: &RouteConfiguration) -> Result<(), Fault> {
+    let hosts = config.virtual_hosts.iter();
+    let of_hosts = hosts.clone().map(|host| &host.typed_per_filter_config);
+    let of_routes = hosts
+        .flat_map(|host| &host.routes)
+        .map(|route| &route.typed_per_filter_config);
+    let mut all = of_hosts.chain(of_routes).chain([&config.typed_per_filter_config]);
+    match all.any(|said| global.iter().any(|filter| said.contains_key(&*filter.name))) {
+        true => Err(Fault::new(
+            "typed_per_filter_config",
+            "of a rate limit service is not supported",
+        )),
+        false => Ok(()),
+    }
 }
 
 fn is_silent(host: &LimitHost) -> bool {
     host.describing.is_empty() && host.instead.is_empty() && host.routes.is_empty()
 }
 
-fn host(host: &VirtualHost, filters: &[LimitFilter], context: &Context) -> Result<LimitHost, Fault> {
+fn host(
+    host: &VirtualHost,
+    filters: &[LimitFilter],
+    wants_cluster: bool,
+    context: &Context,
+) -> Result<LimitHost, Fault> {
     let domain = |(index, text): (usize, &String)| {
         Domain::parse(text).map_err(|error| Fault::new(format!("domains[{index}]"), error))
     };
     let described = describing(&host.rate_limits, context)?;
-    let wants_cluster = filters_want_cluster(filters) || want_cluster(&described);
+    let wants_cluster = wants_cluster || filters_want_cluster(filters) || want_cluster(&described);
     let mut routes = Vec::new();
     for (index, proto) in host.routes.iter().enumerate() {
         let read = route(proto, filters, wants_cluster, context);

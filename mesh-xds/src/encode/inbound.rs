@@ -88,7 +88,12 @@ fn http(chain: &FilterChain, shape: Profile) -> Filter {
             .filters()
             .iter()
             .filter(move |filter| filter.after_guards == after_guards);
-        filters.map(|filter| limit::filter(filter, shape))
+        let global = limits
+            .global()
+            .iter()
+            .filter(move |filter| filter.after_guards == after_guards);
+        let filters = filters.map(|filter| limit::filter(filter, shape));
+        filters.chain(global.map(|filter| limit::global(filter, shape)))
     };
     let mut virtual_hosts = rbac::virtual_hosts(authorization.hosts(), &action);
     limit::add_to(&mut virtual_hosts, limits.hosts(), &action);

@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 
 use mesh_core::config::{
-    DescribeBy, Describing, DescriptorEntry, HeaderEdits, Instead, LimitFilter, LimitHost, LimitRoute, LocalDescriptor,
-    LocalRateLimit, TokenBucket, VirtualHostLimits,
+    DescribeBy, Describing, DescriptorEntry, GlobalFilter, GlobalRateLimit, HeaderEdits, Instead, LimitFilter,
+    LimitHost, LimitRoute, LocalDescriptor, LocalRateLimit, TokenBucket, VirtualHostLimits,
 };
 
 use super::common::{duration, runtime_fraction, uint};
 use super::headers;
 use super::matcher::{header_matches, route_match};
 use crate::bootstrap::Profile;
-use crate::proto::core::HeaderValueOption;
+use crate::proto::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use crate::proto::core::{ApiVersion, GrpcService, HeaderValueOption};
+use crate::proto::global_limit::RateLimit as GlobalProto;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
+use crate::proto::limit_service::RateLimitServiceConfig;
 use crate::proto::local_limit::LocalRateLimit as Proto;
 use crate::proto::pack;
 use crate::proto::percent::{HttpStatus, TokenBucket as BucketProto};
@@ -37,6 +40,48 @@ pub(super) fn filter(filter: &LimitFilter, shape: Profile) -> HttpFilter {
     HttpFilter {
         name: filter.name.clone().into(),
         config_type: Some(ConfigType::TypedConfig(pack(&limit))),
+        is_optional: shape == Profile::Grpc,
+        disabled: filter.limit.is_none(),
+    }
+}
+
+/// A filter that asks a rate limit service.
+pub(super) fn global(filter: &GlobalFilter, shape: Profile) -> HttpFilter {
+    // One that asks nothing still says what it is.
+    let nothing = GlobalRateLimit::new("none", "none");
+    let limit = filter.limit.as_deref().unwrap_or(&nothing);
+    let status = |status: http::StatusCode| {
+        Some(HttpStatus {
+            code: status.as_u16().into(),
+        })
+    };
+    let proto = GlobalProto {
+        domain: limit.domain.clone().into(),
+        stage: limit.stage,
+        timeout: Some(duration(limit.timeout)),
+        failure_mode_deny: limit.deny_on_failure,
+        rate_limited_as_resource_exhausted: limit.resource_exhausted,
+        rate_limit_service: Some(RateLimitServiceConfig {
+            grpc_service: Some(GrpcService {
+                target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+                    cluster_name: limit.service.clone().into(),
+                    ..EnvoyGrpc::default()
+                })),
+                ..GrpcService::default()
+            }),
+            transport_api_version: ApiVersion::V3 as i32,
+        }),
+        enable_x_ratelimit_headers: limit.quota_headers.into(),
+        disable_x_envoy_ratelimited_header: !limit.tells,
+        rate_limited_status: status(limit.status),
+        response_headers_to_add: additions(&limit.response_headers),
+        status_on_error: status(limit.status_on_error),
+        rate_limits: limit.describing.iter().map(describing).collect(),
+        ..GlobalProto::default()
+    };
+    HttpFilter {
+        name: filter.name.clone().into(),
+        config_type: Some(ConfigType::TypedConfig(pack(&proto))),
         is_optional: shape == Profile::Grpc,
         disabled: filter.limit.is_none(),
     }

@@ -11,10 +11,12 @@ use super::{Domain, RouteMatch};
 
 mod bucket;
 mod describe;
+mod global;
 mod local;
 
 pub use bucket::{InvalidBucket, TokenBucket};
 pub use describe::{DescribeBy, Describing, DescriptorEntry};
+pub use global::{GlobalFilter, GlobalRateLimit};
 pub use local::{LocalDescriptor, LocalRateLimit, VirtualHostLimits};
 
 /// The rate limits of one filter chain. Built within limits, so that asking them is bounded.
@@ -22,6 +24,7 @@ pub use local::{LocalDescriptor, LocalRateLimit, VirtualHostLimits};
 pub struct RateLimits {
     filters: Vec<LimitFilter>,
     hosts: Vec<LimitHost>,
+    global: Vec<GlobalFilter>,
 }
 
 impl RateLimits {
@@ -65,7 +68,11 @@ impl RateLimits {
         if own + of_hosts + of_routes > Self::MAX_DESCRIBING {
             return Err(TooManyLimits::Describing);
         }
-        Ok(Self { filters, hosts })
+        Ok(Self {
+            filters,
+            hosts,
+            global: Vec::new(),
+        })
     }
 
     /// One limit, of a server that says so in code.
@@ -82,6 +89,23 @@ impl RateLimits {
         Self::new(vec![filter], Vec::new())
     }
 
+    /// With limits that somebody else keeps: they are asked where those of this server have let a request pass, in their order.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than [`RateLimits::MAX_FILTERS`].
+    pub fn with_global(self, global: Vec<GlobalFilter>) -> Result<Self, TooManyLimits> {
+        match global.len() > Self::MAX_FILTERS {
+            true => Err(TooManyLimits::Filters),
+            false => Ok(Self { global, ..self }),
+        }
+    }
+
+    /// The limits that somebody else keeps.
+    pub fn global(&self) -> &[GlobalFilter] {
+        &self.global
+    }
+
     /// The filters, in the order in which they are asked.
     pub fn filters(&self) -> &[LimitFilter] {
         &self.filters
@@ -94,7 +118,7 @@ impl RateLimits {
 
     /// Whether nothing is limited.
     pub fn is_empty(&self) -> bool {
-        self.filters.is_empty()
+        self.filters.is_empty() && self.global.is_empty()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mesh_core::config::{CallFilter, FilterKind, JwtRules, LimitFilter, RbacFilter};
+use mesh_core::config::{CallFilter, FilterKind, GlobalFilter, JwtRules, LimitFilter, RbacFilter};
 use prost::{Message as _, Name};
 
 use super::Side;
@@ -28,6 +28,8 @@ pub(super) struct Asked {
     pub(super) guards: Vec<(RbacFilter, bool)>,
     /// Those that say how many requests there may be.
     pub(super) limits: Vec<LimitFilter>,
+    /// Those that ask somebody how many there may be.
+    pub(super) global: Vec<GlobalFilter>,
     /// Whose tokens are believed; asked before all guards.
     pub(super) tokens: Option<JwtRules>,
     /// The router adds none of its own headers (`suppress_envoy_headers`).
@@ -63,6 +65,17 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
             let read = limit::filter(&filter.name, any, (filter.disabled, after_guards), context);
             asked
                 .limits
+                .push(read.map_err(|fault| at(fault.within("typed_config")))?);
+            continue;
+        }
+        if side == Side::Server
+            && let Some(ConfigType::TypedConfig(any)) = &filter.config_type
+            && limit::is_global(any)
+        {
+            let after_guards = asked.tokens.is_some() || !asked.guards.is_empty();
+            let read = limit::global_filter(&filter.name, any, (filter.disabled, after_guards), context);
+            asked
+                .global
                 .push(read.map_err(|fault| at(fault.within("typed_config")))?);
             continue;
         }

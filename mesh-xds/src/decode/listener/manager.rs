@@ -81,11 +81,14 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
             if asked.tokens.is_some() {
                 guarded::says_nothing_of(JWT_FILTER, config).map_err(at)?;
             }
-            limits = limit::limits(asked.limits, config, context).map_err(at)?;
+            limits = limit::limits(asked.limits, asked.global, config, context).map_err(at)?;
             guarded::hosts(config, asked.guards, context).map_err(at)?
         }
         Some(RouteSpecifier::Rds(_))
-            if asked.guards.is_empty() && asked.tokens.is_none() && asked.limits.is_empty() =>
+            if asked.guards.is_empty()
+                && asked.tokens.is_none()
+                && asked.limits.is_empty()
+                && asked.global.is_empty() =>
         {
             Default::default()
         }

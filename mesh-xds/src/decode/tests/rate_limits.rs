@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 use mesh_core::config::{
-    AppendAction, DescribeBy, Describing, DescriptorEntry, Domain, Fraction, HeaderEdit, HeaderEdits, HeaderFormat,
-    HeaderMatch, HeaderTest, Inbound, InboundSecurity, Instead, LimitFilter, LimitHost, LimitRoute, LocalDescriptor,
-    LocalRateLimit, PathMatch, Per, RateLimits, RbacFilter, RouteMatch, Subject, TokenBucket, Traffic,
-    VirtualHostLimits,
+    AppendAction, DescribeBy, Describing, DescriptorEntry, Domain, Fraction, GlobalFilter, GlobalRateLimit, HeaderEdit,
+    HeaderEdits, HeaderFormat, HeaderMatch, HeaderTest, Inbound, InboundSecurity, Instead, LimitFilter, LimitHost,
+    LimitRoute, LocalDescriptor, LocalRateLimit, PathMatch, Per, RateLimits, RbacFilter, RouteMatch, Subject,
+    TokenBucket, Traffic, VirtualHostLimits,
 };
 use mesh_core::config::{Authorization, ChainMatch, FilterChain, FilterRules};
 use proptest::prelude::*;
@@ -142,6 +142,36 @@ fn limits() -> impl Strategy<Value = LocalRateLimit> {
         })
 }
 
+fn globals() -> impl Strategy<Value = GlobalFilter> {
+    let limit = (
+        ("[a-z]{1,8}", "[a-z./:|]{1,12}", 0u32..=10, describing(), 0u64..100_000),
+        (any::<[bool; 4]>(), 400u16..600, 400u16..600, edits()),
+    );
+    let limit = limit.prop_map(
+        |((domain, service, stage, describing, timeout), (how, status, on_error, response_headers))| {
+            let [deny_on_failure, resource_exhausted, quota_headers, tells] = how;
+            GlobalRateLimit {
+                stage,
+                describing,
+                timeout: Duration::from_millis(timeout),
+                deny_on_failure,
+                status: StatusCode::from_u16(status).unwrap(),
+                status_on_error: StatusCode::from_u16(on_error).unwrap(),
+                resource_exhausted,
+                quota_headers,
+                tells,
+                response_headers,
+                ..GlobalRateLimit::new(domain, service)
+            }
+        },
+    );
+    prop::option::of(limit).prop_map(|limit| GlobalFilter {
+        name: "envoy.filters.http.ratelimit".into(),
+        limit: limit.map(Arc::new),
+        after_guards: false,
+    })
+}
+
 /// What a chain of HTTP may say of how many requests there may be; `hosts`: also what virtual hosts may.
 pub(super) fn of_requests() -> impl Strategy<Value = RateLimits> {
     let shared = |limit: LocalRateLimit| Some(Arc::new(limit));
@@ -183,7 +213,10 @@ pub(super) fn of_requests() -> impl Strategy<Value = RateLimits> {
         hosts.dedup_by(|one, other| one.domains == other.domains);
         hosts
     });
-    let some = (filter, hosts).prop_map(|(filter, hosts)| RateLimits::new(vec![filter], hosts).unwrap());
+    let some = (filter, hosts, prop::collection::vec(globals(), 0..2)).prop_map(|(filter, hosts, global)| {
+        let limits = RateLimits::new(vec![filter], hosts).unwrap();
+        limits.with_global(global).unwrap()
+    });
     prop_oneof![2 => Just(RateLimits::default()), 1 => some]
 }
 

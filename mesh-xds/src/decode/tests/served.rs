@@ -119,7 +119,10 @@ fn chains() -> impl Strategy<Value = FilterChain> {
             }),
             limits: Arc::new(match traffic {
                 // Hosts are one list on the wire: what only one of both says is told from what the other does not.
-                Traffic::Http if says_of_hosts => RateLimits::new(limits.filters().to_vec(), Vec::new()).unwrap(),
+                Traffic::Http if says_of_hosts => {
+                    let own = RateLimits::new(limits.filters().to_vec(), Vec::new()).unwrap();
+                    own.with_global(limits.global().to_vec()).unwrap()
+                }
                 Traffic::Http => limits,
                 Traffic::Tcp => RateLimits::default(),
             }),
