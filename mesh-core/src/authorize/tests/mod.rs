@@ -386,7 +386,7 @@ fn who_is_asked_stands_where_the_chain_has_him() {
         replaced: Vec::new(),
         checks: vec![CheckReplaced {
             filter: "second".into(),
-            with: settings.clone(),
+            with: settings,
         }],
         routes: Vec::new(),
     };

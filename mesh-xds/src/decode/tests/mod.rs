@@ -15,7 +15,7 @@ mod rate_limits;
 mod roundtrip;
 mod route;
 mod served;
-mod strategies;
+pub(crate) mod strategies;
 mod tokens;
 mod weight;
 

@@ -12,7 +12,8 @@ use mesh_core::config::{
 };
 use proptest::prelude::*;
 
-use super::roundtrip::{bytes_in, string_tests, text};
+use super::roundtrip::bytes_in;
+use super::strategies::{string_tests, text};
 use super::*;
 use super::{policies, rate_limits};
 use crate::convention::NOBODY;
