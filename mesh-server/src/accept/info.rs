@@ -36,10 +36,13 @@ struct Shared {
     /// What its requests must pass, by the rules that were last seen. A lock for a moment: requests of one connection seldom meet.
     guard: Mutex<Option<(Arc<Now>, Guard)>>,
     /// How many of them there may be, likewise.
-    limiter: Mutex<Option<(Arc<Now>, Option<Arc<Limiter>>)>>,
+    limiter: Mutex<Limited>,
     /// What this connection took of limits that are each connection's.
     buckets: OnceLock<Buckets>,
 }
+
+/// How many requests of a connection there may be, and by which rules.
+type Limited = Option<(Arc<Now>, Option<Arc<Limiter>>)>;
 
 /// What the requests of a connection must pass.
 #[derive(Clone, Debug)]

@@ -84,7 +84,7 @@ impl Exchange {
             State::TooLarge => 4,
         };
         // An answer that has begun stays as it is.
-        drop(self.0.compare_exchange(0, to, Ordering::AcqRel, Ordering::Acquire));
+        let _ = self.0.compare_exchange(0, to, Ordering::AcqRel, Ordering::Acquire);
     }
 }
 
