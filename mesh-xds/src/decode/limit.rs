@@ -314,10 +314,9 @@ fn local(any: &Any, context: &Context) -> Result<LocalRateLimit, Fault> {
         let reason = "is not supported: a limit is each process's";
         return Err(Fault::new("local_cluster_rate_limit", reason));
     }
-    let stage = match proto.stage {
-        stage @ 0..=10 => stage,
-        _ => return Err(Fault::new("stage", "must be at most 10")),
-    };
+    if proto.stage > 10 {
+        return Err(Fault::new("stage", "must be at most 10"));
+    }
     let descriptor = |(index, proto): (usize, &LocalRateLimitDescriptor)| {
         descriptor(proto).map_err(|fault| fault.within(format_args!("descriptors[{index}]")))
     };
@@ -369,7 +368,7 @@ fn local(any: &Any, context: &Context) -> Result<LocalRateLimit, Fault> {
             "request_headers_to_add_when_not_enforced",
             headers::additions("request", &proto.request_headers_to_add_when_not_enforced)?,
         )?,
-        stage,
+        stage: proto.stage,
         per_connection: proto.local_rate_limit_per_downstream_connection,
         quota_headers,
         host,
