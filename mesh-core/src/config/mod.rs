@@ -38,7 +38,7 @@ pub use authorization::{
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
-pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality};
+pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality, alike};
 pub use ext_authz::{
     AskedAbout, CheckBody, CheckReplaced, CheckService, CheckSettings, ExtAuthz, GrpcCheck, HttpCheck, OnFailure,
     SentHeaders,
