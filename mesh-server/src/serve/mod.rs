@@ -223,8 +223,7 @@ impl<L, S> Serving<L, S> {
     }
 
     /// Lets nobody in without mutual TLS, whatever the control plane says: it can ask for certain clients, and for nothing
-    /// less. For a service that must not be opened by a configuration, and not by other code either: it wins over
-    /// [`plaintext`](Dangerous::<Serving<L, S>>::plaintext).
+    /// less. For a service that must not be opened by a configuration, and not by other code either: it wins over `plaintext`.
     pub fn require_mutual_tls(mut self) -> Self {
         self.floor = true;
         self
