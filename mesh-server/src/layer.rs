@@ -5,6 +5,7 @@ use http::{Request, Response};
 use http_body::Body;
 use mesh_core::Link;
 use mesh_core::canonical::PathNormalization;
+use mesh_core::config::{LocalRateLimit, TooManyLimits};
 use tower::layer::util::Identity;
 use tower::{Layer, Service};
 
@@ -13,6 +14,7 @@ use crate::authorize::{Authorize, AuthorizeLayer, CheckBody};
 use crate::canonical::{Canonical, CanonicalLayer};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
+use crate::limit::{QuestionBody, RateLimitLayer, RateLimited};
 use crate::show_body::ShowBodyLayer;
 use crate::telemetry::{Telemetry, TelemetryLayer};
 
@@ -36,6 +38,8 @@ pub struct MeshLayer<C = Identity> {
     telemetry: TelemetryLayer,
     authenticate: AuthenticateLayer,
     canonical: CanonicalLayer,
+    /// Before and behind `authorize`.
+    limits: [RateLimitLayer; 2],
     /// Whether bodies are shown to authorizers: the layer that does it, or none.
     show: C,
     authorize: AuthorizeLayer,
@@ -48,6 +52,7 @@ impl MeshLayer {
             telemetry: TelemetryLayer::new(link),
             authenticate: AuthenticateLayer::new(link),
             canonical: CanonicalLayer::new(link),
+            limits: [RateLimitLayer::before_guards(link), RateLimitLayer::after_guards(link)],
             show: Identity::new(),
             authorize: AuthorizeLayer::new(link),
         }
@@ -76,6 +81,32 @@ impl<C> MeshLayer<C> {
             canonical: self.canonical.paths(paths),
             ..self
         }
+    }
+
+    /// Asks for a token of `limit` before each request, whatever is configured besides, and before anybody is asked who may call. `name`
+    /// tells limits apart: layers of one name in one process have the same buckets.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use mesh_core::config::{LocalRateLimit, TokenBucket};
+    /// use mesh_core::{Link, Snapshot};
+    /// use mesh_server::MeshLayer;
+    ///
+    /// let mesh = Link::fixed(Snapshot::empty(), None);
+    /// // 100 a second, and 500 at once.
+    /// let bucket = TokenBucket::new(500, 100, Duration::from_secs(1)).unwrap();
+    /// let layer = MeshLayer::new(&mesh).local_rate_limit("payment", LocalRateLimit::new(bucket)).unwrap();
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the limit holds more descriptors than [`LocalRateLimit::MAX_DESCRIPTORS`].
+    pub fn local_rate_limit(self, name: &str, limit: LocalRateLimit) -> Result<Self, TooManyLimits> {
+        let [before, behind] = self.limits;
+        let limits = [before.limit(name, limit)?, behind];
+        Ok(Self { limits, ..self })
     }
 
     /// Asks the authorizer that the configuration calls `target` by `service`: see [`AuthorizeLayer::ext_authz`].
@@ -111,6 +142,26 @@ impl<C> MeshLayer<C> {
         }
     }
 
+    /// Asks rate limit services, where a configuration names one, through what `make` makes of its name: a client of the mesh, mostly. See
+    /// [`RateLimitLayer::services`].
+    #[must_use]
+    pub fn rate_limit_services<S, R>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
+    where
+        S: Service<Request<QuestionBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let [before, behind] = self.limits;
+        let before = before.services(make);
+        let behind = behind.same_services(&before);
+        Self {
+            limits: [before, behind],
+            ..self
+        }
+    }
+
     /// Choices that give up the protection of the mesh.
     pub fn dangerous(self) -> Dangerous<Self> {
         Dangerous(self)
@@ -130,23 +181,30 @@ impl<C> Dangerous<MeshLayer<C>> {
 
 impl<S, C> Layer<S> for MeshLayer<C>
 where
-    C: Layer<Authorize<Deadline<S>>>,
+    C: Layer<Authorize<RateLimited<Deadline<S>>>>,
 {
-    type Service = Telemetry<Authenticate<Canonical<C::Service>>>;
+    type Service = Telemetry<Authenticate<Canonical<RateLimited<C::Service>>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        let [before, behind] = &self.limits;
         // Outermost: what is refused below is a request, too, and counts as one.
         self.telemetry.layer(
             // Before anything that would act for the sender.
             self.authenticate.layer(
                 // Before anybody asks what the request is: all behind this see the same.
                 self.canonical.layer(
-                    // Before those that it is shown to.
-                    self.show.layer(
-                        // Asked about what the handler will see, and of each request, whatever its connection was let in for.
-                        self.authorize.layer(
-                            // Around the handler and nothing else: who is refused has no say in how long.
-                            DeadlineLayer.layer(inner),
+                    // Before what is dear to ask: a flood of bad tokens costs no signature where a limit stands here.
+                    before.layer(
+                        // Before those that it is shown to, and read of no more requests than there may be.
+                        self.show.layer(
+                            // Asked about what the handler will see, and of each request, whatever its connection was let in for.
+                            self.authorize.layer(
+                                // What is there for callers is not spent by who may not call.
+                                behind.layer(
+                                    // Around the handler and nothing else: who is refused has no say in how long.
+                                    DeadlineLayer.layer(inner),
+                                ),
+                            ),
                         ),
                     ),
                 ),

@@ -15,6 +15,7 @@ mod ext_authz;
 mod extension;
 mod fault;
 mod jwt;
+mod limit;
 mod listener;
 mod matcher;
 mod metadata;

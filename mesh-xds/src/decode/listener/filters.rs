@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 
-use mesh_core::config::{AskedAbout, CallFilter, ExtAuthz, FilterKind, JwtRules, RbacFilter, RbacPolicy};
+use mesh_core::config::{
+    AskedAbout, CallFilter, ExtAuthz, FilterKind, GlobalFilter, JwtRules, LimitFilter, RbacFilter, RbacPolicy,
+};
 use prost::{Message as _, Name};
 
 use super::Side;
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::{is_guard, meaning, type_name};
-use crate::decode::{Context, Fault, Notes, ext_authz, jwt, rbac};
+use crate::decode::{Context, Fault, Notes, ext_authz, jwt, limit, rbac};
 use crate::proto::core::ExtensionConfigSource;
 use crate::proto::ext_authz::ExtAuthz as ExtAuthzProto;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
@@ -32,6 +34,10 @@ pub(super) struct Asked {
     pub(super) checks: Vec<ExtAuthz>,
     /// Filters of which no route may say anything: by their dry run somebody is asked, or they share their name.
     pub(super) fixed: HashSet<Box<str>>,
+    /// Those that say how many requests there may be.
+    pub(super) limits: Vec<LimitFilter>,
+    /// Those that ask somebody how many there may be.
+    pub(super) global: Vec<GlobalFilter>,
     /// Whose tokens are believed; asked before all guards.
     pub(super) tokens: Option<JwtRules>,
     /// The router adds none of its own headers (`suppress_envoy_headers`).
@@ -62,6 +68,28 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
                 return Err(at(Fault::new("", reason)));
             }
             asked.tokens = Some(rules).filter(|_| !filter.disabled);
+            continue;
+        }
+        if side == Side::Server
+            && let Some(ConfigType::TypedConfig(any)) = &filter.config_type
+            && limit::is_local(any)
+        {
+            let after_guards = asked.guards_before();
+            let read = limit::filter(&filter.name, any, (filter.disabled, after_guards), context);
+            asked
+                .limits
+                .push(read.map_err(|fault| at(fault.within("typed_config")))?);
+            continue;
+        }
+        if side == Side::Server
+            && let Some(ConfigType::TypedConfig(any)) = &filter.config_type
+            && limit::is_global(any)
+        {
+            let after_guards = asked.guards_before();
+            let read = limit::global_filter(&filter.name, any, (filter.disabled, after_guards), context);
+            asked
+                .global
+                .push(read.map_err(|fault| at(fault.within("typed_config")))?);
             continue;
         }
         if side == Side::Server
@@ -118,6 +146,11 @@ struct Shadow {
 }
 
 impl Asked {
+    /// Whether somebody is asked by whom a request is before what comes next.
+    fn guards_before(&self) -> bool {
+        self.tokens.is_some() || !self.guards.is_empty() || !self.checks.is_empty()
+    }
+
     /// Adds somebody who is asked, with the policies of the dry runs before him that have him asked.
     fn check(&mut self, read: ext_authz::Read, shadows: &mut [Shadow]) -> Result<(), Fault> {
         let mut check = read.check;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{ExtAuthz, HostRules, JwtRules, RbacFilter, RouteTree, TimeLimits};
+use mesh_core::config::{ExtAuthz, HostRules, JwtRules, RateLimits, RbacFilter, RouteTree, TimeLimits};
 
 use super::guarded::Spoken;
 use super::{Side, filters, guarded};
@@ -11,7 +11,7 @@ use crate::convention::JWT_FILTER;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::is_guard;
 use crate::decode::route::time::said;
-use crate::decode::{Context, Fault, Notes, Resource};
+use crate::decode::{Context, Fault, Notes, Resource, limit};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
 use crate::resource::{ExtensionRef, Http, Routes};
 
@@ -83,7 +83,12 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
         checks: &asked.checks,
         fixed: &asked.fixed,
     };
-    let asks_nothing = asked.guards.is_empty() && asked.checks.is_empty() && asked.tokens.is_none();
+    let asks_nothing = asked.guards.is_empty()
+        && asked.checks.is_empty()
+        && asked.tokens.is_none()
+        && asked.limits.is_empty()
+        && asked.global.is_empty();
+    let mut limits = RateLimits::default();
     let hosts = match &manager.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
             let at = |fault: Fault| fault.within("route_config");
@@ -92,6 +97,7 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
             }
             let hosts = guarded::hosts(config, &spoken, context).map_err(at)?;
             guarded::keeps_nobody_out(config).map_err(at)?;
+            limits = limit::limits(asked.limits, asked.global, config, context).map_err(at)?;
             hosts
         }
         Some(RouteSpecifier::Rds(_)) if asks_nothing => Vec::new(),
@@ -108,6 +114,7 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
         checks: asked.checks,
         request: guarded::general(asked.guards),
         hosts,
+        limits,
     })
 }
 
@@ -118,6 +125,7 @@ pub(super) struct Guards {
     pub(super) request: Vec<RbacFilter>,
     pub(super) checks: Vec<ExtAuthz>,
     pub(super) hosts: Vec<HostRules>,
+    pub(super) limits: RateLimits,
 }
 
 fn common(
