@@ -70,6 +70,8 @@ enum Treatment {
     Warn,
     /// It restricts access.
     Refuse,
+    /// It would, but for its group.
+    Misnamed,
     /// It is none of our business.
     Skip,
 }
@@ -126,6 +128,14 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
     let label = name.as_deref().unwrap_or("?");
     sink.document = Some(format!("{} {}/{label}", *kind, namespace.as_deref().unwrap_or("default")).into());
     match treatment(group, &kind) {
+        Treatment::Skip if group.is_empty() && *kind == "ConfigMap" && name.as_deref() == Some("istio") => {
+            read_mesh_config(
+                documents,
+                frame,
+                (file, "ConfigMap", name, namespace, annotations),
+                sink,
+            );
+        }
         Treatment::Serve(served) => {
             if let Some(place) = api_version.as_ref().filter(|_| !versions(group).contains(&version)) {
                 sink.schema(&place.place, format!("{group}/{version} is not a version of {served}"));
@@ -177,9 +187,45 @@ fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sin
     }
 }
 
+/// What else such a map holds is other programs' own.
+fn read_mesh_config(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sink: &mut Sink<'_>) {
+    let (file, kind, name, namespace, annotations) = names;
+    let mut data = frame.take("data").and_then(|value| value.object(sink));
+    frame.ignore_rest();
+    let text = data.as_mut().and_then(|data| data.string("mesh", sink));
+    if let Some(data) = data {
+        data.ignore_rest();
+    }
+    let (Some(text), Some(name)) = (text, name) else { return };
+    let meta = Meta {
+        file: Arc::clone(file),
+        kind,
+        name,
+        namespace,
+        annotations,
+        place: text.place.clone(),
+    };
+    let config = super::MeshConfig::read(&text, sink);
+    documents
+        .mesh_configs
+        .extend(config.map(|spec| Document { meta, spec }));
+}
+
 fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sink<'_>) {
     fn keep<T>(all: &mut Vec<Document<T>>, meta: Meta, spec: Option<T>) {
         all.extend(spec.map(|spec| Document { meta, spec }));
+    }
+    /// Two of one name are one of which the other half is lost, and that half may be what keeps somebody out. Kubernetes holds no two.
+    fn keep_only<T>(all: &mut Vec<Document<T>>, meta: Meta, spec: Option<T>, sink: &mut Sink<'_>) {
+        let same = |other: &&Document<T>| (other.meta.namespace(), &other.meta.name) == (meta.namespace(), &meta.name);
+        if let Some(other) = all.iter().find(same) {
+            let message = format!(
+                "{meta} is there twice, first at {}:{}: give one of them another name",
+                other.meta.file, other.meta.place.line
+            );
+            sink.say(Severity::Error, Code::Duplicate, &meta.place, message);
+        }
+        keep(all, meta, spec);
     }
     match meta.kind {
         "VirtualService" => keep(
@@ -193,24 +239,27 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
             super::DestinationRule::read(spec, sink),
         ),
         "PeerAuthentication" => {
-            keep(
+            keep_only(
                 &mut documents.peer_authentications,
                 meta,
                 super::PeerAuthentication::read(spec, sink),
+                sink,
             );
         }
         "RequestAuthentication" => {
-            keep(
+            keep_only(
                 &mut documents.request_authentications,
                 meta,
                 super::RequestAuthentication::read(spec, sink),
+                sink,
             );
         }
         "AuthorizationPolicy" => {
-            keep(
+            keep_only(
                 &mut documents.authorization_policies,
                 meta,
                 super::AuthorizationPolicy::read(spec, sink),
+                sink,
             );
         }
         "ServiceEntry" => keep(
@@ -251,6 +300,12 @@ fn treatment(group: &str, kind: &str) -> Treatment {
         ("security.istio.io", "RequestAuthentication") => Treatment::Serve("RequestAuthentication"),
         ("security.istio.io", "AuthorizationPolicy") => Treatment::Serve("AuthorizationPolicy"),
         ("security.istio.io", _) => Treatment::Refuse,
+        // Linkerd has kinds of these names.
+        (group, "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication")
+            if !group.ends_with("linkerd.io") =>
+        {
+            Treatment::Misnamed
+        }
         (group, _) if group.ends_with(".istio.io") => Treatment::Warn,
         _ => Treatment::Skip,
     }
@@ -266,6 +321,11 @@ fn pass_over(treatment: Treatment, place: &Place, sink: &mut Sink<'_>) {
             Severity::Error,
             Code::Refused,
             "known Istio kind, not served by this version, and unsafe to leave unenforced",
+        ),
+        Treatment::Misnamed => (
+            Severity::Error,
+            Code::Schema,
+            "a kind of security.istio.io with another apiVersion, or none: it would not be enforced",
         ),
         Treatment::Warn => (
             Severity::Warning,

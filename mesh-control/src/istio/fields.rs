@@ -32,6 +32,23 @@ impl Fields {
         (!matches!(node.kind, NodeKind::Null)).then(|| Value::new(node, field))
     }
 
+    /// Complains about each field that is written and says nothing, where that is not the same as leaving it out.
+    pub(super) fn no_nulls(&self, sink: &mut Sink<'_>) {
+        for (key, node) in &self.entries {
+            if matches!(node.kind, NodeKind::Null) {
+                let place = Place {
+                    line: key.line,
+                    column: key.column,
+                    field: self.path(&key.name).into(),
+                };
+                sink.schema(
+                    &place,
+                    format!("{} is written and says nothing: leave it out", key.name),
+                );
+            }
+        }
+    }
+
     pub(super) fn string(&mut self, name: &str, sink: &mut Sink<'_>) -> Option<At<String>> {
         self.take(name)?.string(sink)
     }
@@ -79,6 +96,20 @@ impl Fields {
                 let message = "known Istio field, not served by this version: it has no effect";
                 sink.say(Severity::Warning, Code::NotServed, &value.place, message);
             }
+        }
+    }
+
+    /// Warns of each field that was not taken: of an object most of whose fields are not served, and none of which is missed where
+    /// it would let anybody in.
+    pub(super) fn unserved_rest(self, sink: &mut Sink<'_>) {
+        for (key, _) in &self.entries {
+            let place = Place {
+                line: key.line,
+                column: key.column,
+                field: self.path(&key.name).into(),
+            };
+            let message = "not served by this version: it has no effect";
+            sink.say(Severity::Warning, Code::NotServed, &place, message);
         }
     }
 
