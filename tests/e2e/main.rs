@@ -19,6 +19,7 @@ mod from_disk;
 mod hops;
 mod hot_swap;
 mod leaks;
+mod limits;
 mod load;
 mod lying;
 mod modes;

@@ -2,14 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mesh_core::crowd::Crowd;
 use mesh_core::identity::tls::{ClientAuth, server_config};
 use mesh_core::identity::verify;
 use mesh_xds::server::{Io, Peer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -17,8 +18,8 @@ use super::Shared;
 
 /// The longest a TLS handshake may take; a peer that only holds a socket open holds it this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes in progress at once. More wait in the kernel's backlog.
-const MAX_HANDSHAKES: usize = 256;
+/// Handshakes in progress at once; of more, the oldest gives way, so that peers who say nothing keep nobody from joining.
+const MAX_HANDSHAKES: usize = 512;
 /// The pause after an accept that failed: the usual cause, no more file descriptors, does not pass by asking again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,25 +41,54 @@ pub(super) async fn plaintext(listener: TcpListener, ready: Ready<TcpStream>, mu
 
 /// Accepts connections over TLS until the port is to close. Handshakes go on beside one another.
 pub(super) async fn secure(listener: TcpListener, ready: Ready<TlsStream<TcpStream>>, mut shared: Shared) {
-    let room = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
-        let Some((stream, address)) = next(&listener, &mut shared.closing).await else {
-            return;
-        };
-        tokio::spawn(handshake(stream, address, shared.clone(), ready.clone(), permit));
+    let strangers = Strangers::default();
+    while let Some((stream, address)) = next(&listener, &mut shared.closing).await {
+        let (tell, gives_way) = oneshot::channel();
+        let (number, gone) = strangers.lock().enter(tell);
+        // Dropping it tells.
+        drop(gone);
+        let (strangers, shared, ready) = (strangers.clone(), shared.clone(), ready.clone());
+        tokio::spawn(async move {
+            let tally = shared.tally.clone();
+            let shaken = tokio::select! {
+                biased;
+                shaken = handshake(stream, address, shared) => shaken,
+                _ = gives_way => {
+                    tally.count("handshake_refused", "crowded_out");
+                    None
+                }
+            };
+            strangers.lock().leave(number);
+            if let Some(io) = shaken {
+                drop(ready.send(Ok(io)).await);
+            }
+        });
     }
 }
 
-async fn handshake(
-    stream: TcpStream,
-    address: SocketAddr,
-    shared: Shared,
-    ready: Ready<TlsStream<TcpStream>>,
-    _room: OwnedSemaphorePermit,
-) {
+/// Those who shake hands.
+#[derive(Clone)]
+struct Strangers(Arc<Mutex<Crowd<oneshot::Sender<()>>>>);
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Crowd::new(MAX_HANDSHAKES))))
+    }
+}
+
+impl Strangers {
+    fn lock(&self) -> MutexGuard<'_, Crowd<oneshot::Sender<()>>> {
+        // A queue is whole whatever its holder was doing when it panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `None`: refused, and counted.
+async fn handshake(stream: TcpStream, address: SocketAddr, shared: Shared) -> Option<Io<TlsStream<TcpStream>>> {
     let refused = |reason: &'static str, error: &dyn std::fmt::Display| {
         shared.tally.count("handshake_refused", reason);
         tracing::warn!(peer = %address, reason, %error, "connection refused");
+        None
     };
     // Asked for at each connection, so that a renewed certificate is shown at once; it is made only when it is due.
     let config = match shared.authority.own_identity() {
@@ -84,7 +114,7 @@ async fn handshake(
         identity,
         address: Some(address),
     };
-    drop(ready.send(Ok(Io::new(stream, peer))).await);
+    Some(Io::new(stream, peer))
 }
 
 /// The next connection; `None` when the port is to close.

@@ -12,6 +12,7 @@ mod listener;
 mod others;
 mod policies;
 mod providers;
+mod rate_limits;
 mod roundtrip;
 mod route;
 mod served;
