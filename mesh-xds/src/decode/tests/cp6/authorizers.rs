@@ -191,7 +191,7 @@ fn read_as(proto: &Proto, context: &Context) -> Result<Listener, Rejected> {
 /// Two providers, whose filters all have Istio's names, and a denial behind them.
 #[test]
 fn istios_custom_is_read_with_its_policies() {
-    let mut proto = istiod::proxyless::inbound(true);
+    let mut proto = istiod::proxyless::inbound(false);
     let rules = |name: &str| Rbac {
         action: Action::Deny as i32,
         policies: [(name.to_owned(), policy())].into(),
