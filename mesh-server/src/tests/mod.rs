@@ -9,6 +9,7 @@ mod conduct;
 mod descriptors;
 mod drain;
 mod floods;
+mod forwarded;
 mod lifetime;
 mod modes;
 mod odd;
