@@ -10,6 +10,9 @@
 
 mod accept;
 mod group;
+mod held;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +36,17 @@ const READY_CONNECTIONS: usize = 16;
 /// A client that vanished is found out by pings, after these two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams of one connection at once. A client has four.
+const MAX_STREAMS: u32 = 100;
+/// Streams that a client took back before anybody looked at them (h2's default; CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 20;
+/// Streams that a connection makes us reset, by frames that are errors (h2's default; CVE-2025-8671).
+const MAX_ERROR_RESETS: usize = 1_024;
+/// The largest list of headers: a token and little else.
+const MAX_HEADER_LIST_BYTES: u32 = 32 * 1024;
 /// How long a connection of the TLS port lives, and how long its streams may take to end then. A stream is authenticated when
-/// it begins, so this bounds how long one outlives its certificate (Istio: 30 minutes). Clients connect again and keep what
-/// they have meanwhile.
+/// it begins, and ends with its certificate ([`held`]); this bounds how long one outlives a decision about it (Istio: 30 minutes). Clients
+/// connect again and keep what they have meanwhile.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
 const MAX_CONNECTION_AGE_GRACE: Duration = Duration::from_secs(5);
 
@@ -106,8 +117,13 @@ pub(crate) fn plaintext(listener: TcpListener, shared: &Shared) -> Vec<JoinHandl
     ]
 }
 
+/// tonic leaves HTTP/2's own limits off unless it is told otherwise.
 fn builder() -> Server {
     Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }
