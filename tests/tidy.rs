@@ -250,6 +250,51 @@ fn the_limits_that_are_documented_are_those_of_the_code() {
     }
 }
 
+/// And the other way round: what is named like a bound has its row. The names are those that the code gives to bounds.
+#[test]
+fn the_limits_of_the_code_are_documented() {
+    let document = read(&root().join("docs/limits.md"));
+    let is_bound = |name: &str| {
+        let begins = ["MAX_", "BURST"].iter().any(|begin| name.starts_with(begin));
+        let ends = ["_TIMEOUT", "_LIMIT", "_PER_SECOND", "_PER_MINUTE", "_APPOINTMENT"];
+        begins || name == "PATIENCE" || ends.iter().any(|end| name.ends_with(end))
+    };
+    let is_measure = |kind: &str| {
+        matches!(
+            kind,
+            "usize" | "u8" | "u16" | "u32" | "u64" | "u128" | "i32" | "i64" | "Duration"
+        ) || kind.starts_with("NonZero")
+    };
+    let mut seen = 0;
+    for (path, source) in sources() {
+        let is_library = path.starts_with("mesh-") && path.contains("/src/");
+        if !is_library || path.contains("/tests/") || path.ends_with("tests.rs") || path.contains("fuzzing") {
+            continue;
+        }
+        let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for line in source.lines() {
+            let Some((_, rest)) = line.split_once("const ").filter(|(before, _)| !before.contains("//")) else {
+                continue;
+            };
+            let Some((name, (kind, _))) = rest
+                .split_once(": ")
+                .and_then(|(name, rest)| Some((name, rest.split_once(" = ")?)))
+            else {
+                continue;
+            };
+            if !is_bound(name) || !is_measure(kind) {
+                continue;
+            }
+            seen += 1;
+            let row = document
+                .lines()
+                .any(|row| row.contains(&format!("| `{name}` |")) && row.contains(&format!("| `{path}` |")));
+            assert!(row, "docs/limits.md has no row for {name} of {path}");
+        }
+    }
+    assert!(seen > 150, "{seen} bounds");
+}
+
 /// Code in the README is code that CI compiles: each block stands in an example, but for its indentation.
 #[test]
 fn the_readme_shows_code_that_is_tested() {

@@ -31,10 +31,6 @@ pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::
 pub(crate) use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::{raw_buffer::v3 as raw_buffer, tls::v3 as tls};
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
-#[cfg(feature = "server")]
-pub(crate) use envoy_types::pb::envoy::service::{
-    cluster::v3 as cds, endpoint::v3 as eds, listener::v3 as lds, route::v3 as rds,
-};
 pub(crate) use envoy_types::pb::envoy::service::{
     discovery::v3 as discovery, load_stats::v3 as load_stats, status::v3 as status,
 };

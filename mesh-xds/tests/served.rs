@@ -12,10 +12,10 @@ use mesh_core::config::{
     Authorization, ChainMatch, Clients, Cluster, Domain, Endpoint, ExpectedPeers, FilterChain, FilterRules, Inbound,
     InboundSecurity, IpPrefix, Rbac, RbacAction, RbacFilter, ReasonKind, Route, Split, TlsMode, Traffic, Transport,
 };
-use mesh_xds::bootstrap::Protocol;
+use mesh_xds::bootstrap::{Profile, Protocol};
 use mesh_xds::client::Report;
 use mesh_xds::server::{AdsService, Caller, SnapshotCache};
-use mesh_xds::{Bootstrap, Node, XdsClient};
+use mesh_xds::{Bootstrap, Node, ResourceKind, XdsClient};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 
@@ -162,6 +162,53 @@ async fn a_sidecar_is_told_in_istios_shape(protocol: Protocol) {
     );
 }
 
+/// What the bootstrap says goes before what the node looks like, and the control plane is told so.
+async fn the_bootstrap_chooses_the_shape(protocol: Protocol) {
+    const HERE: &str = "127.0.0.1:7000";
+    const SIDECAR: &str = "sidecar~10.0.0.1~a.shop~shop.svc.cluster.local";
+    let (cache, plane) = start().await;
+    cache.publish("all", &snapshot([inbound(HERE)])).unwrap();
+    for (id, says_grpc, chosen, shape) in [
+        (SIDECAR, false, None, Profile::Envoy),
+        (SIDECAR, false, Some(Profile::Grpc), Profile::Grpc),
+        (SIDECAR, true, None, Profile::Grpc),
+        (SIDECAR, true, Some(Profile::Envoy), Profile::Envoy),
+        ("plain", false, None, Profile::Grpc),
+        ("plain", false, Some(Profile::Envoy), Profile::Envoy),
+    ] {
+        let node = Node {
+            id: id.into(),
+            metadata: says_grpc
+                .then(|| ("GENERATOR".into(), "grpc".into()))
+                .into_iter()
+                .collect(),
+            ..Node::default()
+        };
+        let builder = Bootstrap::builder(node).insecure(&plane.to_string()).protocol(protocol);
+        let builder = builder.server_listener_template(TEMPLATE);
+        let builder = builder.file_watcher("/nowhere/chain.pem", "/nowhere/key.pem", "/nowhere/roots.pem", "600s");
+        let builder = match chosen {
+            Some(profile) => builder.profile(profile),
+            None => builder,
+        };
+        let client = XdsClient::start(builder.build().unwrap()).unwrap();
+        let link = client.link();
+        let _served = link.interest().watch_inbound(HERE);
+        let _called = link.interest().watch("shop:80");
+        told(&client, |snapshot| {
+            let served = matches!(snapshot.inbound(HERE), Some(Ok(told)) if **told == inbound(HERE));
+            served && snapshot.target("shop:80").is_some_and(Result::is_ok)
+        })
+        .await;
+        let report = client.status().report();
+        let has = |kind, name: &str| report.resource(kind, name).is_some_and(|one| one.accepted.is_some());
+        // An API listener of the target's name, or the routes of a port.
+        let shapes = (has(ResourceKind::Listener, "shop:80"), has(ResourceKind::Route, "80"));
+        let expected = (shape == Profile::Grpc, shape == Profile::Envoy);
+        assert_eq!(shapes, expected, "{id} {says_grpc} {chosen:?}");
+    }
+}
+
 /// Two under one name, rules for connections, which gRPC's shape has no words for, a chain of bytes.
 #[tokio::test]
 async fn what_cannot_be_told_of_a_server_is_not_published() {
@@ -211,4 +258,5 @@ macro_rules! in_both_variants {
 in_both_variants! {
     a_server_is_told_of_its_own_address_and_of_what_changes,
     a_sidecar_is_told_in_istios_shape,
+    the_bootstrap_chooses_the_shape,
 }

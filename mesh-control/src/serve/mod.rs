@@ -1,7 +1,7 @@
 //! The two ports: one over TLS for the mesh, one in the clear for its loopback.
 //!
 //! The TLS port serves xDS (ADS, and LDS, RDS, CDS and EDS alone) and the CA together. A client certificate is optional there, because a workload that joins has
-//! none yet; what each service asks is its own: xDS a certificate, the CA a certificate or a token. The plaintext port is for
+//! none yet; what each service asks is its own: xDS a certificate, before a word is said, the CA a certificate or a token. The plaintext port is for
 //! xDS clients that have no TLS to the control plane; it binds loopback only and has no CA, so no secret crosses it.
 //!
 //! Both tell the status of all clients (CSDS, for `meshctl status`): the plaintext port whoever is on this host, as it tells
@@ -67,11 +67,11 @@ pub(crate) struct Shared {
 pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<()>> {
     let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
     let publisher = Arc::clone(&shared.publisher);
-    let xds = DiscoveryServices::new(shared.cache.clone(), move |caller: &Caller| {
+    let xds = DiscoveryServices::authenticated(shared.cache.clone(), move |caller: &Caller| {
         group::authenticated(&publisher, caller)
     });
     let publisher = Arc::clone(&shared.publisher);
-    let loads = LoadService::new(shared.loads.clone(), move |caller: &Caller| {
+    let loads = LoadService::authenticated(shared.loads.clone(), move |caller: &Caller| {
         group::authenticated(&publisher, caller)
     });
     let ca = CertificateService::new(Arc::clone(&shared.authority), shared.tally.clone());

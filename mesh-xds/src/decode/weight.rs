@@ -6,7 +6,7 @@
 use crate::proto::{core, endpoint, hcm, listener, route};
 use crate::resource::ResourceKind;
 use crate::wire::MAX_RESPONSE_BYTES;
-use crate::wire::weigh::{Heavy, Inside, Shape, TooHeavy, weigh};
+use crate::wire::weigh::{Heavy, Shape, TooHeavy, list, way, weigh};
 
 /// What one resource may cost. One hundred thousand endpoints with Istio's metadata stay below it by this measure, as do ten thousand
 /// routes with retries and header matches; of what is nothing but empty messages a small part of a response is beyond it.
@@ -33,22 +33,6 @@ fn shape(kind: Option<ResourceKind>) -> &'static Shape {
         Some(ResourceKind::Cluster) => &CLUSTER,
         Some(ResourceKind::Endpoints) => &ENDPOINTS,
         Some(ResourceKind::ExtensionConfig) | None => &EXTENSION,
-    }
-}
-
-const fn list<T>(number: u64, inside: &'static [Heavy]) -> Heavy {
-    Heavy {
-        number,
-        bytes: size_of::<T>(),
-        inside: Inside::Message(inside),
-    }
-}
-
-const fn way(number: u64, inside: &'static [Heavy]) -> Heavy {
-    Heavy {
-        number,
-        bytes: 0,
-        inside: Inside::Message(inside),
     }
 }
 

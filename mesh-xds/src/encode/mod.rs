@@ -16,6 +16,7 @@
 //! Istio's shape. An Envoy would have to be told to which address it passes calls on, which a listener of ours does not say.
 
 mod action;
+mod aggregate;
 mod breakers;
 mod cluster;
 mod common;
@@ -145,11 +146,15 @@ std::thread_local! {
     pub(crate) static CLUSTERS_WRITTEN: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// A cluster, whose endpoints go by its own name.
+/// A cluster, whose endpoints go by its own name; or one that stands for others, by their names.
 pub(crate) fn cluster(cluster: &Cluster, dialect: Dialect) -> Vec<u8> {
     #[cfg(test)]
     CLUSTERS_WRITTEN.set(CLUSTERS_WRITTEN.get() + 1);
-    ordered::cluster(cluster::cluster(cluster, dialect).encode_to_vec())
+    let proto = match cluster.leaves.is_empty() {
+        true => cluster::cluster(cluster, dialect),
+        false => aggregate::cluster(cluster, dialect),
+    };
+    ordered::cluster(proto.encode_to_vec())
 }
 
 /// The endpoints of a cluster, the shares of its calls that are to fail without reaching one, and what its localities weigh.

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use mesh_core::Snapshot;
-use mesh_core::config::{CallFilter, Cluster, ClusterName, Inbound, RouteTree};
+use mesh_core::config::{CallFilter, Inbound, RouteTree};
 
 use super::layers::Layers;
+use super::served::{self, Served};
 use super::undescribed::Undescribed;
 use crate::bootstrap::Profile;
 use crate::convention::{PROVIDER, VIRTUAL_INBOUND};
@@ -25,7 +26,7 @@ pub(crate) struct TypeSet {
     /// Of each resource by itself: a hash of its bytes, so that a client that comes back to a control plane that was
     /// restarted, or to another one, is not sent what it holds.
     pub(crate) versions: Layers<Arc<str>>,
-    /// Of each route configuration, the clusters that it leads to; of other kinds empty.
+    /// Of each route configuration, the clusters that it leads to, and the leaves of those; of other kinds empty.
     pub(crate) clusters: BTreeMap<Arc<str>, Arc<Names>>,
 }
 
@@ -94,6 +95,7 @@ enum Kind {
     Refused(Rejected),
     TwoTrees(Arc<str>),
     TwoListeners(Arc<str>),
+    TwoClusters(Arc<str>),
 }
 
 impl Unpublishable {
@@ -101,7 +103,7 @@ impl Unpublishable {
     pub fn rejected(&self) -> Option<&Rejected> {
         match &self.kind {
             Kind::Refused(rejected) => Some(rejected),
-            Kind::TwoTrees(_) | Kind::TwoListeners(_) => None,
+            Kind::TwoTrees(_) | Kind::TwoListeners(_) | Kind::TwoClusters(_) => None,
         }
     }
 }
@@ -112,6 +114,7 @@ impl fmt::Display for Unpublishable {
             Kind::Refused(_) => f.write_str("clients would refuse a resource of this snapshot"),
             Kind::TwoTrees(name) => write!(f, "two different route configurations are named {name:?}"),
             Kind::TwoListeners(name) => write!(f, "two different listeners are named {name:?}"),
+            Kind::TwoClusters(name) => write!(f, "two different clusters are named {name:?}"),
         }
     }
 }
@@ -120,7 +123,7 @@ impl std::error::Error for Unpublishable {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
             Kind::Refused(rejected) => Some(rejected),
-            Kind::TwoTrees(_) | Kind::TwoListeners(_) => None,
+            Kind::TwoTrees(_) | Kind::TwoListeners(_) | Kind::TwoClusters(_) => None,
         }
     }
 }
@@ -131,21 +134,24 @@ const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// The port of that listener at a sidecar (Istio).
 const VIRTUAL_INBOUND_PORT: u16 = 15006;
 
-type Resources = BTreeMap<Arc<str>, Arc<[u8]>>;
+pub(super) type Resources = BTreeMap<Arc<str>, Arc<[u8]>>;
 
 impl Encoded {
     /// Encodes and checks. Kinds whose resources are those of `previous` keep their version; the others get `generation`.
     pub(crate) fn new(snapshot: &Snapshot, previous: Option<&Self>, generation: u64) -> Result<Self, Unpublishable> {
+        if let Some(name) = served::twice(snapshot) {
+            let kind = Kind::TwoClusters(name.as_str().into());
+            return Err(Unpublishable { kind });
+        }
+        let served = Served::of(snapshot);
         let (mut listeners, trees) = listeners_and_trees(snapshot)?;
         serve(&mut listeners, snapshot, Profile::Grpc)?;
         let routes = written(trees.values().map(|tree| &***tree));
-        let leading = leading(trees.values().map(|tree| &***tree));
-        let endpoints = served(snapshot)
-            .map(|(name, cluster)| (name.as_str().into(), encoded_endpoints(name, cluster)))
-            .collect();
+        let leading = served.leading(trees.values().map(|tree| &***tree));
+        let endpoints = served.endpoints();
         let egress = encode::by_port(snapshot);
         let egress_routes = written(egress.values());
-        let egress_leading = self::leading(egress.values());
+        let egress_leading = served.leading(egress.values());
         let ports: Arc<[_]> = egress.into_iter().map(|(port, tree)| (port, tree.filters)).collect();
         let sockets = sockets(&ports, EGRESS_ADDRESS);
         let mut for_sidecars = self::sockets(&ports, EVERYWHERE);
@@ -163,8 +169,8 @@ impl Encoded {
             let trial = encode::inbound(&any, Profile::Grpc).into();
             check::<Listener>(&Resources::from([(VIRTUAL_INBOUND.into(), trial)]), Profile::Grpc)?;
         }
-        let for_mesh = clusters(snapshot, Dialect::Mesh);
-        let for_grpc = clusters(snapshot, Dialect::Grpc);
+        let for_mesh = served.clusters(Dialect::Mesh);
+        let for_grpc = served.clusters(Dialect::Grpc);
         check::<Listener>(&listeners, Profile::Grpc)?;
         check::<Listener>(&for_sidecars, Profile::Envoy)?;
         check::<RouteTree>(&routes, Profile::Grpc)?;
@@ -207,7 +213,7 @@ impl Encoded {
 
     fn later(&self, later: &Later) -> View {
         let write = || {
-            let clusters = clusters(&self.snapshot, later.dialect);
+            let clusters = Served::of(&self.snapshot).clusters(later.dialect);
             type_set(later.before.as_ref(), self.generation, clusters, BTreeMap::new())
         };
         View([
@@ -266,18 +272,6 @@ impl Encoded {
     }
 }
 
-/// The clusters that are there.
-fn served(snapshot: &Snapshot) -> impl Iterator<Item = (&ClusterName, &Arc<Cluster>)> {
-    let clusters = snapshot.clusters().iter();
-    clusters.filter_map(|(name, cluster)| Some((name, cluster.as_ref().ok()?)))
-}
-
-fn clusters(snapshot: &Snapshot, dialect: Dialect) -> Resources {
-    served(snapshot)
-        .map(|(name, cluster)| (name.as_str().into(), encode::cluster(cluster, dialect).into()))
-        .collect()
-}
-
 /// The set of these; the one before where nothing changed.
 fn type_set(
     before: Option<&Arc<TypeSet>>,
@@ -286,7 +280,14 @@ fn type_set(
     clusters: BTreeMap<Arc<str>, Arc<Names>>,
 ) -> Arc<TypeSet> {
     match before {
-        Some(before) if before.resources.shared() == &resources => Arc::clone(before),
+        Some(before) if before.resources.shared() == &resources && before.clusters == clusters => Arc::clone(before),
+        // A cluster stands for others than it did: that is told with it, and here it is remembered.
+        Some(before) if before.resources.shared() == &resources => Arc::new(TypeSet {
+            version: Arc::clone(&before.version),
+            versions: before.versions.clone(),
+            resources: before.resources.clone(),
+            clusters,
+        }),
         _ => Arc::new(TypeSet {
             version: version(generation, &resources),
             versions: versions(&resources).into(),
@@ -294,10 +295,6 @@ fn type_set(
             clusters,
         }),
     }
-}
-
-fn encoded_endpoints(name: &ClusterName, cluster: &Cluster) -> Arc<[u8]> {
-    encode::endpoints(name, &cluster.endpoints, &cluster.drops, &cluster.localities).into()
 }
 
 fn sockets(ports: &[(u16, Vec<CallFilter>)], address: IpAddr) -> Resources {
@@ -346,11 +343,6 @@ fn listeners_and_trees(snapshot: &Snapshot) -> Result<(Resources, Trees<'_>), Un
 fn written<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> Resources {
     let one = |tree: &RouteTree| (Arc::clone(&tree.name), encode::routes(tree).into());
     trees.map(one).collect()
-}
-
-fn leading<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> BTreeMap<Arc<str>, Arc<Names>> {
-    let clusters = |tree: &RouteTree| Arc::new(tree.clusters().map(|name| name.as_str().into()).collect());
-    trees.map(|tree| (Arc::clone(&tree.name), clusters(tree))).collect()
 }
 
 /// Reads everything back as a client of this profile would.

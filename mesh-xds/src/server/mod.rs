@@ -22,6 +22,8 @@ mod order;
 mod pace;
 mod peer;
 mod release;
+mod room;
+mod served;
 mod service;
 mod stream;
 mod subscription;

@@ -4,8 +4,8 @@
 //! calls fail:
 //!
 //! - a route, for the clusters that it leads to: [`warming`](super::warming);
-//! - that a cluster or its endpoints are no more, until a client that asks for all clusters has said something to routes
-//!   without it, since it then uses none of the old ones;
+//! - that a cluster is no more to which routes led, or its endpoints, until a client that asks for all clusters has said something
+//!   to routes without it, since it then uses none of the old ones;
 //! - the same for one that asks by name, until it lets go of the name: [`release`](super::release).
 //!
 //! How a kind is told differs: one variant says all there is and the other what changed. That is [`Told`].
@@ -198,8 +198,12 @@ impl<T: Told> Kinds<T> {
         let (Some(routes), Some(clusters)) = (routes, warms) else {
             return self.warming.none();
         };
+        let with_endpoints = published.of(ResourceKind::Endpoints);
         let is_warm = |name: &str| {
-            clusters.answered().has(name) && endpoints.is_some_and(|endpoints| endpoints.answered().has(name))
+            // One that stands for others has none of its own.
+            let has_endpoints = !with_endpoints.resources.contains_key(name)
+                || endpoints.is_some_and(|endpoints| endpoints.answered().has(name));
+            clusters.answered().has(name) && has_endpoints
         };
         let set = published.of(ResourceKind::Route);
         let clusters = published.of(ResourceKind::Cluster);
@@ -212,19 +216,21 @@ impl<T: Told> Kinds<T> {
         self.learn(published, now);
         let routes = self.routes(published);
         let clusters = self.one[ResourceKind::Cluster.index()].as_ref();
-        let by_name = clusters.filter(|clusters| !clusters.is_wildcard());
-        match (by_name, routes) {
-            (Some(clusters), _) => {
-                // Who asks for endpoints without their cluster is to hear of their end all the same.
-                let endpoints = self.one[ResourceKind::Endpoints.index()].as_ref();
-                let wants =
-                    |name: &str| clusters.wants(name) || endpoints.is_some_and(|endpoints| endpoints.wants(name));
-                let has = |name: &str| clusters.has(name);
-                Waits::RemovalsOf(self.release.hold(published, wants, has, routes, now))
-            }
-            (None, Routes::Unsettled) => Waits::Removals,
-            (None, Routes::Used | Routes::Refused) => Waits::Nothing,
+        let Some(clusters) = clusters else {
+            return match routes {
+                Routes::Unsettled => Waits::Removals,
+                Routes::Used | Routes::Refused => Waits::Nothing,
+            };
+        };
+        if clusters.is_wildcard() && routes != Routes::Unsettled {
+            self.release.let_go();
+            return Waits::Nothing;
         }
+        // Who asks for endpoints without their cluster is to hear of their end all the same.
+        let endpoints = self.one[ResourceKind::Endpoints.index()].as_ref();
+        let wants = |name: &str| clusters.wants(name) || endpoints.is_some_and(|endpoints| endpoints.wants(name));
+        let has = |name: &str| clusters.has(name);
+        Waits::RemovalsOf(self.release.hold(published, wants, has, routes, now))
     }
 
     /// What the client has said to the newest listeners and routes.
@@ -244,12 +250,10 @@ impl<T: Told> Kinds<T> {
         }
     }
 
-    /// Where the routes lead that the client has now. Who asks for all clusters is not remembered: it would be all routes.
+    /// Where the routes lead that the client has now.
     fn learn(&mut self, published: &View, now: Instant) {
         let set = published.of(ResourceKind::Route);
-        let [routes, clusters] =
-            [ResourceKind::Route, ResourceKind::Cluster].map(|kind| self.one[kind.index()].as_ref());
-        if let (Some(routes), false) = (routes, clusters.is_some_and(T::is_wildcard)) {
+        if let Some(routes) = &self.one[ResourceKind::Route.index()] {
             self.release
                 .learn(set, routes.current(set), |name| routes.wants(name), now);
         }

@@ -4,12 +4,15 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use mesh_core::identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
+
+use super::pace::Rate;
 
 /// The peer of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +29,10 @@ pub struct Peer {
 pub struct Line {
     peer: Peer,
     cut: Arc<Mutex<Cut>>,
+    /// How many streams it has.
+    streams: Arc<AtomicUsize>,
+    /// How fast they begin.
+    rate: Arc<Mutex<Rate>>,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +46,23 @@ impl Line {
     /// Who is at the other end.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Counts another stream, unless it has so many.
+    pub(super) fn begin(&self, most: usize) -> bool {
+        let more = |streams| (streams < most).then_some(streams + 1);
+        self.streams
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// One of them ended.
+    pub(super) fn end(&self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn rate(&self) -> MutexGuard<'_, Rate> {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the connection and with it every stream on it, whatever waits to be sent.
@@ -78,7 +102,7 @@ impl From<Peer> for Line {
     fn from(peer: Peer) -> Self {
         Self {
             peer,
-            cut: Arc::default(),
+            ..Self::default()
         }
     }
 }

@@ -9,7 +9,8 @@
 //! - Not without end: [`RELEASE_LIMIT`] after the client settled on routes without it. One whose routes are refused has the old
 //!   ones still, and the time does not begin.
 //! - A cluster that routes lead to still, and that is gone nevertheless, is gone because somebody deleted it. It is told.
-//! - Who asks for all clusters, as Envoy does, never lets go of one. For such a client its answer to the routes is all.
+//! - Who asks for all clusters, as Envoy does, never lets go of one. For such a client its answer to the routes is all, and until then
+//!   it is told no end of a cluster that they led to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -141,6 +142,12 @@ impl Release {
         let leads = self.leads.values().filter(|_| routes == Routes::Unsettled);
         let leads = leads.flat_map(|clusters| clusters.iter()).filter(is_gone);
         left.map(|(name, _)| name).chain(leads).cloned().collect()
+    }
+
+    /// The client uses none of the older routes any more, and said so: nothing is held for them.
+    pub(super) fn let_go(&mut self) {
+        self.left.clear();
+        self.wakes = None;
     }
 
     /// When something that is held will have been held long enough.

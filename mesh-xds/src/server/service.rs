@@ -90,13 +90,22 @@ impl DiscoveryServices {
     /// Serves `cache`, each caller its group.
     pub fn new(cache: SnapshotCache, grouping: impl Grouping) -> Self {
         Self {
-            streams: Streams::new(cache, Box::new(grouping)),
+            streams: Streams::new(cache, Box::new(grouping), false),
+        }
+    }
+
+    /// The same for callers alone whose connection shows a verified certificate ([`Peer::identity`](Peer)). Anybody else is
+    /// told PERMISSION_DENIED before a word is said, takes no place, and makes nobody wait: a port that lets strangers in for
+    /// another service is one that they can flood.
+    pub fn authenticated(cache: SnapshotCache, grouping: impl Grouping) -> Self {
+        Self {
+            streams: Streams::new(cache, Box::new(grouping), true),
         }
     }
 
     /// The services, to be mounted. All of them together keep to the bounds of one.
     pub fn into_routes(self) -> Routes {
-        wire::routes(&self.streams)
+        wire::routes(self.streams)
     }
 }
 
@@ -112,7 +121,7 @@ impl AdsService {
     /// Serves `cache`, each caller its group.
     pub fn new(cache: SnapshotCache, grouping: impl Grouping) -> Self {
         Self {
-            inner: wire::service(Streams::new(cache, Box::new(grouping))),
+            inner: wire::service(Streams::new(cache, Box::new(grouping), false)),
         }
     }
 }

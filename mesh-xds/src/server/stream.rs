@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh_core::report::Tally;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
-use tonic::{Extensions, Status};
+use tonic::{Code, Extensions, Status};
 
 use super::ads::StreamState;
 use super::cache::SnapshotCache;
@@ -22,14 +22,12 @@ use super::encoded::{Encoded, View};
 use super::machine::{Machine, Misuse, settle_type};
 use super::pace::Pace;
 use super::peer::Line;
+use super::room::{Place, Room, Whose};
 use super::service::{Caller, Grouping};
 use crate::convention::PUSHBACK;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::{Delta, Requests, Responses, Serve, Sotw, Variant, node_size};
-
-/// The most streams at once. Each costs a task and a few kilobytes; a mesh of this size has several control planes.
-const MAX_STREAMS: usize = 10_000;
 
 /// How long a client may keep a stream open without saying who it is.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,20 +52,31 @@ const DROPPED: &str = "xds_stream_dropped";
 pub(super) struct Streams(Arc<Shared>);
 
 struct Shared {
-    room: Arc<Semaphore>,
+    room: Room,
+    /// Only whose connection showed a certificate is served.
+    authenticated: bool,
     pace: Mutex<Pace>,
     cache: SnapshotCache,
     grouping: Box<dyn Grouping>,
 }
 
 impl Streams {
-    pub(super) fn new(cache: SnapshotCache, grouping: Box<dyn Grouping>) -> Self {
+    pub(super) fn new(cache: SnapshotCache, grouping: Box<dyn Grouping>, authenticated: bool) -> Self {
         Self(Arc::new(Shared {
-            room: Arc::new(Semaphore::new(MAX_STREAMS)),
+            room: Room::default(),
+            authenticated,
             pace: Mutex::default(),
             cache,
             grouping,
         }))
+    }
+}
+
+impl Shared {
+    /// Whether the peer of this connection, which has said who it is, may begin a stream now.
+    fn begin(&self, line: &Line) -> Result<(), Duration> {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.begin(Whose::of(line.peer()), &mut line.rate(), Instant::now())
     }
 }
 
@@ -96,21 +105,14 @@ impl Streams {
         requests: Requests<M::Variant>,
     ) -> Result<Responses<M::Variant>, Status> {
         let shared = Arc::clone(&self.0);
-        let tally = shared.cache.tally();
-        let pace = shared
-            .pace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .begin(Instant::now());
-        if let Err(wait) = pace {
-            tally.count(REFUSED, "too_fast");
-            return Err(come_again(wait));
-        }
-        let place = Arc::clone(&shared.room).try_acquire_owned().map_err(|_| {
-            tally.count(REFUSED, "too_many");
-            Status::resource_exhausted("too many streams")
-        })?;
         let line = extensions.get::<Line>().cloned().unwrap_or_default();
+        let place = enter(&shared.room, &line, shared.authenticated).inspect_err(|refusal| {
+            let reason = match refusal.code() {
+                Code::ResourceExhausted => "too_many",
+                _ => "stranger",
+            };
+            shared.cache.tally().count(REFUSED, reason);
+        })?;
         let (sender, receiver) = mpsc::channel(1);
         // Ends with the client's half of the stream, when the receiver is dropped, or when the cache is closed.
         tokio::spawn(async move {
@@ -121,6 +123,15 @@ impl Streams {
         });
         Ok(receiver)
     }
+}
+
+/// A place for a stream of this connection, before anything is said on it: a stranger gets none.
+pub(super) fn enter(room: &Room, line: &Line, authenticated: bool) -> Result<Place, Status> {
+    if authenticated && line.peer().identity.is_none() {
+        return Err(Status::permission_denied("show the certificate of a workload"));
+    }
+    room.take(line)
+        .ok_or_else(|| Status::resource_exhausted("too many streams"))
 }
 
 /// An appointment in gRPC's words, for whoever reads them (gRFC A6).
@@ -136,6 +147,8 @@ fn come_again(wait: Duration) -> Status {
 
 /// Why a stream was ended from this side.
 enum End {
+    /// It came too early, and is told when to come.
+    Early(Duration),
     /// It is told so.
     Told { reason: &'static str, status: Status },
     /// It takes nothing, so it is told nothing.
@@ -155,6 +168,13 @@ impl End {
     }
 }
 
+/// A message that cannot be read, or would take too much room if it were.
+impl From<Status> for End {
+    fn from(unread: Status) -> Self {
+        Self::told("unreadable", unread)
+    }
+}
+
 impl From<Misuse> for End {
     fn from(misuse: Misuse) -> Self {
         Self::told("misuse", misuse)
@@ -163,6 +183,10 @@ impl From<Misuse> for End {
 
 async fn part<V: Variant>(end: End, tally: &Tally, line: &Line, sender: &Sender<V>) {
     let reason = match end {
+        End::Early(wait) => {
+            drop(timeout(PATIENCE, sender.send(Err(come_again(wait)))).await);
+            return tally.count(REFUSED, "too_fast");
+        }
         End::Told { reason, status } => {
             // An error is late if a response waits before it, and lost if the client never takes that.
             drop(timeout(PATIENCE, sender.send(Err(status))).await);
@@ -187,7 +211,7 @@ async fn serve<M: Machine>(
 ) -> Result<(), End> {
     let first = timeout(FIRST_REQUEST_TIMEOUT, requests.next()).await;
     let late = |_| End::told("late", Status::deadline_exceeded("the first request did not come"));
-    let Some(mut first) = first.map_err(late)? else {
+    let Some(mut first) = first.map_err(late)?? else {
         return Ok(());
     };
     settle_type(requests.only(), M::Variant::type_url(&mut first))?;
@@ -200,6 +224,7 @@ async fn serve<M: Machine>(
         node,
         peer: line.peer().clone(),
     };
+    shared.begin(line).map_err(End::Early)?;
     let dialect =
         Dialect::of(&caller.node).map_err(|error| End::told("misuse", Status::invalid_argument(error.to_string())))?;
     let refused = |refusal: super::Refusal| End::told("refused", Status::permission_denied(refusal.to_string()));
@@ -290,7 +315,7 @@ impl<M: Machine> Talk<M> {
                         None => stale = false,
                     }
                 }
-                request = requests.next() => match request {
+                request = requests.next() => match request? {
                     Some(mut request) => {
                         settle_type(requests.only(), M::Variant::type_url(&mut request))?;
                         self.state.on_request(request)?;
@@ -319,81 +344,5 @@ impl<M: Machine> Talk<M> {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::StatusCode;
-    use tonic::Code;
-    use tonic::body::Body;
-    use tonic::codec::{Codec, EncodeBody, Streaming};
-    use tonic_prost::ProstCodec;
-    use tower::Service as _;
-
-    use super::*;
-    use crate::wire::{self, AdsServer};
-
-    type Messages = ProstCodec<<Sotw as Variant>::RequestMessage, <Sotw as Variant>::ResponseMessage>;
-    type Answers = Streaming<<Sotw as Variant>::ResponseMessage>;
-
-    fn streams() -> Streams {
-        Streams::new(SnapshotCache::new(), Box::new(|_: &Caller| Ok("g".into())))
-    }
-
-    /// Opens a stream whose client says nothing, without a socket: so the clock can be paused.
-    async fn open(service: &mut AdsServer<Streams>) -> Answers {
-        let mut codec = Messages::default();
-        let silence = EncodeBody::new_client(codec.encoder(), tokio_stream::pending(), None, None);
-        let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
-        let request = http::Request::post(path).header("content-type", "application/grpc");
-        let response = service.call(request.body(Body::new(silence)).unwrap()).await.unwrap();
-        let (parts, body) = response.into_parts();
-        // A refusal is in the headers, and has no body.
-        match Status::from_header_map(&parts.headers) {
-            Some(status) => {
-                let refused = EncodeBody::new_server(
-                    Messages::default().encoder(),
-                    tokio_stream::once(Err(status)),
-                    None,
-                    Default::default(),
-                    None,
-                );
-                Streaming::new_response(codec.decoder(), Body::new(refused), StatusCode::OK, None, None)
-            }
-            None => Streaming::new_response(codec.decoder(), body, StatusCode::OK, None, None),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_say_who_it_is_is_sent_away_in_time() {
-        let streams = streams();
-        let start = Instant::now();
-        let status = open(&mut wire::service(streams.clone()))
-            .await
-            .message()
-            .await
-            .unwrap_err();
-        assert_eq!(
-            (status.code(), start.elapsed()),
-            (Code::DeadlineExceeded, FIRST_REQUEST_TIMEOUT)
-        );
-        assert_eq!(streams.0.cache.tally().get(DROPPED, "late"), 1);
-        assert_eq!(streams.0.room.available_permits(), MAX_STREAMS);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn there_is_a_most_of_streams_and_one_that_ends_makes_room() {
-        let streams = streams();
-        let others = MAX_STREAMS as u32 - 1;
-        let _others = Arc::clone(&streams.0.room).try_acquire_many_owned(others).unwrap();
-        let mut service = wire::service(streams.clone());
-        let mut last = open(&mut service).await;
-        let refused = open(&mut service).await.message().await.unwrap_err();
-        assert_eq!(
-            (refused.code(), refused.message()),
-            (Code::ResourceExhausted, "too many streams")
-        );
-        assert_eq!(streams.0.cache.tally().get(REFUSED, "too_many"), 1);
-        // It ends for its silence, and the next one finds its place.
-        assert_eq!(last.message().await.unwrap_err().code(), Code::DeadlineExceeded);
-        let mut next = open(&mut service).await;
-        assert_eq!(next.message().await.unwrap_err().code(), Code::DeadlineExceeded);
-    }
-}
+#[path = "tests/begin.rs"]
+mod tests;

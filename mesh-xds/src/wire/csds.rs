@@ -1,13 +1,26 @@
 //! The messages and the stub of CSDS, as the plain values of [`crate::csds`].
 
-use std::pin::Pin;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use http::Request;
+use http::uri::PathAndQuery;
 use prost::Message as _;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::StreamExt;
+use tonic::body::Body;
+use tonic::client::Grpc;
+use tonic::codegen::{Body as HttpBody, Bytes, StdError};
+use tonic::server::NamedService;
 use tonic::transport::Channel;
-use tonic::{Extensions, Status, Streaming, async_trait};
+use tonic::{Extensions, Status, Streaming};
+use tower::Service;
+
+use super::codec::Weighed;
+use super::method::{Answering, Measure, streaming, unary};
+use super::variant::MESSAGE;
+use super::weigh::{Heavy, Inside, Shape, list, way};
 
 #[cfg(feature = "server")]
 use super::node_matcher::NodeMatch;
@@ -17,14 +30,17 @@ use crate::decode::clip;
 use crate::proto::admin::{ClientResourceStatus, UpdateFailureState};
 use crate::proto::protobuf::{Any, Timestamp};
 use crate::proto::status::{
-    ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus,
-    client_config::GenericXdsConfig,
-    client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
-    client_status_discovery_service_server::{ClientStatusDiscoveryService, ClientStatusDiscoveryServiceServer},
+    ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus, client_config::GenericXdsConfig,
 };
+
+const SERVICE: &str = "envoy.service.status.v3.ClientStatusDiscoveryService";
+const STREAM: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus";
+const FETCH: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus";
 
 /// The largest request taken: it holds matchers and perhaps the asker's node.
 const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+/// What a question may take with all that is made of it.
+const MAX_HELD_QUESTION_BYTES: usize = 64 * MAX_REQUEST_BYTES;
 /// How large an answer becomes at most before contents are left out: what gRPC readers take by default.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// How much of an answer reasons take at most, the texts of clients. Those for which there is no room are shortened to
@@ -33,6 +49,33 @@ const MAX_REASONS_BYTES: usize = 1024 * 1024;
 const SHORT_REASON_BYTES: usize = 128;
 /// The largest answer that is read. Without contents, a resource takes some 200 bytes.
 const MAX_READ_BYTES: usize = 64 * 1024 * 1024;
+/// What it may take with all that is made of it.
+const MAX_HELD_READ_BYTES: usize = 8 * MAX_READ_BYTES;
+
+/// Matchers nest in one another, and the largest is no larger than this. The asker's node is not looked at.
+static QUESTION: Measure = Measure {
+    bytes: MAX_REQUEST_BYTES,
+    held: MAX_HELD_QUESTION_BYTES,
+    shape: &Shape { more: 512, ..MESSAGE },
+};
+/// The value of an `Any`.
+const SEALED: Heavy = Heavy {
+    number: 2,
+    bytes: 0,
+    inside: Inside::Sealed,
+};
+static ANSWER: Shape = Shape {
+    more: 512,
+    heavy: &[list::<ClientConfig>(
+        1,
+        // What resources hold stays bytes.
+        &[list::<GenericXdsConfig>(
+            3,
+            &[way(4, &[SEALED]), way(8, &[way(1, &[SEALED])])],
+        )],
+    )],
+    ..MESSAGE
+};
 
 /// What is asked.
 #[derive(Debug, Default)]
@@ -77,19 +120,16 @@ impl TryFrom<ClientStatusRequest> for Question {
     }
 }
 
-/// The generated server around a [`Tell`].
-pub(crate) type StatusServer = ClientStatusDiscoveryServiceServer<Adapter>;
+/// The service around a [`Tell`].
+#[derive(Clone, Debug)]
+pub(crate) struct StatusServer(Arc<dyn Tell>);
 
-/// The generated server around `tell`.
+/// The service around `tell`.
 pub(crate) fn service(tell: Arc<dyn Tell>) -> StatusServer {
-    ClientStatusDiscoveryServiceServer::new(Adapter(tell)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    StatusServer(tell)
 }
 
-/// Fits a [`Tell`] to the generated trait.
-#[derive(Clone, Debug)]
-pub(crate) struct Adapter(Arc<dyn Tell>);
-
-impl Adapter {
+impl StatusServer {
     fn answer(&self, request: ClientStatusRequest, caller: &Extensions) -> Result<ClientStatusResponse, Status> {
         let question = Question::try_from(request)?;
         let clients = self.0.tell(&question, caller)?;
@@ -97,34 +137,58 @@ impl Adapter {
     }
 }
 
-#[async_trait]
-impl ClientStatusDiscoveryService for Adapter {
-    type StreamClientStatusStream = Pin<Box<dyn Stream<Item = Result<ClientStatusResponse, Status>> + Send>>;
+impl NamedService for StatusServer {
+    const NAME: &'static str = SERVICE;
+}
 
-    async fn stream_client_status(
-        &self,
-        request: tonic::Request<Streaming<ClientStatusRequest>>,
-    ) -> Result<tonic::Response<Self::StreamClientStatusStream>, Status> {
-        let (_, caller, requests) = request.into_parts();
-        let adapter = self.clone();
-        // Pulled: the next request is read when the answer to the one before is gone.
-        let answers = requests.map(move |request| adapter.answer(request?, &caller));
-        Ok(tonic::Response::new(Box::pin(answers)))
+impl<B> Service<Request<B>> for StatusServer
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn fetch_client_status(
-        &self,
-        request: tonic::Request<ClientStatusRequest>,
-    ) -> Result<tonic::Response<ClientStatusResponse>, Status> {
-        let (_, caller, request) = request.into_parts();
-        self.answer(request, &caller).map(tonic::Response::new)
+    fn call(&mut self, request: Request<B>) -> Answering {
+        let server = self.clone();
+        let method = [STREAM, FETCH].map(|method| request.uri().path() == method);
+        Box::pin(async move {
+            Ok(match method {
+                [true, _] => {
+                    let begin = |request: tonic::Request<Streaming<ClientStatusRequest>>| {
+                        let (_, caller, requests) = request.into_parts();
+                        let server = server.clone();
+                        // Pulled: the next request is read when the answer to the one before is gone.
+                        Ok(requests.map(move |request| server.answer(request?, &caller)))
+                    };
+                    streaming(request, &QUESTION, begin).await
+                }
+                [_, true] => {
+                    let tell = |request: tonic::Request<ClientStatusRequest>| {
+                        let (_, caller, request) = request.into_parts();
+                        server.answer(request, &caller)
+                    };
+                    unary(request, &QUESTION, tell).await
+                }
+                _ => Status::unimplemented("").into_http(),
+            })
+        })
     }
 }
 
 /// Asks for everything that is known, and says why there is no answer.
 pub(crate) async fn fetch(channel: Channel) -> Result<Vec<ClientView>, String> {
-    let mut client = ClientStatusDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_READ_BYTES);
-    let answer = client.fetch_client_status(ClientStatusRequest::default()).await;
+    let mut client = Grpc::new(channel).max_decoding_message_size(MAX_READ_BYTES);
+    let codec = Weighed::<ClientStatusRequest, ClientStatusResponse>::new(&ANSWER, MAX_HELD_READ_BYTES);
+    let request = tonic::Request::new(ClientStatusRequest::default());
+    let unready = |error| format!("the service is not ready: {error}");
+    client.ready().await.map_err(unready)?;
+    let answer = client.unary(request, PathAndQuery::from_static(FETCH), codec).await;
     let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
     Ok(answer.into_inner().config.into_iter().map(Into::into).collect())
 }
@@ -307,6 +371,7 @@ mod tests {
     use super::*;
     use crate::node::Node;
     use crate::proto::matcher::{NodeMatcher, StringMatcher, string_matcher::MatchPattern};
+    use crate::proto::status::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 
     /// Two clients, of which a question may be about some.
     #[derive(Debug)]

@@ -7,6 +7,7 @@ mod codec;
 pub(crate) mod csds;
 mod delta;
 pub(crate) mod load;
+mod method;
 mod node;
 #[cfg(feature = "server")]
 mod node_matcher;

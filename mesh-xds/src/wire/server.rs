@@ -1,27 +1,24 @@
-//! The serving halves of the generated stubs: ADS, and the services of one type each.
+//! The serving half of xDS: ADS, and the services of one type each.
 
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use http::Request;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt};
+use tonic::body::Body;
+use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic::{Extensions, Status, Streaming, async_trait};
+use tonic::{Extensions, Status, Streaming};
+use tower::Service;
 
+use super::method::{Answering, is_of_a_message, streaming};
 use super::{Delta, Sotw, Variant};
-use crate::proto::cds::cluster_discovery_service_server::{ClusterDiscoveryService, ClusterDiscoveryServiceServer};
-use crate::proto::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
-};
-use crate::proto::eds::endpoint_discovery_service_server::{EndpointDiscoveryService, EndpointDiscoveryServiceServer};
-use crate::proto::lds::listener_discovery_service_server::{ListenerDiscoveryService, ListenerDiscoveryServiceServer};
-use crate::proto::rds::route_discovery_service_server::{RouteDiscoveryService, RouteDiscoveryServiceServer};
 use crate::resource::ResourceKind;
-
-/// The largest request taken: as many names as a stream may ask for are 6 to 8 MiB, and an incremental client that comes back
-/// says the version of each as well. What is kept of a request is bounded by what it is, not by this.
-const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 
 /// What serves streams.
 pub(crate) trait Serve: Send + Sync + 'static {
@@ -49,124 +46,141 @@ impl<V: Variant> Requests<V> {
     }
 
     /// The next request, or `None` when the client is done or gone. Cancelling the wait loses nothing.
-    pub(crate) async fn next(&mut self) -> Option<V::Request> {
-        self.messages.message().await.ok().flatten().map(Into::into)
-    }
-}
-
-/// The generated server around a [`Serve`].
-pub(crate) type AdsServer<S> = AggregatedDiscoveryServiceServer<Adapter<S>>;
-
-/// The generated server around `serve`.
-pub(crate) fn service<S: Serve>(serve: S) -> AdsServer<S> {
-    AggregatedDiscoveryServiceServer::new(Adapter(serve)).max_decoding_message_size(MAX_REQUEST_BYTES)
-}
-
-/// All generated servers around `serve`.
-pub(crate) fn routes<S: Serve + Clone>(serve: &S) -> Routes {
-    let adapter = || Adapter(serve.clone());
-    Routes::new(service(serve.clone()))
-        .add_service(ListenerDiscoveryServiceServer::new(adapter()).max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(RouteDiscoveryServiceServer::new(adapter()).max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(ClusterDiscoveryServiceServer::new(adapter()).max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(EndpointDiscoveryServiceServer::new(adapter()).max_decoding_message_size(MAX_REQUEST_BYTES))
-}
-
-/// Fits a [`Serve`] to the generated trait.
-#[derive(Debug)]
-pub(crate) struct Adapter<S>(S);
-
-type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[async_trait]
-impl<S: Serve> AggregatedDiscoveryService for Adapter<S> {
-    type StreamAggregatedResourcesStream = Outgoing<DiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.0.answer(None, request)
-    }
-
-    type DeltaAggregatedResourcesStream = Outgoing<DeltaDiscoveryResponse>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.0.answer_delta(None, request)
-    }
-}
-
-/// The service of one kind: the same stream, restricted to it.
-macro_rules! of_one_kind {
-    ($kind:expr, $service:ident: $stream_type:ident $stream:ident, $delta_type:ident $delta:ident, $fetch:ident) => {
-        #[async_trait]
-        impl<S: Serve> $service for Adapter<S> {
-            type $stream_type = Outgoing<DiscoveryResponse>;
-
-            async fn $stream(
-                &self,
-                request: tonic::Request<Streaming<DiscoveryRequest>>,
-            ) -> Result<tonic::Response<Self::$stream_type>, Status> {
-                self.0.answer(Some($kind), request)
-            }
-
-            type $delta_type = Outgoing<DeltaDiscoveryResponse>;
-
-            async fn $delta(
-                &self,
-                request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-            ) -> Result<tonic::Response<Self::$delta_type>, Status> {
-                self.0.answer_delta(Some($kind), request)
-            }
-
-            async fn $fetch(
-                &self,
-                _: tonic::Request<DiscoveryRequest>,
-            ) -> Result<tonic::Response<DiscoveryResponse>, Status> {
-                Err(Status::unimplemented("resources are served on streams only"))
-            }
+    ///
+    /// # Errors
+    ///
+    /// What the client is to be told of a message that cannot be taken. There is no other after it.
+    pub(crate) async fn next(&mut self) -> Result<Option<V::Request>, Status> {
+        match self.messages.message().await {
+            Ok(message) => Ok(message.map(Into::into)),
+            Err(status) if is_of_a_message(&status) => Err(status),
+            Err(_) => Ok(None),
         }
-    };
-}
-
-of_one_kind!(ResourceKind::Listener, ListenerDiscoveryService:
-    StreamListenersStream stream_listeners, DeltaListenersStream delta_listeners, fetch_listeners);
-of_one_kind!(ResourceKind::Route, RouteDiscoveryService:
-    StreamRoutesStream stream_routes, DeltaRoutesStream delta_routes, fetch_routes);
-of_one_kind!(ResourceKind::Cluster, ClusterDiscoveryService:
-    StreamClustersStream stream_clusters, DeltaClustersStream delta_clusters, fetch_clusters);
-of_one_kind!(ResourceKind::Endpoints, EndpointDiscoveryService:
-    StreamEndpointsStream stream_endpoints, DeltaEndpointsStream delta_endpoints, fetch_endpoints);
-
-/// From a call to a stream and back.
-trait Answer: Serve {
-    fn answer(
-        &self,
-        only: Option<ResourceKind>,
-        request: tonic::Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<tonic::Response<Outgoing<DiscoveryResponse>>, Status> {
-        let (_, extensions, messages) = request.into_parts();
-        let responses = self.begin(&extensions, Requests { messages, only })?;
-        Ok(outgoing::<Sotw>(responses))
-    }
-
-    fn answer_delta(
-        &self,
-        only: Option<ResourceKind>,
-        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<tonic::Response<Outgoing<DeltaDiscoveryResponse>>, Status> {
-        let (_, extensions, messages) = request.into_parts();
-        let responses = self.begin_delta(&extensions, Requests { messages, only })?;
-        Ok(outgoing::<Delta>(responses))
     }
 }
 
-impl<S: Serve> Answer for S {}
+/// A service: its name, its methods and what it serves.
+pub(crate) trait Offer: 'static {
+    const NAME: &'static str;
+    const SOTW: &'static str;
+    const DELTA: &'static str;
+    /// `None`: all.
+    const ONLY: Option<ResourceKind>;
+}
 
-fn outgoing<V: Variant>(responses: Responses<V>) -> tonic::Response<Outgoing<V::ResponseMessage>> {
-    let responses = ReceiverStream::new(responses).map(|response| response.map(Into::into));
-    tonic::Response::new(Box::pin(responses))
+macro_rules! offers {
+    ($($offer:ident: $name:literal $noun:literal $only:expr;)*) => {$(
+        #[derive(Debug)]
+        pub(crate) enum $offer {}
+
+        impl Offer for $offer {
+            const NAME: &'static str = $name;
+            const SOTW: &'static str = concat!("/", $name, "/Stream", $noun);
+            const DELTA: &'static str = concat!("/", $name, "/Delta", $noun);
+            const ONLY: Option<ResourceKind> = $only;
+        }
+    )*};
+}
+
+offers! {
+    Aggregated: "envoy.service.discovery.v3.AggregatedDiscoveryService" "AggregatedResources" None;
+    Listeners: "envoy.service.listener.v3.ListenerDiscoveryService" "Listeners" Some(ResourceKind::Listener);
+    RouteTrees: "envoy.service.route.v3.RouteDiscoveryService" "Routes" Some(ResourceKind::Route);
+    Clusters: "envoy.service.cluster.v3.ClusterDiscoveryService" "Clusters" Some(ResourceKind::Cluster);
+    EndpointLists: "envoy.service.endpoint.v3.EndpointDiscoveryService" "Endpoints" Some(ResourceKind::Endpoints);
+}
+
+/// A service around a [`Serve`]. `Fetch*`, and what else there is not, is UNIMPLEMENTED.
+pub(crate) struct DiscoveryServer<S, O> {
+    serve: Arc<S>,
+    offer: PhantomData<fn() -> O>,
+}
+
+/// The aggregated one.
+pub(crate) type AdsServer<S> = DiscoveryServer<S, Aggregated>;
+
+/// The aggregated service around `serve`.
+pub(crate) fn service<S: Serve>(serve: S) -> AdsServer<S> {
+    DiscoveryServer::new(&Arc::new(serve))
+}
+
+/// All services around `serve`.
+pub(crate) fn routes<S: Serve>(serve: S) -> Routes {
+    let serve = Arc::new(serve);
+    Routes::new(DiscoveryServer::<S, Aggregated>::new(&serve))
+        .add_service(DiscoveryServer::<S, Listeners>::new(&serve))
+        .add_service(DiscoveryServer::<S, RouteTrees>::new(&serve))
+        .add_service(DiscoveryServer::<S, Clusters>::new(&serve))
+        .add_service(DiscoveryServer::<S, EndpointLists>::new(&serve))
+}
+
+impl<S, O> DiscoveryServer<S, O> {
+    fn new(serve: &Arc<S>) -> Self {
+        Self {
+            serve: Arc::clone(serve),
+            offer: PhantomData,
+        }
+    }
+}
+
+impl<S, O> Clone for DiscoveryServer<S, O> {
+    fn clone(&self) -> Self {
+        Self::new(&self.serve)
+    }
+}
+
+impl<S: fmt::Debug, O> fmt::Debug for DiscoveryServer<S, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DiscoveryServer").field(&self.serve).finish()
+    }
+}
+
+impl<S, O: Offer> NamedService for DiscoveryServer<S, O> {
+    const NAME: &'static str = O::NAME;
+}
+
+impl<S: Serve, O: Offer> Service<Request<Body>> for DiscoveryServer<S, O> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        let serve = Arc::clone(&self.serve);
+        let method = [O::SOTW, O::DELTA].map(|method| request.uri().path() == method);
+        Box::pin(async move {
+            Ok(match method {
+                [true, _] => {
+                    let begin = |request| {
+                        let (extensions, requests) = requests::<Sotw, O>(request);
+                        serve.begin(&extensions, requests).map(outgoing::<Sotw>)
+                    };
+                    streaming(request, Sotw::REQUEST, begin).await
+                }
+                [_, true] => {
+                    let begin = |request| {
+                        let (extensions, requests) = requests::<Delta, O>(request);
+                        serve.begin_delta(&extensions, requests).map(outgoing::<Delta>)
+                    };
+                    streaming(request, Delta::REQUEST, begin).await
+                }
+                _ => Status::unimplemented("resources are served on streams only").into_http(),
+            })
+        })
+    }
+}
+
+fn requests<V: Variant, O: Offer>(request: tonic::Request<Streaming<V::RequestMessage>>) -> (Extensions, Requests<V>) {
+    let (_, extensions, messages) = request.into_parts();
+    let only = O::ONLY;
+    (extensions, Requests { messages, only })
+}
+
+fn outgoing<V: Variant>(
+    responses: Responses<V>,
+) -> impl tokio_stream::Stream<Item = Result<V::ResponseMessage, Status>> + Send + 'static {
+    ReceiverStream::new(responses).map(|response| response.map(Into::into))
 }

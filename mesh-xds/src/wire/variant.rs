@@ -4,6 +4,8 @@ use std::fmt;
 #[cfg(feature = "server")]
 use std::sync::Arc;
 
+#[cfg(feature = "server")]
+use super::method::Measure;
 use super::weigh::{Heavy, Inside, Shape};
 use super::{DeltaRequest, DeltaResponse, Request, Response};
 #[cfg(feature = "server")]
@@ -18,6 +20,48 @@ pub(super) const MESSAGE: Shape = Shape {
     more: 256,
     heavy: &[],
 };
+
+/// The most bytes of a request: as many names as a stream may ask for are 6 to 8 MiB, and an incremental client that comes back says
+/// the version of each as well.
+#[cfg(feature = "server")]
+const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
+/// What a request may take with all that is made of it. Those names, as texts of their own, are a third of it.
+#[cfg(feature = "server")]
+const MAX_HELD_REQUEST_BYTES: usize = 4 * MAX_REQUEST_BYTES;
+
+/// A text that has its place in what is around it.
+#[cfg(feature = "server")]
+const fn text(number: u64) -> Heavy {
+    Heavy {
+        number,
+        bytes: 0,
+        inside: Inside::Sealed,
+    }
+}
+
+/// A list of texts, which are bytes once more.
+#[cfg(feature = "server")]
+const fn texts(number: u64) -> Heavy {
+    Heavy {
+        number,
+        bytes: size_of::<String>() + size_of::<Arc<str>>(),
+        inside: Inside::Sealed,
+    }
+}
+
+/// What a byte of a node may become at most: where its metadata is nothing but maps of one entry, which become JSON besides.
+#[cfg(feature = "server")]
+const NODE_FACTOR: usize = 256;
+
+/// Who asks.
+#[cfg(feature = "server")]
+pub(super) const fn node(number: u64) -> Heavy {
+    Heavy {
+        number,
+        bytes: 0,
+        inside: Inside::Times(NODE_FACTOR),
+    }
+}
 
 /// What a resource costs on its way to the cache, by however little it is said: an `Any`, and what is read of it. More than are kept
 /// ([`MAX_RESOURCES`](crate::client::cache::MAX_RESOURCES)) find room.
@@ -42,6 +86,10 @@ pub(crate) trait Variant: fmt::Debug + Send + Sync + 'static {
 
     /// What responses cost. Their resources are weighed one by one, when they are read.
     const RESPONSE: Shape;
+
+    /// What requests may be.
+    #[cfg(feature = "server")]
+    const REQUEST: &'static Measure;
 
     /// Who asks, if the request says so.
     #[cfg(feature = "server")]
@@ -78,6 +126,16 @@ impl Variant for Sotw {
     };
 
     #[cfg(feature = "server")]
+    const REQUEST: &'static Measure = &Measure {
+        bytes: MAX_REQUEST_BYTES,
+        held: MAX_HELD_REQUEST_BYTES,
+        shape: &Shape {
+            heavy: &[node(2), texts(3)],
+            ..MESSAGE
+        },
+    };
+
+    #[cfg(feature = "server")]
     fn node(request: &Request) -> Option<&Arc<Node>> {
         request.node.as_ref()
     }
@@ -107,6 +165,26 @@ impl Variant for Delta {
             }]),
         }],
         ..MESSAGE
+    };
+
+    #[cfg(feature = "server")]
+    const REQUEST: &'static Measure = &Measure {
+        bytes: MAX_REQUEST_BYTES,
+        held: MAX_HELD_REQUEST_BYTES,
+        shape: &Shape {
+            heavy: &[
+                node(1),
+                texts(3),
+                texts(4),
+                // A map, whose entries are texts twice over.
+                Heavy {
+                    number: 5,
+                    bytes: 2 * size_of::<(String, String)>(),
+                    inside: Inside::Message(&[text(1), text(2)]),
+                },
+            ],
+            ..MESSAGE
+        },
     };
 
     #[cfg(feature = "server")]

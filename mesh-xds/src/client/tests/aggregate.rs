@@ -1,11 +1,13 @@
 //! Clusters that stand for others (gRFC A37).
 
 use mesh_core::config::ReasonKind;
+use proptest::prelude::*;
 
 use super::assemble::{Mesh, kind_of};
 use super::*;
-use crate::decode::tests::kinds;
+use crate::decode::Context;
 use crate::decode::tests::raw as raw_of;
+use crate::decode::tests::{context, kinds, strategies};
 
 /// Messages are merged by putting their bytes together: `policy` with 30 of a hundred dropped as "lb".
 pub(super) const THIRTY_PERCENT: [u8; 12] = [0x22, 10, 0x12, 8, 0x0a, 2, b'l', b'b', 0x12, 2, 0x08, 30];
@@ -176,4 +178,29 @@ fn nothing_is_published_before_each_member_is_known() {
     assert_eq!(places(&mesh).unwrap(), [(0, 1)], "and no longer than it may take");
     let snapshot = mesh.published.as_ref().unwrap();
     assert_eq!(kind_of(snapshot.cluster(&"c".into()).unwrap()), None::<ReasonKind>);
+}
+
+proptest! {
+    /// What our control plane says of a cluster that stands for others, and of those, is put together to the same value.
+    #[test]
+    fn aggregates_survive_the_wire(whole in strategies::aggregates()) {
+        let mut mesh = Mesh::within(&["t"], Context { trusted: true, ..context() });
+        mesh.hear(ResourceKind::Listener, vec![listener("t", "t")]);
+        mesh.hear(ResourceKind::Route, vec![routes("t", "c")]);
+        let clusters = std::iter::once(&whole).chain(whole.leaves.iter().map(|leaf| &**leaf));
+        let clusters: Vec<Raw> = clusters
+            .map(|cluster| raw(ResourceKind::Cluster, encode::cluster(cluster, Dialect::Mesh)))
+            .collect();
+        // Its leaves are asked for when it is known.
+        mesh.hear(ResourceKind::Cluster, clusters.clone());
+        mesh.hear(ResourceKind::Cluster, clusters);
+        let endpoints = whole.leaves.iter().map(|leaf| {
+            let bytes = encode::endpoints(&leaf.name, &leaf.endpoints, &leaf.drops, &leaf.localities);
+            raw(ResourceKind::Endpoints, bytes)
+        });
+        mesh.hear(ResourceKind::Endpoints, endpoints.collect());
+        let snapshot = mesh.published.as_ref().expect("something was published");
+        let read = snapshot.cluster(&"c".into()).unwrap().as_ref().unwrap();
+        prop_assert_eq!(&**read, &whole);
+    }
 }

@@ -51,8 +51,12 @@ pub(super) struct Seen {
 
 impl Mesh {
     pub(super) fn new(targets: &[&str]) -> Self {
+        Self::within(targets, Context::default())
+    }
+
+    pub(super) fn within(targets: &[&str], context: Context) -> Self {
         let mut mesh = Self {
-            ads: AdsState::new(Arc::new(Node::default()), Context::default()),
+            ads: AdsState::new(Arc::new(Node::default()), context),
             assembler: Assembler::new(grpc("%s")),
             targets: names(targets),
             inbound: Vec::new(),

@@ -242,7 +242,7 @@ impl Serve for Host {
             let mut changes = plane.store.subscribe();
             loop {
                 tokio::select! {
-                    request = incoming.next() => match request {
+                    request = incoming.next() => match request.ok().flatten() {
                         Some(request) => talk.hear(&plane, &request),
                         None => break,
                     },
@@ -266,7 +266,7 @@ impl Serve for Host {
             let mut changes = plane.store.subscribe();
             loop {
                 tokio::select! {
-                    request = incoming.next() => match request {
+                    request = incoming.next() => match request.ok().flatten() {
                         Some(request) => talk.hear_delta(&plane, &request),
                         None => break,
                     },

@@ -64,7 +64,7 @@ impl Serve for Puppet {
         let (responses, receiver) = mpsc::channel(1);
         let (sender, requests) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            while let Some(request) = incoming.next().await {
+            while let Ok(Some(request)) = incoming.next().await {
                 if sender.send(request).is_err() {
                     return;
                 }

@@ -14,7 +14,7 @@ mod policies;
 mod roundtrip;
 mod route;
 mod served;
-mod strategies;
+pub(crate) mod strategies;
 mod tokens;
 mod weight;
 

@@ -10,8 +10,8 @@ use mesh_core::config::{
 };
 use proptest::prelude::*;
 
-use super::roundtrip::{bytes_in, clusters, endpoint_lists, localities_of, trees};
-use super::strategies::kinds;
+use super::roundtrip::bytes_in;
+use super::strategies::{clusters, endpoint_lists, kinds, localities_of, trees};
 use super::*;
 use crate::encode::{self, Dialect};
 use crate::proto::cluster::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};

@@ -12,7 +12,7 @@ use mesh_core::config::{
 use mesh_core::testing::TestIssuer;
 use proptest::prelude::*;
 
-use super::roundtrip::{string_tests, text};
+use super::strategies::{string_tests, text};
 
 fn headers() -> impl Strategy<Value = HeaderMatch> {
     let range = (any::<i64>(), any::<i64>()).prop_map(|(start, end)| HeaderTest::Range { start, end });

@@ -13,7 +13,8 @@ use mesh_core::config::{
 use proptest::prelude::*;
 
 use super::policies;
-use super::roundtrip::{bytes_in, string_tests, text};
+use super::roundtrip::bytes_in;
+use super::strategies::{string_tests, text};
 use super::*;
 use crate::convention::NOBODY;
 use crate::encode;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::clients::SubscriptionReport;
 use super::encoded::View;
 use super::machine::{Machine, Misuse};
-use super::order::{Kinds, Told as _};
+use super::order::Kinds;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
 use crate::wire::{Delta, DeltaRequest, DeltaResponse};
@@ -65,7 +65,7 @@ impl Machine for DeltaState {
         if subscription.is_too_large() {
             return Err(Misuse::TooManyNames(kind));
         }
-        if first && kind == ResourceKind::Cluster && !subscription.is_wildcard() {
+        if first && kind == ResourceKind::Cluster {
             self.kinds.resume(held.into_iter());
         }
         Ok(())

@@ -16,20 +16,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Extensions, Status};
 use tower::Service;
 
 use super::peer::{Line, Peer};
+use super::room::Room;
 use super::service::{Caller, Grouping};
+use super::stream::enter;
 use crate::wire::load::{self, LoadResponse, LoadServer, Reports, Responses, TakeLoad};
 
 pub use board::{ClientLoad, LoadBoard, ReportedLoad};
 
-/// The most streams at once: as many as there may be ADS streams.
-const MAX_STREAMS: usize = 10_000;
 /// How long a client may keep a stream open without saying who it is.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -44,8 +44,19 @@ pub struct LoadService {
 impl LoadService {
     /// Puts the reports of every caller that `grouping` admits on `board`.
     pub fn new(board: LoadBoard, grouping: impl Grouping) -> Self {
+        Self::of(board, grouping, false)
+    }
+
+    /// The same of callers alone whose connection shows a verified certificate, as
+    /// [`DiscoveryServices::authenticated`](super::DiscoveryServices::authenticated).
+    pub fn authenticated(board: LoadBoard, grouping: impl Grouping) -> Self {
+        Self::of(board, grouping, true)
+    }
+
+    fn of(board: LoadBoard, grouping: impl Grouping, authenticated: bool) -> Self {
         let sink = Sink {
-            room: Arc::new(Semaphore::new(MAX_STREAMS)),
+            room: Room::default(),
+            authenticated,
             board,
             grouping: Arc::new(grouping),
         };
@@ -74,7 +85,9 @@ impl Service<Request<Body>> for LoadService {
 }
 
 struct Sink {
-    room: Arc<Semaphore>,
+    /// As much as there is for streams of xDS.
+    room: Room,
+    authenticated: bool,
     board: LoadBoard,
     grouping: Arc<dyn Grouping>,
 }
@@ -89,12 +102,9 @@ impl fmt::Debug for Sink {
 
 impl TakeLoad for Sink {
     fn begin(&self, extensions: &Extensions, reports: Reports) -> Result<Responses, Status> {
-        let full = |_| Status::resource_exhausted("too many streams of load reports");
-        let place = Arc::clone(&self.room).try_acquire_owned().map_err(full)?;
-        let peer = extensions
-            .get::<Line>()
-            .map(|line| line.peer().clone())
-            .unwrap_or_default();
+        let line = extensions.get::<Line>().cloned().unwrap_or_default();
+        let place = enter(&self.room, &line, self.authenticated)?;
+        let peer = line.peer().clone();
         let (sender, receiver) = mpsc::channel(1);
         let (board, grouping) = (self.board.clone(), Arc::clone(&self.grouping));
         // Ends with the client's half of the stream, or when the board is closed.
@@ -117,7 +127,7 @@ async fn take(
 ) -> Result<(), Status> {
     let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, reports.next()).await;
     let late = |_| Status::deadline_exceeded("the first request did not come");
-    let Some(first) = first.map_err(late)? else {
+    let Some(first) = first.map_err(late)?? else {
         return Ok(());
     };
     let node = first.node.clone().unwrap_or_default();
@@ -140,7 +150,7 @@ async fn take(
     let mut closing = board.closing();
     loop {
         tokio::select! {
-            report = reports.next() => match report {
+            report = reports.next() => match report? {
                 Some(report) => registered.take(report),
                 None => return Ok(()),
             },

@@ -383,3 +383,8 @@ fn cp_7_incremental_converges_in_two_round_trips() {
 fn cp_7_incremental_converges_where_everything_is_asked_for() {
     converges::<DeltaState, _>(true, 2);
 }
+
+#[test]
+fn cp_7_state_of_the_world_converges_where_everything_is_asked_for() {
+    converges::<StreamState, _>(true, 3);
+}

@@ -1,5 +1,6 @@
 //! What a client is sent and what is made of what it says.
 
+mod aggregate;
 mod converge;
 mod delta;
 mod load;

@@ -3,6 +3,7 @@
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint as Address, Server};
@@ -16,16 +17,24 @@ use crate::wire::{Delta, DeltaRequest, Sotw, Variant};
 async fn start() -> Channel {
     let cache = SnapshotCache::new();
     cache.publish("g", &snapshot("c", &[("c", 1), ("d", 2)])).unwrap();
+    let status = crate::ClientStatusService::of_clients(cache.clone(), |_: &crate::csds::Reader| Ok(()));
+    let loads = LoadService::new(LoadBoard::new(std::time::Duration::from_secs(1)), |_: &Caller| {
+        Ok("g".into())
+    });
     let services = DiscoveryServices::new(cache, |_: &Caller| Ok("g".into()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let router = Server::builder().add_routes(services.into_routes());
+    let router = Server::builder()
+        .add_routes(services.into_routes())
+        .add_service(loads)
+        .add_service(status);
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     Address::from_shared(address).unwrap().connect().await.unwrap()
 }
 
 async fn ready(channel: &Channel) -> Grpc<Channel> {
-    let mut grpc = Grpc::new(channel.clone());
+    // That so many names are not there is as long as they are.
+    let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
     grpc.ready().await.unwrap();
     grpc
 }
@@ -163,6 +172,109 @@ async fn a_node_that_is_kept_for_as_long_as_the_stream_is_not_taken_at_any_size(
             }
         }
     }
+}
+
+/// Says this, and nothing else that could be made of it.
+async fn refused(channel: &Channel, method: &'static str, said: Vec<u8>) -> Status {
+    let codec = ProstCodec::<Bytes, Bytes>::default();
+    let requests = tokio_stream::iter([Bytes(said)]).chain(tokio_stream::pending());
+    let mut grpc = ready(channel).await;
+    let call = grpc.streaming(tonic::Request::new(requests), PathAndQuery::from_static(method), codec);
+    match call.await {
+        Err(status) => status,
+        Ok(response) => response.into_inner().message().await.unwrap_err(),
+    }
+}
+
+/// A message that is written as it is.
+#[derive(Clone, Debug, Default)]
+struct Bytes(Vec<u8>);
+
+impl Message for Bytes {
+    fn encode_raw(&self, buf: &mut impl bytes::BufMut) {
+        buf.put_slice(&self.0);
+    }
+
+    fn merge_field(
+        &mut self,
+        _: u32,
+        wire: prost::encoding::WireType,
+        buf: &mut impl bytes::Buf,
+        context: prost::encoding::DecodeContext,
+    ) -> Result<(), prost::DecodeError> {
+        prost::encoding::skip_field(wire, 1, buf, context)
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// A field of this number with this in it.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut field = vec![(number << 3) | 2];
+    prost::encode_length_delimiter(content.len(), &mut field).unwrap();
+    field.extend(content);
+    field
+}
+
+/// So many bytes of fields of this number with nothing in them.
+fn nothing(number: u8, bytes: usize) -> Vec<u8> {
+    [(number << 3) | 2, 0].repeat(bytes / 2)
+}
+
+const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const ROUTES: &str = "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes";
+const LOADS: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
+const STATUS: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus";
+/// What they each take, but for the length of one message.
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn cp_5_a_request_that_would_grow_too_large_is_refused_before_it_is_decoded() {
+    let channel = start().await;
+    for (about, method, said) in [
+        ("names", SOTW, nothing(3, 15 * MIB)),
+        ("names", ROUTES, nothing(3, 15 * MIB)),
+        ("locators", SOTW, nothing(7, 15 * MIB)),
+        ("a node", SOTW, field(2, &field(3, &nothing(1, MIB)))),
+        ("details of an error", SOTW, field(6, &nothing(3, 15 * MIB))),
+        ("names", DELTA, nothing(3, 15 * MIB)),
+        ("versions", DELTA, nothing(5, 15 * MIB)),
+        ("clusters", LOADS, nothing(2, 7 * MIB)),
+        ("localities", LOADS, field(2, &nothing(2, 7 * MIB))),
+        ("matchers", STATUS, nothing(1, MIB - 10)),
+    ] {
+        let said = refused(&channel, method, said).await;
+        assert_eq!(said.code(), Code::ResourceExhausted, "{about} to {method}: {said}");
+        assert!(said.message().contains("MiB of memory when decoded"), "{about}: {said}");
+    }
+    // Longer than anything that is taken, and no message at all: it is told too.
+    let long = refused(&channel, SOTW, vec![0; 16 * MIB + 1]).await;
+    assert_eq!(long.code(), Code::OutOfRange, "{long}");
+    let none = refused(&channel, SOTW, vec![0xff; 10]).await;
+    assert_eq!(none.code(), Code::Internal, "{none}");
+    // What a large client says is not too much.
+    let names: Vec<String> = (0..MAX_NAMES)
+        .map(|n| format!("outbound|8080||payment-service-{n}.default.svc.cluster.local"))
+        .collect();
+    let (mut sotw, mut delta) = asks(EDS.type_url(), EDS);
+    sotw.names
+        .extend(names.iter().skip(1).map(|name| Arc::from(name.as_str())));
+    first::<Sotw>(&channel, SOTW.into(), sotw).await.unwrap();
+    delta
+        .subscribe
+        .extend(names.iter().skip(1).map(|name| Arc::from(name.as_str())));
+    delta.held = names
+        .iter()
+        .map(|name| (Arc::from(name.as_str()), "0123456789abcdef".into()))
+        .collect();
+    first::<Delta>(&channel, DELTA.into(), delta).await.unwrap();
 }
 
 #[test]

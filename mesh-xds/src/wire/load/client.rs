@@ -1,19 +1,36 @@
-//! The client's half of the generated LRS stub.
+//! The client's half of LRS.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
+use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::client::Grpc;
+use tonic::{Code, Request, Status, Streaming};
 
-use super::{LoadRequest, LoadResponse};
+use super::{LoadRequest, LoadResponse, METHOD};
 use crate::credentials::Credentialed;
-use crate::proto::load_stats::{LoadStatsResponse, load_reporting_service_client::LoadReportingServiceClient};
+use crate::proto::load_stats::{LoadStatsRequest, LoadStatsResponse};
+use crate::wire::codec::Weighed;
+use crate::wire::variant::MESSAGE;
+use crate::wire::weigh::{Heavy, Inside, Shape};
 
 /// The largest response taken: it holds the names of clusters, and nothing else that grows.
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
+/// What it may take with all that is made of it: the names of ten thousand clusters are a fifth of it.
+const MAX_HELD_RESPONSE_BYTES: usize = 4 * MAX_RESPONSE_BYTES;
+
+static RESPONSE: Shape = Shape {
+    heavy: &[Heavy {
+        number: 1,
+        bytes: size_of::<String>() + size_of::<Arc<str>>(),
+        inside: Inside::Sealed,
+    }],
+    ..MESSAGE
+};
 
 /// Why a stream of reports is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +62,13 @@ pub(crate) enum IncomingLoad {
 impl IncomingLoad {
     /// Opens a stream that says what comes through `outgoing`.
     pub(crate) fn open(channel: Credentialed, outgoing: mpsc::Receiver<LoadRequest>) -> Self {
-        let mut client = LoadReportingServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let mut client = Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let codec = Weighed::<LoadStatsRequest, LoadStatsResponse>::new(&RESPONSE, MAX_HELD_RESPONSE_BYTES);
+        let requests = Request::new(ReceiverStream::new(outgoing).map(Into::into));
         Self::Opening(Box::pin(async move {
-            let requests = ReceiverStream::new(outgoing).map(Into::into);
-            Ok(client.stream_load_stats(requests).await?.into_inner())
+            client.ready().await?;
+            let path = PathAndQuery::from_static(METHOD);
+            Ok(client.streaming(requests, path, codec).await?.into_inner())
         }))
     }
 

@@ -21,6 +21,10 @@ pub(crate) use client::{Ended, IncomingLoad};
 #[cfg(feature = "server")]
 pub(crate) use server::{LoadServer, Reports, Responses, TakeLoad, service};
 
+#[cfg(feature = "server")]
+const SERVICE: &str = "envoy.service.load_stats.v3.LoadReportingService";
+const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
+
 /// What a client reports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct LoadRequest {

@@ -1,5 +1,6 @@
 //! Parts of routes, of every kind, for properties.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::{
@@ -11,8 +12,7 @@ use mesh_core::config::{
 };
 use proptest::prelude::*;
 
-use super::roundtrip::{string_tests, text};
-use super::*;
+use super::{string_tests, text};
 
 fn fractions() -> impl Strategy<Value = Fraction> {
     let per = prop::sample::select(vec![Per::Hundred, Per::TenThousand, Per::Million]);
@@ -39,7 +39,7 @@ fn header_matches() -> impl Strategy<Value = HeaderMatch> {
     })
 }
 
-pub(super) fn route_matches() -> impl Strategy<Value = RouteMatch> {
+pub(in crate::decode::tests) fn route_matches() -> impl Strategy<Value = RouteMatch> {
     let path = prop_oneof![
         text().prop_map(PathMatch::Exact),
         "[a-z/]{0,9}".prop_map(|prefix| PathMatch::Prefix(prefix.into())),
@@ -93,11 +93,11 @@ fn header_edits() -> impl Strategy<Value = HeaderEdits> {
     (prop::collection::vec(add, 0..2), remove).prop_map(|(add, remove)| HeaderEdits { remove, add })
 }
 
-pub(super) fn header_rules() -> impl Strategy<Value = Option<Arc<HeaderRules>>> {
+pub(in crate::decode::tests) fn header_rules() -> impl Strategy<Value = Option<Arc<HeaderRules>>> {
     (header_edits(), header_edits()).prop_map(|(request, response)| HeaderRules { request, response }.shared())
 }
 
-pub(super) fn faults() -> impl Strategy<Value = Fault> {
+pub(in crate::decode::tests) fn faults() -> impl Strategy<Value = Fault> {
     let length = prop_oneof![
         Just(Delay::Header),
         (1u64..u64::from(u32::MAX)).prop_map(|nanos| Delay::Fixed(Duration::from_nanos(nanos)))
@@ -136,7 +136,7 @@ pub(super) fn faults() -> impl Strategy<Value = Fault> {
     )
 }
 
-pub(super) fn sessions() -> impl Strategy<Value = Session> {
+pub(in crate::decode::tests) fn sessions() -> impl Strategy<Value = Session> {
     let attribute = ("[A-Za-z]{1,6}", "[a-z]{0,4}").prop_map(|(name, value)| (name.into(), value.into()));
     let attributes = prop::collection::vec(attribute, 0..3);
     let cookie = ("[a-z]{1,6}", 0u64..100_000, "(/[a-z]{0,4})?", attributes);
@@ -154,7 +154,7 @@ pub(super) fn sessions() -> impl Strategy<Value = Session> {
 }
 
 /// What filters do.
-pub(super) fn kinds() -> impl Strategy<Value = FilterKind> {
+pub(in crate::decode::tests) fn kinds() -> impl Strategy<Value = FilterKind> {
     prop_oneof![
         faults().prop_map(FilterKind::from),
         sessions().prop_map(FilterKind::from)
@@ -162,7 +162,7 @@ pub(super) fn kinds() -> impl Strategy<Value = FilterKind> {
 }
 
 /// In the order of their names, each once.
-pub(super) fn overrides() -> impl Strategy<Value = Vec<FilterOverride>> {
+pub(in crate::decode::tests) fn overrides() -> impl Strategy<Value = Vec<FilterOverride>> {
     let what = prop_oneof![
         Just(Override::Disabled),
         Just(Override::Enabled),
@@ -246,7 +246,7 @@ fn hash_policies() -> impl Strategy<Value = HashPolicy> {
     (by, any::<bool>()).prop_map(|(by, terminal)| HashPolicy { by, terminal })
 }
 
-pub(super) fn actions() -> impl Strategy<Value = Action> {
+pub(in crate::decode::tests) fn actions() -> impl Strategy<Value = Action> {
     let share = (
         "[a-z|]{1,9}",
         1u32..1000,
