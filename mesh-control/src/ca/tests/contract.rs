@@ -43,8 +43,9 @@ fn account(cluster: &TestIssuer, edit: impl FnOnce(&mut Value)) -> String {
     cluster.token(&claims.to_string())
 }
 
-#[test]
-fn tokens_of_service_accounts_are_checked_by_the_clusters_keys() {
+// A review has a limit of time, which needs a clock.
+#[tokio::test]
+async fn tokens_of_service_accounts_are_checked_by_the_clusters_keys() {
     let (cluster, other) = (TestIssuer::new("one"), TestIssuer::new("one"));
     let tokens = ServiceAccountTokens::new(ISSUER, &cluster.jwks()).unwrap();
     let domain = TrustDomain::parse("cluster.local").unwrap();
@@ -102,8 +103,9 @@ fn tokens_of_service_accounts_are_checked_by_the_clusters_keys() {
     refused(super::bench().ask(&csr, Some(&good), None), Code::Unauthenticated);
 }
 
-#[test]
-fn a_hook_is_asked_about_what_is_none_of_ours_and_only_by_who_has_not_failed_too_often() {
+// A review has a limit of time, which needs a clock.
+#[tokio::test]
+async fn a_hook_is_asked_about_what_is_none_of_ours_and_only_by_who_has_not_failed_too_often() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let bench = reviewed(Reviewer::new(move |token: String| {
