@@ -52,7 +52,7 @@ pub(super) async fn watch(outlet: &Outlet) -> Infallible {
         let left = std::time::Duration::from_secs(next.as_secs().saturating_sub(now.as_secs()));
         tokio::select! {
             () = bell.notified() => {}
-            () = outlet.rest(left.max(super::term::MIN_TERM)) => {}
+            () = outlet.rest(left.max(super::term::MIN_TERM), None) => {}
         }
     }
 }

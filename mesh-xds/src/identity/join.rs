@@ -45,8 +45,12 @@ pub(super) async fn supply(ca: &MeshCa, connector: &Connector, outlet: &Outlet, 
                     Some(term) => {
                         backoff.reset();
                         trusted = roots;
+                        // A clock that is set back to before it makes it one of the future, which nobody believes. One that came as that
+                        // is of an authority that is ahead, and the next would be the same.
+                        let begin = identity.svid().not_before();
+                        let begun = (begin.as_secs() <= now.as_secs()).then_some(begin);
                         outlet.issued(identity, now);
-                        outlet.rest(term).await;
+                        outlet.rest(term, begun).await;
                         continue;
                     }
                     // Our clock or the CA's is wrong, and asking more often makes neither right.

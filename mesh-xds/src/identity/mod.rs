@@ -205,13 +205,14 @@ impl Outlet {
     }
 
     /// Sleeps for `term` by whichever clock is first: the wall clock goes on while a machine sleeps, and the other one when
-    /// the wall clock is set back.
-    async fn rest(&self, term: Duration) {
+    /// the wall clock is set back. No longer than until it was set back to before `begun`, if that is something.
+    async fn rest(&self, term: Duration, begun: Option<UnixTime>) {
         let (wake, end) = (term::after(self.now(), term), Instant::now() + term);
         loop {
             let by_wall = Duration::from_secs(wake.as_secs().saturating_sub(self.now().as_secs()));
             let left = by_wall.min(end.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
+            let is_set_back = begun.is_some_and(|begun| self.now().as_secs() < begun.as_secs());
+            if left.is_zero() || is_set_back {
                 return;
             }
             tokio::time::sleep(left.min(MAX_NAP)).await;
