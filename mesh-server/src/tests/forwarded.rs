@@ -50,7 +50,7 @@ async fn az_6_a_handler_is_told_of_the_verified_certificate_and_not_what_the_pee
     );
     assert_eq!(rest, format!("Subject=\"CN=checkout-7\";URI={CLIENT}"));
     let config = || mesh.client_as(&identity);
-    assert_eq!(found(None, &mesh, config()).await, [expected.clone()]);
+    assert_eq!(found(None, &mesh, config()).await, std::slice::from_ref(&expected));
     let sanitized = found(Some(ForwardedClientCert::Sanitize), &mesh, config()).await;
     assert!(sanitized.is_empty(), "{sanitized:?}");
     let appended = found(Some(ForwardedClientCert::AppendForward), &mesh, config()).await;

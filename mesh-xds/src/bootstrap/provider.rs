@@ -210,7 +210,8 @@ fn workload_id(at: &str, domain: &str, namespace: &str, account: &str) -> Result
 
 /// What is not said is as Istio's injector lays it out, or what the node's metadata say, which Istio's agent fills in.
 fn istio_agent(at: &str, config: IstioAgentConfig, node: &Node) -> Result<IstioAgent, BootstrapError> {
-    let or = |said: Option<String>, default: &str| said.filter(|text| !text.is_empty()).unwrap_or(default.into());
+    let or =
+        |said: Option<String>, default: &str| said.filter(|text| !text.is_empty()).unwrap_or_else(|| default.into());
     let of_node = |name: &str, said: Option<String>, key: &str| {
         let said = said.or_else(|| node.metadata_text(key).map(Into::into));
         said.filter(|text| !text.is_empty())

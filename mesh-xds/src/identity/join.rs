@@ -92,7 +92,7 @@ async fn attempt(
         request.metadata_mut().insert(CLUSTER_ID, value);
     }
     let credentials = Credentials::Tls(ca.roots.clone().into());
-    let name = ca.server_name.as_deref().unwrap_or(ca.uri.host());
+    let name = ca.server_name.as_deref().unwrap_or_else(|| ca.uri.host());
     let channel = connect_to(connector, &ca.uri, name, &credentials, current.as_ref(), &outlet.clock)
         .await
         .map_err(IssueError::Connect)?;
