@@ -57,7 +57,7 @@ fn translate_all(reading: &Reading, mesh: &Mesh) -> (BTreeMap<Box<str>, Snapshot
         return (snapshots, diagnostics);
     }
     let named = translate::namespaces(&reading.documents, mesh);
-    let places = translate::places(&reading.documents);
+    let places = translate::places(&reading.documents, mesh);
     let scopes = named
         .into_iter()
         .map(ClientScope::namespace)

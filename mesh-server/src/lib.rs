@@ -39,6 +39,7 @@ pub mod canonical;
 mod dangerous;
 pub mod deadline;
 mod layer;
+pub mod orca;
 mod refusal;
 mod serve;
 pub mod telemetry;

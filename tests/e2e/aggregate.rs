@@ -12,7 +12,7 @@ use mesh_client::{Channel, ClusterStatus, clusters};
 use mesh_core::Link;
 use mesh_core::config::{
     Cluster, Consecutive, DropOverload, ExpectedPeers, Failover, Health, LoadReporting, MutualTls, OutlierDetection,
-    OutlierRules, Percent, RetryPolicy, Route, Snapshot, Split, TlsMode, Version,
+    OutlierRules, Percent, RetryOn, RetryPolicy, Route, Snapshot, Split, TlsMode, Version,
 };
 use mesh_core::link::Source;
 use mesh_core::report::{Counts, Window};
@@ -72,9 +72,14 @@ impl Rig {
 
     /// Publishes the whole and the second leaf by itself, and waits until both are what is called.
     async fn publish(&mut self, leaves: [Cluster; 2]) {
+        self.publish_with(RetryPolicy::never(), leaves).await;
+    }
+
+    /// As [`publish`](Self::publish), with calls that are tried again.
+    async fn publish_with(&mut self, retry: RetryPolicy, leaves: [Cluster; 2]) {
         self.version += 1;
         let route = |to: &str| Route {
-            retry: RetryPolicy::never(),
+            retry: retry.clone(),
             ..Route::to(Split::all_to(to))
         };
         let far = leaves[1].clone();
@@ -239,6 +244,35 @@ async fn each_leaf_has_its_own_identities() {
         let status = charge(&whole).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!((rig.near.handled(), rig.far.handled()), (near, far));
+    }
+}
+
+/// A try that failed is followed by another as far as the leaf allows that it went to.
+#[tokio::test]
+async fn each_leaf_has_its_own_limit_of_retries() {
+    let retry = RetryPolicy {
+        retries: 2,
+        on: RetryOn::INTERNAL,
+        explicit: true,
+        ..RetryPolicy::never()
+    };
+    let tries = |max: Option<u32>| if max.is_none() { 3 } else { 1 };
+    for [near_max, far_max] in [[Some(0), None], [None, Some(0)]] {
+        let mut rig = Rig::new().await;
+        rig.near.payments.fail(1.0);
+        rig.far.payments.fail(1.0);
+        let [mut near, mut far] = rig.leaves();
+        (near.retry_limits.max, far.retry_limits.max) = (near_max, far_max);
+        rig.publish_with(retry.clone(), [near.clone(), far.clone()]).await;
+        let whole = rig.client("payment");
+        assert!(charge(&whole).await.is_err());
+        assert_eq!((rig.near.handled(), rig.far.handled()), (tries(near_max), 0));
+        rig.publish_with(retry.clone(), [unhealthy(near), far]).await;
+        assert!(charge(&whole).await.is_err());
+        assert_eq!(
+            (rig.near.handled(), rig.far.handled()),
+            (tries(near_max), tries(far_max))
+        );
     }
 }
 

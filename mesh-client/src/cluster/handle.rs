@@ -1,5 +1,6 @@
 //! One live cluster: what survives swaps (budget, breakers, ejections, TLS configurations) and the host set that is swapped.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use mesh_core::Entropy;
 use mesh_core::balance::levels::{Warming, subset};
 use mesh_core::balance::{Load as _, LoadReport};
 use mesh_core::breaker::ClusterBreakers;
-use mesh_core::config::{Cluster, ClusterName, LbPolicy, RoutingPriority};
+use mesh_core::config::{Cluster, ClusterName, LbPolicy, RoutingPriority, alike};
 use mesh_core::identity::{Credentials, Pins};
 use mesh_core::live;
 use mesh_core::outlier::{Ejection, Observation};
@@ -21,8 +22,9 @@ use tokio::time::Instant;
 
 use super::anywhere::Anywhere;
 use super::leaves::Leaves;
+use super::living::Living;
 use super::outliers::Outliers;
-use super::set::{HostSet, Living, Told};
+use super::set::HostSet;
 use super::{Host, Room};
 use crate::connect::{Means, TlsConfigs};
 
@@ -97,15 +99,28 @@ impl ClusterHandle {
     /// [`new`](Self::new), and brought up to theirs before.
     pub(crate) fn update(&self, cluster: &Arc<Cluster>, leaves: &[Arc<Self>], parts: &Parts) -> Gone {
         let old = self.hosts.load_full();
-        let is_same = Arc::ptr_eq(&old.wanted, cluster) || (leaves.is_empty() && old.wanted == *cluster);
-        if is_same && old.leaves().is_none_or(|leaves| !leaves.are_stale()) {
+        let (was, is) = (&old.wanted, cluster);
+        if Arc::ptr_eq(was, is) && old.leaves().is_none_or(|leaves| !leaves.are_stale()) {
             return Gone::default();
         }
-        self.replace(cluster, leaves, &old, parts)
+        // Compared once, since there may be many: what is found serves to keep the hosts, too.
+        let known = alike(&was.endpoints, &is.endpoints);
+        let same_endpoints = was.endpoints.len() == is.endpoints.len() && known[0] + known[1] == is.endpoints.len();
+        if leaves.is_empty() && same_endpoints && was.has_rules_of(is) {
+            return Gone::default();
+        }
+        self.replace(cluster, leaves, (&old, Some(known)), parts)
     }
 
-    fn replace(&self, cluster: &Arc<Cluster>, leaves: &[Arc<Self>], old: &HostSet, parts: &Parts) -> Gone {
-        let (set, gone) = make(cluster, leaves, Some(old), &self.outliers, &self.slow, parts);
+    /// `known`: what the endpoints that are wanted and those that were have in common, where that was found out.
+    fn replace(
+        &self,
+        cluster: &Arc<Cluster>,
+        leaves: &[Arc<Self>],
+        (old, known): (&HostSet, Option<[usize; 2]>),
+        parts: &Parts,
+    ) -> Gone {
+        let (set, gone) = make(cluster, leaves, Some((old, known)), &self.outliers, &self.slow, parts);
         tell_panic(Some(old), &set, &parts.tally);
         self.writer.publish(set);
         Gone(gone)
@@ -144,7 +159,7 @@ impl ClusterHandle {
     fn refresh(&self, parts: &Parts) {
         let old = self.hosts.load_full();
         let leaves = old.leaves().map_or_else(Vec::new, Leaves::handles);
-        self.replace(&old.wanted, &leaves, &old, parts).retire();
+        self.replace(&old.wanted, &leaves, (&old, None), parts).retire();
     }
 
     /// What a try told of the host it went to.
@@ -197,6 +212,15 @@ impl ClusterHandle {
 
     pub(crate) fn hosts(&self) -> &live::Reader<HostSet> {
         &self.hosts
+    }
+
+    /// Whose host a try went to: where the cluster stands for others, the one of those; itself elsewhere, and where nobody was called.
+    pub(crate) fn that_called(self: &Arc<Self>, peer: Option<SocketAddr>) -> Arc<Self> {
+        let set = self.hosts.load();
+        let leaf = peer
+            .filter(|_| set.leaves().is_some())
+            .and_then(|peer| set.leaf(set.place_of(&peer)?));
+        leaf.map_or_else(|| Arc::clone(self), |(leaf, _)| Arc::clone(&leaf.handle))
     }
 
     pub(crate) fn budget(&self) -> &Budget {
@@ -266,49 +290,60 @@ impl Gone {
     }
 }
 
-/// The host set, and the hosts of the old one that are no longer wanted as they are.
+/// The host set, and the hosts of the old one that are no longer wanted as they are. `old`: that one, and what its endpoints and
+/// those that are wanted have in common, if that is known.
 fn make(
     wanted: &Arc<Cluster>,
     leaves: &[Arc<ClusterHandle>],
-    old: Option<&HostSet>,
+    old: Option<(&HostSet, Option<[usize; 2]>)>,
     outliers: &Outliers,
     slow: &Mutex<Slow>,
     parts: &Parts,
 ) -> (HostSet, Vec<Arc<Host>>) {
     // The hosts of one that stands for others are not its own: it neither takes them over nor lets go of them.
-    let owner = old.filter(|old| old.leaves().is_none());
+    let owner = old.filter(|(old, _)| old.leaves().is_none());
     if !wanted.leaves.is_empty() {
-        outliers.reconcile(wanted, &[]);
+        outliers.reconcile(wanted, None);
         *lock(slow) = Slow::default();
-        let set = HostSet::of_leaves(Arc::clone(wanted), leaves, old, &mut parts.entropy.draw(), &parts.loads);
-        return (set, owner.map_or_else(Vec::new, |old| old.hosts.to_vec()));
+        let old_set = old.map(|(old, _)| old);
+        let set = HostSet::of_leaves(
+            Arc::clone(wanted),
+            leaves,
+            old_set,
+            &mut parts.entropy.draw(),
+            &parts.loads,
+        );
+        return (set, owner.map_or_else(Vec::new, |(old, _)| old.hosts.to_vec()));
     }
-    let old = owner;
     let cluster = &called(wanted, parts);
-    let living = Living::of(cluster, old, parts);
-    if let LbPolicy::ClientSideWeightedRoundRobin(settings) = &cluster.lb {
-        for host in living.hosts.iter() {
-            host.ask(Some(settings), &parts.entropy);
-        }
-    } else if old.is_some_and(|old| matches!(old.cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_))) {
-        for host in living.hosts.iter() {
-            host.ask(None, &parts.entropy);
-        }
-    }
+    let old = owner.map(|(old, _)| old);
+    let known = owner.and_then(|(old, known)| {
+        // It was found out of what is wanted, and counts where that is what is called.
+        let is_whole = Arc::ptr_eq(&old.wanted, &old.cluster) && Arc::ptr_eq(wanted, cluster);
+        known.filter(|_| is_whole)
+    });
+    let living = Living::of(cluster, old, known, parts);
+    ask(cluster, &living, parts);
     // Before they are arranged: a host that is made anew may be out still.
-    outliers.reconcile(cluster, &living.hosts);
+    outliers.reconcile(cluster, Some(&living));
+    let some_are_out = cluster.outlier.is_some() && outliers.some_are_out();
+    let arrange = |living: Living<'_>, percent: Option<&dyn Fn(usize) -> u32>| {
+        let clusters = [wanted, cluster].map(Arc::clone);
+        HostSet::new(
+            clusters,
+            living,
+            percent,
+            some_are_out,
+            &mut parts.entropy.draw(),
+            &parts.loads,
+        )
+    };
     let mut slow = lock(slow);
     let by_weight = matches!(cluster.lb, LbPolicy::RoundRobin | LbPolicy::LeastRequest { .. });
     let config = cluster.common_lb.slow_start.filter(|_| by_weight);
     let Some(config) = config else {
         *slow = Slow::default();
-        return HostSet::new(
-            [wanted, cluster].map(Arc::clone),
-            living,
-            &Told { old, percent: None },
-            &mut parts.entropy.draw(),
-            &parts.loads,
-        );
+        return arrange(living, None);
     };
     let now = Instant::now().into_std();
     slow.warming.reconcile(living.members(), now);
@@ -316,18 +351,24 @@ fn make(
     if slow.at.is_some() {
         parts.attention.notify_one();
     }
-    let addresses: Vec<_> = living.hosts.iter().map(|host| host.address()).collect();
+    let addresses: Vec<_> = living.hosts().iter().map(|host| host.address()).collect();
     let percent = |index: usize| slow.warming.percent(&config, addresses[index], now);
-    HostSet::new(
-        [wanted, cluster].map(Arc::clone),
-        living,
-        &Told {
-            old,
-            percent: Some(&percent),
-        },
-        &mut parts.entropy.draw(),
-        &parts.loads,
-    )
+    arrange(living, Some(&percent))
+}
+
+/// Has hosts asked for what they report between calls, where the cluster's balancing goes by that, and no others.
+fn ask(cluster: &Cluster, living: &Living<'_>, parts: &Parts) {
+    let settings = |cluster: &Cluster| match &cluster.lb {
+        LbPolicy::ClientSideWeightedRoundRobin(settings) => Some(settings.clone()),
+        _ => None,
+    };
+    let (now, before) = (settings(cluster), living.old().and_then(|old| settings(&old.cluster)));
+    let is_known = now == before && (now.is_none() || living.unchanged().is_some());
+    if !is_known {
+        for host in living.hosts().iter() {
+            host.ask(now.as_ref(), &parts.entropy);
+        }
+    }
 }
 
 /// What is called of what is wanted: this process's few of its endpoints, where it calls only some.

@@ -18,40 +18,44 @@ use super::out_of_band::Asking;
 use crate::connect::Pool;
 
 /// A live endpoint.
+///
+/// What a pick looks at stands first and together: of a hundred thousand hosts each that is looked at is a cache miss, and is to be
+/// one and not two.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Host {
-    address: SocketAddr,
-    weight: AtomicU32,
     in_flight: AtomicU32,
+    weight: AtomicU32,
     /// Set once a dial failed, cleared by the next success: so that a pick need not look into the pool in good times.
     failing: std::sync::atomic::AtomicBool,
     /// Set once its cluster watches for outliers. What is held against a host is held against its address, so a host that is
     /// made anew is given the monitor of the one before.
     monitor: OnceLock<Arc<Monitor>>,
+    pool: Arc<Pool>,
+    address: SocketAddr,
+    /// What its connections are made with; `None`: they are not encrypted.
+    tls: Option<Arc<TlsMode>>,
     /// What it goes by where calls are hashed, if not by its address. Looked at only when a picker is made.
     hash_key: Mutex<Option<Box<str>>>,
     /// What it reports of itself.
     reported: OnceLock<Box<Reported>>,
     /// Set while it is asked for that between calls. Boxed, since few hosts are and there may be a hundred thousand.
     asking: Mutex<Option<Box<Asking>>>,
-    /// What its connections are made with; `None`: they are not encrypted.
-    tls: Option<Arc<TlsMode>>,
-    pool: Arc<Pool>,
 }
 
 impl Host {
     pub(crate) fn new(address: SocketAddr, weight: u32, tls: Option<Arc<TlsMode>>, parts: &Parts) -> Self {
         Self {
-            address,
-            weight: AtomicU32::new(weight.max(1)),
             in_flight: AtomicU32::new(0),
+            weight: AtomicU32::new(weight.max(1)),
             failing: false.into(),
             monitor: OnceLock::new(),
+            pool: Arc::new(Pool::new(address, Arc::clone(&parts.means))),
+            address,
+            tls,
             hash_key: Mutex::default(),
             reported: OnceLock::new(),
             asking: Mutex::default(),
-            tls,
-            pool: Arc::new(Pool::new(address, Arc::clone(&parts.means))),
         }
     }
 

@@ -168,6 +168,8 @@ impl ClusterManager {
             cell
         };
         self.reconcile();
+        // What was published before there was anybody to hear of it has clusters that are to be looked at again and again, too.
+        self.parts.attention.notify_one();
         cell
     }
 

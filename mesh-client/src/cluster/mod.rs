@@ -7,6 +7,7 @@ mod counting;
 mod handle;
 mod host;
 mod leaves;
+mod living;
 mod manager;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]

@@ -5,6 +5,7 @@
 //! one that takes no more calls, so that it keeps no connection from ending. A host that has no such service is not asked
 //! again. It ends with the host, or when nobody asks any more.
 
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -24,8 +25,10 @@ use crate::body::grpc_status;
 use crate::connect::{Http2Permit, Permit};
 
 const METHOD: &str = "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics";
-/// How often it is looked for a connection, or whether the one it rides on takes calls still.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long until it is tried again where there is a connection and each place on it is taken.
+const FULL: Duration = Duration::from_secs(1);
+/// How often it is looked whether the peer takes its leave. Calls notice that by themselves, but there may be none.
+const LOOK: Duration = Duration::from_secs(5);
 /// The pause after a stream that ended, its growth and its bound: as gRPC has them for connections.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_FACTOR: f64 = 1.6;
@@ -80,15 +83,25 @@ enum End {
 }
 
 async fn ask(host: Weak<Host>, settings: ClientWeights, period: Duration, entropy: Entropy) {
+    let Some(bell) = host.upgrade().map(|host| host.pool().bell()) else {
+        return;
+    };
     let mut pause = FIRST_PAUSE;
     loop {
         let permit = loop {
+            let mut arrival = pin!(bell.notified());
+            // From here on no connection comes unnoticed.
+            arrival.as_mut().enable();
             let Some(host) = host.upgrade() else { return };
             if let Some(Permit::Http2(permit)) = host.pool().try_permit(Carrier::Http2) {
                 break permit;
             }
+            let is_full = host.is_connected();
             drop(host);
-            sleep(LOOK).await;
+            tokio::select! {
+                () = arrival => {}
+                () = sleep(FULL), if is_full => {}
+            }
         };
         match listen(&host, &permit, &settings, period).await {
             End::Unimplemented => return,
@@ -119,7 +132,8 @@ async fn listen(host: &Weak<Host>, permit: &Http2Permit, settings: &ClientWeight
         };
         let next = tokio::select! {
             next = next => next,
-            () = sleep(LOOK) => match permit.is_closed() {
+            () = permit.closed() => break,
+            () = sleep(LOOK) => match permit.is_going() {
                 true => break,
                 false => continue,
             },

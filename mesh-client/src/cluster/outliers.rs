@@ -16,8 +16,8 @@ use mesh_core::report::Tally;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Host;
 use super::handle::Parts;
+use super::living::Living;
 
 /// The outlier detection of one live cluster. Without a configuration it is empty and costs nothing.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Outliers {
     }
 
     /// Takes over what a cluster has become, and puts its live hosts under observation: one for each endpoint, in their order.
-    pub(super) fn reconcile(&self, cluster: &Cluster, hosts: &[Arc<Host>]) {
+    pub(super) fn reconcile(&self, cluster: &Cluster, living: Option<&Living<'_>>) {
         let mut state = self.lock();
         if cluster.outlier.is_none() && state.detector.is_empty() {
             return;
@@ -58,6 +58,12 @@ impl Outliers {
             let next = end_of_interval(config, now);
             state.sweep_at.map_or(next, |before| before.min(next))
         });
+        let before = living.and_then(Living::unchanged);
+        if before.is_some_and(|old| old.leaves().is_none() && old.cluster.outlier == cluster.outlier) {
+            // The same hosts under the same rules: what else is to be done is done when an interval ends.
+            return;
+        }
+        let hosts = living.map_or(&[][..], |living| living.hosts());
         let members = hosts.iter().map(|host| (host.address(), host.monitor().cloned()));
         let changes = state
             .detector
@@ -69,6 +75,11 @@ impl Outliers {
         }
         drop(state);
         self.tell(&cluster.name, &changes);
+    }
+
+    /// Whether any of the cluster's hosts is out.
+    pub(super) fn some_are_out(&self) -> bool {
+        self.lock().detector.ejected() > 0
     }
 
     /// A host's failures in a row reached their count.

@@ -8,17 +8,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use mesh_core::balance::Ask;
-use mesh_core::balance::levels::{GoneTo, LevelPicker, Member as _, Plan, shares};
-use mesh_core::config::{Cluster, Endpoint, Failover, Health, LbPolicy, TlsMode};
+use mesh_core::balance::levels::{GoneTo, LevelPicker, Member as _, Plan};
+use mesh_core::balance::{Ask, Load};
+use mesh_core::config::{Cluster, Endpoint, Failover, Health, TlsMode};
 use mesh_core::entropy::Draw;
 use mesh_core::report::Loads;
 use tokio::time::Instant;
 
 use super::counting::Counting;
-use super::handle::Parts;
 use super::leaves::{Gathered, Leaf, Leaves};
-use super::modes::{Modes, same};
+use super::living::Living;
 use super::{ClusterHandle, Host};
 
 /// The hosts of a cluster with the picker made for them and the settings they are called by: swapped as one, or a pick
@@ -35,12 +34,12 @@ pub(crate) struct HostSet {
     picker: LevelPicker,
     /// Which endpoint each of `hosts` is; `None`: they stand in the order of the configuration.
     order: Option<Box<[u32]>>,
-    /// Its hosts were told nothing but the weights that their endpoints have.
-    is_plain: bool,
+    /// Its hosts were told more than what their endpoints say, or less.
+    by_share: bool,
     /// What its hosts are called with, each value once: so that hosts are compared by pointer, however many there are.
     modes: Vec<Arc<TlsMode>>,
-    /// Where each address stands, once a session asked for one.
-    places: OnceLock<HashMap<SocketAddr, u32>>,
+    /// Where each address stands, once a session asked for one. Shared with the sets before and after it that have the same hosts.
+    places: Arc<OnceLock<HashMap<SocketAddr, u32>>>,
     /// Whose its hosts are, where the cluster stands for others.
     leaves: Option<Box<Leaves>>,
 }
@@ -48,52 +47,44 @@ pub(crate) struct HostSet {
 /// So few hosts are looked through rather than put into a map.
 const FEW: usize = 16;
 
-/// What hosts are told by.
-pub(super) struct Told<'a> {
-    /// What they were told by before.
-    pub(super) old: Option<&'a HostSet>,
-    /// How much of its weight the host of an endpoint has, by index, where new ones get their share bit by bit.
-    pub(super) percent: Option<&'a dyn Fn(usize) -> u32>,
-}
-
-/// The hosts of a cluster's endpoints, in their order.
-pub(super) struct Living {
-    pub(super) hosts: Arc<[Arc<Host>]>,
-    /// Those of the old set that no endpoint stands for any more as they are.
-    pub(super) gone: Vec<Arc<Host>>,
-    /// How many, at the beginning and at the end, are those of the old set; and how many there were.
-    kept: [usize; 2],
-    before: usize,
-    /// The places of those that were made for it, in order; none of a first set, in which nobody is newer than the others.
-    new: Vec<usize>,
-    modes: Vec<Arc<TlsMode>>,
-}
-
 impl HostSet {
-    /// Arranges the hosts of what is `wanted`, as far as it is called, by what is known of them now.
+    /// Arranges the hosts of what is `wanted`, as far as it is called, by what is known of them now. `watched`: some of them are
+    /// out.
     pub(super) fn new(
         [wanted, cluster]: [Arc<Cluster>; 2],
-        living: Living,
-        told: &Told<'_>,
+        living: Living<'_>,
+        percent: Option<&dyn Fn(usize) -> u32>,
+        watched: bool,
         draw: &mut Draw,
         loads: &Loads,
     ) -> (Self, Vec<Arc<Host>>) {
-        told.tell(&cluster, &living);
-        let is_plain = is_plain(&cluster) && told.percent.is_none();
-        let Living { hosts, gone, modes, .. } = living;
-        let watched = cluster.outlier.is_some();
-        let is_out = |index: usize| watched && hosts[index].is_ejected();
+        let told = living.tell(&cluster, percent);
+        // To look at each host is the dearest that can be done with many: it is done where somebody is out.
+        let is_out = |index: usize| watched && living.hosts()[index].is_ejected();
         let plan = Plan::of(&cluster, is_out, cluster.lb.is_hashed());
         let order = plan.order.clone();
-        let hosts = match &order {
-            None => hosts,
-            Some(order) => order.iter().map(|index| Arc::clone(&hosts[*index as usize])).collect(),
+        // Of most updates the hosts are those that they were, where they were.
+        let same = living.unchanged().filter(|old| old.order == order);
+        let hosts = match (same, &order) {
+            (Some(old), _) => Arc::clone(&old.hosts),
+            (None, None) => Arc::clone(living.hosts()),
+            (None, Some(order)) => {
+                let hosts = living.hosts();
+                order.iter().map(|index| Arc::clone(&hosts[*index as usize])).collect()
+            }
+        };
+        let weights = match &order {
+            None => told.weights,
+            Some(order) => order.iter().map(|index| told.weights[*index as usize]).collect(),
         };
         let first_ready = cluster.common_lb.failover == Failover::FirstReady;
-        let picker = LevelPicker::new(plan, |_| &cluster.lb, &hosts, first_ready, draw);
+        let picker = LevelPicker::new(plan, |_| &cluster.lb, (&hosts, &weights), first_ready, draw);
         // What is known already counts from the first pick.
         picker.reweigh(&hosts, Instant::now().into_std());
         let endpoints = (0..hosts.len()).map(|place| &cluster.endpoints[endpoint_at(order.as_deref(), place)]);
+        let places = same.map_or_else(Arc::default, |old| Arc::clone(&old.places));
+        let are_asked_for = living.old().is_some_and(|old| old.places.get().is_some());
+        let (modes, gone) = living.into_parts();
         let set = Self {
             counting: Counting::new(&cluster, endpoints, loads),
             cluster,
@@ -101,13 +92,13 @@ impl HostSet {
             hosts,
             picker,
             order,
-            is_plain,
+            by_share: told.by_share,
             modes,
-            places: OnceLock::new(),
+            places,
             leaves: None,
         };
         // Where sessions are asked for they go on being asked for: the map is not made on a call's way.
-        if told.old.is_some_and(|old| old.places.get().is_some()) {
+        if are_asked_for {
             set.places();
         }
         (set, gone)
@@ -136,7 +127,8 @@ impl HostSet {
             true => &leaves.at(place).0.set.cluster.lb,
             false => &cluster.lb,
         };
-        let picker = LevelPicker::new(plan, policy, &hosts, first_ready, draw);
+        let weights: Vec<u32> = hosts.iter().map(Load::weight).collect();
+        let picker = LevelPicker::new(plan, policy, (&hosts, &weights), first_ready, draw);
         picker.reweigh(&hosts, Instant::now().into_std());
         let set = Self {
             // A call is counted, dropped and refused by its leaf.
@@ -147,9 +139,9 @@ impl HostSet {
             hosts,
             picker,
             order,
-            is_plain: false,
+            by_share: false,
             modes: Vec::new(),
-            places: OnceLock::new(),
+            places: Arc::default(),
         };
         if old.is_some_and(|old| old.places.get().is_some()) {
             set.places();
@@ -184,10 +176,6 @@ impl HostSet {
     /// The place of the host that a session is with, at one of `addresses`; `None` when it may not be called (Envoy
     /// `override_host_status`).
     pub(crate) fn held(&self, addresses: &[SocketAddr]) -> Option<usize> {
-        let place = |address: &SocketAddr| match self.hosts.len() <= FEW {
-            true => self.hosts.iter().position(|host| host.address() == *address),
-            false => self.places().get(address).map(|place| *place as usize),
-        };
         let is_watched = |place: usize| match &self.leaves {
             None => self.cluster.outlier.is_some(),
             Some(leaves) => leaves.is_watched(place),
@@ -196,8 +184,21 @@ impl HostSet {
             true => Health::Unhealthy,
             false => self.endpoint(place).health,
         };
-        let may = |place: &usize| self.cluster.common_lb.held.contains(health(*place));
-        addresses.iter().filter_map(place).find(may)
+        let held = |place: usize| match self.leaf(place) {
+            None => self.cluster.common_lb.held,
+            Some((leaf, _)) => leaf.set.cluster.common_lb.held,
+        };
+        let may = |place: &usize| held(*place).contains(health(*place));
+        let mut places = addresses.iter().filter_map(|address| self.place_of(address));
+        places.find(may)
+    }
+
+    /// Where the host of an address stands; of several, one of them.
+    pub(super) fn place_of(&self, address: &SocketAddr) -> Option<usize> {
+        match self.hosts.len() <= FEW {
+            true => self.hosts.iter().position(|host| host.address() == *address),
+            false => self.places().get(address).map(|place| *place as usize),
+        }
     }
 
     fn places(&self) -> &HashMap<SocketAddr, u32> {
@@ -230,132 +231,6 @@ fn endpoint_at(order: Option<&[u32]>, place: usize) -> usize {
     order.map_or(place, |order| order[place] as usize)
 }
 
-impl Told<'_> {
-    /// Gives each host its weight, and what else its endpoint says of it. Hosts whose endpoint says what it said are left alone:
-    /// of many, most are.
-    fn tell(&self, cluster: &Cluster, living: &Living) {
-        let reports = matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_));
-        let is_hashed = cluster.lb.is_hashed();
-        let shares = is_hashed.then(|| shares(cluster)).flatten();
-        let before = self
-            .old
-            .filter(|old| old.is_plain && is_plain(cluster) && self.percent.is_none());
-        let knows = |index: usize| {
-            let place = living.place_before(index).zip(before);
-            place.is_some_and(|(place, old)| old.cluster.endpoints[place].weight == cluster.endpoints[index].weight)
-        };
-        for (index, (host, endpoint)) in living.hosts.iter().zip(cluster.endpoints.iter()).enumerate() {
-            if knows(index) {
-                continue;
-            }
-            let weight = shares.as_ref().map_or(endpoint.weight.0, |shares| shares[index]);
-            // Where new hosts get theirs bit by bit, all weights are a hundred times what they are elsewhere: only their ratio counts.
-            let percent = self.percent.map_or(1, |percent| percent(index));
-            host.reweigh(weight.saturating_mul(percent));
-            if is_hashed {
-                host.rename(endpoint.hash_key());
-            }
-            if reports {
-                host.listen();
-            }
-        }
-    }
-}
-
-/// Whether hosts are told nothing but the weight that their endpoint has.
-fn is_plain(cluster: &Cluster) -> bool {
-    !cluster.lb.is_hashed() && !matches!(cluster.lb, LbPolicy::ClientSideWeightedRoundRobin(_))
-}
-
-impl Living {
-    /// A host for each endpoint of `cluster`: that of the `old` set where address and security are the same.
-    ///
-    /// An update mostly changes little: what both lists begin and end with is matched by its place, and only what lies between
-    /// is looked up.
-    pub(super) fn of(cluster: &Cluster, old: Option<&HostSet>, parts: &Parts) -> Self {
-        let modes = Modes::new(cluster, old.map_or(&[][..], |old| old.modes.as_slice()));
-        let before = old.map_or_else(Vec::new, HostSet::by_endpoint);
-        let after = &cluster.endpoints;
-        let tls = |index: usize| modes.of(cluster.tls_for(&after[index]));
-        // The endpoints that were lie side by side, and their hosts do not: as far as they tell, they are asked.
-        let was: &[Endpoint] = old.map_or(&[], |old| &old.cluster.endpoints);
-        let one_mode = |cluster: &Cluster| cluster.tls_matches.is_empty();
-        let alike = old.filter(|old| one_mode(cluster) && one_mode(&old.cluster));
-        let alike = alike.map(|old| old.cluster.tls == cluster.tls);
-        let keeps = |back: usize, index: usize| {
-            was[back].address == after[index].address && alike.unwrap_or_else(|| same(before[back].tls(), tls(index)))
-        };
-        let shorter = before.len().min(after.len());
-        let start = (0..shorter).take_while(|index| keeps(*index, *index)).count();
-        let from_end = |back: &usize| keeps(before.len() - 1 - back, after.len() - 1 - back);
-        let end = (0..shorter - start).take_while(from_end).count();
-
-        if let Some(old) = old.filter(|old| old.order.is_none() && start == before.len() && start == after.len()) {
-            return Self {
-                hosts: Arc::clone(&old.hosts),
-                gone: Vec::new(),
-                kept: [start, 0],
-                before: start,
-                new: Vec::new(),
-                modes: modes.used(),
-            };
-        }
-        let key = |address: SocketAddr, tls: Option<&Arc<TlsMode>>| (address, tls.map(Arc::as_ptr));
-        let mut known: HashMap<_, &Arc<Host>> = HashMap::new();
-        let mut gone = Vec::new();
-        for host in &before[start..before.len() - end] {
-            // Two of one address and one security: one is enough.
-            gone.extend(known.insert(key(host.address(), host.tls()), host).cloned());
-        }
-        let (mut hosts, mut new) = (Vec::with_capacity(after.len()), Vec::new());
-        hosts.extend(before[..start].iter().map(|host| Arc::clone(host)));
-        for index in start..after.len() - end {
-            let (address, tls) = (after[index].address, tls(index));
-            if let Some(host) = known.remove(&key(address, tls)) {
-                hosts.push(Arc::clone(host));
-                continue;
-            }
-            // Other security means other connections: what was agreed under the old rules is not carried over.
-            hosts.push(Arc::new(Host::new(address, after[index].weight.0, tls.cloned(), parts)));
-            if old.is_some() {
-                new.push(index);
-            }
-        }
-        hosts.extend(before[before.len() - end..].iter().map(|host| Arc::clone(host)));
-        gone.extend(known.into_values().cloned());
-        Self {
-            hosts: hosts.into(),
-            gone,
-            kept: [start, end],
-            before: before.len(),
-            new,
-            modes: modes.used(),
-        }
-    }
-
-    /// Where the endpoint of a host stood before, as far as it is one of those that were matched by their place.
-    fn place_before(&self, index: usize) -> Option<usize> {
-        let [start, end] = self.kept;
-        let from_end = self.hosts.len() - index;
-        match index < start {
-            true => Some(index),
-            false => (from_end <= end).then(|| self.before - from_end),
-        }
-    }
-
-    /// Each host's address, whether it was made now, and whether it is out.
-    pub(super) fn members(&self) -> impl Iterator<Item = (SocketAddr, bool, bool)> {
-        let hosts = self.hosts.iter().enumerate();
-        hosts.map(|(index, host)| {
-            (
-                host.address(),
-                self.new.binary_search(&index).is_ok(),
-                host.is_ejected(),
-            )
-        })
-    }
-}
-
 impl HostSet {
     /// Where the host of each endpoint stands.
     pub(super) fn place_by_endpoint(&self) -> Vec<u32> {
@@ -368,14 +243,39 @@ impl HostSet {
         places
     }
 
+    /// The host of an endpoint.
+    pub(super) fn host_of(&self, index: usize) -> &Host {
+        let place = match &self.order {
+            None => index,
+            Some(order) => {
+                let place = order.iter().position(|at| *at as usize == index);
+                place.expect("each endpoint has its place in the order")
+            }
+        };
+        &self.hosts[place]
+    }
+
     /// Its hosts in the order of the endpoints.
-    fn by_endpoint(&self) -> Vec<&Arc<Host>> {
-        let mut hosts: Vec<&Arc<Host>> = self.hosts.iter().collect();
-        if let Some(order) = &self.order {
-            for (host, index) in self.hosts.iter().zip(order) {
-                hosts[*index as usize] = host;
+    pub(super) fn by_endpoint(&self) -> Arc<[Arc<Host>]> {
+        match &self.order {
+            None => Arc::clone(&self.hosts),
+            Some(_) => {
+                let places = self.place_by_endpoint();
+                places
+                    .iter()
+                    .map(|place| Arc::clone(&self.hosts[*place as usize]))
+                    .collect()
             }
         }
-        hosts
+    }
+
+    /// Whether its hosts were told more than what their endpoints say, or less.
+    pub(super) fn is_by_share(&self) -> bool {
+        self.by_share
+    }
+
+    /// What its hosts are called with.
+    pub(super) fn modes(&self) -> &[Arc<TlsMode>] {
+        &self.modes
     }
 }

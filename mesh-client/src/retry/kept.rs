@@ -87,6 +87,8 @@ const CALL: &str = "there from the first try to the last";
 /// not begun: a call that is cancelled while it waits costs nobody anything.
 pub(super) struct Place {
     cluster: Arc<ClusterHandle>,
+    /// Where it counts as in flight.
+    counted: Arc<ClusterHandle>,
     again: Again,
     begun: bool,
 }
@@ -103,12 +105,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let budget = self.cluster.budget();
         if self.again.placed {
-            budget.end_retry();
+            self.counted.budget().end_retry();
         }
         if self.again.paid && !self.begun {
-            budget.refund();
+            self.cluster.budget().refund();
         }
     }
 }
@@ -134,7 +135,8 @@ impl<B> Kept<B> {
             self.give_up(answer, why);
             return None;
         }
-        let verdict = self.with_world(shared, |retries, call, method, world| {
+        let counted = call.cluster.that_called(peer);
+        let verdict = self.with_world(shared, &counted, |retries, call, method, world| {
             let headers = answer.as_ref().ok().map(Response::headers);
             retries.judge(&call.rules(), method, end, headers, world)
         });
@@ -150,21 +152,22 @@ impl<B> Kept<B> {
                     let new = peer.filter(|peer| !aside.tried.contains(peer));
                     aside.tried.extend(new);
                 }
-                Some(self.place(again))
+                Some(self.place(again, counted))
             }
         }
     }
 
     /// Whether there is another try beside one that is slow.
     pub(super) fn hedge(&mut self, shared: &Shared) -> Option<Place> {
-        let verdict = self.with_world(shared, |retries, call, method, world| {
+        let counted = Arc::clone(&self.aside.call().cluster);
+        let verdict = self.with_world(shared, &counted, |retries, call, method, world| {
             retries.hedge(&call.rules(), method, world)
         });
         match verdict {
             Verdict::GiveUp(_) => None,
             Verdict::Again(again) => {
                 self.aside.leave_running();
-                Some(self.place(again))
+                Some(self.place(again, counted))
             }
         }
     }
@@ -228,9 +231,10 @@ impl<B> Kept<B> {
         }
     }
 
-    fn place(&self, again: Again) -> Place {
+    fn place(&self, again: Again, counted: Arc<ClusterHandle>) -> Place {
         Place {
             cluster: Arc::clone(&self.aside.call().cluster),
+            counted,
             again,
             begun: false,
         }
@@ -239,17 +243,18 @@ impl<B> Kept<B> {
     fn with_world<R>(
         &mut self,
         shared: &Shared,
+        counted: &ClusterHandle,
         decide: impl FnOnce(&mut RetryState, &Call, &http::Method, &mut World<'_>) -> R,
     ) -> R {
         let Aside {
             head, call, retries, ..
         } = &mut *self.aside;
         let call = call.as_ref().expect(CALL);
-        let cluster = &call.cluster;
         let mut world = World {
-            budget: cluster.budget(),
-            limits: cluster.hosts().load().cluster.retry_limits,
-            calls: cluster.in_flight(),
+            budget: call.cluster.budget(),
+            places: counted.budget(),
+            limits: counted.hosts().load().cluster.retry_limits,
+            calls: counted.in_flight(),
             draw: &mut shared.entropy.draw(),
             unix_seconds: shared.clock.current_time().map(|time| time.as_secs()),
         };

@@ -467,6 +467,89 @@ async fn a_connection_serves_no_more_requests_than_it_may() {
     assert_eq!(net.dials(), 10);
 }
 
+/// Calls that begin at once.
+fn at_once(
+    channel: &Plain,
+    count: usize,
+    request: fn() -> http::Request<Full<Bytes>>,
+) -> Vec<JoinHandle<Result<String, Error>>> {
+    let one = |_| {
+        let channel = channel.clone();
+        tokio::spawn(async move { Ok(text(call(&channel, request()).await?).await) })
+    };
+    (0..count).map(one).collect()
+}
+
+/// However few calls a connection carries, a burst of them is served, over as many connections.
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_served_however_few_calls_a_connection_carries() {
+    for most in [1, 2, 7] {
+        let (net, channel, _link) = with_settings(Connections {
+            max_requests: NonZeroU32::new(most),
+            ..Connections::default()
+        })
+        .await;
+        for call in at_once(&channel, 60, quick) {
+            assert_eq!(call.await.unwrap().unwrap(), "one");
+        }
+        let needed = 60usize.div_ceil(most as usize);
+        // Those that were made side by side may be more than were needed in the end.
+        assert!((needed..needed + 10).contains(&net.dials()), "{most}: {}", net.dials());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_meets_as_many_connections_as_an_endpoint_may_have() {
+    let net = Net::default();
+    let (release, released) = tokio::sync::watch::channel(false);
+    let came = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&came);
+    let mut settings = h2::server::Builder::new();
+    settings.max_concurrent_streams(100);
+    net.serve_with(1, settings, None, move |_, respond| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|go| *go).await.unwrap();
+            say(respond, "one");
+        }
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| ()));
+    let channel = channel(&link);
+    let calls = at_once(&channel, 1_000, quick);
+    for _ in 0..10_000 {
+        if came.load(Ordering::Relaxed) == 1_000 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((came.load(Ordering::Relaxed), net.dials()), (1_000, 10));
+    release.send_replace(true);
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap(), "one");
+    }
+}
+
+/// Whoever is not there is not dialled ten times at once for it.
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_calls_to_nobody_is_one_dial() {
+    let net = Net::default();
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+        route.retry = mesh_core::config::RetryPolicy::never();
+        cluster.connections = Arc::new(Connections {
+            max_requests: NonZeroU32::new(1),
+            ..Connections::default()
+        });
+    }));
+    let channel = channel(&link);
+    for call in at_once(&channel, 60, quick) {
+        call.await.unwrap().unwrap_err();
+    }
+    assert_eq!(net.dials(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_quiet_connection_is_closed_in_its_time_and_one_in_use_is_not() {
     let (net, channel, _link) = with_settings(Connections {

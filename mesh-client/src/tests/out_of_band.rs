@@ -122,3 +122,58 @@ async fn each_connected_host_is_asked_in_one_stream_as_long_as_it_knows_the_meth
     calls(100).await;
     assert_eq!(opens(), [2, 1, 1]);
 }
+
+/// Nobody looks for the connection or for its end: the stream begins when there is one, and rides on it no longer than calls may.
+#[tokio::test(start_paused = true)]
+async fn a_stream_begins_with_its_connection_and_lets_go_of_one_whose_server_leaves() {
+    let net = Net::default();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let opens = Arc::clone(&opened);
+    net.serve(1, move |request, respond| {
+        let opens = Arc::clone(&opens);
+        async move {
+            match request.uri().path() {
+                METHOD => {
+                    opens.fetch_add(1, Ordering::Relaxed);
+                    reports(request, respond, 0.5, &Mutex::default()).await;
+                }
+                _ => praises(respond),
+            }
+        }
+    });
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+        route.retry = RetryPolicy::never();
+        cluster.lb = LbPolicy::ClientSideWeightedRoundRobin(ClientWeights {
+            out_of_band: Some(PERIOD),
+            ..ClientWeights::default()
+        });
+    }));
+    let channel = channel(&link);
+    // Whoever is not woken by the connection sleeps until somebody advances the clock, which nobody does meanwhile.
+    let begins = async |expected: usize| {
+        let begun = tokio::time::Instant::now();
+        for _ in 0..10_000 {
+            if opened.load(Ordering::Relaxed) == expected {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(
+            (opened.load(Ordering::Relaxed), begun.elapsed()),
+            (expected, Duration::ZERO)
+        );
+    };
+    text(call(&channel, post("")).await.unwrap()).await;
+    begins(1).await;
+    // The server takes its leave, and nobody calls any more who would notice.
+    let mut last = post("");
+    last.headers_mut().insert("x-go-away", "1".parse().unwrap());
+    text(call(&channel, last).await.unwrap()).await;
+    assert_eq!(net.open(1), 1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((net.open(1), opened.load(Ordering::Relaxed)), (0, 1));
+    text(call(&channel, post("")).await.unwrap()).await;
+    // The pause after the stream that ended is over.
+    begins(2).await;
+}

@@ -49,6 +49,7 @@ fn amplification(rate: u32, seconds: u32) -> (f64, f64) {
                 budget.failed();
                 let mut world = World {
                     budget: &budget,
+                    places: &budget,
                     limits: RetryLimits::default(),
                     calls: 1,
                     draw: &mut entropy.draw(),

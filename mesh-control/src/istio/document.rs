@@ -126,6 +126,14 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
     let label = name.as_deref().unwrap_or("?");
     sink.document = Some(format!("{} {}/{label}", *kind, namespace.as_deref().unwrap_or("default")).into());
     match treatment(group, &kind) {
+        Treatment::Skip if group.is_empty() && *kind == "ConfigMap" && name.as_deref() == Some("istio") => {
+            read_mesh_config(
+                documents,
+                frame,
+                (file, "ConfigMap", name, namespace, annotations),
+                sink,
+            );
+        }
         Treatment::Serve(served) => {
             if let Some(place) = api_version.as_ref().filter(|_| !versions(group).contains(&version)) {
                 sink.schema(&place.place, format!("{group}/{version} is not a version of {served}"));
@@ -175,6 +183,30 @@ fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sin
     if let Some(spec) = spec.object(sink) {
         read_spec(documents, meta, spec, sink);
     }
+}
+
+/// What else such a map holds is other programs' own.
+fn read_mesh_config(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sink: &mut Sink<'_>) {
+    let (file, kind, name, namespace, annotations) = names;
+    let mut data = frame.take("data").and_then(|value| value.object(sink));
+    frame.ignore_rest();
+    let text = data.as_mut().and_then(|data| data.string("mesh", sink));
+    if let Some(data) = data {
+        data.ignore_rest();
+    }
+    let (Some(text), Some(name)) = (text, name) else { return };
+    let meta = Meta {
+        file: Arc::clone(file),
+        kind,
+        name,
+        namespace,
+        annotations,
+        place: text.place.clone(),
+    };
+    let config = super::MeshConfig::read(&text, sink);
+    documents
+        .mesh_configs
+        .extend(config.map(|spec| Document { meta, spec }));
 }
 
 fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sink<'_>) {

@@ -82,6 +82,20 @@ impl Fields {
         }
     }
 
+    /// Warns of each field that was not taken: of an object most of whose fields are not served, and none of which is missed where
+    /// it would let anybody in.
+    pub(super) fn unserved_rest(self, sink: &mut Sink<'_>) {
+        for (key, _) in &self.entries {
+            let place = Place {
+                line: key.line,
+                column: key.column,
+                field: self.path(&key.name).into(),
+            };
+            let message = "not served by this version: it has no effect";
+            sink.say(Severity::Warning, Code::NotServed, &place, message);
+        }
+    }
+
     /// Refuses known fields that must not be ignored, and says why not.
     pub(super) fn refused(&mut self, names: &[&str], why: &str, sink: &mut Sink<'_>) {
         for name in names {

@@ -5,7 +5,7 @@
 //! the errors that need two documents, can point as exactly as the parser.
 //!
 //! All versions of a kind have one schema in Istio, so the version only has to be one that exists. Kubernetes' own kinds are
-//! passed over with a note. Kinds of Istio that this version does not serve are passed over with a warning, except those
+//! passed over with a note, but for the `ConfigMap` in which Istio keeps what holds for the whole mesh. Kinds of Istio that this version does not serve are passed over with a warning, except those
 //! that restrict access: a policy that is read and not enforced would be a hole, so it is an error.
 
 mod authorization_policy;
@@ -13,6 +13,7 @@ mod destination_rule;
 mod document;
 mod fields;
 mod load_balancer;
+mod mesh_config;
 mod peer_authentication;
 mod request_authentication;
 mod service_entry;
@@ -29,6 +30,7 @@ pub use document::{Document, Meta};
 pub use load_balancer::{
     ConsistentHash, HashKey, LoadBalancer, LocalityRule, LocalitySetting, Policy as LbChoice, Warmup,
 };
+pub use mesh_config::MeshConfig;
 pub use peer_authentication::{Mode, PeerAuthentication};
 pub use request_authentication::{JwtRule, RequestAuthentication};
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
@@ -58,6 +60,8 @@ pub struct Documents {
     pub service_entries: Vec<Document<ServiceEntry>>,
     /// Workloads.
     pub workload_entries: Vec<Document<WorkloadEntry>>,
+    /// What holds for the whole mesh: that of the root namespace counts.
+    pub mesh_configs: Vec<Document<MeshConfig>>,
 }
 
 impl Documents {

@@ -36,6 +36,8 @@ pub struct Port {
     pub name: At<String>,
     /// The endpoints' port, when it is not the same number.
     pub target_port: Option<At<u32>>,
+    /// `HTTP`: of whichever version, and HTTP/1.1 where that is not agreed upon.
+    pub is_http: bool,
 }
 
 /// Whether a service is part of the mesh.
@@ -98,12 +100,13 @@ impl Port {
         }
         let name = fields.required_string("name", sink);
         let target_port = fields.take("targetPort").and_then(|value| value.number(MAX_PORT, sink));
-        read_word(&mut fields, "protocol", &PROTOCOLS, sink);
+        let protocol = read_word(&mut fields, "protocol", &PROTOCOLS, sink);
         fields.finish(sink);
         Some(Self {
             number: number?,
             name: name?,
             target_port,
+            is_http: protocol.is_some_and(|is_http| is_http.value),
         })
     }
 }
@@ -128,16 +131,16 @@ const RESOLUTIONS: [(&str, Resolution); 5] = [
     ("DYNAMIC_DNS", Resolution::Dns),
 ];
 
-// Checked and not kept: the library knows its callers' protocol, a proxy has to be told.
-const PROTOCOLS: [(&str, ()); 8] = [
-    ("HTTP", ()),
-    ("HTTPS", ()),
-    ("GRPC", ()),
-    ("GRPC-WEB", ()),
-    ("HTTP2", ()),
-    ("MONGO", ()),
-    ("TCP", ()),
-    ("TLS", ()),
+// Whether it is HTTP of whichever version. Of the others no more is kept: what is not HTTP is nothing that is called here.
+const PROTOCOLS: [(&str, bool); 8] = [
+    ("HTTP", true),
+    ("HTTPS", false),
+    ("GRPC", false),
+    ("GRPC-WEB", false),
+    ("HTTP2", false),
+    ("MONGO", false),
+    ("TCP", false),
+    ("TLS", false),
 ];
 
 /// Reads one of a set of words.

@@ -2,10 +2,11 @@
 //! names for them are `outbound|port|subset|host`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::{
-    CircuitBreakers, Cluster, ClusterName, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, TlsMode,
+    CircuitBreakers, Cluster, ClusterName, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, Protocol, TlsMode,
 };
 
 use super::authentication::Authentication;
@@ -59,6 +60,16 @@ pub(super) fn build(
         // Who calls whom, and how it ends, is what an operator looks for first.
         load_reporting: Some(LoadReporting::of(name.as_str())),
         ..Cluster::new(name, tls, endpoints.list)
+    }
+}
+
+/// Has a cluster called in its port's protocol. One of `HTTP` is agreed upon under TLS, and HTTP/1.1 where some endpoint is called in
+/// the clear (Istio without `h2UpgradePolicy`): such a server need not know anything else.
+pub(super) fn speak(port: &Port, cluster: &mut Cluster) {
+    if port.is_http {
+        let agrees = cluster.tls != TlsMode::Plaintext && cluster.tls_matches.is_empty();
+        let protocol = if agrees { Protocol::Negotiated } else { Protocol::Http1 };
+        Arc::make_mut(&mut cluster.connections).protocol = protocol;
     }
 }
 

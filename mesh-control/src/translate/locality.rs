@@ -2,7 +2,8 @@
 //!
 //! By default the nearest first: endpoints of the client's own sub-zone, then zone, then region, then of a region that its own
 //! fails over to, then the rest. That needs outlier detection, or nothing would ever fail over. Or a rule says what share of
-//! the calls of a locality goes where; or by which labels nearness goes.
+//! the calls of a locality goes where; or by which labels nearness goes. A rule says so of its service, the mesh's configuration of
+//! every service whose rule does not.
 //!
 //! Envoy's numbers of priorities have no gaps, so what nobody is in is not counted.
 
@@ -12,9 +13,9 @@ use std::sync::Arc;
 use mesh_core::config::{Cluster, Endpoint, Locality, LocalityWeight, Weight};
 
 use super::policy::Resolved;
-use super::{ClientScope, Findings};
+use super::{ClientScope, Findings, Mesh};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{Documents, LocalityRule, LocalitySetting};
+use crate::istio::{Documents, LocalityRule, LocalitySetting, Meta};
 
 /// Of so many places clients are told apart: more would make more snapshots than a control plane should hold. The others are
 /// told what clients of no known place are.
@@ -63,14 +64,24 @@ impl ClientPlace {
     }
 }
 
+/// What the mesh's configuration says of localities, and where it stands.
+pub(super) fn of_mesh<'a>(documents: &'a Documents, mesh: &Mesh) -> Option<(&'a Meta, &'a LocalitySetting)> {
+    let mut configs = documents.mesh_configs.iter();
+    let config = configs.find(|config| config.meta.namespace() == &*mesh.root_namespace)?;
+    Some((&config.meta, config.spec.locality.as_ref()?))
+}
+
 /// The places that clients are told apart by: those of endpoints and of rules, if any rule looks at where a client is.
-pub fn places(documents: &Documents) -> BTreeSet<ClientPlace> {
+pub fn places(documents: &Documents, mesh: &Mesh) -> BTreeSet<ClientPlace> {
+    let of_mesh = of_mesh(documents, mesh).map(|(_, setting)| setting);
     let policies = documents.destination_rules.iter().flat_map(|rule| {
         let of_subsets = rule.spec.subsets.iter().filter_map(|subset| subset.policy.as_ref());
         rule.spec.policy.iter().chain(of_subsets)
     });
     let policies: Vec<_> = policies.filter(|policy| policy.speaks_of_localities()).collect();
-    if policies.is_empty() {
+    // Of the mesh's words those of failover count for services alone that a rule has watched.
+    let distributes = of_mesh.is_some_and(|setting| matches!(setting.rule, LocalityRule::Distribute(_)));
+    if policies.is_empty() && !distributes {
         return BTreeSet::new();
     }
     let written = (documents.workload_entries.iter().map(|entry| &entry.spec))
@@ -85,6 +96,7 @@ pub fn places(documents: &Documents) -> BTreeSet<ClientPlace> {
     let named = policies
         .iter()
         .flat_map(|policy| policy.localities())
+        .chain(of_mesh)
         .flat_map(|setting| match &setting.rule {
             LocalityRule::Failover(rules) => rules.iter().map(|(from, _)| from.as_str()).collect::<Vec<_>>(),
             LocalityRule::Distribute(rules) => rules.iter().map(|(from, _)| from.as_str()).collect(),
@@ -100,25 +112,28 @@ pub fn places(documents: &Documents) -> BTreeSet<ClientPlace> {
         .collect()
 }
 
-/// Puts the endpoints of a cluster in the order in which a client calls them.
-pub(super) fn arrange(policy: &Resolved<'_>, scope: &ClientScope, cluster: &mut Cluster, findings: &mut Findings) {
-    let setting = policy.load_balancer.and_then(|balancer| balancer.locality.as_ref());
-    if setting.is_some_and(|setting| !setting.enabled) {
+/// Puts the endpoints of a cluster in the order in which a client calls them: by its rule, or else as the mesh says.
+pub(super) fn arrange(
+    policy: Option<&Resolved<'_>>,
+    of_mesh: Option<(&Meta, &LocalitySetting)>,
+    scope: &ClientScope,
+    cluster: &mut Cluster,
+    findings: &mut Findings,
+) {
+    let own = policy.and_then(|policy| Some((policy.meta(), policy.load_balancer?.locality.as_ref()?)));
+    let said = own.or(of_mesh);
+    if said.is_some_and(|(_, setting)| !setting.enabled) {
         return;
     }
     let failover = LocalityRule::Failover(Vec::new());
-    match setting.map_or(&failover, |setting| &setting.rule) {
+    let fails_over = policy.is_some_and(Resolved::fails_over);
+    match said.map_or(&failover, |(_, setting)| &setting.rule) {
         LocalityRule::Distribute(rules) => distribute(rules, scope, cluster),
-        rule if !policy.fails_over() => {
-            if let (Some(setting), false) = (setting, *rule == failover) {
+        rule if !fails_over => {
+            // The mesh's is for those that are watched.
+            if let (Some((meta, setting)), false) = (own, *rule == failover) {
                 let message = "failover needs outlierDetection, without which nothing fails over";
-                findings.say(
-                    policy.meta(),
-                    Severity::Warning,
-                    Code::NotServed,
-                    &setting.place,
-                    message,
-                );
+                findings.say(meta, Severity::Warning, Code::NotServed, &setting.place, message);
             }
         }
         LocalityRule::Failover(rules) => {
@@ -133,7 +148,7 @@ pub(super) fn arrange(policy: &Resolved<'_>, scope: &ClientScope, cluster: &mut 
                 shared => 3 - shared as u32,
             });
         }
-        LocalityRule::Priority(labels) => by_labels(labels, policy, setting, scope, cluster, findings),
+        LocalityRule::Priority(labels) => by_labels(labels, said, scope, cluster, findings),
     }
 }
 
@@ -217,25 +232,18 @@ const PLACE_LABELS: [&str; 3] = [
 /// The more labels from the left an endpoint has in common with the client, the sooner it is called.
 fn by_labels(
     labels: &[String],
-    policy: &Resolved<'_>,
-    setting: Option<&LocalitySetting>,
+    said: Option<(&Meta, &LocalitySetting)>,
     scope: &ClientScope,
     cluster: &mut Cluster,
     findings: &mut Findings,
 ) {
     let place = |label: &str| PLACE_LABELS.iter().position(|known| *known == label);
     let unknown = labels.iter().find(|label| place(label).is_none());
-    if let (Some(label), Some(setting)) = (unknown, setting) {
+    if let (Some(label), Some((meta, setting))) = (unknown, said) {
         let message = format!(
             "label {label:?} is not known of clients and endpoints here: only those of region, zone and sub-zone are"
         );
-        findings.say(
-            policy.meta(),
-            Severity::Warning,
-            Code::NotServed,
-            &setting.place,
-            message,
-        );
+        findings.say(meta, Severity::Warning, Code::NotServed, &setting.place, message);
         return;
     }
     let has = |label: &String, endpoint: &Endpoint| {

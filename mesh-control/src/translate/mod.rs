@@ -257,6 +257,7 @@ fn clusters(
     findings: &mut Findings,
 ) -> (BTreeMap<ClusterName, Cluster>, BTreeMap<ClusterName, HashPolicy>) {
     let (mut clusters, mut hashes) = (BTreeMap::new(), BTreeMap::new());
+    let of_mesh = locality::of_mesh(documents, mesh);
     for service in registry
         .services()
         .filter(|service| service.is_visible(&scope.namespace))
@@ -266,11 +267,13 @@ fn clusters(
         for port in service.ports {
             for subset in std::iter::once(None).chain(subsets.iter().copied().map(Some)) {
                 let mut cluster = cluster::build(service, port, subset, authentication, findings);
-                if let Some(policy) = policy::resolve(&rules, subset, *port.number) {
+                let policy = policy::resolve(&rules, subset, *port.number);
+                if let Some(policy) = &policy {
                     let hash = policy.apply(&mut cluster, findings);
                     hashes.extend(hash.map(|hash| (cluster.name.clone(), hash)));
-                    locality::arrange(&policy, scope, &mut cluster, findings);
                 }
+                cluster::speak(port, &mut cluster);
+                locality::arrange(policy.as_ref(), of_mesh, scope, &mut cluster, findings);
                 clusters.insert(cluster.name.clone(), cluster);
             }
         }

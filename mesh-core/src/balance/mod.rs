@@ -130,8 +130,13 @@ impl Picker {
     ///
     /// One by reported weights knows none until [`reweigh`](Self::reweigh) is called.
     pub fn new<L: Load>(policy: &LbPolicy, hosts: &[L], draw: &mut Draw) -> Self {
-        // Gone through several times; the hosts themselves lie all over the memory.
         let weights: Vec<u32> = hosts.iter().map(Load::weight).collect();
+        Self::weighted(policy, hosts, &weights, draw)
+    }
+
+    /// As [`new`](Self::new), where the `weights` of the hosts are at hand: many hosts lie all over the memory, and to ask each is
+    /// dearer than all else.
+    pub fn weighted<L: Load>(policy: &LbPolicy, hosts: &[L], weights: &[u32], draw: &mut Draw) -> Self {
         let weights = weights.iter().copied();
         match policy {
             LbPolicy::LeastRequest(settings) => Self::LeastRequest(LeastRequest::new(*settings, weights)),

@@ -11,9 +11,9 @@ use super::{Cluster, ClusterName, Endpoint, ExpectedPeers, Localities, LocalityW
 impl Cluster {
     /// The cluster that stands for `leaves`, in their order. A leaf has endpoints of its own, and stands for no other.
     ///
-    /// Its endpoints are theirs, with the priorities that they have here. Among which of them is chosen, and how calls are
-    /// retried, is the first leaf's to say; how a call's host is chosen in a leaf, the leaf's (gRFC A75). What a leaf decides by
-    /// itself is neutral here: nothing is dropped, reported, limited or taken out, and whoever asked for the TLS of this
+    /// Its endpoints are theirs, with the priorities that they have here. When the next priority is called is the first leaf's to
+    /// say, and whether a try may be hedged; all else is each leaf's: how many of its endpoints must be fit, how its localities and
+    /// its hosts are chosen, how many retries may be in flight (gRFC A75). What a leaf decides by itself is neutral here: nothing is dropped, reported, limited or taken out, and whoever asked for the TLS of this
     /// cluster, and not of the leaf, would be refused by every peer.
     pub fn aggregate(name: ClusterName, leaves: Arc<[Arc<Self>]>) -> Self {
         let nobody = TlsMode::Mutual(MutualTls {
@@ -57,6 +57,11 @@ impl Cluster {
         };
         whole.leaves = leaves;
         whole
+    }
+
+    /// The clusters that it stands for, each with what its priorities are counted from here. One without endpoints has none.
+    pub fn leaf_priorities(&self) -> impl Iterator<Item = (u32, &Self)> {
+        with_priorities(&self.leaves).map(|(leaf, first)| (first, leaf))
     }
 
     /// The leaves of an aggregate, each with what its priorities are counted from there.

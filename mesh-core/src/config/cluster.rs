@@ -103,6 +103,35 @@ impl Cluster {
         }
     }
 
+    /// Whether all that is said but for its endpoints is the same.
+    pub fn has_rules_of(&self, other: &Self) -> bool {
+        // All by name: what is added must be asked for here.
+        let Self {
+            name,
+            lb,
+            common_lb,
+            tls,
+            tls_matches,
+            connect_timeout,
+            connections,
+            breakers,
+            retry_limits,
+            outlier,
+            load_reporting,
+            drops,
+            by_authority,
+            localities,
+            endpoints: _,
+            leaves,
+        } = self;
+        (name, lb, common_lb, tls, tls_matches)
+            == (&other.name, &other.lb, &other.common_lb, &other.tls, &other.tls_matches)
+            && (connect_timeout, connections) == (&other.connect_timeout, &other.connections)
+            && (breakers, retry_limits, outlier) == (&other.breakers, &other.retry_limits, &other.outlier)
+            && (load_reporting, drops, by_authority) == (&other.load_reporting, &other.drops, &other.by_authority)
+            && (localities, leaves) == (&other.localities, &other.leaves)
+    }
+
     /// How `endpoint` is authenticated: by the first match whose values are all in its metadata (Envoy
     /// `transport_socket_matches`, Istio auto-mTLS), and by the cluster's own mode when there is none.
     pub fn tls_for(&self, endpoint: &Endpoint) -> &TlsMode {

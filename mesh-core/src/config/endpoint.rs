@@ -47,6 +47,62 @@ impl Endpoint {
     }
 }
 
+/// How many endpoints are the same at the beginning of two lists, and how many of the others at their end: of an update to many,
+/// nearly all are, and only what lies between is worth a look.
+pub fn alike(before: &[Endpoint], after: &[Endpoint]) -> [usize; 2] {
+    if std::ptr::eq(before, after) {
+        return [after.len(), 0];
+    }
+    let mut same = Same::default();
+    let pairs = before.iter().zip(after);
+    let start = pairs.take_while(|(a, b)| same.are(a, b)).count();
+    let pairs = before[start..].iter().rev().zip(after[start..].iter().rev());
+    let end = pairs.take_while(|(a, b)| same.are(a, b)).count();
+    [start, end]
+}
+
+/// Compares endpoints. Those of a list share what they say alike, and those of two lists do not: what was found to be the same is
+/// the same for the next.
+#[derive(Default)]
+struct Same<'a> {
+    locality: Option<[&'a Arc<Locality>; 2]>,
+    metadata: Option<[&'a Arc<Metadata>; 2]>,
+}
+
+impl<'a> Same<'a> {
+    fn are(&mut self, a: &'a Endpoint, b: &'a Endpoint) -> bool {
+        let Endpoint {
+            address,
+            weight,
+            health,
+            priority,
+            locality,
+            hostname,
+            metadata,
+        } = a;
+        *address == b.address
+            && (weight, health, priority) == (&b.weight, &b.health, &b.priority)
+            && *hostname == b.hostname
+            && one(&mut self.locality, [locality, &b.locality])
+            && one(&mut self.metadata, [metadata, &b.metadata])
+    }
+}
+
+/// Whether two values are the same, which the last two were that were.
+fn one<'a, T: Eq>(last: &mut Option<[&'a Arc<T>; 2]>, [a, b]: [&'a Arc<T>; 2]) -> bool {
+    if let Some([last_a, last_b]) = last
+        && Arc::ptr_eq(last_a, a)
+        && Arc::ptr_eq(last_b, b)
+    {
+        return true;
+    }
+    let is_same = a == b;
+    if is_same {
+        *last = Some([a, b]);
+    }
+    is_same
+}
+
 /// The control plane's word on an endpoint (Envoy `HealthStatus`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
@@ -117,4 +173,57 @@ pub struct Locality {
     pub zone: Box<str>,
     /// Sub-zone within the zone.
     pub sub_zone: Box<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_lists_have_in_common_at_either_end() {
+        let list = |ports: &[u16]| -> Vec<Endpoint> {
+            let endpoint = |port: &u16| Endpoint::new(([127, 0, 0, 1], *port).into());
+            ports.iter().map(endpoint).collect()
+        };
+        for (before, after, expected) in [
+            (&[][..], &[][..], [0, 0]),
+            (&[1, 2, 3], &[1, 2, 3], [3, 0]),
+            (&[1, 2, 3], &[1, 9, 3], [1, 1]),
+            (&[1, 2, 3], &[1, 3], [1, 1]),
+            (&[1, 1], &[1, 1, 1], [2, 0]),
+            (&[1, 1, 2], &[1, 2], [1, 1]),
+            (&[1, 2], &[], [0, 0]),
+            (&[1, 2], &[3, 4], [0, 0]),
+        ] {
+            assert_eq!(alike(&list(before), &list(after)), expected, "{before:?} and {after:?}");
+        }
+        let one = list(&[1, 2]);
+        assert_eq!(alike(&one, &one), [2, 0]);
+    }
+
+    /// Whatever it is that is said of an endpoint.
+    #[test]
+    fn every_word_of_an_endpoint_counts() {
+        let before = Endpoint::new(([127, 0, 0, 1], 1).into());
+        let changes: [fn(&mut Endpoint); 7] = [
+            |one| one.address.set_port(2),
+            |one| one.weight = Weight(2),
+            |one| one.health = Health::Degraded,
+            |one| one.priority = 1,
+            |one| {
+                one.locality = Arc::new(Locality {
+                    zone: "a".into(),
+                    ..Locality::default()
+                })
+            },
+            |one| one.hostname = Some("a".into()),
+            |one| one.metadata = Arc::new(Metadata::new([("a", "b", "c")]).unwrap()),
+        ];
+        for change in changes {
+            let mut after = before.clone();
+            change(&mut after);
+            let (before, after) = ([before.clone(), before.clone()], [before.clone(), after]);
+            assert_eq!(alike(&before, &after), [1, 0], "{:?}", after[1]);
+        }
+    }
 }

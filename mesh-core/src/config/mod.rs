@@ -34,7 +34,7 @@ pub(crate) use authorization::{Quick, hash as hash_of_id};
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
-pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality};
+pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality, alike};
 pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
     MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,

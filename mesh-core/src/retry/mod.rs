@@ -175,9 +175,12 @@ impl<'a> Rules<'a> {
 pub struct World<'a> {
     /// The destination's budget.
     pub budget: &'a Budget,
-    /// The destination's limits of retries in flight.
+    /// Where its retries in flight are counted: the same, but for a destination that stands for others, each of which has a limit of
+    /// its own.
+    pub places: &'a Budget,
+    /// What limits retries in flight.
     pub limits: RetryLimits,
-    /// Calls in flight to it.
+    /// The calls in flight beside them.
     pub calls: u32,
     /// Chance.
     pub draw: &'a mut Draw,
@@ -300,11 +303,11 @@ impl RetryState {
                 _ => Why::Exhausted,
             });
         }
-        if !world.budget.begin_retry(&world.limits, world.calls) {
+        if !world.places.begin_retry(&world.limits, world.calls) {
             return Err(Why::OverBudget);
         }
         if pays && !world.budget.withdraw() {
-            world.budget.end_retry();
+            world.places.end_retry();
             return Err(Why::OverBudget);
         }
         self.retried += 1;

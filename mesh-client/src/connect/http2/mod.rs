@@ -66,6 +66,8 @@ pub(crate) struct Connection {
     silence: Mutex<Silence>,
     /// Wakes its steward.
     changed: Arc<Notify>,
+    /// Wakes those who ride on it without a call.
+    leaving: Notify,
     /// Its place among the cluster's connections.
     place: OnceLock<ConnectionPlace>,
 }
@@ -129,6 +131,7 @@ impl Connection {
     pub(super) fn retire(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.changed.notify_one();
+        self.leaving.notify_waiters();
     }
 
     /// As [`retire`](Self::retire), and those there are have [`DRAIN_LIMIT`](super::terms::DRAIN_LIMIT) to end.
@@ -219,6 +222,26 @@ impl Permit {
         !self.is_unserved() && self.connection.lost.swap(true, Ordering::Relaxed)
     }
 
+    /// Until the connection takes no new stream, as far as anybody has noticed.
+    pub(crate) async fn closed(&self) {
+        let mut leaving = pin!(self.connection.leaving.notified());
+        // From here on nobody closes it unnoticed.
+        leaving.as_mut().enable();
+        if !self.connection.is_closed() {
+            leaving.await;
+        }
+    }
+
+    /// Whether the connection takes no new stream, be it that the peer took its leave and nobody noticed.
+    pub(crate) fn is_going(&self) -> bool {
+        let connection = &*self.connection;
+        let mut send = connection.send.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Poll::Ready(Err(_)) = send.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            connection.retire();
+        }
+        connection.is_closed()
+    }
+
     /// Something of an answer came.
     #[inline]
     pub(crate) fn heard(&self) {
@@ -227,11 +250,6 @@ impl Permit {
         if !heard.load(Ordering::Relaxed) {
             heard.store(true, Ordering::Relaxed);
         }
-    }
-
-    /// Whether the connection takes no new stream.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.connection.is_closed()
     }
 
     /// The connection takes no more streams.
@@ -307,6 +325,7 @@ pub(super) async fn handshake<T: Io>(
         reads,
         silence: Mutex::default(),
         changed: Arc::default(),
+        leaving: Notify::new(),
         place: OnceLock::new(),
     });
     let pings = driver.ping_pong();

@@ -5,13 +5,14 @@
 //! those change by a swap, or the endpoint goes, the pool is retired: its connections take no new call from that moment.
 //!
 //! A dial runs in a task of its own, so that a caller who gives up does not end the attempt that others wait for. Over HTTP/2
-//! at most one runs per endpoint; over HTTP/1.1, where each call needs a connection for itself, a bounded number. This is the
-//! only place of the data plane where a call queues: behind a connection being made, in a bounded number, under the try's own
-//! time.
+//! as many run per endpoint as those who wait are expected to fill, which is mostly one; over HTTP/1.1, where each call needs a
+//! connection for itself, a bounded number. This is the only place of the data plane where a call queues: behind a connection
+//! being made, in a bounded number, under the try's own time.
 
 mod http1;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use mesh_core::Entropy;
 use mesh_core::config::Carrier;
 use mesh_core::report::Tally;
 use rustls::time_provider::TimeProvider;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::dial::{Made, Plan, Security, dial};
@@ -34,16 +35,16 @@ use http1::Side;
 const MAX_CONNECTIONS: usize = 10;
 /// Calls that may wait for connections being made (Envoy `max_pending_requests` default).
 const MAX_WAITING: u32 = 1024;
-/// How often one call waits for a connection on which others then took all places.
-const MAX_ROUNDS: usize = 8;
+/// How often one call looks again when connections were made and others were faster: as many as may wait, since each that is made
+/// serves one of them.
+const MAX_LOOKS: usize = 1024;
+/// Calls that a new connection is expected to carry at once where nothing is said (`http2` assumes as many of a peer).
+const EXPECTED_STREAMS: u32 = 100;
 /// The pause after a failed dial: while it runs, calls fail at once with what it failed with.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// The growth of that pause with each further failure, and its bound.
 const BACKOFF_FACTOR: f64 = 1.6;
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-
-/// What came of a dial; `None` while it runs.
-type Dialled = Option<Result<(), ConnectError>>;
 
 /// What all pools of a link make their connections with.
 pub(crate) struct Means {
@@ -67,7 +68,8 @@ struct State {
     draining: Option<Box<Draining>>,
     /// Made when HTTP/1.1 is first spoken.
     http1: Option<Box<Side>>,
-    dialling: Option<watch::Receiver<Dialled>>,
+    /// Being made, to be shared by calls.
+    dials: usize,
     failed: Option<Box<Failed>>,
     waiting: u32,
     /// Connections in a row that ended before anything was answered on them.
@@ -77,6 +79,8 @@ struct State {
     retired: bool,
     /// What the peer chose when it had the choice.
     chosen: Option<Carrier>,
+    /// Rung when such a connection was made or was not; there once somebody waits for one.
+    bell: Option<Arc<Notify>>,
 }
 
 /// Connections that take no more calls and serve those they have, which may take any time: known here so that they end when what they
@@ -111,7 +115,7 @@ impl State {
     /// Those there are and those being made.
     fn connections(&self) -> usize {
         let http1 = self.http1.as_ref().map_or(0, |side| side.connections());
-        self.ready.len() + usize::from(self.dialling.is_some()) + http1
+        self.ready.len() + self.dials + http1
     }
 }
 
@@ -168,6 +172,11 @@ impl Pool {
         permit
     }
 
+    /// Rung whenever a connection that calls share was made, or was not.
+    pub(crate) fn bell(&self) -> Arc<Notify> {
+        Arc::clone(self.lock().bell.get_or_insert_default())
+    }
+
     /// Whether there is a connection.
     pub(crate) fn is_connected(&self) -> bool {
         let state = self.lock();
@@ -216,22 +225,24 @@ impl Pool {
     ///
     /// Cancel safe: a dial that was begun goes on for the others.
     pub(crate) async fn permit(self: &Arc<Self>, plan: Plan) -> Result<Permit, Error> {
-        for _ in 0..MAX_ROUNDS {
+        let (bell, waiting) = {
+            let mut state = self.lock();
+            self.may_wait(&state)?;
+            (Arc::clone(state.bell.get_or_insert_default()), self.waits(&mut state))
+        };
+        for _ in 0..MAX_LOOKS {
+            let mut rung = pin!(bell.notified());
+            // From here on no ring is missed.
+            rung.as_mut().enable();
             if let Some(permit) = self.try_permit(plan.carrier) {
                 return Ok(permit);
             }
             if self.carrier(&plan) == Carrier::Http1 {
+                drop(waiting);
                 return self.http1(&plan).await.map(Permit::Http1);
             }
-            let (mut dialled, _waiting) = self.join_dial(&plan)?;
-            let outcome = match dialled.wait_for(Option::is_some).await {
-                Ok(value) => (*value).clone(),
-                // The dial's task ended without a word: the runtime is shutting down.
-                Err(_closed) => None,
-            };
-            if let Some(Err(error)) = outcome {
-                return Err(self.failure(error));
-            }
+            self.dial_for_all(&plan)?;
+            rung.await;
         }
         Err(self.overflow("streams per endpoint"))
     }
@@ -246,26 +257,39 @@ impl Pool {
         }
     }
 
-    /// Joins the dial that runs, or begins one.
-    fn join_dial(self: &Arc<Self>, plan: &Plan) -> Result<(watch::Receiver<Dialled>, Waiting), Error> {
+    /// Has as many connections made as those who wait are expected to fill. Where none may be, that is an error to whom nothing is
+    /// being made.
+    fn dial_for_all(self: &Arc<Self>, plan: &Plan) -> Result<(), Error> {
         let mut state = self.lock();
-        self.may_wait(&state)?;
-        let dialled = match &state.dialling {
-            Some(running) => running.clone(),
-            None => {
-                self.may_dial(&state)?;
-                if state.ready.len() >= MAX_CONNECTIONS {
-                    return Err(self.overflow("connections per endpoint"));
-                }
-                let place = plan.room.connection(state.connections());
-                let place = place.map_err(|Open(limit)| self.overflow(limit))?;
-                let (done, dialled) = watch::channel(None);
-                state.dialling = Some(dialled.clone());
-                tokio::spawn(Arc::clone(self).run_dial(plan.clone(), place, state.epoch, done));
-                dialled
-            }
+        let wanted = match (state.chosen, &state.failed) {
+            (Some(Carrier::Http2), None) => state.waiting.div_ceil(capacity(plan)) as usize,
+            // Whether anybody is there, and what it will carry, is found out by one: a burst of calls is no burst of dials.
+            _ => 1,
         };
-        Ok((dialled, self.waits(&mut state)))
+        while state.dials < wanted {
+            match self.begin_dial(&mut state, plan) {
+                Ok(()) => {}
+                Err(_) if state.dials > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_dial(self: &Arc<Self>, state: &mut State, plan: &Plan) -> Result<(), Error> {
+        self.may_dial(state)?;
+        if state.ready.len() + state.dials >= MAX_CONNECTIONS {
+            return Err(self.overflow("connections per endpoint"));
+        }
+        let place = plan.room.connection(state.connections());
+        let place = place.map_err(|Open(limit)| self.overflow(limit))?;
+        state.dials += 1;
+        let dialling = Dialling {
+            pool: Arc::clone(self),
+            is_over: false,
+        };
+        tokio::spawn(dialling.run(plan.clone(), place, state.epoch));
+        Ok(())
     }
 
     /// Whether one more call may wait for a connection being made.
@@ -291,28 +315,6 @@ impl Pool {
             Some(failed) if Instant::now() < failed.until => Err(self.failure(failed.error.clone())),
             _ => Ok(()),
         }
-    }
-
-    async fn run_dial(self: Arc<Self>, plan: Plan, place: ConnectionPlace, epoch: u32, done: watch::Sender<Dialled>) {
-        let result = dial(&self, &plan, place, epoch).await;
-        let mut unwanted = None;
-        let outcome = {
-            let mut state = self.lock();
-            state.dialling = None;
-            match result {
-                Ok(made) => {
-                    unwanted = self.take_in(&mut state, made, epoch);
-                    Ok(())
-                }
-                Err(error) => {
-                    self.note_failure(&mut state, &error);
-                    Err(error)
-                }
-            }
-        };
-        drop(unwanted);
-        // Nobody may be waiting any more.
-        let _ = done.send(Some(outcome));
     }
 
     /// Keeps a new connection; hands it back if it is not to be used, to be dropped when the lock is free.
@@ -387,6 +389,57 @@ fn next_pause(last: Option<&Failed>) -> Duration {
     last.map_or(FIRST_BACKOFF, |failed| {
         failed.pause.mul_f64(BACKOFF_FACTOR).min(MAX_BACKOFF)
     })
+}
+
+/// How many calls a connection is expected to carry.
+fn capacity(plan: &Plan) -> u32 {
+    let streams = plan
+        .settings
+        .http2
+        .max_streams
+        .map_or(EXPECTED_STREAMS, |max| max.get().min(EXPECTED_STREAMS));
+    plan.settings.max_requests.map_or(streams, |max| max.get().min(streams))
+}
+
+/// Counts a connection being made, and tells those who wait when it is over, however it ends.
+struct Dialling {
+    pool: Arc<Pool>,
+    is_over: bool,
+}
+
+impl Dialling {
+    async fn run(mut self, plan: Plan, place: ConnectionPlace, epoch: u32) {
+        let pool = Arc::clone(&self.pool);
+        let result = dial(&pool, &plan, place, epoch).await;
+        let mut state = pool.lock();
+        self.end(&mut state);
+        let unwanted = match result {
+            Ok(made) => pool.take_in(&mut state, made, epoch),
+            Err(error) => {
+                pool.note_failure(&mut state, &error);
+                None
+            }
+        };
+        drop(state);
+        drop(unwanted);
+    }
+
+    fn end(&mut self, state: &mut State) {
+        self.is_over = true;
+        state.dials -= 1;
+        if let Some(bell) = &state.bell {
+            bell.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let pool = Arc::clone(&self.pool);
+            self.end(&mut pool.lock());
+        }
+    }
 }
 
 /// Counts a waiting call for as long as it waits.

@@ -1,6 +1,6 @@
 //! What share of the calls each priority takes, as integers of a hundred: Envoy's arithmetic, and gRPC's rule.
 
-use crate::config::{CommonLb, Failover, Localities};
+use crate::config::{CommonLb, Failover, Localities, Percent};
 
 /// Endpoints of one priority, counted: by number, or by weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,32 +44,40 @@ pub struct Loads(Box<[Load]>);
 impl Loads {
     /// Spreads the calls over priorities, of which the first is to be called most.
     pub fn of(census: &[Census], common: &CommonLb, localities: &Localities) -> Self {
-        let able = |part: u64, of: &Count| match of.total {
+        Self::by(census, common.failover, |_| (common, localities))
+    }
+
+    /// As [`of`](Self::of), where each priority has its own `rules`.
+    pub fn by<'a>(
+        census: &[Census],
+        failover: Failover,
+        rules: impl Fn(usize) -> (&'a CommonLb, &'a Localities),
+    ) -> Self {
+        let able = |part: u64, of: &Count, factor: u32| match of.total {
             0 => 0,
             total => part
-                .saturating_mul(localities.overprovisioning_factor.into())
+                .saturating_mul(factor.into())
                 .checked_div(total)
                 .map_or(0, |able| able.min(100) as u32),
         };
-        let mut loads: Box<[Load]> = census
-            .iter()
-            .map(|census| {
-                let count = match localities.weighted_health {
-                    true => &census.weight,
-                    false => &census.hosts,
-                };
-                Load {
-                    able: able(count.healthy, count),
-                    degraded_able: able(count.degraded, count),
-                    ..Load::default()
-                }
-            })
-            .collect();
-        match common.failover {
+        let load = |(index, census): (usize, &Census)| {
+            let (_, localities) = rules(index);
+            let count = match localities.weighted_health {
+                true => &census.weight,
+                false => &census.hosts,
+            };
+            Load {
+                able: able(count.healthy, count, localities.overprovisioning_factor),
+                degraded_able: able(count.degraded, count, localities.overprovisioning_factor),
+                ..Load::default()
+            }
+        };
+        let mut loads: Box<[Load]> = census.iter().enumerate().map(load).collect();
+        match failover {
             Failover::FirstReady => first_ready(census, &mut loads),
             Failover::Spill => {
                 spill(&mut loads);
-                panic(census, common, &mut loads);
+                panic(census, |index| rules(index).0.panic_threshold, &mut loads);
             }
         }
         Self(loads)
@@ -140,19 +148,19 @@ fn spill(loads: &mut [Load]) {
 
 /// Where all priorities together cannot take all calls, one with too few callable endpoints calls all it has. When every one
 /// does, they take calls by how many endpoints they have.
-fn panic(census: &[Census], common: &CommonLb, loads: &mut [Load]) {
+fn panic(census: &[Census], threshold: impl Fn(usize) -> Percent, loads: &mut [Load]) {
     let able: u32 = loads.iter().map(|load| load.able + load.degraded_able).sum();
-    let threshold = u64::from(common.panic_threshold.get());
-    if able >= 100 || threshold == 0 {
+    if able >= 100 {
         return;
     }
-    for (census, load) in census.iter().zip(&mut *loads) {
+    for (index, (census, load)) in census.iter().zip(&mut *loads).enumerate() {
+        let threshold = u64::from(threshold(index).get());
         let Count {
             healthy,
             degraded,
             total,
         } = census.hosts;
-        load.panic = total == 0 || (healthy + degraded) * 100 < threshold * total;
+        load.panic = threshold > 0 && (total == 0 || (healthy + degraded) * 100 < threshold * total);
     }
     let total: u64 = census.iter().map(|census| census.hosts.total).sum();
     if total == 0 || !loads.iter().all(|load| load.panic) {

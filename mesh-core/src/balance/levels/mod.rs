@@ -10,6 +10,7 @@
 mod loads;
 mod picker;
 mod plan;
+mod rules;
 mod slow_start;
 mod subset;
 #[cfg(test)]

@@ -84,26 +84,28 @@ impl GoneTo<'_> {
 }
 
 impl LevelPicker {
-    /// A picker for the groups of `plan`, whose places are those of `hosts`; a group is chosen from by the `policy` of its first
-    /// place.
+    /// A picker for the groups of `plan`, whose places are those of `hosts` and of their `weights`; a group is chosen from by the
+    /// `policy` of its first place.
     pub fn new<'a, L: Member>(
         plan: Plan,
         policy: impl Fn(usize) -> &'a LbPolicy,
-        hosts: &[L],
+        (hosts, weights): (&[L], &[u32]),
         first_ready: bool,
         draw: &mut Draw,
     ) -> Self {
         let mut below = 0;
         let tiers = plan.tiers.into_iter().map(|tier| {
             below += tier.load;
-            let mut weights = 0;
+            let mut sum = 0;
             let groups = tier.groups.into_iter().map(|group| {
-                weights += group.weight;
+                sum += group.weight;
+                let range = group.hosts.clone();
+                let (hosts, weights) = (&hosts[range.clone()], &weights[range]);
                 Group {
-                    picker: Picker::new(policy(group.hosts.start), &hosts[group.hosts.clone()], draw),
+                    picker: Picker::weighted(policy(group.hosts.start), hosts, weights, draw),
                     hosts: group.hosts,
                     panic: tier.kind == TierKind::Panic,
-                    below: weights,
+                    below: sum,
                 }
             });
             Tier {

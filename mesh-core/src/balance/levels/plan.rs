@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::loads::{Census, Load, Loads, effective_weight};
+use super::rules::{Rules, RulesOf};
 use crate::config::{Cluster, Endpoint, Failover, Health, Locality};
 
 /// Where the hosts of a cluster stand and which of them are called.
@@ -81,7 +82,8 @@ impl Plan {
             Health::Unhealthy => Fitness::Out,
             Health::Draining => Fitness::Finishing,
         };
-        let mut ranks = Ranks::new(cluster, whole);
+        let rules = RulesOf::new(cluster, whole);
+        let mut ranks = Ranks::new(cluster, rules);
         let places: Vec<Place> = endpoints
             .iter()
             .enumerate()
@@ -108,8 +110,13 @@ impl Plan {
             .iter()
             .map(|(_, range)| {
                 let mut census = Census::default();
+                let by_weight = ranks
+                    .rules
+                    .at(endpoint(range.start).priority)
+                    .localities
+                    .weighted_health;
                 for place in range.clone() {
-                    let weight = match cluster.localities.weighted_health {
+                    let weight = match by_weight {
                         true => endpoint(place).weight.0.into(),
                         false => 0,
                     };
@@ -125,10 +132,16 @@ impl Plan {
                 census
             })
             .collect();
-        let loads = Loads::of(&census, &cluster.common_lb, &cluster.localities);
+        let loads = Loads::by(&census, cluster.common_lb.failover, |index| {
+            let rules = ranks.rules.at(priorities[index].0);
+            (rules.common, rules.localities)
+        });
         let tiers = [TierKind::Healthy, TierKind::Degraded].into_iter().flat_map(|kind| {
             let each = priorities.iter().zip(loads.iter()).enumerate();
-            each.filter_map(move |(rank, ((_, range), load))| tier(cluster, rank, kind, load, range, places, ranks))
+            each.filter_map(move |(rank, ((priority, range), load))| {
+                let rules = ranks.rules.at(*priority);
+                tier(rules, rank, kind, load, range, places, ranks)
+            })
         });
         let tiers = tiers.collect();
         Self {
@@ -141,7 +154,7 @@ impl Plan {
 }
 
 fn tier(
-    cluster: &Cluster,
+    rules: &Rules<'_>,
     rank: usize,
     kind: TierKind,
     load: &Load,
@@ -160,7 +173,7 @@ fn tier(
     let until = |fitness| range.start + places[range.clone()].partition_point(|place| place.1 <= fitness);
     let fit = match kind {
         TierKind::Healthy | TierKind::Panic if load.panic => {
-            let groups = match cluster.common_lb.fail_on_panic {
+            let groups = match rules.common.fail_on_panic {
                 true => Vec::new(),
                 // What finishes is asked only where there is nothing else.
                 false => {
@@ -191,7 +204,7 @@ fn tier(
     for chunk in places[fit.clone()].chunk_by(|a, b| a.2 == b.2) {
         let hosts = start..start + chunk.len();
         start = hosts.end;
-        let weight = ranks.weight(cluster, chunk[0].2, chunk.len() as u64);
+        let weight = ranks.weight(rules, chunk[0].2, chunk.len() as u64);
         if weight > 0 {
             groups.push(Group { hosts, weight });
         }
@@ -211,9 +224,7 @@ struct Ranks<'a> {
     seen: Vec<Seen>,
     /// Neighbours mostly stand in the same place, which is looked up once.
     last: Option<(u32, &'a Arc<Locality>, u32)>,
-    by_locality: bool,
-    /// Localities are told apart only by whether they weigh anything.
-    whole: bool,
+    rules: RulesOf<'a>,
 }
 
 /// A locality of one priority.
@@ -226,26 +237,22 @@ struct Seen {
 }
 
 impl<'a> Ranks<'a> {
-    fn new(cluster: &'a Cluster, whole: bool) -> Self {
-        let weights = &cluster.localities.weights;
-        // gRPC chooses among localities by weight alone: weighed as their endpoints are, they are one list.
-        let matters = !weights.is_empty() || cluster.common_lb.failover == Failover::Spill;
-        let by_locality = cluster.common_lb.by_locality && matters && !(whole && weights.is_empty());
+    fn new(cluster: &'a Cluster, rules: RulesOf<'a>) -> Self {
         Self {
-            said: match by_locality {
+            said: match rules.any_by_locality() {
                 true => said(cluster),
                 false => HashMap::new(),
             },
             known: HashMap::new(),
             seen: Vec::new(),
             last: None,
-            by_locality,
-            whole,
+            rules,
         }
     }
 
     fn of(&mut self, endpoint: &'a Endpoint) -> u32 {
-        if !self.by_locality {
+        let &Rules { by_locality, whole, .. } = self.rules.at(endpoint.priority);
+        if !by_locality {
             return 0;
         }
         let rank = match self.last {
@@ -254,8 +261,11 @@ impl<'a> Ranks<'a> {
             {
                 rank
             }
-            _ => self.look_up(endpoint),
+            _ => self.look_up(endpoint, whole),
         };
+        if whole {
+            return rank;
+        }
         let Some(seen) = self.seen.get_mut(rank as usize) else {
             return rank;
         };
@@ -264,9 +274,9 @@ impl<'a> Ranks<'a> {
         rank
     }
 
-    fn look_up(&mut self, endpoint: &'a Endpoint) -> u32 {
+    fn look_up(&mut self, endpoint: &'a Endpoint, whole: bool) -> u32 {
         let key = (endpoint.priority, &*endpoint.locality);
-        if self.whole {
+        if whole {
             let weighs = self.said.get(&key).is_some_and(|weight| *weight > 0);
             return u32::from(!weighs);
         }
@@ -284,19 +294,21 @@ impl<'a> Ranks<'a> {
     }
 
     /// What a locality weighs with so many of its endpoints fit.
-    fn weight(&self, cluster: &Cluster, rank: u32, fit: u64) -> u64 {
-        let Some(seen) = self.seen.get(rank as usize) else {
+    fn weight(&self, rules: &Rules<'_>, rank: u32, fit: u64) -> u64 {
+        let seen = match rules.by_locality && !rules.whole {
+            true => self.seen.get(rank as usize),
+            false => None,
+        };
+        let Some(seen) = seen else {
             return u64::from(rank == 0);
         };
         let weight = match self.said.is_empty() {
             true => seen.sum,
             false => seen.said.unwrap_or_default(),
         };
-        match cluster.common_lb.failover {
+        match rules.common.failover {
             Failover::FirstReady => weight.into(),
-            Failover::Spill => {
-                effective_weight(weight, fit, seen.endpoints, cluster.localities.overprovisioning_factor)
-            }
+            Failover::Spill => effective_weight(weight, fit, seen.endpoints, rules.localities.overprovisioning_factor),
         }
     }
 }

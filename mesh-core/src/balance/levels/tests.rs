@@ -318,7 +318,9 @@ impl Rig {
             .collect();
         let entropy = Entropy::seeded(17);
         let first_ready = cluster.common_lb.failover == Failover::FirstReady;
-        let picker = LevelPicker::new(plan, |_| &cluster.lb, &hosts, first_ready, &mut entropy.draw());
+        let weights = vec![1; hosts.len()];
+        let places = (&hosts[..], &weights[..]);
+        let picker = LevelPicker::new(plan, |_| &cluster.lb, places, first_ready, &mut entropy.draw());
         Self { hosts, picker, entropy }
     }
 
@@ -575,8 +577,8 @@ fn ep_14_a_pick_looks_at_as_few_hosts_among_many_as_among_few() {
         let entropy = Entropy::seeded(3);
         // Half of the first priority is out, so that several take part.
         let plan = Plan::of(&all, |index| spread && index % 6 == 0, false);
-        let picker = LevelPicker::new(plan, |_| &all.lb, &hosts, false, &mut entropy.draw());
-        seen.set(0);
+        let weights = vec![1; hosts.len()];
+        let picker = LevelPicker::new(plan, |_| &all.lb, (&hosts, &weights), false, &mut entropy.draw());
         let mut most = 0;
         for _ in 0..1_000 {
             let before = seen.get();
@@ -593,4 +595,48 @@ fn ep_14_a_pick_looks_at_as_few_hosts_among_many_as_among_few() {
             assert!(many <= few && many <= 40, "{policy:?}: {few} and {many}");
         }
     }
+}
+
+/// What is said of panic, of localities and of their factor is each leaf's, in whatever order they stand (gRFC A75).
+#[test]
+fn a_priority_is_called_by_the_rules_of_the_cluster_that_it_is_of() {
+    // One of four can be called.
+    let unfit = |n: u32| if n == 0 { Health::Healthy } else { Health::Unhealthy };
+    let poor = |threshold: u32, by_locality: bool| {
+        let rules = CommonLb {
+            panic_threshold: Percent::new(threshold).unwrap(),
+            by_locality,
+            ..CommonLb::ENVOY
+        };
+        let endpoints = (0..4).map(|n| endpoint(0, ["a", "b"][n as usize % 2], unfit(n)));
+        Arc::new(cluster(endpoints.collect(), rules))
+    };
+    for [first, second] in [[0, 50], [50, 0], [50, 50], [0, 0]] {
+        let leaves = [poor(first, false), poor(second, false)];
+        let whole = Cluster::aggregate("whole".into(), leaves.into());
+        let plan = Plan::of(&whole, |_| false, false);
+        let panic: Vec<bool> = plan.loads.iter().map(|load| load.panic).collect();
+        assert_eq!(panic, [first > 0, second > 0], "{first} and {second}");
+    }
+    let good = |by_locality: bool, factor: u32| {
+        let rules = CommonLb {
+            by_locality,
+            ..CommonLb::ENVOY
+        };
+        let endpoints = (0..4).map(|n| endpoint(0, ["a", "b"][n as usize / 2], unfit(n % 2)));
+        let mut leaf = cluster(endpoints.collect(), rules);
+        leaf.localities.overprovisioning_factor = factor;
+        Arc::new(leaf)
+    };
+    let groups = |leaves: [Arc<Cluster>; 2]| {
+        let plan = Plan::of(&Cluster::aggregate("whole".into(), leaves.into()), |_| false, false);
+        let tiers = plan.tiers.iter().map(|tier| (tier.load, tier.groups.len()));
+        tiers.collect::<Vec<_>>()
+    };
+    // Half of each can be called: at 140 that is 70 of a hundred, at 100 it is 50.
+    assert_eq!(groups([good(true, 140), good(false, 140)]), [(70, 2), (30, 1)]);
+    assert_eq!(groups([good(false, 140), good(true, 140)]), [(70, 1), (30, 2)]);
+    assert_eq!(groups([good(false, 100), good(true, 140)]), [(50, 1), (50, 2)]);
+    // Ninety of a hundred together, in proportion.
+    assert_eq!(groups([good(false, 140), good(true, 40)]), [(78, 1), (22, 2)]);
 }

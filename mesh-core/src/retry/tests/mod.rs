@@ -33,6 +33,7 @@ fn ask(
 ) -> Verdict {
     let mut world = World {
         budget,
+        places: budget,
         limits: RetryLimits::default(),
         calls: 1,
         draw: &mut Entropy::seeded(1).draw(),
@@ -350,6 +351,7 @@ fn a_hedge_asks_who_may_run_twice_and_pays() {
     let ask = |policy: &RetryPolicy, method: &Method| {
         let mut world = World {
             budget: &budget,
+            places: &budget,
             limits: RetryLimits::default(),
             calls: 1,
             draw: &mut Entropy::seeded(1).draw(),
