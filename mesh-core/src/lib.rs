@@ -13,6 +13,7 @@
 //! | [`identity`] | who: SPIFFE ids, certificates, trust, and the rustls verifiers around them |
 //! | [`canonical`] | which one form a request has, whoever looks at it |
 //! | [`authorize`] | whether a request may pass |
+//! | [`ext_authz`] | what an authorizer outside of the process is asked, and what its answer does |
 //! | [`route`] | which cluster |
 //! | [`balance`] | which endpoint |
 //! | [`retry`] | again or not |
@@ -34,6 +35,7 @@ pub mod canonical;
 pub mod config;
 pub mod deadline;
 pub mod entropy;
+pub mod ext_authz;
 pub mod hash;
 pub mod identity;
 pub mod inherit;

@@ -1,15 +1,20 @@
 //! The inbound assembly: what stands between a connection and the user's service, and in which order.
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
 use mesh_core::Link;
 use mesh_core::canonical::PathNormalization;
-use tower::Layer;
+use tower::{Layer, Service};
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
-use crate::authorize::{Authorize, AuthorizeLayer};
+use crate::authorize::{Authorize, AuthorizeLayer, CheckBody};
 use crate::canonical::{Canonical, CanonicalLayer, ForwardedClientCert};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
 use crate::telemetry::{Telemetry, TelemetryLayer};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Wraps any `Service<http::Request<_>>`: tonic's `Routes`, axum's `Router`, a bare function.
 ///
@@ -59,6 +64,39 @@ impl MeshLayer {
     pub fn client_cert(self, forwarded: ForwardedClientCert) -> Self {
         Self {
             canonical: self.canonical.client_cert(forwarded),
+            ..self
+        }
+    }
+
+    /// Asks the authorizer that the configuration calls `target` by `service`: see [`AuthorizeLayer::ext_authz`].
+    #[must_use]
+    pub fn ext_authz<S, R>(self, target: impl Into<Box<str>>, service: S) -> Self
+    where
+        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        Self {
+            authorize: self.authorize.ext_authz(target, service),
+            ..self
+        }
+    }
+
+    /// Asks every authorizer that a configuration names through what `make` makes of its target: `Channel::new(&link, target)`, mostly.
+    /// See [`AuthorizeLayer::ext_authz_by`].
+    #[must_use]
+    pub fn ext_authz_by<S, R>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
+    where
+        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        Self {
+            authorize: self.authorize.ext_authz_by(make),
             ..self
         }
     }

@@ -38,6 +38,7 @@ mod bare;
 pub mod canonical;
 mod dangerous;
 pub mod deadline;
+mod ext_authz;
 mod layer;
 pub mod orca;
 mod refusal;

@@ -195,6 +195,11 @@ impl Member<'_> {
         address
     }
 
+    /// Its address.
+    pub(super) fn ip(&self) -> IpAddr {
+        self.address
+    }
+
     /// Where it answers on a port of its service; `None`: nowhere. Istio: the workload's own number for the port's name, else the
     /// target port, else the port itself.
     pub(super) fn address_at(&self, port: &Port) -> Option<SocketAddr> {

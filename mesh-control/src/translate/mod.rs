@@ -168,7 +168,8 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     let policies = Policies::new(documents, mesh, &mut findings);
     let (clusters, hashes) = clusters(documents, mesh, scope, (&registry, &authentication), &mut findings);
     let listeners = authentication.listeners(documents, &policies, (scope, &registry), &mut findings);
-    let undescribed = authentication.undescribed(&policies, scope, &mut findings);
+    let undescribed = authentication.undescribed(documents, &policies, (scope, &registry), &mut findings);
+    authentication.warn_of_nobody(documents, mesh, (scope, &registry), &mut findings);
     let mut view = View {
         documents,
         mesh,

@@ -10,6 +10,7 @@ mod breakers;
 mod cluster;
 mod common_lb;
 mod endpoint;
+mod ext_authz;
 mod inbound;
 mod jwt;
 mod lb;
@@ -26,15 +27,19 @@ mod snapshot;
 mod time;
 mod units;
 
+pub(crate) use authorization::{Asked, Quick};
 pub use authorization::{
     Authorization, ClaimShape, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac,
     RbacAction, RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TokenTest, TooManyRules,
 };
-pub(crate) use authorization::{Quick, hash as hash_of_id};
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
 pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality, alike};
+pub use ext_authz::{
+    AskedAbout, CheckBody, CheckReplaced, CheckService, CheckSettings, ExtAuthz, GrpcCheck, HttpCheck, OnFailure,
+    SentHeaders,
+};
 pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
     MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,

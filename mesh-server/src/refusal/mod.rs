@@ -4,6 +4,7 @@
 //! anything of the policy, or of the request. One future and one body for all rooms that refuse.
 
 mod body;
+mod denial;
 mod future;
 
 use http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -12,6 +13,7 @@ use mesh_core::canonical::NotCanonical;
 use mesh_core::jwt::JwtRefusal;
 
 pub use body::MaybeRefused;
+pub(crate) use denial::Denial;
 pub use future::ResponseFuture;
 
 /// INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED and UNAVAILABLE (gRPC status codes).

@@ -8,6 +8,7 @@ mod canonical;
 mod conduct;
 mod descriptors;
 mod drain;
+mod ext_authz;
 mod floods;
 mod forwarded;
 mod lifetime;
