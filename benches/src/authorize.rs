@@ -1,7 +1,8 @@
 //! What it costs to ask whether a request may pass: authorizations of a hundred rules, as Istio's policies become, of which the last is
-//! about the request, by its caller, by the caller's namespace, or by its path alone; and what it costs to see that a request is canonical.
+//! about the request, by its caller, by the caller's namespace, or by its path alone; what it costs to see that a request is canonical; and
+//! what it costs to take its tokens, of the default bucket, of one of sixteen descriptors, and of the caller's own.
 //!
-//! Neither may allocate (`--check`); times are told, beside the microsecond that is wanted, and fail the check only when they
+//! None may allocate (`--check`); times are told, beside the microsecond that is wanted, and fail the check only when they
 //! miss it by far.
 //!
 //! `cargo run --release -p benches --bin authorize -- --check`
@@ -10,16 +11,20 @@
 
 use std::alloc::System;
 use std::hint::black_box;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::Request;
+use mesh_core::Entropy;
 use mesh_core::authorize::Facts;
 use mesh_core::canonical::{PathNormalization, Rewrite};
 use mesh_core::config::{
-    Authorization, FilterRules, HeaderMatch, HeaderTest, Pattern, PermissionTest, PrincipalTest, Rbac, RbacAction,
-    RbacFilter, RbacPolicy, Rule, StringMatch, Subject,
+    Authorization, DescribeBy, Describing, DescriptorEntry, FilterRules, HeaderMatch, HeaderTest, LocalDescriptor,
+    LocalRateLimit, Pattern, PermissionTest, PrincipalTest, RateLimits, Rbac, RbacAction, RbacFilter, RbacPolicy, Rule,
+    StringMatch, Subject, TokenBucket,
 };
 use mesh_core::identity::SpiffeId;
+use mesh_core::limit::{Asked, Buckets, Limiter, Places, Scope};
 use mesh_core::route::RequestHead;
 use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -92,6 +97,46 @@ fn pattern(source: &str) -> Result<StringMatch, Failure> {
     Ok(StringMatch::Regex(Pattern::new(source)?))
 }
 
+/// A limit with buckets that do not run out.
+fn limiter() -> Result<Limiter, Failure> {
+    let bucket = TokenBucket::new(u32::MAX, u32::MAX, Duration::from_secs(1))?;
+    let own = |entries| LocalDescriptor {
+        entries,
+        bucket,
+        shadow: false,
+    };
+    let mut descriptors: Vec<LocalDescriptor> = (0..15)
+        .map(|number| own(vec![DescriptorEntry::new("agent", format!("bench-{number}"))]))
+        .collect();
+    descriptors.push(own(vec![DescriptorEntry::new("agent", "bench")]));
+    descriptors.push(own(vec![DescriptorEntry::new("remote_address", "")]));
+    let by = |part| Describing {
+        stage: 0,
+        by: vec![part],
+    };
+    let agent = DescribeBy::Header {
+        subject: http::header::USER_AGENT.into(),
+        key: "agent".into(),
+        skip_if_absent: false,
+    };
+    let limit = LocalRateLimit {
+        descriptors,
+        describing: vec![by(agent), by(DescribeBy::RemoteAddress)],
+        ..LocalRateLimit::new(bucket)
+    };
+    let buckets = Buckets::new(Instant::now());
+    let places = Places {
+        shared: &buckets,
+        connection: &buckets,
+    };
+    Ok(Limiter::new(
+        &Arc::new(RateLimits::of(limit)?),
+        &Scope::default(),
+        places,
+        Instant::now(),
+    ))
+}
+
 fn main() -> Result<(), Failure> {
     if mesh_core::TESTING {
         return Err("built with the feature `testing`: build with -p benches alone".into());
@@ -129,6 +174,21 @@ fn main() -> Result<(), Failure> {
         (*nanos, allocations) = measure(judge);
         rules_allocate += allocations;
     }
+    let limiter = limiter()?;
+    let entropy = Entropy::seeded(1);
+    let asked = Asked {
+        head: RequestHead::of(&request, ""),
+        source: Some([10, 0, 0, 7].into()),
+    };
+    let now = Instant::now();
+    let take = || {
+        let judged = limiter.judge(black_box(&asked), false, now, &mut entropy.draw());
+        judged.limited.is_none()
+    };
+    if !take() {
+        return Err("there must be a token".into());
+    }
+    let (limited, limit_allocates) = measure(take);
     let [by_caller, by_namespace, by_path, by_template] = judged;
     let (canonical, canonical_allocates) = measure(look);
     println!(
@@ -140,11 +200,12 @@ fn main() -> Result<(), Failure> {
             "nanoseconds_to_judge_by_path": by_path,
             "nanoseconds_to_judge_by_template": by_template,
             "nanoseconds_to_see_that_it_is_canonical": canonical,
-            "allocations": rules_allocate + canonical_allocates,
+            "nanoseconds_to_take_tokens": limited,
+            "allocations": rules_allocate + canonical_allocates + limit_allocates,
         })
     );
     if std::env::args().any(|argument| argument == "--check") {
-        if rules_allocate + canonical_allocates > 0 {
+        if rules_allocate + canonical_allocates + limit_allocates > 0 {
             return Err("judging a request allocates".into());
         }
         if let Some(nanos) = judged.iter().find(|nanos| **nanos > WANTED_NANOS * NOISE) {

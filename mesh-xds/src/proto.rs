@@ -13,13 +13,15 @@
 
 pub(crate) use envoy_types::pb::envoy::admin::v3 as admin;
 pub(crate) use envoy_types::pb::envoy::config::{
-    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, rbac::v3 as rbac,
-    route::v3 as route,
+    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
+    ratelimit::v3 as limit_service, rbac::v3 as rbac, route::v3 as route,
 };
 pub(crate) use envoy_types::pb::envoy::extensions::clusters::aggregate::v3 as aggregate;
+pub(crate) use envoy_types::pb::envoy::extensions::common::ratelimit::v3 as rate_limit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{
-    fault::v3 as fault, jwt_authn::v3 as jwt_authn, rbac::v3 as rbac_http, router::v3 as router,
+    fault::v3 as fault, jwt_authn::v3 as jwt_authn, local_ratelimit::v3 as local_limit, ratelimit::v3 as global_limit,
+    rbac::v3 as rbac_http, router::v3 as router,
 };
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;

@@ -21,6 +21,7 @@ mod hops;
 mod hot_swap;
 mod identities;
 mod leaks;
+mod limits;
 mod load;
 mod lying;
 mod modes;

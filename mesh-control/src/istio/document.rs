@@ -262,6 +262,7 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
                 sink,
             );
         }
+        "EnvoyFilter" => keep(&mut documents.envoy_filters, meta, super::EnvoyFilter::read(spec, sink)),
         "ServiceEntry" => keep(
             &mut documents.service_entries,
             meta,
@@ -294,6 +295,7 @@ fn treatment(group: &str, kind: &str) -> Treatment {
     match (group, kind) {
         ("networking.istio.io", "VirtualService") => Treatment::Serve("VirtualService"),
         ("networking.istio.io", "DestinationRule") => Treatment::Serve("DestinationRule"),
+        ("networking.istio.io", "EnvoyFilter") => Treatment::Serve("EnvoyFilter"),
         ("networking.istio.io", "ServiceEntry") => Treatment::Serve("ServiceEntry"),
         ("networking.istio.io", "WorkloadEntry") => Treatment::Serve("WorkloadEntry"),
         ("security.istio.io", "PeerAuthentication") => Treatment::Serve("PeerAuthentication"),

@@ -11,6 +11,7 @@
 mod authorization_policy;
 mod destination_rule;
 mod document;
+mod envoy_filter;
 mod fields;
 mod load_balancer;
 mod mesh_config;
@@ -27,6 +28,7 @@ mod yaml;
 pub use authorization_policy::{Attribute, AuthorizationPolicy, PolicyAction, PolicyRule, Tested};
 pub use destination_rule::{DestinationRule, Subset};
 pub use document::{Document, Meta};
+pub use envoy_filter::{EnvoyFilter, LimitPatch};
 pub use load_balancer::{
     ConsistentHash, HashKey, LoadBalancer, LocalityRule, LocalitySetting, Policy as LbChoice, Warmup,
 };
@@ -56,6 +58,8 @@ pub struct Documents {
     pub request_authentications: Vec<Document<RequestAuthentication>>,
     /// Who may call what.
     pub authorization_policies: Vec<Document<AuthorizationPolicy>>,
+    /// Rate limits.
+    pub envoy_filters: Vec<Document<EnvoyFilter>>,
     /// Services.
     pub service_entries: Vec<Document<ServiceEntry>>,
     /// Workloads.

@@ -12,10 +12,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, Traffic, Transport,
+    Authorization, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, RateLimits, Traffic, Transport,
 };
 
 use super::authorization::{self, Policies};
+use super::limits::{self, Limits};
 use super::service::Registry;
 use super::{ClientScope, Findings, Mesh};
 use crate::SERVER_LISTENERS;
@@ -33,6 +34,8 @@ struct Asked {
     mode: Mode,
     /// Of each of its requests.
     authorization: Arc<Authorization>,
+    /// How many of them it takes.
+    limits: Arc<RateLimits>,
 }
 
 impl Asked {
@@ -41,6 +44,7 @@ impl Asked {
         Self {
             mode: self.mode.max(other.mode),
             authorization: authorization::both(&self.authorization, &other.authorization),
+            limits: limits::both(&self.limits, &other.limits),
         }
     }
 }
@@ -52,6 +56,7 @@ pub(super) struct Authentication<'a> {
     namespaces: BTreeMap<&'a str, Option<Mode>>,
     /// Oldest first.
     workloads: BTreeMap<&'a str, Vec<&'a PeerAuthentication>>,
+    limits: Limits<'a>,
 }
 
 impl<'a> Authentication<'a> {
@@ -77,6 +82,7 @@ impl<'a> Authentication<'a> {
             }
         }
         all.mesh = of_mesh.flatten();
+        all.limits = Limits::new(documents, mesh, findings);
         all
     }
 
@@ -145,12 +151,14 @@ impl<'a> Authentication<'a> {
             Asked {
                 mode,
                 authorization: Arc::new(policies.of_workload(namespace, labels, findings)),
+                limits: self.limits.of_workload(namespace, labels, port.unwrap_or(NO_PORT)),
             }
         };
         let workloads = workloads(documents, namespace, registry);
         // A chain for a port hides those for every port, so each port of which a document says something has all of them.
         let documents = self.workloads.get(namespace).into_iter().flatten();
-        let ports: BTreeSet<u16> = documents.flat_map(|spec| spec.ports.keys().copied()).collect();
+        let ports = documents.flat_map(|spec| spec.ports.keys().copied());
+        let ports: BTreeSet<u16> = ports.chain(self.limits.ports(namespace)).collect();
         let mut all = Vec::new();
         for port in ports.into_iter().map(Some).chain([None]) {
             // Many workloads have the same labels, and what is the same then is the same value.
@@ -199,6 +207,7 @@ impl<'a> Authentication<'a> {
                 let asked = Asked {
                     mode,
                     authorization: Arc::new(authorize(workload.labels, mode)),
+                    limits: self.limits.of_workload(namespace, workload.labels, port),
                 };
                 let stricter = |known: &mut Asked| *known = known.and(&asked);
                 places
@@ -341,6 +350,7 @@ fn chains(asked: &Asked, destinations: &[IpPrefix], port: Option<u16>) -> Vec<Fi
         security,
         traffic: Traffic::Http,
         authorization: Arc::clone(&asked.authorization),
+        limits: Arc::clone(&asked.limits),
     };
     let mutual = || chain("mutual", None, InboundSecurity::Mutual(Clients::Trusted));
     match asked.mode {

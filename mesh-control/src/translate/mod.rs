@@ -13,6 +13,7 @@ mod check;
 mod cluster;
 mod endpoint;
 mod host;
+mod limits;
 mod locality;
 mod matches;
 mod policy;

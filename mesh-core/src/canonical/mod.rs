@@ -17,6 +17,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 mod authority;
+mod context;
 mod headers;
 mod path;
 #[cfg(test)]

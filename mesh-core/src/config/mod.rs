@@ -4,6 +4,7 @@
 //! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
 //! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
 
+mod adaptive;
 mod aggregate;
 mod authorization;
 mod breakers;
@@ -14,6 +15,7 @@ mod ext_authz;
 mod inbound;
 mod jwt;
 mod lb;
+mod limit;
 mod load;
 mod matcher;
 mod metadata;
@@ -27,6 +29,7 @@ mod snapshot;
 mod time;
 mod units;
 
+pub use adaptive::AdaptiveConcurrency;
 pub(crate) use authorization::{Asked, Quick};
 pub use authorization::{
     Authorization, ClaimShape, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac,
@@ -48,6 +51,10 @@ pub use jwt::{
     ClaimHeader, InvalidJwks, Jwk, JwkMaterial, Jwks, JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules,
 };
 pub use lb::{BalanceFactor, ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
+pub use limit::{
+    DescribeBy, Describing, DescriptorEntry, GlobalFilter, GlobalRateLimit, Instead, InvalidBucket, LimitFilter,
+    LimitHost, LimitRoute, LocalDescriptor, LocalRateLimit, RateLimits, TokenBucket, TooManyLimits, VirtualHostLimits,
+};
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{InvalidPattern, Pattern, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};

@@ -102,7 +102,7 @@ async fn what_is_mounted_answers_below_its_path_over_both_versions() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let named = |name: &'static str| {
-        service_fn(move |request: Request<RequestBody>| async move {
+        service_fn(move |request: Request<hyper::body::Incoming>| async move {
             let said = format!("{name} {} {}", request.method(), request.uri().path());
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(said))))
         })

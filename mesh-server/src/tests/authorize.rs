@@ -41,6 +41,7 @@ pub(super) fn open(authorization: Authorization) -> FilterChain {
         security: InboundSecurity::Plaintext,
         traffic: Traffic::Http,
         authorization: Arc::new(authorization),
+        limits: Arc::default(),
     }
 }
 

@@ -14,6 +14,7 @@ mod endpoint;
 mod extension;
 mod fault;
 mod jwt;
+mod limit;
 mod listener;
 mod matcher;
 mod metadata;

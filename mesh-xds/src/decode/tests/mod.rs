@@ -11,6 +11,7 @@ mod limits;
 mod listener;
 mod others;
 mod policies;
+mod rate_limits;
 mod roundtrip;
 mod route;
 mod served;
