@@ -350,7 +350,7 @@ fn what_is_not_said_is_what_envoy_takes_for_granted() {
     limit(&mut proto, |limit| {
         *limit = Proto {
             status: Some(crate::proto::percent::HttpStatus { code: 200 }),
-            token_bucket: limit.token_bucket.clone(),
+            token_bucket: limit.token_bucket,
             ..Proto::default()
         };
     });
