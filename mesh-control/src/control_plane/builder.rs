@@ -42,7 +42,7 @@ pub struct ControlPlaneBuilder {
 #[derive(Debug)]
 enum Review {
     Hook(Reviewer),
-    ServiceAccounts(ServiceAccountTokens),
+    ServiceAccounts(Box<ServiceAccountTokens>),
 }
 
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl ControlPlaneBuilder {
     /// Believes the tokens of a cluster's service accounts, as Istio's CA does: `NAMESPACE` and `NAME` become
     /// `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`. It takes the place of a [hook](Self::token_review).
     pub fn service_account_tokens(mut self, tokens: ServiceAccountTokens) -> Self {
-        self.review = Some(Review::ServiceAccounts(tokens));
+        self.review = Some(Review::ServiceAccounts(Box::new(tokens)));
         self
     }
 
@@ -193,7 +193,7 @@ impl ControlPlaneBuilder {
             Some(Review::Hook(reviewer)) => authority.review_by(reviewer),
             Some(Review::ServiceAccounts(tokens)) => {
                 let clock = Arc::clone(&self.clock);
-                authority.review_by(Reviewer::of_service_accounts(tokens, domain, clock));
+                authority.review_by(Reviewer::of_service_accounts(*tokens, domain, clock));
             }
         }
         if self.accepts_rsa {
