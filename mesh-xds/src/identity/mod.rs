@@ -103,6 +103,8 @@ impl Supply {
             self.outlet.federation.read(&self.outlet).await;
             match &self.provider {
                 Provider::FileWatcher(files) => files::supply(files, &self.outlet).await,
+                // No identity comes of it, and nobody makes one of it.
+                Provider::Half(_) => std::future::pending().await,
                 Provider::MeshCa(ca) => join::supply(ca, &self.connector, &self.outlet, &self.entropy).await,
                 Provider::IstioAgent(agent) => match files::are_there(&agent.files).await {
                     true => files::supply(&agent.files, &self.outlet).await,
