@@ -77,7 +77,10 @@ async fn attempt(
         none => none.insert(Applicant::new(&ca.id)?),
     };
     let current = match ca.proof {
-        Proof::TokenOnce => outlet.valid(),
+        // Nobody believes a certificate of the future, the CA included.
+        Proof::TokenOnce => outlet
+            .valid()
+            .filter(|current| current.svid().not_before() <= outlet.now()),
         Proof::TokenAlways => None,
     };
     let mut request = tonic::Request::new(CreateCertificateRequest {
