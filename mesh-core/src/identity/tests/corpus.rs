@@ -287,11 +287,6 @@ fn id_4_the_corpus_has_its_size() {
         labels.len()
     );
     assert_eq!(names.len(), cases.len());
-    println!(
-        "id_4: {} certificates in both directions, {} reasons",
-        cases.len(),
-        labels.len()
-    );
 }
 
 fn stranger(domain: &str, id: &str) -> Issued {

@@ -108,12 +108,6 @@ async fn id_3_an_outage_of_the_authority_is_survived_to_the_end_of_the_certifica
     called(&workload.standing().unwrap(), &peer, &workload.clock)
         .await
         .unwrap();
-    println!(
-        "id_3: {} attempts in {:?}, first after {half:?}, pauses {least:?} to {most:?}, back after {:?}",
-        dialled.len(),
-        dialled[dialled.len() - 1] - dialled[0],
-        recovery.elapsed()
-    );
 }
 
 const HOUR: u64 = 3_600;
@@ -160,10 +154,6 @@ async fn jump(seconds: i64, authority_too: bool) {
     );
     // A failure is followed by the next within 72 to 120 s, once the backoff has grown: 92 in the two hours, and a few before.
     assert!(asked.len() <= 100, "{what}: {}", asked.len());
-    println!(
-        "id_11: {what}: {} requests in three hours, at least {least:?} apart",
-        asked.len()
-    );
 }
 
 #[tokio::test(start_paused = true)]
