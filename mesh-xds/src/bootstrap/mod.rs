@@ -35,7 +35,7 @@ pub use builder::{AuthorityEntry, BootstrapBuilder, ServerEntry};
 pub use error::BootstrapError;
 pub use features::{ServerFeature, ServerFeatures};
 pub use options::{Profile, Protocol};
-pub use provider::{FileWatcher, MeshCa, Provider, Token, TrustFile};
+pub use provider::{FileWatcher, HalfWatcher, MeshCa, Provider, Token, TrustFile};
 pub use server::{CallCredentials, CertificateFiles, Credentials, Roots, Server, TlsCredentials};
 pub use uri::{InvalidServerUri, ServerUri};
 
@@ -207,12 +207,16 @@ impl Bootstrap {
         &self.providers
     }
 
-    /// The provider that the workload's identity comes from, and its instance name: `default`, or the only one.
+    /// The provider that the workload's identity comes from, and its instance name: `default`, or the only one that gives one.
+    /// The others are for clusters that name them (gRFC A29): their files are read for the handshakes of those.
     pub fn identity_provider(&self) -> Option<(&str, &Provider)> {
-        let (name, provider) = match self.providers.get_key_value(PROVIDER) {
+        let gives = |(_, provider): &(&String, &Provider)| !matches!(provider, Provider::Half(_));
+        let (name, provider) = match self.providers.get_key_value(PROVIDER).filter(gives) {
             Some(default) => default,
-            None if self.providers.len() == 1 => self.providers.first_key_value()?,
-            None => return None,
+            None => {
+                let mut all = self.providers.iter().filter(gives);
+                all.next().filter(|_| all.next().is_none())?
+            }
         };
         Some((name, provider))
     }

@@ -18,8 +18,20 @@ use super::{CertificateFiles, Roots, ServerUri};
 pub enum Provider {
     /// Files that somebody else renews (`file_watcher`, gRFC A29).
     FileWatcher(FileWatcher),
+    /// Files of which one half is there: roots alone, or a certificate alone. It gives no identity; what it has is for clusters that
+    /// name it (gRFC A29).
+    Half(HalfWatcher),
     /// A CA that is asked for a certificate (`mesh_ca`).
     MeshCa(MeshCa),
+}
+
+/// A `file_watcher` with one half of an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HalfWatcher {
+    /// A certificate and its key.
+    Certificate(CertificateFiles),
+    /// Whom to trust.
+    Trust(TrustFile),
 }
 
 /// `file_watcher`.
@@ -82,8 +94,8 @@ pub(super) fn known(entries: &BTreeMap<String, ProviderEntry>) -> Result<BTreeMa
         let at = format!("certificate_providers.{name}.config");
         let provider = match entry.plugin_name.as_str() {
             "file_watcher" => match file_watcher(&at, config(&at, &entry.config)?)? {
-                Some(files) => Provider::FileWatcher(files),
-                None => continue,
+                Whole(files) => Provider::FileWatcher(files),
+                Part(half) => Provider::Half(half),
             },
             "mesh_ca" => Provider::MeshCa(mesh_ca(&at, config(&at, &entry.config)?)?),
             _ => continue,
@@ -93,24 +105,31 @@ pub(super) fn known(entries: &BTreeMap<String, ProviderEntry>) -> Result<BTreeMa
     Ok(known)
 }
 
-/// `None` for one that gives no identity: gRPC has uses for a certificate without roots, and for roots alone.
-fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<Option<FileWatcher>, BootstrapError> {
+/// What a `file_watcher` has.
+enum Files {
+    Whole(FileWatcher),
+    Part(HalfWatcher),
+}
+use Files::{Part, Whole};
+
+fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<Files, BootstrapError> {
     let refresh_interval = refresh_interval(at, config.refresh_interval.as_deref())?;
     let trust = path(config.spiffe_trust_bundle_map_file).map(TrustFile::BundleMap);
     let trust = trust.or_else(|| path(config.ca_certificate_file).map(TrustFile::Roots));
     let identity = certificate_files(at, config.certificate_file, config.private_key_file)?;
     match (identity, trust) {
-        (Some(identity), Some(trust)) => Ok(Some(FileWatcher {
+        (Some(identity), Some(trust)) => Ok(Whole(FileWatcher {
             identity,
             trust,
             refresh_interval,
         })),
+        (Some(identity), None) => Ok(Part(HalfWatcher::Certificate(identity))),
+        (None, Some(trust)) => Ok(Part(HalfWatcher::Trust(trust))),
         (None, None) => Err(BootstrapError::at(
             at,
             "names no file: it needs certificate_file and private_key_file, and ca_certificate_file or \
              spiffe_trust_bundle_map_file",
         )),
-        _ => Ok(None),
     }
 }
 

@@ -71,6 +71,8 @@ impl Supply {
         let supplying = async {
             match &self.provider {
                 Provider::FileWatcher(files) => files::supply(files, &self.outlet).await,
+                // No identity comes of it, and nobody makes one of it.
+                Provider::Half(_) => std::future::pending().await,
                 Provider::MeshCa(ca) => join::supply(ca, &self.connector, &self.outlet, &self.entropy).await,
             }
         };
