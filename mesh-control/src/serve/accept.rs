@@ -96,7 +96,12 @@ async fn handshake(
 ) {
     let refused = |reason: &'static str, error: &dyn std::fmt::Display| {
         shared.tally.count("handshake_refused", reason);
-        tracing::warn!(peer = %address, reason, %error, "connection refused");
+        // Strangers must not fill the log: of each reason the first, the second, the fourth...; the counter has all.
+        let count = shared.tally.get("handshake_refused", reason);
+        match count.is_power_of_two() {
+            true => tracing::warn!(peer = %address, reason, count, %error, "connection refused"),
+            false => tracing::debug!(peer = %address, reason, count, %error, "connection refused"),
+        }
     };
     // Asked for at each connection, so that a renewed certificate is shown at once; it is made only when it is due.
     let own = match shared.authority.own_identity() {

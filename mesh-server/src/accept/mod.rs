@@ -192,7 +192,12 @@ impl Acceptor {
         };
         let reason = refused.reason();
         self.link.tally().count("handshake_refused", reason);
-        tracing::warn!(%peer, reason, "connection refused: {refused}");
+        // Strangers must not fill the log: of each reason the first, the second, the fourth...; the counter has all.
+        let count = self.link.tally().get("handshake_refused", reason);
+        match count.is_power_of_two() {
+            true => tracing::warn!(%peer, reason, count, "connection refused: {refused}"),
+            false => tracing::debug!(%peer, reason, count, "connection refused: {refused}"),
+        }
         if let Some(io) = io.filter(|_| refused.sends_alert()) {
             linger(io).await;
         }
