@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_none_is_read_as_none() {
         // OVER_LIMIT, a status with 10 per minute, 3 left, 7 s; a header for the answer.
-        let good = b"\0\0\0\0\x19\x08\x02\x12\x0c\x08\x02\x12\x04\x08\x0a\x10\x02\x18\x03\x22\x02\x08\x07\x1a\x07\x0a\x01a\x12\x02bc";
+        let good = b"\0\0\0\0\x19\x08\x02\x12\x0e\x08\x02\x12\x04\x08\x0a\x10\x02\x18\x03\x22\x02\x08\x07\x1a\x07\x0a\x01a\x12\x02bc";
         let mut good = good.to_vec();
         good[4] = (good.len() - 5) as u8;
         let read = answer(&good).unwrap();
