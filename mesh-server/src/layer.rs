@@ -66,6 +66,7 @@ impl MeshLayer {
             telemetry: self.telemetry,
             authenticate: self.authenticate,
             canonical: self.canonical,
+            limits: self.limits,
             show: self.authorize.show_body(),
             authorize: self.authorize,
         }
