@@ -10,7 +10,7 @@ use tower::{Layer, Service};
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
 use crate::authorize::{Authorize, AuthorizeLayer, CheckBody};
-use crate::canonical::{Canonical, CanonicalLayer};
+use crate::canonical::{Canonical, CanonicalLayer, ForwardedClientCert};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
 use crate::limit::{QuestionBody, RateLimitLayer, RateLimited};
@@ -59,6 +59,16 @@ impl MeshLayer {
     pub fn paths(self, paths: PathNormalization) -> Self {
         Self {
             canonical: self.canonical.paths(paths),
+            ..self
+        }
+    }
+
+    /// What the service is told of its peer's certificate in `x-forwarded-client-cert`. Default:
+    /// [`ForwardedClientCert::SanitizeSet`].
+    #[must_use]
+    pub fn client_cert(self, forwarded: ForwardedClientCert) -> Self {
+        Self {
+            canonical: self.canonical.client_cert(forwarded),
             ..self
         }
     }

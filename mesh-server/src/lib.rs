@@ -52,6 +52,7 @@ pub mod tonic;
 
 pub use accept::{Acceptor, ConnectionInfo, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, MeshStream, PeerIdentity, Refused};
 pub use bare::FromHyper;
+pub use canonical::ForwardedClientCert;
 pub use dangerous::Dangerous;
 pub use layer::MeshLayer;
 pub use refusal::{MaybeRefused, ResponseFuture};

@@ -10,6 +10,9 @@
 
 mod accept;
 mod group;
+mod held;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +45,8 @@ const MAX_ERROR_RESETS: usize = 1024;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection of the TLS port lives, and how long its streams may take to end then. A stream is authenticated when
-/// it begins, so this bounds how long one outlives its certificate (Istio: 30 minutes). Clients connect again and keep what
-/// they have meanwhile.
+/// it begins, and ends with its certificate ([`held`]); this bounds how long one outlives a decision about it (Istio: 30 minutes). Clients
+/// connect again and keep what they have meanwhile.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
 const MAX_CONNECTION_AGE_GRACE: Duration = Duration::from_secs(5);
 

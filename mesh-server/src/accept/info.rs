@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use http::Extensions;
+use http::{Extensions, HeaderValue};
 use mesh_core::config::{Authorization, ConnectionFacts, Entered, ServerRules, Transport};
-use mesh_core::identity::SpiffeId;
+use mesh_core::identity::{SpiffeId, forwarded_client_cert};
 use mesh_core::limit::{Buckets, Limiter, Places};
+use rustls::pki_types::CertificateDer;
 use rustls::server::ClientHello;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -76,6 +77,8 @@ pub(super) struct Facts {
     transport: Transport,
     server_name: Option<Box<str>>,
     protocols: Vec<Box<str>>,
+    /// What handlers are told of the peer's certificate.
+    forwarded: Option<HeaderValue>,
 }
 
 impl Facts {
@@ -87,6 +90,7 @@ impl Facts {
             transport: Transport::RawBuffer,
             server_name: None,
             protocols: protocol.into_iter().map(Box::from).collect(),
+            forwarded: None,
         }
     }
 
@@ -99,6 +103,15 @@ impl Facts {
             transport: Transport::Tls,
             server_name: hello.server_name().map(Box::from),
             protocols: offered.map(|name| String::from_utf8_lossy(name).into()).collect(),
+            forwarded: None,
+        }
+    }
+
+    /// The peer has shown this certificate to `own`, who has verified it.
+    pub(super) fn verified(self, own: &SpiffeId, certificate: Option<&CertificateDer<'_>>) -> Self {
+        Self {
+            forwarded: certificate.and_then(|certificate| forwarded_client_cert(own, certificate).ok()),
+            ..self
         }
     }
 
@@ -147,6 +160,11 @@ impl ConnectionInfo {
             Kind::Mutual(id) => Some(id),
             Kind::Unasked | Kind::Plaintext | Kind::OneSided => None,
         }
+    }
+
+    /// What Envoy would say of the peer's certificate.
+    pub(crate) fn forwarded_client_cert(&self) -> Option<&HeaderValue> {
+        self.shared.facts.forwarded.as_ref()
     }
 
     /// Where it came from, as the socket says.

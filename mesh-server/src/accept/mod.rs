@@ -267,6 +267,11 @@ impl Acceptor {
         let (entered, until) = entered(tls.get_ref().1, clients.as_ref(), &identity).map_err(own)?;
         let clock = self.link.wall_clock().current_time();
         let clock = clock.ok_or_else(|| own(Refused::own_certificate_expired()))?;
+        let shown = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let facts = match &entered {
+            Kind::Mutual(_) => facts.verified(identity.id(), shown),
+            _ => facts,
+        };
         let info = permitted(now, ConnectionInfo::new(facts, entered, Some(under.follow.clone())))?;
         let tenure = Tenure::new(info, span(clock, until), Some(under), self.link.tally().clone());
         Ok(MeshStream::encrypted(tls, tenure))

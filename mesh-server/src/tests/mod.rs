@@ -10,6 +10,7 @@ mod descriptors;
 mod drain;
 mod ext_authz;
 mod floods;
+mod forwarded;
 mod lifetime;
 mod limits;
 mod modes;

@@ -27,6 +27,8 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use mesh_core::identity::TrustDomain;
+
 use crate::convention::PROVIDER;
 use crate::node::Node;
 
@@ -35,7 +37,9 @@ pub use builder::{AuthorityEntry, BootstrapBuilder, ServerEntry};
 pub use error::BootstrapError;
 pub use features::{ServerFeature, ServerFeatures};
 pub use options::{Profile, Protocol};
-pub use provider::{FileWatcher, HalfWatcher, MeshCa, Provider, Token, TrustFile};
+#[cfg(feature = "workload-api")]
+pub use provider::WorkloadApi;
+pub use provider::{FileWatcher, HalfWatcher, IstioAgent, MeshCa, Proof, Provider, Token, TrustFile};
 pub use server::{CallCredentials, CertificateFiles, Credentials, Roots, Server, TlsCredentials};
 pub use uri::{InvalidServerUri, ServerUri};
 
@@ -62,6 +66,7 @@ pub struct Bootstrap {
     authorities: BTreeMap<String, Authority>,
     names: ListenerNames,
     providers: BTreeMap<String, Provider>,
+    trust_bundles: BTreeMap<TrustDomain, PathBuf>,
 }
 
 impl Bootstrap {
@@ -221,6 +226,14 @@ impl Bootstrap {
         Some((name, provider))
     }
 
+    /// The roots of other trust domains, each in a file: `x_mesh.trust_bundles`, an object of paths by trust domain. A file is a SPIFFE
+    /// bundle (JSON, of which the `x509-svid` keys count) or certificates in PEM, and is read again every minute. A certificate of
+    /// such a domain is judged by these roots alone, and they are good for no other domain's. What the workload's identity
+    /// comes with has the first word: its own domain's roots never come from here.
+    pub fn trust_bundles(&self) -> &BTreeMap<TrustDomain, PathBuf> {
+        &self.trust_bundles
+    }
+
     /// Makes a listener's name of a target's: every `%s` stands for the target. [`listener_name`](Self::listener_name) uses
     /// it.
     pub fn client_listener_template(&self) -> &str {
@@ -260,10 +273,11 @@ impl Bootstrap {
             "server_listener_resource_name_template",
             &file.server_listener_resource_name_template,
         )?;
-        file.x_mesh.check()?;
+        let trust_bundles = file.x_mesh.check()?;
         Ok(Self {
+            trust_bundles,
             names: ListenerNames::new(client.as_deref(), server.as_deref(), &authorities),
-            providers: provider::known(&file.certificate_providers)?,
+            providers: provider::known(&file.certificate_providers, &file.node)?,
             file,
             servers,
             authorities,

@@ -199,7 +199,9 @@ impl XdsClientBuilder {
         let (reports, receiver) = watch::channel(Arc::new(Report::default()));
         let status = ConfigStatus::new(receiver, link.applied(), Arc::new(node(&bootstrap)));
         let observed = Arc::new(status.clone());
-        metrics::register(&meter.unwrap_or_else(|| global::meter("mesh-xds")), &observed);
+        let meter = meter.unwrap_or_else(|| global::meter("mesh-xds"));
+        metrics::register(&meter, &observed);
+        metrics::register_identity(&meter, link.downgrade());
         link.keep_alive(observed);
         let begin = Begin {
             runtime: &runtime,
@@ -218,6 +220,7 @@ impl XdsClientBuilder {
             let (alive, gone) = oneshot::channel::<()>();
             link.keep_alive(alive);
             let supply = identity::Supply::new(provider.clone(), connector, &link, source.identity);
+            let supply = supply.federated(bootstrap.trust_bundles().clone());
             runtime.spawn(supply.run(async move { drop(gone.await) }));
         }
         Ok(XdsClient { link, status })
@@ -237,7 +240,9 @@ fn others(bootstrap: &Bootstrap) -> Others {
             Provider::FileWatcher(whole) => (Some(&whole.identity), Some(&whole.trust)),
             Provider::Half(HalfWatcher::Certificate(identity)) => (Some(identity), None),
             Provider::Half(HalfWatcher::Trust(trust)) => (None, Some(trust)),
-            Provider::MeshCa(_) => continue,
+            Provider::MeshCa(_) | Provider::IstioAgent(_) => continue,
+            #[cfg(feature = "workload-api")]
+            Provider::WorkloadApi(_) => continue,
         };
         let provided = Provided {
             identity: identity.map(|files| Credential::Files {

@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
 
     fn principal(&mut self, tested: &Tested) -> Principal {
         let make: fn(&mut Self, &At<String>, &Attribute) -> Option<PrincipalTest> = match tested.attribute {
-            Attribute::Principal => |own, value, _| own.id(value),
+            Attribute::Principal => return self.tested(tested, Self::ids),
             Attribute::Namespace => {
                 |own, value, _| own.by_pattern(value, &format!("[^/]+/ns/{}/sa/[^/]+", segment(value)))
             }
@@ -246,11 +246,28 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `cluster.local` is whatever the mesh's own trust domain is (Istio).
-    fn id(&mut self, value: &At<String>) -> Option<PrincipalTest> {
-        let own = |rest: &str| match rest.strip_prefix("cluster.local/") {
-            Some(path) => format!("spiffe://{}/{path}", self.mesh.trust_domain),
-            None => format!("spiffe://{rest}"),
+    /// A principal of the mesh's own trust domain is one by each of its names (Istio); one of another is that.
+    fn ids(&mut self, value: &At<String>) -> Option<Principal> {
+        let mesh = self.mesh;
+        let is_own = |value: &str| value.split_once('/').is_some_and(|(domain, _)| mesh.is_called(domain));
+        if !is_own(value) {
+            return self.id(value, None).map(Rule::Is);
+        }
+        let mut all = Vec::new();
+        for domain in mesh.trust_domains() {
+            all.push(Rule::Is(self.id(value, Some(domain))?));
+        }
+        match all.len() {
+            1 => all.pop(),
+            _ => Some(Rule::Any(all)),
+        }
+    }
+
+    /// With `domain` in the place of its own, where there is one.
+    fn id(&mut self, value: &At<String>, domain: Option<&str>) -> Option<PrincipalTest> {
+        let own = |rest: &str| match (domain, rest.split_once('/')) {
+            (Some(domain), Some((_, path))) => format!("spiffe://{domain}/{path}"),
+            _ => format!("spiffe://{rest}"),
         };
         let test = match text(value) {
             None => return Some(PrincipalTest::Peer(None)),

@@ -539,3 +539,33 @@ fn az_9_what_is_not_understood_is_an_error() {
         assert!(all.iter().all(|finding| finding.line > 0), "{spec}: {all:?}");
     }
 }
+
+/// A principal is one by every name of its trust domain, and by no other.
+#[test]
+fn principals_are_those_of_the_aliases_too() {
+    let mesh = Mesh {
+        trust_domain: "new.test".into(),
+        trust_domain_aliases: vec!["old.test".into()],
+        ..Mesh::default()
+    };
+    let table = [
+        ("new.test/ns/shop/sa/checkout", &["new.test", "old.test"][..]),
+        ("old.test/ns/shop/sa/checkout", &["new.test", "old.test"]),
+        ("cluster.local/ns/shop/*", &["new.test", "old.test"]),
+        ("other.test/ns/shop/sa/checkout", &["other.test"]),
+        ("*/sa/checkout", &["new.test", "old.test", "other.test"]),
+    ];
+    for (principal, admitted) in table {
+        let spec = format!("{{rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]}}");
+        let (documents, diagnostics) = read(&[&spec]);
+        assert_eq!(diagnostics, []);
+        let mut findings = Findings::default();
+        let policies = Policies::new(&documents, &mesh, &mut findings);
+        let authorization = policies.of_workload("shop", &BTreeMap::new(), &mut findings);
+        for domain in ["new.test", "old.test", "other.test"] {
+            let peer = format!("spiffe://{domain}/ns/shop/sa/checkout");
+            let passed = passes(&authorization, &peer, "GET https://a.test/");
+            assert_eq!(passed, admitted.contains(&domain), "{principal}: {peer}");
+        }
+    }
+}
