@@ -32,7 +32,7 @@ const ONLY_IN: [(&str, &[&str]); 4] = [
         &[
             "mesh-control/src/ca/",
             "mesh-core/src/testing/",
-            "mesh-xds/src/identity/tests.rs",
+            "mesh-xds/src/identity/tests/",
             "mesh-xds/tests/",
             "benches/src/pki.rs",
         ],

@@ -14,12 +14,11 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Full};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use mesh_client::Channel;
 use mesh_core::Link;
-use mesh_server::{FromHyper, MeshLayer, PeerIdentity};
+use mesh_server::{FromHyper, MeshLayer, PeerIdentity, RequestBody};
 use mesh_xds::{Bootstrap, XdsClient};
 use tokio::net::TcpListener;
 use tower::{Layer as _, Service as _};
@@ -47,7 +46,7 @@ pub(crate) async fn serve(listener: TcpListener, mesh: &Link) -> Result<(), Fail
     Ok(())
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let caller = request.extensions().get::<PeerIdentity>();
     let caller = caller.map(ToString::to_string).unwrap_or_default();
     Ok(Response::new(Full::from(caller)))

@@ -21,7 +21,6 @@ use mesh_core::Link;
 use mesh_server::MeshLayer;
 use mesh_xds::{Bootstrap, XdsClient};
 use tokio::net::TcpListener;
-use tonic::transport::Server;
 
 /// tonic's loop does not end a connection when a certificate behind it expires, so it is told to end each in time (Istio's own
 /// connections live as long).
@@ -43,7 +42,7 @@ async fn main() -> Result<(), Failure> {
 /// The server: a layer, and where connections come from.
 pub(crate) async fn serve(listener: TcpListener, mesh: &Link) -> Result<(), Failure> {
     let payments = Payments::new("v1", Duration::ZERO);
-    Server::builder()
+    mesh_server::tonic::server()
         .max_connection_age(CONNECTION_AGE)
         .layer(MeshLayer::new(mesh))
         .add_service(PaymentServer::new(payments))

@@ -116,7 +116,7 @@ pub enum Code {
     Skipped,
     /// MSH0005: a share of the traffic goes to a subset that has no endpoint.
     NoEndpoints,
-    /// MSH0006: the same thing is defined twice; the older one counts.
+    /// MSH0006: the same thing is defined twice. The older one counts, except where that could let somebody in: there it is an error.
     Duplicate,
     /// MSH0007: a single destination always gets everything, whatever its weight.
     UselessWeight,

@@ -37,7 +37,10 @@ mod source;
 mod tests;
 pub mod translate;
 
-pub use ca::{CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME};
+pub use ca::{
+    CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME, MIN_LEAF_LIFETIME,
+    ReviewRefusal, ServiceAccountTokens,
+};
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, StartError};
 pub use enrol::{EnrolError, Enrolment, noted_plaintext};
 pub use publish::{Status, check};

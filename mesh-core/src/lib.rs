@@ -13,6 +13,10 @@
 //! | [`identity`] | who: SPIFFE ids, certificates, trust, and the rustls verifiers around them |
 //! | [`canonical`] | which one form a request has, whoever looks at it |
 //! | [`authorize`] | whether a request may pass |
+//! | [`adaptive`] | how many requests at once are good for a server |
+//! | [`crowd`] | who gives way at a door that has room for so many |
+//! | [`limit`] | whether there is a token for one more |
+//! | [`ext_authz`] | what an authorizer outside of the process is asked, and what its answer does |
 //! | [`route`] | which cluster |
 //! | [`balance`] | which endpoint |
 //! | [`retry`] | again or not |
@@ -27,17 +31,21 @@
 //! | [`hash`] | what endpoints and requests hash to |
 //! | [`report`] | what is counted |
 
+pub mod adaptive;
 pub mod authorize;
 pub mod balance;
 pub mod breaker;
 pub mod canonical;
 pub mod config;
+pub mod crowd;
 pub mod deadline;
 pub mod entropy;
+pub mod ext_authz;
 pub mod hash;
 pub mod identity;
 pub mod inherit;
 pub mod jwt;
+pub mod limit;
 pub mod link;
 pub mod live;
 pub mod outlier;

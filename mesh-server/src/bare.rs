@@ -12,10 +12,11 @@ use tower::Service;
 /// use std::convert::Infallible;
 ///
 /// use http_body_util::Empty;
-/// use hyper::body::{Bytes, Incoming};
+/// use hyper::body::Bytes;
 /// use hyper::{Request, Response};
+/// use mesh_server::RequestBody;
 ///
-/// async fn hello(_: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
+/// async fn hello(_: Request<RequestBody>) -> Result<Response<Empty<Bytes>>, Infallible> {
 ///     Ok(Response::new(Empty::new()))
 /// }
 ///

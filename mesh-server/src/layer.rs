@@ -1,15 +1,22 @@
 //! The inbound assembly: what stands between a connection and the user's service, and in which order.
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
 use mesh_core::Link;
 use mesh_core::canonical::PathNormalization;
-use tower::Layer;
+use mesh_core::config::{LocalRateLimit, TooManyLimits};
+use tower::{Layer, Service};
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
-use crate::authorize::{Authorize, AuthorizeLayer};
-use crate::canonical::{Canonical, CanonicalLayer};
+use crate::authorize::{Authorize, AuthorizeLayer, CheckBody};
+use crate::canonical::{Canonical, CanonicalLayer, ForwardedClientCert};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
+use crate::limit::{QuestionBody, RateLimitLayer, RateLimited};
 use crate::telemetry::{Telemetry, TelemetryLayer};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Wraps any `Service<http::Request<_>>`: tonic's `Routes`, axum's `Router`, a bare function.
 ///
@@ -29,6 +36,8 @@ pub struct MeshLayer {
     telemetry: TelemetryLayer,
     authenticate: AuthenticateLayer,
     canonical: CanonicalLayer,
+    /// Before and behind `authorize`.
+    limits: [RateLimitLayer; 2],
     authorize: AuthorizeLayer,
 }
 
@@ -39,6 +48,7 @@ impl MeshLayer {
             telemetry: TelemetryLayer::new(link),
             authenticate: AuthenticateLayer::new(link),
             canonical: CanonicalLayer::new(link),
+            limits: [RateLimitLayer::before_guards(link), RateLimitLayer::after_guards(link)],
             authorize: AuthorizeLayer::new(link),
         }
     }
@@ -49,6 +59,95 @@ impl MeshLayer {
     pub fn paths(self, paths: PathNormalization) -> Self {
         Self {
             canonical: self.canonical.paths(paths),
+            ..self
+        }
+    }
+
+    /// What the service is told of its peer's certificate in `x-forwarded-client-cert`. Default:
+    /// [`ForwardedClientCert::SanitizeSet`].
+    #[must_use]
+    pub fn client_cert(self, forwarded: ForwardedClientCert) -> Self {
+        Self {
+            canonical: self.canonical.client_cert(forwarded),
+            ..self
+        }
+    }
+
+    /// Asks for a token of `limit` before each request, whatever is configured besides, and before anybody is asked who may call. `name`
+    /// tells limits apart: layers of one name in one process have the same buckets.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use mesh_core::config::{LocalRateLimit, TokenBucket};
+    /// use mesh_core::{Link, Snapshot};
+    /// use mesh_server::MeshLayer;
+    ///
+    /// let mesh = Link::fixed(Snapshot::empty(), None);
+    /// // 100 a second, and 500 at once.
+    /// let bucket = TokenBucket::new(500, 100, Duration::from_secs(1)).unwrap();
+    /// let layer = MeshLayer::new(&mesh).local_rate_limit("payment", LocalRateLimit::new(bucket)).unwrap();
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the limit holds more descriptors than [`LocalRateLimit::MAX_DESCRIPTORS`].
+    pub fn local_rate_limit(self, name: &str, limit: LocalRateLimit) -> Result<Self, TooManyLimits> {
+        let [before, behind] = self.limits;
+        let limits = [before.limit(name, limit)?, behind];
+        Ok(Self { limits, ..self })
+    }
+
+    /// Asks the authorizer that the configuration calls `target` by `service`: see [`AuthorizeLayer::ext_authz`].
+    #[must_use]
+    pub fn ext_authz<S, R>(self, target: impl Into<Box<str>>, service: S) -> Self
+    where
+        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        Self {
+            authorize: self.authorize.ext_authz(target, service),
+            ..self
+        }
+    }
+
+    /// Asks every authorizer that a configuration names through what `make` makes of its target: `Channel::new(&link, target)`, mostly.
+    /// See [`AuthorizeLayer::ext_authz_by`].
+    #[must_use]
+    pub fn ext_authz_by<S, R>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
+    where
+        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        Self {
+            authorize: self.authorize.ext_authz_by(make),
+            ..self
+        }
+    }
+
+    /// Asks rate limit services, where a configuration names one, through what `make` makes of its name: a client of the mesh, mostly. See
+    /// [`RateLimitLayer::services`].
+    #[must_use]
+    pub fn rate_limit_services<S, R>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
+    where
+        S: Service<Request<QuestionBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let [before, behind] = self.limits;
+        let before = before.services(make);
+        let behind = behind.same_services(&before);
+        Self {
+            limits: [before, behind],
             ..self
         }
     }
@@ -71,19 +170,26 @@ impl Dangerous<MeshLayer> {
 }
 
 impl<S> Layer<S> for MeshLayer {
-    type Service = Telemetry<Authenticate<Canonical<Authorize<Deadline<S>>>>>;
+    type Service = Telemetry<Authenticate<Canonical<RateLimited<Authorize<RateLimited<Deadline<S>>>>>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        let [before, behind] = &self.limits;
         // Outermost: what is refused below is a request, too, and counts as one.
         self.telemetry.layer(
             // Before anything that would act for the sender.
             self.authenticate.layer(
                 // Before anybody asks what the request is: all behind this see the same.
                 self.canonical.layer(
-                    // Asked about what the handler will see, and of each request, whatever its connection was let in for.
-                    self.authorize.layer(
-                        // Around the handler and nothing else: who is refused has no say in how long.
-                        DeadlineLayer.layer(inner),
+                    // Before what is dear to ask: a flood of bad tokens costs no signature where a limit stands here.
+                    before.layer(
+                        // Asked about what the handler will see, and of each request, whatever its connection was let in for.
+                        self.authorize.layer(
+                            // What is there for callers is not spent by who may not call.
+                            behind.layer(
+                                // Around the handler and nothing else: who is refused has no say in how long.
+                                DeadlineLayer.layer(inner),
+                            ),
+                        ),
                     ),
                 ),
             ),

@@ -27,7 +27,7 @@
 //!
 //! # Services
 //!
-//! Anything that is a `tower::Service<http::Request<hyper::body::Incoming>>`: axum's `Router`, tonic's `Routes`,
+//! Anything that is a `tower::Service<http::Request<RequestBody>>`: axum's `Router`, tonic's `Routes`,
 //! `tower::service_fn`; hyper's own services through [`FromHyper`].
 
 mod accept;
@@ -38,7 +38,9 @@ mod bare;
 pub mod canonical;
 mod dangerous;
 pub mod deadline;
+mod ext_authz;
 mod layer;
+pub mod limit;
 pub mod orca;
 mod refusal;
 mod serve;
@@ -50,13 +52,11 @@ pub mod tonic;
 
 pub use accept::{Acceptor, ConnectionInfo, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, MeshStream, PeerIdentity, Refused};
 pub use bare::FromHyper;
+pub use canonical::ForwardedClientCert;
 pub use dangerous::Dangerous;
 pub use layer::MeshLayer;
 pub use refusal::{MaybeRefused, ResponseFuture};
 pub use serve::{
-    DRAIN_TIMEOUT, Drained, HEAD_TIMEOUT, IDLE_TIMEOUT, Listen, MAX_CONNECTIONS, MAX_REQUESTS, MAX_STREAMS, Serving,
-    serve,
+    BODY_TIMEOUT, DRAIN_SPREAD, DRAIN_TIMEOUT, Drained, HEAD_TIMEOUT, IDLE_TIMEOUT, Listen, MAX_CONNECTIONS,
+    MAX_REQUESTS, MAX_STREAMS, RequestBody, Serving, serve,
 };
-
-/// The request body that [`serve()`] hands to services.
-pub use hyper::body::Incoming as RequestBody;

@@ -6,10 +6,14 @@
 //! drain one connection: where a certificate behind one expires or the rules admit it no longer, the layer answers UNAVAILABLE from
 //! then on, and the connection ends after [`DRAIN_TIMEOUT`].
 //!
+//! tonic's own builder leaves out two of hyper's limits unless it is told them: how many streams a peer may have open, and how many it may
+//! make the server reset (CVE-2025-8671). [`server`] is that builder with the limits of [`serve`](fn@crate::serve); what that bounds besides
+//! (requests over all connections, peers that take nothing or take most requests back) is not had on tonic's loop.
+//!
 //! ```no_run
 //! # async fn doc(link: mesh_core::Link, routes: tonic::service::Routes) -> Result<(), Box<dyn std::error::Error>> {
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:50051").await?;
-//! tonic::transport::Server::builder()
+//! mesh_server::tonic::server()
 //!     .layer(mesh_server::MeshLayer::new(&link))
 //!     .add_routes(routes)
 //!     .serve_with_incoming(mesh_server::tonic::incoming(listener, &link))
@@ -29,14 +33,28 @@ use mesh_core::Link;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::accept::{Acceptor, ConnectionInfo, MeshStream};
-use crate::serve::{DRAIN_TIMEOUT, Incoming, Listen, MAX_CONNECTIONS, admit, door};
+use crate::serve::{
+    DRAIN_TIMEOUT, Incoming, Listen, MAX_CONNECTIONS, MAX_ERROR_RESETS, MAX_HEADER_LIST, MAX_PENDING_RESETS,
+    MAX_STREAMS, admit, door,
+};
 use crate::telemetry::Inbound;
 
 /// How many verified connections may wait for tonic to take them. It takes each at once; a place for a burst is enough.
 const WAITING: usize = 16;
+
+/// tonic's builder of servers with the limits that [`serve`](fn@crate::serve) has: [`MAX_STREAMS`](crate::MAX_STREAMS) open streams of a
+/// connection, and bounds of resets and headers.
+pub fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_LIST)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+}
 
 /// Connections from `listener` that are let in, for `serve_with_incoming`: under STRICT mutual TLS unless the control plane says
 /// otherwise of this address, as with [`serve`](fn@crate::serve), and at most [`MAX_CONNECTIONS`].
@@ -48,8 +66,18 @@ const WAITING: usize = 16;
 ///
 /// Outside a tokio runtime.
 pub fn incoming<L: Listen>(listener: L, link: &Link) -> VerifiedIncoming<L::Io> {
-    let (sender, verified) = mpsc::channel(WAITING);
     let acceptor = door(link, listener.address());
+    incoming_by(listener, link, acceptor)
+}
+
+/// As [`incoming`], by an acceptor that code has a word in: one that [requires mutual TLS](Acceptor::require_mutual_tls) whatever is
+/// configured, say. Make it with [`Acceptor::listening_on`] the listener's address, or it goes by no configuration.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn incoming_by<L: Listen>(listener: L, link: &Link, acceptor: Acceptor) -> VerifiedIncoming<L::Io> {
+    let (sender, verified) = mpsc::channel(WAITING);
     let task = tokio::spawn(accept(listener, acceptor, Inbound::of(link), sender));
     VerifiedIncoming {
         verified,

@@ -110,7 +110,8 @@ impl Access {
                     self.material.as_ref()
                 }
             };
-            let channel = open(connector, &server.uri, material, identity, &self.clock).await?;
+            let name = server.uri.host();
+            let channel = open(connector, &server.uri, name, material, identity, &self.clock).await?;
             Ok(Credentialed::new(channel, tokens))
         })
         .await
@@ -142,12 +143,24 @@ pub(crate) async fn connect(
     identity: Option<&Identity>,
     clock: &Arc<dyn TimeProvider>,
 ) -> Result<Channel, ConnectError> {
+    connect_to(connector, uri, uri.host(), credentials, identity, clock).await
+}
+
+/// As [`connect`], to a server whose certificate is good for `name`.
+pub(crate) async fn connect_to(
+    connector: &Connector,
+    uri: &ServerUri,
+    name: &str,
+    credentials: &Credentials,
+    identity: Option<&Identity>,
+    clock: &Arc<dyn TimeProvider>,
+) -> Result<Channel, ConnectError> {
     within_limit(async {
         let material = match credentials {
             Credentials::Insecure => None,
             Credentials::Tls(tls) => Some(Material::read(tls).await.map_err(ConnectError::Material)?),
         };
-        open(connector, uri, material.as_ref(), identity, clock).await
+        open(connector, uri, name, material.as_ref(), identity, clock).await
     })
     .await
 }
@@ -161,6 +174,7 @@ async fn within_limit<T>(connecting: impl Future<Output = Result<T, ConnectError
 async fn open(
     connector: &Connector,
     uri: &ServerUri,
+    name: &str,
     material: Option<&Material>,
     identity: Option<&Identity>,
     clock: &Arc<dyn TimeProvider>,
@@ -168,14 +182,14 @@ async fn open(
     let io = connector.dial(uri.clone()).await.map_err(ConnectError::Dial)?;
     let io = match material {
         None => io,
-        Some(material) => secure(io, uri, material, identity, clock).await?,
+        Some(material) => secure(io, name, material, identity, clock).await?,
     };
     http2(io, uri).await
 }
 
 async fn secure(
     io: Io,
-    uri: &ServerUri,
+    name: &str,
     material: &Material,
     identity: Option<&Identity>,
     clock: &Arc<dyn TimeProvider>,
@@ -186,7 +200,7 @@ async fn secure(
         .or_else(|| identity.map(ClientCertificate::from));
     let config = tls::pinned_client_config(&material.roots, shown.as_ref(), Arc::clone(clock), &[b"h2"]);
     let config = config.map_err(ConnectError::Config)?;
-    let name = ServerName::try_from(uri.host().to_owned()).map_err(|_| ConnectError::Name)?;
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| ConnectError::Name)?;
     let stream = TlsConnector::from(config).connect(name, io).await;
     Ok(Box::new(LastWord(stream.map_err(ConnectError::Tls)?)))
 }

@@ -1,7 +1,8 @@
 //! The only door to generated types.
 //!
 //! `envoy-types` carries the whole Envoy API; a few dozen messages of it are used, and only `decode`, `encode` and `wire`
-//! name them. What it lacks, Istio's certificate service, is small enough to be written by hand below. Whoever wants to
+//! name them. What it lacks, Istio's certificate service and
+//! SPIFFE's Workload API, is small enough to be written by hand below. Whoever wants to
 //! replace the generator changes this file.
 
 #![allow(
@@ -12,13 +13,15 @@
 
 pub(crate) use envoy_types::pb::envoy::admin::v3 as admin;
 pub(crate) use envoy_types::pb::envoy::config::{
-    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, rbac::v3 as rbac,
-    route::v3 as route,
+    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
+    ratelimit::v3 as limit_service, rbac::v3 as rbac, route::v3 as route,
 };
 pub(crate) use envoy_types::pb::envoy::extensions::clusters::aggregate::v3 as aggregate;
+pub(crate) use envoy_types::pb::envoy::extensions::common::ratelimit::v3 as rate_limit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{
-    fault::v3 as fault, jwt_authn::v3 as jwt_authn, rbac::v3 as rbac_http, router::v3 as router,
+    fault::v3 as fault, jwt_authn::v3 as jwt_authn, local_ratelimit::v3 as local_limit, ratelimit::v3 as global_limit,
+    rbac::v3 as rbac_http, router::v3 as router,
 };
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
@@ -99,5 +102,67 @@ pub(crate) mod istio {
         /// PEM certificates, the leaf first and the root last.
         #[prost(string, repeated, tag = "1")]
         pub cert_chain: Vec<String>,
+    }
+}
+
+/// The X.509 half of the SPIFFE Workload API (`SPIFFE_Workload_API.md` 5.1; the service has no package).
+#[cfg(feature = "workload-api")]
+pub(crate) mod spiffe {
+    use std::collections::HashMap;
+    use std::fmt;
+
+    use zeroize::Zeroize;
+
+    /// The method's path on the wire.
+    pub(crate) const FETCH_X509_SVID: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
+
+    /// Asks for what the caller is entitled to, and is told again whenever that changes.
+    #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+    pub(crate) struct X509SvidRequest {}
+
+    /// Everything, each time: what is not in it is no longer so (4.4). Field 2, revocation lists, is not read.
+    #[derive(PartialEq, prost::Message)]
+    pub(crate) struct X509SvidResponse {
+        /// Whom the caller may be, at least one; the first is who it is unless it knows better (5.3).
+        #[prost(message, repeated, tag = "1")]
+        pub svids: Vec<X509Svid>,
+        /// The roots of other trust domains, by their SPIFFE ids: certificates in DER, one after the other.
+        #[prost(map = "string, bytes", tag = "3")]
+        pub federated_bundles: HashMap<String, Vec<u8>>,
+    }
+
+    /// One identity. The key's bytes are wiped when it is dropped, and shown nowhere.
+    #[derive(PartialEq, Eq, prost::Message)]
+    #[prost(skip_debug)]
+    pub(crate) struct X509Svid {
+        /// Whom it names.
+        #[prost(string, tag = "1")]
+        pub spiffe_id: String,
+        /// The chain in DER, the leaf first, one certificate after the other.
+        #[prost(bytes = "vec", tag = "2")]
+        pub x509_svid: Vec<u8>,
+        /// The private key: PKCS#8 in DER, in the clear.
+        #[prost(bytes = "vec", tag = "3")]
+        pub x509_svid_key: Vec<u8>,
+        /// The roots of its own trust domain in DER, one after the other.
+        #[prost(bytes = "vec", tag = "4")]
+        pub bundle: Vec<u8>,
+        /// What the operator calls it, among several.
+        #[prost(string, tag = "5")]
+        pub hint: String,
+    }
+
+    impl fmt::Debug for X509Svid {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("X509Svid")
+                .field("spiffe_id", &self.spiffe_id)
+                .finish_non_exhaustive()
+        }
+    }
+
+    impl Drop for X509Svid {
+        fn drop(&mut self) {
+            self.x509_svid_key.zeroize();
+        }
     }
 }

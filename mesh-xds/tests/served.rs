@@ -52,6 +52,7 @@ fn chain(name: &str, matches: ChainMatch, security: InboundSecurity) -> FilterCh
         security,
         traffic: Traffic::Http,
         authorization: Arc::default(),
+        limits: Arc::default(),
     }
 }
 

@@ -13,12 +13,18 @@ use examples::load::{Client, Tally};
 use examples::proto::payment_client::PaymentClient;
 use mesh_client::Channel;
 use mesh_core::Link;
+use mesh_core::config::ExpectedPeers;
+use mesh_core::identity::tls;
 use mesh_core::testing::TestCa;
 use mesh_xds::{Bootstrap, XdsClient};
+use rustls::pki_types::ServerName;
+use rustls::time_provider::DefaultTimeProvider;
 use serde_json::json;
 use tempfile::TempDir;
 use tests::{Backend, CHECKOUT, Mesh, PATIENCE, PAYMENT, admitted, listener, routes, soon, workloads};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
 const TARGET: &str = "xds:///payment-service";
 
@@ -86,7 +92,7 @@ struct Rig {
     client: Client,
     calls: Arc<Tally>,
     load: JoinHandle<()>,
-    _mesh: Mesh,
+    mesh: Mesh,
 }
 
 impl Rig {
@@ -124,20 +130,36 @@ impl Rig {
             client,
             calls,
             load,
-            _mesh: mesh,
+            mesh,
         };
         rig.goes_on().await;
         rig
     }
 
-    /// The next leaves and roots for everybody, the servers first; in effect at all when it returns.
-    async fn swap(&mut self, signer: &TestCa, trusted: &[&TestCa]) {
-        let leaf = self.payment.swap(signer, trusted);
+    /// The next leaves and roots for everybody, the servers first; in effect at all when it returns. The servers' leaf.
+    async fn swap(&mut self, signer: &TestCa, trusted: &[&TestCa]) -> Vec<u8> {
+        let served = self.payment.swap(signer, trusted);
         for server in &self.servers {
-            has(&server.link(), &leaf).await;
+            has(&server.link(), &served).await;
         }
         let leaf = self.checkout.swap(signer, trusted);
         has(&self.caller.link(), &leaf).await;
+        served
+    }
+
+    /// The leaf that each server shows whoever connects now.
+    async fn shown(&self, ca: &TestCa) -> Vec<Vec<u8>> {
+        let expected = ExpectedPeers::exactly([PAYMENT]);
+        let clock = Arc::new(DefaultTimeProvider);
+        let config = tls::client_config(&ca.identity(CHECKOUT), &expected, clock, &[b"h2"]).unwrap();
+        let mut all = Vec::new();
+        for backend in &self.backends {
+            let name = ServerName::try_from("payment").unwrap();
+            let io = TcpStream::connect(backend.address).await.unwrap();
+            let stream = TlsConnector::from(Arc::clone(&config)).connect(name, io).await.unwrap();
+            all.push(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec());
+        }
+        all
     }
 
     /// A hundred more calls, of which none fails, and none of those beside them.
@@ -246,8 +268,8 @@ async fn id_2_a_leaf_before_its_root_is_refused() {
     );
 }
 
-/// New leaves for both ends, one after the other for as long as `ID_SECONDS` says: no call fails, and the newest is what the next
-/// handshake shows.
+/// New leaves for both ends, one after the other for as long as `ID_SECONDS` says: no call fails on the connections that go on, nor on those
+/// of a second channel that begins anew each time, and the newest leaf is what the next handshake shows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn id_1_leaves_rotate_under_load() {
     let seconds: u64 = std::env::var("ID_SECONDS").map_or(3, |text| text.parse().unwrap());
@@ -258,7 +280,16 @@ async fn id_1_leaves_rotate_under_load() {
     let mut rotations = 0;
     while begin.elapsed() < Duration::from_secs(seconds) {
         ticks.tick().await;
-        rig.swap(&ca, &[&ca]).await;
+        let newest = rig.swap(&ca, &[&ca]).await;
+        assert!(
+            rig.shown(&ca).await.iter().all(|leaf| *leaf == newest),
+            "an old leaf is shown"
+        );
+        // A process that has just started has no connection yet: its first call is a handshake of the newest with the newest.
+        let beginner = XdsClient::start(rig.checkout.bootstrap(&rig.mesh, "checkout")).unwrap();
+        let channel = Channel::new(&beginner.link(), TARGET);
+        soon("the target's configuration", channel.ready()).await;
+        rig.calls.call(&mut PaymentClient::new(channel)).await;
         rotations += 1;
     }
     rig.goes_on().await;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_client::Channel;
-use mesh_control::ControlPlane;
+use mesh_control::{ControlPlane, ControlPlaneBuilder};
 use mesh_core::Link;
 use mesh_xds::XdsClient;
 use tempfile::TempDir;
@@ -28,16 +28,22 @@ pub struct Mesh {
 impl Mesh {
     /// A control plane over `documents`, each a file.
     pub async fn start(documents: &[(&str, &str)]) -> Self {
+        Self::start_with(documents, |builder| builder).await
+    }
+
+    /// As [`start`](Self::start), with what else `edit` makes of the control plane.
+    pub async fn start_with(
+        documents: &[(&str, &str)],
+        edit: impl FnOnce(ControlPlaneBuilder) -> ControlPlaneBuilder,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mesh = Self { control: None, folder };
         for (name, text) in documents {
             mesh.save(name, text);
         }
         let loopback = "127.0.0.1:0".parse().expect("an address");
-        let control = ControlPlane::builder(mesh.folder.path())
-            .plaintext(loopback)
-            .start()
-            .await;
+        let builder = ControlPlane::builder(mesh.folder.path()).plaintext(loopback);
+        let control = edit(builder).start().await;
         Self {
             control: Some(control.expect("the control plane starts")),
             ..mesh

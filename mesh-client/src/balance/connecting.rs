@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::Request;
 use mesh_core::balance::Load as _;
-use mesh_core::config::{Credential, Reason, RoutingPriority, TlsMode};
+use mesh_core::config::{Credential, Reason, Roots, RoutingPriority, TlsMode};
 use mesh_core::identity::Identity;
 
 use super::Shared;
@@ -126,6 +126,8 @@ fn needs_identity(mode: &TlsMode) -> bool {
     match mode {
         TlsMode::Plaintext => false,
         TlsMode::Mutual(_) => true,
-        TlsMode::Origination(outside) => outside.shown == Some(Credential::Workload),
+        TlsMode::Origination(outside) => {
+            outside.shown == Some(Credential::Workload) || outside.roots == Roots::Workload
+        }
     }
 }

@@ -21,6 +21,8 @@ pub struct ConnectError {
 #[derive(Debug)]
 pub(crate) enum ConnectKind {
     Tcp(io::Error),
+    /// This machine has nothing to connect with.
+    Local(io::Error),
     /// The name that a request gave does not resolve.
     Resolve(Box<str>, io::Error),
     Tls(io::Error),
@@ -47,7 +49,16 @@ impl ConnectError {
     }
 
     pub(super) fn tcp(error: io::Error) -> Self {
-        Self::new(ConnectKind::Tcp(error))
+        let kind = match is_local(&error) {
+            true => ConnectKind::Local(error),
+            false => ConnectKind::Tcp(error),
+        };
+        Self::new(kind)
+    }
+
+    /// Whether this machine, and not the peer, is at fault: it has no port, no file descriptor or no memory for one more connection.
+    pub fn is_local(&self) -> bool {
+        matches!(&*self.kind, ConnectKind::Local(_))
     }
 
     /// Why the peer's certificate was refused, if that is what happened.
@@ -73,7 +84,8 @@ impl ConnectError {
             | ConnectKind::Http1(_)
             | ConnectKind::Timeout(_)
             | ConnectKind::Unserved => true,
-            ConnectKind::Resolve(..)
+            ConnectKind::Local(_)
+            | ConnectKind::Resolve(..)
             | ConnectKind::Config(_)
             | ConnectKind::Material(_)
             | ConnectKind::NoIdentity(_)
@@ -86,6 +98,7 @@ impl ConnectError {
     pub fn as_str(&self) -> &'static str {
         match &*self.kind {
             ConnectKind::Tcp(_) => "tcp",
+            ConnectKind::Local(_) => "local",
             ConnectKind::Resolve(..) => "resolve",
             ConnectKind::Tls(_) => "tls",
             ConnectKind::PeerRefused(refusal) => refusal.as_str(),
@@ -107,6 +120,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.kind {
             ConnectKind::Tcp(error) => write!(f, "TCP connect: {error}"),
+            ConnectKind::Local(error) => write!(f, "this machine cannot connect: {error}"),
             ConnectKind::Resolve(host, error) => write!(f, "resolving {host:?}: {error}"),
             ConnectKind::Tls(error) => write!(f, "TLS handshake: {error}"),
             ConnectKind::PeerRefused(refusal) => write!(f, "the peer's certificate was refused: {refusal}"),
@@ -125,6 +139,17 @@ impl fmt::Display for ConnectError {
 }
 
 impl std::error::Error for ConnectError {}
+
+/// Whether connecting failed for what this machine lacks: ports (EADDRNOTAVAIL), file descriptors (EMFILE, ENFILE), buffers or memory
+/// (ENOBUFS, ENOMEM).
+fn is_local(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
+}
 
 /// Why an exchange over a live connection broke off, in the words of who speaks its protocol.
 #[derive(Debug)]
@@ -217,6 +242,35 @@ impl std::error::Error for StreamError {
             Self::Http2(error) => error.source(),
             Self::Http1(error) => error.source(),
             Self::Gone => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Kind};
+
+    /// A machine that is out of ports says nothing of any endpoint: none is taken out for it.
+    #[test]
+    fn res_2_what_this_machine_lacks_is_not_the_endpoints_failure() {
+        const EADDRNOTAVAIL: i32 = 99;
+        for (error, is_local) in [
+            (io::Error::from_raw_os_error(EADDRNOTAVAIL), true),
+            (io::Error::from_raw_os_error(24), true),
+            (io::Error::from(io::ErrorKind::ConnectionRefused), false),
+            (io::Error::from(io::ErrorKind::ConnectionReset), false),
+        ] {
+            let error = ConnectError::tcp(error);
+            assert_eq!(
+                (error.is_local(), error.as_str() == "local"),
+                (is_local, is_local),
+                "{error}"
+            );
+            let call = Error::new(Kind::Connect(error));
+            assert_eq!(call.observation().is_none(), is_local, "{call}");
+            // Nothing was sent, whoever is at fault.
+            assert_eq!((call.is_connect(), call.was_processed()), (true, Some(false)));
         }
     }
 }

@@ -56,6 +56,7 @@ impl Sources<'_> {
             Roots::System => stamps.push(stamp(&system_roots().await?).await?),
             Roots::File(path) => stamps.push(stamp(path).await?),
             Roots::Named(name) => stamps.push(self.named(name)?),
+            Roots::Workload => stamps.push(Stamp::Generation(self.own()?.generation())),
         }
         match &tls.shown {
             None => {}
@@ -79,6 +80,10 @@ impl Sources<'_> {
                 provided
                     .ok_or_else(|| MaterialError::NotProvided(name.clone()))?
                     .to_vec()
+            }
+            Roots::Workload => {
+                let own = self.own()?;
+                own.bundle().roots(own.id().trust_domain()).to_vec()
             }
         };
         let shown = match &tls.shown {

@@ -212,10 +212,12 @@ pub(super) async fn handshake<T: Io>(
             server_name(mutual, address),
         ),
         (TlsMode::Origination(outside), _) => {
-            let name = outside
-                .sni
-                .as_deref()
-                .and_then(|name| ServerName::try_from(name.to_owned()).ok());
+            let name = match &outside.sni {
+                Some(name) => ServerName::try_from(String::from(&**name)).ok(),
+                // Who has names of its own to look for is held against no other, and none need be sent.
+                None if !outside.names.is_empty() => Some(ServerName::IpAddress(address.ip().into())),
+                None => None,
+            };
             let name = name.ok_or_else(|| ConnectError::new(ConnectKind::Material(MaterialError::NoServerName)))?;
             (configs.origination(mode, outside, identity, carrier).await?, name)
         }

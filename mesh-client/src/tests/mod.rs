@@ -9,6 +9,7 @@ mod connections;
 mod faults;
 mod flags;
 mod hedges;
+mod hostile;
 mod http1;
 mod levels;
 mod lifecycle;

@@ -258,6 +258,38 @@ async fn mutual_tls_shows_a_certificate_by_name_by_file_and_the_workloads_own() 
     assert!(outside.call(showing(None)).await.is_err(), "it asks for one");
 }
 
+/// gRFC A29: the roots of a provider, and none of its certificate.
+#[tokio::test]
+async fn the_workloads_roots_judge_a_server_that_is_shown_nothing() {
+    let ca = TestCa::new("d");
+    let outside = Outside::new(Parts::default());
+    outside.serve(web(ca.leaf("spiffe://d/ns/n/sa/pay").issue(), None));
+    let named = |names: &[&str]| TlsOrigination {
+        sni: None,
+        names: names
+            .iter()
+            .map(|id| NameMatch {
+                kind: NameKind::Uri,
+                test: StringMatch::Exact((*id).into()),
+            })
+            .collect(),
+        ..simple(Roots::Workload)
+    };
+    let identity = |ca: &TestCa, id: &str| outside.source.identity.publish(Ok(ca.identity(id)));
+    identity(&ca, "spiffe://d/ns/n/sa/me");
+    let pay = ["spiffe://d/ns/n/sa/pay"];
+    assert_eq!(outside.call(named(&pay)).await.unwrap(), "outside");
+    assert!(outside.call(named(&["spiffe://d/ns/n/sa/other"])).await.is_err());
+    let error = outside.call(named(&[])).await.unwrap_err();
+    assert_eq!(
+        word(&error),
+        "credentials",
+        "there is no name to hold it against: {error}"
+    );
+    identity(&TestCa::new("e"), "spiffe://e/ns/n/sa/me");
+    assert!(outside.call(named(&pay)).await.is_err(), "other roots");
+}
+
 #[tokio::test]
 async fn a_server_that_nobody_asks_is_called_only_where_the_code_says_so() {
     let ca = TestCa::new("d");

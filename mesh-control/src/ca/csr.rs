@@ -7,6 +7,8 @@ use rcgen::{
     CertificateSigningRequestParams, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKey,
     PublicKeyData, SanType,
 };
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// The longest request, in PEM. One with a P-256 key has about 500 bytes.
 pub(super) const MAX_BYTES: usize = 8 * 1024;
@@ -25,6 +27,7 @@ pub(super) enum Refusal {
     Unproven,
     KeyType,
     OtherName,
+    OtherOwner,
 }
 
 impl fmt::Display for Refusal {
@@ -33,7 +36,10 @@ impl fmt::Display for Refusal {
             Self::TooLarge => "the signing request is longer than 8 KiB",
             Self::Unreadable => "not a PEM signing request, or one with extensions that no workload needs",
             Self::Unproven => "the signing request is not signed by its own key",
-            Self::KeyType => "the key must be P-256, P-384 or Ed25519",
+            Self::KeyType => {
+                "the key must be P-256, P-384 or Ed25519; RSA of 2048 bits or more, where the CA is told to take it"
+            }
+            Self::OtherOwner => "the key is another workload's",
             Self::OtherName => "the signing request asks for another name than the caller's",
         })
     }
@@ -41,7 +47,7 @@ impl fmt::Display for Refusal {
 
 impl Request {
     /// Reads a request and checks its proof of possession.
-    pub(super) fn read(pem: &str) -> Result<Self, Refusal> {
+    pub(super) fn read(pem: &str, accepts_rsa: bool) -> Result<Self, Refusal> {
         if pem.len() > MAX_BYTES {
             return Err(Refusal::TooLarge);
         }
@@ -49,7 +55,7 @@ impl Request {
             rcgen::Error::InvalidCertificationRequestSignature => Refusal::Unproven,
             _ => Refusal::Unreadable,
         })?;
-        check_key(&request.public_key)?;
+        check_key(&request.public_key, accepts_rsa)?;
         Ok(Self {
             key: request.public_key,
             names: request.params.subject_alt_names,
@@ -66,9 +72,19 @@ impl Request {
     }
 }
 
+/// The least bits of an RSA key, as the verifiers of this mesh ask.
+const MIN_RSA_BITS: usize = 2048;
+
+fn is_good_rsa(key: &PublicKey) -> bool {
+    let info = key.subject_public_key_info();
+    let parsed = SubjectPublicKeyInfo::from_der(&info);
+    let parsed = parsed.as_ref().ok().and_then(|(_, info)| info.parsed().ok());
+    matches!(parsed, Some(x509_parser::public_key::PublicKey::RSA(rsa)) if rsa.key_size() >= MIN_RSA_BITS)
+}
+
 /// The type is told by the signature's algorithm, so the length is checked too: a P-384 key that signed with SHA-256 would
 /// otherwise be written into a certificate as P-256.
-fn check_key(key: &PublicKey) -> Result<(), Refusal> {
+fn check_key(key: &PublicKey, accepts_rsa: bool) -> Result<(), Refusal> {
     let types = [
         (&PKCS_ECDSA_P256_SHA256, 65),
         (&PKCS_ECDSA_P384_SHA384, 97),
@@ -77,7 +93,7 @@ fn check_key(key: &PublicKey) -> Result<(), Refusal> {
     let fits = |(algorithm, length): (&rcgen::SignatureAlgorithm, usize)| {
         *key.algorithm() == *algorithm && key.der_bytes().len() == length
     };
-    if types.into_iter().any(fits) {
+    if types.into_iter().any(fits) || (accepts_rsa && is_good_rsa(key)) {
         Ok(())
     } else {
         Err(Refusal::KeyType)

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use zeroize::Zeroizing;
+
 use super::CaError;
 use super::error::Kind;
 
@@ -43,7 +45,7 @@ pub(super) fn create(path: &Path, bytes: &[u8]) -> Result<bool, CaError> {
 }
 
 /// Reads a file that only its owner may read; `None` when there is none.
-pub(super) fn read(path: &Path) -> Result<Option<String>, CaError> {
+pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, CaError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -52,22 +54,55 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, CaError> {
     if !metadata.is_file() || is_exposed(&metadata) {
         return Err(Kind::Exposed(path.to_owned()).into());
     }
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
+    let mut text = Zeroizing::new(String::new());
+    let read = File::open(path).and_then(|file| {
+        // What was looked at is what was opened: between the two somebody may have put another file, or a link, there.
+        match is_same(&metadata, &file.metadata()?) {
+            true => file.take(MAX_BYTES).read_to_string(&mut text).map(Some),
+            false => Ok(None),
+        }
+    });
     match read {
-        Ok(_) => Ok(Some(text)),
+        Ok(Some(_)) if !is_ours(path, &metadata) => Err(Kind::Exposed(path.to_owned()).into()),
+        Ok(Some(_)) => Ok(Some(text)),
+        Ok(None) => Err(Kind::Exposed(path.to_owned()).into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(CaError::io("read", path, error)),
     }
 }
 
+/// Whether two looks were at one file.
 #[cfg(unix)]
-fn is_exposed(metadata: &fs::Metadata) -> bool {
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
+    true
+}
+
+/// Whether a file belongs to whom its directory belongs to, which this program made.
+#[cfg(unix)]
+fn is_ours(path: &Path, metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let directory = path.parent().and_then(|parent| fs::metadata(parent).ok());
+    directory.is_some_and(|directory| directory.uid() == metadata.uid())
+}
+
+#[cfg(not(unix))]
+fn is_ours(_: &Path, _: &fs::Metadata) -> bool {
+    true
+}
+
+#[cfg(unix)]
+pub(super) fn is_exposed(metadata: &fs::Metadata) -> bool {
     std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
 }
 
 #[cfg(not(unix))]
-fn is_exposed(_: &fs::Metadata) -> bool {
+pub(super) fn is_exposed(_: &fs::Metadata) -> bool {
     false
 }
 

@@ -1,7 +1,7 @@
 //! The leaves: X509-SVIDs exactly as the standard's profile has them, and the control plane's own certificate.
 //!
 //! One URI name, critical because the subject is empty; key usage critical and only `digitalSignature`; both extended usages,
-//! since a workload calls and is called; not a CA; both key identifiers. Valid from two minutes ago (peers' clocks differ) and
+//! since a workload calls and is called; not a CA; both key identifiers. Valid from three minutes ago (peers' clocks differ) and
 //! never longer than the root. Serials are random and never derived from the key.
 
 use std::net::IpAddr;
@@ -17,9 +17,13 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
+use zeroize::Zeroize as _;
 
+use super::audit::AuditLog;
 use super::common::{BACKDATED, date, hex, random_serial};
 use super::error::Kind;
+use super::keys::Keys;
+use super::review::Reviewer;
 use super::root::Root;
 use super::token::{JoinToken, Lifetime, TokenStore};
 use super::{CaError, csr};
@@ -29,6 +33,9 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The longest it may ask for; more is refused. There is no revocation but the end of the lifetime.
 pub const MAX_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
+/// The shortest it may ask for: one that asks for less would do little else than ask.
+pub const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(60);
+
 /// The authority of one trust domain. There is no `Debug` that shows the key.
 pub(crate) struct Authority {
     root: Root,
@@ -36,6 +43,10 @@ pub(crate) struct Authority {
     clock: Arc<dyn TimeProvider>,
     lifetime: Duration,
     pub(super) tokens: TokenStore,
+    pub(super) audit: AuditLog,
+    pub(super) keys: Keys,
+    pub(super) reviewer: Option<Reviewer>,
+    accepts_rsa: bool,
     /// The control plane's own identity, renewed at half its life.
     own: Mutex<Option<Identity>>,
     names: Vec<SanType>,
@@ -59,19 +70,41 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<Self, CaError> {
         let now = clock.current_time().ok_or(Kind::Clock)?;
-        let (root, tokens) = match state {
-            Some(directory) => (Root::open(directory, &domain, now)?, TokenStore::open(directory)?),
-            None => (Root::create(&domain, now)?, TokenStore::in_memory()),
+        let (root, tokens, audit) = match state {
+            Some(directory) => (
+                Root::open(directory, &domain, now)?,
+                TokenStore::open(directory)?,
+                AuditLog::open(directory)?,
+            ),
+            None => (
+                Root::create(&domain, now)?,
+                TokenStore::in_memory(),
+                AuditLog::default(),
+            ),
         };
         Ok(Self {
             root,
             domain,
             clock,
-            lifetime: lifetime.min(MAX_LEAF_LIFETIME),
+            lifetime: lifetime.clamp(MIN_LEAF_LIFETIME, MAX_LEAF_LIFETIME),
             tokens,
+            audit,
+            keys: Keys::default(),
+            reviewer: None,
+            accepts_rsa: false,
             own: Mutex::default(),
             names: Vec::new(),
         })
+    }
+
+    /// Has tokens that are none of its own reviewed.
+    pub(crate) fn review_by(&mut self, reviewer: Reviewer) {
+        self.reviewer = Some(reviewer);
+    }
+
+    /// Signs RSA keys of 2048 bits and more too.
+    pub(crate) fn accept_rsa(&mut self) {
+        self.accepts_rsa = true;
     }
 
     /// Adds names that the control plane's own certificate is valid for.
@@ -131,9 +164,11 @@ impl Authority {
         // istiod's name in its default installation.
         let id = SpiffeId::parse(&format!("spiffe://{}/ns/istio-system/sa/istiod", self.domain))
             .expect("a trust domain with this path is a SPIFFE id");
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Kind::Sign)?;
-        let issued = self.leaf(&id, &key, self.lifetime, &self.names)?;
+        let mut key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Kind::Sign)?;
+        let issued = self.leaf(&id, &key, self.lifetime, &self.names);
         let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        key.zeroize();
+        let issued = issued?;
         let svid =
             Svid::new(vec![issued.certificate], private).expect("the leaf follows the profile, with its own key");
         let roots = vec![self.root.certificate.clone()];
@@ -149,7 +184,8 @@ impl Authority {
         names: &[SanType],
     ) -> Result<Issued, CaError> {
         let now = self.now()?.as_secs();
-        if now >= self.root.not_after {
+        // A clock that is before the root was made is as wrong as one that is after its end.
+        if !(self.root.not_before..self.root.not_after).contains(&now) {
             return Err(Kind::Expired.into());
         }
         let not_after = (now + lifetime.as_secs()).min(self.root.not_after);
@@ -170,7 +206,7 @@ impl Authority {
             pem: certificate.pem(),
             certificate: certificate.der().clone(),
             serial: hex(&serial.to_bytes()),
-            key_hash: hex(digest::digest(&digest::SHA256, &key.subject_public_key_info()).as_ref()),
+            key_hash: Self::key_hash(key),
             not_after,
         })
     }
@@ -181,8 +217,13 @@ impl Authority {
     }
 
     /// Reads a signing request; here so that `service.rs` needs no second path to the rules.
-    pub(super) fn read_request(pem: &str) -> Result<csr::Request, csr::Refusal> {
-        csr::Request::read(pem)
+    pub(super) fn read_request(&self, pem: &str) -> Result<csr::Request, csr::Refusal> {
+        csr::Request::read(pem, self.accepts_rsa)
+    }
+
+    /// What the public key is known by.
+    pub(super) fn key_hash(key: &impl PublicKeyData) -> String {
+        hex(digest::digest(&digest::SHA256, &key.subject_public_key_info()).as_ref())
     }
 }
 

@@ -75,6 +75,15 @@ impl Limiter {
             .take(now)
     }
 
+    /// Whether a source has no failure left. It counts none.
+    pub(super) fn has_failed_too_often(&self, source: IpAddr, now: Instant) -> bool {
+        let mut state = self.state();
+        state
+            .failures
+            .get_mut(&source)
+            .is_some_and(|bucket| bucket.left(now) == 0)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

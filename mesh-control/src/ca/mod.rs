@@ -1,7 +1,7 @@
 //! The certificate authority: it proves who its callers are, and gives each a certificate for that name and no other.
 //!
 //! ```text
-//! service (gRPC) ── who is calling? a join token or a valid certificate ── token, limit
+//! service (gRPC) ── who is calling? a join token, somebody else's, or a certificate ── token, review, limit
 //!        └──────── what key? the request's own, proven ── csr ── issue (the leaf) ── root (the only private key)
 //! ```
 //!
@@ -9,14 +9,17 @@
 //! corrected: a workload that is confused about who it is should hear of it. This is the only module that knows the private
 //! key of the mesh (ARCHITECTURE.md, invariant 4).
 
+mod audit;
 mod common;
 mod csr;
 mod error;
 mod files;
 mod issue;
+mod keys;
 mod limit;
 mod proto;
 mod records;
+mod review;
 mod root;
 mod service;
 #[cfg(test)]
@@ -24,9 +27,11 @@ mod tests;
 mod token;
 
 pub use error::CaError;
-pub use issue::{DEFAULT_LEAF_LIFETIME, MAX_LEAF_LIFETIME};
+pub use issue::{DEFAULT_LEAF_LIFETIME, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
+pub use review::{ReviewRefusal, ServiceAccountTokens};
 pub use token::{JoinToken, Lifetime, MAX_SINGLE_USE_LIFETIME};
 
 pub(crate) use files::write as write_file;
 pub(crate) use issue::Authority;
+pub(crate) use review::Reviewer;
 pub(crate) use service::CertificateService;

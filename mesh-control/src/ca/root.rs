@@ -14,6 +14,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
+use zeroize::Zeroizing;
 
 use super::common::{BACKDATED, date, random_serial};
 use super::error::Kind;
@@ -30,6 +31,8 @@ pub(super) struct Root {
     pub(super) issuer: Issuer<'static, KeyPair>,
     pub(super) certificate: CertificateDer<'static>,
     pub(super) pem: String,
+    /// The first second it is valid.
+    pub(super) not_before: u64,
     /// The last second it is valid.
     pub(super) not_after: u64,
 }
@@ -47,7 +50,9 @@ impl Root {
         let path = directory.join(FILE);
         if files::read(&path)?.is_none() {
             let (key, pem) = generate(domain, now)?;
-            files::create(&path, format!("{}{pem}", key.serialize_pem()).as_bytes())?;
+            let text = Zeroizing::new(key.serialize_pem());
+            let both = Zeroizing::new([text.as_bytes(), pem.as_bytes()].concat());
+            files::create(&path, &both)?;
         }
         let malformed = |why| Kind::Malformed {
             path: path.clone(),
@@ -96,6 +101,7 @@ impl Root {
             issuer,
             certificate,
             pem,
+            not_before,
             not_after,
         })
     }

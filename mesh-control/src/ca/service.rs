@@ -1,11 +1,11 @@
 //! `IstioCertificateService` over gRPC: who is calling, may it, and what does the audit log say.
 //!
 //! A caller proves itself with the certificate of its connection (renewal: the same name again) or, having none, with a join
-//! token in `authorization: Bearer`. The certificate comes first: a workload that has one need not show a secret. A refusal
+//! token in `authorization: Bearer`, or a token of somebody else that the CA was told how to review. The certificate comes first: a workload that has one need not show a secret. A refusal
 //! tells the caller what it did wrong with its request, but of a token only that it is not good.
 
 use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,9 +22,11 @@ use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use super::issue::{Authority, Issued, MAX_LEAF_LIFETIME};
+use super::audit::Record;
+use super::issue::{Authority, Issued, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
 use super::limit::Limiter;
 use super::proto::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse, SERVICE};
+use super::review::Reviewer;
 use super::token::{Grant, Refusal};
 
 /// The largest request in bytes: a signing request of 8 KiB and some room.
@@ -47,12 +49,13 @@ struct Inner {
 enum Proof {
     Certificate(SpiffeId),
     Token(Grant),
+    Reviewed(SpiffeId),
 }
 
 impl Proof {
     fn identity(&self) -> &SpiffeId {
         match self {
-            Self::Certificate(id) => id,
+            Self::Certificate(id) | Self::Reviewed(id) => id,
             Self::Token(grant) => &grant.identity,
         }
     }
@@ -61,6 +64,7 @@ impl Proof {
         match self {
             Self::Certificate(_) => "certificate",
             Self::Token(_) => "join_token",
+            Self::Reviewed(_) => "reviewed_token",
         }
     }
 }
@@ -77,7 +81,7 @@ impl CertificateService {
         }
     }
 
-    pub(super) fn create(
+    pub(super) async fn create(
         &self,
         request: &Request<CreateCertificateRequest>,
     ) -> Result<CreateCertificateResponse, Status> {
@@ -91,17 +95,16 @@ impl CertificateService {
             .address
             .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         let inner = &*self.inner;
-        let proof = inner.authenticate(&peer, source, request.metadata())?;
+        let proof = inner.authenticate(&peer, source, request.metadata()).await?;
         let admitted = match proof {
             Proof::Certificate(_) => inner.limiter.admits_renewal(now()),
-            Proof::Token(_) => inner.limiter.admits_join(now()),
+            Proof::Token(_) | Proof::Reviewed(_) => inner.limiter.admits_join(now()),
         };
         if !admitted {
             return Err(inner.too_many(source));
         }
         let issued = inner.issue(&proof, source, request.get_ref())?;
         inner.tally.count("certificate_issued", proof.method());
-        audit(&proof, source, &issued);
         Ok(CreateCertificateResponse {
             cert_chain: vec![issued.pem, inner.authority.root_pem().to_owned()],
         })
@@ -111,7 +114,7 @@ impl CertificateService {
 impl Inner {
     /// Who is calling. The certificate was verified by the handshake, so its owner has nothing to guess and is never counted
     /// among those who fail, even behind an address where others do.
-    fn authenticate(&self, peer: &Peer, source: IpAddr, metadata: &MetadataMap) -> Result<Proof, Status> {
+    async fn authenticate(&self, peer: &Peer, source: IpAddr, metadata: &MetadataMap) -> Result<Proof, Status> {
         if let Some(id) = &peer.identity {
             if self.authority.owns(id) {
                 return Ok(Proof::Certificate(id.clone()));
@@ -128,7 +131,24 @@ impl Inner {
         match self.authority.tokens.check(token, now) {
             Ok(grant) if self.authority.owns(&grant.identity) => Ok(Proof::Token(grant)),
             Ok(_) => Err(self.bad_token(source, "of another trust domain")),
+            Err(Refusal::Malformed) => match &self.authority.reviewer {
+                Some(reviewer) => self.reviewed(source, reviewer, token).await,
+                None => Err(self.bad_token_refused(source, &Refusal::Malformed)),
+            },
             Err(refusal) => Err(self.bad_token_refused(source, &refusal)),
+        }
+    }
+
+    /// Whose a token is that is none of ours. Another system may be asked, so who failed too often does not get that far.
+    async fn reviewed(&self, source: IpAddr, reviewer: &Reviewer, token: &str) -> Result<Proof, Status> {
+        if self.limiter.has_failed_too_often(source, now()) {
+            return Err(self.too_many(source));
+        }
+        match reviewer.review(token).await {
+            None => Err(self.too_many(source)),
+            Some(Ok(id)) if self.authority.owns(&id) => Ok(Proof::Reviewed(id)),
+            Some(Ok(_)) => Err(self.bad_token(source, "of another trust domain")),
+            Some(Err(refusal)) => Err(self.bad_token(source, &refusal.to_string())),
         }
     }
 
@@ -138,29 +158,66 @@ impl Inner {
             self.refuse(source, "bad_request", &format!("{id}: {refusal}"));
             Status::invalid_argument(refusal.to_string())
         };
-        let csr = Authority::read_request(&request.csr).map_err(refuse)?;
+        let csr = self.authority.read_request(&request.csr).map_err(refuse)?;
         csr.check_name(id).map_err(refuse)?;
+        let now = self.authority.now().map_err(|error| internal(&error))?.as_secs();
+        let key_hash = Authority::key_hash(&csr.key);
+        if !self.authority.keys.admits(&key_hash, id, now) {
+            return Err(refuse(super::csr::Refusal::OtherOwner));
+        }
         let requested = u64::try_from(request.validity_duration).map(Duration::from_secs);
-        let Some(requested) = requested.ok().filter(|requested| *requested <= MAX_LEAF_LIFETIME) else {
+        let is_allowed =
+            |requested: &Duration| requested.is_zero() || (MIN_LEAF_LIFETIME..=MAX_LEAF_LIFETIME).contains(requested);
+        let Some(requested) = requested.ok().filter(is_allowed) else {
             self.refuse(
                 source,
                 "bad_lifetime",
                 &format!("{id}: {} s", request.validity_duration),
             );
-            let longest = MAX_LEAF_LIFETIME.as_secs();
+            let (least, most) = (MIN_LEAF_LIFETIME.as_secs(), MAX_LEAF_LIFETIME.as_secs());
             return Err(Status::invalid_argument(format!(
-                "the lifetime must be between 0 and {longest} seconds"
+                "the lifetime must be between {least} and {most} seconds, or 0 for what the CA chooses"
             )));
         };
         let issued = self.authority.sign(id, &csr.key, requested);
         let issued = issued.map_err(|error| internal(&error))?;
+        // Before the token is used up. Of one that somebody else uses at this moment the log then has a certificate too many, and never
+        // one too few.
+        self.record(proof, source, &issued, now)?;
         // Last, so that neither a mistake in the request nor one of ours costs the token. Of several who come at once with
         // one token each gets here, and one leaves with a certificate.
         if let Proof::Token(grant) = proof {
             let redeemed = self.authority.tokens.redeem(grant);
             redeemed.map_err(|refusal| self.bad_token_refused(source, &refusal))?;
         }
+        self.authority.keys.remember(&key_hash, id, issued.not_after, now);
         Ok(issued)
+    }
+
+    /// One line for each certificate, with what is needed to find or to mistrust it later. None is given that is not written down.
+    fn record(&self, proof: &Proof, source: IpAddr, issued: &Issued, now: u64) -> Result<(), Status> {
+        let record = Record {
+            time: now,
+            caller: source.to_string(),
+            method: proof.method(),
+            id: proof.identity().as_str(),
+            serial: &issued.serial,
+            key_sha256: &issued.key_hash,
+            not_after: issued.not_after,
+        };
+        self.authority.audit.write(&record).map_err(|error| internal(&error))?;
+        tracing::info!(
+            target: "audit",
+            event = "certificate_issued",
+            caller = %source,
+            method = record.method,
+            id = record.id,
+            serial = record.serial,
+            key_sha256 = record.key_sha256,
+            not_after = record.not_after,
+            "certificate issued"
+        );
+        Ok(())
     }
 
     fn bad_token_refused(&self, source: IpAddr, refusal: &Refusal) -> Status {
@@ -194,21 +251,6 @@ impl Inner {
     }
 }
 
-/// One line for each certificate, with what is needed to find or to mistrust it later.
-fn audit(proof: &Proof, source: IpAddr, issued: &Issued) {
-    tracing::info!(
-        target: "audit",
-        event = "certificate_issued",
-        caller = %source,
-        method = proof.method(),
-        id = %proof.identity(),
-        serial = issued.serial,
-        key_sha256 = issued.key_hash,
-        not_after = issued.not_after,
-        "certificate issued"
-    );
-}
-
 fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
     tracing::error!(
         error = error as &dyn std::error::Error,
@@ -228,10 +270,11 @@ impl NamedService for CertificateService {
 
 impl UnaryService<CreateCertificateRequest> for CertificateService {
     type Response = CreateCertificateResponse;
-    type Future = Ready<Result<Response<CreateCertificateResponse>, Status>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<CreateCertificateResponse>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<CreateCertificateRequest>) -> Self::Future {
-        ready(self.create(&request).map(Response::new))
+        let service = self.clone();
+        Box::pin(async move { service.create(&request).await.map(Response::new) })
     }
 }
 

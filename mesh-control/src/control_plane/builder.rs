@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::identity::TrustDomain;
+use mesh_core::identity::{SpiffeId, TrustDomain};
 use mesh_core::report::Tally;
 use mesh_xds::server::{LoadBoard, SnapshotCache};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::ControlPlane;
 use super::error::{Kind, StartError};
-use crate::ca::{Authority, DEFAULT_LEAF_LIFETIME};
+use crate::ca::{Authority, DEFAULT_LEAF_LIFETIME, ReviewRefusal, Reviewer, ServiceAccountTokens};
 use crate::enrol::Enrolment;
 use crate::publish::Publisher;
 use crate::translate::Mesh;
@@ -33,7 +33,16 @@ pub struct ControlPlaneBuilder {
     names: Vec<String>,
     clock: Arc<dyn TimeProvider>,
     leaf_lifetime: Duration,
+    review: Option<Review>,
+    accepts_rsa: bool,
     load_interval: Duration,
+}
+
+/// Who says whose a token is that is none of the CA's own.
+#[derive(Debug)]
+enum Review {
+    Hook(Reviewer),
+    ServiceAccounts(Box<ServiceAccountTokens>),
 }
 
 #[derive(Debug)]
@@ -54,6 +63,8 @@ impl ControlPlaneBuilder {
             names: ["localhost", "127.0.0.1", "::1"].map(String::from).into(),
             clock: Arc::new(DefaultTimeProvider),
             leaf_lifetime: DEFAULT_LEAF_LIFETIME,
+            review: None,
+            accepts_rsa: false,
             load_interval: LoadBoard::DEFAULT_INTERVAL,
         }
     }
@@ -61,6 +72,14 @@ impl ControlPlaneBuilder {
     /// The trust domain. Default: `cluster.local`.
     pub fn trust_domain(mut self, name: &str) -> Self {
         self.mesh.trust_domain = name.into();
+        self
+    }
+
+    /// Other names of the trust domain (Istio `trustDomainAliases`): workloads of these domains are expected and admitted wherever those of
+    /// the mesh's own are, by whom their certificates are believed ([`Bootstrap::trust_bundles`](mesh_xds::Bootstrap::trust_bundles)).
+    /// Default: none.
+    pub fn trust_domain_aliases<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        self.mesh.trust_domain_aliases = names.into_iter().map(Into::into).collect();
         self
     }
 
@@ -109,7 +128,33 @@ impl ControlPlaneBuilder {
         self
     }
 
-    /// How long certificates are valid when a workload does not ask. Default and maximum: 24 hours.
+    /// Who says whose a token is that is none of the CA's own, such as Kubernetes' TokenReview: `review` is given the token of a
+    /// workload that has no certificate, and answers with its id, which must be of this trust domain. It has 5 s, at most 64 are in
+    /// progress at once, and an address that failed ten times in a minute does not get that far. Default: nobody, so that a token that
+    /// the CA did not make is refused.
+    pub fn token_review<F, R>(mut self, review: F) -> Self
+    where
+        F: Fn(String) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<SpiffeId, ReviewRefusal>> + Send + 'static,
+    {
+        self.review = Some(Review::Hook(Reviewer::new(review)));
+        self
+    }
+
+    /// Believes the tokens of a cluster's service accounts, as Istio's CA does: `NAMESPACE` and `NAME` become
+    /// `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`. It takes the place of a [hook](Self::token_review).
+    pub fn service_account_tokens(mut self, tokens: ServiceAccountTokens) -> Self {
+        self.review = Some(Review::ServiceAccounts(Box::new(tokens)));
+        self
+    }
+
+    /// Signs RSA keys of 2048 bits and more too, which Istio's sidecars ask for by default. Default: P-256, P-384 and Ed25519 alone.
+    pub fn accept_rsa(mut self) -> Self {
+        self.accepts_rsa = true;
+        self
+    }
+
+    /// How long certificates are valid when a workload does not ask. Default and maximum: 24 hours; at least a minute.
     pub fn leaf_lifetime(mut self, lifetime: Duration) -> Self {
         self.leaf_lifetime = lifetime;
         self
@@ -131,6 +176,9 @@ impl ControlPlaneBuilder {
     pub async fn start(self) -> Result<ControlPlane, StartError> {
         let domain = TrustDomain::parse(&self.mesh.trust_domain)
             .map_err(|_| Kind::TrustDomain(self.mesh.trust_domain.clone()))?;
+        for alias in &self.mesh.trust_domain_aliases {
+            TrustDomain::parse(alias).map_err(|_| Kind::TrustDomain(alias.clone()))?;
+        }
         let listener = self.listen.bind().await?;
         let plaintext = match self.plaintext {
             Some(listen) => Some(listen.bind_loopback().await?),
@@ -139,7 +187,18 @@ impl ControlPlaneBuilder {
         let address = local_address(&listener)?;
         let plaintext_address = plaintext.as_ref().map(local_address).transpose()?;
         let state = self.state.as_deref();
-        let mut authority = Authority::open(state, domain, Arc::clone(&self.clock), self.leaf_lifetime)?;
+        let mut authority = Authority::open(state, domain.clone(), Arc::clone(&self.clock), self.leaf_lifetime)?;
+        match self.review {
+            None => {}
+            Some(Review::Hook(reviewer)) => authority.review_by(reviewer),
+            Some(Review::ServiceAccounts(tokens)) => {
+                let clock = Arc::clone(&self.clock);
+                authority.review_by(Reviewer::of_service_accounts(*tokens, domain, clock));
+            }
+        }
+        if self.accepts_rsa {
+            authority.accept_rsa();
+        }
         authority
             .serve_as(self.names.into_iter().chain(concrete(address.ip())))
             .map_err(Kind::Ca)?;

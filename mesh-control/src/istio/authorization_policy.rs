@@ -1,6 +1,6 @@
 //! `AuthorizationPolicy`: who may call what of a workload (Istio `security.istio.io`).
 //!
-//! What is not understood here is an error and never passed over, and so is a list that is written and empty: a rule with less in it
+//! What is not understood here is an error and never passed over, and so is what is written and empty, or null: a rule with less in it
 //! than its author meant lets in more than was meant, or keeps out less.
 
 use super::fields::Fields;
@@ -85,6 +85,16 @@ pub enum Attribute {
     Claim(Vec<String>),
 }
 
+impl Attribute {
+    /// Whether it is of who the peer proved to be, which by plaintext is nobody.
+    pub fn is_identity(&self) -> bool {
+        matches!(
+            self,
+            Self::Principal | Self::Namespace | Self::ServiceAccount | Self::TrustDomain
+        )
+    }
+}
+
 /// A field, that of its negation, and what they are about.
 type Field = (&'static str, &'static str, Attribute);
 
@@ -107,6 +117,7 @@ const OPERATION: [Field; 4] = [
 
 impl AuthorizationPolicy {
     pub(super) fn read(mut spec: Fields, sink: &mut Sink<'_>) -> Option<Self> {
+        spec.no_nulls(sink);
         let selector = Selector::read(&mut spec, "selector", "matchLabels", sink);
         let provider = spec.take("provider");
         let action = match spec.string("action", sink) {
@@ -155,6 +166,7 @@ fn action(action: &At<String>, sink: &mut Sink<'_>) -> Option<PolicyAction> {
 
 fn rule(value: Value, sink: &mut Sink<'_>) -> Option<PolicyRule> {
     let mut fields = value.object(sink)?;
+    fields.no_nulls(sink);
     let from = alternatives(&mut fields, "from", "source", &SOURCE, sink);
     let to = alternatives(&mut fields, "to", "operation", &OPERATION, sink);
     let when = written(&mut fields, "when", sink, condition);
@@ -180,6 +192,7 @@ fn alternatives(
         };
         outer.finish(sink);
         let mut fields = inner_value.object(sink)?;
+        fields.no_nulls(sink);
         let place = fields.place.clone();
         let mut all = Vec::new();
         for (name, not_name, attribute) in known {
@@ -207,6 +220,7 @@ fn alternatives(
 
 fn condition(value: Value, sink: &mut Sink<'_>) -> Option<Tested> {
     let mut fields = value.object(sink)?;
+    fields.no_nulls(sink);
     let place = fields.place.clone();
     let key = fields.required_string("key", sink);
     let values = texts(&mut fields, "values", sink);

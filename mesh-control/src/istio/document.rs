@@ -70,6 +70,8 @@ enum Treatment {
     Warn,
     /// It restricts access.
     Refuse,
+    /// It would, but for its group.
+    Misnamed,
     /// It is none of our business.
     Skip,
 }
@@ -213,6 +215,18 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
     fn keep<T>(all: &mut Vec<Document<T>>, meta: Meta, spec: Option<T>) {
         all.extend(spec.map(|spec| Document { meta, spec }));
     }
+    /// Two of one name are one of which the other half is lost, and that half may be what keeps somebody out. Kubernetes holds no two.
+    fn keep_only<T>(all: &mut Vec<Document<T>>, meta: Meta, spec: Option<T>, sink: &mut Sink<'_>) {
+        let same = |other: &&Document<T>| (other.meta.namespace(), &other.meta.name) == (meta.namespace(), &meta.name);
+        if let Some(other) = all.iter().find(same) {
+            let message = format!(
+                "{meta} is there twice, first at {}:{}: give one of them another name",
+                other.meta.file, other.meta.place.line
+            );
+            sink.say(Severity::Error, Code::Duplicate, &meta.place, message);
+        }
+        keep(all, meta, spec);
+    }
     match meta.kind {
         "VirtualService" => keep(
             &mut documents.virtual_services,
@@ -225,26 +239,30 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
             super::DestinationRule::read(spec, sink),
         ),
         "PeerAuthentication" => {
-            keep(
+            keep_only(
                 &mut documents.peer_authentications,
                 meta,
                 super::PeerAuthentication::read(spec, sink),
+                sink,
             );
         }
         "RequestAuthentication" => {
-            keep(
+            keep_only(
                 &mut documents.request_authentications,
                 meta,
                 super::RequestAuthentication::read(spec, sink),
+                sink,
             );
         }
         "AuthorizationPolicy" => {
-            keep(
+            keep_only(
                 &mut documents.authorization_policies,
                 meta,
                 super::AuthorizationPolicy::read(spec, sink),
+                sink,
             );
         }
+        "EnvoyFilter" => keep(&mut documents.envoy_filters, meta, super::EnvoyFilter::read(spec, sink)),
         "ServiceEntry" => keep(
             &mut documents.service_entries,
             meta,
@@ -277,12 +295,19 @@ fn treatment(group: &str, kind: &str) -> Treatment {
     match (group, kind) {
         ("networking.istio.io", "VirtualService") => Treatment::Serve("VirtualService"),
         ("networking.istio.io", "DestinationRule") => Treatment::Serve("DestinationRule"),
+        ("networking.istio.io", "EnvoyFilter") => Treatment::Serve("EnvoyFilter"),
         ("networking.istio.io", "ServiceEntry") => Treatment::Serve("ServiceEntry"),
         ("networking.istio.io", "WorkloadEntry") => Treatment::Serve("WorkloadEntry"),
         ("security.istio.io", "PeerAuthentication") => Treatment::Serve("PeerAuthentication"),
         ("security.istio.io", "RequestAuthentication") => Treatment::Serve("RequestAuthentication"),
         ("security.istio.io", "AuthorizationPolicy") => Treatment::Serve("AuthorizationPolicy"),
         ("security.istio.io", _) => Treatment::Refuse,
+        // Linkerd has kinds of these names.
+        (group, "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication")
+            if !group.ends_with("linkerd.io") =>
+        {
+            Treatment::Misnamed
+        }
         (group, _) if group.ends_with(".istio.io") => Treatment::Warn,
         _ => Treatment::Skip,
     }
@@ -298,6 +323,11 @@ fn pass_over(treatment: Treatment, place: &Place, sink: &mut Sink<'_>) {
             Severity::Error,
             Code::Refused,
             "known Istio kind, not served by this version, and unsafe to leave unenforced",
+        ),
+        Treatment::Misnamed => (
+            Severity::Error,
+            Code::Schema,
+            "a kind of security.istio.io with another apiVersion, or none: it would not be enforced",
         ),
         Treatment::Warn => (
             Severity::Warning,

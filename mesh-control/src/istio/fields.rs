@@ -32,6 +32,23 @@ impl Fields {
         (!matches!(node.kind, NodeKind::Null)).then(|| Value::new(node, field))
     }
 
+    /// Complains about each field that is written and says nothing, where that is not the same as leaving it out.
+    pub(super) fn no_nulls(&self, sink: &mut Sink<'_>) {
+        for (key, node) in &self.entries {
+            if matches!(node.kind, NodeKind::Null) {
+                let place = Place {
+                    line: key.line,
+                    column: key.column,
+                    field: self.path(&key.name).into(),
+                };
+                sink.schema(
+                    &place,
+                    format!("{} is written and says nothing: leave it out", key.name),
+                );
+            }
+        }
+    }
+
     pub(super) fn string(&mut self, name: &str, sink: &mut Sink<'_>) -> Option<At<String>> {
         self.take(name)?.string(sink)
     }

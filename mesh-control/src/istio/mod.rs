@@ -11,6 +11,7 @@
 mod authorization_policy;
 mod destination_rule;
 mod document;
+mod envoy_filter;
 mod fields;
 mod load_balancer;
 mod mesh_config;
@@ -27,12 +28,13 @@ mod yaml;
 pub use authorization_policy::{Attribute, AuthorizationPolicy, PolicyAction, PolicyRule, Tested};
 pub use destination_rule::{DestinationRule, Subset};
 pub use document::{Document, Meta};
+pub use envoy_filter::{EnvoyFilter, LimitPatch};
 pub use load_balancer::{
     ConsistentHash, HashKey, LoadBalancer, LocalityRule, LocalitySetting, Policy as LbChoice, Warmup,
 };
 pub use mesh_config::MeshConfig;
 pub use peer_authentication::{Mode, PeerAuthentication};
-pub use request_authentication::{JwtRule, RequestAuthentication};
+pub use request_authentication::RequestAuthentication;
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
 pub use traffic_policy::{Blocks, ClientTls, ConnectionPool, OutlierDetection, TlsMode as TlsWord, TrafficPolicy};
 pub use value::{At, Place};
@@ -56,6 +58,8 @@ pub struct Documents {
     pub request_authentications: Vec<Document<RequestAuthentication>>,
     /// Who may call what.
     pub authorization_policies: Vec<Document<AuthorizationPolicy>>,
+    /// Rate limits.
+    pub envoy_filters: Vec<Document<EnvoyFilter>>,
     /// Services.
     pub service_entries: Vec<Document<ServiceEntry>>,
     /// Workloads.

@@ -31,6 +31,7 @@ pub enum Mode {
 
 impl PeerAuthentication {
     pub(super) fn read(mut spec: Fields, sink: &mut Sink<'_>) -> Option<Self> {
+        spec.no_nulls(sink);
         let selector = Selector::read(&mut spec, "selector", "matchLabels", sink);
         let selector = selector.filter(|selector| !selector.labels.is_empty());
         let mtls = spec.take("mtls");

@@ -1,7 +1,7 @@
 //! `RequestAuthentication`: whose tokens a workload believes (Istio `security.istio.io`).
 
 use http::HeaderName;
-use mesh_core::config::{ClaimHeader, Jwks, JwtPlaces};
+use mesh_core::config::{ClaimHeader, Jwks, JwtPlaces, JwtProvider};
 
 use super::fields::Fields;
 use super::value::{At, Sink, Value};
@@ -13,33 +13,13 @@ use crate::diagnostic::{Code, Severity};
 pub struct RequestAuthentication {
     /// The workloads it means; `None`: its whole namespace, or the mesh when that is the root namespace.
     pub selector: Option<Selector>,
-    /// Who signs.
-    pub rules: Vec<JwtRule>,
-}
-
-/// Somebody who signs tokens.
-#[derive(Clone, Debug)]
-pub struct JwtRule {
-    /// What `iss` must be.
-    pub issuer: Box<str>,
-    /// Any of them must be in `aud`; none: it is not looked at.
-    pub audiences: Vec<Box<str>>,
-    /// The keys.
-    pub keys: Jwks,
-    /// Where tokens are looked for; nowhere: at the usual places.
-    pub places: JwtPlaces,
-    /// The handler sees the token, too.
-    pub forward: bool,
-    /// The header that gets the payload.
-    pub payload_header: Option<HeaderName>,
-    /// Headers that get a claim each.
-    pub claim_headers: Vec<ClaimHeader>,
-    /// Claims that are lists with spaces between, besides those that always are.
-    pub space_delimited: Vec<Box<str>>,
+    /// Who signs, as it is written: without a name, and without the claims that are lists whoever signs.
+    pub rules: Vec<JwtProvider>,
 }
 
 impl RequestAuthentication {
     pub(super) fn read(mut spec: Fields, sink: &mut Sink<'_>) -> Option<Self> {
+        spec.no_nulls(sink);
         let selector = Selector::read(&mut spec, "selector", "matchLabels", sink);
         spec.refused(
             &["targetRef", "targetRefs"],
@@ -52,7 +32,7 @@ impl RequestAuthentication {
     }
 }
 
-fn rule(value: Value, sink: &mut Sink<'_>) -> Option<JwtRule> {
+fn rule(value: Value, sink: &mut Sink<'_>) -> Option<JwtProvider> {
     let mut fields = value.object(sink)?;
     let place = fields.place.clone();
     let issuer = fields.required_string("issuer", sink);
@@ -98,7 +78,8 @@ fn rule(value: Value, sink: &mut Sink<'_>) -> Option<JwtRule> {
         sink.say(Severity::Note, Code::Skipped, &place, "the rule has no keys");
         return None;
     };
-    Some(JwtRule {
+    Some(JwtProvider {
+        name: "".into(),
         issuer: issuer?.value.into(),
         audiences,
         keys,

@@ -138,6 +138,15 @@ impl Value {
         }
     }
 
+    /// A whole number, which may be below zero.
+    pub(super) fn integer(self, sink: &mut Sink<'_>) -> Option<i64> {
+        let NodeKind::Integer(number) = self.kind else {
+            self.mismatch("a whole number", sink);
+            return None;
+        };
+        Some(number)
+    }
+
     /// True or false.
     pub(super) fn boolean(self, sink: &mut Sink<'_>) -> Option<At<bool>> {
         let NodeKind::Bool(value) = self.kind else {

@@ -40,6 +40,8 @@ impl Selector {
     /// Reads `name: { <labels>: {...} }`.
     pub(super) fn read(fields: &mut Fields, name: &str, labels: &str, sink: &mut Sink<'_>) -> Option<Self> {
         let mut inner = fields.take(name)?.object(sink)?;
+        // Without labels it would mean everybody.
+        inner.no_nulls(sink);
         let place = inner.place.clone();
         let labels = inner.labels(labels, sink);
         inner.finish(sink);

@@ -10,6 +10,9 @@
 
 mod accept;
 mod group;
+mod held;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,12 +33,20 @@ use crate::publish::Publisher;
 
 /// Connections that are through the handshake and wait for the server to pick them up, which it does at once.
 const READY_CONNECTIONS: usize = 16;
+/// The most streams of one connection at once: a client has one for xDS and one for loads, and asks for a certificate now and then.
+const MAX_STREAMS: u32 = 200;
+/// The longest list of headers in bytes (RFC 9113, 6.5.2).
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// Streams that the peer has reset and nobody has looked at yet (CVE-2023-44487): the next one ends the connection.
+const MAX_PENDING_RESETS: usize = 20;
+/// Streams of one connection that were reset for an error of the peer's (CVE-2025-8671): the next one ends the connection.
+const MAX_ERROR_RESETS: usize = 1024;
 /// A client that vanished is found out by pings, after these two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection of the TLS port lives, and how long its streams may take to end then. A stream is authenticated when
-/// it begins, so this bounds how long one outlives its certificate (Istio: 30 minutes). Clients connect again and keep what
-/// they have meanwhile.
+/// it begins, and ends with its certificate ([`held`]); this bounds how long one outlives a decision about it (Istio: 30 minutes). Clients
+/// connect again and keep what they have meanwhile.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
 const MAX_CONNECTION_AGE_GRACE: Duration = Duration::from_secs(5);
 
@@ -106,8 +117,13 @@ pub(crate) fn plaintext(listener: TcpListener, shared: &Shared) -> Vec<JoinHandl
     ]
 }
 
+/// With the limits against floods that tonic's builder leaves out (CVE-2025-8671): strangers may knock at the port for the CA.
 fn builder() -> Server {
     Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_LIST)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }

@@ -12,10 +12,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, Traffic, Transport,
+    Authorization, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, RateLimits, Traffic, Transport,
 };
 
 use super::authorization::{self, Policies};
+use super::limits::{self, Limits};
 use super::service::Registry;
 use super::{ClientScope, Findings, Mesh};
 use crate::SERVER_LISTENERS;
@@ -33,6 +34,8 @@ struct Asked {
     mode: Mode,
     /// Of each of its requests.
     authorization: Arc<Authorization>,
+    /// How many of them it takes.
+    limits: Arc<RateLimits>,
 }
 
 impl Asked {
@@ -41,6 +44,7 @@ impl Asked {
         Self {
             mode: self.mode.max(other.mode),
             authorization: authorization::both(&self.authorization, &other.authorization),
+            limits: limits::both(&self.limits, &other.limits),
         }
     }
 }
@@ -52,6 +56,7 @@ pub(super) struct Authentication<'a> {
     namespaces: BTreeMap<&'a str, Option<Mode>>,
     /// Oldest first.
     workloads: BTreeMap<&'a str, Vec<&'a PeerAuthentication>>,
+    limits: Limits<'a>,
 }
 
 impl<'a> Authentication<'a> {
@@ -77,6 +82,7 @@ impl<'a> Authentication<'a> {
             }
         }
         all.mesh = of_mesh.flatten();
+        all.limits = Limits::new(documents, mesh, findings);
         all
     }
 
@@ -102,11 +108,16 @@ impl<'a> Authentication<'a> {
         (scope, registry): (&ClientScope, &Registry<'_>),
         findings: &mut Findings,
     ) -> Vec<(Arc<str>, Arc<Inbound>)> {
-        let mut authorize = |labels: &Labels| policies.of_workload(&scope.namespace, labels, findings);
+        let mut authorize = |labels: &Labels, mode: Mode| {
+            if mode != Mode::Strict {
+                policies.warn_of_plaintext(&scope.namespace, labels, findings);
+            }
+            policies.of_workload(&scope.namespace, labels, findings)
+        };
         let places = self.places(documents, scope, registry, &mut authorize);
         let own = places
             .iter()
-            .map(|(address, asked)| (*address, chains(asked, &[]), None));
+            .map(|(address, asked)| (*address, chains(asked, &[], None), None));
         let everywhere = everywhere(&places);
         let all = own.chain(everywhere).map(|(address, chains, default)| {
             let text = address.to_string();
@@ -121,24 +132,60 @@ impl<'a> Authentication<'a> {
         all.collect()
     }
 
-    /// What the scope's servers go by that no document describes: what holds for every workload of the namespace. Selectors mean
-    /// none of them, since nobody knows their labels; one that is to be meant by a selector has a `WorkloadEntry`.
+    /// What the scope's servers go by at an address that no document describes. Where a document knows the workload and not the port,
+    /// selectors mean it all the same: a policy is for a workload, by whatever port. At other addresses nobody knows whose server it is, and
+    /// what holds is what means every workload of the namespace; one that is to be meant by a selector has a `WorkloadEntry`.
     pub(super) fn undescribed(
         &self,
+        documents: &Documents,
         policies: &Policies<'_>,
-        scope: &ClientScope,
+        (scope, registry): (&ClientScope, &Registry<'_>),
         findings: &mut Findings,
     ) -> Arc<Inbound> {
-        // Modes of one port come with a selector, so the port plays no part.
-        let (nothing, any_port) = (Labels::new(), 0);
-        let asked = Asked {
-            mode: self.mode(&scope.namespace, &nothing, any_port),
-            authorization: Arc::new(policies.of_workload(&scope.namespace, &nothing, findings)),
+        let namespace = &*scope.namespace;
+        let mut asked = |labels: &Labels, port: Option<u16>| {
+            let mode = self.mode(namespace, labels, port.unwrap_or(NO_PORT));
+            if mode != Mode::Strict {
+                policies.warn_of_plaintext(namespace, labels, findings);
+            }
+            Asked {
+                mode,
+                authorization: Arc::new(policies.of_workload(namespace, labels, findings)),
+                limits: self.limits.of_workload(namespace, labels, port.unwrap_or(NO_PORT)),
+            }
         };
+        let workloads = workloads(documents, namespace, registry);
+        // A chain for a port hides those for every port, so each port of which a document says something has all of them.
+        let documents = self.workloads.get(namespace).into_iter().flatten();
+        let ports = documents.flat_map(|spec| spec.ports.keys().copied());
+        let ports: BTreeSet<u16> = ports.chain(self.limits.ports(namespace)).collect();
+        let mut all = Vec::new();
+        for port in ports.into_iter().map(Some).chain([None]) {
+            // Many workloads have the same labels, and what is the same then is the same value.
+            let mut by_labels: BTreeMap<&Labels, Asked> = BTreeMap::new();
+            let mut known: BTreeMap<IpAddr, Asked> = BTreeMap::new();
+            for workload in &workloads {
+                let own = by_labels.entry(workload.labels);
+                let own = own.or_insert_with(|| asked(workload.labels, port)).clone();
+                let stricter = |known: &mut Asked| *known = known.and(&own);
+                known
+                    .entry(workload.ip)
+                    .and_modify(stricter)
+                    .or_insert_with(|| own.clone());
+            }
+            let others = asked(&Labels::new(), port);
+            let narrow = grouped(known.iter().map(|(ip, asked)| (*ip, asked)), &others);
+            all.extend(
+                narrow
+                    .into_iter()
+                    .flat_map(|(asked, places)| chains(asked, &places, port)),
+            );
+            all.extend(chains(&others, &[], port));
+        }
         Arc::new(Inbound {
             name: SERVER_LISTENERS.into(),
-            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), any_port),
-            chains: chains(&asked, &[]),
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), NO_PORT),
+            chains: all,
             default: None,
         })
     }
@@ -150,46 +197,106 @@ impl<'a> Authentication<'a> {
         documents: &Documents,
         scope: &ClientScope,
         registry: &Registry<'_>,
-        authorize: &mut dyn FnMut(&Labels) -> Authorization,
+        authorize: &mut dyn FnMut(&Labels, Mode) -> Authorization,
     ) -> Places {
         let namespace = &*scope.namespace;
         let mut places = Places::new();
-        let mut add = |address: SocketAddr, labels: &Labels| {
-            let asked = Asked {
-                mode: self.mode(namespace, labels, address.port()),
-                authorization: Arc::new(authorize(labels)),
-            };
-            let stricter = |known: &mut Asked| *known = known.and(&asked);
-            places
-                .entry(address)
-                .and_modify(stricter)
-                .or_insert_with(|| asked.clone());
-        };
-        let internal = registry.services().filter(|service| service.internal);
-        for service in internal {
-            let own = service.members.iter().filter(|member| member.namespace() == namespace);
-            for member in own {
-                let ports = service.ports.iter().filter_map(|port| member.address_at(port));
-                ports.for_each(|address| add(address, member.labels));
+        for workload in workloads(documents, namespace, registry) {
+            for port in workload.ports {
+                let mode = self.mode(namespace, workload.labels, port);
+                let asked = Asked {
+                    mode,
+                    authorization: Arc::new(authorize(workload.labels, mode)),
+                    limits: self.limits.of_workload(namespace, workload.labels, port),
+                };
+                let stricter = |known: &mut Asked| *known = known.and(&asked);
+                places
+                    .entry(SocketAddr::new(workload.ip, port))
+                    .and_modify(stricter)
+                    .or_insert_with(|| asked.clone());
             }
-        }
-        // Those that no service has selected yet listen all the same.
-        let entries = documents.workload_entries.iter();
-        for entry in entries.filter(|entry| entry.meta.namespace() == namespace) {
-            let Ok(address) = entry.spec.address.parse::<IpAddr>() else {
-                continue;
-            };
-            let ports = entry
-                .spec
-                .ports
-                .values()
-                .filter_map(|port| u16::try_from(port.value).ok());
-            ports
-                .filter(|port| *port > 0)
-                .for_each(|port| add(SocketAddr::new(address, port), &entry.spec.labels));
         }
         places
     }
+
+    /// Warns of selectors that mean no workload: one that is misspelt leaves open what it was to close.
+    pub(super) fn warn_of_nobody(
+        &self,
+        documents: &Documents,
+        mesh: &Mesh,
+        (scope, registry): (&ClientScope, &Registry<'_>),
+        findings: &mut Findings,
+    ) {
+        let workloads = workloads(documents, &scope.namespace, registry);
+        let (modes, policies) = (&documents.peer_authentications, &documents.authorization_policies);
+        let modes = modes.iter().map(|document| (&document.meta, &document.spec.selector));
+        let policies = policies
+            .iter()
+            .map(|document| (&document.meta, &document.spec.selector));
+        for (meta, selector) in modes.chain(policies) {
+            let Some(selector) = selector else { continue };
+            let is_own = meta.namespace() == &*scope.namespace && meta.namespace() != &*mesh.root_namespace;
+            if is_own && !workloads.iter().any(|workload| selector.selects(workload.labels)) {
+                let message = "selects no workload that a WorkloadEntry or ServiceEntry describes, and so nobody";
+                findings.say(meta, Severity::Warning, Code::NoEffect, &selector.place, message);
+            }
+        }
+    }
+}
+
+/// Stands for no port of which a document says something.
+const NO_PORT: u16 = 0;
+
+/// A workload of a namespace that a document describes.
+struct Workload<'a> {
+    ip: IpAddr,
+    ports: Vec<u16>,
+    labels: &'a Labels,
+}
+
+fn workloads<'a>(documents: &'a Documents, namespace: &str, registry: &Registry<'a>) -> Vec<Workload<'a>> {
+    let mut all = Vec::new();
+    for service in registry.services().filter(|service| service.internal) {
+        for member in service.members.iter().filter(|member| member.namespace() == namespace) {
+            let ports = service.ports.iter().filter_map(|port| member.address_at(port));
+            all.push(Workload {
+                ip: member.ip(),
+                ports: ports.map(|address| address.port()).collect(),
+                labels: member.labels,
+            });
+        }
+    }
+    // Those that no service has selected yet listen all the same.
+    for entry in documents
+        .workload_entries
+        .iter()
+        .filter(|entry| entry.meta.namespace() == namespace)
+    {
+        let Ok(ip) = entry.spec.address.parse::<IpAddr>() else {
+            continue;
+        };
+        let ports = entry.spec.ports.values();
+        let ports = ports.filter_map(|port| u16::try_from(port.value).ok().filter(|port| *port > 0));
+        all.push(Workload {
+            ip,
+            ports: ports.collect(),
+            labels: &entry.spec.labels,
+        });
+    }
+    all
+}
+
+/// The addresses at which something else is asked than `others`, by what that is; the stricter modes first.
+fn grouped<'a>(places: impl Iterator<Item = (IpAddr, &'a Asked)>, others: &Asked) -> Vec<(&'a Asked, Vec<IpPrefix>)> {
+    let mut groups: Vec<(&Asked, Vec<IpPrefix>)> = Vec::new();
+    for (place, asked) in places.filter(|(_, asked)| *asked != others) {
+        match groups.iter_mut().find(|(other, _)| *other == asked) {
+            Some((_, places)) => places.push(whole(place)),
+            None => groups.push((asked, vec![whole(place)])),
+        }
+    }
+    groups.sort_by_key(|(asked, _)| Reverse(asked.mode));
+    groups
 }
 
 /// For servers that listen on every address: a port is asked for what the strictest of its workloads asks, and less only at the
@@ -216,16 +323,9 @@ fn everywhere(places: &Places) -> impl Iterator<Item = (SocketAddr, Vec<FilterCh
             // Connections to an address that no workload has are asked for what all of them ask together.
             let (_, first) = of_port.first()?;
             let strictest = of_port.iter().fold((*first).clone(), |all, (_, asked)| all.and(asked));
-            let mut others: Vec<(&Asked, Vec<IpPrefix>)> = Vec::new();
-            for (place, asked) in of_port.into_iter().filter(|(_, asked)| **asked != strictest) {
-                match others.iter_mut().find(|(other, _)| *other == asked) {
-                    Some((_, places)) => places.push(whole(place)),
-                    None => others.push((asked, vec![whole(place)])),
-                }
-            }
-            others.sort_by_key(|(asked, _)| Reverse(asked.mode));
-            let narrow = others.into_iter().flat_map(|(asked, places)| chains(asked, &places));
-            let chains = narrow.chain(chains(&strictest, &[])).collect();
+            let narrow = grouped(of_port.into_iter(), &strictest).into_iter();
+            let narrow = narrow.flat_map(|(asked, places)| chains(asked, &places, None));
+            let chains = narrow.chain(chains(&strictest, &[], None)).collect();
             Some((address, chains, None))
         })
 }
@@ -238,10 +338,11 @@ fn whole(address: IpAddr) -> IpPrefix {
 
 /// The chains of one mode for connections to `destinations`; none: to any. Plaintext is told by how it begins, which is all that
 /// gRPC's shape can say (A36); TLS is what is left.
-fn chains(asked: &Asked, destinations: &[IpPrefix]) -> Vec<FilterChain> {
+fn chains(asked: &Asked, destinations: &[IpPrefix], port: Option<u16>) -> Vec<FilterChain> {
     let chain = |name: &str, transport, security| FilterChain {
         name: name.into(),
         matches: ChainMatch {
+            port,
             transport,
             destinations: destinations.to_vec(),
             ..ChainMatch::default()
@@ -249,6 +350,7 @@ fn chains(asked: &Asked, destinations: &[IpPrefix]) -> Vec<FilterChain> {
         security,
         traffic: Traffic::Http,
         authorization: Arc::clone(&asked.authorization),
+        limits: Arc::clone(&asked.limits),
     };
     let mutual = || chain("mutual", None, InboundSecurity::Mutual(Clients::Trusted));
     match asked.mode {

@@ -27,7 +27,7 @@ pub(super) struct Member<'a> {
     address: IpAddr,
     ports: &'a BTreeMap<String, At<u32>>,
     pub(super) labels: &'a BTreeMap<String, String>,
-    identity: String,
+    identities: Vec<String>,
     weight: u32,
     locality: Arc<Locality>,
 }
@@ -69,17 +69,16 @@ fn member<'a>(
         .service_account
         .as_ref()
         .map_or(DEFAULT_SERVICE_ACCOUNT, |name| name.as_str());
-    let identity = format!("spiffe://{}/ns/{}/sa/{account}", mesh.trust_domain, meta.namespace());
-    if let Err(error) = SpiffeId::parse(&identity) {
-        let place = entry.service_account.as_ref().map_or(place, |name| &name.place);
-        findings.say(
-            meta,
-            Severity::Error,
-            Code::Schema,
-            place,
-            format!("{identity:?} is not a SPIFFE id: {error}"),
-        );
-        return None;
+    let namespace = meta.namespace();
+    let of_domain = |domain: &str| format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
+    let identities: Vec<String> = mesh.trust_domains().map(of_domain).collect();
+    for identity in &identities {
+        if let Err(error) = SpiffeId::parse(identity) {
+            let place = entry.service_account.as_ref().map_or(place, |name| &name.place);
+            let message = format!("{identity:?} is not a SPIFFE id: {error}");
+            findings.say(meta, Severity::Error, Code::Schema, place, message);
+            return None;
+        }
     }
     Some(Member {
         meta,
@@ -87,7 +86,7 @@ fn member<'a>(
         address,
         ports: &entry.ports,
         labels: &entry.labels,
-        identity,
+        identities,
         // 0 is protobuf's word for nothing written.
         weight: entry.weight.as_ref().map_or(1, |weight| weight.value.max(1)),
         locality: locality(entry.locality.as_ref().map_or("", |text| text.as_str())),
@@ -132,7 +131,7 @@ pub(super) fn endpoints(
         let Some(address) = member.address_for(port, findings) else {
             continue;
         };
-        found.identities.insert(member.identity.clone());
+        found.identities.extend(member.identities.iter().cloned());
         // A client must refuse a cluster that names one address twice (gRPC: NACK).
         if !seen.insert(address) {
             let message = format!(
@@ -194,6 +193,11 @@ impl Member<'_> {
             findings.say(self.meta, Severity::Error, Code::Schema, self.place, message);
         }
         address
+    }
+
+    /// Its address.
+    pub(super) fn ip(&self) -> IpAddr {
+        self.address
     }
 
     /// Where it answers on a port of its service; `None`: nowhere. Istio: the workload's own number for the port's name, else the

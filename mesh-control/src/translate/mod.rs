@@ -13,6 +13,7 @@ mod check;
 mod cluster;
 mod endpoint;
 mod host;
+mod limits;
 mod locality;
 mod matches;
 mod policy;
@@ -44,10 +45,26 @@ use service::Registry;
 pub struct Mesh {
     /// The trust domain of every identity.
     pub trust_domain: Box<str>,
+    /// Other names of it (Istio `trustDomainAliases`): a workload of one of them is expected and admitted wherever the same of the mesh's own
+    /// is. Whether its certificate is believed is for the roots of that domain, which this does not concern.
+    pub trust_domain_aliases: Vec<Box<str>>,
     /// What short names are completed with.
     pub domain: Box<str>,
     /// The namespace whose rules concern everybody.
     pub root_namespace: Box<str>,
+}
+
+impl Mesh {
+    /// The trust domain, and then its aliases.
+    pub(crate) fn trust_domains(&self) -> impl Iterator<Item = &str> {
+        let aliases = self.trust_domain_aliases.iter().map(|alias| &**alias);
+        std::iter::once(&*self.trust_domain).chain(aliases)
+    }
+
+    /// Whether a name is one of them; `cluster.local` is whatever the mesh's own is (Istio).
+    pub(crate) fn is_called(&self, domain: &str) -> bool {
+        domain == "cluster.local" || self.trust_domains().any(|known| known == domain)
+    }
 }
 
 impl Default for Mesh {
@@ -55,6 +72,7 @@ impl Default for Mesh {
     fn default() -> Self {
         Self {
             trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Vec::new(),
             domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
         }
@@ -151,7 +169,8 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     let policies = Policies::new(documents, mesh, &mut findings);
     let (clusters, hashes) = clusters(documents, mesh, scope, (&registry, &authentication), &mut findings);
     let listeners = authentication.listeners(documents, &policies, (scope, &registry), &mut findings);
-    let undescribed = authentication.undescribed(&policies, scope, &mut findings);
+    let undescribed = authentication.undescribed(documents, &policies, (scope, &registry), &mut findings);
+    authentication.warn_of_nobody(documents, mesh, (scope, &registry), &mut findings);
     let mut view = View {
         documents,
         mesh,

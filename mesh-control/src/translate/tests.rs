@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_core::config::{FilterChain, Inbound, Route, TlsMode};
+use mesh_core::config::{ConnectionFacts, FilterChain, Inbound, InboundSecurity, Route, TlsMode, Transport};
 use proptest::prelude::*;
 
 use super::*;
@@ -352,4 +352,86 @@ proptest! {
             read("f.yaml", half);
         }
     }
+}
+
+/// A policy is for a workload, by whatever port its server listens on.
+#[test]
+fn az_10_a_selector_means_a_workload_at_ports_that_nobody_lists() {
+    let text = "\
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: pay, namespace: shop}
+spec: {address: 10.0.0.1, labels: {app: pay}, ports: {http: 8080}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: cart, namespace: shop}
+spec: {address: 10.0.0.2, labels: {app: cart}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: shop}
+spec: {selector: {matchLabels: {app: pay}}, action: DENY, rules: [{}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: open, namespace: shop}
+spec: {selector: {matchLabels: {app: cart}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {'9091': {mode: DISABLE}}}
+";
+    let (documents, diagnostics) = read("f.yaml", text);
+    assert_eq!(diagnostics, []);
+    let translation = translate(&documents, &Mesh::default(), &ClientScope::namespace("shop"));
+    assert_eq!(translation.diagnostics, []);
+    let snapshot = translation.snapshot.unwrap();
+    let any = snapshot.any_inbound().unwrap();
+    let chain = |address: &str, transport| {
+        any.chain_for(&ConnectionFacts {
+            destination: address.parse().unwrap(),
+            source: "10.9.9.9:1".parse().unwrap(),
+            transport,
+            server_name: None,
+            protocols: &[],
+        })
+    };
+    let denies = |address: &str| !chain(address, Transport::Tls).unwrap().authorization.is_empty();
+    let plaintext =
+        |address: &str| chain(address, Transport::RawBuffer).unwrap().security == InboundSecurity::Plaintext;
+    assert!(denies("10.0.0.1:8080") && denies("10.0.0.1:9090") && denies("10.0.0.1:9091"));
+    assert!(!denies("10.0.0.2:9090") && !denies("10.0.0.3:9090"));
+    assert!(plaintext("10.0.0.2:9090") && plaintext("10.0.0.2:9091"));
+    assert!(!plaintext("10.0.0.1:9090") && !plaintext("10.0.0.1:9091") && !plaintext("10.0.0.3:9091"));
+    let tls = chain("10.0.0.2:9091", Transport::Tls).unwrap();
+    assert_eq!(tls.security, InboundSecurity::Plaintext, "DISABLE for the port");
+}
+
+#[test]
+fn a_policy_that_denies_less_than_it_seems_to_is_told() {
+    let warned = |text: &str| {
+        let (documents, diagnostics) = read("f.yaml", text);
+        assert_eq!(diagnostics, []);
+        let translation = translate(&documents, &Mesh::default(), &ClientScope::namespace("shop"));
+        let messages = translation.diagnostics.into_iter().map(|finding| {
+            assert_eq!(finding.severity, Severity::Warning, "{finding}");
+            finding.message
+        });
+        messages.collect::<Vec<_>>().join("; ")
+    };
+    let deny = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no, namespace: shop}
+spec: {action: DENY, rules: [{from: [{source: {namespaces: [bank]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: mode, namespace: shop}
+spec: {mtls: {mode: MODE}}
+";
+    assert_eq!(warned(&deny.replace("MODE", "STRICT")), "");
+    assert!(warned(&deny.replace("MODE", "PERMISSIVE")).contains("takes plaintext"));
+    let typo = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no, namespace: shop}
+spec: {selector: {matchLabels: {app: pya}}, action: DENY, rules: [{}]}
+";
+    assert!(warned(typo).contains("selects no workload"));
 }

@@ -10,17 +10,23 @@
 //!
 //! Nothing is allocated, except to join the values of a header that has several and that a policy asks about.
 
+mod record;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Authorization, FilterRules, HostRules, Quick, Rbac, RbacAction, RbacFilter, hash_of_id};
+use crate::config::{
+    Asked, AskedAbout, Authorization, CheckSettings, ExtAuthz, FilterRules, HostRules, Quick, Rbac, RbacAction,
+    RbacFilter,
+};
 use crate::identity::SpiffeId;
 use crate::jwt::JwtClaims;
 use crate::route::RequestHead;
 use rules::Lean;
+
+pub use record::{DecisionRecord, Outcome, Shown};
 
 /// What is known of a connection, and of a request where there is one.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +88,8 @@ impl Authorization {
     /// Whether a request may pass: `Err` names what is against it. That of its connection is asked again, so that a rule that came
     /// since holds for the next request.
     ///
+    /// One about which somebody outside of the process is to be asked does not pass: whoever can ask uses [`judge`](Self::judge).
+    ///
     /// # Errors
     ///
     /// When it may not.
@@ -90,24 +98,118 @@ impl Authorization {
         facts: &Facts<'_>,
         notice: &mut dyn FnMut(Notice<'a>),
     ) -> Result<(), Matched<'a>> {
-        if !self.connection().is_empty() {
+        match self.judge(facts, None, notice)? {
+            Next::Passes => Ok(()),
+            Next::Asks { index, policy } => Err(Matched {
+                filter: &self.checks()[index].name,
+                policy,
+            }),
+        }
+    }
+
+    /// What comes next for a request: it passes, or somebody is asked about it. `allowed`: by index, who was asked last and let it pass;
+    /// what stands before that is not asked again. An authorizer may have changed the request, so those behind it are told of it as it
+    /// is now.
+    ///
+    /// # Errors
+    ///
+    /// When it may not pass.
+    pub fn judge<'a>(
+        &'a self,
+        facts: &Facts<'_>,
+        allowed: Option<usize>,
+        notice: &mut dyn FnMut(Notice<'a>),
+    ) -> Result<Next<'a>, Matched<'a>> {
+        if allowed.is_none() && !self.connection().is_empty() {
             self.connection_passes(facts, notice)?;
         }
         let replaced = match (facts.head, self.hosts()) {
             (None, _) | (_, []) => None,
             (Some(head), hosts) => host(hosts, &head),
         };
-        let peer = facts.peer.map(|peer| hash_of_id(peer.as_str()));
-        for (filter, quick) in self.request().iter().zip(self.quick()) {
-            let own = (&filter.rules, Some((quick, peer)));
+        let asked = Asked::of(
+            facts.peer.map(|peer| peer.as_str()),
+            facts.head.as_ref().map(RequestHead::path),
+        );
+        let begin = allowed.map_or(0, |index| self.checks()[index].after);
+        let mut checks = (self
+            .checks()
+            .iter()
+            .enumerate()
+            .skip(allowed.map_or(0, |index| index + 1)))
+        .peekable();
+        for (place, (filter, quick)) in self.request().iter().zip(self.quick()).enumerate().skip(begin) {
+            while let Some((index, check)) = checks.next_if(|(_, check)| check.after <= place) {
+                if let Some(policy) = asks(check, replaced.as_ref(), facts) {
+                    return Ok(Next::Asks { index, policy });
+                }
+            }
+            let own = (&filter.rules, Some((quick, &asked)));
             let rules = match &replaced {
                 None => own,
                 Some((host, head)) => in_place(host, head, &filter.name).map_or(own, |rules| (rules, None)),
             };
             passes(filter, rules, facts, notice)?;
         }
-        Ok(())
+        for (index, check) in checks {
+            if let Some(policy) = asks(check, replaced.as_ref(), facts) {
+                return Ok(Next::Asks { index, policy });
+            }
+        }
+        Ok(Next::Passes)
     }
+
+    /// What is said of who is asked, by index, about the requests of one route; `None`: nothing.
+    pub fn settings(&self, index: usize, head: &RequestHead<'_>) -> Option<&CheckSettings> {
+        let (host, head) = host(self.hosts(), head)?;
+        settings(host, &head, &self.checks().get(index)?.name)
+    }
+}
+
+/// What comes next for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next<'a> {
+    /// It passes.
+    Passes,
+    /// Somebody outside of the process is asked, and what he says holds.
+    Asks {
+        /// Who, as an index of [`Authorization::checks`].
+        index: usize,
+        /// The policy that wants it asked; `None`: everything is.
+        policy: Option<&'a str>,
+    },
+}
+
+/// Whether somebody is asked about a request, and for which policy.
+fn asks<'a>(
+    check: &'a ExtAuthz,
+    replaced: Option<&(&HostRules, RequestHead<'_>)>,
+    facts: &Facts<'_>,
+) -> Option<Option<&'a str>> {
+    let said = replaced.and_then(|(host, head)| settings(host, head, &check.name));
+    if said.map_or(check.disabled, |said| said.disabled) {
+        return None;
+    }
+    match &check.about {
+        AskedAbout::Everything => Some(None),
+        // What leaves room for two readings is asked about.
+        AskedAbout::Matched(policies) => {
+            let mut policies = policies.iter();
+            let matched = policies.find(|policy| rules::matches(policy, facts, Lean::ToYes));
+            matched.map(|policy| Some(&*policy.name))
+        }
+    }
+}
+
+/// What a route, or else its host, says of who is asked.
+fn settings<'a>(host: &'a HostRules, head: &RequestHead<'_>, filter: &str) -> Option<&'a CheckSettings> {
+    let route = host
+        .routes
+        .iter()
+        .find(|route| crate::route::takes(&route.matches, head));
+    let of_route = route.into_iter().flat_map(|route| &route.checks);
+    let mut all = of_route.chain(&host.checks);
+    all.find(|said| *said.filter == *filter).map(|said| &said.with)
 }
 
 /// The rules of the authority, found as routes are.
@@ -128,8 +230,8 @@ fn in_place<'a>(host: &'a HostRules, head: &RequestHead<'_>, filter: &str) -> Op
         .map(|replaced| &replaced.with)
 }
 
-/// What tells quickly which policies are not about the peer, and the hash of the peer.
-type Quickly<'a> = Option<(&'a Quick, Option<u64>)>;
+/// What tells quickly which policies are not about the request, and what it looks at.
+type Quickly<'a> = Option<(&'a Quick, &'a Asked<'a>)>;
 
 fn passes<'a>(
     filter: &'a RbacFilter,
@@ -174,7 +276,7 @@ fn judge<'a>(rules: &'a Rbac, facts: &Facts<'_>, quickly: Quickly<'_>) -> Judged
         RbacAction::Allow => Lean::ToNo,
         RbacAction::Deny | RbacAction::Log => Lean::ToYes,
     };
-    let may_match = |index: usize| quickly.is_none_or(|(quick, peer)| quick.may_match(index, peer));
+    let may_match = |index: usize| quickly.is_none_or(|(quick, asked)| quick.may_match(index, asked));
     let mut policies = rules.policies.iter().enumerate();
     let matched = policies.find(|(index, policy)| may_match(*index) && rules::matches(policy, facts, lean));
     let matched = matched.map(|(_, policy)| &*policy.name);

@@ -3,7 +3,7 @@
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::NotCanonical;
+use super::{NotCanonical, context};
 
 /// What one pass over the headers tells.
 pub(super) struct Facts<'a> {
@@ -15,6 +15,7 @@ pub(super) struct Facts<'a> {
 pub(super) fn facts(headers: &HeaderMap) -> Result<Facts<'_>, NotCanonical> {
     let (mut host, mut cookie, mut changes) = (None, false, false);
     let (mut types, mut credentials, mut lengths) = (0, 0, 0);
+    let mut traced = false;
     for (name, value) in headers {
         if *name == HOST {
             if host.replace(value).is_some() {
@@ -30,8 +31,10 @@ pub(super) fn facts(headers: &HeaderMap) -> Result<Facts<'_>, NotCanonical> {
             changes |= std::mem::replace(&mut cookie, true);
         } else {
             changes |= is_spoofable(name);
+            traced |= context::is_context(name);
         }
     }
+    changes |= traced && context::is_unbound(headers);
     match types > 1 || credentials > 1 || lengths > 1 {
         true => Err(NotCanonical::HeaderRepeated),
         false => Ok(Facts { host, changes }),
@@ -63,12 +66,14 @@ pub fn is_spoofable(name: &HeaderName) -> bool {
     }
 }
 
-/// Takes out what [`is_spoofable`], and makes one header of several cookies (RFC 9113 section 8.2.3).
+/// Takes out what [`is_spoofable`], holds what names a trace to its length (`context`), and makes one header of several cookies
+/// (RFC 9113 section 8.2.3).
 pub fn sanitize(headers: &mut HeaderMap) {
     let spoofed: Vec<HeaderName> = headers.keys().filter(|name| is_spoofable(name)).cloned().collect();
     for name in spoofed {
         headers.remove(name);
     }
+    context::bound(headers);
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }

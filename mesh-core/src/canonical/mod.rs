@@ -17,6 +17,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 mod authority;
+mod context;
 mod headers;
 mod path;
 #[cfg(test)]
@@ -29,8 +30,9 @@ pub use headers::{is_spoofable, sanitize};
 /// A path with an escaped NUL, a broken escape or a dot segment with parameters is refused whichever it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PathNormalization {
-    /// RFC 3986: escapes of unreserved characters are decoded, the others written in upper case, `\` becomes `/`, and `.` and `..`
-    /// segments are resolved (Envoy `normalize_path`; Istio's default, BASE).
+    /// RFC 3986: escapes of characters that a segment may have in it as they are (`pchar`) are decoded, the others written in upper case,
+    /// `\` becomes `/`, and `.` and `..` segments are resolved (Envoy `normalize_path`; Istio's default, BASE). Envoy leaves escapes such as
+    /// `%40` and `%3A` alone, and a handler that decodes them reads what no policy saw.
     Base,
     /// [`Base`](Self::Base), and then runs of slashes become one (Envoy `merge_slashes`).
     MergeSlashes,
@@ -211,6 +213,15 @@ impl Rewrite {
 /// When it has no canonical form.
 pub fn canonical_path(path: &str, paths: PathNormalization) -> Result<Option<String>, NotCanonical> {
     path::canonical(path, paths)
+}
+
+/// The new form of an authority; `None` where it is canonical as it is. For policies, as [`canonical_path`] is.
+///
+/// # Errors
+///
+/// When it has no canonical form.
+pub fn canonical_authority(text: &str) -> Result<Option<String>, NotCanonical> {
+    authority::canonical(text)
 }
 
 /// The authority of a canonical request; empty for one that names none, which none does.

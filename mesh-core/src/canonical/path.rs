@@ -20,17 +20,17 @@ fn is_plain(path: &str) -> bool {
     let mut last = 0;
     path.bytes().all(|byte| {
         let plain = match byte {
-            b'%' | b'\\' | 0x80.. => false,
             b'/' | b'.' => last != b'/',
-            _ => true,
+            byte => may_stand(byte),
         };
         last = byte;
         plain
     })
 }
 
-/// Escapes: those of unreserved characters decoded, the others in upper case, and what should be one made one. `\` is a slash,
-/// as browsers have it, and so are the two escaped where `slashes` says so.
+/// Escapes: those of characters that may stand in a path as they are decoded, the others in upper case, and what should be one made one:
+/// handlers decode what they take out of a path, so a character has one spelling only. `\` is a slash, as browsers have it, and so are the
+/// two escaped where `slashes` says so.
 fn unescaped(path: &[u8], slashes: bool) -> Result<String, NotCanonical> {
     let mut text = String::with_capacity(path.len() + 8);
     let mut rest = path.iter();
@@ -44,22 +44,22 @@ fn unescaped(path: &[u8], slashes: bool) -> Result<String, NotCanonical> {
                 match u8::try_from(high * 16 + low).map_err(|_| NotCanonical::PathEscape)? {
                     0 => return Err(NotCanonical::PathNul),
                     b'/' | b'\\' if slashes => text.push('/'),
-                    byte if is_unreserved(byte) => text.push(char::from(byte)),
+                    byte if may_stand(byte) => text.push(char::from(byte)),
                     byte => escape(byte, &mut text),
                 }
             }
             b'\\' => text.push('/'),
-            byte if byte.is_ascii() => text.push(char::from(byte)),
-            // A URI has no such bytes; who sends them means them escaped.
+            byte if byte == b'/' || may_stand(byte) => text.push(char::from(byte)),
+            // A path has no such bytes; who sends them means them escaped.
             byte => escape(byte, &mut text),
         }
     }
     Ok(text)
 }
 
-/// RFC 3986 section 2.3.
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+/// What a segment may have in it as it is (RFC 3986 section 3.3, `pchar`).
+fn may_stand(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
 }
 
 fn escape(byte: u8, text: &mut String) {
@@ -106,5 +106,5 @@ fn resolved(path: &str, merge: bool) -> Result<String, NotCanonical> {
 /// Whether a server that knows parameters of segments (RFC 3986 section 3.3) would take it for a dot segment.
 fn is_dot_with_parameters(segment: &str) -> bool {
     let dots = segment.trim_start_matches('.');
-    (1..=2).contains(&(segment.len() - dots.len())) && (dots.starts_with(';') || dots.starts_with("%3B"))
+    (1..=2).contains(&(segment.len() - dots.len())) && dots.starts_with(';')
 }

@@ -26,14 +26,19 @@ impl Pattern {
     ///
     /// When it is not a regular expression, or compiles to more than 64 KiB.
     pub fn new(source: &str) -> Result<Self, InvalidPattern> {
-        let regex = RegexBuilder::new(&format!("^(?:{})$", ascii_classes(source)))
-            .size_limit(MAX_COMPILED_BYTES)
-            .dfa_size_limit(MAX_COMPILED_BYTES)
-            .build()
-            .map_err(|error| InvalidPattern {
-                source: source.into(),
-                detail: error.to_string().into(),
-            })?;
+        let compiled = |source: &str| {
+            RegexBuilder::new(source)
+                .size_limit(MAX_COMPILED_BYTES)
+                .dfa_size_limit(MAX_COMPILED_BYTES)
+                .build()
+        };
+        let ascii = ascii_classes(source);
+        // Alone first: what is one only between the parentheses below, as `a)|(?:b`, would not be held to the whole string by them.
+        let regex = compiled(&ascii).and_then(|_| compiled(&format!("^(?:{ascii})$")));
+        let regex = regex.map_err(|error| InvalidPattern {
+            source: source.into(),
+            detail: error.to_string().into(),
+        })?;
         Ok(Self {
             source: source.into(),
             regex,
@@ -180,6 +185,10 @@ mod tests {
                 .contains("size limit")
         );
         assert!(Pattern::new("(").is_err());
+        assert!(
+            Pattern::new("a)|(?:b").is_err(),
+            "it would match what only begins with a"
+        );
     }
 
     #[test]

@@ -4,15 +4,18 @@
 //! belongs to the data plane and outlives the value. Nothing here is live and nothing is secret, so a [`Snapshot`] may be
 //! printed and dumped. Sources (xDS, YAML, literals) build these types; the decisions read them.
 
+mod adaptive;
 mod aggregate;
 mod authorization;
 mod breakers;
 mod cluster;
 mod common_lb;
 mod endpoint;
+mod ext_authz;
 mod inbound;
 mod jwt;
 mod lb;
+mod limit;
 mod load;
 mod matcher;
 mod metadata;
@@ -26,15 +29,20 @@ mod snapshot;
 mod time;
 mod units;
 
+pub use adaptive::AdaptiveConcurrency;
+pub(crate) use authorization::{Asked, Quick};
 pub use authorization::{
     Authorization, ClaimShape, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac,
     RbacAction, RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TokenTest, TooManyRules,
 };
-pub(crate) use authorization::{Quick, hash as hash_of_id};
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
 pub use common_lb::{CommonLb, Failover, Localities, LocalityWeight, SlowStart};
 pub use endpoint::{DropOverload, Endpoint, Health, HealthSet, Locality, alike};
+pub use ext_authz::{
+    AskedAbout, CheckBody, CheckReplaced, CheckService, CheckSettings, ExtAuthz, GrpcCheck, HttpCheck, OnFailure,
+    SentHeaders,
+};
 pub use inbound::{
     ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
     MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,
@@ -43,6 +51,10 @@ pub use jwt::{
     ClaimHeader, InvalidJwks, Jwk, JwkMaterial, Jwks, JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules,
 };
 pub use lb::{BalanceFactor, ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash};
+pub use limit::{
+    DescribeBy, Describing, DescriptorEntry, GlobalFilter, GlobalRateLimit, Instead, InvalidBucket, LimitFilter,
+    LimitHost, LimitRoute, LocalDescriptor, LocalRateLimit, RateLimits, TokenBucket, TooManyLimits, VirtualHostLimits,
+};
 pub use load::{LoadReporting, ReportedMetric};
 pub use matcher::{InvalidPattern, Pattern, StringMatch};
 pub use metadata::{Metadata, TRANSPORT_SOCKET_MATCH, TooManyValues};

@@ -12,7 +12,8 @@ use super::StringMatch;
 pub struct TlsOrigination {
     /// What its certificate must lead to.
     pub roots: Roots,
-    /// The name to call it by, sent as SNI. Without one it cannot be called: there is nothing to hold its certificate against.
+    /// The name to call it by, sent as SNI. Without one, and without `names`, it cannot be called: there is nothing to hold its
+    /// certificate against.
     pub sni: Option<Box<str>>,
     /// Names of which its certificate must have one. None: it must be good for `sni` (RFC 6125).
     pub names: Box<[NameMatch]>,
@@ -32,6 +33,8 @@ pub enum Roots {
     File(Box<Path>),
     /// The credential of this name, which the application provides.
     Named(Box<str>),
+    /// Those of the workload's own trust domain (gRFC A29: the roots of a provider, without its certificate).
+    Workload,
 }
 
 /// Where a certificate with its key is to be had.

@@ -10,6 +10,7 @@
 
 mod bundle;
 mod credentials;
+mod forwarded;
 mod pins;
 mod spiffe;
 mod svid;
@@ -20,6 +21,7 @@ pub mod verify;
 
 pub use bundle::{InvalidBundle, TrustBundle};
 pub use credentials::{Credentials, Provided};
+pub use forwarded::forwarded_client_cert;
 pub use pins::Pins;
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use svid::{ClientCertificate, Identity, InvalidSvid, Svid};

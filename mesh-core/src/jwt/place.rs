@@ -24,14 +24,7 @@ pub(super) type At<'a> = (JwtPlace, Cow<'a, str>);
 
 /// Hands every token to `each`.
 pub(super) fn tokens<'a>(places: &JwtPlaces, head: &RequestHead<'a>, each: &mut dyn FnMut(At<'a>)) {
-    let usual;
-    let places = match places.is_empty() {
-        true => {
-            usual = JwtPlaces::usual();
-            &usual
-        }
-        false => places,
-    };
+    let places = said(places);
     for (name, prefix) in &places.headers {
         for value in head.headers.get_all(name) {
             // What is no text is no token, and not the end of the question either: it is refused as a bad one.
@@ -54,6 +47,24 @@ pub(super) fn tokens<'a>(places: &JwtPlaces, head: &RequestHead<'a>, each: &mut 
                 each((JwtPlace::Cookie(cookie.clone()), token.into()));
             }
         }
+    }
+}
+
+/// Whether tokens are looked for there.
+pub(super) fn looks_at(places: &JwtPlaces, place: &JwtPlace) -> bool {
+    let places = said(places);
+    match place {
+        JwtPlace::Header(name) => places.headers.iter().any(|(own, _)| own == name),
+        JwtPlace::Param(name) => places.params.contains(name),
+        JwtPlace::Cookie(name) => places.cookies.contains(name),
+    }
+}
+
+/// The usual places where none is said.
+fn said(places: &JwtPlaces) -> Cow<'_, JwtPlaces> {
+    match places.is_empty() {
+        true => Cow::Owned(JwtPlaces::usual()),
+        false => Cow::Borrowed(places),
     }
 }
 

@@ -65,7 +65,7 @@ impl<'r> Found<'r> {
         let judge = |(index, audiences): (usize, &'r [Box<str>])| {
             let outcome = match (rules.providers.get(index), &token) {
                 (None, _) => Err(JwtRefusal::Issuer),
-                (Some(provider), _) if !looks_at(&provider.places, &place) => Err(JwtRefusal::Missing),
+                (Some(provider), _) if !place::looks_at(&provider.places, &place) => Err(JwtRefusal::Missing),
                 (_, Err(why)) => Err(*why),
                 (Some(provider), Ok(token)) if *provider.issuer != *token.issuer() => Err(JwtRefusal::Issuer),
                 (Some(provider), Ok(token)) => {
@@ -164,22 +164,6 @@ fn telling(one: JwtRefusal, other: JwtRefusal) -> JwtRefusal {
         _ => 2,
     };
     if rank(other) > rank(one) { other } else { one }
-}
-
-fn looks_at(places: &JwtPlaces, place: &JwtPlace) -> bool {
-    let usual;
-    let places = match places.is_empty() {
-        true => {
-            usual = JwtPlaces::usual();
-            &usual
-        }
-        false => places,
-    };
-    match place {
-        JwtPlace::Header(name) => places.headers.iter().any(|(own, _)| own == name),
-        JwtPlace::Param(name) => places.params.contains(name),
-        JwtPlace::Cookie(name) => places.cookies.contains(name),
-    }
 }
 
 /// The providers that a requirement names. Its depth is bounded where it is read.

@@ -194,6 +194,14 @@ impl Answer {
     }
 }
 
+impl HeaderEdits {
+    /// Makes these edits, of values that are the same for all requests; others put nothing in.
+    pub fn apply_literals(&self, headers: &mut HeaderMap) {
+        remove(self, headers);
+        add(self, headers, |edit, _| edit.value().literal().cloned());
+    }
+}
+
 fn remove(edits: &HeaderEdits, headers: &mut HeaderMap) {
     for name in &edits.remove {
         // What is taken out is mostly not there.

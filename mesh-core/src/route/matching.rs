@@ -46,7 +46,7 @@ pub(super) fn takes_path(matches: &RouteMatch, path: &str) -> bool {
 }
 
 /// Whether a header passes (Envoy `HeaderMatcher`).
-pub(super) fn header_passes(header: &HeaderMatch, head: &RequestHead<'_>) -> bool {
+pub(crate) fn header_passes(header: &HeaderMatch, head: &RequestHead<'_>) -> bool {
     header_passes_as(header, head.value(&header.subject))
 }
 
@@ -82,7 +82,7 @@ fn whole_number(value: &[u8]) -> Option<i64> {
 }
 
 /// The value of the first parameter of this name, as it is written; one without `=` is empty.
-pub(super) fn parameter<'a>(query: &'a str, wanted: &str) -> Option<&'a str> {
+pub(crate) fn parameter<'a>(query: &'a str, wanted: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         // An empty query has no parameter, not one without a name.

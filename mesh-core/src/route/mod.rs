@@ -27,7 +27,7 @@ pub use head::RequestHead;
 pub(crate) use host::best_host;
 pub use host::virtual_host;
 pub use index::HostIndex;
-pub(crate) use matching::{header_passes_as, header_passes_in, takes};
+pub(crate) use matching::{header_passes, header_passes_as, header_passes_in, parameter, takes};
 use matching::{takes_otherwise, takes_path};
 pub use redirect::location;
 pub use rewrite::InvalidRewrite;

@@ -4,7 +4,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::encoding::{
-    alternative_names, blank_params, date, digital_signature_not_critical, unknown_critical_extension,
+    ShortRsa, WeakSignature, alternative_names, blank_params, date, digital_signature_not_critical, relabelled,
+    unknown_critical_extension, uri_constraint, version_1,
 };
 use super::{NOT_AFTER_SECONDS, NOT_BEFORE_SECONDS, SignatureAlgorithm, TestCa};
 use crate::identity::Svid;
@@ -23,6 +24,10 @@ pub struct Leaf<'a> {
     is_ca: bool,
     unknown_critical_extension: bool,
     algorithm: &'static SignatureAlgorithm,
+    short_rsa: bool,
+    version_1: bool,
+    constrained: bool,
+    weak_signature: Option<WeakSignature>,
 }
 
 /// The kind of an alternative name (RFC 5280 4.2.1.6).
@@ -49,6 +54,10 @@ impl<'a> Leaf<'a> {
             is_ca: false,
             unknown_critical_extension: false,
             algorithm: &rcgen::PKCS_ECDSA_P256_SHA256,
+            short_rsa: false,
+            version_1: false,
+            constrained: false,
+            weak_signature: None,
         }
     }
 
@@ -112,6 +121,31 @@ impl<'a> Leaf<'a> {
         self
     }
 
+    /// Gives it an RSA key of 1024 bits. Its holder has no such key: none of today's libraries makes one, and whoever judges
+    /// the certificate must have refused it before a signature of it matters.
+    pub fn short_rsa(mut self) -> Self {
+        self.short_rsa = true;
+        self
+    }
+
+    /// Issues it as X.509 version 1, which has no extensions and so no names.
+    pub fn version_1(mut self) -> Self {
+        self.version_1 = true;
+        self
+    }
+
+    /// Adds a critical name constraint, which belongs on signers.
+    pub fn name_constraint(mut self) -> Self {
+        self.constrained = true;
+        self
+    }
+
+    /// Issues it with a signature that says that it is of this algorithm.
+    pub fn weak_signature(mut self, signature: WeakSignature) -> Self {
+        self.weak_signature = Some(signature);
+        self
+    }
+
     /// Issues it, with a new key.
     ///
     /// # Panics
@@ -119,11 +153,19 @@ impl<'a> Leaf<'a> {
     /// When the description cannot be encoded.
     pub fn issue(self) -> Issued {
         let key = KeyPair::generate_for(self.algorithm).expect("a key can be generated");
-        let leaf = self
-            .params()
-            .signed_by(&key, self.ca.issuer())
-            .expect("the leaf's parameters can be encoded");
-        let mut chain = vec![leaf.der().clone()];
+        let issuer = self.ca.issuer();
+        let leaf = match self.short_rsa {
+            true => self.params().signed_by(&ShortRsa::new(), issuer),
+            false => self.params().signed_by(&key, issuer),
+        };
+        let mut leaf = leaf.expect("the leaf's parameters can be encoded").der().clone();
+        if let Some(signature) = self.weak_signature {
+            leaf = relabelled(&leaf, signature, issuer.key()).into();
+        }
+        if self.version_1 {
+            leaf = version_1(&leaf, issuer.key()).into();
+        }
+        let mut chain = vec![leaf];
         chain.extend(self.ca.intermediates().iter().cloned());
         Issued {
             chain,
@@ -177,6 +219,9 @@ impl<'a> Leaf<'a> {
             params.custom_extensions.push(digital_signature_not_critical());
         }
         params.custom_extensions.extend(alternative_names(&self.names));
+        if self.constrained {
+            params.custom_extensions.push(uri_constraint("mesh.test"));
+        }
         if self.unknown_critical_extension {
             params.custom_extensions.push(unknown_critical_extension());
         }

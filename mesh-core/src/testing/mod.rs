@@ -14,6 +14,7 @@ pub use rcgen::{PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, Signature
 
 pub use ca::{SignerForm, TestCa};
 pub use clock::SettableClock;
+pub use encoding::WeakSignature;
 pub use issuer::TestIssuer;
 pub use leaf::{Issued, Leaf, Name};
 

@@ -28,12 +28,25 @@ pub(crate) enum Beginning {
     Other,
 }
 
-/// A connection with what was read ahead of it. Reads give that first.
+/// A connection with what was read ahead of it, which reads give first; and with somebody who watches them.
 #[derive(Debug)]
-pub(crate) struct Peeked<IO> {
+pub(crate) struct Peeked<IO, W = ()> {
     read: Vec<u8>,
     given: usize,
     io: IO,
+    watch: W,
+}
+
+/// Somebody who watches reads, and may have one fail.
+pub(crate) trait Watch: Unpin {
+    /// What comes of a read that came to `read`, with bytes or without.
+    fn watch(&mut self, cx: &mut Context<'_>, read: Poll<io::Result<()>>, some: bool) -> Poll<io::Result<()>>;
+}
+
+impl Watch for () {
+    fn watch(&mut self, _: &mut Context<'_>, read: Poll<io::Result<()>>, _: bool) -> Poll<io::Result<()>> {
+        read
+    }
 }
 
 impl<IO> Peeked<IO> {
@@ -42,12 +55,23 @@ impl<IO> Peeked<IO> {
             read: Vec::new(),
             given: 0,
             io,
+            watch: (),
         }
     }
 
     /// The connection below.
     pub(super) fn get_ref(&self) -> &IO {
         &self.io
+    }
+
+    /// Has `watch` see each read from here on.
+    pub(crate) fn watched<W: Watch>(self, watch: W) -> Peeked<IO, W> {
+        Peeked {
+            read: self.read,
+            given: self.given,
+            io: self.io,
+            watch,
+        }
     }
 }
 
@@ -78,12 +102,14 @@ impl<IO: AsyncRead + Unpin> Peeked<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Peeked<IO> {
+impl<IO: AsyncRead + Unpin, W: Watch> AsyncRead for Peeked<IO, W> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let ahead = &this.read[this.given..];
         if ahead.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
+            let before = buf.filled().len();
+            let read = Pin::new(&mut this.io).poll_read(cx, buf);
+            return this.watch.watch(cx, read, buf.filled().len() > before);
         }
         let some = ahead.len().min(buf.remaining());
         buf.put_slice(&ahead[..some]);
@@ -92,11 +118,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Peeked<IO> {
             // Given back: the connection may live for days.
             (this.read, this.given) = (Vec::new(), 0);
         }
-        Poll::Ready(Ok(()))
+        this.watch.watch(cx, Poll::Ready(Ok(())), some > 0)
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Peeked<IO> {
+impl<IO: AsyncWrite + Unpin, W: Unpin> AsyncWrite for Peeked<IO, W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use http::Extensions;
+use http::{Extensions, HeaderValue};
 use mesh_core::config::{Authorization, ConnectionFacts, Entered, ServerRules, Transport};
-use mesh_core::identity::SpiffeId;
+use mesh_core::identity::{SpiffeId, forwarded_client_cert};
+use mesh_core::limit::{Buckets, Limiter, Places};
+use rustls::pki_types::CertificateDer;
 use rustls::server::ClientHello;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::door::Now;
 use super::{PeerIdentity, UNSPECIFIED};
@@ -33,7 +36,14 @@ struct Shared {
     follow: Option<watch::Receiver<Arc<Now>>>,
     /// What its requests must pass, by the rules that were last seen. A lock for a moment: requests of one connection seldom meet.
     guard: Mutex<Option<(Arc<Now>, Guard)>>,
+    /// How many of them there may be, likewise.
+    limiter: Mutex<Limited>,
+    /// What this connection took of limits that are each connection's.
+    buckets: OnceLock<Buckets>,
 }
+
+/// How many requests of a connection there may be, and by which rules.
+type Limited = Option<(Arc<Now>, Option<Arc<Limiter>>)>;
 
 /// What the requests of a connection must pass.
 #[derive(Clone, Debug)]
@@ -67,6 +77,8 @@ pub(super) struct Facts {
     transport: Transport,
     server_name: Option<Box<str>>,
     protocols: Vec<Box<str>>,
+    /// What handlers are told of the peer's certificate.
+    forwarded: Option<HeaderValue>,
 }
 
 impl Facts {
@@ -78,6 +90,7 @@ impl Facts {
             transport: Transport::RawBuffer,
             server_name: None,
             protocols: protocol.into_iter().map(Box::from).collect(),
+            forwarded: None,
         }
     }
 
@@ -90,6 +103,15 @@ impl Facts {
             transport: Transport::Tls,
             server_name: hello.server_name().map(Box::from),
             protocols: offered.map(|name| String::from_utf8_lossy(name).into()).collect(),
+            forwarded: None,
+        }
+    }
+
+    /// The peer has shown this certificate to `own`, who has verified it.
+    pub(super) fn verified(self, own: &SpiffeId, certificate: Option<&CertificateDer<'_>>) -> Self {
+        Self {
+            forwarded: certificate.and_then(|certificate| forwarded_client_cert(own, certificate).ok()),
+            ..self
         }
     }
 
@@ -115,6 +137,8 @@ impl ConnectionInfo {
                 revoked: AtomicBool::new(false),
                 follow,
                 guard: Mutex::default(),
+                limiter: Mutex::default(),
+                buckets: OnceLock::new(),
             }),
         }
     }
@@ -136,6 +160,11 @@ impl ConnectionInfo {
             Kind::Mutual(id) => Some(id),
             Kind::Unasked | Kind::Plaintext | Kind::OneSided => None,
         }
+    }
+
+    /// What Envoy would say of the peer's certificate.
+    pub(crate) fn forwarded_client_cert(&self) -> Option<&HeaderValue> {
+        self.shared.facts.forwarded.as_ref()
     }
 
     /// Where it came from, as the socket says.
@@ -186,6 +215,30 @@ impl ConnectionInfo {
                 let guard = self.shared.facts.with(|facts| Guard::of(&now.rules, facts));
                 *last = Some((Arc::clone(&now), guard.clone()));
                 guard
+            }
+        }
+    }
+
+    /// How many requests of its chain there may be now; `shared` are the buckets of the process.
+    pub(crate) fn limiter(&self, shared: &Buckets) -> Option<Arc<Limiter>> {
+        let follow = self.shared.follow.as_ref()?;
+        let mut last = self.shared.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = follow.borrow();
+        match &*last {
+            Some((seen, limiter)) if Arc::ptr_eq(seen, &now) => limiter.clone(),
+            _ => {
+                let limits = self.shared.facts.with(|facts| {
+                    now.rules
+                        .limits(facts)
+                        .map(|(scope, limits)| (scope, Arc::clone(limits)))
+                });
+                let limiter = limits.map(|(scope, limits)| {
+                    let at = Instant::now().into_std();
+                    let connection = self.shared.buckets.get_or_init(|| Buckets::new(at));
+                    Arc::new(Limiter::new(&limits, &scope, Places { shared, connection }, at))
+                });
+                *last = Some((Arc::clone(&now), limiter.clone()));
+                limiter
             }
         }
     }

@@ -9,7 +9,8 @@
 //! STRICT: the connection is closed, the reason logged and counted as `handshake_refused`.
 //!
 //! What an unverified stranger may cost is bounded: [`MAX_HANDSHAKES`] at once, [`HANDSHAKE_TIMEOUT`] each, and the sizes
-//! that rustls and the verifier allow. Further connections wait for a place within the same timeout.
+//! that rustls and the verifier allow. Where more come, the one that has been at it longest gives way (`handshake_refused.crowded_out`):
+//! strangers who say nothing keep nobody out.
 
 mod beginning;
 mod door;
@@ -21,16 +22,17 @@ mod tenure;
 mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_core::Link;
 use mesh_core::config::{Clients, InboundSecurity};
+use mesh_core::crowd::Crowd;
 use mesh_core::identity::Identity;
 use mesh_core::identity::verify::{Leaf, Refusal};
 use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
@@ -39,7 +41,7 @@ use door::Door;
 use info::{Facts, Kind};
 use tenure::{Under, span};
 
-pub(crate) use beginning::{Beginning, Peeked};
+pub(crate) use beginning::{Beginning, Peeked, Watch};
 pub use info::ConnectionInfo;
 pub(crate) use info::Guard;
 pub use peer::PeerIdentity;
@@ -48,13 +50,14 @@ pub use stream::MeshStream;
 pub(crate) use tenure::Tenure;
 pub(crate) use tls::usable_identity;
 
-/// The longest from a connection to a verified peer, waiting for a place and for the first byte included. A handshake takes
+/// The longest from a connection to a verified peer, waiting for the first byte included. A handshake takes
 /// two round trips and a few milliseconds; five seconds leave room for a lost packet or two, and none for a peer that only
 /// holds the place.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most handshakes at once. Each may hold a chain of 64 KiB and as much of rustls' buffers: 32 MiB in all.
-pub const MAX_HANDSHAKES: usize = 256;
+/// The most handshakes at once; of more, the oldest gives way. Each may hold a chain of 64 KiB and as much of rustls' buffers: 64 MiB in
+/// all. As many good clients as that may come at once, after a restart say.
+pub const MAX_HANDSHAKES: usize = 512;
 
 /// How long a refused peer is listened to after its alert was sent, and for how many bytes. Closing a socket with unread
 /// bytes in it resets the connection, and the reset would overtake the alert that tells the peer why.
@@ -77,7 +80,35 @@ pub struct Acceptor {
 #[derive(Debug)]
 struct Shared {
     configs: tls::Configs,
-    places: Semaphore,
+    strangers: Mutex<Crowd<oneshot::Sender<()>>>,
+}
+
+/// One of the handshakes, until it is dropped.
+struct Stranger<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Shared {
+    /// One more handshake, and what tells it to give way.
+    fn enter(&self) -> (Stranger<'_>, oneshot::Receiver<()>) {
+        let (tell, told) = oneshot::channel();
+        let (number, gone) = self.lock().enter(tell);
+        // Dropping it tells.
+        drop(gone);
+        (Stranger { shared: self, number }, told)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Crowd<oneshot::Sender<()>>> {
+        // A queue is whole whatever its holder was doing when it panicked.
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Stranger<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().leave(self.number);
+    }
 }
 
 impl Acceptor {
@@ -96,7 +127,7 @@ impl Acceptor {
     fn of(link: &Link, address: Option<SocketAddr>, unconfigured: bool) -> Self {
         let shared = link.attached(|| Shared {
             configs: tls::Configs::default(),
-            places: Semaphore::new(MAX_HANDSHAKES),
+            strangers: Mutex::new(Crowd::new(MAX_HANDSHAKES)),
         });
         Self {
             link: link.clone(),
@@ -146,7 +177,14 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let accepted = timeout(HANDSHAKE_TIMEOUT, self.handshake(io, peer, destination)).await;
+        let (stranger, gives_way) = self.shared.enter();
+        let accepted = tokio::select! {
+            // What is done is done, also for one that is told to go in the same moment.
+            biased;
+            accepted = timeout(HANDSHAKE_TIMEOUT, self.handshake(io, peer, destination)) => accepted,
+            _ = gives_way => Ok(Err((Refused::crowded_out(), None))),
+        };
+        drop(stranger);
         let (refused, io) = match accepted {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(refused)) => refused,
@@ -154,7 +192,12 @@ impl Acceptor {
         };
         let reason = refused.reason();
         self.link.tally().count("handshake_refused", reason);
-        tracing::warn!(%peer, reason, "connection refused: {refused}");
+        // Strangers must not fill the log: of each reason the first, the second, the fourth...; the counter has all.
+        let count = self.link.tally().get("handshake_refused", reason);
+        match count.is_power_of_two() {
+            true => tracing::warn!(%peer, reason, count, "connection refused: {refused}"),
+            false => tracing::debug!(%peer, reason, count, "connection refused: {refused}"),
+        }
         if let Some(io) = io.filter(|_| refused.sends_alert()) {
             linger(io).await;
         }
@@ -170,7 +213,6 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let _place = self.shared.places.acquire().await;
         let mut io = Peeked::new(io);
         // What is changed from here on is told to whoever serves the connection, however long the handshake takes.
         let mut follow = self.door.follow();
@@ -225,6 +267,11 @@ impl Acceptor {
         let (entered, until) = entered(tls.get_ref().1, clients.as_ref(), &identity).map_err(own)?;
         let clock = self.link.wall_clock().current_time();
         let clock = clock.ok_or_else(|| own(Refused::own_certificate_expired()))?;
+        let shown = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let facts = match &entered {
+            Kind::Mutual(_) => facts.verified(identity.id(), shown),
+            _ => facts,
+        };
         let info = permitted(now, ConnectionInfo::new(facts, entered, Some(under.follow.clone())))?;
         let tenure = Tenure::new(info, span(clock, until), Some(under), self.link.tally().clone());
         Ok(MeshStream::encrypted(tls, tenure))

@@ -16,7 +16,7 @@ use super::ConnectionInfo;
 /// ```
 /// use mesh_server::PeerIdentity;
 ///
-/// async fn whoami(request: http::Request<hyper::body::Incoming>) -> String {
+/// async fn whoami(request: http::Request<mesh_server::RequestBody>) -> String {
 ///     match request.extensions().get::<PeerIdentity>() {
 ///         Some(peer) => peer.id().to_string(),
 ///         None => "somebody".to_owned(),

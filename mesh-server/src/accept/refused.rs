@@ -19,6 +19,7 @@ enum Kind {
     OwnCertificateExpired,
     Config(TlsError),
     Timeout,
+    CrowdedOut,
     NotTaken(NotTaken),
     NotTls(Error),
     Peer(Refusal),
@@ -45,6 +46,11 @@ impl Refused {
 
     pub(super) fn timeout() -> Self {
         Kind::Timeout.into()
+    }
+
+    /// Too many came after it while it was not through.
+    pub(super) fn crowded_out() -> Self {
+        Kind::CrowdedOut.into()
     }
 
     /// The server's rules do not take the connection.
@@ -92,6 +98,7 @@ impl Refused {
             Kind::OwnCertificateExpired => "own_certificate_expired",
             Kind::Config(_) => "configuration",
             Kind::Timeout => "timeout",
+            Kind::CrowdedOut => "crowded_out",
             Kind::NotTaken(why) => why.as_str(),
             Kind::NotTls(_) => "not_tls",
             Kind::Peer(refusal) => refusal.as_str(),
@@ -151,6 +158,7 @@ impl fmt::Display for Refused {
             Kind::OwnCertificateExpired => f.write_str("this workload's own certificate has expired"),
             Kind::Config(_) => f.write_str("this workload's TLS cannot be configured"),
             Kind::Timeout => f.write_str("the handshake took too long"),
+            Kind::CrowdedOut => f.write_str("too many others came before the handshake was through"),
             Kind::NotTaken(why) => why.fmt(f),
             Kind::NotTls(_) => f.write_str("what the peer sent is not TLS"),
             Kind::Peer(refusal) => refusal.fmt(f),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use mesh_core::report::Tally;
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::ConnectionInfo;
 use super::door::Now;
@@ -20,8 +20,9 @@ use super::door::Now;
 #[derive(Debug)]
 pub(crate) struct Tenure {
     info: ConnectionInfo,
-    /// How long after the handshake the first of the certificates expires.
+    /// How long after the handshake the first of the certificates expires, and when that is; `None`: never, as far as clocks go.
     valid_for: Duration,
+    until: Option<Instant>,
     /// What it was let in under, and what tells of other rules. `None`: nothing that changes.
     under: Option<Under>,
     tally: Tally,
@@ -39,6 +40,8 @@ impl Tenure {
         Self {
             info,
             valid_for,
+            // From the handshake on, whenever somebody comes to wait for it.
+            until: Instant::now().checked_add(valid_for),
             under,
             tally,
         }
@@ -56,12 +59,19 @@ impl Tenure {
     pub(crate) async fn over(self) {
         let Self {
             info,
-            valid_for,
+            valid_for: _,
+            until,
             under,
             tally,
         } = self;
+        let expired = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => pending().await,
+            }
+        };
         let reason = tokio::select! {
-            () = sleep(valid_for) => "certificate_expired",
+            () = expired => "certificate_expired",
             reason = unfit(&info, under) => reason,
         };
         info.revoke();

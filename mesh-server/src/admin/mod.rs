@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `/healthz` | 200 as long as the process answers |
 //! | `/readyz` | 200 when there is a usable identity and every server knows whom to let in, else 503 and the reason |
-//! | `/stats` | the counters as text, one `event.reason: count` a line (Envoy's form), and the seconds since a control plane was last heard |
+//! | `/stats` | the counters as text, one `event.reason: count` a line (Envoy's form), the seconds that the certificate lasts, and those since a control plane was last heard |
 //! | what [`Admin::mount`] adds | such as client status over gRPC, of whoever has something to tell |
 //!
 //! It speaks HTTP/1 and HTTP/2 without TLS, whichever a connection begins with.
@@ -196,6 +196,11 @@ impl Pages {
         let mut out = format!("requests.received: {}\n", self.inbound.requests());
         for (event, reason, count) in self.link.tally().all() {
             writeln!(out, "{event}.{reason}: {count}").expect("a string takes whatever is written to it");
+        }
+        let now = self.link.wall_clock().current_time();
+        if let (Ok(identity), Some(now)) = (&**self.link.identity().load(), now) {
+            let left = identity.svid().not_after().as_secs().saturating_sub(now.as_secs());
+            writeln!(out, "identity.seconds_to_expiry: {left}").expect("a string takes whatever is written to it");
         }
         if let Some(heard) = self.link.last_heard() {
             let age = Instant::now().into_std().saturating_duration_since(heard).as_secs();

@@ -6,10 +6,17 @@
 //! plaintext, which no configuration is asked about.
 //!
 //! A refusal says as little as Envoy's: 403 and `RBAC: access denied`, PERMISSION_DENIED for gRPC. Which policy it was is for the log, by
-//! the name that Istio would call it. A token that is bad is told so: 401 with `WWW-Authenticate`, UNAUTHENTICATED for gRPC. Counts:
+//! the name that Istio would call it: an event of target `mesh_server::decision` for each that refuses, audits, or is dry
+//! ([`DecisionRecord`]). A token that is bad is told so: 401 with `WWW-Authenticate`, UNAUTHENTICATED for gRPC. Counts:
 //! `token_refused`, `authorization_denied`, `authorization_shadow_denied` (a dry run would have refused),
 //! `authorization_shadow_allowed` and `authorization_audited`.
+//!
+//! Where an authorizer outside of the process is to be asked, the request waits for its answer and is judged further then. What of it the
+//! authorizer changed is what the rules behind it, and the handler, see. Nothing passes because nobody could be asked, unless the
+//! configuration says so of that authorizer. Counts: `ext_authz_allowed`, `ext_authz_denied`, `ext_authz_failed` (by what failed) and
+//! `ext_authz_failed_open` (of those, what passed all the same).
 
+mod future;
 mod tokens;
 
 use std::sync::Arc;
@@ -18,18 +25,28 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use mesh_core::Link;
-use mesh_core::authorize::{Facts, Matched, Notice};
-use mesh_core::config::{Authorization, JwtRules};
+use mesh_core::authorize::{DecisionRecord, Facts, Matched, Next, Notice, Outcome, Shown};
+use mesh_core::config::{Authorization, CheckService, JwtRules};
+use mesh_core::ext_authz::{Mutation, Verdict};
+use mesh_core::identity::SpiffeId;
 use mesh_core::jwt::JwtClaims;
+use mesh_core::link::Standing;
+use mesh_core::live::Reader;
 use mesh_core::report::Tally;
 use mesh_core::route::RequestHead;
+use mesh_core::{Link, Snapshot};
 use rustls::time_provider::TimeProvider;
 use tower::{Layer, Service};
 
+pub use crate::ext_authz::CheckBody;
+pub use future::ResponseFuture;
+
 use crate::accept::{ConnectionInfo, Guard};
 use crate::dangerous::Dangerous;
-use crate::refusal::{MaybeRefused, Refusal, ResponseFuture};
+use crate::ext_authz::{Asked, Authorizers};
+use crate::refusal::{Denial, MaybeRefused, Refusal};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What Envoy answers, and no more.
 const DENIED: &str = "RBAC: access denied";
@@ -42,6 +59,11 @@ pub struct AuthorizeLayer {
     tally: Tally,
     /// For tokens that end.
     clock: Arc<dyn TimeProvider>,
+    /// Who this is, which authorizers are told.
+    identity: Reader<Standing>,
+    /// Which configuration it was.
+    snapshots: Reader<Snapshot>,
+    authorizers: Authorizers,
 }
 
 impl AuthorizeLayer {
@@ -51,7 +73,42 @@ impl AuthorizeLayer {
             plaintext: false,
             tally: link.tally().clone(),
             clock: Arc::clone(link.wall_clock()),
+            identity: link.identity().clone(),
+            snapshots: link.snapshots().clone(),
+            authorizers: Authorizers::default(),
         }
+    }
+
+    /// Asks the authorizer at `target` by `service`. `target`: what the configuration calls it, the name of a cluster; of Istio's
+    /// `outbound|9000||authz.shop.svc.cluster.local` that is `authz.shop.svc.cluster.local:9000`.
+    ///
+    /// A request that is to be asked about is refused while nobody is given who can be asked, also where the configuration lets requests
+    /// pass when an authorizer fails.
+    #[must_use]
+    pub fn ext_authz<S, R>(mut self, target: impl Into<Box<str>>, service: S) -> Self
+    where
+        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        self.authorizers.insert(target.into(), service);
+        self
+    }
+
+    /// Asks every authorizer that is not given by its name through what `make` makes of its target, once for each.
+    #[must_use]
+    pub fn ext_authz_by<S, R>(mut self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
+    where
+        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        self.authorizers.others(make);
+        self
     }
 
     /// Choices that give up the protection of the mesh.
@@ -90,12 +147,12 @@ pub struct Authorize<S> {
 
 impl<S, B, R> Service<Request<B>> for Authorize<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     R: Body<Data = Bytes>,
 {
     type Response = Response<MaybeRefused<R>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S, B, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -103,32 +160,60 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.rules.judge(&mut request) {
-            Ok(()) => ResponseFuture::admitted(self.inner.call(request)),
+            Ok(None) => ResponseFuture::admitted(self.inner.call(request)),
+            Ok(Some(asked)) => {
+                // The one that said it was ready goes along; what stays is its clone.
+                let clone = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, clone);
+                ResponseFuture::asking(self.rules.clone(), ready, request, asked)
+            }
             Err(refusal) => ResponseFuture::refused(refusal),
         }
     }
 }
 
 impl AuthorizeLayer {
-    fn judge<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+    /// `Some`: somebody is to be asked first.
+    fn judge<B>(&self, request: &mut Request<B>) -> Result<Option<Asked>, Refusal> {
         let Some(info) = ConnectionInfo::of(request.extensions()) else {
             return match self.plaintext {
-                true => Ok(()),
+                true => Ok(None),
                 false => Err(self.unknown(request, "no_connection")),
             };
         };
         let authorization = match info.guard() {
-            Guard::Free => return Ok(()),
+            Guard::Free => return Ok(None),
             Guard::Closed => return Err(self.unknown(request, "not_serving")),
             Guard::By(authorization) => authorization,
         };
-        match authorization.tokens() {
-            None => self.permits(request, info, &authorization, None),
-            Some(rules) => {
-                let info = info.clone();
-                let claims = self.tokens(rules, request)?;
-                self.permits(request, &info, &authorization, claims.as_deref())
-            }
+        let Some(rules) = authorization.tokens() else {
+            return match self.permits(request, info, &authorization, None, None)? {
+                Next::Passes => Ok(None),
+                Next::Asks { index, .. } => Ok(Some(self.asked(index, info, Arc::clone(&authorization), None))),
+            };
+        };
+        let info = info.clone();
+        let claims = self.tokens(rules, request)?;
+        match self.permits(request, &info, &authorization, claims.as_deref(), None)? {
+            Next::Passes => Ok(None),
+            Next::Asks { index, .. } => Ok(Some(self.asked(index, &info, Arc::clone(&authorization), claims))),
+        }
+    }
+
+    fn asked(
+        &self,
+        index: usize,
+        info: &ConnectionInfo,
+        authorization: Arc<Authorization>,
+        claims: Option<Arc<JwtClaims>>,
+    ) -> Asked {
+        Asked {
+            index,
+            info: info.clone(),
+            authorization,
+            claims,
+            own: self.own(),
+            now: self.clock.current_time().map(|now| now.as_secs()),
         }
     }
 
@@ -144,13 +229,14 @@ impl AuthorizeLayer {
         })
     }
 
-    fn permits<B>(
+    fn permits<'a, B>(
         &self,
         request: &Request<B>,
         info: &ConnectionInfo,
-        authorization: &Authorization,
+        authorization: &'a Authorization,
         claims: Option<&JwtClaims>,
-    ) -> Result<(), Refusal> {
+        allowed: Option<usize>,
+    ) -> Result<Next<'a>, Refusal> {
         let facts = Facts {
             source: Some(info.source().ip()),
             destination: info.known_destination(),
@@ -159,12 +245,81 @@ impl AuthorizeLayer {
             claims,
             head: Some(RequestHead::of(request, "")),
         };
-        let passes = authorization.request_passes(&facts, &mut |notice| self.notice(info, notice));
-        passes.map_err(|matched| {
+        let next = authorization.judge(&facts, allowed, &mut |notice| self.notice(info, claims, &notice));
+        next.map_err(|matched| {
             self.tally.count("authorization_denied", "rbac");
-            tell(info, &matched, "request refused");
+            self.tell(info, claims, Outcome::Denied, matched);
             Refusal::forbidden(request, DENIED)
         })
+    }
+
+    /// What an answer does to a request: `Ok(Some(_))`, somebody else is asked; `Ok(None)`, it passes.
+    fn answered<B>(
+        &self,
+        verdict: Verdict,
+        asked: &Asked,
+        request: &mut Request<B>,
+        downstream: &mut Vec<Mutation>,
+    ) -> Result<Option<Asked>, Refused> {
+        let check = asked.check();
+        let protocol = match check.service {
+            CheckService::Grpc(_) => "grpc",
+            CheckService::Http(_) => "http",
+        };
+        let verdict = match verdict {
+            Verdict::Allowed(allowed) => match allowed.apply(request) {
+                Ok(()) => {
+                    self.tally.count("ext_authz_allowed", protocol);
+                    downstream.extend(allowed.downstream);
+                    None
+                }
+                Err(why) => Some(Verdict::Failed(why)),
+            },
+            other => Some(other),
+        };
+        match verdict {
+            None | Some(Verdict::Allowed(_)) => {}
+            Some(Verdict::Denied(denied)) => {
+                self.tally.count("ext_authz_denied", protocol);
+                self.tally.count("authorization_denied", "ext_authz");
+                self.tell(
+                    &asked.info,
+                    asked.claims.as_deref(),
+                    Outcome::DeniedByAuthorizer,
+                    asked.matched(),
+                );
+                return Err(Refused::Told(Denial::new(request, denied)));
+            }
+            Some(Verdict::Failed(why)) => {
+                self.tally.count("ext_authz_failed", why.as_str());
+                let target = &*check.cluster;
+                match check.on_failure.verdict(why, request.headers_mut()) {
+                    Ok(()) => {
+                        self.tally.count("ext_authz_failed_open", why.as_str());
+                        tracing::warn!(reason = why.as_str(), target, "request let through unasked: {why}");
+                    }
+                    Err(status) => {
+                        self.tally.count("authorization_denied", "ext_authz_failed");
+                        let claims = asked.claims.as_deref();
+                        self.tell(&asked.info, claims, Outcome::AuthorizerFailed, asked.matched());
+                        tracing::warn!(reason = why.as_str(), target, "request refused: {why}");
+                        return Err(Refused::Told(Denial::bare(request, status)));
+                    }
+                }
+            }
+        }
+        let claims = asked.claims.as_deref();
+        let next = self.permits(request, &asked.info, &asked.authorization, claims, Some(asked.index));
+        match next.map_err(Refused::Plain)? {
+            Next::Passes => Ok(None),
+            Next::Asks { index, .. } => Ok(Some(Asked { index, ..asked.clone() })),
+        }
+    }
+
+    fn own(&self) -> Option<Box<str>> {
+        let standing = self.identity.load();
+        let identity = Standing::as_ref(&standing).ok();
+        identity.map(|identity| identity.id().as_str().into())
     }
 
     /// Nobody may while nobody knows who may.
@@ -174,20 +329,49 @@ impl AuthorizeLayer {
         Refusal::unavailable(request, UNKNOWN)
     }
 
-    fn notice(&self, info: &ConnectionInfo, notice: Notice<'_>) {
-        let (event, matched) = match &notice {
-            Notice::WouldDeny(matched) => ("authorization_shadow_denied", matched),
-            Notice::WouldAllow(matched) => ("authorization_shadow_allowed", matched),
-            Notice::Audited(matched) => ("authorization_audited", matched),
+    fn notice(&self, info: &ConnectionInfo, claims: Option<&JwtClaims>, notice: &Notice<'_>) {
+        let (outcome, matched) = DecisionRecord::of_notice(notice);
+        let event = match outcome {
+            Outcome::WouldDeny => "authorization_shadow_denied",
+            Outcome::WouldAllow => "authorization_shadow_allowed",
+            _ => "authorization_audited",
         };
         self.tally.count(event, "rbac");
-        tell(info, matched, event);
+        self.tell(info, claims, outcome, matched);
+    }
+
+    /// For the log: what was decided, by which rule of which configuration, and of whom; nothing else of what the request says.
+    fn tell(&self, info: &ConnectionInfo, claims: Option<&JwtClaims>, outcome: Outcome, matched: Matched<'_>) {
+        let record = DecisionRecord {
+            outcome,
+            filter: matched.filter,
+            policy: matched.policy,
+            peer: info.peer_id().map(SpiffeId::as_str),
+            principal: claims.and_then(JwtClaims::principal),
+            version: self.snapshots.load().version(),
+        };
+        let rule = record.rule().map(u64::from);
+        tracing::info!(
+            target: "mesh_server::decision",
+            outcome = outcome.as_str(),
+            dry_run = record.is_dry_run(),
+            filter = %Shown(record.filter),
+            policy = %Shown(record.policy.unwrap_or("none")),
+            rule,
+            peer = %Shown(record.peer.unwrap_or_default()),
+            principal = %Shown(record.principal.unwrap_or_default()),
+            source = %info.source(),
+            version = record.version.0,
+            details = %record.details(),
+            "authorization decided"
+        );
     }
 }
 
-/// For the log: who, and by which policy; nothing of what the request says.
-fn tell(info: &ConnectionInfo, matched: &Matched<'_>, event: &str) {
-    let peer = info.peer_id().map_or("", |peer| peer.as_str());
-    let (filter, policy) = (matched.filter, matched.policy.unwrap_or("none"));
-    tracing::info!(peer, source = %info.source(), filter, policy, "{event}");
+/// How a request is refused.
+enum Refused {
+    /// In our words.
+    Plain(Refusal),
+    /// In an authorizer's.
+    Told(Denial),
 }

@@ -4,6 +4,8 @@
 //! canonical form is refused with 400 (gRPC: INTERNAL) and counted as `request_refused` with the reason; over HTTP/1.1 the
 //! connection closes after that.
 
+mod forwarded;
+
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,12 +16,16 @@ use mesh_core::canonical::{PathNormalization, Rewrite};
 use mesh_core::report::Tally;
 use tower::{Layer, Service};
 
+pub use forwarded::ForwardedClientCert;
+
+use crate::accept::ConnectionInfo;
 use crate::refusal::{MaybeRefused, Refusal, ResponseFuture};
 
 /// Brings requests to their canonical form, or refuses them. Part of [`MeshLayer`](crate::MeshLayer).
 #[derive(Clone, Debug)]
 pub struct CanonicalLayer {
     paths: PathNormalization,
+    forwarded: ForwardedClientCert,
     tally: Tally,
 }
 
@@ -28,6 +34,7 @@ impl CanonicalLayer {
     pub fn new(link: &Link) -> Self {
         Self {
             paths: PathNormalization::default(),
+            forwarded: ForwardedClientCert::default(),
             tally: link.tally().clone(),
         }
     }
@@ -36,6 +43,12 @@ impl CanonicalLayer {
     #[must_use]
     pub fn paths(self, paths: PathNormalization) -> Self {
         Self { paths, ..self }
+    }
+
+    /// What handlers are told of the peer's certificate.
+    #[must_use]
+    pub fn client_cert(self, forwarded: ForwardedClientCert) -> Self {
+        Self { forwarded, ..self }
     }
 }
 
@@ -46,6 +59,7 @@ impl<S> Layer<S> for CanonicalLayer {
         Canonical {
             inner,
             paths: self.paths,
+            forwarded: self.forwarded,
             tally: self.tally.clone(),
         }
     }
@@ -56,6 +70,7 @@ impl<S> Layer<S> for CanonicalLayer {
 pub struct Canonical<S> {
     inner: S,
     paths: PathNormalization,
+    forwarded: ForwardedClientCert,
     tally: Tally,
 }
 
@@ -75,7 +90,10 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match Rewrite::of(&request, self.paths) {
             Ok(rewrite) => {
+                let connection = ConnectionInfo::of(request.extensions());
+                let forwarded = self.forwarded.value(request.headers(), connection);
                 rewrite.apply(&mut request);
+                ForwardedClientCert::set(request.headers_mut(), forwarded);
                 ResponseFuture::admitted(self.inner.call(request))
             }
             Err(reason) => {

@@ -33,10 +33,12 @@ impl<B> MaybeRefused<B> {
     }
 
     pub(crate) fn refused(text: &'static str) -> Self {
+        Self::told(Bytes::from_static(text.as_bytes()))
+    }
+
+    pub(crate) fn told(text: Bytes) -> Self {
         Self {
-            kind: Kind::Refused {
-                text: Bytes::from_static(text.as_bytes()),
-            },
+            kind: Kind::Refused { text },
         }
     }
 }

@@ -4,6 +4,7 @@
 //! anything of the policy, or of the request. One future and one body for all rooms that refuse.
 
 mod body;
+mod denial;
 mod future;
 
 use http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -12,13 +13,17 @@ use mesh_core::canonical::NotCanonical;
 use mesh_core::jwt::JwtRefusal;
 
 pub use body::MaybeRefused;
+pub(crate) use denial::Denial;
 pub use future::ResponseFuture;
 
-/// INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED and UNAVAILABLE (gRPC status codes).
+/// INTERNAL, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED and UNKNOWN (gRPC status codes).
 const INTERNAL: &str = "13";
 const PERMISSION_DENIED: &str = "7";
+const RESOURCE_EXHAUSTED: &str = "8";
 const UNAUTHENTICATED: &str = "16";
 const UNAVAILABLE: &str = "14";
+const UNIMPLEMENTED: &str = "12";
+const UNKNOWN: &str = "2";
 
 /// Why a request goes no further, and in which form its sender is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +74,52 @@ impl Refusal {
         }
     }
 
+    /// There were too many. `exhausted`: gRPC callers are told RESOURCE_EXHAUSTED and not what `status` means to them.
+    pub(crate) fn limited<B>(request: &Request<B>, status: StatusCode, exhausted: bool, message: &'static str) -> Self {
+        let code = match exhausted {
+            true => RESOURCE_EXHAUSTED,
+            false => meaning(status),
+        };
+        Self {
+            status: match is_grpc(request) {
+                true => StatusCode::OK,
+                false => status,
+            },
+            ..Self::new(request, status, code, message)
+        }
+    }
+
     /// The service did not survive it.
     pub(crate) fn failed<B>(request: &Request<B>) -> Self {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Self::new(request, status, INTERNAL, "the service failed")
+    }
+
+    /// Its body is longer than the server takes.
+    pub(crate) fn too_large(self) -> Self {
+        self.instead(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            RESOURCE_EXHAUSTED,
+            "the request is too large",
+        )
+    }
+
+    /// Its body did not come.
+    pub(crate) fn stopped(self) -> Self {
+        self.instead(
+            StatusCode::REQUEST_TIMEOUT,
+            UNAVAILABLE,
+            "the request's body has stopped",
+        )
+    }
+
+    fn instead(self, status: StatusCode, code: &'static str, message: &'static str) -> Self {
+        Self {
+            status: if self.grpc { StatusCode::OK } else { status },
+            code,
+            message,
+            ..self
+        }
     }
 
     /// The request has no canonical form. Who writes such requests over HTTP/1.1 may disagree about where they end, too: the
@@ -126,6 +173,18 @@ impl Refusal {
             response.extensions_mut().insert(Unprocessed);
         }
         response
+    }
+}
+
+/// What an HTTP status means to gRPC (gRPC `http-grpc-status-mapping`).
+fn meaning(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502..=504 => UNAVAILABLE,
+        _ => UNKNOWN,
     }
 }
 

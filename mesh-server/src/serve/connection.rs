@@ -9,19 +9,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use mesh_core::Entropy;
+use mesh_core::entropy::Draw;
 use mesh_core::report::Tally;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
+use super::body::RequestBody;
 use super::conduct::{Conduct, Verdict};
-use super::head::Timed;
-use super::request::{Introduced, Places};
+use super::head::Heads;
+use super::places::Places;
+use super::request::{Bodies, Introduced};
+use super::roster::Roster;
 use crate::accept::{Acceptor, Beginning, ConnectionInfo, Peeked};
 
 /// How a connection ended.
@@ -41,15 +45,20 @@ pub(super) struct Connection<S> {
     pub(super) service: S,
     /// How many requests are worked on at once, over all connections.
     pub(super) places: Arc<Places>,
+    pub(super) roster: Arc<Roster>,
     pub(super) tally: Tally,
     pub(super) drain_timeout: Duration,
     pub(super) idle_timeout: Duration,
-    pub(super) stop: watch::Receiver<()>,
+    pub(super) bodies: Bodies,
+    /// How long it may be open, but for the jitter; zero: for ever.
+    pub(super) max_age: Duration,
+    pub(super) entropy: Entropy,
+    pub(super) stop: watch::Receiver<Option<Instant>>,
 }
 
 impl<S, B> Connection<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -60,9 +69,11 @@ where
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let conduct = Conduct::new(Arc::clone(&self.places));
+        let _seat = self.roster.enter(&conduct);
         let Some(acceptor) = self.acceptor.take() else {
             let info = ConnectionInfo::unasked(peer, destination);
-            return self.serve(io, info, pending()).await;
+            return self.serve(io, info, conduct, pending()).await;
         };
         let accept = async {
             match destination {
@@ -74,62 +85,126 @@ where
             accepted = accept => accepted,
             // Nothing was promised to a peer in mid-handshake.
             _ = self.stop.changed() => return End::Closed,
+            () = conduct.crowded() => return self.crowded_out(),
         };
         match accepted {
             Ok(mut stream) => {
                 let (info, over) = (stream.connection().clone(), stream.over());
-                self.serve(stream, info, over).await
+                self.serve(stream, info, conduct, over).await
             }
             // Logged and counted by the acceptor.
             Err(_) => End::Closed,
         }
     }
 
-    async fn serve<IO>(mut self, io: IO, info: ConnectionInfo, over: impl Future<Output = ()>) -> End
+    fn crowded_out(&self) -> End {
+        self.tally.count("connection_ended", Verdict::CrowdedOut.as_str());
+        End::Closed
+    }
+
+    async fn serve<IO>(
+        mut self,
+        io: IO,
+        info: ConnectionInfo,
+        conduct: Arc<Conduct>,
+        over: impl Future<Output = ()>,
+    ) -> End
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut io = Peeked::new(io);
+        let mut over = pin!(over);
         let begun = tokio::select! {
-            begun = timeout(HEAD_TIMEOUT, io.beginning()) => begun,
+            // First, here and below: what it says of the connection holds for what the peer says in the same moment.
+            biased;
             // Nothing was promised to a peer that has said nothing.
+            () = &mut over => return End::Closed,
             _ = self.stop.changed() => return End::Closed,
+            () = conduct.crowded() => return self.crowded_out(),
+            begun = timeout(HEAD_TIMEOUT, io.beginning()) => begun,
         };
         let Ok(Ok(beginning)) = begun else {
             return End::Closed;
         };
-        let conduct = Conduct::new(self.places);
         let service = Introduced {
             inner: self.service,
             peer: info.peer(),
             info,
             conduct: Arc::clone(&conduct),
+            bodies: self.bodies,
             tally: self.tally.clone(),
         };
+        let aged = {
+            let age = jittered(self.max_age, &mut self.entropy.draw());
+            async move {
+                match age.is_zero() {
+                    true => pending().await,
+                    false => sleep(age).await,
+                }
+            }
+        };
+        let mut aged = pin!(aged);
+        let mut stop = self.stop;
         let builder = builder();
         // HTTP/2 has no heads that wait: what is not whole holds nothing but its stream.
         let timed = (beginning != Beginning::Http2).then(|| Arc::clone(&conduct));
-        let io = TokioIo::new(Timed::new(io, timed));
-        let mut connection = pin!(builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service)));
+        let io = TokioIo::new(io.watched(Heads::new(timed)));
+        // Without upgrades, which would take the connection away from all that bounds it.
+        let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
+        let (mut is_over, mut crowded) = (false, false);
         tokio::select! {
-            ended = &mut connection => return closed(ended),
-            _ = self.stop.changed() => {}
+            biased;
             // Who the peer is, and whether it may come in, was asked once; a connection must not outlive the answer.
-            () = over => {}
+            () = &mut over => is_over = true,
+            _ = stop.changed() => {}
+            () = &mut aged => self.tally.count("connection_ended", "max_age"),
+            ended = &mut connection => return closed(ended),
             verdict = conduct.judge(self.idle_timeout) => {
                 self.tally.count("connection_ended", verdict.as_str());
-                if verdict != Verdict::Idle {
+                crowded = verdict == Verdict::CrowdedOut;
+                if matches!(verdict, Verdict::Stalled | Verdict::PrematureResets) {
                     tracing::warn!(reason = verdict.as_str(), "ending the connection of a peer that misbehaves");
                     return End::Closed;
                 }
             }
         }
+        let (begun, mut drain_timeout) = (Instant::now(), self.drain_timeout);
+        if crowded {
+            // It asks for nothing, and need not be waited for.
+            drain_timeout = drain_timeout.min(CROWDED_GRACE);
+        }
+        // Told one after the other, or all peers would come back at once, to whoever is left.
+        let told_at = *stop.borrow_and_update();
+        if let Some(spread) = told_at.and_then(|until| until.checked_duration_since(begun)) {
+            let nanoseconds = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX);
+            let wait = Duration::from_nanos(self.entropy.draw().below(nanoseconds));
+            tokio::select! {
+                biased;
+                () = &mut over, if !is_over => {}
+                ended = timeout(wait, &mut connection) => if let Ok(ended) = ended {
+                    return closed(ended);
+                }
+            }
+        }
         connection.as_mut().graceful_shutdown();
-        match timeout(self.drain_timeout, connection).await {
+        match timeout_at(begun + drain_timeout, connection).await {
+            _ if crowded => End::Closed,
             Ok(ended) => closed(ended),
             Err(_) => End::Cut,
         }
     }
+}
+
+/// How long a connection that gives way may take to say so.
+const CROWDED_GRACE: Duration = Duration::from_secs(1);
+
+/// Ages differ by so many percent, less or more (gRPC: ±10 %), so that connections that were made at once do not end at once.
+const AGE_JITTER_PERCENT: u32 = 10;
+
+fn jittered(age: Duration, draw: &mut Draw) -> Duration {
+    let part = age / 100 * AGE_JITTER_PERCENT;
+    let most = u64::try_from(2 * part.as_nanos()).unwrap_or(u64::MAX);
+    age - part + Duration::from_nanos(draw.below(most))
 }
 
 /// The most streams of one connection at once, which the peer is told; what it opens beyond is refused as not processed.
@@ -143,13 +218,13 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HTTP1_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest list of headers in bytes (RFC 9113, 6.5.2), continuations included.
-const MAX_HEADER_LIST: u32 = 16 * 1024;
+pub(crate) const MAX_HEADER_LIST: u32 = 16 * 1024;
 
 /// Streams that the peer has reset and nobody has looked at yet (CVE-2023-44487): the next one ends the connection.
-const MAX_PENDING_RESETS: usize = 20;
+pub(crate) const MAX_PENDING_RESETS: usize = 20;
 
 /// Streams of one connection that were reset for an error of the peer's (CVE-2025-8671): the next one ends the connection.
-const MAX_ERROR_RESETS: usize = 1024;
+pub(crate) const MAX_ERROR_RESETS: usize = 1024;
 
 /// These are hyper's own values, which its protection against floods was tuned for, written out so that an update changes none of
 /// them unseen. It needs to be given a timer, or else its timeout for request heads is off.

@@ -11,17 +11,20 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use mesh_core::report::Tally;
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::body::{Exchange, RequestBody, State};
 use super::conduct::{Conduct, Place};
 use crate::accept::{ConnectionInfo, PeerIdentity};
 use crate::refusal::{MaybeRefused, Refusal, Unprocessed};
@@ -31,33 +34,6 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// What Envoy's clients, and ours, know an answer by that was given for want of a place.
 const OVERLOADED: &str = "x-envoy-overloaded";
 
-/// How many requests a server works on at once.
-#[derive(Debug)]
-pub(super) struct Places {
-    taken: AtomicUsize,
-    most: usize,
-}
-
-impl Places {
-    pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self {
-            taken: AtomicUsize::new(0),
-            most,
-        })
-    }
-
-    /// Takes one, if there is one.
-    pub(super) fn take(&self) -> bool {
-        let one_more = |taken| (taken < self.most).then_some(taken + 1);
-        let took = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
-        took.is_ok()
-    }
-
-    pub(super) fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// The service of one connection. Puts what is known of the connection into the extensions of each request: the peer, which knows
 /// the rest, or the connection where it has none.
 #[derive(Clone, Debug)]
@@ -66,12 +42,23 @@ pub(super) struct Introduced<S> {
     pub(super) peer: Option<PeerIdentity>,
     pub(super) info: ConnectionInfo,
     pub(super) conduct: Arc<Conduct>,
+    /// How long a body may stop, and how long it may be.
+    pub(super) bodies: Bodies,
     pub(super) tally: Tally,
+}
+
+/// What a server asks of the bodies of requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bodies {
+    /// See [`BODY_TIMEOUT`](super::BODY_TIMEOUT).
+    pub(super) timeout: Duration,
+    /// In bytes.
+    pub(super) most: usize,
 }
 
 impl<S, B> Service<Request<Incoming>> for Introduced<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<RequestBody>, Response = Response<B>>,
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes>,
 {
@@ -85,11 +72,18 @@ where
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         self.conduct.begin();
+        no_upgrade(&mut request);
         if self.info.is_revoked() {
             return IntroducedFuture::Reset;
         }
-        let Some(place) = self.conduct.take_place() else {
-            self.tally.count("request_refused", "overloaded");
+        if request.body().size_hint().lower() > self.bodies.most as u64 {
+            self.tally.count("request_refused", "body_too_large");
+            return IntroducedFuture::Failed {
+                failed: Refusal::failed(&request).too_large(),
+            };
+        }
+        let taken = self.conduct.take_place();
+        let Ok(place) = taken.map_err(|full| self.tally.count("request_refused", full.as_str())) else {
             return match request.version() {
                 Version::HTTP_2 => IntroducedFuture::Reset,
                 _ => IntroducedFuture::Overloaded {
@@ -102,10 +96,16 @@ where
             None => drop(request.extensions_mut().insert(self.info.clone())),
         }
         let failed = Refusal::failed(&request);
+        let exchange = (!request.body().is_end_stream()).then(Arc::<Exchange>::default);
+        let request = request.map(|body| {
+            let Bodies { timeout, most } = self.bodies;
+            RequestBody::new(body, most, timeout, self.conduct.places(), exchange.as_ref())
+        });
         // What a service does before its first await is as much its own as the rest.
         match catch_unwind(AssertUnwindSafe(|| self.inner.call(request))) {
             Ok(call) => IntroducedFuture::Served {
                 call,
+                exchange,
                 place: Some(place),
                 failed,
                 tally: self.tally.clone(),
@@ -122,7 +122,7 @@ pin_project! {
     /// The answer: the service's, or why there is none.
     #[project = IntroducedProjection]
     pub(super) enum IntroducedFuture<F> {
-        Served { #[pin] call: F, place: Option<Place>, failed: Refusal, tally: Tally },
+        Served { #[pin] call: F, exchange: Option<Arc<Exchange>>, place: Option<Place>, failed: Refusal, tally: Tally },
         Failed { failed: Refusal },
         Overloaded { refusal: Refusal },
         Reset,
@@ -141,6 +141,7 @@ where
         match self.project() {
             IntroducedProjection::Served {
                 call,
+                exchange,
                 place,
                 failed,
                 tally,
@@ -154,13 +155,20 @@ where
                 let polled = ready!(polled);
                 let has_body = polled.as_ref().is_ok_and(|response| !response.body().is_end_stream());
                 place.iter_mut().for_each(|place| place.answer(has_body));
+                // What the service makes of a body that was not let in is not what its sender should be told.
+                if let Some(state) = exchange.as_ref().and_then(|exchange| exchange.answer()) {
+                    tally.count("request_refused", reason(state));
+                    return Poll::Ready(Ok(refusal(*failed, state).response().map(Held::refusal)));
+                }
                 let response = polled.map_err(Into::into)?;
                 // Revoked since it was asked above: no handler ran.
                 if response.extensions().get::<Unprocessed>().is_some() {
                     return Poll::Ready(Err(unprocessed()));
                 }
-                if let (StatusCode::SWITCHING_PROTOCOLS, Some(place)) = (response.status(), &*place) {
-                    place.upgrade();
+                // It was not asked to, and there is nothing to switch to.
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    tally.count("request_failed", "upgrade");
+                    return Poll::Ready(Ok(failed.response().map(Held::refusal)));
                 }
                 let place = place.take();
                 Poll::Ready(Ok(response.map(|body| Held {
@@ -178,6 +186,34 @@ where
             }
             IntroducedProjection::Reset => Poll::Ready(Err(unprocessed())),
         }
+    }
+}
+
+/// A server may pass over what asks for another protocol (RFC 9110, 7.8), and this one does: spoken over the same connection, it would be
+/// bound neither by the time that the peer's certificate is good for, nor by the rules, nor by a drain.
+fn no_upgrade<B>(request: &mut Request<B>) {
+    request.extensions_mut().remove::<OnUpgrade>();
+    if request.version() < Version::HTTP_2 {
+        request.headers_mut().remove(UPGRADE);
+    }
+}
+
+/// Why a request was not let in to its end, for a counter.
+fn reason(state: State) -> &'static str {
+    match state {
+        State::Open | State::Answered => "answered",
+        State::Stopped => "body_stopped",
+        State::GaveWay => "body_gave_way",
+        State::TooLarge => "body_too_large",
+    }
+}
+
+/// What its sender is told.
+fn refusal(failed: Refusal, state: State) -> Refusal {
+    match state {
+        State::Open | State::Answered => failed,
+        State::TooLarge => failed.too_large(),
+        State::Stopped | State::GaveWay => failed.stopped(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::testing::NOT_AFTER_SECONDS;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -81,12 +82,14 @@ async fn stats_are_the_counters_and_nothing_else_is_there() {
     let address = admin_port(&mesh).await;
     call(service, mesh.client()).await.unwrap();
     call(service, mesh.anonymous()).await.unwrap_err();
-    let expected = "requests.received: 1\nhandshake_refused.no_certificate: 1\n";
-    assert_eq!(page(address, "GET", "/stats").await, (200, expected.into()));
+    let left = NOT_AFTER_SECONDS - NOW_SECONDS;
+    let expected =
+        format!("requests.received: 1\nhandshake_refused.no_certificate: 1\nidentity.seconds_to_expiry: {left}\n");
+    assert_eq!(page(address, "GET", "/stats").await, (200, expected.clone()));
     // Of a source that hears of its configuration the page says how old that may be.
     mesh.link.set_heard(Instant::now() - Duration::from_secs(90));
     let (_, stats) = page(address, "GET", "/stats").await;
-    let age = stats.strip_prefix(expected).unwrap();
+    let age = stats.strip_prefix(&*expected).unwrap();
     let age = age.strip_prefix("configuration.age_seconds: ").unwrap();
     assert!((90..180).contains(&age.trim_end().parse::<u64>().unwrap()), "{stats}");
     assert_eq!(page(address, "GET", "/").await.0, 404);
@@ -99,7 +102,7 @@ async fn what_is_mounted_answers_below_its_path_over_both_versions() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let named = |name: &'static str| {
-        service_fn(move |request: Request<RequestBody>| async move {
+        service_fn(move |request: Request<hyper::body::Incoming>| async move {
             let said = format!("{name} {} {}", request.method(), request.uri().path());
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(said))))
         })
@@ -110,12 +113,16 @@ async fn what_is_mounted_answers_below_its_path_over_both_versions() {
         .mount("/a.Service/Deep", named("deep"))
         .mount("/stats", named("thief"));
     tokio::spawn(admin.into_future());
+    let stats = format!(
+        "requests.received: 0\nidentity.seconds_to_expiry: {}\n",
+        NOT_AFTER_SECONDS - NOW_SECONDS
+    );
     let table = [
         ("POST", "/a.Service/Method", 200, "a POST /a.Service/Method"),
         ("GET", "/a.Service", 200, "a GET /a.Service"),
         ("GET", "/a.Service/Deep/er", 200, "deep GET /a.Service/Deep/er"),
         ("GET", "/a.ServiceOther", 404, "/healthz /readyz /stats\n"),
-        ("GET", "/stats", 200, "requests.received: 0\n"),
+        ("GET", "/stats", 200, &*stats),
     ];
     for (method, path, code, body) in table {
         assert_eq!(page(address, method, path).await, (code, body.to_owned()), "{path}");

@@ -41,6 +41,7 @@ pub(super) fn open(authorization: Authorization) -> FilterChain {
         security: InboundSecurity::Plaintext,
         traffic: Traffic::Http,
         authorization: Arc::new(authorization),
+        limits: Arc::default(),
     }
 }
 
@@ -218,4 +219,66 @@ async fn a_dry_run_and_an_audit_are_counted_and_change_nothing() {
         ),
         (1, 1, 1)
     );
+}
+
+/// What is written down, as a reader of the log sees it.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "mesh_server::decision"
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Line(String);
+        impl tracing::field::Visit for Line {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{}={value:?} ", field.name());
+            }
+        }
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_refusal_is_written_down_with_its_rule_its_peer_and_the_configuration() {
+    // For the whole process: what is logged where is decided once for all threads. Other tests are told apart by the version.
+    let log = Log::default();
+    tracing::subscriber::set_global_default(log.clone()).unwrap();
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let authorization = one_rule(RbacAction::Deny, Rule::Always, peer(CLIENT));
+    let inbound = Inbound {
+        name: "inbound".into(),
+        address,
+        chains: vec![mutual(authorization)],
+        default: None,
+    };
+    let snapshot = Snapshot::builder().inbound(address.to_string(), Ok(Arc::new(inbound)));
+    let snapshot = snapshot.version(mesh_core::config::Version(42)).build().unwrap();
+    mesh.source.snapshots.publish(snapshot);
+    let (mut client, _one) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    assert_eq!(get(&mut client).await.unwrap().0, 403);
+    let lines = log.0.lock().unwrap().clone();
+    let lines: Vec<_> = lines.into_iter().filter(|line| line.contains("version=42 ")).collect();
+    let [line] = &*lines else { panic!("{lines:?}") };
+    for part in [
+        "outcome=\"denied\"",
+        "dry_run=false",
+        "rule=0",
+        "version=42",
+        "details=rbac_access_denied_matched_policy[ns[shop]-policy[p]-rule[0]]",
+        &format!("peer={CLIENT}"),
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
 }

@@ -93,6 +93,35 @@ async fn fl_1_who_gives_up_on_half_is_not() {
     );
 }
 
+/// CVE-2025-8671, of requests that are old enough not to count as taken back: what ends it is the bound of resets that h2 is told.
+#[tokio::test(start_paused = true)]
+async fn fl_2_resets_of_old_requests_are_counted_too() {
+    const AT_ONCE: u32 = 100;
+    let (dial, tally) = server(|_| std::future::pending());
+    let mut peer = Raw::begin(dial.connect()).await.unwrap();
+    let (mut number, mut provoked, mut stopped) = (0, 0, false);
+    while !stopped && number < 5_000 {
+        let stream = |of: u32| 2 * of + 1;
+        for next in number..number + AT_ONCE {
+            let begun = frame(HEADERS, END_HEADERS, stream(next), &get_head());
+            stopped |= peer.send(&begun).await.is_err();
+        }
+        sleep(Duration::from_millis(1_100)).await;
+        for next in number..number + AT_ONCE {
+            // More than any window may be.
+            let too_much = frame(WINDOW_UPDATE, 0, stream(next), &0x7fff_ffff_u32.to_be_bytes());
+            stopped |= peer.send(&too_much).await.is_err();
+            provoked += u32::from(!stopped);
+        }
+        // What the server says to all of this.
+        sleep(Duration::from_millis(1)).await;
+        number += AT_ONCE;
+    }
+    let goaway = peer.next_of(GOAWAY).await.unwrap();
+    assert_eq!((goaway.error(), tally.total("connection_ended")), (11, 0));
+    assert!((1_024..=1_224).contains(&provoked), "{provoked}");
+}
+
 /// Streams whose peer makes no room for their answers, while it answers pings and keeps its connection alive.
 #[tokio::test(start_paused = true)]
 async fn fl_5_who_takes_nothing_is_ended() {
@@ -111,6 +140,51 @@ async fn fl_5_who_takes_nothing_is_ended() {
     let minutes = begin.elapsed().as_secs() / 60;
     assert!((10..=11).contains(&minutes), "{minutes}");
     assert_eq!(tally.get("connection_ended", "stalled"), 1);
+}
+
+/// A body without end, in small pieces.
+struct Pieces;
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(&[0; 16])))))
+    }
+}
+
+/// One stream that is not taken, beside one that moves: the connection is drained, and what moves goes on until it ends.
+#[tokio::test(start_paused = true)]
+async fn fl_5_one_answer_that_is_not_taken_drains_its_connection() {
+    let (dial, tally) = server(|_| std::future::ready(Response::new(Pieces.boxed_unsync())));
+    let mut peer = Raw::begin(dial.connect()).await.unwrap();
+    peer.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+    for number in 0..2 {
+        peer.send(&open(number)).await.unwrap();
+        peer.next_of(HEADERS).await.unwrap();
+    }
+    let begin = Instant::now();
+    // The second is taken, piece by piece.
+    let goaway = loop {
+        sleep(MINUTE).await;
+        peer.send(&frame(WINDOW_UPDATE, 0, 3, &16u32.to_be_bytes()))
+            .await
+            .unwrap();
+        match peer.next().await.unwrap() {
+            frame if frame.kind == GOAWAY => break frame,
+            _ => {}
+        }
+    };
+    let minutes = begin.elapsed().as_secs() / 60;
+    assert!((5..=11).contains(&minutes), "{minutes}");
+    assert_eq!(
+        (goaway.error(), tally.get("connection_ended", "stalled_stream")),
+        (0, 1)
+    );
 }
 
 /// One that takes a little now and then is slow and no more.
@@ -207,35 +281,32 @@ async fn fl_6_a_later_head_is_timed_from_its_first_byte() {
     assert_eq!(begin.elapsed().as_secs() / 11, 1, "{:?}", begin.elapsed());
 }
 
-/// What follows an upgrade is no head.
+/// A connection that speaks another protocol would be bound by nothing that bounds connections here: nobody is offered one, and a service
+/// that switches by itself fails.
 #[tokio::test(start_paused = true)]
-async fn fl_6_another_protocol_is_not_timed() {
-    let (dial, _) = server(|mut request| async move {
-        let upgraded = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut io = TokioIo::new(upgraded.await.unwrap());
-            let mut bytes = [0; 4];
-            io.read_exact(&mut bytes).await.unwrap();
-            io.write_all(&bytes).await.unwrap();
-            io.flush().await.unwrap();
-        });
+async fn fl_6_no_connection_is_upgraded() {
+    let (dial, tally) = server(|mut request| async move {
+        assert!(!request.headers().contains_key("upgrade"));
+        let asked = hyper::upgrade::on(&mut request);
+        if request.uri().path() == "/" {
+            drop(asked.await.unwrap_err());
+            return whole(b"done");
+        }
         let switched = Response::builder()
             .status(101)
             .header("connection", "upgrade")
             .header("upgrade", "echo");
         switched.body(Empty::new().boxed_unsync()).unwrap()
     });
-    let mut io = dial.connect();
-    io.write_all(b"GET / HTTP/1.1\r\nhost: payment.shop\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = [0; 512];
-    let some = io.read(&mut answer).await.unwrap();
-    assert!(answer[..some].starts_with(b"HTTP/1.1 101"));
-    io.write_all(b"ec").await.unwrap();
-    sleep(10 * HEAD_TIMEOUT).await;
-    io.write_all(b"ho").await.unwrap();
-    let mut said = [0; 4];
-    io.read_exact(&mut said).await.unwrap();
-    assert_eq!(&said, b"echo");
+    for (path, answered) in [("/", "HTTP/1.1 200"), ("/switch", "HTTP/1.1 500")] {
+        let mut io = dial.connect();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: payment.shop\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
+        io.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 512];
+        let some = io.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..some]);
+        assert!(answer.starts_with(answered), "{path}: {answer}");
+    }
+    assert_eq!(tally.get("request_failed", "upgrade"), 1);
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mesh_core::config::{Authorization, Clients, FilterChain, InboundSecurity};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::*;
@@ -36,4 +38,115 @@ async fn connections_over_the_limit_wait_for_a_place() {
     assert!(waited.is_err());
     drop(first);
     second.await.unwrap();
+}
+
+/// Who says nothing after the handshake is no less bound by what changes meanwhile: neither rules nor a certificate's end are missed.
+#[tokio::test(start_paused = true)]
+async fn hs_7_a_silent_connection_hears_of_a_change() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (dial, listener) = pipes();
+    let address = PIPES.parse().unwrap();
+    mesh.rules(address, authorize::open(Authorization::default()));
+    tokio::spawn(serve(listener, &mesh.link, handler.app(&mesh.link)).into_future());
+    let mut silent: Vec<DuplexStream> = (0..20).map(|_| dial.connect()).collect();
+    // One that is served tells that the server has taken them all.
+    let (mut open, _connection) = h2(dial.connect()).await.unwrap();
+    assert_eq!(get(&mut open).await.unwrap().0, 200);
+    let strict = FilterChain {
+        security: InboundSecurity::Mutual(Clients::Trusted),
+        ..authorize::open(Authorization::default())
+    };
+    mesh.rules(address, strict);
+    for io in &mut silent {
+        drop(io.write_all(b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n").await);
+        let mut answer = Vec::new();
+        drop(io.read_to_end(&mut answer).await);
+        assert_eq!(answer, b"");
+    }
+    assert_eq!(handler.calls(), 1);
+}
+
+/// The time of a certificate runs from the handshake, and not from the first byte.
+#[tokio::test(start_paused = true)]
+async fn id_10_a_silent_connection_ends_with_its_certificate() {
+    let mesh = Mesh::new();
+    let (dial, listener) = pipes();
+    let _server = tokio::spawn(serve(listener, &mesh.link, axum::Router::<()>::new()).into_future());
+    let svid = mesh.ca.leaf(CLIENT).valid(1, NOW_SECONDS + 5).svid();
+    let short = mesh.client_as(&Identity::new(svid, mesh.ca.bundle()));
+    let mut io = shake_hands(dial.connect(), short).await.unwrap();
+    let begin = Instant::now();
+    drop(io.read_to_end(&mut Vec::new()).await);
+    assert_eq!(begin.elapsed().as_secs(), 5);
+}
+
+/// Code that asks for both gets the stricter.
+#[tokio::test]
+async fn a_floor_wins_over_plaintext() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = serve(listener, &mesh.link, handler.app(&mesh.link));
+    tokio::spawn(serving.dangerous().plaintext().require_mutual_tls().into_future());
+    let (mut plain, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    get(&mut plain).await.unwrap_err();
+    assert_eq!(call(address, mesh.client()).await.unwrap(), (200, CLIENT.into()));
+}
+
+/// A floor on tonic's own loop.
+#[tokio::test]
+async fn tonics_loop_has_a_floor_too() {
+    let mesh = Mesh::governed();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    mesh.rules(address, authorize::open(Authorization::default()));
+    let acceptor = crate::Acceptor::listening_on(&mesh.link, address).require_mutual_tls();
+    let routes = tonic::service::Routes::from(axum::Router::new());
+    let incoming = crate::tonic::incoming_by(listener, &mesh.link, acceptor);
+    tokio::spawn(crate::tonic::server().add_routes(routes).serve_with_incoming(incoming));
+    let (mut plain, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    get(&mut plain).await.unwrap_err();
+    assert_eq!(call(address, mesh.client()).await.unwrap().0, 404);
+}
+
+/// Connections that ask for nothing make room for one that does, those first that never asked; one with a request in flight stays.
+#[tokio::test(start_paused = true)]
+async fn fl_6_connections_without_a_request_make_room() {
+    let (_, link) = Link::new(Parts::default());
+    let (dial, listener) = pipes();
+    let held = Arc::new(tokio::sync::Notify::new());
+    let holds = Arc::clone(&held);
+    let answer = move |request: Request<RequestBody>| {
+        let holds = Arc::clone(&holds);
+        async move {
+            if request.uri().path() == "/held" {
+                holds.notified().await;
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
+        }
+    };
+    let app = MeshLayer::new(&link).dangerous().plaintext().layer(service_fn(answer));
+    let serving = serve(listener, &link, app).max_connections(4);
+    tokio::spawn(serving.dangerous().plaintext().into_future());
+    // One that works, one that has worked, one that only says what it speaks, one that says nothing.
+    let (mut busy, _busy) = h2(dial.connect()).await.unwrap();
+    let request = Request::get("http://payment.shop/held").body(Empty::new()).unwrap();
+    let in_flight = tokio::spawn(async move { busy.send_request(request).await.unwrap().status() });
+    let (mut used, _used) = h2(dial.connect()).await.unwrap();
+    assert_eq!(get(&mut used).await.unwrap().0, 200);
+    let mut preface = raw::Raw::begin(dial.connect()).await.unwrap();
+    let _silent = dial.connect();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let (begin, mut kept) = (Instant::now(), Vec::new());
+    for _ in 0..3 {
+        let (mut sender, connection) = h2(dial.connect()).await.unwrap();
+        assert_eq!(get(&mut sender).await.unwrap(), (200, "done".into()));
+        kept.push((sender, connection));
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
+    assert!(begin.elapsed() < Duration::from_secs(22), "{:?}", begin.elapsed());
+    assert!(preface.next_of(raw::GOAWAY).await.is_some());
+    assert_eq!(link.tally().get("connection_ended", "crowded_out"), 3);
+    held.notify_one();
+    assert_eq!(in_flight.await.unwrap(), 200);
 }

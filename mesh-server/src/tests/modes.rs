@@ -27,6 +27,7 @@ fn chain(security: InboundSecurity, transport: Option<Transport>) -> FilterChain
         security,
         traffic: Traffic::Http,
         authorization: Arc::default(),
+        limits: Arc::default(),
     }
 }
 
@@ -421,7 +422,7 @@ async fn hs_7_tonics_own_loop_serves_nothing_under_the_old_rule() {
             async move { answer(request.map(tonic::body::Body::new)).await }
         },
     )));
-    let server = tonic::transport::Server::builder()
+    let server = crate::tonic::server()
         .layer(MeshLayer::new(&mesh.link))
         .add_routes(routes)
         .serve_with_incoming(crate::tonic::incoming(listener, &mesh.link));

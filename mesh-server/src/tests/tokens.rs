@@ -71,7 +71,7 @@ fn token(issuer: &TestIssuer, subject: &str, life: u64) -> String {
     ))
 }
 
-async fn ask(address: SocketAddr, uri: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
+pub(super) async fn ask(address: SocketAddr, uri: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
     let io = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
     tokio::spawn(connection);

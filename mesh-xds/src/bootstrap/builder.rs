@@ -81,6 +81,17 @@ impl BootstrapBuilder {
         self.provider("file_watcher", config)
     }
 
+    /// The SPIFFE Workload API at `endpoint_socket`, such as `unix:///run/spire/sockets/agent.sock`; `None`: where
+    /// `SPIFFE_ENDPOINT_SOCKET` says.
+    #[cfg(feature = "workload-api")]
+    pub fn workload_api(self, endpoint_socket: Option<&str>) -> Self {
+        let config = match endpoint_socket {
+            Some(socket) => json!({ "endpoint_socket": socket }),
+            None => json!({}),
+        };
+        self.provider("spiffe_workload_api", config)
+    }
+
     /// The template that makes a listener's name of a target's. Default: `%s`.
     pub fn client_listener_template(mut self, template: &str) -> Self {
         self.file.client_default_listener_resource_name_template = Some(template.into());
@@ -104,6 +115,20 @@ impl BootstrapBuilder {
     pub fn cache_directory(mut self, path: &str) -> Self {
         self.file.x_mesh.cache_directory = Some(path.into());
         self
+    }
+
+    /// The roots of another trust domain, in a file: see [`Bootstrap::trust_bundles`](super::Bootstrap::trust_bundles).
+    pub fn trust_bundle(mut self, trust_domain: &str, path: &str) -> Self {
+        let bundles = &mut self.file.x_mesh.trust_bundles;
+        bundles.insert(trust_domain.into(), path.into());
+        self
+    }
+
+    /// What Istio gives a pod: certificates in files, or istiod and a token, where Istio's injector puts them. The node says which
+    /// namespace and service account: `NAMESPACE` and `SERVICE_ACCOUNT` of its metadata. A file may say where else things are, by
+    /// the keys of `istio_agent`.
+    pub fn istio_agent(self) -> Self {
+        self.provider("istio_agent", json!({}))
     }
 
     /// The variant of xDS that the stream speaks. Default: state of the world.

@@ -116,4 +116,40 @@ pub(super) struct MeshCaConfig {
     pub(super) token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) server_name: Option<String>,
+}
+
+/// `istio_agent`: ours. Everything has a default.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct IstioAgentConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ca_address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ca_certificate_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ca_server_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trust_domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) service_account: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cluster_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) credentials_directory: Option<String>,
+}
+
+/// `spiffe_workload_api`: ours.
+#[cfg(feature = "workload-api")]
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct WorkloadApiConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) endpoint_socket: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) hint: Option<String>,
 }

@@ -27,6 +27,8 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use mesh_core::identity::TrustDomain;
+
 use crate::convention::PROVIDER;
 use crate::node::Node;
 
@@ -35,7 +37,9 @@ pub use builder::{AuthorityEntry, BootstrapBuilder, ServerEntry};
 pub use error::BootstrapError;
 pub use features::{ServerFeature, ServerFeatures};
 pub use options::{Profile, Protocol};
-pub use provider::{FileWatcher, MeshCa, Provider, Token, TrustFile};
+#[cfg(feature = "workload-api")]
+pub use provider::WorkloadApi;
+pub use provider::{FileWatcher, HalfWatcher, IstioAgent, MeshCa, Proof, Provider, Token, TrustFile};
 pub use server::{CallCredentials, CertificateFiles, Credentials, Roots, Server, TlsCredentials};
 pub use uri::{InvalidServerUri, ServerUri};
 
@@ -62,6 +66,7 @@ pub struct Bootstrap {
     authorities: BTreeMap<String, Authority>,
     names: ListenerNames,
     providers: BTreeMap<String, Provider>,
+    trust_bundles: BTreeMap<TrustDomain, PathBuf>,
 }
 
 impl Bootstrap {
@@ -207,14 +212,26 @@ impl Bootstrap {
         &self.providers
     }
 
-    /// The provider that the workload's identity comes from, and its instance name: `default`, or the only one.
+    /// The provider that the workload's identity comes from, and its instance name: `default`, or the only one that gives one.
+    /// The others are for clusters that name them (gRFC A29): their files are read for the handshakes of those.
     pub fn identity_provider(&self) -> Option<(&str, &Provider)> {
-        let (name, provider) = match self.providers.get_key_value(PROVIDER) {
+        let gives = |(_, provider): &(&String, &Provider)| !matches!(provider, Provider::Half(_));
+        let (name, provider) = match self.providers.get_key_value(PROVIDER).filter(gives) {
             Some(default) => default,
-            None if self.providers.len() == 1 => self.providers.first_key_value()?,
-            None => return None,
+            None => {
+                let mut all = self.providers.iter().filter(gives);
+                all.next().filter(|_| all.next().is_none())?
+            }
         };
         Some((name, provider))
+    }
+
+    /// The roots of other trust domains, each in a file: `x_mesh.trust_bundles`, an object of paths by trust domain. A file is a SPIFFE
+    /// bundle (JSON, of which the `x509-svid` keys count) or certificates in PEM, and is read again every minute. A certificate of
+    /// such a domain is judged by these roots alone, and they are good for no other domain's. What the workload's identity
+    /// comes with has the first word: its own domain's roots never come from here.
+    pub fn trust_bundles(&self) -> &BTreeMap<TrustDomain, PathBuf> {
+        &self.trust_bundles
     }
 
     /// Makes a listener's name of a target's: every `%s` stands for the target. [`listener_name`](Self::listener_name) uses
@@ -256,10 +273,11 @@ impl Bootstrap {
             "server_listener_resource_name_template",
             &file.server_listener_resource_name_template,
         )?;
-        file.x_mesh.check()?;
+        let trust_bundles = file.x_mesh.check()?;
         Ok(Self {
+            trust_bundles,
             names: ListenerNames::new(client.as_deref(), server.as_deref(), &authorities),
-            providers: provider::known(&file.certificate_providers)?,
+            providers: provider::known(&file.certificate_providers, &file.node)?,
             file,
             servers,
             authorities,

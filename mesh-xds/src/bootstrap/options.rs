@@ -1,10 +1,14 @@
 //! What only this client reads: the object `x_mesh`, which other readers of the file skip.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mesh_core::identity::TrustDomain;
 use serde::{Deserialize, Serialize};
 
 use super::BootstrapError;
 use crate::convention::{TELL_AS_GRPC, TELL_AS_SIDECAR};
-use crate::node::Node;
+use crate::node::{Node, distinct};
 
 /// The variant of xDS that the stream speaks: `x_mesh.protocol`. State of the world unless the file says otherwise, since
 /// every control plane serves that, and the `GENERATOR=grpc` of istiod is not tested with the other.
@@ -74,6 +78,8 @@ pub(super) struct Options {
     pub(super) profile: Option<Profile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cache_directory: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "distinct")]
+    pub(super) trust_bundles: BTreeMap<String, String>,
 }
 
 impl Options {
@@ -81,10 +87,19 @@ impl Options {
         *self == Self::default()
     }
 
-    pub(super) fn check(&self) -> Result<(), BootstrapError> {
-        match self.cache_directory.as_deref() {
-            Some("") => Err(BootstrapError::at("x_mesh.cache_directory", "is empty")),
-            _ => Ok(()),
+    /// The trust bundles, if all of it can be used.
+    pub(super) fn check(&self) -> Result<BTreeMap<TrustDomain, PathBuf>, BootstrapError> {
+        if self.cache_directory.as_deref() == Some("") {
+            return Err(BootstrapError::at("x_mesh.cache_directory", "is empty"));
         }
+        let bundle = |(name, path): (&String, &String)| {
+            let at = format!("x_mesh.trust_bundles.{name}");
+            let domain = TrustDomain::parse(name).map_err(|error| BootstrapError::at(&*at, error))?;
+            match path.as_str() {
+                "" => Err(BootstrapError::at(&*at, "is empty")),
+                path => Ok((domain, path.into())),
+            }
+        };
+        self.trust_bundles.iter().map(bundle).collect()
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use mesh_core::identity::{SpiffeId, TrustDomain};
 
 use super::BootstrapError;
-use super::file::{FileWatcherConfig, MeshCaConfig, ProviderEntry};
+use super::file::{FileWatcherConfig, IstioAgentConfig, MeshCaConfig, ProviderEntry};
 use super::server::{certificate_files, config, path, refresh_interval, roots};
 use super::{CertificateFiles, Roots, ServerUri};
+use crate::node::Node;
 
 /// A source of the workload's identity.
 #[derive(Clone, Debug)]
@@ -18,8 +19,36 @@ use super::{CertificateFiles, Roots, ServerUri};
 pub enum Provider {
     /// Files that somebody else renews (`file_watcher`, gRFC A29).
     FileWatcher(FileWatcher),
+    /// Files of which one half is there: roots alone, or a certificate alone. It gives no identity; what it has is for clusters that
+    /// name it (gRFC A29).
+    Half(HalfWatcher),
     /// A CA that is asked for a certificate (`mesh_ca`).
     MeshCa(MeshCa),
+    /// What Istio gives a pod: certificates in files if there are some, else a token for its CA (`istio_agent`).
+    IstioAgent(Box<IstioAgent>),
+    /// SPIRE's agent, or who else serves the SPIFFE Workload API (`spiffe_workload_api`).
+    #[cfg(feature = "workload-api")]
+    WorkloadApi(WorkloadApi),
+}
+
+/// `spiffe_workload_api`: certificate, key and roots come from an agent on this machine, which renews them.
+#[cfg(feature = "workload-api")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadApi {
+    /// The agent's socket: `endpoint_socket`, else `SPIFFE_ENDPOINT_SOCKET`. Only a Unix socket: the agent sends a private
+    /// key in the clear, which is for nobody else's network.
+    pub endpoint: ServerUri,
+    /// Which of several identities to take, by the operator's name for it: `hint`. Default: the first (SPIFFE Workload API 5.3).
+    pub hint: Option<Box<str>>,
+}
+
+/// A `file_watcher` with one half of an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HalfWatcher {
+    /// A certificate and its key.
+    Certificate(CertificateFiles),
+    /// Whom to trust.
+    Trust(TrustFile),
 }
 
 /// `file_watcher`.
@@ -55,6 +84,31 @@ pub struct MeshCa {
     pub id: SpiffeId,
     /// What proves it.
     pub token: Token,
+    /// How often the token is shown. Default: once.
+    pub proof: Proof,
+    /// The name that the CA's certificate is good for. Default: the host of `uri`.
+    pub server_name: Option<Box<str>>,
+    /// The cluster that the workload is in, for a CA that serves several (Istio's `ClusterID`). Default: it is not told.
+    pub cluster_id: Option<Box<str>>,
+}
+
+/// What proves who a workload is to its CA once it has a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// The certificate: the token is shown while there is none that is valid.
+    #[default]
+    TokenOnce,
+    /// The token, read anew each time: as Istio's agent does it with the projected token of a service account.
+    TokenAlways,
+}
+
+/// `istio_agent`: the paths and the protocol of Istio's agent. Which of the two is used is settled when the process starts.
+#[derive(Clone, Debug)]
+pub struct IstioAgent {
+    /// Certificate, key and roots in `/var/run/secrets/workload-spiffe-credentials`, if its `cert-chain.pem` is there.
+    pub files: FileWatcher,
+    /// Else istiod, or another CA that speaks its protocol.
+    pub ca: MeshCa,
 }
 
 /// A join token. It has no `Debug` that shows it.
@@ -75,17 +129,37 @@ impl fmt::Debug for Token {
     }
 }
 
+/// What Istio's injector mounts into a pod, and where istiod is in its default installation.
+const ISTIO_CREDENTIALS: &str = "/var/run/secrets/workload-spiffe-credentials";
+const ISTIO_TOKEN: &str = "/var/run/secrets/tokens/istio-token";
+const ISTIO_ROOT: &str = "/var/run/secrets/istio/root-cert.pem";
+const ISTIO_CA: &str = "istiod.istio-system.svc:15012";
+/// Istio's agent watches the files; who renews them there does it long before they end.
+const ISTIO_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The kind of provider that speaks the SPIFFE Workload API.
+pub(super) const WORKLOAD_API: &str = "spiffe_workload_api";
+
+/// Where the agent's socket is (SPIFFE Workload Endpoint 4).
+#[cfg(feature = "workload-api")]
+const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+
 /// The entries of a known kind. Others belong to other readers of the file.
-pub(super) fn known(entries: &BTreeMap<String, ProviderEntry>) -> Result<BTreeMap<String, Provider>, BootstrapError> {
+pub(super) fn known(
+    entries: &BTreeMap<String, ProviderEntry>,
+    node: &Node,
+) -> Result<BTreeMap<String, Provider>, BootstrapError> {
     let mut known = BTreeMap::new();
     for (name, entry) in entries {
         let at = format!("certificate_providers.{name}.config");
         let provider = match entry.plugin_name.as_str() {
             "file_watcher" => match file_watcher(&at, config(&at, &entry.config)?)? {
-                Some(files) => Provider::FileWatcher(files),
-                None => continue,
+                Whole(files) => Provider::FileWatcher(files),
+                Part(half) => Provider::Half(half),
             },
             "mesh_ca" => Provider::MeshCa(mesh_ca(&at, config(&at, &entry.config)?)?),
+            "istio_agent" => Provider::IstioAgent(Box::new(istio_agent(&at, config(&at, &entry.config)?, node)?)),
+            WORKLOAD_API => workload_api(&at, &entry.config)?,
             _ => continue,
         };
         known.insert(name.clone(), provider);
@@ -93,37 +167,38 @@ pub(super) fn known(entries: &BTreeMap<String, ProviderEntry>) -> Result<BTreeMa
     Ok(known)
 }
 
-/// `None` for one that gives no identity: gRPC has uses for a certificate without roots, and for roots alone.
-fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<Option<FileWatcher>, BootstrapError> {
+/// What a `file_watcher` has.
+enum Files {
+    Whole(FileWatcher),
+    Part(HalfWatcher),
+}
+use Files::{Part, Whole};
+
+fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<Files, BootstrapError> {
     let refresh_interval = refresh_interval(at, config.refresh_interval.as_deref())?;
     let trust = path(config.spiffe_trust_bundle_map_file).map(TrustFile::BundleMap);
     let trust = trust.or_else(|| path(config.ca_certificate_file).map(TrustFile::Roots));
     let identity = certificate_files(at, config.certificate_file, config.private_key_file)?;
     match (identity, trust) {
-        (Some(identity), Some(trust)) => Ok(Some(FileWatcher {
+        (Some(identity), Some(trust)) => Ok(Whole(FileWatcher {
             identity,
             trust,
             refresh_interval,
         })),
+        (Some(identity), None) => Ok(Part(HalfWatcher::Certificate(identity))),
+        (None, Some(trust)) => Ok(Part(HalfWatcher::Trust(trust))),
         (None, None) => Err(BootstrapError::at(
             at,
             "names no file: it needs certificate_file and private_key_file, and ca_certificate_file or \
              spiffe_trust_bundle_map_file",
         )),
-        _ => Ok(None),
     }
 }
 
 fn mesh_ca(at: &str, config: MeshCaConfig) -> Result<MeshCa, BootstrapError> {
     let field = |name: &str| format!("{at}.{name}");
     let uri = ServerUri::parse(&config.server_uri).map_err(|error| BootstrapError::at(field("server_uri"), error))?;
-    let domain =
-        TrustDomain::parse(&config.trust_domain).map_err(|error| BootstrapError::at(field("trust_domain"), error))?;
-    let text = format!(
-        "spiffe://{domain}/ns/{}/sa/{}",
-        config.namespace, config.service_account
-    );
-    let id = SpiffeId::parse(&text).map_err(|error| BootstrapError::at(field("service_account"), error))?;
+    let id = workload_id(at, &config.trust_domain, &config.namespace, &config.service_account)?;
     let token = match (config.token, config.token_file) {
         (Some(token), _) => Token::Inline(token),
         (None, Some(path)) => Token::File(path.into()),
@@ -139,5 +214,122 @@ fn mesh_ca(at: &str, config: MeshCaConfig) -> Result<MeshCa, BootstrapError> {
         })?,
         id,
         token,
+        proof: Proof::TokenOnce,
+        server_name: config.server_name.filter(|name| !name.is_empty()).map(Into::into),
+        cluster_id: None,
     })
+}
+
+fn workload_id(at: &str, domain: &str, namespace: &str, account: &str) -> Result<SpiffeId, BootstrapError> {
+    let field = |name: &str| format!("{at}.{name}");
+    let domain = TrustDomain::parse(domain).map_err(|error| BootstrapError::at(field("trust_domain"), error))?;
+    let text = format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
+    SpiffeId::parse(&text).map_err(|error| BootstrapError::at(field("service_account"), error))
+}
+
+/// What is not said is as Istio's injector lays it out, or what the node's metadata say, which Istio's agent fills in.
+fn istio_agent(at: &str, config: IstioAgentConfig, node: &Node) -> Result<IstioAgent, BootstrapError> {
+    let or =
+        |said: Option<String>, default: &str| said.filter(|text| !text.is_empty()).unwrap_or_else(|| default.into());
+    let of_node = |name: &str, said: Option<String>, key: &str| {
+        let said = said.or_else(|| node.metadata_text(key).map(Into::into));
+        said.filter(|text| !text.is_empty())
+            .ok_or_else(|| BootstrapError::at(at, format!("needs {name}, or {key} in the metadata of the node")))
+    };
+    let namespace = of_node("namespace", config.namespace, "NAMESPACE")?;
+    let account = of_node("service_account", config.service_account, "SERVICE_ACCOUNT")?;
+    let directory = PathBuf::from(or(config.credentials_directory, ISTIO_CREDENTIALS));
+    let address = or(config.ca_address, ISTIO_CA);
+    let uri = ServerUri::parse(&address).map_err(|error| BootstrapError::at(format!("{at}.ca_address"), error))?;
+    let cluster = config
+        .cluster_id
+        .or_else(|| node.metadata_text("CLUSTER_ID").map(Into::into));
+    Ok(IstioAgent {
+        files: FileWatcher {
+            identity: CertificateFiles {
+                certificate: directory.join("cert-chain.pem"),
+                private_key: directory.join("key.pem"),
+            },
+            trust: TrustFile::Roots(directory.join("root-cert.pem")),
+            refresh_interval: ISTIO_REFRESH_INTERVAL,
+        },
+        ca: MeshCa {
+            uri,
+            roots: Roots::File(or(config.ca_certificate_file, ISTIO_ROOT).into()),
+            id: workload_id(at, &or(config.trust_domain, "cluster.local"), &namespace, &account)?,
+            token: Token::File(or(config.token_file, ISTIO_TOKEN).into()),
+            proof: Proof::TokenAlways,
+            server_name: config.ca_server_name.filter(|name| !name.is_empty()).map(Into::into),
+            cluster_id: cluster.filter(|id| !id.is_empty()).map(Into::into),
+        },
+    })
+}
+
+#[cfg(feature = "workload-api")]
+fn workload_api(at: &str, entry: &serde_json::Value) -> Result<Provider, BootstrapError> {
+    let from_env = std::env::var(ENDPOINT_VARIABLE).ok();
+    Ok(Provider::WorkloadApi(agent(at, config(at, entry)?, from_env)?))
+}
+
+/// Who wrote this provider meant an identity, and a process that passed it over would wait for one for ever.
+#[cfg(not(feature = "workload-api"))]
+fn workload_api(at: &str, _: &serde_json::Value) -> Result<Provider, BootstrapError> {
+    Err(BootstrapError::at(
+        at,
+        format!("{WORKLOAD_API} needs mesh-xds with the feature workload-api"),
+    ))
+}
+
+#[cfg(feature = "workload-api")]
+fn agent(
+    at: &str,
+    config: super::file::WorkloadApiConfig,
+    from_env: Option<String>,
+) -> Result<WorkloadApi, BootstrapError> {
+    let at = format!("{at}.endpoint_socket");
+    let endpoint = config.endpoint_socket.or(from_env).filter(|text| !text.is_empty());
+    let endpoint =
+        endpoint.ok_or_else(|| BootstrapError::at(&*at, format!("is not set, and neither is {ENDPOINT_VARIABLE}")))?;
+    let uri = ServerUri::parse(&endpoint).map_err(|error| BootstrapError::at(&*at, error))?;
+    match uri.socket_path() {
+        Some(path) if path.is_absolute() => Ok(WorkloadApi {
+            endpoint: uri,
+            hint: config.hint.filter(|hint| !hint.is_empty()).map(Into::into),
+        }),
+        _ => Err(BootstrapError::at(
+            &*at,
+            "must be a Unix socket's absolute path, such as unix:///run/spire/sockets/agent.sock",
+        )),
+    }
+}
+
+#[cfg(all(test, feature = "workload-api"))]
+mod tests {
+    use super::super::file::WorkloadApiConfig;
+    use super::*;
+
+    #[test]
+    fn the_agent_is_where_the_file_says_or_else_the_environment() {
+        let socket = "unix:///run/spire/agent.sock";
+        let resolve = |file: Option<&str>, env: Option<&str>| {
+            let config = WorkloadApiConfig {
+                endpoint_socket: file.map(Into::into),
+                hint: None,
+            };
+            agent("p", config, env.map(Into::into)).map(|api| api.endpoint.to_string())
+        };
+        let told = "unix:/run/spire/agent.sock";
+        assert_eq!(resolve(Some(socket), Some("unix:///other")).unwrap(), told);
+        assert_eq!(resolve(None, Some(socket)).unwrap(), told);
+        for bad in [
+            None,
+            Some(""),
+            Some("tcp://127.0.0.1:8081"),
+            Some("127.0.0.1:8081"),
+            Some("unix:agent.sock"),
+        ] {
+            let error = resolve(bad, None).unwrap_err().to_string();
+            assert!(error.contains("p.endpoint_socket"), "{bad:?}: {error}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics; and two of ours, for the copy on
-//! disk and for how old the configuration may be.
+//! What gRPC's xDS clients count (gRFC A78, cache states of A88), as OpenTelemetry metrics; and three of ours, for the copy
+//! on disk, for how old the configuration may be, and for how long the workload's certificate lasts.
 //!
 //! The numbers are those of the [`Report`](super::Report); the instruments only read it when somebody collects. So a metric
 //! costs a call nothing, and a process without a meter provider pays nothing at all. A78's instruments are off unless asked
@@ -18,6 +18,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use mesh_core::Link;
+use mesh_core::link::WeakLink;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 use opentelemetry::{Key, KeyValue};
 use tokio::time::Instant;
@@ -84,6 +86,27 @@ pub(super) fn register(meter: &Meter, status: &Arc<ConfigStatus>) {
         .with_unit("s")
         .with_callback(observe(config_age))
         .build();
+}
+
+/// Registers the life that is left of the workload's certificate, by the link's clock. It is not there while there is no identity,
+/// and silent when the link is gone.
+pub(super) fn register_identity(meter: &Meter, link: WeakLink) {
+    meter
+        .u64_observable_gauge("mesh.identity.seconds_to_expiry")
+        .with_description("How long the workload's certificate is still valid. Renewal begins at half of its life.")
+        .with_unit("s")
+        .with_callback(move |instrument| {
+            if let Some(left) = link.upgrade().as_ref().and_then(seconds_to_expiry) {
+                instrument.observe(left, &[]);
+            }
+        })
+        .build();
+}
+
+fn seconds_to_expiry(link: &Link) -> Option<u64> {
+    let standing = link.identity().load();
+    let end = standing.as_ref().as_ref().ok()?.svid().not_after().as_secs();
+    Some(end.saturating_sub(link.wall_clock().current_time()?.as_secs()))
 }
 
 fn observer(
@@ -199,7 +222,29 @@ fn label(key: &'static str, value: &str) -> KeyValue {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::config::{Reason, ReasonKind};
+    use mesh_core::link::Parts;
+    use mesh_core::testing::{NOT_AFTER_SECONDS, SettableClock, TestCa};
+
     use super::*;
+
+    #[test]
+    fn what_is_left_of_a_certificate_is_by_the_links_clock_and_not_there_without_one() {
+        let clock = SettableClock::at(NOT_AFTER_SECONDS - 90);
+        let (source, link) = Link::new(Parts {
+            wall_clock: Arc::new(clock.clone()),
+            ..Parts::default()
+        });
+        assert_eq!(seconds_to_expiry(&link), None);
+        let identity = TestCa::new("d").identity("spiffe://d/a");
+        source.identity.publish(Ok(identity));
+        assert_eq!(seconds_to_expiry(&link), Some(90));
+        clock.set(NOT_AFTER_SECONDS + 1);
+        assert_eq!(seconds_to_expiry(&link), Some(0));
+        let reason = Reason::new(ReasonKind::NoIdentity, "ended");
+        source.identity.publish(Err(reason));
+        assert_eq!(seconds_to_expiry(&link), None);
+    }
 
     #[test]
     fn control_planes_of_one_address_are_one_series() {

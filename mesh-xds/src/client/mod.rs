@@ -35,6 +35,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mesh_core::config::Credential;
 use mesh_core::identity::Pins;
 use mesh_core::link::Parts;
 use mesh_core::{Link, Snapshot, live};
@@ -43,10 +44,12 @@ use opentelemetry::metrics::Meter;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{Authority, Bootstrap, Profile, Protocol, Server, ServerFeature};
+use crate::bootstrap::{
+    Authority, Bootstrap, HalfWatcher, Profile, Protocol, Provider, Server, ServerFeature, TrustFile,
+};
 use crate::connect::Access;
 use crate::connector::Connector;
-use crate::decode::Context;
+use crate::decode::{Context, Others, Provided};
 use crate::error::StartError;
 use crate::node::Node;
 use crate::resolver::Resolver;
@@ -189,13 +192,16 @@ impl XdsClientBuilder {
         let provider = bootstrap.identity_provider();
         let context = Context {
             provider: provider.map(|(name, _)| name.into()),
+            others: Arc::new(others(&bootstrap)),
             profile: bootstrap.profile(),
             trusted: false,
         };
         let (reports, receiver) = watch::channel(Arc::new(Report::default()));
         let status = ConfigStatus::new(receiver, link.applied(), Arc::new(node(&bootstrap)));
         let observed = Arc::new(status.clone());
-        metrics::register(&meter.unwrap_or_else(|| global::meter("mesh-xds")), &observed);
+        let meter = meter.unwrap_or_else(|| global::meter("mesh-xds"));
+        metrics::register(&meter, &observed);
+        metrics::register_identity(&meter, link.downgrade());
         link.keep_alive(observed);
         let begin = Begin {
             runtime: &runtime,
@@ -214,10 +220,43 @@ impl XdsClientBuilder {
             let (alive, gone) = oneshot::channel::<()>();
             link.keep_alive(alive);
             let supply = identity::Supply::new(provider.clone(), connector, &link, source.identity);
+            let supply = supply.federated(bootstrap.trust_bundles().clone());
             runtime.spawn(supply.run(async move { drop(gone.await) }));
         }
         Ok(XdsClient { link, status })
     }
+}
+
+/// The certificate providers beside the one that the workload's identity comes from.
+fn others(bootstrap: &Bootstrap) -> Others {
+    let own = bootstrap.identity_provider().map(|(name, _)| name);
+    let mut others = Others::new();
+    for (name, provider) in bootstrap
+        .providers()
+        .iter()
+        .filter(|(name, _)| own != Some(name.as_str()))
+    {
+        let (identity, trust) = match provider {
+            Provider::FileWatcher(whole) => (Some(&whole.identity), Some(&whole.trust)),
+            Provider::Half(HalfWatcher::Certificate(identity)) => (Some(identity), None),
+            Provider::Half(HalfWatcher::Trust(trust)) => (None, Some(trust)),
+            Provider::MeshCa(_) | Provider::IstioAgent(_) => continue,
+            #[cfg(feature = "workload-api")]
+            Provider::WorkloadApi(_) => continue,
+        };
+        let provided = Provided {
+            identity: identity.map(|files| Credential::Files {
+                certificate: files.certificate.as_path().into(),
+                key: files.private_key.as_path().into(),
+            }),
+            roots: match trust {
+                Some(TrustFile::Roots(path)) => Some(path.as_path().into()),
+                Some(TrustFile::BundleMap(_)) | None => None,
+            },
+        };
+        others.insert(name.as_str().into(), provided);
+    }
+    others
 }
 
 /// What the tasks are made of, whichever variant of the protocol they speak.

@@ -14,6 +14,7 @@ mod endpoint;
 mod extension;
 mod fault;
 mod jwt;
+mod limit;
 mod listener;
 mod matcher;
 mod metadata;
@@ -29,9 +30,12 @@ mod weight;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_core::config::Credential;
 use prost::Message;
 
 use crate::bootstrap::Profile;
@@ -53,11 +57,24 @@ pub(crate) const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v
 pub(crate) struct Context {
     /// The certificate provider that the workload's identity comes from; `None` when the bootstrap has none.
     pub(crate) provider: Option<Arc<str>>,
+    /// The other certificate providers of the bootstrap, by instance name.
+    pub(crate) others: Arc<Others>,
     /// Whose rules the control plane writes by.
     pub(crate) profile: Profile,
     /// Whether the bootstrap trusts the control plane to say by which names endpoints are called (gRFC A81). Who writes for
     /// sidecars always may (Envoy).
     pub(crate) trusted: bool,
+}
+
+/// The files of certificate providers, by instance name.
+pub(crate) type Others = BTreeMap<Box<str>, Provided>;
+
+/// The files of one: gRPC's `file_watcher`, whole or in part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Provided {
+    pub(crate) identity: Option<Credential>,
+    /// `None` also where roots are told per trust domain.
+    pub(crate) roots: Option<Box<Path>>,
 }
 
 /// A kind of resource and how it is read.

@@ -18,7 +18,7 @@ fn edits(edits: &HeaderEdits) -> (Vec<HeaderValueOption>, Vec<String>) {
     (edits.add.iter().map(edit).collect(), remove)
 }
 
-fn edit(edit: &HeaderEdit) -> HeaderValueOption {
+pub(super) fn edit(edit: &HeaderEdit) -> HeaderValueOption {
     let action = match edit.action {
         AppendAction::AppendIfExistsOrAdd => HeaderAppendAction::AppendIfExistsOrAdd,
         AppendAction::AddIfAbsent => HeaderAppendAction::AddIfAbsent,

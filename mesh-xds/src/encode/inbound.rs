@@ -7,15 +7,14 @@
 //! of bytes; the publisher reads that before anything is sent.
 
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, Domain, FilterChain, Inbound, InboundSecurity, IpPrefix, SourceType, Traffic,
-    Transport,
+    ChainMatch, Clients, Domain, FilterChain, Inbound, InboundSecurity, IpPrefix, SourceType, Traffic, Transport,
 };
 
 use super::common::{address, uint};
 use super::listener::filters;
 use super::socket::connection_manager;
 use super::tls::{self, naming};
-use super::{jwt, rbac};
+use super::{jwt, limit, rbac};
 use crate::bootstrap::Profile;
 use crate::convention::SDS_IDENTITY;
 use crate::proto::core::{CidrRange, TrafficDirection, TransportSocket};
@@ -61,7 +60,7 @@ pub(super) fn listener(inbound: &Inbound, shape: Profile) -> Listener {
 fn chain(chain: &FilterChain, shape: Profile) -> ChainProto {
     let guards = chain.authorization.connection().iter().map(rbac::connection);
     let last = match chain.traffic {
-        Traffic::Http => http(&chain.name, &chain.authorization, shape),
+        Traffic::Http => http(chain, shape),
         Traffic::Tcp => bytes(&chain.name),
     };
     ChainProto {
@@ -72,7 +71,8 @@ fn chain(chain: &FilterChain, shape: Profile) -> ChainProto {
     }
 }
 
-fn http(name: &str, authorization: &Authorization, shape: Profile) -> Filter {
+fn http(chain: &FilterChain, shape: Profile) -> Filter {
+    let (authorization, limits) = (&chain.authorization, &chain.limits);
     let action = match shape {
         // The application answers (gRFC A36): every other action fails the call.
         Profile::Grpc => route::Action::NonForwardingAction(NonForwardingAction {}),
@@ -83,12 +83,29 @@ fn http(name: &str, authorization: &Authorization, shape: Profile) -> Filter {
     };
     let tokens = authorization.tokens().into_iter().map(|rules| jwt::filter(rules));
     let guards = authorization.request().iter().map(rbac::request);
+    let limits_at = |after_guards| {
+        let filters = limits
+            .filters()
+            .iter()
+            .filter(move |filter| filter.after_guards == after_guards);
+        let global = limits
+            .global()
+            .iter()
+            .filter(move |filter| filter.after_guards == after_guards);
+        let filters = filters.map(|filter| limit::filter(filter, shape));
+        filters.chain(global.map(|filter| limit::global(filter, shape)))
+    };
+    let mut virtual_hosts = rbac::virtual_hosts(authorization.hosts(), &action);
+    limit::add_to(&mut virtual_hosts, limits.hosts(), &action);
     connection_manager(&HttpConnectionManager {
-        stat_prefix: stat_prefix(name),
-        http_filters: tokens.chain(guards).chain(filters(&[])).collect(),
+        stat_prefix: stat_prefix(&chain.name),
+        http_filters: (limits_at(false).chain(tokens).chain(guards))
+            .chain(limits_at(true))
+            .chain(filters(&[]))
+            .collect(),
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
             name: "inbound".into(),
-            virtual_hosts: rbac::virtual_hosts(authorization.hosts(), &action),
+            virtual_hosts,
             ..RouteConfiguration::default()
         })),
         ..HttpConnectionManager::default()

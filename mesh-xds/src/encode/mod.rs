@@ -29,6 +29,7 @@ mod headers;
 mod inbound;
 mod jwt;
 mod lb;
+mod limit;
 mod listener;
 mod matcher;
 mod ordered;

@@ -92,6 +92,12 @@ pub(super) fn outside(outside: &TlsOrigination, dialect: Dialect) -> TransportSo
         }
         Roots::Named(name) if envoy => sds = Some(secret(name)),
         Roots::Named(name) => validation.ca_certificate_provider_instance = provider(PROVIDED, &**name),
+        Roots::Workload => match dialect {
+            Dialect::Mesh | Dialect::Grpc => validation.ca_certificate_provider_instance = instance(),
+            // Under this name a sidecar of ours would take them for the mesh's.
+            Dialect::Sidecar => validation.ca_certificate_provider_instance = provider(PROVIDED, SDS_ROOTS),
+            Dialect::Envoy(_) => sds = Some(secret(SDS_ROOTS)),
+        },
     }
     match &outside.shown {
         None => {}

@@ -33,6 +33,7 @@ pub(super) fn context(profile: Profile) -> Context {
         provider: Some(PROVIDER.into()),
         profile,
         trusted: true,
+        ..Context::default()
     }
 }
 

@@ -30,7 +30,8 @@ pub(super) async fn supply(files: &FileWatcher, outlet: &Outlet) -> Infallible {
             Ok(material) if last.as_ref() == Some(&material) => {}
             Ok(material) => match material.identity(&files.trust) {
                 Ok(identity) => {
-                    outlet.issued(identity);
+                    let begin = identity.svid().not_before();
+                    outlet.issued(identity, begin);
                     last = Some(material);
                 }
                 Err(error) => outlet.failed(&error),
@@ -43,6 +44,13 @@ pub(super) async fn supply(files: &FileWatcher, outlet: &Outlet) -> Infallible {
         };
         tokio::time::sleep(interval).await;
     }
+}
+
+/// Whether there is a certificate at all.
+pub(super) async fn are_there(files: &FileWatcher) -> bool {
+    tokio::fs::try_exists(&files.identity.certificate)
+        .await
+        .unwrap_or(false)
 }
 
 /// The files' bytes.

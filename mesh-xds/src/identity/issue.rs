@@ -5,11 +5,13 @@ use std::fmt;
 use mesh_core::identity::{Identity, InvalidBundle, InvalidSvid, SpiffeId, Svid, TrustBundle};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroize as _;
 
 use crate::connect::{Chain, ConnectError};
 use crate::pem::{self, PemError};
 
-/// A private key and the request made with it. The key never leaves the process; it has no `Debug`.
+/// A private key and the request made with it. The key never leaves the process; it has no `Debug`, and its encoded bytes are wiped when it
+/// is dropped.
 pub(super) struct Applicant {
     key: KeyPair,
     csr: String,
@@ -64,12 +66,19 @@ impl Applicant {
     }
 }
 
+impl Drop for Applicant {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
 /// Why there is no certificate.
 #[derive(Debug)]
 pub(super) enum IssueError {
     Request(rcgen::Error),
     Token(PemError),
     TokenText,
+    ClusterText,
     Connect(ConnectError),
     Refused(tonic::Status),
     TimedOut,
@@ -78,6 +87,7 @@ pub(super) enum IssueError {
     Svid(InvalidSvid),
     Another(SpiffeId),
     Bundle(InvalidBundle),
+    Ended,
 }
 
 impl fmt::Display for IssueError {
@@ -86,6 +96,7 @@ impl fmt::Display for IssueError {
             Self::Request(error) => write!(f, "the certificate request could not be made: {error}"),
             Self::Token(error) => write!(f, "the join token could not be read: {error}"),
             Self::TokenText => f.write_str("the join token is not fit for a header"),
+            Self::ClusterText => f.write_str("the cluster's id is not fit for a header"),
             Self::Connect(error) => write!(f, "connecting to the CA: {error}"),
             Self::Refused(status) => write!(f, "the CA answered {:?}: {}", status.code(), status.message()),
             Self::TimedOut => f.write_str("the CA did not answer in time"),
@@ -97,6 +108,7 @@ impl fmt::Display for IssueError {
             Self::Svid(error) => write!(f, "the CA's answer: {}", Chain(error)),
             Self::Another(id) => write!(f, "the CA's answer names another: {id}"),
             Self::Bundle(error) => write!(f, "the CA's roots: {}", Chain(error)),
+            Self::Ended => f.write_str("the CA's certificate has ended already by the clock of this machine"),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `mesh_ca`: asks an `IstioCertificateService` for a certificate, and again before it ends.
 //!
 //! The first time a token proves who asks; after that the certificate itself does, over mutual TLS, so that a token may be
-//! good for one use. Until a request is answered it is repeated unchanged, key and all. This mesh's CA does not recognise a
+//! good for one use. Istio's agent shows its token each time, which Kubernetes renews in its file, and so does [`Proof::TokenAlways`]
+//! here: istiod finds out from it whether the workload still exists. Until a request is answered it is repeated unchanged, key and all. This mesh's CA does not recognise a
 //! repetition: when its answer is lost after it took a single-use token, the workload needs a new one.
 
 use std::convert::Infallible;
@@ -10,57 +11,58 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use mesh_core::Entropy;
 use mesh_core::identity::Identity;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 use tonic::metadata::AsciiMetadataValue;
 use tonic_prost::ProstCodec;
 
 use super::issue::{Applicant, IssueError};
-use super::{Outlet, remaining};
-use crate::bootstrap::{Credentials, MeshCa, Token};
+use super::{Outlet, term};
+use crate::bootstrap::{Credentials, MeshCa, Proof, Token};
 use crate::client::Backoff;
-use crate::connect::connect;
+use crate::connect::connect_to;
 use crate::connector::Connector;
 use crate::pem;
 use crate::proto::istio::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse};
 
-/// How long a certificate is asked for: a day, as Istio does. The CA may give less.
-const VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a certificate is asked for, in seconds: as long as the CA is told to give, which is what its operator shortens
+/// lifetimes by. istiod takes it the same way.
+const VALIDITY: i64 = 0;
+/// Which of several clusters the caller is in: whose tokens istiod has to ask about.
+const CLUSTER_ID: &str = "clusterid";
 /// The longest one call may take once connected.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Renewal begins at half of what is left of a certificate, a tenth earlier or later, so that workloads that started
-/// together do not renew together.
-const JITTER_DIVISOR: u64 = 10;
-/// The least time between two certificates, however short they live.
-const MIN_TERM: Duration = Duration::from_secs(1);
 
 pub(super) async fn supply(ca: &MeshCa, connector: &Connector, outlet: &Outlet, entropy: &Entropy) -> Infallible {
     let mut backoff = Backoff::new(entropy.clone());
     let mut trusted = Vec::new();
     let mut applicant = None;
     loop {
-        match attempt(ca, connector, outlet, &mut applicant, &trusted).await {
+        let failure = match attempt(ca, connector, outlet, &mut applicant, &trusted).await {
             Ok((identity, roots)) => {
-                backoff.reset();
-                (applicant, trusted) = (None, roots);
-                let until = renewal(&identity, outlet.now(), entropy);
-                outlet.issued(identity);
-                outlet.sleep_until(until).await;
+                applicant = None;
+                let now = outlet.now();
+                match term::renewal(&identity, now, entropy) {
+                    Some(term) => {
+                        backoff.reset();
+                        trusted = roots;
+                        // A clock that is set back to before it makes it one of the future, which nobody believes. One that came as that
+                        // is of an authority that is ahead, and the next would be the same.
+                        let begin = identity.svid().not_before();
+                        let begun = (begin.as_secs() <= now.as_secs()).then_some(begin);
+                        outlet.issued(identity, now);
+                        outlet.rest(term, begun).await;
+                        continue;
+                    }
+                    // Our clock or the CA's is wrong, and asking more often makes neither right.
+                    None => IssueError::Ended,
+                }
             }
-            Err(error) => {
-                outlet.failed(&error);
-                tokio::time::sleep(backoff.next()).await;
-            }
-        }
+            Err(error) => error,
+        };
+        outlet.failed(&failure);
+        let life = outlet.newest().map(|(_, life)| life);
+        tokio::time::sleep(term::retry(backoff.next(), life, entropy)).await;
     }
-}
-
-/// When to begin renewing.
-pub(super) fn renewal(identity: &Identity, now: UnixTime, entropy: &Entropy) -> UnixTime {
-    let half = remaining(identity, now).as_secs() / 2;
-    let spread = half / JITTER_DIVISOR;
-    let term = half - spread + entropy.draw().below(2 * spread + 1);
-    let term = Duration::from_secs(term).max(MIN_TERM);
-    UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + term)
 }
 
 async fn attempt(
@@ -74,16 +76,27 @@ async fn attempt(
         Some(applicant) => applicant,
         none => none.insert(Applicant::new(&ca.id)?),
     };
-    let current = outlet.valid();
+    let current = match ca.proof {
+        // Nobody believes a certificate of the future, the CA included.
+        Proof::TokenOnce => outlet
+            .valid()
+            .filter(|current| current.svid().not_before() <= outlet.now()),
+        Proof::TokenAlways => None,
+    };
     let mut request = tonic::Request::new(CreateCertificateRequest {
         csr: applicant.csr().into(),
-        validity_duration: VALIDITY.as_secs() as i64,
+        validity_duration: VALIDITY,
     });
     if current.is_none() {
         request.metadata_mut().insert("authorization", bearer(&ca.token).await?);
     }
+    if let Some(cluster) = &ca.cluster_id {
+        let value = AsciiMetadataValue::try_from(&**cluster).map_err(|_| IssueError::ClusterText)?;
+        request.metadata_mut().insert(CLUSTER_ID, value);
+    }
     let credentials = Credentials::Tls(ca.roots.clone().into());
-    let channel = connect(connector, &ca.uri, &credentials, current.as_ref(), &outlet.clock)
+    let name = ca.server_name.as_deref().unwrap_or_else(|| ca.uri.host());
+    let channel = connect_to(connector, &ca.uri, name, &credentials, current.as_ref(), &outlet.clock)
         .await
         .map_err(IssueError::Connect)?;
     let answer = tokio::time::timeout(CALL_TIMEOUT, call(channel, request)).await;

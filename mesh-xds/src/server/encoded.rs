@@ -351,6 +351,7 @@ fn check<R: Resource>(resources: &Resources, profile: Profile) -> Result<(), Unp
         provider: Some(PROVIDER.into()),
         profile,
         trusted: true,
+        ..Context::default()
     };
     for bytes in resources.values() {
         let raw = Raw {

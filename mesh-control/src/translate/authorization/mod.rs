@@ -5,8 +5,8 @@
 //! enforce nothing.
 //!
 //! Where this is stricter than Istio: a principal may end or begin with `*` only at the border of a segment, so that `ns/a*` is not
-//! taken for a namespace; a path that no canonical request has is refused, since a DENY of it would never hold; and a host without
-//! a port means that host by any port.
+//! taken for a namespace; a path or a host that no canonical request has is refused, since a DENY of it would never hold; and where it
+//! keeps somebody out, a host without a port means that host by any port.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use mesh_core::config::{Authorization, FilterRules, Rbac, RbacAction, RbacFilter
 
 use super::{Findings, Mesh, tokens};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{AuthorizationPolicy, Document, Documents, PolicyAction};
+use crate::istio::{AuthorizationPolicy, Document, Documents, Meta, PolicyAction};
 use rule::Reader;
 
 mod rule;
@@ -38,6 +38,11 @@ impl<'a> Policies<'a> {
         let mut read = Vec::new();
         for document in &documents.authorization_policies {
             read.push((document, policies(document, mesh, findings)));
+            if is_dry(&document.meta).is_none() {
+                let message = format!("the annotation {DRY_RUN} is neither true nor false");
+                let meta = &document.meta;
+                findings.say(meta, Severity::Error, Code::Schema, &meta.place, message);
+            }
             if document.spec.action == PolicyAction::Deny && document.spec.rules.is_empty() {
                 let message = "a DENY policy without rules denies nothing";
                 let meta = &document.meta;
@@ -45,6 +50,32 @@ impl<'a> Policies<'a> {
             }
         }
         Self { documents, mesh, read }
+    }
+
+    /// Warns of policies that deny by who somebody is, where a workload takes plaintext: who comes so is nobody, and is not denied (Istio).
+    pub(super) fn warn_of_plaintext(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        findings: &mut Findings,
+    ) {
+        for (document, _) in &self.read {
+            let (meta, spec) = (&document.meta, &document.spec);
+            let own = meta.namespace();
+            let meant = (own == namespace || own == &*self.mesh.root_namespace)
+                && spec.selector.as_ref().is_none_or(|selector| selector.selects(labels));
+            let sources = spec
+                .rules
+                .iter()
+                .flat_map(|rule| rule.from.iter().flatten().chain(&rule.when));
+            let named = sources.filter(|tested| tested.attribute.is_identity() && !tested.values.is_empty());
+            let mut named = named.flat_map(|tested| &tested.values);
+            if let (true, PolicyAction::Deny, Some(first)) = (meant, spec.action, named.next()) {
+                let message = "denies by who somebody is, and a workload that it means takes plaintext, by which nobody is anybody: who comes \
+                               so is not denied. Make the workload STRICT, or allow by name instead";
+                findings.say(meta, Severity::Warning, Code::NoEffect, &first.place, message);
+            }
+        }
     }
 
     /// What a workload's requests must pass: by the policies of the root namespace and of its own that select it.
@@ -69,12 +100,11 @@ impl<'a> Policies<'a> {
                 PolicyAction::Deny => &mut deny,
                 PolicyAction::Allow => &mut allow,
             };
-            let dry = document
-                .meta
-                .annotations
-                .get(DRY_RUN)
-                .is_some_and(|value| value == "true");
-            let side = if dry { &mut both.shadow } else { &mut both.enforced };
+            let side = if is_dry(&document.meta) == Some(true) {
+                &mut both.shadow
+            } else {
+                &mut both.enforced
+            };
             side.get_or_insert_default().extend(policies.iter().cloned());
             last = Some(&document.meta);
         }
@@ -151,7 +181,6 @@ impl Both {
         let rules = |policies: Option<Vec<RbacPolicy>>| {
             policies.map(|mut policies| {
                 policies.sort_by(|a, b| a.name.cmp(&b.name));
-                policies.dedup_by(|a, b| a.name == b.name);
                 Rbac { action, policies }
             })
         };
@@ -166,9 +195,19 @@ impl Both {
     }
 }
 
+/// Whether a document is a dry run, in any spelling that Go reads (Istio); `None`: it says so in none.
+fn is_dry(meta: &Meta) -> Option<bool> {
+    match meta.annotations.get(DRY_RUN).map(String::as_str) {
+        None | Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Some(false),
+        Some("1" | "t" | "T" | "TRUE" | "true" | "True") => Some(true),
+        Some(_) => None,
+    }
+}
+
 /// A policy for each rule.
 fn policies(document: &Document<AuthorizationPolicy>, mesh: &Mesh, findings: &mut Findings) -> Vec<RbacPolicy> {
-    let mut reader = Reader::new(&document.meta, mesh, findings);
+    let denies = document.spec.action != PolicyAction::Allow;
+    let mut reader = Reader::new(&document.meta, mesh, denies, findings);
     let rules = document.spec.rules.iter().enumerate();
     rules.map(|(index, rule)| reader.policy(index, rule)).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mesh_core::canonical::{PathNormalization, canonical_path};
+use mesh_core::canonical::{PathNormalization, canonical_authority, canonical_path, is_spoofable};
 use mesh_core::config::{
     ClaimShape, HeaderMatch, HeaderTest, IpPrefix, Pattern, Permission, PermissionTest, Principal, PrincipalTest,
     RbacPolicy, Rule, StringMatch, Subject, TokenTest,
@@ -17,12 +17,21 @@ use crate::translate::{Findings, Mesh};
 pub(super) struct Reader<'a> {
     meta: &'a Meta,
     mesh: &'a Mesh,
+    /// What matches is kept out, so that where a value has two readings the wider one counts. Turned about while what must not match is
+    /// read.
+    denies: bool,
     findings: &'a mut Findings,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(meta: &'a Meta, mesh: &'a Mesh, findings: &'a mut Findings) -> Self {
-        Self { meta, mesh, findings }
+    /// `denies`: what the rules match is not let through by that.
+    pub(super) fn new(meta: &'a Meta, mesh: &'a Mesh, denies: bool, findings: &'a mut Findings) -> Self {
+        Self {
+            meta,
+            mesh,
+            denies,
+            findings,
+        }
     }
 
     /// The policy that a rule is.
@@ -84,7 +93,7 @@ impl<'a> Reader<'a> {
 
     fn principal(&mut self, tested: &Tested) -> Principal {
         let make: fn(&mut Self, &At<String>, &Attribute) -> Option<PrincipalTest> = match tested.attribute {
-            Attribute::Principal => |own, value, _| own.id(value),
+            Attribute::Principal => return self.tested(tested, Self::ids),
             Attribute::Namespace => {
                 |own, value, _| own.by_pattern(value, &format!("[^/]+/ns/{}/sa/[^/]+", segment(value)))
             }
@@ -107,13 +116,21 @@ impl<'a> Reader<'a> {
             both.push(Rule::Any(values.collect()));
         }
         if !tested.not_values.is_empty() {
+            self.denies = !self.denies;
             let values = tested.not_values.iter().filter_map(|value| make(self, value));
             both.push(Rule::Any(values.collect()).negated());
+            self.denies = !self.denies;
         }
         all(both)
     }
 
     fn method(&mut self, value: &At<String>) -> Option<Permission> {
+        if value.value == "CONNECT" {
+            return self.refuse(
+                value,
+                "no request has the method CONNECT: it is refused at the door".to_owned(),
+            );
+        }
         if value.bytes().any(|byte| byte.is_ascii_lowercase()) {
             return self.refuse(
                 value,
@@ -128,15 +145,31 @@ impl<'a> Reader<'a> {
             return self.template(value).map(|test| Rule::Is(PermissionTest::Path(test)));
         }
         let test = text(value);
+        // What stands where the value leaves something open may be anything; a letter stands for it.
         let whole = match &test {
-            Some(StringMatch::Exact(path)) => Some(path.to_string()),
-            // What follows the prefix may be anything; a letter stands for it.
-            Some(StringMatch::Prefix(prefix)) => Some(format!("{prefix}x")),
-            _ => None,
+            Some(StringMatch::Exact(path)) => path.to_string(),
+            Some(StringMatch::Prefix(prefix)) => format!("{prefix}x"),
+            Some(StringMatch::Suffix(suffix)) if suffix.contains('*') => {
+                let message = format!("{:?}: a * stands at one end only", value.value);
+                return self.refuse(value, message);
+            }
+            Some(StringMatch::Suffix(suffix)) if suffix.starts_with('/') => format!("/x{suffix}"),
+            Some(StringMatch::Suffix(suffix)) => format!("/{suffix}"),
+            _ => "/".to_owned(),
         };
-        if let Some(whole) = whole
-            && canonical_path(&whole, PathNormalization::Base) != Ok(None)
-        {
+        self.may_be_asked_for(value, &whole)?;
+        let Some(test) = test else {
+            // Everything, and that is also what `OPTIONS *` asks for.
+            let both = [StringMatch::Prefix("/".into()), StringMatch::Exact("*".into())];
+            let both = both.map(|test| Rule::Is(PermissionTest::Path(test)));
+            return Some(Rule::Any(both.into()));
+        };
+        Some(Rule::Is(PermissionTest::Path(test)))
+    }
+
+    /// Refuses a path that no canonical request has, as which `whole` is read.
+    fn may_be_asked_for(&mut self, value: &At<String>, whole: &str) -> Option<()> {
+        if canonical_path(whole, PathNormalization::Base) != Ok(None) {
             let message = format!(
                 "no request has the path {:?}: paths are compared in their canonical form, without `.` and `..` segments, backslashes and \
                  needless escapes",
@@ -144,9 +177,15 @@ impl<'a> Reader<'a> {
             );
             return self.refuse(value, message);
         }
-        Some(Rule::Is(PermissionTest::Path(
-            test.unwrap_or_else(|| StringMatch::Prefix("/".into())),
-        )))
+        if canonical_path(whole, PathNormalization::default()) != Ok(None) {
+            let message = format!(
+                "no request has the path {:?} but of a server that was told to keep runs of slashes, or escaped ones (`MeshLayer::paths`)",
+                value.value
+            );
+            self.findings
+                .say(self.meta, Severity::Warning, Code::NoEffect, &value.place, message);
+        }
+        Some(())
     }
 
     /// `{*}` is a segment and `{**}` any number of them (Istio's path templates).
@@ -170,6 +209,7 @@ impl<'a> Reader<'a> {
                 other => source.push_str(&escape(other)),
             }
         }
+        self.may_be_asked_for(value, &value.replace("{**}", "x").replace("{*}", "x"))?;
         self.pattern(value, &source)
     }
 
@@ -206,11 +246,28 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `cluster.local` is whatever the mesh's own trust domain is (Istio).
-    fn id(&mut self, value: &At<String>) -> Option<PrincipalTest> {
-        let own = |rest: &str| match rest.strip_prefix("cluster.local/") {
-            Some(path) => format!("spiffe://{}/{path}", self.mesh.trust_domain),
-            None => format!("spiffe://{rest}"),
+    /// A principal of the mesh's own trust domain is one by each of its names (Istio); one of another is that.
+    fn ids(&mut self, value: &At<String>) -> Option<Principal> {
+        let mesh = self.mesh;
+        let is_own = |value: &str| value.split_once('/').is_some_and(|(domain, _)| mesh.is_called(domain));
+        if !is_own(value) {
+            return self.id(value, None).map(Rule::Is);
+        }
+        let mut all = Vec::new();
+        for domain in mesh.trust_domains() {
+            all.push(Rule::Is(self.id(value, Some(domain))?));
+        }
+        match all.len() {
+            1 => all.pop(),
+            _ => Some(Rule::Any(all)),
+        }
+    }
+
+    /// With `domain` in the place of its own, where there is one.
+    fn id(&mut self, value: &At<String>, domain: Option<&str>) -> Option<PrincipalTest> {
+        let own = |rest: &str| match (domain, rest.split_once('/')) {
+            (Some(domain), Some((_, path))) => format!("spiffe://{domain}/{path}"),
+            _ => format!("spiffe://{rest}"),
         };
         let test = match text(value) {
             None => return Some(PrincipalTest::Peer(None)),
@@ -249,6 +306,14 @@ impl<'a> Reader<'a> {
         let Attribute::Header(name) = attribute else {
             return None;
         };
+        let sent: Option<http::HeaderName> = name.parse().ok();
+        if sent.is_some_and(|name| is_spoofable(&name)) {
+            let message = format!(
+                "{name:?} is taken off whatever a sender says by it, so that only an authorizer (CUSTOM) can have put it there"
+            );
+            self.findings
+                .say(self.meta, Severity::Warning, Code::NoEffect, &value.place, message);
+        }
         match Subject::parse(name) {
             Some(subject @ (Subject::Header(_) | Subject::Authority)) if !name.starts_with("grpc-") => {
                 let test = text(value).map_or(HeaderTest::Present, HeaderTest::Value);
@@ -266,22 +331,42 @@ impl<'a> Reader<'a> {
         let path = names.iter().map(|name| name.as_str().into()).collect();
         let test = match text(value) {
             Some(test) => test,
-            None => self.pattern(value, ".+")?,
+            // Whatever it is, so long as it is there.
+            None => self.pattern(value, "(?s).*")?,
         };
         Some(PrincipalTest::Token(TokenTest::Claim(path, ClaimShape::Any, test)))
     }
 
-    /// A host as canonical requests name it: in lower case, by any port where none is written.
+    /// A host as canonical requests name it: in lower case. Without a port it is Istio's exact comparison that lets somebody through, and
+    /// the host by any port that keeps somebody out.
     fn host(&mut self, value: &At<String>) -> Option<Permission> {
         let host = value.to_ascii_lowercase();
         let is = |test| Rule::Is(header(Subject::Authority, Some(test)));
-        Some(match text(&host) {
+        let test = text(&host);
+        let canonical = |text: String| canonical_authority(&text) == Ok(None);
+        let there_is = match &test {
+            None => true,
+            Some(StringMatch::Exact(host)) => canonical(host.to_string()),
+            // What follows may be of a name, or of a port.
+            Some(StringMatch::Prefix(start)) => canonical(format!("{start}x")) || canonical(format!("{start}1")),
+            Some(StringMatch::Suffix(end)) => canonical(format!("x{end}")) || canonical(format!("x:1{end}")),
+            Some(_) => true,
+        };
+        if !there_is {
+            let message = format!(
+                "no request has the host {:?}: hosts are compared in their canonical form, without a user, a final dot, needless zeros and a \
+                 second * ",
+                value.value
+            );
+            return self.refuse(value, message.trim_end().to_owned());
+        }
+        Some(match test {
             None => Rule::Is(header(Subject::Authority, None)),
-            Some(StringMatch::Exact(host)) if !has_port(&host) => {
+            Some(StringMatch::Exact(host)) if self.denies && !has_port(&host) => {
                 let with_port = StringMatch::Prefix(format!("{host}:").into());
                 Rule::Any(vec![is(StringMatch::Exact(host)), is(with_port)])
             }
-            Some(StringMatch::Suffix(suffix)) if !has_port(&suffix) => {
+            Some(StringMatch::Suffix(suffix)) if self.denies && !has_port(&suffix) => {
                 is(self.pattern(value, &format!(".*{}(?::[0-9]+)?", escape(&suffix)))?)
             }
             Some(test) => is(test),

@@ -3,6 +3,7 @@
 use http::Request;
 use mesh_core::authorize::Facts;
 use mesh_core::canonical::{PathNormalization, Rewrite};
+use mesh_core::config::{PrincipalTest, Rule, StringMatch, TokenTest};
 use mesh_core::identity::SpiffeId;
 use mesh_core::route::RequestHead;
 
@@ -159,6 +160,7 @@ fn az_7_every_field_by_what_it_lets_through() {
         ("paths: ['/a*']", "GET https://pay.shop/ab", true),
         ("paths: ['*/b']", "GET https://pay.shop/a/b", true),
         ("paths: ['*']", GET, true),
+        ("notPaths: ['*']", "OPTIONS *, host: a", false),
         ("paths: ['/{*}/b']", "GET https://pay.shop/a/b", true),
         ("paths: ['/{*}/b']", "GET https://pay.shop/a/a/b", false),
         ("paths: ['/{**}/b']", "GET https://pay.shop/a/a/b", true),
@@ -168,9 +170,14 @@ fn az_7_every_field_by_what_it_lets_through() {
         ("methods: [POST, PUT]", GET, false),
         ("notMethods: [POST]", GET, true),
         ("hosts: [pay.shop]", GET, true),
-        ("hosts: [PAY.shop]", "GET https://pay.SHOP:8080/a", true),
+        // By exact comparison it lets in, and by any port it keeps out.
+        ("hosts: [PAY.shop]", "GET https://pay.SHOP/a", true),
+        ("hosts: [PAY.shop]", "GET https://pay.SHOP:8080/a", false),
+        ("hosts: ['pay.shop:8080']", "GET https://pay.SHOP:8080/a", true),
         ("hosts: ['pay.shop:80']", "GET https://pay.shop:8080/a", false),
-        ("hosts: ['*.shop']", "GET https://pay.shop:8080/a", true),
+        ("hosts: ['*.shop']", GET, true),
+        ("hosts: ['*.shop']", "GET https://pay.shop:8080/a", false),
+        ("notHosts: ['*.shop']", "GET https://pay.shop:8080/a", false),
         ("hosts: ['*.shop']", "GET https://payxshop/a", false),
         ("hosts: ['pay.*']", GET, true),
         ("notHosts: [pay.shop]", "GET https://pay.shop.:1/a", false),
@@ -256,7 +263,27 @@ fn deny_comes_before_allow_and_nothing_is_not_everything() {
         (&[DENY_ADMIN], "GET https://a/x", true),
         (&[DENY_ADMIN], "GET https://a/admin", false),
         (&[DENY_ADMIN, ALL], "GET https://a//%61dmin/x", false),
+        (
+            &["{action: DENY, rules: [{to: [{operation: {paths: ['*']}}]}]}"],
+            "OPTIONS *, host: a",
+            false,
+        ),
+        (
+            &["{action: DENY, rules: [{to: [{operation: {hosts: [a]}}]}]}"],
+            "GET https://a:81/x",
+            false,
+        ),
+        (
+            &["{action: DENY, rules: [{to: [{operation: {notHosts: [a]}}]}]}"],
+            "GET https://a:81/x",
+            false,
+        ),
         (&["{action: AUDIT, rules: [{}]}"], "GET https://a/x", true),
+        (
+            &["namespace: shop, annotations: {istio.io/dry-run: 'True'}|{action: DENY, rules: [{}]}"],
+            "GET https://a/x",
+            true,
+        ),
         (
             &["namespace: shop, annotations: {istio.io/dry-run: 'true'}|{action: DENY, rules: [{}]}"],
             "GET https://a/x",
@@ -286,6 +313,20 @@ fn deny_comes_before_allow_and_nothing_is_not_everything() {
     }
 }
 
+/// A claim is there whatever its text is.
+#[test]
+fn a_claim_with_a_line_break_is_a_claim() {
+    let authorization = authorization(&["{rules: [{when: [{key: 'request.auth.claims[role]', values: ['*']}]}]}"]);
+    let policies = &authorization.request()[0].rules.enforced.as_ref().unwrap().policies;
+    let [Rule::Any(values)] = &*policies[0].principals else {
+        panic!("{policies:?}")
+    };
+    let [Rule::Is(PrincipalTest::Token(TokenTest::Claim(_, _, StringMatch::Regex(pattern))))] = &**values else {
+        panic!("{policies:?}")
+    };
+    assert!(pattern.is_match(b"\nroot") && pattern.is_match(b""));
+}
+
 #[test]
 fn a_rule_joins_what_is_in_it() {
     let spec = "{rules: [{from: [{source: {namespaces: [shop]}}, {source: {namespaces: [bank]}}], \
@@ -304,6 +345,78 @@ fn a_rule_joins_what_is_in_it() {
     }
     let name = &authorization.request()[0].rules.enforced.as_ref().unwrap().policies[0].name;
     assert_eq!(&**name, "ns[shop]-policy[p0]-rule[0]");
+}
+
+/// What has an effect only sometimes is told, and taken.
+#[test]
+fn az_9_what_holds_only_sometimes_is_a_warning() {
+    for (spec, expected) in [
+        ("{rules: [{to: [{operation: {paths: [/a//b]}}]}]}", "MeshLayer::paths"),
+        (
+            "{rules: [{when: [{key: 'request.headers[x-forwarded-for]', values: [a]}]}]}",
+            "taken off",
+        ),
+    ] {
+        let (documents, _) = read(&[spec]);
+        let mut findings = Findings::default();
+        Policies::new(&documents, &Mesh::default(), &mut findings);
+        let all: Vec<_> = findings.0.into_iter().collect();
+        assert!(
+            all.iter().any(|finding| finding.message.contains(expected)),
+            "{spec}: {all:?}"
+        );
+        assert!(
+            all.iter().all(|finding| finding.severity == Severity::Warning),
+            "{spec}: {all:?}"
+        );
+    }
+}
+
+/// Of two documents of one name, Kubernetes would hold one. Neither is guessed.
+#[test]
+fn az_9_a_name_that_is_given_twice_is_an_error() {
+    let document = |kind: &str, namespace: &str, spec: &str| {
+        format!("apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p{namespace}}}\nspec: {spec}\n")
+    };
+    for (kind, spec) in [
+        ("AuthorizationPolicy", "{action: DENY}"),
+        ("PeerAuthentication", "{mtls: {mode: STRICT}}"),
+        ("RequestAuthentication", "{}"),
+    ] {
+        let mut documents = Documents::default();
+        assert_eq!(documents.read("a.yaml", &document(kind, "", spec)), [], "{kind}");
+        // The namespace that is not written is a namespace like others.
+        let found = documents.read("b.yaml", &document(kind, ", namespace: default", spec));
+        let [finding] = &*found else {
+            panic!("{kind}: {found:?}")
+        };
+        assert!(finding.is_error() && &*finding.file == "b.yaml", "{found:?}");
+        assert!(finding.message.contains("a.yaml:4"), "{found:?}");
+        assert_eq!(
+            documents.read("c.yaml", &document(kind, ", namespace: other", spec)),
+            [],
+            "{kind}"
+        );
+    }
+}
+
+/// A typo in front of the kind must not open what it closes.
+#[test]
+fn az_9_a_kind_of_ours_in_another_group_is_an_error() {
+    for kind in ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"] {
+        for version in ["apiVersion: security.istio/v1\n", "", "apiVersion: v1\n"] {
+            let text = format!("{version}kind: {kind}\nmetadata: {{name: p}}\nspec: {{}}\n");
+            let found = Documents::default().read("f.yaml", &text);
+            assert!(matches!(&*found, [finding] if finding.is_error()), "{text}{found:?}");
+        }
+        let text = format!("apiVersion: policy.linkerd.io/v1alpha1\nkind: {kind}\nmetadata: {{name: p}}\nspec: {{}}\n");
+        assert!(
+            !Documents::default()
+                .read("f.yaml", &text)
+                .iter()
+                .any(Diagnostic::is_error)
+        );
+    }
 }
 
 /// AZ-9: nothing is skipped. Each is an error, so the last good configuration stays.
@@ -360,6 +473,46 @@ fn az_9_what_is_not_understood_is_an_error() {
             "no request has the path",
         ),
         ("{rules: [{to: [{operation: {paths: ['/{*}x']}}]}]}", "whole segments"),
+        (
+            "{rules: [{to: [{operation: {paths: ['*/../admin']}}]}]}",
+            "no request has the path",
+        ),
+        (
+            "{rules: [{to: [{operation: {paths: ['/%61dmin/{**}']}}]}]}",
+            "no request has the path",
+        ),
+        (
+            "{rules: [{to: [{operation: {paths: ['/users/a%40b']}}]}]}",
+            "no request has the path",
+        ),
+        (
+            "{rules: [{to: [{operation: {paths: ['*admin*']}}]}]}",
+            "at one end only",
+        ),
+        (
+            "{rules: [{to: [{operation: {hosts: [pay.shop.]}}]}]}",
+            "no request has the host",
+        ),
+        (
+            "{rules: [{to: [{operation: {hosts: ['pay.shop:08080']}}]}]}",
+            "no request has the host",
+        ),
+        (
+            "{rules: [{to: [{operation: {hosts: [user@pay.shop]}}]}]}",
+            "no request has the host",
+        ),
+        (
+            "{rules: [{to: [{operation: {hosts: ['[0:0:0:0:0:0:0:1]']}}]}]}",
+            "no request has the host",
+        ),
+        (
+            "{rules: [{to: [{operation: {hosts: ['*pay*']}}]}]}",
+            "no request has the host",
+        ),
+        (
+            "namespace: shop, annotations: {istio.io/dry-run: maybe}|{}",
+            "neither true nor false",
+        ),
         ("{rules: [{to: [{operation: {methods: [get]}}]}]}", "upper case"),
         ("{rules: [{to: [{operation: {ports: ['0']}}]}]}", "is not a port"),
         (
@@ -384,5 +537,35 @@ fn az_9_what_is_not_understood_is_an_error() {
             "{spec}: {all:?}"
         );
         assert!(all.iter().all(|finding| finding.line > 0), "{spec}: {all:?}");
+    }
+}
+
+/// A principal is one by every name of its trust domain, and by no other.
+#[test]
+fn principals_are_those_of_the_aliases_too() {
+    let mesh = Mesh {
+        trust_domain: "new.test".into(),
+        trust_domain_aliases: vec!["old.test".into()],
+        ..Mesh::default()
+    };
+    let table = [
+        ("new.test/ns/shop/sa/checkout", &["new.test", "old.test"][..]),
+        ("old.test/ns/shop/sa/checkout", &["new.test", "old.test"]),
+        ("cluster.local/ns/shop/*", &["new.test", "old.test"]),
+        ("other.test/ns/shop/sa/checkout", &["other.test"]),
+        ("*/sa/checkout", &["new.test", "old.test", "other.test"]),
+    ];
+    for (principal, admitted) in table {
+        let spec = format!("{{rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]}}");
+        let (documents, diagnostics) = read(&[&spec]);
+        assert_eq!(diagnostics, []);
+        let mut findings = Findings::default();
+        let policies = Policies::new(&documents, &mesh, &mut findings);
+        let authorization = policies.of_workload("shop", &BTreeMap::new(), &mut findings);
+        for domain in ["new.test", "old.test", "other.test"] {
+            let peer = format!("spiffe://{domain}/ns/shop/sa/checkout");
+            let passed = passes(&authorization, &peer, "GET https://a.test/");
+            assert_eq!(passed, admitted.contains(&domain), "{principal}: {peer}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use mesh_core::config::{JwtProvider, JwtRequirement, JwtRule, JwtRules, RouteMat
 
 use super::{Findings, Mesh};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{Documents, JwtRule as RuleDocument};
+use crate::istio::Documents;
 
 /// Claims that are words with spaces between wherever they are (RFC 8693; Istio).
 const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
@@ -85,19 +85,13 @@ fn rules(providers: Vec<JwtProvider>) -> Option<Arc<JwtRules>> {
     }))
 }
 
-fn provider(name: String, rule: &RuleDocument) -> JwtProvider {
+fn provider(name: String, written: &JwtProvider) -> JwtProvider {
     let always = SPACE_DELIMITED.into_iter().map(Box::from);
-    let more = rule.space_delimited.iter().cloned();
+    let more = written.space_delimited.iter().cloned();
     JwtProvider {
         name: name.into(),
-        issuer: rule.issuer.clone(),
-        audiences: rule.audiences.clone(),
-        keys: rule.keys.clone(),
-        places: rule.places.clone(),
-        forward: rule.forward,
-        payload_header: rule.payload_header.clone(),
-        claim_headers: rule.claim_headers.clone(),
         space_delimited: always.chain(more).collect(),
+        ..written.clone()
     }
 }
 

@@ -22,7 +22,9 @@ const REQUESTS: usize = 10;
 const POLICIES: usize = 4;
 
 const PATHS: [&str; 6] = ["/", "/a", "/a/b", "/admin", "/ab", "/b"];
-const VALUES: [&str; 6] = ["a", "b", "a,b", "", "7", "ab"];
+const TEXTS: [&str; 6] = ["a", "b", "a,b", "", "7", "ab"];
+/// The same, and bytes that are no text.
+const VALUES: [&[u8]; 8] = [b"a", b"b", b"a,b", b"", b"7", b"ab", b"a\xff", b"\xff"];
 const IDS: [&str; 4] = [
     "spiffe://mesh.test/ns/a/sa/b",
     "spiffe://mesh.test/ns/a/sa/bb",
@@ -67,7 +69,7 @@ impl Maker {
             Subject::Method => &["GET", "POST"],
             Subject::Authority => &["a.test", "b.test"],
             Subject::Path => &["/a?q", "/a", "/b"],
-            _ => &VALUES,
+            _ => &TEXTS,
         };
         let test = match self.draw.below(6) {
             0 => HeaderTest::Present,
@@ -135,8 +137,7 @@ impl Maker {
     }
 
     fn request(&mut self) -> Plain {
-        let headers =
-            (0..self.draw.below(4)).map(|_| (self.of(&["x-a", "x-b"]).to_owned(), self.of(&VALUES).to_owned()));
+        let headers = (0..self.draw.below(4)).map(|_| (self.of(&["x-a", "x-b"]).to_owned(), self.of(&VALUES).to_vec()));
         Plain {
             headers: headers.collect(),
             method: self.of(&["GET", "POST"]).to_owned(),
@@ -179,7 +180,7 @@ fn allows(authorization: &Authorization, plain: &Plain) -> bool {
         let name: HeaderName = name.parse().unwrap();
         request
             .headers_mut()
-            .append(name, HeaderValue::from_str(value).unwrap());
+            .append(name, HeaderValue::from_bytes(value).unwrap());
     }
     let peer = plain.peer.as_deref().map(|peer| SpiffeId::parse(peer).unwrap());
     let facts = Facts {
@@ -289,10 +290,10 @@ fn az_3_a_second_value_of_a_header_never_gains_anything() {
         for _ in 0..REQUESTS {
             let mut request = maker.request();
             request.headers.retain(|(name, _)| name != "x-a");
-            let value = maker.of(&VALUES).to_owned();
+            let value = maker.of(&VALUES).to_vec();
             request.headers.push(("x-a".into(), value));
             let alone = allows(&authorization, &request);
-            request.headers.push(("x-a".into(), maker.of(&VALUES).to_owned()));
+            request.headers.push(("x-a".into(), maker.of(&VALUES).to_vec()));
             assert!(
                 alone || !allows(&authorization, &request),
                 "{authorization:#?}\n{:?}",

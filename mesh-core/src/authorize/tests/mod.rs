@@ -7,8 +7,8 @@ use http::{HeaderValue, Request};
 
 use super::*;
 use crate::config::{
-    Domain, HeaderMatch, HeaderTest, IpPrefix, PathMatch, Pattern, Permission, PermissionTest, Principal,
-    PrincipalTest, RbacPolicy, Replaced, RouteMatch, RouteRules, Rule, StringMatch, Subject, TooManyRules,
+    CheckReplaced, Domain, HeaderMatch, HeaderTest, IpPrefix, PathMatch, Pattern, Permission, PermissionTest,
+    Principal, PrincipalTest, RbacPolicy, Replaced, RouteMatch, RouteRules, Rule, StringMatch, Subject, TooManyRules,
 };
 
 fn policy(permission: Permission, principal: Principal) -> RbacPolicy {
@@ -40,15 +40,19 @@ fn one(action: RbacAction, permission: Permission, principal: Principal) -> Auth
 
 fn passes(authorization: &Authorization, peer: Option<&str>, request: &Request<()>) -> bool {
     let peer = peer.map(|peer| SpiffeId::parse(peer).unwrap());
-    let facts = Facts {
+    let facts = facts(peer.as_ref(), request);
+    authorization.request_passes(&facts, &mut |_| ()).is_ok()
+}
+
+fn facts<'a>(peer: Option<&'a SpiffeId>, request: &'a Request<()>) -> Facts<'a> {
+    Facts {
         source: Some([10, 0, 0, 7].into()),
         destination: Some(([10, 0, 0, 1], 8080).into()),
         server_name: Some("payment.shop"),
-        peer: peer.as_ref(),
+        peer,
         claims: None,
         head: Some(RequestHead::of(request, "")),
-    };
-    authorization.request_passes(&facts, &mut |_| ()).is_ok()
+    }
 }
 
 fn header(name: &str, test: StringMatch) -> HeaderMatch {
@@ -102,10 +106,21 @@ fn az_5_headers_cannot_evade_a_denial_nor_earn_a_permission() {
             false,
         ),
         (plain(StringMatch::Prefix("a".into())), &[&long], true, true),
-        // Bytes beyond ASCII are bytes: they are matched like others, and no error lets a negation pass.
-        (plain(regex("a.*")), &[b"a\xff\xfe"], false, false),
-        (inverted(regex("a.*")), &[b"a\xff\xfe"], true, true),
-        (plain(regex("(?s-u:a.*)")), &[b"a\xff\xfe"], true, true),
+        // Bytes that are no text are no hiding place: a pattern of characters can say nothing of them, so both is possible.
+        (plain(regex("a.*")), &[b"a\xff\xfe"], true, false),
+        (inverted(regex("a.*")), &[b"a\xff\xfe"], true, false),
+        (plain(regex(".*admin.*")), &[b"admin\xff"], true, false),
+        (inverted(regex(".*admin.*")), &[b"admin\xff"], true, false),
+        (plain(regex("[^x]*")), &[b"\xff"], true, false),
+        (plain(regex("a.*")), &[b"a\xff", b"b"], true, false),
+        // Other tests compare bytes, and text beyond ASCII is text.
+        (
+            plain(StringMatch::Contains("admin".into())),
+            &[b"admin\xff"],
+            true,
+            true,
+        ),
+        (plain(regex("a.c")), &["a\u{e9}c".as_bytes()], true, true),
         // Inverted.
         (inverted(exact("admin")), &[b"other"], true, true),
         (inverted(exact("admin")), &[b"admin"], false, false),
@@ -280,11 +295,13 @@ fn routes_replace_rules_and_the_nearest_counts() {
     let host = |domain: &str, own, routes| HostRules {
         domains: vec![Domain::parse(domain).unwrap()],
         replaced: own,
+        checks: Vec::new(),
         routes,
     };
     let open = RouteRules {
         matches: free,
         replaced: replaced(FilterRules::default()),
+        checks: Vec::new(),
     };
     let hosts = vec![
         host("*", Vec::new(), vec![open.clone()]),
@@ -344,6 +361,69 @@ fn what_is_too_much_is_refused() {
     let filters = vec![filter(FilterRules::default()); Authorization::MAX_FILTERS + 1];
     assert_eq!(
         Authorization::new(Vec::new(), filters, Vec::new()),
+        Err(TooManyRules::Filters)
+    );
+}
+
+#[test]
+fn who_is_asked_stands_where_the_chain_has_him() {
+    let free = policy(Rule::Is(PermissionTest::Path(exact("/free"))), Rule::Always);
+    let shut = policy(Rule::Is(PermissionTest::Path(exact("/shut"))), Rule::Always);
+    let asked = policy(Rule::Is(PermissionTest::Path(exact("/asked"))), Rule::Always);
+    let check = |name: &str, after, about| ExtAuthz {
+        name: name.into(),
+        after,
+        about,
+        ..crate::ext_authz::tests::grpc()
+    };
+    let some = AskedAbout::Matched(vec![asked.clone(), shut.clone()]);
+    let settings = CheckSettings {
+        disabled: true,
+        ..CheckSettings::default()
+    };
+    let quiet = HostRules {
+        domains: vec![Domain::parse("quiet.test").unwrap()],
+        replaced: Vec::new(),
+        checks: vec![CheckReplaced {
+            filter: "second".into(),
+            with: settings,
+        }],
+        routes: Vec::new(),
+    };
+    let chain = vec![
+        filter(rules(RbacAction::Deny, vec![shut])),
+        filter(rules(RbacAction::Allow, vec![free, asked])),
+    ];
+    let authorization = Authorization::new(Vec::new(), chain, vec![quiet]).unwrap();
+    // Given in any order.
+    let checks = vec![check("second", 1, AskedAbout::Everything), check("first", 0, some)];
+    let authorization = authorization.with_checks(checks).unwrap();
+    let judge = |uri: &str, allowed| {
+        let request = Request::get(uri).body(()).unwrap();
+        let facts = facts(None, &request);
+        match authorization.judge(&facts, allowed, &mut |_| ()) {
+            Ok(Next::Passes) => "passes".to_owned(),
+            Ok(Next::Asks { index, policy }) => format!("asks {index} for {}", policy.unwrap_or("all")),
+            Err(matched) => format!("denied by {:?}", matched.policy),
+        }
+    };
+    // The first is asked before anything is denied, as Istio's CUSTOM is.
+    assert_eq!(judge("https://a/shut", None), "asks 0 for p");
+    assert_eq!(judge("https://a/shut", Some(0)), "denied by Some(\"p\")");
+    assert_eq!(judge("https://a/free", None), "asks 1 for all");
+    assert_eq!(judge("https://a/free", Some(1)), "passes");
+    assert_eq!(judge("https://a/other", Some(1)), "denied by None");
+    assert_eq!(judge("https://a/asked", Some(0)), "asks 1 for all");
+    // A host that has the second not asked.
+    assert_eq!(judge("https://quiet.test/asked", Some(0)), "passes");
+    // Whoever cannot ask lets nothing through.
+    let request = Request::get("https://a/asked").body(()).unwrap();
+    let facts = facts(None, &request);
+    let matched = authorization.request_passes(&facts, &mut |_| ()).unwrap_err();
+    assert_eq!((matched.filter, matched.policy), ("first", Some("p")));
+    let too_many = (0..=ExtAuthz::MAX_PER_CHAIN).map(|_| check("x", 0, AskedAbout::Everything));
+    assert_eq!(
+        Authorization::default().with_checks(too_many.collect()),
         Err(TooManyRules::Filters)
     );
 }

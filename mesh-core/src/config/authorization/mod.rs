@@ -9,11 +9,11 @@ use std::fmt;
 
 use std::sync::Arc;
 
-use super::{Domain, HeaderMatch, IpPrefix, JwtRules, RouteMatch, StringMatch};
+use super::{AskedAbout, CheckReplaced, Domain, ExtAuthz, HeaderMatch, IpPrefix, JwtRules, RouteMatch, StringMatch};
 
 mod quick;
 
-pub(crate) use quick::{Quick, hash};
+pub(crate) use quick::{Asked, Quick};
 
 /// What the connections and requests of one filter chain must pass. Built within limits, so that deciding is bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -22,6 +22,8 @@ pub struct Authorization {
     request: Vec<RbacFilter>,
     hosts: Vec<HostRules>,
     tokens: Option<Arc<JwtRules>>,
+    /// In the order in which they are asked.
+    checks: Vec<ExtAuthz>,
     /// Of each of `request`, of what it enforces.
     quick: Vec<Quick>,
 }
@@ -63,7 +65,7 @@ impl Authorization {
             .chain(replaced)
         {
             for rules in rules.enforced.iter().chain(&rules.shadow) {
-                size.count(rules)?;
+                size.count(&rules.policies)?;
             }
         }
         let quick = request
@@ -75,6 +77,7 @@ impl Authorization {
             request,
             hosts,
             tokens: None,
+            checks: Vec::new(),
         })
     }
 
@@ -89,6 +92,30 @@ impl Authorization {
         self.tokens.as_ref()
     }
 
+    /// With those outside of the process who are asked, each where its [`after`](ExtAuthz::after) says.
+    ///
+    /// # Errors
+    ///
+    /// When a limit is passed.
+    pub fn with_checks(self, mut checks: Vec<ExtAuthz>) -> Result<Self, TooManyRules> {
+        if checks.len() > ExtAuthz::MAX_PER_CHAIN {
+            return Err(TooManyRules::Filters);
+        }
+        let mut size = Size::default();
+        for check in &checks {
+            if let AskedAbout::Matched(policies) = &check.about {
+                size.count(policies)?;
+            }
+        }
+        checks.sort_by_key(|check| check.after);
+        Ok(Self { checks, ..self })
+    }
+
+    /// Who outside of the process is asked about requests, in order.
+    pub fn checks(&self) -> &[ExtAuthz] {
+        &self.checks
+    }
+
     /// What connections must pass, in order.
     pub fn connection(&self) -> &[RbacFilter] {
         &self.connection
@@ -99,7 +126,7 @@ impl Authorization {
         &self.request
     }
 
-    /// Of each filter of requests, whom its policies can be about.
+    /// Of each filter of requests, what its policies can be about.
     pub(crate) fn quick(&self) -> &[Quick] {
         &self.quick
     }
@@ -140,6 +167,8 @@ pub struct HostRules {
     pub domains: Vec<Domain>,
     /// For all its requests, where their route says nothing.
     pub replaced: Vec<Replaced>,
+    /// The same of those who are asked outside of the process.
+    pub checks: Vec<CheckReplaced>,
     /// For the requests of one route; the first that takes a request counts.
     pub routes: Vec<RouteRules>,
 }
@@ -151,6 +180,8 @@ pub struct RouteRules {
     pub matches: RouteMatch,
     /// For those.
     pub replaced: Vec<Replaced>,
+    /// For those, of who is asked outside of the process. It holds all that is to be said: nothing of the host's is added to it.
+    pub checks: Vec<CheckReplaced>,
 }
 
 /// What takes the place of a filter's rules.
@@ -287,12 +318,12 @@ struct Size {
 }
 
 impl Size {
-    fn count(&mut self, rules: &Rbac) -> Result<(), TooManyRules> {
-        self.policies += rules.policies.len();
+    fn count(&mut self, policies: &[RbacPolicy]) -> Result<(), TooManyRules> {
+        self.policies += policies.len();
         if self.policies > Authorization::MAX_POLICIES {
             return Err(TooManyRules::Policies);
         }
-        for policy in &rules.policies {
+        for policy in policies {
             for permission in &policy.permissions {
                 self.walk(permission, 1)?;
             }

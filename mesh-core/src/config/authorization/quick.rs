@@ -1,65 +1,255 @@
-//! Which policies cannot be about a peer, told without looking at them.
+//! Which policies cannot be about a request, told without looking at them.
 //!
-//! Most policies of a workload name callers, and nearly all name others than this one. Whom a policy can be about is worked out when the
-//! configuration is built: the hashes of the ids that it names, side by side. A request's peer is hashed once, and a policy is looked at
-//! only when that hash is among its own, or when it is about whoever. What is left out could not have matched, so this changes no answer.
+//! Most policies of a workload name callers or paths, and nearly all name others than these. What a policy can be about is worked out when
+//! the configuration is built, and lies side by side: the hashes of the ids and namespaces that it names, and of each path that it names
+//! the last bytes and where they stand. A request's own are found once, and a policy is looked at only when they are among its own, or
+//! when it is about whoever and whatever. What is left out could not have matched, so this changes no answer.
+//!
+//! The last bytes and not the first: the paths of one service begin alike.
 
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 
-use super::{Principal, PrincipalTest, Rbac, Rule, StringMatch};
+use super::{PermissionTest, PrincipalTest, Rbac, Rule, StringMatch};
 use crate::hash::xxh64;
+
+/// Makes hashes of namespaces others than those of ids.
+const NAMESPACE_SEED: u64 = 1;
+
+/// Around the namespace in an id of a mesh (Istio).
+const BEFORE: &str = "/ns/";
+const AFTER: &str = "/sa/";
 
 /// See the module. Compares as equal to any other: it says nothing that the policies do not.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quick {
-    /// For each policy, where its hashes are; an empty range: it is to be looked at whoever the peer is.
-    ranges: Box<[(u32, u32)]>,
+    policies: Box<[Named]>,
     hashes: Box<[u64]>,
+    ends: Box<[End]>,
+}
+
+/// Where a policy's own are; an empty range: it is to be looked at whoever it is, and whatever is done.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    hashes: (u32, u32),
+    ends: (u32, u32),
+}
+
+/// The last bytes of how a path must begin.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    /// How long the path must be.
+    length: u32,
+    bytes: [u8; 8],
+    /// How many of the bytes count: fewer where the whole has fewer.
+    count: u8,
+}
+
+/// What of a request is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    peer: Peer,
+    path: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Peer {
+    Nobody,
+    Of {
+        id: u64,
+        namespace: u64,
+    },
+    /// Its id has room for two namespaces.
+    Odd,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(id: Option<&str>, path: Option<&'a str>) -> Self {
+        Self {
+            peer: id.map_or(Peer::Nobody, Peer::of),
+            path: path.unwrap_or_default().as_bytes(),
+        }
+    }
+}
+
+impl Peer {
+    fn of(id: &str) -> Self {
+        let begins = (0..id.len()).filter(|at| id.as_bytes()[*at..].starts_with(BEFORE.as_bytes()));
+        if begins.count() > 1 {
+            return Self::Odd;
+        }
+        Self::Of {
+            id: xxh64(id.as_bytes(), 0),
+            namespace: hash_of_namespace(namespace(id).unwrap_or_default()),
+        }
+    }
 }
 
 impl Quick {
     pub(super) fn of(rules: &Rbac) -> Self {
-        let (mut ranges, mut hashes) = (Vec::with_capacity(rules.policies.len()), Vec::new());
+        let (mut policies, mut hashes, mut ends) = (Vec::with_capacity(rules.policies.len()), Vec::new(), Vec::new());
         for policy in &rules.policies {
-            let begin = hashes.len();
-            let named: Option<Vec<Vec<&str>>> = policy.principals.iter().map(ids).collect();
-            hashes.extend(named.into_iter().flatten().flatten().map(hash));
             // Bounded by `Authorization::MAX_NODES`.
-            ranges.push((begin as u32, hashes.len() as u32));
+            let begin = (hashes.len() as u32, ends.len() as u32);
+            hashes.extend(of_any(&policy.principals, &who).into_iter().flatten());
+            ends.extend(of_any(&policy.permissions, &what).into_iter().flatten());
+            policies.push(Named {
+                hashes: (begin.0, hashes.len() as u32),
+                ends: (begin.1, ends.len() as u32),
+            });
         }
         Self {
-            ranges: ranges.into(),
+            policies: policies.into(),
             hashes: hashes.into(),
+            ends: ends.into(),
         }
     }
 
-    /// Whether the policy at `index` may be about the peer whose id has this hash; `None`: nobody.
-    pub(crate) fn may_match(&self, index: usize, peer: Option<u64>) -> bool {
-        let Some(&(begin, end)) = self.ranges.get(index) else {
+    /// Whether the policy at `index` may be about the request.
+    pub(crate) fn may_match(&self, index: usize, asked: &Asked<'_>) -> bool {
+        let Some(named) = self.policies.get(index) else {
             return true;
         };
-        begin == end || peer.is_some_and(|peer| self.hashes[begin as usize..end as usize].contains(&peer))
+        let (hashes, ends) = (&self.hashes[range(named.hashes)], &self.ends[range(named.ends)]);
+        let by_peer = hashes.is_empty()
+            || match asked.peer {
+                Peer::Nobody => false,
+                Peer::Odd => true,
+                Peer::Of { id, namespace } => hashes.iter().any(|hash| *hash == id || *hash == namespace),
+            };
+        by_peer && (ends.is_empty() || ends.iter().any(|end| end.fits(asked.path)))
     }
 }
 
-/// The hash of an id.
-pub(crate) fn hash(id: &str) -> u64 {
-    xxh64(id.as_bytes(), 0)
-}
-
-/// The ids outside of which the rule cannot hold; `None`: it may hold for whomever.
-fn ids(rule: &Principal) -> Option<Vec<&str>> {
-    match rule {
-        Rule::Is(PrincipalTest::Peer(Some(StringMatch::Exact(id)))) => Some(vec![id]),
-        Rule::All(rules) => rules.iter().find_map(ids),
-        Rule::Any(rules) => {
-            let each: Option<Vec<Vec<&str>>> = rules.iter().map(ids).collect();
-            // Of none it holds for nobody, which is not worth a case of its own.
-            each.map(|each| each.into_iter().flatten().collect::<Vec<_>>())
-                .filter(|ids| !ids.is_empty())
+impl End {
+    fn of(beginning: &[u8]) -> Self {
+        let count = beginning.len().min(8);
+        let mut bytes = [0; 8];
+        bytes[..count].copy_from_slice(&beginning[beginning.len() - count..]);
+        Self {
+            length: beginning.len() as u32,
+            bytes,
+            count: count as u8,
         }
-        Rule::Is(_) | Rule::Not(_) | Rule::Always => None,
     }
+
+    fn fits(&self, path: &[u8]) -> bool {
+        let (end, count) = (self.length as usize, usize::from(self.count));
+        let own = path.get(end - count..end);
+        match (own, count) {
+            // One comparison of a word, as of most.
+            (Some(own), 8) => <[u8; 8]>::try_from(own).is_ok_and(|own| own == self.bytes),
+            (Some(own), count) => own == &self.bytes[..count],
+            (None, _) => false,
+        }
+    }
+}
+
+fn range((begin, end): (u32, u32)) -> Range<usize> {
+    begin as usize..end as usize
+}
+
+fn hash_of_namespace(namespace: &str) -> u64 {
+    xxh64(namespace.as_bytes(), NAMESPACE_SEED)
+}
+
+fn namespace(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once(BEFORE)?;
+    rest.split_once(AFTER).map(|(namespace, _)| namespace)
+}
+
+/// What all of the rules name together; `None`: one may hold for whatever. Of no rule nothing holds, which is not worth a case of its own.
+fn of_any<T, K>(rules: &[Rule<T>], name: &impl Fn(&T) -> Option<K>) -> Option<Vec<K>> {
+    let each: Option<Vec<Vec<K>>> = rules.iter().map(|rule| named(rule, name)).collect();
+    let all: Vec<K> = each?.into_iter().flatten().collect();
+    Some(all).filter(|all| !all.is_empty())
+}
+
+/// That outside of which a rule cannot hold; `None`: it may hold for whatever.
+fn named<T, K>(rule: &Rule<T>, name: &impl Fn(&T) -> Option<K>) -> Option<Vec<K>> {
+    match rule {
+        Rule::Is(test) => name(test).map(|one| vec![one]),
+        Rule::All(rules) => rules.iter().find_map(|rule| named(rule, name)),
+        Rule::Any(rules) => of_any(rules, name),
+        Rule::Not(_) | Rule::Always => None,
+    }
+}
+
+fn who(test: &PrincipalTest) -> Option<u64> {
+    match test {
+        PrincipalTest::Peer(Some(StringMatch::Exact(id))) => match Peer::of(id) {
+            Peer::Of { id, .. } => Some(id),
+            Peer::Odd | Peer::Nobody => None,
+        },
+        PrincipalTest::Peer(Some(StringMatch::Regex(pattern))) => {
+            let literals = literals(pattern.as_str())?;
+            let found = literals.iter().find_map(|literal| namespace(literal));
+            found.map(hash_of_namespace)
+        }
+        _ => None,
+    }
+}
+
+fn what(test: &PermissionTest) -> Option<End> {
+    let PermissionTest::Path(test) = test else {
+        return None;
+    };
+    let beginning = match test {
+        StringMatch::Exact(text) | StringMatch::Prefix(text) => text.to_string(),
+        StringMatch::Regex(pattern) => {
+            // What stands first, if anything does before the first sign.
+            let all = literals(pattern.as_str())?;
+            all.into_iter().next()?
+        }
+        StringMatch::Suffix(_) | StringMatch::Contains(_) => return None,
+    };
+    (!beginning.is_empty()).then(|| End::of(beginning.as_bytes()))
+}
+
+/// The texts that whatever matches a pattern has in it, in their order; the first, perhaps empty, is how it begins. `None`: it has
+/// alternatives, or groups, of which this knows nothing.
+fn literals(source: &str) -> Option<Vec<String>> {
+    if source.contains(['|', '(']) {
+        return None;
+    }
+    let mut all = vec![String::new()];
+    let mut rest = source.chars();
+    while let Some(letter) = rest.next() {
+        let literal = match letter {
+            '\\' => {
+                let next = rest.next()?;
+                match next {
+                    'd' | 'D' | 'w' | 'W' | 's' | 'S' => None,
+                    _ if next.is_ascii_punctuation() => Some(next),
+                    // A letter by its number, a class by its name.
+                    _ => return None,
+                }
+            }
+            '[' => {
+                // A class within a class, or a bracket that is one of its members, is not worth reading.
+                let class: String = rest.by_ref().take_while(|letter| *letter != ']').collect();
+                if class.is_empty() || class == "^" || class.contains(['[', '\\']) {
+                    return None;
+                }
+                None
+            }
+            '.' | '^' | '$' | '+' => None,
+            '*' | '?' | '{' => {
+                // What stands before it may be absent.
+                all.last_mut()?.pop();
+                if letter == '{' {
+                    rest.by_ref().find(|letter| *letter == '}');
+                }
+                None
+            }
+            other => Some(other),
+        };
+        match literal {
+            Some(letter) => all.last_mut()?.push(letter),
+            None => all.push(String::new()),
+        }
+    }
+    Some(all)
 }
 
 impl PartialEq for Quick {
@@ -72,4 +262,56 @@ impl Eq for Quick {}
 
 impl Hash for Quick {
     fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_says_what_must_be_there() {
+        let all = |source: &str| literals(source).map(|all| all.join("_"));
+        assert_eq!(all(r"\/api\/[^/]+\/x"), Some("/api/__/x".into()));
+        assert_eq!(all("ab*c"), Some("a_c".into()));
+        assert_eq!(all("ab?"), Some("a_".into()));
+        assert_eq!(all("ab{2,3}c"), Some("a_c".into()));
+        assert_eq!(all("ab+c"), Some("ab_c".into()));
+        assert_eq!(all(r"a\d*b"), Some("a__b".into()));
+        assert_eq!(all("a.*b"), Some("a__b".into()));
+        for source in [
+            "a|b",
+            "(?i)ab",
+            "(ab)?c",
+            r"a[]b]c",
+            r"a[\]]b",
+            "a[[:alpha:]]b",
+            r"a\x41b",
+            r"a\",
+        ] {
+            assert_eq!(all(source), None, "{source}");
+        }
+    }
+
+    #[test]
+    fn what_is_named_is_found_and_nothing_else() {
+        let ends = |beginning: &str| End::of(beginning.as_bytes());
+        for (beginning, path, expected) in [
+            ("/a", "/a", true),
+            ("/a", "/ab", true),
+            ("/a", "/", false),
+            ("/a", "/b", false),
+            ("/pay.Pay/Charge7", "/pay.Pay/Charge7/x", true),
+            ("/pay.Pay/Charge7", "/pay.Pay/Charge8", false),
+            ("/pay.Pay/Charge7", "/pay.Pay/Charge", false),
+            // Others that end alike are looked at, and fail there.
+            ("/a/12345678", "/b/12345678", true),
+        ] {
+            assert_eq!(ends(beginning).fits(path.as_bytes()), expected, "{beginning} {path}");
+        }
+        for odd in ["spiffe://a/ns/x/sa/ns/y/sa/z", "spiffe://a/ns/ns/x/sa/z"] {
+            assert!(matches!(Peer::of(odd), Peer::Odd), "{odd}");
+        }
+        assert_eq!(namespace("spiffe://a/ns/shop/sa/pay"), Some("shop"));
+        assert_eq!(namespace("spiffe://a/pay"), None);
+    }
 }

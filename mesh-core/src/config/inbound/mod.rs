@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Authorization, Domain, ExpectedPeers};
+use super::{Authorization, Domain, ExpectedPeers, RateLimits};
 
 mod choose;
 mod prefix;
@@ -43,6 +43,8 @@ pub struct FilterChain {
     pub traffic: Traffic,
     /// What they and their requests must pass.
     pub authorization: Arc<Authorization>,
+    /// How many of them there may be.
+    pub limits: Arc<RateLimits>,
 }
 
 /// What is spoken on a connection.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::{Clients, ConnectionFacts, Inbound, InboundSecurity, Traffic, Transport};
 use crate::authorize::Facts;
-use crate::config::{Authorization, Reason, ReasonKind, Snapshot};
+use crate::config::{Authorization, RateLimits, Reason, ReasonKind, Snapshot};
 use crate::identity::SpiffeId;
+use crate::limit::Scope;
 
 /// What holds where nothing was configured.
 static MUTUAL: InboundSecurity = InboundSecurity::Mutual(Clients::Trusted);
@@ -112,6 +113,18 @@ impl ServerRules {
                 Ok(Some(&chain.authorization).filter(|authorization| !authorization.is_empty()))
             }
         }
+    }
+
+    /// How many requests of a connection there may be, and whose limit that is; `None`: nobody says anything of that.
+    pub fn limits(&self, facts: &ConnectionFacts<'_>) -> Option<(Scope, &Arc<RateLimits>)> {
+        let Self::Listener(inbound) = self else { return None };
+        let chain = inbound.chain_for(facts).filter(|chain| !chain.limits.is_empty())?;
+        let scope = Scope {
+            listener: inbound.name.clone(),
+            chain: chain.name.clone(),
+            port: facts.destination.port(),
+        };
+        Some((scope, &chain.limits))
     }
 
     /// Whether a connection passes what its chain asks of connections (Envoy's network RBAC filter).

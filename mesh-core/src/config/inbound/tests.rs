@@ -11,6 +11,7 @@ fn chain(name: &str, security: InboundSecurity, change: impl FnOnce(&mut ChainMa
         security,
         traffic: Traffic::Http,
         authorization: Arc::default(),
+        limits: Arc::default(),
     }
 }
 

@@ -140,6 +140,11 @@ impl HeaderFormat {
         &self.source
     }
 
+    /// Whether it is the same for all requests.
+    pub fn is_literal(&self) -> bool {
+        self.literal.is_some()
+    }
+
     pub(crate) fn literal(&self) -> Option<&HeaderValue> {
         self.literal.as_ref()
     }

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::config::Clients;
 use crate::identity::InvalidSpiffeId as Rule;
 use crate::testing::{
     ExtendedKeyUsagePurpose as Eku, KeyUsagePurpose as Ku, Leaf, NOT_AFTER_SECONDS, Name, PKCS_ECDSA_P384_SHA384,
-    PKCS_ED25519, PKCS_RSA_SHA256, SignerForm,
+    PKCS_ED25519, PKCS_RSA_SHA256, SignerForm, WeakSignature,
 };
 
 /// Who the peer says it is, whichever side it is on.
@@ -200,6 +201,28 @@ fn the_rest(ca: &TestCa) -> Vec<Case> {
             good().unknown_critical_extension().issue(),
         ),
         ("a stolen certificate", Refusal::BadSignature, thief),
+        ("version 1", Refusal::CertificateVersion, good().version_1().issue()),
+        ("RSA of 1024 bits", Refusal::WeakKey, good().short_rsa().issue()),
+        (
+            "signed over SHA-1, ECDSA",
+            Refusal::SignatureAlgorithm,
+            good().weak_signature(WeakSignature::EcdsaSha1).issue(),
+        ),
+        (
+            "signed over SHA-1, RSA",
+            Refusal::SignatureAlgorithm,
+            good().weak_signature(WeakSignature::RsaSha1).issue(),
+        ),
+        (
+            "signed over MD5",
+            Refusal::SignatureAlgorithm,
+            good().weak_signature(WeakSignature::RsaMd5).issue(),
+        ),
+        (
+            "a name constraint",
+            Refusal::NameConstraint,
+            good().name_constraint().issue(),
+        ),
         ("signed by itself", Refusal::UnknownIssuer, good().issue_self_signed()),
         ("garbage", Refusal::BadEncoding, garbage),
         ("trailing bytes", Refusal::BadEncoding, trailing),
@@ -258,7 +281,7 @@ fn id_4_the_corpus_has_its_size() {
     let labels: HashSet<_> = cases.iter().map(|(_, refusal, _)| refusal.as_str()).collect();
     let names: HashSet<_> = cases.iter().map(|(name, ..)| name).collect();
     assert!(
-        cases.len() >= 60 && labels.len() >= 30,
+        cases.len() >= 66 && labels.len() >= 33,
         "{} cases, {} labels",
         cases.len(),
         labels.len()
@@ -365,9 +388,26 @@ fn id_4_a_uri_name_constraint_refuses_even_what_it_permits() {
 fn id_4_the_wrong_identity_of_the_right_ca_is_refused() {
     let ca = TestCa::new(TRUST_DOMAIN);
     let other = "spiffe://mesh.test/ns/shop/sa/other";
-    let (outcome, ..) = handshake(&good_client(&ca), &stranger_server(ca.leaf(other).issue()));
-    let id = SpiffeId::parse(other).unwrap();
-    assert_eq!(outcome.by_client(), Some(&Refusal::WrongIdentity(id)));
+    let wrong = Refusal::WrongIdentity(SpiffeId::parse(other).unwrap());
+    // What is expected in the common name, or among the names of another kind, is nobody's identity.
+    for leaf in [
+        ca.leaf(other),
+        ca.leaf(other).common_name(SERVER),
+        ca.leaf(other).name(Name::Dns, SERVER),
+    ] {
+        let issued = leaf.issue();
+        let copy = Issued {
+            chain: issued.chain.clone(),
+            key: issued.key.clone_key(),
+        };
+        let (outcome, ..) = handshake(&good_client(&ca), &stranger_server(issued));
+        assert_eq!(outcome.by_client(), Some(&wrong));
+        // A server that names its clients refuses them in the same way.
+        let clients = Clients::Named(ExpectedPeers::exactly([SERVER]));
+        let server = tls::inbound_server_config(&ca.identity(SERVER), Some(&clients), clock(), &[b"h2"]).unwrap();
+        let (outcome, ..) = handshake(&stranger_client(copy, &ca.bundle()), &server);
+        assert_eq!(outcome.by_server(), Some(&wrong));
+    }
 }
 
 #[test]
@@ -438,6 +478,7 @@ fn id_4_good_variants_are_accepted() {
         ),
         ("the root sent too", with_root),
     ];
+    assert!(cases.len() >= 20, "{}", cases.len());
     let (client, server) = (good_client(&ca), good_server(&ca));
     for (name, issued) in cases {
         let copy = Issued {

@@ -214,3 +214,24 @@ fn federated_roots_vouch_for_their_own_domain_only() {
     let (emptied, ..) = handshake(&stranger_client(issued, &ours.bundle()), &server);
     assert_eq!(emptied.by_server(), Some(&Refusal::NoRoots(domain)));
 }
+
+#[test]
+fn nothing_that_an_issuer_wrote_ends_the_quotation_of_a_forwarded_certificate() {
+    let ca = TestCa::new(TRUST_DOMAIN);
+    let own = SpiffeId::parse(SERVER).unwrap();
+    let told = |name: &str| {
+        let issued = ca.leaf(CLIENT).common_name(name).issue();
+        let value = super::forwarded_client_cert(&own, &issued.chain[0]).unwrap();
+        value.to_str().unwrap().to_owned()
+    };
+    let evil = told("a\";URI=spiffe://mesh.test/admin,By=\"");
+    let subject = evil.split_once("Subject=\"").unwrap().1;
+    // The first quotation mark that is not escaped is the one before the id.
+    let end = subject
+        .char_indices()
+        .find(|(at, letter)| *letter == '"' && !subject[..*at].ends_with('\\'))
+        .unwrap();
+    assert_eq!(&subject[end.0..], format!("\";URI={CLIENT}"));
+    assert!(told("a\nb: c").contains("Subject=\"\";"));
+    assert!(told(&"a".repeat(4_000)).contains("Subject=\"\";"));
+}

@@ -145,3 +145,20 @@ fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     out.extend(body);
     out
 }
+
+/// Whoever records a handshake today cannot read it with the quantum computer of another day.
+#[test]
+fn id_8_the_key_exchange_is_post_quantum() {
+    let ca = TestCa::new(TRUST_DOMAIN);
+    let (outcome, client, server) = handshake(&good_client(&ca), &good_server(&ca));
+    outcome.accepted();
+    for group in [
+        client.negotiated_key_exchange_group(),
+        server.negotiated_key_exchange_group(),
+    ] {
+        assert_eq!(
+            group.map(|group| group.name()),
+            Some(rustls::NamedGroup::X25519MLKEM768)
+        );
+    }
+}

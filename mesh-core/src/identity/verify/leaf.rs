@@ -9,11 +9,16 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
 
 use super::super::SpiffeId;
 use super::Refusal;
+
+/// The least bits of an RSA key (NIST SP 800-131A). Signatures of a shorter one are not accepted anyway; said here, the reason
+/// is the key and not a signature.
+const MIN_RSA_BITS: usize = 2048;
 
 /// What a leaf of good form says. Read from a chain that a verifier of this module accepted, it is who the peer is; read
 /// from any other certificate it proves nothing.
@@ -35,8 +40,15 @@ impl Leaf {
         if certificate.version() != X509Version::V3 {
             return Err(Refusal::CertificateVersion);
         }
+        check_key(&certificate)?;
         let id = id(&certificate)?;
         check_not_ca(&certificate)?;
+        // On a leaf they have no meaning (RFC 5280 4.2.1.10), and what has none is not what an issuer meant.
+        match certificate.name_constraints() {
+            Ok(None) => {}
+            Ok(Some(_)) => return Err(Refusal::NameConstraint),
+            Err(_) => return Err(Refusal::BadEncoding),
+        }
         check_key_usage(&certificate)?;
         check_extended_key_usage(&certificate)?;
         Ok(Self {
@@ -68,7 +80,7 @@ pub(super) fn not_after(der: &CertificateDer<'_>) -> Result<UnixTime, Refusal> {
 }
 
 /// Parses one certificate with nothing after it.
-pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
+pub(in crate::identity) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
     match x509_parser::parse_x509_certificate(der) {
         Ok(([], certificate)) => Ok(certificate),
         _ => Err(Refusal::BadEncoding),
@@ -93,6 +105,13 @@ pub(super) fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Option<Ve
         }
     }
     Ok(Some(uris))
+}
+
+fn check_key(certificate: &X509Certificate<'_>) -> Result<(), Refusal> {
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) if key.key_size() < MIN_RSA_BITS => Err(Refusal::WeakKey),
+        _ => Ok(()),
+    }
 }
 
 fn id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {

@@ -28,6 +28,7 @@ use webpki::KeyUsage;
 
 pub use chain::{MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
 pub use leaf::Leaf;
+pub(super) use leaf::parse;
 pub use refusal::Refusal;
 pub(super) use web::Unverified;
 pub use web::WebVerifier;

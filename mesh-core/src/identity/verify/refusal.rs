@@ -32,6 +32,8 @@ pub enum Refusal {
     BadEncoding,
     /// Not X.509 version 3.
     CertificateVersion,
+    /// The leaf's key is RSA of less than 2048 bits.
+    WeakKey,
     /// The leaf has no alternative names.
     NoSan,
     /// The leaf has alternative names, but none is a URI.
@@ -146,6 +148,7 @@ impl Refusal {
             Self::ChainTooComplex => "chain_too_complex",
             Self::BadEncoding => "bad_encoding",
             Self::CertificateVersion => "certificate_version",
+            Self::WeakKey => "weak_key",
             Self::NoSan => "no_san",
             Self::NoUriSan => "no_uri_san",
             Self::TwoUriSans => "two_uri_sans",
@@ -198,6 +201,7 @@ impl fmt::Display for Refusal {
             Self::ChainTooComplex => "no path to a root was found within the budget for it",
             Self::BadEncoding => "the certificate is malformed",
             Self::CertificateVersion => "the certificate is not X.509 version 3",
+            Self::WeakKey => "the certificate's key is RSA of less than 2048 bits",
             Self::NoSan => "the certificate has no alternative name",
             Self::NoUriSan => "the certificate has no URI name",
             Self::TwoUriSans => "the certificate has more than one URI name",

@@ -278,6 +278,25 @@ fn providers_that_give_no_identity_are_no_error() {
                 .is_none()
         );
     }
+    // What they have is for clusters that name them, and stands in no other's way.
+    let several = |name: &str| {
+        let whole = r#"{"certificate_file": "c", "private_key_file": "k", "ca_certificate_file": "r"}"#;
+        let roots = r#"{"ca_certificate_file": "r"}"#;
+        let entry = |config: &str| format!(r#"{{"plugin_name": "file_watcher", "config": {config}}}"#);
+        also(&format!(
+            r#""certificate_providers": {{"{name}": {}, "partner": {}}}"#,
+            entry(whole),
+            entry(roots)
+        ))
+    };
+    for name in ["default", "ours"] {
+        let bootstrap = Bootstrap::from_json(&several(name)).unwrap();
+        assert_eq!(bootstrap.identity_provider().map(|(name, _)| name), Some(name));
+        assert!(matches!(
+            &bootstrap.providers()["partner"],
+            Provider::Half(HalfWatcher::Trust(TrustFile::Roots(_)))
+        ));
+    }
     let both = r#"{"certificate_file": "c", "private_key_file": "k", "ca_certificate_file": "r",
                    "spiffe_trust_bundle_map_file": "m"}"#;
     match Bootstrap::from_json(&provider(both)).unwrap().identity_provider() {

@@ -120,6 +120,17 @@ fn events_of_a_sidecar() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..30)
 }
 
+/// The same, of which a control plane deletes any listener.
+fn events_with_deletions() -> impl Strategy<Value = Vec<Sidecar>> {
+    let event = prop_oneof![
+        4 => (prop_oneof![1 => Just(15u8), 2 => 0u8..16], any::<bool>()).prop_map(|(which, strict)| Sidecar::Listeners(which, strict)),
+        2 => any::<bool>().prop_map(Sidecar::Routes),
+        2 => Just(Sidecar::Clusters(127)),
+        3 => any::<bool>().prop_map(|second| Sidecar::Endpoints(second, None)),
+    ];
+    prop::collection::vec(event, 1..30)
+}
+
 fn ports() -> impl Strategy<Value = Vec<u16>> {
     prop::collection::btree_set(1u16..5, 0..3).prop_map(|ports| ports.into_iter().collect())
 }
@@ -358,10 +369,25 @@ proptest! {
     }
 
     /// The same in the shape of a sidecar, which asks for everything. The listeners that are called stay: what was deleted and
-    /// goes on serving is known to who was there.
+    /// goes on serving is known to who was there, and has a property of its own.
     #[test]
     fn what_a_sidecar_assembles_in_steps_is_what_it_assembles_at_once(events in events_of_a_sidecar()) {
         World::of_a_sidecar().holds(events)?;
+    }
+
+    /// Whatever listeners are deleted, that of the service's own port among them: what was served once is served on (gRFC A88).
+    #[test]
+    fn a_sidecar_serves_on_whatever_listeners_are_deleted(events in events_with_deletions()) {
+        let mut world = World::of_a_sidecar();
+        let (target, mut was_served) = (world.targets[0], false);
+        for event in events {
+            let told = format!("{event:?}");
+            world.take(Event::Sidecar(event));
+            let published = world.mesh.published.as_ref();
+            let is_served = published.and_then(|snapshot| snapshot.target(target)).is_some_and(Result::is_ok);
+            prop_assert!(is_served || !was_served, "not after {}", told);
+            was_served |= is_served;
+        }
     }
 
     /// A change below a whole tree, of endpoints or of what a name resolves to, changes the clusters that look at it and nothing

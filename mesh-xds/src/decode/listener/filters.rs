@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use mesh_core::config::{CallFilter, FilterKind, JwtRules, RbacFilter};
+use mesh_core::config::{CallFilter, FilterKind, GlobalFilter, JwtRules, LimitFilter, RbacFilter};
 use prost::{Message as _, Name};
 
 use super::Side;
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::{is_guard, meaning, type_name};
-use crate::decode::{Context, Fault, Notes, jwt, rbac};
+use crate::decode::{Context, Fault, Notes, jwt, limit, rbac};
 use crate::proto::core::ExtensionConfigSource;
 use crate::proto::hcm::{HttpFilter, http_filter::ConfigType};
 use crate::proto::jwt_authn::JwtAuthentication;
@@ -26,6 +26,10 @@ pub(super) struct Asked {
     pub(super) filters: Vec<CallFilter>,
     /// Those that keep requests out, and whether each does so only where a route says so.
     pub(super) guards: Vec<(RbacFilter, bool)>,
+    /// Those that say how many requests there may be.
+    pub(super) limits: Vec<LimitFilter>,
+    /// Those that ask somebody how many there may be.
+    pub(super) global: Vec<GlobalFilter>,
     /// Whose tokens are believed; asked before all guards.
     pub(super) tokens: Option<JwtRules>,
     /// The router adds none of its own headers (`suppress_envoy_headers`).
@@ -51,6 +55,28 @@ pub(super) fn read(filters: &[HttpFilter], side: Side, context: &Context, notes:
                 return Err(at(Fault::new("", reason)));
             }
             asked.tokens = Some(rules).filter(|_| !filter.disabled);
+            continue;
+        }
+        if side == Side::Server
+            && let Some(ConfigType::TypedConfig(any)) = &filter.config_type
+            && limit::is_local(any)
+        {
+            let after_guards = asked.tokens.is_some() || !asked.guards.is_empty();
+            let read = limit::filter(&filter.name, any, (filter.disabled, after_guards), context);
+            asked
+                .limits
+                .push(read.map_err(|fault| at(fault.within("typed_config")))?);
+            continue;
+        }
+        if side == Side::Server
+            && let Some(ConfigType::TypedConfig(any)) = &filter.config_type
+            && limit::is_global(any)
+        {
+            let after_guards = asked.tokens.is_some() || !asked.guards.is_empty();
+            let read = limit::global_filter(&filter.name, any, (filter.disabled, after_guards), context);
+            asked
+                .global
+                .push(read.map_err(|fault| at(fault.within("typed_config")))?);
             continue;
         }
         if side == Side::Server

@@ -82,7 +82,11 @@ fn host(host: &VirtualHost, filters: &[(RbacFilter, bool)], context: &Context) -
         let rules = routes.into_iter().map(|(index, route, replaced)| {
             let matches =
                 matches(route, context).map_err(|fault| fault.within(format_args!("routes[{index}].match")))?;
-            Ok(RouteRules { matches, replaced })
+            Ok(RouteRules {
+                matches,
+                replaced,
+                checks: Vec::new(),
+            })
         });
         let mut rules = rules.collect::<Result<Vec<_>, Fault>>()?;
         // What no route takes is judged like what one takes that says nothing.
@@ -94,6 +98,7 @@ fn host(host: &VirtualHost, filters: &[(RbacFilter, bool)], context: &Context) -
     Ok(HostRules {
         domains: host.domains.iter().enumerate().map(domain).collect::<Result<_, _>>()?,
         replaced: replaced(&host.typed_per_filter_config, filters)?,
+        checks: Vec::new(),
         routes: rules,
     })
 }

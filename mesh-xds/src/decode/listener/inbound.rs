@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{Authorization, ChainMatch, FilterChain, Inbound, InboundSecurity, Traffic};
+use mesh_core::config::{Authorization, ChainMatch, FilterChain, Inbound, InboundSecurity, RateLimits, Traffic};
 
 use super::chain::{self, Rules};
 use super::manager;
@@ -70,6 +70,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
                 security: read.security,
                 traffic: read.traffic,
                 authorization: read.authorization,
+                limits: read.limits,
             },
         ));
     }
@@ -81,6 +82,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
             security: read.security,
             traffic: read.traffic,
             authorization: read.authorization,
+            limits: read.limits,
         })
     });
     Ok(Listener::Inbound(Arc::new(Inbound {
@@ -131,6 +133,7 @@ struct Read {
     security: InboundSecurity,
     traffic: Traffic,
     authorization: Arc<Authorization>,
+    limits: Arc<RateLimits>,
 }
 
 #[allow(deprecated, reason = "a deprecated field that changes who the peer is")]
@@ -155,5 +158,6 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
         security,
         traffic: terminal.traffic(),
         authorization: Arc::new(authorization),
+        limits: Arc::new(guards.limits),
     })
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{HostRules, JwtRules, RbacFilter, RouteTree, TimeLimits};
+use mesh_core::config::{HostRules, JwtRules, RateLimits, RbacFilter, RouteTree, TimeLimits};
 
 use super::{Side, filters, guarded};
 use crate::bootstrap::Profile;
 use crate::convention::JWT_FILTER;
 use crate::decode::common::from_this_stream;
 use crate::decode::route::time::said;
-use crate::decode::{Context, Fault, Notes, Resource};
+use crate::decode::{Context, Fault, Notes, Resource, limit};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
 use crate::resource::{Http, Routes};
 
@@ -74,15 +74,24 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
         );
         return Err(Fault::new("http_filters", reason));
     }
+    let mut limits = RateLimits::default();
     let (request, hosts) = match &manager.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
             let at = |fault: Fault| fault.within("route_config");
             if asked.tokens.is_some() {
                 guarded::says_nothing_of(JWT_FILTER, config).map_err(at)?;
             }
+            limits = limit::limits(asked.limits, asked.global, config, context).map_err(at)?;
             guarded::hosts(config, asked.guards, context).map_err(at)?
         }
-        Some(RouteSpecifier::Rds(_)) if asked.guards.is_empty() && asked.tokens.is_none() => Default::default(),
+        Some(RouteSpecifier::Rds(_))
+            if asked.guards.is_empty()
+                && asked.tokens.is_none()
+                && asked.limits.is_empty()
+                && asked.global.is_empty() =>
+        {
+            Default::default()
+        }
         // A route may ask for more than its listener does, and nobody here looks into it.
         Some(RouteSpecifier::Rds(_)) => {
             let reason = "is not supported beside a filter that keeps requests out: routes must be inline";
@@ -95,6 +104,7 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
         tokens: asked.tokens.map(Arc::new),
         request,
         hosts,
+        limits,
     })
 }
 
@@ -104,6 +114,7 @@ pub(super) struct Guards {
     pub(super) tokens: Option<Arc<JwtRules>>,
     pub(super) request: Vec<RbacFilter>,
     pub(super) hosts: Vec<HostRules>,
+    pub(super) limits: RateLimits,
 }
 
 fn common(

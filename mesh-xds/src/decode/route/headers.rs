@@ -20,6 +20,11 @@ pub(super) fn rules(
     Ok(rules.shared())
 }
 
+/// Reads headers that are put in, and none that is taken out.
+pub(in crate::decode) fn additions(what: &str, add: &[HeaderValueOption]) -> Result<HeaderEdits, Fault> {
+    edits(what, (add, &[]))
+}
+
 fn edits(what: &str, (add, remove): (&[HeaderValueOption], &[String])) -> Result<HeaderEdits, Fault> {
     let add = add.iter().enumerate().map(|(index, proto)| {
         edit(proto).map_err(|fault| fault.within(format_args!("{what}_headers_to_add[{index}]")))

@@ -23,7 +23,7 @@ use crate::resource::ResourceKind;
 
 mod action;
 mod hash;
-mod headers;
+pub(super) mod headers;
 mod predicates;
 mod retry;
 pub(super) mod time;

@@ -331,11 +331,11 @@ fn servers_outside_of_the_mesh_are_known_by_what_they_are_judged_by() {
     };
     let shown = |name: &str| vec![secret(name)];
     let files = Credential::Files {
-        certificate: std::path::Path::new("/c.pem").into(),
-        key: std::path::Path::new("/k.pem").into(),
+        certificate: Path::new("/c.pem").into(),
+        key: Path::new("/k.pem").into(),
     };
     let named = |name: &str| Some(Credential::Named(name.into()));
-    let file = Roots::File(std::path::Path::new("/roots.pem").into());
+    let file = Roots::File(Path::new("/roots.pem").into());
     let cases = [
         (with_roots("file-root:system"), vec![], Roots::System, None),
         (

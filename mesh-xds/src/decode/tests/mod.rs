@@ -11,6 +11,8 @@ mod limits;
 mod listener;
 mod others;
 mod policies;
+mod providers;
+mod rate_limits;
 mod roundtrip;
 mod route;
 mod served;

@@ -146,7 +146,11 @@ fn hosts(names: Vec<Box<str>>) -> impl Strategy<Value = Vec<HostRules>> {
             headers,
             ..RouteMatch::any()
         });
-    let route = (matches, replaced(names.clone())).prop_map(|(matches, replaced)| RouteRules { matches, replaced });
+    let route = (matches, replaced(names.clone())).prop_map(|(matches, replaced)| RouteRules {
+        matches,
+        replaced,
+        checks: Vec::new(),
+    });
     let host = (replaced(names), prop::collection::vec(route, 0..3));
     let host = host.prop_map(|(replaced, mut routes)| {
         // What says nothing at the end is not kept: it is judged as if it were not there.
@@ -159,6 +163,7 @@ fn hosts(names: Vec<Box<str>>) -> impl Strategy<Value = Vec<HostRules>> {
         let host = |(domain, (replaced, routes)): (String, _)| HostRules {
             domains: vec![Domain::parse(&domain).unwrap()],
             replaced,
+            checks: Vec::new(),
             routes,
         };
         let hosts: Vec<HostRules> = hosts.into_iter().map(host).collect();

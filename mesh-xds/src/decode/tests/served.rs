@@ -8,14 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_core::config::{
     Authorization, ChainMatch, Clients, Domain, ExpectedPeers, FilterChain, Inbound, InboundSecurity, IpPrefix,
-    SourceType, Traffic, Transport,
+    RateLimits, SourceType, Traffic, Transport,
 };
 use proptest::prelude::*;
 
-use super::policies;
 use super::roundtrip::bytes_in;
 use super::strategies::{string_tests, text};
 use super::*;
+use super::{policies, rate_limits};
 use crate::convention::NOBODY;
 use crate::encode;
 use crate::resource::Listener;
@@ -99,18 +99,35 @@ fn securities() -> impl Strategy<Value = InboundSecurity> {
 
 fn chains() -> impl Strategy<Value = FilterChain> {
     let traffic = prop_oneof![9 => Just(Traffic::Http), 1 => Just(Traffic::Tcp)];
-    let how = (securities(), traffic, policies::of_requests());
-    ("[a-z_0-9.]{0,9}", matches(), how).prop_map(|(name, matches, (security, traffic, authorization))| FilterChain {
-        name: name.into(),
-        matches,
-        security,
+    let how = (
+        securities(),
         traffic,
-        // What passes bytes on has no requests.
-        authorization: Arc::new(if traffic == Traffic::Http {
-            authorization
-        } else {
-            Authorization::default()
-        }),
+        policies::of_requests(),
+        rate_limits::of_requests(),
+    );
+    ("[a-z_0-9.]{0,9}", matches(), how).prop_map(|(name, matches, (security, traffic, authorization, limits))| {
+        let says_of_hosts = !authorization.hosts().is_empty();
+        FilterChain {
+            name: name.into(),
+            matches,
+            security,
+            traffic,
+            // What passes bytes on has no requests.
+            authorization: Arc::new(if traffic == Traffic::Http {
+                authorization
+            } else {
+                Authorization::default()
+            }),
+            limits: Arc::new(match traffic {
+                // Hosts are one list on the wire: what only one of both says is told from what the other does not.
+                Traffic::Http if says_of_hosts => {
+                    let own = RateLimits::new(limits.filters().to_vec(), Vec::new()).unwrap();
+                    own.with_global(limits.global().to_vec()).unwrap()
+                }
+                Traffic::Http => limits,
+                Traffic::Tcp => RateLimits::default(),
+            }),
+        }
     })
 }
 
@@ -225,6 +242,7 @@ fn a_server_that_lets_nobody_in_says_so_to_everyone() {
             security: InboundSecurity::Mutual(Clients::Named(ExpectedPeers::new(Vec::new()))),
             traffic: Traffic::Http,
             authorization: Arc::default(),
+            limits: Arc::default(),
         }),
     };
     let proto = listener::Listener::decode(&*encode::inbound(&nobody, Profile::Grpc)).unwrap();

@@ -58,9 +58,9 @@ fn good() -> JwtAuthentication {
 
 fn read(proto: &JwtAuthentication) -> Result<usize, String> {
     let context = Context {
-        provider: None,
         profile: Profile::Envoy,
         trusted: true,
+        ..Context::default()
     };
     let read = jwt::read(&proto.encode_to_vec(), &context);
     read.map(|rules| rules.providers.len())

@@ -205,7 +205,7 @@ fn inline_roots(validation: &CertificateValidationContext, at: &str, context: &C
     deprecated,
     reason = "istiod writes both, older control planes only the deprecated one"
 )]
-fn identity_instance(common: &CommonTlsContext) -> Option<(&'static str, &str)> {
+pub(super) fn identity_instance(common: &CommonTlsContext) -> Option<(&'static str, &str)> {
     if let Some(instance) = &common.tls_certificate_provider_instance {
         return Some(("tls_certificate_provider_instance", &instance.instance_name));
     }

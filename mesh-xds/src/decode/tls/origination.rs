@@ -1,5 +1,8 @@
 //! TLS to servers outside of the mesh (Istio's `SIMPLE` and `MUTUAL`): contexts whose roots are others than the workload's.
 //!
+//! A context that names other certificate providers of the bootstrap than the workload's own, or its roots without its certificate
+//! (gRFC A29), is one of these too: the files are the provider's, and nobody is told of them.
+//!
 //! What is named is never sent: files are the client's own, and secrets have names that the application stands behind. istiod
 //! writes both as names of SDS (`file-root:`, `file-cert:`, `kubernetes://`), gRPC the system's roots as gRFC A82 has them, and
 //! our control plane the rest as certificate providers that no bootstrap defines, which other clients refuse.
@@ -11,7 +14,7 @@ use mesh_core::config::{Credential, NameKind, NameMatch, Roots, TlsOrigination};
 use super::{common, peers, refuse};
 use crate::bootstrap::Profile;
 use crate::convention::{PROVIDED, PROVIDED_FILES, SDS_CERTIFICATE_FILES, SDS_IDENTITY, SDS_ROOTS, SDS_ROOTS_FILE};
-use crate::decode::{Context, Fault, Notes, matcher};
+use crate::decode::{Context, Fault, Notes, Provided, matcher};
 use crate::proto::core::{DataSource, data_source::Specifier};
 use crate::proto::tls::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, UpstreamTlsContext,
@@ -104,12 +107,11 @@ fn roots(common: &CommonTlsContext, context: &Context, notes: &mut Notes) -> Res
         }
         return Ok(Some((roots, validation, at)));
     }
-    if let Some(roots) = validation
-        .ca_certificate_provider_instance
-        .as_ref()
-        .and_then(provided_roots)
-    {
-        return Ok(Some((roots, validation, at)));
+    if let Some(instance) = &validation.ca_certificate_provider_instance {
+        let field = |fault: Fault| fault.within(format_args!("{at}.ca_certificate_provider_instance"));
+        if let Some(roots) = provided_roots(instance, common, context).map_err(field)? {
+            return Ok(Some((roots, validation, at)));
+        }
     }
     // The system's stand back behind a provider's, if both are said (gRFC A82).
     if validation.ca_certificate_provider_instance.is_none() {
@@ -137,12 +139,42 @@ fn shows_another(common: &CommonTlsContext) -> bool {
             .all(|secret| !own(&secret.name))
 }
 
-fn provided_roots(instance: &CertificateProviderPluginInstance) -> Option<Roots> {
-    match &*instance.instance_name {
-        PROVIDED_FILES => Some(Roots::File(Path::new(&instance.certificate_name).into())),
-        PROVIDED => Some(Roots::Named(instance.certificate_name.as_str().into())),
-        _ => None,
-    }
+/// `None` where they are the mesh's own, and the mesh is spoken with.
+fn provided_roots(
+    instance: &CertificateProviderPluginInstance,
+    common: &CommonTlsContext,
+    context: &Context,
+) -> Result<Option<Roots>, Fault> {
+    let name = &*instance.instance_name;
+    let roots = match name {
+        PROVIDED_FILES => Roots::File(Path::new(&instance.certificate_name).into()),
+        PROVIDED if instance.certificate_name == SDS_ROOTS => Roots::Workload,
+        PROVIDED => Roots::Named(instance.certificate_name.as_str().into()),
+        own if context.provider.as_deref() == Some(own) => {
+            let shown = common::identity_instance(common).map(|(_, name)| name);
+            // Who shows the workload's certificate to a peer of the workload's roots speaks with the mesh.
+            match shown {
+                Some(name) if context.provider.as_deref() == Some(name) => return Ok(None),
+                // By a secret, which only a sidecar is told of.
+                None if !common.tls_certificate_sds_secret_configs.is_empty() => return Ok(None),
+                // A context that is refused, with its own word for it.
+                Some(name) if ![PROVIDED, PROVIDED_FILES].contains(&name) && !context.others.contains_key(name) => {
+                    return Ok(None);
+                }
+                _ => Roots::Workload,
+            }
+        }
+        other => match context.others.get(other) {
+            Some(Provided { roots: Some(path), .. }) => Roots::File(path.clone()),
+            Some(_) => {
+                let reason =
+                    format!("names certificate provider {other:?}, which has no roots of its own in a PEM file");
+                return Err(Fault::new("instance_name", reason));
+            }
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(roots))
 }
 
 fn shown(common: &CommonTlsContext, context: &Context) -> Result<Option<Credential>, Fault> {
@@ -154,6 +186,13 @@ fn shown(common: &CommonTlsContext, context: &Context) -> Result<Option<Credenti
         return match &*instance.instance_name {
             PROVIDED_FILES => files(&instance.certificate_name, format!("{AT}.certificate_name")).map(Some),
             PROVIDED => Ok(Some(Credential::Named(instance.certificate_name.as_str().into()))),
+            other if context.others.contains_key(other) => match &context.others[other].identity {
+                Some(files) => Ok(Some(files.clone())),
+                None => {
+                    let reason = format!("names certificate provider {other:?}, which has no certificate");
+                    Err(Fault::new(format!("{AT}.instance_name"), reason))
+                }
+            },
             name => common::provided(AT, name, context).map(|()| Some(Credential::Workload)),
         };
     }

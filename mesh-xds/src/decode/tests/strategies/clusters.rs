@@ -247,6 +247,7 @@ fn outside() -> impl Strategy<Value = TlsOrigination> {
     let name = || "[a-z:/.-]{1,9}".prop_map(Box::from);
     let roots = prop_oneof![
         Just(Roots::System),
+        Just(Roots::Workload),
         path().prop_map(Roots::File),
         name().prop_map(Roots::Named)
     ];
@@ -267,10 +268,11 @@ fn outside() -> impl Strategy<Value = TlsOrigination> {
     // Without a name, that of the cluster would stand in where it has the form for it.
     let sni = "[a-z.]{1,9}".prop_map(|sni| Some(Box::from(sni)));
     (roots, sni, names, shown, any::<bool>()).prop_map(|(roots, sni, names, shown, unverified)| TlsOrigination {
-        roots,
         sni,
         names,
-        shown,
+        // That of the mesh and the mesh's roots are mutual TLS with the mesh.
+        shown: shown.filter(|shown| (&roots, shown) != (&Roots::Workload, &Credential::Workload)),
+        roots,
         unverified,
     })
 }

@@ -1,5 +1,9 @@
 //! Renewal times and what is made of a CA's answers.
 
+mod authority;
+mod clocks;
+mod federation;
+
 use std::time::Duration;
 
 use mesh_core::identity::SpiffeId;
@@ -75,24 +79,53 @@ fn answers_of_a_ca() {
 }
 
 #[test]
-fn renewal_is_at_half_of_what_is_left_give_or_take_a_tenth() {
+fn renewal_is_at_half_of_a_life_give_or_take_a_tenth() {
+    use mesh_core::Entropy;
+    use rustls::pki_types::UnixTime;
+    let entropy = Entropy::seeded(3);
+    let identity = TestCa::new("d").identity(ID);
+    let (begin, end) = (
+        identity.svid().not_before().as_secs(),
+        identity.svid().not_after().as_secs(),
+    );
+    let renewal = |now: u64| {
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        super::term::renewal(&identity, now, &entropy)
+    };
+    for left in [1000, 10_000] {
+        for _ in 0..200 {
+            let wait = renewal(end - left).unwrap().as_secs();
+            assert!((left * 45 / 100..=left * 55 / 100).contains(&wait), "{wait} of {left}");
+        }
+    }
+    assert_eq!(renewal(end - 1), Some(Duration::from_secs(1)));
+    // Ended by this clock, and not begun by this clock: never longer than half of what it lives, and a tenth.
+    assert_eq!((renewal(end), renewal(end + 5)), (None, None));
+    let longest = Duration::from_secs((end - begin) * 55 / 100 + 1);
+    assert!(renewal(begin - 86_400 * 365 * 40).unwrap() <= longest);
+}
+
+#[test]
+fn failures_are_tried_again_within_a_twelfth_of_a_life_and_once_a_second_at_most() {
+    use super::term::{Life, retry};
     use mesh_core::Entropy;
     use rustls::pki_types::UnixTime;
     let entropy = Entropy::seeded(3);
     let identity = TestCa::new("d").identity(ID);
     let end = identity.svid().not_after().as_secs();
-    for left in [1000, 10_000] {
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(end - left));
-        for _ in 0..200 {
-            let wait = super::join::renewal(&identity, now, &entropy).as_secs() - now.as_secs();
-            assert!((left * 45 / 100..=left * 55 / 100).contains(&wait), "{wait} of {left}");
-        }
+    let life = |seconds: u64| {
+        let begin = UnixTime::since_unix_epoch(Duration::from_secs(end - seconds));
+        Some(Life::new(begin, &identity))
+    };
+    let secs = Duration::from_secs;
+    for _ in 0..200 {
+        let pause = retry(secs(100), life(60), &entropy);
+        assert!((secs(4)..=secs(6)).contains(&pause), "{pause:?}");
+        assert_eq!(retry(secs(100), life(2), &entropy), secs(1));
     }
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(end + 5));
-    assert_eq!(
-        super::join::renewal(&identity, now, &entropy).as_secs(),
-        now.as_secs() + 1
-    );
+    assert_eq!(retry(secs(100), life(86_400), &entropy), secs(100));
+    assert_eq!(retry(secs(100), None, &entropy), secs(100));
+    assert_eq!(retry(Duration::from_millis(10), None, &entropy), secs(1));
 }
 
 /// A map of these domains, in the shape of gRFC A87.
