@@ -258,7 +258,6 @@ fn az_6_what_a_sender_has_no_right_to_say_is_taken_out() {
     ];
     let kept = [
         "x-request-id",
-        "traceparent",
         "x-envoy-expected-rq-timeout-ms",
         "x-envoy-attempt-count",
         "x-envoy-original-path",

@@ -17,14 +17,14 @@
 //! use mesh_server::orca::{CallLoad, LoadReports, ServerLoad};
 //! use tower::Layer;
 //!
-//! async fn handler(load: axum::extract::Extension<CallLoad>) -> &'static str {
+//! async fn handler(load: axum::Extension<CallLoad>) -> &'static str {
 //!     load.cost("rows", 17.0);
 //!     "done"
 //! }
 //!
 //! let mesh = Link::fixed(Snapshot::empty(), None);
 //! let load = ServerLoad::new();
-//! let app = axum::Router::new().route("/", axum::routing::get(handler));
+//! let app = axum::Router::<()>::new().route("/", axum::routing::get(handler));
 //! let app = MeshLayer::new(&mesh).layer(LoadReports::new(&load).layer(app));
 //! // From whatever measures it, as often as it does.
 //! load.cpu(Some(0.35));
