@@ -274,17 +274,15 @@ fn headers(field: &str, protos: &[HeaderProto]) -> Result<Vec<(HeaderName, Heade
 fn names(field: &str, list: Option<&ListStringMatcher>) -> Result<Vec<StringMatch>, Fault> {
     let one = |proto: &StringMatcher| {
         let mut proto = proto.clone();
-        match &mut proto.match_pattern {
-            Some(
-                MatchPattern::Exact(text)
-                | MatchPattern::Prefix(text)
-                | MatchPattern::Suffix(text)
-                | MatchPattern::Contains(text),
-            ) => {
-                text.make_ascii_lowercase();
-                proto.ignore_case = false;
-            }
-            _ => {}
+        if let Some(
+            MatchPattern::Exact(text)
+            | MatchPattern::Prefix(text)
+            | MatchPattern::Suffix(text)
+            | MatchPattern::Contains(text),
+        ) = &mut proto.match_pattern
+        {
+            text.make_ascii_lowercase();
+            proto.ignore_case = false;
         }
         matcher::string_match(&proto)
     };

@@ -83,12 +83,9 @@ pub(super) fn keeps_nobody_out(config: &RouteConfiguration) -> Result<(), Fault>
             return Err(at(Fault::new("require_tls", "is not supported at a server")));
         }
         for (index, route) in host.routes.iter().enumerate() {
-            match &route.action {
-                Some(Action::Redirect(_) | Action::DirectResponse(_) | Action::FilterAction(_)) => {
-                    let reason = "is answered by its route, which is not done at a server";
-                    return Err(at(Fault::new(format!("routes[{index}].action"), reason)));
-                }
-                _ => {}
+            if let Some(Action::Redirect(_) | Action::DirectResponse(_) | Action::FilterAction(_)) = &route.action {
+                let reason = "is answered by its route, which is not done at a server";
+                return Err(at(Fault::new(format!("routes[{index}].action"), reason)));
             }
         }
         if !host.routes.iter().any(takes_everything) {

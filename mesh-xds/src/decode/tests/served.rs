@@ -183,7 +183,9 @@ proptest! {
     ) {
         let request = chain.authorization.request().to_vec();
         let hosts = chain.authorization.hosts().to_vec();
-        let authorization = Arc::new(Authorization::new(filters.clone(), request, hosts).unwrap());
+        let checks = chain.authorization.checks().to_vec();
+        let authorization = Authorization::new(filters.clone(), request, hosts).unwrap();
+        let authorization = Arc::new(authorization.with_checks(checks).unwrap());
         let default = FilterChain { matches: ChainMatch::default(), authorization, ..chain };
         let address = ([127, 0, 0, 1], 80).into();
         let inbound = Inbound { name, address, chains: Vec::new(), default: Some(default) };

@@ -192,6 +192,7 @@ fn read_as(proto: &Proto, context: &Context) -> Result<Listener, Rejected> {
 #[test]
 fn istios_custom_is_read_with_its_policies() {
     let mut proto = istiod::proxyless::inbound(false);
+    proto.traffic_direction = core::TrafficDirection::Inbound as i32;
     let rules = |name: &str| Rbac {
         action: Action::Deny as i32,
         policies: [(name.to_owned(), policy())].into(),
