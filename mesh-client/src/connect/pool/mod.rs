@@ -260,6 +260,7 @@ impl Pool {
     /// Has as many connections made as those who wait are expected to fill. Where none may be, that is an error to whom nothing is
     /// being made.
     fn dial_for_all(self: &Arc<Self>, plan: &Plan) -> Result<(), Error> {
+        let mut begun = Vec::new();
         let mut state = self.lock();
         let wanted = match (state.chosen, &state.failed) {
             (Some(Carrier::Http2), None) => state.waiting.div_ceil(capacity(plan)) as usize,
@@ -268,15 +269,22 @@ impl Pool {
         };
         while state.dials < wanted {
             match self.begin_dial(&mut state, plan) {
-                Ok(()) => {}
+                Ok(dial) => begun.push(dial),
                 Err(_) if state.dials > 0 => break,
                 Err(error) => return Err(error),
             }
         }
+        let epoch = state.epoch;
+        drop(state);
+        // Not under the lock: a runtime that shuts down drops a task as it is begun, and with it what takes the lock to say so.
+        for (dialling, place) in begun {
+            tokio::spawn(dialling.run(plan.clone(), place, epoch));
+        }
         Ok(())
     }
 
-    fn begin_dial(self: &Arc<Self>, state: &mut State, plan: &Plan) -> Result<(), Error> {
+    /// Counts one more dial. What is returned must not be dropped under the lock.
+    fn begin_dial(self: &Arc<Self>, state: &mut State, plan: &Plan) -> Result<(Dialling, ConnectionPlace), Error> {
         self.may_dial(state)?;
         if state.ready.len() + state.dials >= MAX_CONNECTIONS {
             return Err(self.overflow("connections per endpoint"));
@@ -288,8 +296,7 @@ impl Pool {
             pool: Arc::clone(self),
             is_over: false,
         };
-        tokio::spawn(dialling.run(plan.clone(), place, state.epoch));
-        Ok(())
+        Ok((dialling, place))
     }
 
     /// Whether one more call may wait for a connection being made.
