@@ -46,7 +46,7 @@ use crate::telemetry::Inbound;
 /// How many verified connections may wait for tonic to take them. It takes each at once; a place for a burst is enough.
 const WAITING: usize = 16;
 
-/// tonic's builder of servers with the limits that [`serve`](fn@crate::serve) has: [`MAX_STREAMS`](crate::MAX_STREAMS) open streams of a
+/// tonic's builder of servers with the limits that [`serve`](fn@crate::serve) has: [`MAX_STREAMS`] open streams of a
 /// connection, and bounds of resets and headers.
 pub fn server() -> Server {
     Server::builder()

@@ -1,4 +1,4 @@
-//! Whether there is a token for one more request: [`RateLimits`] applied to a request, and the buckets behind them.
+//! Whether there is a token for one more request: [`RateLimits`](crate::config::RateLimits) applied to a request, and the buckets behind them.
 //!
 //! Two things, since one outlives the other. [`Buckets`] are what was taken so far; they belong to a process, or to a connection, and are
 //! found by what they are for: the chain, the filter, the route, the descriptor. A [`Limiter`] is one configuration with its buckets found.
