@@ -503,3 +503,37 @@ async fn ep_1_a_killed_endpoint_costs_at_most_what_it_was_working_on() {
         assert!(at_kill > 0 && failed <= most, "{method}: {failed} of {at_kill}");
     }
 }
+
+#[test]
+fn a_runtime_that_shuts_down_is_not_held_up_by_who_calls_on_and_on() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let entered = runtime.enter();
+    let (source, link) = Net::default().link();
+    source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+    let channel = channel(&link);
+    drop(entered);
+    let (began, begun) = std::sync::mpsc::channel();
+    runtime.spawn(async move {
+        began.send(()).unwrap();
+        // Keeps this thread until the other one has begun to shut down, since when no task is taken any more.
+        while !tokio::spawn(std::future::pending::<()>()).is_finished() {
+            std::thread::yield_now();
+        }
+        loop {
+            call(&channel, post("")).await.unwrap_err();
+        }
+    });
+    begun.recv().unwrap();
+    let (over, is_over) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(runtime);
+        over.send(()).unwrap();
+    });
+    is_over
+        .recv_timeout(Duration::from_secs(30))
+        .expect("the runtime shuts down");
+}

@@ -12,8 +12,9 @@
 mod http1;
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mesh_core::Entropy;
@@ -21,6 +22,8 @@ use mesh_core::config::Carrier;
 use mesh_core::report::Tally;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::dial::{Made, Plan, Security, dial};
@@ -231,6 +234,9 @@ impl Pool {
             (Arc::clone(state.bell.get_or_insert_default()), self.waits(&mut state))
         };
         for _ in 0..MAX_LOOKS {
+            // What fails without waiting would otherwise keep a caller who calls on and on from ever letting go of its thread, and a
+            // runtime from shutting down.
+            consume_budget().await;
             let mut rung = pin!(bell.notified());
             // From here on no ring is missed.
             rung.as_mut().enable();
@@ -278,7 +284,10 @@ impl Pool {
         drop(state);
         // Not under the lock: a runtime that shuts down drops a task as it is begun, and with it what takes the lock to say so.
         for (dialling, place) in begun {
-            tokio::spawn(dialling.run(plan.clone(), place, epoch));
+            let task = tokio::spawn(dialling.run(plan.clone(), place, epoch));
+            if is_cancelled(task) {
+                return Err(self.failure(ConnectError::new(ConnectKind::Stopped)));
+            }
         }
         Ok(())
     }
@@ -396,6 +405,12 @@ fn next_pause(last: Option<&Failed>) -> Duration {
     last.map_or(FIRST_BACKOFF, |failed| {
         failed.pause.mul_f64(BACKOFF_FACTOR).min(MAX_BACKOFF)
     })
+}
+
+/// Whether a task that was just begun has already been dropped, which is how a runtime that shuts down takes one.
+fn is_cancelled(mut task: JoinHandle<()>) -> bool {
+    let ended = Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop()));
+    matches!(ended, Poll::Ready(Err(error)) if error.is_cancelled())
 }
 
 /// How many calls a connection is expected to carry.
