@@ -42,7 +42,7 @@ struct Said {
     heads: Vec<u8>,
     filled: Vec<u8>,
     content: usize,
-    /// Whether it is more than may be taken.
+    /// Whether it is refused unread. What is read may be refused for what it says: a type it must name, for one.
     is_refused: bool,
 }
 
@@ -134,7 +134,7 @@ fn requests() -> Vec<Said> {
         Said::new("extensions of a node", SOTW, &[2], &[0x4a, 0], REQUEST),
         Said::new("metadata of a node", SOTW, &[2, 3], &[0x0a, 0], REQUEST),
         Said::new("details of an error", SOTW, &[6], &[0x1a, 0], REQUEST),
-        Said::new("names up to the limit", SOTW, &[], &name, REQUEST),
+        Said::new("names up to the limit", SOTW, &[], &name, REQUEST).taken(),
         Said::new("more than the limit", SOTW, &[], &unknown, REQUEST + 128),
         Said::new("what nobody knows up to the limit", SOTW, &[], &unknown, REQUEST).taken(),
         Said::new("subscriptions to nothing", DELTA, &[], &[0x1a, 0], REQUEST),

@@ -261,7 +261,7 @@ fn az_10_a_listener_with_other_routes_waits_for_them_while_the_one_before_serves
     });
     mesh.inbound = names(&[SERVED]);
     mesh.step();
-    let mut stands = |mesh: &mut Mesh, kind, raw| {
+    let stands = |mesh: &mut Mesh, kind, raw| {
         mesh.hear(kind, vec![raw]);
         let published = mesh.published.clone().unwrap();
         (outcomes(&published).unwrap(), mesh.seen.waiting.len(), published)
