@@ -129,7 +129,7 @@ impl Issuing {
         let answers = self.clone();
         let answer = move |request: axum::extract::Request| {
             let answer = answers.0.lock().unwrap().get(request.uri().path()).cloned();
-            async move { answer.ok_or(axum::http::StatusCode::SERVICE_UNAVAILABLE) }
+            async move { answer.ok_or(http::StatusCode::SERVICE_UNAVAILABLE) }
         };
         let (listener, address) = listener().await;
         tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer)).into_future());

@@ -12,9 +12,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mesh_core::config::Jwks;
 use mesh_core::identity::tls::provider;
-use mesh_core::testing::TestIssuer;
+use mesh_core::testing::{TestCa, TestIssuer};
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::time_provider::DefaultTimeProvider;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -286,16 +286,13 @@ async fn az_12_a_source_that_says_nothing_is_left_in_time() {
 
 #[tokio::test]
 async fn az_12_over_tls_only_who_the_roots_vouch_for_by_that_name_is_believed() {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["issuer.example".to_owned()]).unwrap();
-    let certificate = certificate.self_signed(&key).unwrap();
-    let root = CertificateDer::from(certificate.der().to_vec());
-    let chain = vec![root.clone()];
+    let (ca, other) = (TestCa::new("issuer.example"), TestCa::new("issuer.example"));
+    let issued = ca.web_server("issuer.example");
     let config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .with_single_cert(issued.chain, issued.key)
         .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap();
@@ -312,13 +309,10 @@ async fn az_12_over_tls_only_who_the_roots_vouch_for_by_that_name_is_believed() 
         roots: Some(roots),
         ..fetcher()
     };
-    let other = rcgen::CertificateParams::new(vec!["issuer.example".to_owned()]).unwrap();
-    let other = other.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-    let other = CertificateDer::from(other.der().to_vec());
     for (roots, host, expected) in [
-        (vec![root.clone()], "issuer.example", Ok(1)),
-        (vec![root], "other.example", Err("tls")),
-        (vec![other], "issuer.example", Err("tls")),
+        (vec![ca.root()], "issuer.example", Ok(1)),
+        (vec![ca.root()], "other.example", Err("tls")),
+        (vec![other.root()], "issuer.example", Err("tls")),
         (vec![], "issuer.example", Err("roots")),
     ] {
         let fetched = by(roots)

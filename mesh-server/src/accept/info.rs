@@ -17,7 +17,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::door::Now;
-use super::tenure::span;
 use super::{PeerIdentity, UNSPECIFIED};
 
 /// The most protocols of a client hello that filter chains are matched with. Clients offer three; a chain that is for the
@@ -55,10 +54,13 @@ pub(super) struct Expiry {
 }
 
 impl Expiry {
-    /// How long there is until then. None at all where the clock cannot be read: nothing is trusted then.
+    /// How long there is until its last second is over (RFC 5280, 4.1.2.5: that is still of it). None at all where the clock cannot be read:
+    /// nothing is trusted then.
     fn left(&self) -> Duration {
         let now = self.clock.current_time();
-        now.map_or(Duration::ZERO, |now| span(now, self.until))
+        now.map_or(Duration::ZERO, |now| {
+            Duration::from_secs((self.until.as_secs() + 1).saturating_sub(now.as_secs()))
+        })
     }
 }
 
