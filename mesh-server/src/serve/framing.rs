@@ -61,9 +61,8 @@ impl Framing {
                     let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
                     let room = MAX_LINE_BYTES - self.line.len();
                     self.line.extend_from_slice(&line[..line.len().min(room)]);
-                    if end.is_none() {
-                        return None;
-                    }
+                    // The rest of the line is yet to come.
+                    end?;
                     bytes = &rest[1..];
                     if let Some(number) = self.end_line() {
                         return Some(number);
