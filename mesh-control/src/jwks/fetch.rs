@@ -126,7 +126,7 @@ fn discovered(issuer: &str, configuration: &str) -> Result<JwksUri, FetchError> 
     if text("issuer") != Some(issuer) {
         return Err(bad("the configuration of another issuer"));
     }
-    let uri = text("jwks_uri").ok_or(bad("no jwks_uri"))?;
+    let uri = text("jwks_uri").ok_or_else(|| bad("no jwks_uri"))?;
     JwksUri::parse(uri).map_err(|_| bad("a jwks_uri that is no URL of https"))
 }
 
