@@ -55,7 +55,7 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         lb_config: lb.config,
         load_balancing_policy: lb.list,
         common_lb_config: common_lb(cluster, dialect),
-        circuit_breakers: Some(breakers::breakers(&cluster.breakers, &cluster.retry_limits, dialect)),
+        circuit_breakers: Some(breakers::breakers(&cluster.breakers, dialect)),
         outlier_detection: cluster.outlier.as_ref().map(|one| outlier::outlier(one, dialect)),
         typed_extension_protocol_options: protocol::options(&cluster.connections),
         upstream_connection_options: cluster.connections.tcp_keep_alive.map(protocol::tcp),
