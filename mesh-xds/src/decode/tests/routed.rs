@@ -17,6 +17,7 @@ pub(crate) const LISTENER: &str = "server/10.0.0.1:8080";
 const GUARD: &str = "envoy.filters.http.rbac";
 
 /// What is wrong with routes.
+#[derive(Clone, Copy)]
 pub(crate) enum Bad {
     /// What one puts in the place of the guard.
     Override,
