@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::door::Now;
 use super::{PeerIdentity, UNSPECIFIED};
+use crate::telemetry::Pairs;
 
 /// The most protocols of a client hello that filter chains are matched with. Clients offer three; a chain that is for the
 /// seventeenth is not found.
@@ -40,6 +41,8 @@ struct Shared {
     limiter: Mutex<Limited>,
     /// What this connection took of limits that are each connection's.
     buckets: OnceLock<Buckets>,
+    /// What its requests are counted under.
+    pairs: Pairs,
 }
 
 /// How many requests of a connection there may be, and by which rules.
@@ -139,6 +142,7 @@ impl ConnectionInfo {
                 guard: Mutex::default(),
                 limiter: Mutex::default(),
                 buckets: OnceLock::new(),
+                pairs: Pairs::default(),
             }),
         }
     }
@@ -190,6 +194,11 @@ impl ConnectionInfo {
     /// Whether it is encrypted.
     pub fn is_encrypted(&self) -> bool {
         matches!(self.shared.entered, Kind::OneSided | Kind::Mutual(_))
+    }
+
+    /// What its requests are counted under.
+    pub(crate) fn pairs(&self) -> &Pairs {
+        &self.shared.pairs
     }
 
     /// Whether the configuration let it in, whoever it is of.
