@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+use mesh_core::report::standard::Workload;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -60,6 +61,18 @@ impl Node {
     /// A text value of the metadata, such as `NAMESPACE`.
     pub fn metadata_text(&self, key: &str) -> Option<&str> {
         self.metadata.get(key)?.as_str()
+    }
+
+    /// Which workload it is, as Istio's nodes say it, for the labels of metrics: `WORKLOAD_NAME`, else the name of its `OWNER`, else `NAME`;
+    /// `NAMESPACE`; `LABELS`; `CLUSTER_ID`, else `Kubernetes`. `None` for a node that names no workload.
+    pub fn workload(&self) -> Option<Workload> {
+        let text = |key| self.metadata_text(key).filter(|text| !text.is_empty());
+        let owner = text("OWNER").and_then(|owner| owner.rsplit('/').next());
+        let name = text("WORKLOAD_NAME").or(owner).or_else(|| text("NAME"))?;
+        let labels = self.metadata.get("LABELS").and_then(|labels| labels.as_object());
+        let label = |key: &str| labels?.get(key)?.as_str();
+        let workload = Workload::labelled(name, text("NAMESPACE").unwrap_or_default(), label);
+        Some(workload.in_cluster(text("CLUSTER_ID").unwrap_or_default()))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::flags::ResponseFlags;
 
 /// What was sent of a request's body.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub(crate) enum Sent {
     /// Nothing, for all that is known.
     #[default]
@@ -28,9 +28,15 @@ pub(crate) enum Sent {
 }
 
 /// A body that is being sent.
-pub(crate) trait Sending: Send + Sync + fmt::Debug {
+pub(crate) trait Sending: Send + Sync {
     /// Bytes of it that were read so far, and messages of gRPC among them.
     fn sent(&self) -> (u64, u64);
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.amount().fmt(f)
+    }
 }
 
 impl Sent {
@@ -139,6 +145,13 @@ impl Counting {
             self.end.grpc = Some(UNKNOWN);
         }
         self.count();
+    }
+
+    /// All of an answer that the mesh made itself is there.
+    #[cold]
+    pub(crate) fn ended_with(&mut self, bytes: usize) {
+        self.received = bytes as u64;
+        self.ended();
     }
 
     /// The answer broke off.

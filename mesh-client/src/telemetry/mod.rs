@@ -9,6 +9,7 @@
 //! reads the clock twice and adds to what it finds there.
 
 mod call;
+mod clusters;
 mod future;
 mod pairs;
 
@@ -29,7 +30,7 @@ use crate::status::is_grpc;
 
 pub(crate) use call::{Counting, Sending, Sent};
 pub use future::TelemetryFuture;
-pub(crate) use pairs::{Pairs, Party};
+pub(crate) use pairs::{INTRODUCTION, Pairs, Party};
 
 /// Makes [`TelemetryService`]s.
 #[derive(Clone, Debug)]

@@ -7,16 +7,21 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use mesh_core::identity::SpiffeId;
 use mesh_core::link::WeakLink;
-use mesh_core::report::standard::{Edge, EdgeLabels, Edges, PeerMetadata, Reporter, Service, Workload};
+use mesh_core::report::standard::{
+    Edge, EdgeLabels, Edges, PEER_METADATA, PeerMetadata, Reporter, Service, UNKNOWN, Workload,
+};
 
 use crate::cluster::{ClusterHandle, HostSet};
 
 /// The filter and the key under which an endpoint's metadata says whose it is (Istio).
 const ISTIO: &str = "istio";
 const WORKLOAD: &str = "workload";
+
+/// In which header a peer is told who calls.
+pub(crate) const INTRODUCTION: HeaderName = HeaderName::from_static(PEER_METADATA);
 
 /// Where the calls of one cluster are counted.
 #[derive(Debug)]
@@ -39,10 +44,10 @@ pub(crate) struct Party {
 }
 
 impl Party {
-    /// A peer with this certificate, if it is one of the mesh's, which is told who `workload` is.
-    pub(crate) fn new(id: Option<SpiffeId>, workload: &Workload) -> Self {
+    /// A peer with this certificate, if it is one of the mesh's, which is told who `workload` is and for what `service` its calls are.
+    pub(crate) fn new(id: Option<SpiffeId>, workload: &Workload, service: Option<&Service>) -> Self {
         // Nobody outside of the mesh is told anything.
-        let told = id.as_ref().and_then(|_| PeerMetadata::encode(workload));
+        let told = id.as_ref().and_then(|_| PeerMetadata::encode(workload, service));
         Self {
             introduction: told.and_then(|told| HeaderValue::try_from(told).ok()),
             id,
@@ -95,17 +100,17 @@ impl Pairs {
         })
     }
 
-    /// Where calls to the endpoint at `place` of `set` are counted, who has shown that it is `id`. `asked` is what was asked for
-    /// where the configuration does not tell.
+    /// Where calls to the endpoint at `place` of `set` are counted, which has shown that it is `id`. The set may be that of a
+    /// cluster which this one stands in for.
     #[cold]
-    pub(crate) fn pair(&self, set: &HostSet, place: Option<usize>, id: Option<&SpiffeId>, asked: &Self) -> Arc<Edge> {
+    pub(crate) fn pair(&self, set: &HostSet, place: Option<usize>, id: Option<&SpiffeId>) -> Arc<Edge> {
         let own = self.own();
         let told = place.and_then(|place| set.endpoint(place).metadata.value(ISTIO, WORKLOAD));
         let mut called = match told {
             Some(told) => {
                 let told = Workload::of_endpoint(told);
                 // Kiali draws nobody who is nowhere; who does not say is where the caller is.
-                match told.is_known() && told.cluster() == mesh_core::report::standard::UNKNOWN {
+                match told.is_known() && told.cluster() == UNKNOWN {
                     true => told.in_cluster(own.cluster()),
                     false => told,
                 }
@@ -118,7 +123,7 @@ impl Pairs {
         let labels = EdgeLabels {
             source_principal: id.and_then(|_| self.own_id()),
             destination_principal: id.cloned(),
-            service: asked.service(set),
+            service: self.service(set),
             ..EdgeLabels::new(Reporter::Source, own, called)
         };
         self.edges.edge(&labels)
@@ -162,6 +167,6 @@ impl ClusterHandle {
     pub(crate) fn pair(self: &Arc<Self>, peer: SocketAddr) -> Arc<Edge> {
         let called = self.that_called(Some(peer));
         let set = called.hosts().load();
-        self.pairs().pair(&set, set.position(&peer), None, self.pairs())
+        self.pairs().pair(&set, set.place_of(&peer), None)
     }
 }

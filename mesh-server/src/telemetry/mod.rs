@@ -32,11 +32,12 @@ use crate::accept::ConnectionInfo;
 use crate::serve::RequestBody;
 
 pub use body::CountedBody;
+pub(crate) use call::Received;
 pub use future::ResponseFuture;
-pub(crate) use inbound::Inbound;
+pub(crate) use inbound::{Inbound, WaitingGuard};
 pub(crate) use pairs::Pairs;
 
-use call::{Call, Received};
+use call::Call;
 
 /// Counts requests. Part of [`MeshLayer`](crate::MeshLayer).
 #[derive(Clone, Debug)]
@@ -163,8 +164,9 @@ impl Shared {
             return;
         };
         connection.pairs().introduce(|| {
-            let workload = PeerMetadata::decode(told.as_bytes())?;
-            Some(workload.vouched_by(id))
+            let told = PeerMetadata::decode(told.as_bytes())?;
+            let workload = told.workload.vouched_by(id);
+            Some(PeerMetadata { workload, ..told })
         });
     }
 
@@ -183,30 +185,31 @@ impl Shared {
     }
 
     #[cold]
-    fn pair(&self, authority: &str, peer: Option<Arc<Workload>>, connection: Option<&ConnectionInfo>) -> Arc<Edge> {
+    fn pair(&self, authority: &str, peer: Option<PeerMetadata>, connection: Option<&ConnectionInfo>) -> Arc<Edge> {
         let own = self.link.workload();
         let peer_id = connection.and_then(ConnectionInfo::peer_id);
         let own_id = match &**self.link.identity().load() {
             Ok(identity) if connection.is_some_and(ConnectionInfo::is_encrypted) => Some(identity.svid().id().clone()),
             _ => None,
         };
-        let vouched = || {
-            let unknown = Workload::unknown();
-            Arc::new(match peer_id {
-                Some(id) => unknown.vouched_by(id),
-                None => unknown,
-            })
+        let unknown = || match peer_id {
+            Some(id) => Workload::unknown().vouched_by(id),
+            None => Workload::unknown(),
         };
-        let called = match authority {
+        let (peer, told) = match peer {
+            Some(peer) => (peer.workload, peer.service),
+            None => (unknown(), None),
+        };
+        let called = told.unwrap_or_else(|| match authority {
             // What it is asked for without a name is what it is.
             "" => Called::new(own.canonical_name(), "", own.namespace()),
             authority => Called::of_authority(authority),
-        };
+        });
         let labels = EdgeLabels {
             source_principal: peer_id.cloned(),
             destination_principal: own_id,
             service: Arc::new(called),
-            ..EdgeLabels::new(Reporter::Destination, peer.unwrap_or_else(vouched), own)
+            ..EdgeLabels::new(Reporter::Destination, peer, own)
         };
         self.link.edges().edge(&labels)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mesh_core::report::standard::{Edge, Workload};
+use mesh_core::report::standard::{Edge, PeerMetadata};
 
 /// How many authorities of one connection are found without asking the register: a client has one, mostly, and one that asks for
 /// more pays for it.
@@ -16,27 +16,27 @@ pub(crate) struct Pairs {
 
 #[derive(Debug, Default)]
 struct State {
-    peer: Option<Arc<Workload>>,
+    peer: Option<PeerMetadata>,
     /// By authority.
     known: Vec<(Box<str>, Arc<Edge>)>,
 }
 
 impl Pairs {
     /// The peer says who it is. Its first word counts.
-    pub(super) fn introduce(&self, peer: impl FnOnce() -> Option<Workload>) {
+    pub(super) fn introduce(&self, peer: impl FnOnce() -> Option<PeerMetadata>) {
         let mut state = self.lock();
         if state.peer.is_some() {
             return;
         }
         if let Some(peer) = peer() {
-            state.peer = Some(Arc::new(peer));
+            state.peer = Some(peer);
             // They do not know it.
             state.known.clear();
         }
     }
 
     /// Who the peer says it is.
-    pub(super) fn peer(&self) -> Option<Arc<Workload>> {
+    pub(super) fn peer(&self) -> Option<PeerMetadata> {
         self.lock().peer.clone()
     }
 

@@ -60,7 +60,7 @@ impl Edges {
     /// is 67 samples of about 1 KiB, so this is what bounds a scrape: to some 130 MiB, where a process really has so many.
     pub const MAX_SERIES: u32 = 2048;
     /// The most series of one pair, for the same reason: a server chooses its status codes.
-    pub const MAX_SERIES_OF_EDGE: u32 = super::edge::MAX_SERIES;
+    pub const SERIES_OF_EDGE: u32 = super::edge::MAX_SERIES;
     /// How long scrapes must have seen a pair unchanged before it is let go of: three times what Prometheus looks back, so that no
     /// rate is cut short.
     pub const KEPT: Duration = Duration::from_secs(15 * 60);

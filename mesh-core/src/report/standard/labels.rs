@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::workload::UNKNOWN;
-use super::{Service, Workload};
+use super::{Service, UNKNOWN, Workload};
 use crate::identity::SpiffeId;
 use crate::report::exposition::Labels;
 

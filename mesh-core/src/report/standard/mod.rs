@@ -30,7 +30,6 @@ mod messages;
 mod numbers;
 mod peer;
 mod scrape;
-mod service;
 mod workload;
 
 #[cfg(test)]
@@ -44,5 +43,6 @@ pub use labels::{EdgeLabels, Reporter};
 pub use messages::Messages;
 pub use numbers::{Amounts, BOUNDS};
 pub use peer::{PEER_METADATA, PEER_METADATA_ID, PeerMetadata};
-pub use service::Service;
-pub use workload::{UNKNOWN, Workload};
+pub use workload::Workload;
+
+pub use crate::config::{Service, UNKNOWN};

@@ -10,17 +10,29 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::Workload;
-use super::workload::UNKNOWN;
+use super::{Service, UNKNOWN, Workload};
 
 /// Who a peer is, as a `google.protobuf.Struct` in base64.
 pub const PEER_METADATA: &str = "x-envoy-peer-metadata";
 /// A peer's id as a node of the mesh.
 pub const PEER_METADATA_ID: &str = "x-envoy-peer-metadata-id";
 
-/// Reads and writes the value of [`PEER_METADATA`].
-#[derive(Clone, Copy, Debug)]
-pub struct PeerMetadata;
+/// What the value of [`PEER_METADATA`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerMetadata {
+    /// Who the peer is.
+    pub workload: Workload,
+    /// What its calls on the connection are for, as its configuration names it: by this both ends count them under one name, whatever
+    /// name a request has for it. Not Istio's, whose sidecars pass it over.
+    pub service: Option<Service>,
+}
+
+/// The keys of a Struct.
+const CLUSTER_ID: &str = "CLUSTER_ID";
+const LABELS: &str = "LABELS";
+const NAMESPACE: &str = "NAMESPACE";
+const SERVICE: &str = "DESTINATION_SERVICE";
+const WORKLOAD_NAME: &str = "WORKLOAD_NAME";
 
 /// The longest value that is read, in base64: sidecars send some 400 to 900 bytes.
 const MAX_BYTES: usize = 8 * 1024;
@@ -37,11 +49,21 @@ const STRUCT: u8 = 5;
 const WIRE_TYPE: u8 = 2;
 
 impl PeerMetadata {
-    /// What `workload` tells of itself; `None` for one that does not know itself.
-    pub fn encode(workload: &Workload) -> Option<String> {
-        if !workload.is_known() {
-            return None;
+    /// What `workload` tells of itself, and of what it calls; `None` where nothing is known.
+    pub fn encode(workload: &Workload, service: Option<&Service>) -> Option<String> {
+        let mut told = Vec::new();
+        if workload.is_known() {
+            told.extend(Self::of_workload(workload));
         }
+        if let Some(service) = service {
+            let text = [service.host(), service.name(), service.namespace()].join(";");
+            told.push((SERVICE, string(&text)));
+        }
+        told.sort_by_key(|(key, _)| *key);
+        (!told.is_empty()).then(|| STANDARD.encode(structure(told)))
+    }
+
+    fn of_workload(workload: &Workload) -> [(&'static str, Vec<u8>); 4] {
         let canonical_name = Some(workload.canonical_name());
         let labels = [
             ("app", Some(workload.app())),
@@ -55,29 +77,29 @@ impl PeerMetadata {
         let labels = labels.into_iter().filter_map(|(key, value)| Some((key, value?)));
         let labels = labels.filter(|(_, value)| *value != UNKNOWN);
         let labels = structure(labels.map(|(key, value)| (key, string(value))));
-        let told = [
-            ("CLUSTER_ID", string(workload.cluster())),
-            ("LABELS", field(STRUCT, &labels)),
-            ("NAMESPACE", string(workload.namespace())),
-            ("WORKLOAD_NAME", string(workload.name())),
-        ];
-        Some(STANDARD.encode(structure(told)))
+        [
+            (CLUSTER_ID, string(workload.cluster())),
+            (LABELS, field(STRUCT, &labels)),
+            (NAMESPACE, string(workload.namespace())),
+            (WORKLOAD_NAME, string(workload.name())),
+        ]
     }
 
-    /// Who a peer says it is; `None` when it says nothing that can be read.
-    pub fn decode(value: &[u8]) -> Option<Workload> {
+    /// What a peer says; `None` when it is nothing that can be read.
+    pub fn decode(value: &[u8]) -> Option<Self> {
         if value.len() > MAX_BYTES {
             return None;
         }
         let bytes = STANDARD.decode(value).ok()?;
         let mut labels = Vec::new();
-        let (mut name, mut namespace, mut cluster) = ("", "", "");
+        let (mut name, mut namespace, mut cluster, mut service) = ("", "", "", None);
         for (key, value) in entries(&bytes) {
             match (key, value) {
-                ("WORKLOAD_NAME", Value::String(text)) => name = text,
-                ("NAMESPACE", Value::String(text)) => namespace = text,
-                ("CLUSTER_ID", Value::String(text)) => cluster = text,
-                ("LABELS", Value::Struct(all)) => {
+                (WORKLOAD_NAME, Value::String(text)) => name = text,
+                (NAMESPACE, Value::String(text)) => namespace = text,
+                (CLUSTER_ID, Value::String(text)) => cluster = text,
+                (SERVICE, Value::String(text)) => service = service_of(text),
+                (LABELS, Value::Struct(all)) => {
                     let texts = entries(all).filter_map(|(key, value)| match value {
                         Value::String(text) => Some((key, text)),
                         Value::Struct(_) => None,
@@ -88,8 +110,20 @@ impl PeerMetadata {
             }
         }
         let label = |key: &str| labels.iter().find(|(name, _)| *name == key).map(|(_, text)| *text);
-        (!name.is_empty()).then(|| Workload::labelled(name, namespace, label).in_cluster(cluster))
+        let workload = match name {
+            "" => Workload::unknown(),
+            name => Workload::labelled(name, namespace, label).in_cluster(cluster),
+        };
+        (workload.is_known() || service.is_some()).then_some(Self { workload, service })
     }
+}
+
+/// `host;name;namespace`.
+fn service_of(text: &str) -> Option<Service> {
+    let mut parts = text.splitn(3, ';');
+    let mut next = || parts.next().unwrap_or_default();
+    let (host, name, namespace) = (next(), next(), next());
+    (!host.is_empty()).then(|| Service::new(host, name, namespace))
 }
 
 enum Value<'a> {
@@ -188,10 +222,16 @@ mod tests {
             Workload::labelled("payment-v2", "shop", label).in_cluster("east"),
             Workload::named("payment", "shop"),
         ] {
-            let told = PeerMetadata::encode(&workload).unwrap();
-            assert_eq!(PeerMetadata::decode(told.as_bytes()), Some(workload));
+            for service in [None, Some(Service::of_authority("payment.shop.svc.cluster.local"))] {
+                let told = PeerMetadata::encode(&workload, service.as_ref()).unwrap();
+                let workload = workload.clone();
+                assert_eq!(
+                    PeerMetadata::decode(told.as_bytes()),
+                    Some(PeerMetadata { workload, service })
+                );
+            }
         }
-        assert_eq!(PeerMetadata::encode(&Workload::unknown()), None);
+        assert_eq!(PeerMetadata::encode(&Workload::unknown(), None), None);
     }
 
     /// As a sidecar of Istio's writes it: more keys, texts and Structs alike, and a number among them.
@@ -216,7 +256,9 @@ mod tests {
             ),
             ("WORKLOAD_NAME", string("reviews-v1")),
         ]);
-        let workload = PeerMetadata::decode(STANDARD.encode(told).as_bytes()).unwrap();
+        let told = PeerMetadata::decode(STANDARD.encode(told).as_bytes()).unwrap();
+        assert_eq!(told.service, None);
+        let workload = told.workload;
         assert_eq!((workload.name(), workload.canonical_name()), ("reviews-v1", "reviews"));
         assert_eq!(
             (workload.namespace(), workload.canonical_revision()),
@@ -226,12 +268,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_nothing() {
-        let good = PeerMetadata::encode(&Workload::named("a", "b")).unwrap();
+        let good = PeerMetadata::encode(&Workload::named("a", "b"), None).unwrap();
         let bytes = STANDARD.decode(&good).unwrap();
         for end in 0..bytes.len() {
             // Cut anywhere: never a panic, and never a name that is not whole.
             let cut = PeerMetadata::decode(STANDARD.encode(&bytes[..end]).as_bytes());
-            assert!(cut.is_none_or(|workload| workload.name() == "a"), "{end}");
+            assert!(cut.is_none_or(|told| told.workload.name() == "a"), "{end}");
         }
         for nonsense in [&b"!"[..], b"", b"////", &vec![b'A'; MAX_BYTES + 1]] {
             assert_eq!(PeerMetadata::decode(nonsense), None);

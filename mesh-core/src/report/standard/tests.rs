@@ -163,7 +163,7 @@ fn ends_are_told_apart_and_messages_have_labels_of_their_own() {
 fn what_is_told_parses_and_repeats_nothing() {
     let edges = Edges::default();
     for reporter in [Reporter::Source, Reporter::Destination] {
-        for code in 0..Edges::MAX_SERIES_OF_EDGE as u16 + 5 {
+        for code in 0..Edges::SERIES_OF_EDGE as u16 + 5 {
             edges.edge(&pair(reporter)).count(End::http(code), Amounts::default());
         }
     }
@@ -190,7 +190,7 @@ fn what_is_told_parses_and_repeats_nothing() {
 fn ends_beyond_the_bound_count_in_one() {
     let edges = Edges::default();
     let edge = edges.edge(&pair(Reporter::Source));
-    let most = Edges::MAX_SERIES_OF_EDGE;
+    let most = Edges::SERIES_OF_EDGE;
     for code in 0..most as u16 + 3 {
         edge.count(End::http(code), Amounts::default());
         edge.count(End::http(code), Amounts::default());

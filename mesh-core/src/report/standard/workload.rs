@@ -1,15 +1,12 @@
 //! What the labels say of a workload, by Istio's derivation.
 
+use crate::config::service::{UNKNOWN, text};
 use crate::identity::SpiffeId;
 
-/// What a label says when nothing is known. No label is ever left out or empty: Kiali drops such a series whole.
-pub const UNKNOWN: &str = "unknown";
 /// The revision of whatever tells none (Istio).
 const LATEST: &str = "latest";
 /// Where a workload is when nobody says (Istio's and Kiali's default).
 const CLUSTER: &str = "Kubernetes";
-/// The longest value of a label, in bytes: as long as a DNS name. What is beyond is cut off, since peers name themselves.
-const MAX_BYTES: usize = 253;
 
 /// A workload, as labels name it. Each text is `unknown` where nothing is known, but for the revision, which is `latest`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,17 +176,10 @@ pub(super) fn namespace_of(id: &SpiffeId) -> Option<&str> {
     (!namespace.is_empty() && !namespace.contains('/') && !account.is_empty()).then_some(namespace)
 }
 
-/// The value of a label: not empty, and not longer than it may be.
-pub(super) fn text(value: &str) -> Box<str> {
-    match value {
-        "" => UNKNOWN.into(),
-        value => value[..value.floor_char_boundary(MAX_BYTES)].into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::service::MAX_LABEL_BYTES as MAX_BYTES;
 
     fn of(labels: &[(&str, &str)]) -> Workload {
         let labels: Vec<_> = labels.to_vec();

@@ -1,10 +1,13 @@
-//! What the labels say of the service that is called.
+//! The service that a cluster's calls are for, as metrics name it.
 
 use std::net::IpAddr;
 
-use super::workload::{UNKNOWN, text};
+/// What a label says when nothing is known. No label is ever left out or empty: Kiali drops such a series whole.
+pub const UNKNOWN: &str = "unknown";
+/// The longest value of a label, in bytes: as long as a DNS name. What is beyond is cut off, since peers name themselves.
+pub(crate) const MAX_LABEL_BYTES: usize = 253;
 
-/// A service, as labels name it.
+/// A service, as metrics name it (Istio's cluster metadata `istio`, `services`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Service {
     host: Box<str>,
@@ -35,7 +38,7 @@ impl Service {
     /// As far as the authority of a request tells it: a host of Kubernetes' form names its namespace, too.
     ///
     /// ```
-    /// use mesh_core::report::standard::Service;
+    /// use mesh_core::config::Service;
     /// let service = Service::of_authority("payment.shop.svc.cluster.local:8080");
     /// assert_eq!((service.host(), service.name()), ("payment.shop.svc.cluster.local", "payment"));
     /// assert_eq!(service.namespace(), "shop");
@@ -74,6 +77,14 @@ impl Service {
     /// Whether its host is known.
     pub fn is_known(&self) -> bool {
         &*self.host != UNKNOWN
+    }
+}
+
+/// The value of a label: not empty, and not longer than it may be.
+pub(crate) fn text(value: &str) -> Box<str> {
+    match value {
+        "" => UNKNOWN.into(),
+        value => value[..value.floor_char_boundary(MAX_LABEL_BYTES)].into(),
     }
 }
 
