@@ -271,7 +271,7 @@ impl<B> Attempt<B> {
     #[inline]
     pub(crate) fn first(payload: Payload<B>, call: Call, limit: Option<TryLimit>, hedged: bool) -> Self {
         let hosts = &call.route.retry.hosts;
-        let is_asked = hosts.other_priorities.is_some() || (hedged && hosts.other_hosts);
+        let is_asked = hosts.other_priorities.is_some() || hedged;
         Self {
             payload,
             number: 1,

@@ -25,6 +25,8 @@ use tower::{Service, ServiceBuilder};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const CALLS: usize = 1_000;
+/// How often it is counted: what the harness's own thread allocates meanwhile only adds, so the least is what calls take.
+const COUNTS: usize = 5;
 
 /// What would send the call.
 #[derive(Clone)]
@@ -44,7 +46,7 @@ impl<B> Service<Request<Attempt<B>>> for Sent {
     }
 }
 
-/// How much is allocated for so many calls.
+/// How much is allocated for so many calls at least.
 async fn allocations<S>(mut service: S) -> usize
 where
     S: Service<Request<Full<Bytes>>, Response = Response<ResponseBody>, Error = Error>,
@@ -56,12 +58,16 @@ where
         service.call(request).await.expect("an answer");
     };
     call().await;
-    let region = Region::new(ALLOCATOR);
-    for _ in 0..CALLS {
-        call().await;
+    let mut least = usize::MAX;
+    for _ in 0..COUNTS {
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..CALLS {
+            call().await;
+        }
+        let change = region.change();
+        least = least.min(change.allocations + change.reallocations);
     }
-    let change = region.change();
-    change.allocations + change.reallocations
+    least
 }
 
 #[tokio::test]

@@ -262,7 +262,7 @@ async fn each_leaf_has_its_own_limit_of_retries() {
         rig.near.payments.fail(1.0);
         rig.far.payments.fail(1.0);
         let [mut near, mut far] = rig.leaves();
-        (near.retry_limits.max, far.retry_limits.max) = (near_max, far_max);
+        (near.breakers.default.retries.max, far.breakers.default.retries.max) = (near_max, far_max);
         rig.publish_with(retry.clone(), [near.clone(), far.clone()]).await;
         let whole = rig.client("payment");
         assert!(charge(&whole).await.is_err());

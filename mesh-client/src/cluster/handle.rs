@@ -185,6 +185,16 @@ impl ClusterHandle {
         }
     }
 
+    /// As [`observe`](Self::observe), of the host at an address.
+    pub(crate) fn observe_at(&self, address: SocketAddr, observation: Observation) {
+        let set = self.hosts.load();
+        if set.cluster.outlier.is_some()
+            && let Some(place) = set.place_of(&address)
+        {
+            self.observe(&set.hosts[place], observation);
+        }
+    }
+
     /// What a host said of its own load beside an answer, where hosts are weighted by that: not where they are asked between calls
     /// (gRFC A58).
     pub(crate) fn hear(&self, host: &Host, headers: &HeaderMap) {

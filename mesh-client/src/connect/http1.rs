@@ -6,6 +6,8 @@
 //! meantime is seen by polling it once before it is used again. What remains is the race that HTTP/1.1 has (RFC 9112 9.3): a
 //! peer may close while a request is on its way. Such a request may have been processed, and is told so.
 //!
+//! Nobody but its call could end a connection in use, when what was agreed with its peer holds no more: [`super::cut`] does.
+//!
 //! Not carried: CONNECT and upgrades, which take the connection away from HTTP.
 
 use std::fmt;
@@ -22,6 +24,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use super::cut::{Cut, Cuttable};
 use super::pool::Pool;
 use super::terms::Terms;
 use super::{ConnectError, ConnectKind, Io};
@@ -47,12 +50,16 @@ struct Connection {
     party: Arc<Party>,
 }
 
-/// A counted place among a pool's HTTP/1.1 connections.
-pub(super) struct Place(pub(super) Weak<Pool>);
+/// A counted place among a pool's HTTP/1.1 connections, and what ends the one that has it.
+pub(super) struct Place {
+    pub(super) pool: Weak<Pool>,
+    pub(super) cut: Arc<Cut>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(pool) = self.0.upgrade() {
+        self.cut.end();
+        if let Some(pool) = self.pool.upgrade() {
             pool.lost_http1();
         }
     }
@@ -68,9 +75,10 @@ pub(super) async fn handshake<T: Io>(
     party: Party,
 ) -> Result<Http1, ConnectError> {
     let (send, connection) = Builder::new()
-        .handshake(TokioIo::new(io))
+        .handshake(TokioIo::new(Cuttable::new(io, Arc::clone(&place.cut))))
         .await
         .map_err(|error| ConnectError::new(ConnectKind::Http1(error)))?;
+    place.cut.with_certificates(&terms);
     Ok(Http1(Box::new(Connection {
         send,
         driver: Box::pin(connection),
@@ -147,7 +155,7 @@ impl Http1 {
     fn give_back(mut self) {
         // The peer's last bytes may be read but not yet acted upon.
         let goes_on = self.poll_driver(&mut noop()) && self.0.send.is_ready();
-        if goes_on && let Some(pool) = self.0.place.0.upgrade() {
+        if goes_on && let Some(pool) = self.0.place.pool.upgrade() {
             self.0.used = Instant::now();
             pool.put_http1(self);
         }

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod coalesce;
+mod cut;
 mod dial;
 mod error;
 mod http1;

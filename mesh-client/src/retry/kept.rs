@@ -5,8 +5,9 @@ use std::thread::LocalKey;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
-use mesh_core::config::RetryPolicy;
+use mesh_core::config::{RetryPolicy, RoutingPriority};
 use mesh_core::inherit;
+use mesh_core::outlier::Observation;
 use mesh_core::retry::{Again, RetryState, TryEnd, Verdict, Why, World};
 
 use super::Shared;
@@ -90,6 +91,7 @@ pub(super) struct Place {
     cluster: Arc<ClusterHandle>,
     /// Where it counts as in flight.
     counted: Arc<ClusterHandle>,
+    priority: RoutingPriority,
     again: Again,
     begun: bool,
 }
@@ -107,7 +109,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.again.placed {
-            self.counted.budget().end_retry();
+            self.counted.budget().end_retry(self.priority);
         }
         if self.again.paid && !self.begun {
             self.cluster.budget().refund();
@@ -168,6 +170,22 @@ impl<B> Kept<B> {
                 }
                 Some(self.place(again, counted))
             }
+        }
+    }
+
+    /// The newest try has reached its own time. It goes on, and may never tell what came of it: whoever watches its host is told now, as
+    /// of a try that has ended at its time (Envoy).
+    pub(super) fn note_slow(&self) {
+        let Some(gone_to) = &self.aside.gone_to else { return };
+        let newest = gone_to
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .hosts
+            .last()
+            .copied();
+        if let Some(peer) = newest {
+            let cluster = self.aside.call().cluster.that_called(Some(peer));
+            cluster.observe_at(peer, Observation::LocalOriginFailure);
         }
     }
 
@@ -246,9 +264,11 @@ impl<B> Kept<B> {
     }
 
     fn place(&self, again: Again, counted: Arc<ClusterHandle>) -> Place {
+        let call = self.aside.call();
         Place {
-            cluster: Arc::clone(&self.aside.call().cluster),
+            cluster: Arc::clone(&call.cluster),
             counted,
+            priority: call.route.priority,
             again,
             begun: false,
         }
@@ -264,11 +284,13 @@ impl<B> Kept<B> {
             head, call, retries, ..
         } = &mut *self.aside;
         let call = call.as_ref().expect(CALL);
+        let priority = call.route.priority;
         let mut world = World {
             budget: call.cluster.budget(),
             places: counted.budget(),
-            limits: counted.hosts().load().cluster.retry_limits,
-            calls: counted.in_flight(),
+            priority,
+            limits: counted.hosts().load().cluster.breakers.of(priority).retries,
+            calls: counted.breakers().of(priority).requests.used(),
             draw: &mut shared.entropy.draw(),
             unix_seconds: shared.clock.current_time().map(|time| time.as_secs()),
         };

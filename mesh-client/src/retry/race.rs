@@ -81,6 +81,9 @@ impl<F> Race<F> {
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            if self.pausing.is_none() {
+                kept.note_slow();
+            }
             let place = self.pausing.take().or_else(|| kept.hedge(shared));
             let Some(mut place) = place else {
                 self.armed = false;

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Request;
-use mesh_core::config::{HostSelection, RetryOn, RetryPolicy, Route};
+use mesh_core::config::{HostSelection, LbPolicy, RetryOn, RetryPolicy, Route};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tower::Service as _;
 
 use super::net::{Net, call, channel, one_cluster, post, say, say_status, silent, text};
+use super::outliers::istio;
 
 fn hedged(per_try: u64, retries: u32) -> impl FnOnce(&mut Route, &mut mesh_core::config::Cluster) {
     move |route, _| {
@@ -115,6 +116,39 @@ async fn a_try_that_races_goes_to_another_host() {
     }
     assert!(raced > 5, "{raced}");
     assert_eq!(asked.load(Ordering::Relaxed), raced as usize);
+}
+
+/// Its tries go on until others have won, and so never end at their time: that they were slow is told all the same (Envoy).
+#[tokio::test(start_paused = true)]
+async fn a_host_that_loses_every_race_is_taken_out() {
+    let net = Net::default();
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&tried);
+    net.serve(1, move |_, respond| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        silent(respond)
+    });
+    net.serve(2, |_, respond| async { say(respond, "two") });
+    let (source, link) = net.link();
+    let publish = |servers: &[u8]| {
+        source.snapshots.publish(one_cluster(servers, |route, cluster| {
+            hedged(50, 1)(route, cluster);
+            cluster.lb = LbPolicy::RoundRobin;
+            cluster.outlier = Some(istio());
+        }));
+    };
+    publish(&[2]);
+    let channel = channel(&link);
+    let calls = async |count: usize| {
+        for _ in 0..count {
+            assert_eq!(text(call(&channel, post("")).await.unwrap()).await, "two");
+        }
+    };
+    // What races cost is saved up.
+    calls(50).await;
+    publish(&[1, 2]);
+    calls(100).await;
+    assert_eq!(tried.load(Ordering::Relaxed), 5);
 }
 
 /// Racing takes the limit of a try away, and not that of being idle.

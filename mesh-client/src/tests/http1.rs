@@ -27,7 +27,7 @@ use crate::{Channel, Error};
 type Seen = Arc<std::sync::Mutex<Vec<(usize, String)>>>;
 
 /// Reads one request of a known length; `None` at the end.
-async fn read_request(io: &mut Box<dyn Io>, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
+pub(super) async fn read_request(io: &mut Box<dyn Io>, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
     let mut chunk = [0; 4096];
     let end = loop {
         if let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
@@ -82,7 +82,7 @@ fn http1(settings: Connections) -> impl FnOnce(&mut Route, &mut Cluster) {
     }
 }
 
-fn get(uri: &'static str) -> Request<Full<Bytes>> {
+pub(super) fn get(uri: &'static str) -> Request<Full<Bytes>> {
     Request::get(uri).body(Full::default()).unwrap()
 }
 

@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use super::net::{Net, Plain, address, call, channel, one_cluster, post, say, text};
 use crate::{Channel, Error};
 
-const PAYMENT: &str = "spiffe://cluster.local/ns/default/sa/payment";
-const CHECKOUT: &str = "spiffe://cluster.local/ns/default/sa/checkout";
+pub(super) const PAYMENT: &str = "spiffe://cluster.local/ns/default/sa/payment";
+pub(super) const CHECKOUT: &str = "spiffe://cluster.local/ns/default/sa/checkout";
 
 /// Server `n` answers by its number, once `released`; it counts the requests that came.
 fn held(
@@ -69,11 +69,11 @@ fn begin(channel: &Plain) -> JoinHandle<Result<String, Error>> {
 }
 
 /// Lets everything happen that needs no time.
-async fn settle() {
+pub(super) async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-fn publish(source: &Source, version: u64, cluster: Cluster) {
+pub(super) fn publish(source: &Source, version: u64, cluster: Cluster) {
     let snapshot = Snapshot::builder()
         .version(Version(version))
         .route("t", Route::to(Split::all_to("c")))
@@ -96,11 +96,11 @@ fn mutual_as(expected: &str, sni: &str) -> TlsMode {
     })
 }
 
-fn secured(expected: &str) -> Cluster {
+pub(super) fn secured(expected: &str) -> Cluster {
     Cluster::new("c", mutual_as(expected, "payment"), vec![Endpoint::new(address(1))])
 }
 
-fn server_tls(identity: &Identity, clock: Arc<dyn TimeProvider>) -> Arc<rustls::ServerConfig> {
+pub(super) fn server_tls(identity: &Identity, clock: Arc<dyn TimeProvider>) -> Arc<rustls::ServerConfig> {
     server_config(identity, ClientAuth::Required, clock, &[b"h2", b"http/1.1"]).unwrap()
 }
 
@@ -232,19 +232,19 @@ async fn a_call_that_waits_for_a_removed_endpoint_goes_elsewhere() {
     assert_eq!(waiting.await.unwrap().unwrap(), "two");
 }
 
-struct Meshed {
-    ca: TestCa,
-    net: Net,
-    source: Source,
+pub(super) struct Meshed {
+    pub(super) ca: TestCa,
+    pub(super) net: Net,
+    pub(super) source: Source,
     link: Link,
-    clock: SettableClock,
+    pub(super) clock: SettableClock,
 }
 
 /// In the first second of 2030.
-const NOW: u64 = 1_893_456_000;
+pub(super) const NOW: u64 = 1_893_456_000;
 
 impl Meshed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (ca, net, clock) = (TestCa::new("cluster.local"), Net::default(), SettableClock::at(NOW));
         let (source, link) = net.link_with(Parts {
             wall_clock: Arc::new(clock.clone()),
@@ -264,7 +264,7 @@ impl Meshed {
         held(&self.net, 1, Some(server_tls(identity, Arc::new(self.clock.clone()))))
     }
 
-    fn channel(&self) -> Plain {
+    pub(super) fn channel(&self) -> Plain {
         Channel::<Full<Bytes>>::new(&self.link, "t")
     }
 }

@@ -6,6 +6,7 @@ mod breakers;
 mod calls;
 mod config;
 mod connections;
+mod cut;
 mod faults;
 mod flags;
 mod hedges;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use h2::Reason;
-use mesh_core::config::{RetryOn, RetryPolicy, Route};
+use mesh_core::config::{RetryOn, RetryPolicy, Route, RoutingPriority};
 
 use super::net::{Net, call, channel, grpc, grpc_status, one_cluster, post, say, say_grpc, say_status, text};
 
@@ -51,6 +51,24 @@ async fn grpc_unavailable_is_tried_again_where_the_policy_was_written_and_intern
             false => text(response).await,
         };
         assert_eq!((seen.as_str(), calls.load(Ordering::Relaxed)), (expected, handled));
+    }
+}
+
+/// Each priority has limits of its own (Envoy `max_retries`): that one may have no retry keeps the other from none.
+#[tokio::test(start_paused = true)]
+async fn retries_are_limited_by_the_priority_of_their_route() {
+    for (priority, expected, handled) in [(RoutingPriority::Default, 503, 1), (RoutingPriority::High, 200, 3)] {
+        let net = Net::default();
+        let calls = failing_first(&net, 2, |respond| say_status(respond, 503));
+        let (source, link) = net.link();
+        source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+            policy("5xx")(route, cluster);
+            route.priority = priority;
+            cluster.breakers.default.retries.max = Some(0);
+            cluster.breakers.high.retries.max = Some(3);
+        }));
+        let status = call(&channel(&link), post("")).await.unwrap().status();
+        assert_eq!((status.as_u16(), calls.load(Ordering::Relaxed)), (expected, handled));
     }
 }
 

@@ -50,13 +50,14 @@ fn amplification(rate: u32, seconds: u32) -> (f64, f64) {
                 let mut world = World {
                     budget: &budget,
                     places: &budget,
+                    priority: mesh_core::config::RoutingPriority::Default,
                     limits: RetryLimits::default(),
                     calls: 1,
                     draw: &mut entropy.draw(),
                     unix_seconds: None,
                 };
                 match state.judge(&rules, &Method::GET, end, None, &mut world) {
-                    Verdict::Again(_) => budget.end_retry(),
+                    Verdict::Again(_) => budget.end_retry(mesh_core::config::RoutingPriority::Default),
                     Verdict::GiveUp(_) => break,
                 }
             }
@@ -205,7 +206,7 @@ async fn rs_8_random_cancellations_leave_nothing_held() {
             route.limits.idle = Some(Duration::from_millis(60));
             route.retry.per_try_timeout = Some(Duration::from_millis(15));
             route.retry.hedge = version.is_multiple_of(2);
-            cluster.retry_limits.max = Some(50);
+            cluster.breakers.default.retries.max = Some(50);
         });
         source
             .snapshots

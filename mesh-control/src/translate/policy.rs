@@ -198,12 +198,12 @@ fn connect(pool: &ConnectionPool, cluster: &mut Cluster) {
         max_connections: pool.max_connections.unwrap_or(limits.max_connections),
         max_pending_requests: pool.max_pending.unwrap_or(limits.max_pending_requests),
         max_requests: pool.max_requests.unwrap_or(limits.max_requests),
+        retries: RetryLimits {
+            max: pool.max_retries,
+            ..limits.retries
+        },
         ..limits
     });
-    cluster.retry_limits = RetryLimits {
-        max: pool.max_retries,
-        ..cluster.retry_limits
-    };
     cluster.connect_timeout = pool.connect_timeout.unwrap_or(cluster.connect_timeout);
     let before = &cluster.connections;
     cluster.connections = Arc::new(Connections {

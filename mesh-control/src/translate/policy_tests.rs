@@ -142,7 +142,7 @@ fn a_connection_pool_says_all_that_a_cluster_knows() {
         (1, 6, 7)
     );
     assert_eq!(
-        (cluster.retry_limits.max, Some(cluster.connect_timeout)),
+        (limits.retries.max, Some(cluster.connect_timeout)),
         (Some(9), seconds(2))
     );
     let connections = &cluster.connections;

@@ -44,7 +44,6 @@ impl Cluster {
         let mut whole = Self {
             lb: hashed.unwrap_or(first).lb.clone(),
             common_lb: first.common_lb,
-            retry_limits: first.retry_limits,
             breakers: first.breakers,
             connect_timeout: first.connect_timeout,
             connections: Arc::clone(&first.connections),

@@ -2,6 +2,8 @@
 //!
 //! What is in use is counted by [`crate::breaker`], outside of the snapshot: a swap neither fills nor empties it.
 
+use super::RetryLimits;
+
 /// The priority of a route's calls (Envoy `RoutingPriority`). Each has limits of its own, so that a flood of the one leaves room
 /// for the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +62,8 @@ pub struct Thresholds {
     pub max_pending_requests: u32,
     /// Calls in flight; one more fails at once.
     pub max_requests: u32,
+    /// Retries in flight, on top of the house's own budget.
+    pub retries: RetryLimits,
     /// Whether what is left of each limit is shown.
     pub track_remaining: bool,
 }
@@ -74,6 +78,7 @@ impl Thresholds {
         max_connections_per_host: None,
         max_pending_requests: u32::MAX,
         max_requests: u32::MAX,
+        retries: RetryLimits::NONE,
         track_remaining: false,
     };
 
@@ -85,6 +90,7 @@ impl Thresholds {
 
     /// What holds where a control plane of Envoy's kind says nothing.
     pub const ENVOY: Self = Self {
+        retries: RetryLimits::ENVOY,
         max_connections: Self::ENVOY_DEFAULT,
         max_pending_requests: Self::ENVOY_DEFAULT,
         max_requests: Self::ENVOY_DEFAULT,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     CircuitBreakers, CommonLb, Connections, DropOverload, Endpoint, LbPolicy, LoadReporting, Localities, Metadata,
-    OutlierDetection, RetryLimits, Service, StringMatch, TlsOrigination,
+    OutlierDetection, Service, StringMatch, TlsOrigination,
 };
 
 /// The name of a cluster, opaque. Cheap to clone.
@@ -58,8 +58,6 @@ pub struct Cluster {
     pub connections: Arc<Connections>,
     /// How much of it may be in use by this process at once (Envoy `circuit_breakers`, gRFC A32).
     pub breakers: CircuitBreakers,
-    /// The most retries in flight, on top of the house's own budget: for the calls of all priorities together.
-    pub retry_limits: RetryLimits,
     /// When a host is taken out for how it behaves; `None`: never.
     pub outlier: Option<OutlierDetection>,
     /// Set when the control plane asks to be told about its load.
@@ -94,7 +92,6 @@ impl Cluster {
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             connections: Arc::default(),
             breakers: CircuitBreakers::default(),
-            retry_limits: RetryLimits::default(),
             outlier: None,
             load_reporting: None,
             drops: Arc::default(),
@@ -118,7 +115,6 @@ impl Cluster {
             connect_timeout,
             connections,
             breakers,
-            retry_limits,
             outlier,
             load_reporting,
             drops,
@@ -131,7 +127,7 @@ impl Cluster {
         (name, lb, common_lb, tls, tls_matches)
             == (&other.name, &other.lb, &other.common_lb, &other.tls, &other.tls_matches)
             && (connect_timeout, connections) == (&other.connect_timeout, &other.connections)
-            && (breakers, retry_limits, outlier) == (&other.breakers, &other.retry_limits, &other.outlier)
+            && (breakers, outlier) == (&other.breakers, &other.outlier)
             && (load_reporting, drops, by_authority) == (&other.load_reporting, &other.drops, &other.by_authority)
             && (localities, service, leaves) == (&other.localities, &other.service, &other.leaves)
     }

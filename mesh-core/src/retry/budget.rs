@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::config::RetryLimits;
+use crate::config::{RetryLimits, RoutingPriority};
 
 /// The share of the calls that may be tried again: 20 % (Finagle, Envoy).
 pub const SHARE: f64 = DEPOSIT as f64 / COST as f64;
@@ -39,7 +39,8 @@ const CLOSED_AT: u32 = MAX_TOKENS / 2;
 pub struct Budget {
     balance: AtomicU32,
     tokens: AtomicU32,
-    retrying: AtomicU32,
+    /// Of the default priority, and of high.
+    retrying: [AtomicU32; 2],
 }
 
 impl Default for Budget {
@@ -47,7 +48,7 @@ impl Default for Budget {
         Self {
             balance: AtomicU32::new(FIRST_BALANCE),
             tokens: AtomicU32::new(MAX_TOKENS),
-            retrying: AtomicU32::new(0),
+            retrying: Default::default(),
         }
     }
 }
@@ -84,20 +85,31 @@ impl Budget {
         update(&self.balance, |balance| Some((balance + COST).min(MAX_BALANCE)));
     }
 
-    /// Takes a place among the retries in flight; `false` when `limits` allow no more beside `calls` calls in flight.
-    pub fn begin_retry(&self, limits: &RetryLimits, calls: u32) -> bool {
+    /// Takes a place among the retries in flight of a priority; `false` when `limits` allow no more beside `calls` calls in flight.
+    pub fn begin_retry(&self, priority: RoutingPriority, limits: &RetryLimits, calls: u32) -> bool {
         let allowed = limits.allowed(calls).unwrap_or(u32::MAX);
-        update(&self.retrying, |retrying| (retrying < allowed).then(|| retrying + 1))
+        update(self.of(priority), |retrying| (retrying < allowed).then(|| retrying + 1))
     }
 
     /// Gives the place back.
-    pub fn end_retry(&self) {
-        update(&self.retrying, |retrying| Some(retrying.saturating_sub(1)));
+    pub fn end_retry(&self, priority: RoutingPriority) {
+        update(self.of(priority), |retrying| Some(retrying.saturating_sub(1)));
     }
 
-    /// Retries in flight, their pauses included.
+    /// Retries in flight of whatever priority, their pauses included.
     pub fn retrying(&self) -> u32 {
-        self.retrying.load(Ordering::Relaxed)
+        self.retrying
+            .iter()
+            .map(|retrying| retrying.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    fn of(&self, priority: RoutingPriority) -> &AtomicU32 {
+        let [default, high] = &self.retrying;
+        match priority {
+            RoutingPriority::Default => default,
+            RoutingPriority::High => high,
+        }
     }
 
     /// Retries that may be taken out now, were the gate open.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::config::{RetryLimits, RetryOn, RetryPolicy};
+use crate::config::{RetryLimits, RetryOn, RetryPolicy, RoutingPriority};
 use crate::entropy::Draw;
 use crate::route::header_passes_in;
 
@@ -178,6 +178,8 @@ pub struct World<'a> {
     /// Where its retries in flight are counted: the same, but for a destination that stands for others, each of which has a limit of
     /// its own.
     pub places: &'a Budget,
+    /// The priority of the call, each of which has limits and counts of its own.
+    pub priority: RoutingPriority,
     /// What limits retries in flight.
     pub limits: RetryLimits,
     /// The calls in flight beside them.
@@ -303,11 +305,11 @@ impl RetryState {
                 _ => Why::Exhausted,
             });
         }
-        if !world.places.begin_retry(&world.limits, world.calls) {
+        if !world.places.begin_retry(world.priority, &world.limits, world.calls) {
             return Err(Why::OverBudget);
         }
         if pays && !world.budget.withdraw() {
-            world.places.end_retry();
+            world.places.end_retry(world.priority);
             return Err(Why::OverBudget);
         }
         self.retried += 1;

@@ -1,6 +1,6 @@
 //! Limits of what is in use at once, all of them said: what a reader makes of one that is not said differs.
 
-use mesh_core::config::{CircuitBreakers, RetryLimits, Thresholds};
+use mesh_core::config::{CircuitBreakers, Thresholds};
 
 use super::Dialect;
 use super::common::uint;
@@ -11,7 +11,7 @@ use crate::proto::cluster::{
 use crate::proto::core::RoutingPriority;
 use crate::proto::percent::Percent;
 
-pub(super) fn breakers(breakers: &CircuitBreakers, retries: &RetryLimits, dialect: Dialect) -> Proto {
+pub(super) fn breakers(breakers: &CircuitBreakers, dialect: Dialect) -> Proto {
     let both = [
         (RoutingPriority::Default, &breakers.default),
         (RoutingPriority::High, &breakers.high),
@@ -26,19 +26,17 @@ pub(super) fn breakers(breakers: &CircuitBreakers, retries: &RetryLimits, dialec
     Proto {
         thresholds: both
             .iter()
-            .map(|(priority, of)| thresholds(*priority, of, retries, dialect))
+            .map(|(priority, of)| thresholds(*priority, of, dialect))
             .collect(),
         per_host_thresholds: both.into_iter().filter_map(per_host).collect(),
     }
 }
 
-fn thresholds(priority: RoutingPriority, of: &Thresholds, retries: &RetryLimits, dialect: Dialect) -> ThresholdsProto {
-    // The limits of retries are the cluster's. An Envoy has them for each priority, and where nothing is said makes three at
-    // once; others read them off the default one.
-    let (max_retries, budget) = match dialect {
-        Dialect::Sidecar | Dialect::Envoy(_) => (Some(retries.max.unwrap_or(of.max_requests)), retries.budget),
-        Dialect::Mesh | Dialect::Grpc if priority == RoutingPriority::Default => (retries.max, retries.budget),
-        Dialect::Mesh | Dialect::Grpc => (None, None),
+fn thresholds(priority: RoutingPriority, of: &Thresholds, dialect: Dialect) -> ThresholdsProto {
+    // Where nothing is said an Envoy makes three retries at once.
+    let max_retries = match dialect {
+        Dialect::Sidecar | Dialect::Envoy(_) => Some(of.retries.max.unwrap_or(of.max_requests)),
+        Dialect::Mesh | Dialect::Grpc => of.retries.max,
     };
     ThresholdsProto {
         priority: priority as i32,
@@ -46,7 +44,7 @@ fn thresholds(priority: RoutingPriority, of: &Thresholds, retries: &RetryLimits,
         max_pending_requests: uint(of.max_pending_requests),
         max_requests: uint(of.max_requests),
         max_retries: max_retries.and_then(uint),
-        retry_budget: budget.map(retry_budget),
+        retry_budget: of.retries.budget.map(retry_budget),
         track_remaining: of.track_remaining,
         ..ThresholdsProto::default()
     }

@@ -56,7 +56,7 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         lb_config: lb.config,
         load_balancing_policy: lb.list,
         common_lb_config: common_lb(cluster, dialect),
-        circuit_breakers: Some(breakers::breakers(&cluster.breakers, &cluster.retry_limits, dialect)),
+        circuit_breakers: Some(breakers::breakers(&cluster.breakers, dialect)),
         outlier_detection: cluster.outlier.as_ref().map(|one| outlier::outlier(one, dialect)),
         metadata: cluster.service.as_deref().map(services),
         typed_extension_protocol_options: protocol::options(&cluster.connections),

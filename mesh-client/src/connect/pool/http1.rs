@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::super::cut::Cut;
 use super::super::dial::{Made, Plan, dial};
 use super::super::http1::{Http1, Place};
 use super::super::{ConnectError, ConnectKind};
@@ -54,6 +55,22 @@ pub(super) struct Side {
     dialling: u32,
     bells: Arc<Bells>,
     sweeping: bool,
+    /// What ends those that are in use.
+    cuts: Vec<Weak<Cut>>,
+}
+
+/// Connections of rules that hold no more.
+pub(super) struct Closing {
+    idle: Vec<Http1>,
+    cuts: Vec<Weak<Cut>>,
+}
+
+impl Closing {
+    /// Closes what is idle at once, and what is in use in its time.
+    pub(super) fn begin(self) {
+        drop(self.idle);
+        Cut::soon(self.cuts);
+    }
 }
 
 impl Side {
@@ -72,10 +89,14 @@ impl Side {
         None
     }
 
-    /// Takes out what is idle, to be closed. Whoever waits looks again.
-    pub(super) fn close(&mut self) -> Vec<Http1> {
+    /// Takes out what is idle, to be closed, and what ends the others. Whoever waits looks again. What is returned must not be dropped
+    /// under the lock.
+    pub(super) fn close(&mut self) -> Closing {
         self.ring_all();
-        std::mem::take(&mut self.idle)
+        Closing {
+            idle: std::mem::take(&mut self.idle),
+            cuts: std::mem::take(&mut self.cuts),
+        }
     }
 
     /// Everybody looks again.
@@ -105,8 +126,15 @@ impl Pool {
     /// Counts a place for one more connection.
     pub(in super::super) fn place(self: &Arc<Self>) -> Place {
         let mut state = self.lock();
-        self.side(&mut state).live += 1;
-        Place(Arc::downgrade(self))
+        let side = self.side(&mut state);
+        side.live += 1;
+        let cut = Arc::new(Cut::default());
+        side.cuts.retain(|cut| cut.strong_count() > 0);
+        side.cuts.push(Arc::downgrade(&cut));
+        Place {
+            pool: Arc::downgrade(self),
+            cut,
+        }
     }
 
     pub(in super::super) fn lost_http1(&self) {
@@ -210,6 +238,8 @@ impl Pool {
         };
         side.dialling += 1;
         let (done, dialled) = oneshot::channel();
+        // Not under the lock: a runtime that shuts down drops a task as it is begun.
+        drop(state);
         tokio::spawn(Arc::clone(self).run_http1_dial(plan.clone(), place, epoch, done));
         Ok(Wished::Dialled(dialled))
     }

@@ -206,19 +206,21 @@ impl Pool {
     }
 
     fn end_epoch(&self, retired: bool) {
-        let (ready, draining, idle) = {
+        let (ready, draining, closing) = {
             let mut state = self.lock();
             state.epoch = state.epoch.wrapping_add(1);
             state.retired |= retired;
             state.chosen = None;
-            let idle = state.http1.as_mut().map(|side| side.close());
-            (std::mem::take(&mut state.ready), state.draining.take(), idle)
+            let closing = state.http1.as_mut().map(|side| side.close());
+            (std::mem::take(&mut state.ready), state.draining.take(), closing)
         };
         let draining = draining.into_iter().flat_map(|draining| draining.connections);
         for connection in ready.into_iter().chain(draining.filter_map(|one| one.upgrade())) {
             connection.revoke();
         }
-        drop(idle);
+        if let Some(closing) = closing {
+            closing.begin();
+        }
     }
 
     /// Lets go of a connection that takes no more calls.

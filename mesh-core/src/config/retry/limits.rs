@@ -32,6 +32,16 @@ impl Default for RetryBudget {
 impl RetryLimits {
     /// What Envoy allows when nothing is said.
     pub const ENVOY_MAX: u32 = 3;
+    /// No limit of their own.
+    pub const NONE: Self = Self {
+        budget: None,
+        max: None,
+    };
+    /// [`ENVOY_MAX`](Self::ENVOY_MAX).
+    pub const ENVOY: Self = Self {
+        budget: None,
+        max: Some(Self::ENVOY_MAX),
+    };
 
     /// How many may be in flight beside `calls` calls; `None`: any number.
     ///

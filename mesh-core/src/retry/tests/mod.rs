@@ -6,7 +6,7 @@ mod storms;
 use http::{HeaderName, HeaderValue};
 
 use super::*;
-use crate::config::{HeaderMatch, HeaderTest, RetryBudget, StringMatch};
+use crate::config::{HeaderMatch, HeaderTest, RetryBudget, RoutingPriority, StringMatch};
 use crate::entropy::Entropy;
 
 fn answered(status: u16, grpc: Option<u8>) -> TryEnd {
@@ -34,6 +34,7 @@ fn ask(
     let mut world = World {
         budget,
         places: budget,
+        priority: RoutingPriority::Default,
         limits: RetryLimits::default(),
         calls: 1,
         draw: &mut Entropy::seeded(1).draw(),
@@ -323,10 +324,13 @@ fn limits_of_retries_in_flight_hold_and_are_given_back() {
         max: Some(2),
         ..RetryLimits::default()
     };
-    assert!(budget.begin_retry(&two, 1_000) && budget.begin_retry(&two, 1_000));
-    assert!(!budget.begin_retry(&two, 1_000));
-    budget.end_retry();
-    assert!(budget.begin_retry(&two, 1_000));
+    assert!(
+        budget.begin_retry(RoutingPriority::Default, &two, 1_000)
+            && budget.begin_retry(RoutingPriority::Default, &two, 1_000)
+    );
+    assert!(!budget.begin_retry(RoutingPriority::Default, &two, 1_000));
+    budget.end_retry(RoutingPriority::Default);
+    assert!(budget.begin_retry(RoutingPriority::Default, &two, 1_000));
     let share = RetryLimits {
         budget: Some(RetryBudget {
             share: 1_000,
@@ -335,8 +339,18 @@ fn limits_of_retries_in_flight_hold_and_are_given_back() {
         max: Some(1),
     };
     // Two are in flight: a tenth of 20 calls is no more, of 30 it is.
-    assert!(!budget.begin_retry(&share, 20) && budget.begin_retry(&share, 30));
+    assert!(
+        !budget.begin_retry(RoutingPriority::Default, &share, 20)
+            && budget.begin_retry(RoutingPriority::Default, &share, 30)
+    );
     assert_eq!(budget.retrying(), 3);
+    // High priority has places of its own.
+    let high = RoutingPriority::High;
+    assert!(
+        budget.begin_retry(high, &two, 1) && budget.begin_retry(high, &two, 1) && !budget.begin_retry(high, &two, 1)
+    );
+    budget.end_retry(high);
+    assert!(!budget.begin_retry(RoutingPriority::Default, &two, 1) && budget.begin_retry(high, &two, 1));
 }
 
 #[test]
@@ -352,6 +366,7 @@ fn a_hedge_asks_who_may_run_twice_and_pays() {
         let mut world = World {
             budget: &budget,
             places: &budget,
+            priority: RoutingPriority::Default,
             limits: RetryLimits::default(),
             calls: 1,
             draw: &mut Entropy::seeded(1).draw(),

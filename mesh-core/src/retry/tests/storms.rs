@@ -22,7 +22,7 @@ fn amplification(budget: &Budget, rate: u32, seconds: u32, skip: u32) -> f64 {
                 budget.failed();
                 let end = answered(503, None);
                 match ask(&mut state, &rules, &Method::GET, end, &HeaderMap::new(), budget) {
-                    Verdict::Again(again) if again.placed => budget.end_retry(),
+                    Verdict::Again(again) if again.placed => budget.end_retry(RoutingPriority::Default),
                     Verdict::Again(_) => {}
                     Verdict::GiveUp(_) => break,
                 }

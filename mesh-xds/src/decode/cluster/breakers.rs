@@ -3,6 +3,7 @@
 
 use mesh_core::config::{CircuitBreakers, Thresholds};
 
+use super::retries;
 use crate::bootstrap::Profile;
 use crate::decode::{Context, Fault, Notes};
 use crate::proto::cluster::{CircuitBreakers as Proto, circuit_breakers::Thresholds as ThresholdsProto};
@@ -27,10 +28,15 @@ pub(super) fn breakers(proto: Option<&Proto>, context: &Context, notes: &mut Not
             notes.add("max_connection_pools has no effect: an endpoint has one pool");
         }
     }
-    let of = |priority| thresholds(proto, priority, context);
+    let of = |priority| {
+        Ok(Thresholds {
+            retries: retries::limits(proto, priority, context)?,
+            ..thresholds(proto, priority, context)
+        })
+    };
     Ok(CircuitBreakers {
-        default: of(RoutingPriority::Default),
-        high: of(RoutingPriority::High),
+        default: of(RoutingPriority::Default)?,
+        high: of(RoutingPriority::High)?,
     })
 }
 

@@ -55,7 +55,6 @@ impl Resource for ClusterSpec {
             connections: Arc::new(protocol::connections(proto, context.profile, notes)?),
             breakers: breakers::breakers(proto.circuit_breakers.as_ref(), context, notes)
                 .map_err(|fault| fault.within("circuit_breakers"))?,
-            retry_limits: retries::limits(proto.circuit_breakers.as_ref(), context)?,
             outlier: match &proto.outlier_detection {
                 None => None,
                 Some(detection) => {

@@ -7,19 +7,20 @@ use crate::decode::{Context, Fault};
 use crate::proto::cluster::{CircuitBreakers, circuit_breakers::thresholds::RetryBudget as BudgetProto};
 use crate::proto::core::RoutingPriority;
 
-/// The first threshold of the default priority counts. Where nothing is said Envoy has a limit of its own and gRPC has none.
-pub(super) fn limits(breakers: Option<&CircuitBreakers>, context: &Context) -> Result<RetryLimits, Fault> {
-    let thresholds = breakers.map_or(&[][..], |breakers| &breakers.thresholds);
-    let found = thresholds
-        .iter()
-        .enumerate()
-        .find(|(_, one)| one.priority == RoutingPriority::Default as i32);
+/// The first threshold of the priority counts. Where nothing is said Envoy has a limit of its own and gRPC has none.
+pub(super) fn limits(
+    breakers: &CircuitBreakers,
+    priority: RoutingPriority,
+    context: &Context,
+) -> Result<RetryLimits, Fault> {
+    let mut thresholds = breakers.thresholds.iter().enumerate();
+    let found = thresholds.find(|(_, one)| one.priority == priority as i32);
     let said = found
         .and_then(|(_, threshold)| threshold.max_retries.as_ref())
         .map(|max| max.value);
     let budget = found.and_then(|(index, threshold)| threshold.retry_budget.as_ref().map(|proto| (index, proto)));
     let budget = budget.map(|(index, proto)| {
-        let at = format!("circuit_breakers.thresholds[{index}].retry_budget");
+        let at = format!("thresholds[{index}].retry_budget");
         self::budget(proto).map_err(|fault| fault.within(at))
     });
     Ok(RetryLimits {

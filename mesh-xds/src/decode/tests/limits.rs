@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mesh_core::config::{
-    CircuitBreakers, Cluster, Consecutive, FailurePercentage, OutlierDetection, OutlierRules, Percent, SuccessRate,
-    Thresholds, TlsMode,
+    CircuitBreakers, Cluster, Consecutive, FailurePercentage, OutlierDetection, OutlierRules, Percent, RetryBudget,
+    RetryLimits, SuccessRate, Thresholds, TlsMode,
 };
 use proptest::prelude::*;
 
@@ -169,6 +169,7 @@ fn limits_that_are_not_said_follow_whose_rules_they_are() {
         priority: 1,
         max_connections: uint(2),
         max_pending_requests: uint(3),
+        max_retries: uint(5),
         track_remaining: true,
         ..Default::default()
     };
@@ -194,6 +195,10 @@ fn limits_that_are_not_said_follow_whose_rules_they_are() {
         Thresholds {
             max_connections: 2,
             max_pending_requests: 3,
+            retries: RetryLimits {
+                max: Some(5),
+                ..RetryLimits::NONE
+            },
             track_remaining: true,
             ..Thresholds::ENVOY
         }
@@ -203,19 +208,30 @@ fn limits_that_are_not_said_follow_whose_rules_they_are() {
 pub(super) fn breakers() -> impl Strategy<Value = CircuitBreakers> {
     let one = || {
         let limits = (any::<u32>(), any::<u32>(), any::<u32>());
-        (limits, prop::option::of(any::<u32>()), any::<bool>()).prop_map(
-            |((max_connections, max_pending_requests, max_requests), max_connections_per_host, track_remaining)| {
+        let rest = (prop::option::of(any::<u32>()), any::<bool>());
+        (limits, retry_limits(), rest).prop_map(
+            |((max_connections, max_pending_requests, max_requests), retries, (per_host, track_remaining))| {
                 Thresholds {
                     max_connections,
-                    max_connections_per_host,
+                    max_connections_per_host: per_host,
                     max_pending_requests,
                     max_requests,
+                    retries,
                     track_remaining,
                 }
             },
         )
     };
     (one(), one()).prop_map(|(default, high)| CircuitBreakers { default, high })
+}
+
+fn retry_limits() -> impl Strategy<Value = RetryLimits> {
+    let budget = (0u32..=10_000, any::<u32>()).prop_map(|(share, min_retry_concurrency)| RetryBudget {
+        share,
+        min_retry_concurrency,
+    });
+    let limits = (prop::option::of(budget), prop::option::of(any::<u32>()));
+    limits.prop_map(|(budget, max)| RetryLimits { budget, max })
 }
 
 pub(super) fn outliers(rules: OutlierRules) -> impl Strategy<Value = OutlierDetection> {
@@ -280,6 +296,11 @@ proptest! {
         };
         let read = told(&ours);
         prop_assert_eq!(read.outlier.as_ref(), Some(&ours));
+        // Where no limit of retries is said, as many are let in as calls.
+        let mut limits = limits;
+        for of in [&mut limits.default, &mut limits.high] {
+            of.retries.max = Some(of.retries.max.unwrap_or(of.max_requests));
+        }
         prop_assert_eq!(read.breakers, limits);
         let grpc = OutlierDetection { rules: OutlierRules::Grpc, ..ours };
         let read = told(&grpc).outlier.unwrap();

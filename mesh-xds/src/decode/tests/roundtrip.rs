@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use mesh_core::config::{
-    CallFilter, Cluster, CommonLb, DropOverload, Failover, FilterKind, LbPolicy, RetryLimits, RingFunction, RingHash,
-    RouteTree, TimeLimits, TlsMode,
+    CallFilter, Cluster, CommonLb, DropOverload, Failover, FilterKind, LbPolicy, RingFunction, RingHash, RouteTree,
+    TimeLimits, TlsMode,
 };
 use proptest::prelude::*;
 
@@ -102,8 +102,10 @@ proptest! {
         let told = encode::cluster(&cluster, dialect);
         let read = bytes_in::<ClusterSpec>(told, &envoy());
         prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
-        let max = cluster.retry_limits.max.unwrap_or(cluster.breakers.default.max_requests);
-        let retry_limits = RetryLimits { max: Some(max), ..cluster.retry_limits };
+        let mut breakers = cluster.breakers;
+        for of in [&mut breakers.default, &mut breakers.high] {
+            of.retries.max = Some(of.retries.max.unwrap_or(of.max_requests));
+        }
         // It knows no other rules of failover than its own.
         let common_lb = match cluster.common_lb.failover {
             Failover::Spill => cluster.common_lb,
@@ -115,7 +117,7 @@ proptest! {
         };
         // An Envoy is not asked for load reports.
         let load_reporting = cluster.load_reporting.filter(|_| ours);
-        let expected = Cluster { load_reporting, retry_limits, common_lb, ..cluster };
+        let expected = Cluster { load_reporting, breakers, common_lb, ..cluster };
         prop_assert_eq!(read.cluster, expected);
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use mesh_core::config::{
     BalanceFactor, ClientWeights, Cluster, ClusterName, CommonLb, Connections, Credential, DropOverload, ExpectedPeers,
     Health, HealthSet, Http2Settings, KeepAlive, LbPolicy, LeastRequest, LoadReporting, Maglev, MutualTls, NameKind,
-    NameMatch, OutlierRules, Percent, Protocol, ReportedMetric, RetryBudget, RetryLimits, RingFunction, RingHash,
-    Roots, SlowStart, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch, TlsMode, TlsOrigination,
+    NameMatch, OutlierRules, Percent, Protocol, ReportedMetric, RingFunction, RingHash, Roots, SlowStart, StringMatch,
+    TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch, TlsMode, TlsOrigination,
 };
 use proptest::prelude::*;
 
@@ -145,11 +145,7 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     });
     let matches = prop::collection::vec(one, 0..3);
     let metrics = prop::option::of(prop::collection::vec(reported_metrics(), 0..4));
-    let limits = (
-        breakers(),
-        retry_limits(),
-        prop::option::of(outliers(OutlierRules::Grpc)),
-    );
+    let limits = (breakers(), prop::option::of(outliers(OutlierRules::Grpc)));
     (
         "[a-z|.]{1,20}",
         lb,
@@ -160,7 +156,7 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
         (metrics, connections(), common_lbs()),
     )
         .prop_map(
-            |(name, lb, tls, matches, nanos, (breakers, retry_limits, outlier), (metrics, connections, common_lb))| {
+            |(name, lb, tls, matches, nanos, (breakers, outlier), (metrics, connections, common_lb))| {
                 Cluster {
                     common_lb: CommonLb {
                         // Of others it cannot be said.
@@ -174,7 +170,6 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
                     tls_matches: matches.into(),
                     connect_timeout: Duration::from_nanos(nanos),
                     breakers,
-                    retry_limits,
                     outlier,
                     // Endpoints go by the cluster's name at our serving end.
                     load_reporting: metrics.map(|metrics| LoadReporting {
@@ -275,15 +270,6 @@ fn outside() -> impl Strategy<Value = TlsOrigination> {
         roots,
         unverified,
     })
-}
-
-fn retry_limits() -> impl Strategy<Value = RetryLimits> {
-    let budget = (0u32..=10_000, any::<u32>()).prop_map(|(share, min_retry_concurrency)| RetryBudget {
-        share,
-        min_retry_concurrency,
-    });
-    let limits = (prop::option::of(budget), prop::option::of(any::<u32>()));
-    limits.prop_map(|(budget, max)| RetryLimits { budget, max })
 }
 
 /// gRPC's rules, or any of Envoy's that can be said together.
