@@ -138,7 +138,7 @@ fn configuration(address: SocketAddr) -> Snapshot {
 async fn answer(request: Request<RequestBody>) -> Result<Response<Answer>, Infallible> {
     let path = request.uri().path().to_owned();
     drop(request.into_body().collect().await);
-    let body = |bytes: &'static [u8], status: Option<u8>| {
+    let body = |bytes: &'static [u8], status: Option<u16>| {
         let trailers = status.map(|status| Ok(HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.into())])));
         Full::new(Bytes::from_static(bytes)).with_trailers(std::future::ready(trailers))
     };
@@ -362,7 +362,7 @@ async fn see_histograms_hold_what_was_measured() {
                 "istio_request_bytes",
                 "istio_response_bytes",
             ] {
-                let of = |suffix: &str| {
+                let of = |suffix: &'static str| {
                     samples.iter().filter(move |other| {
                         let same = sample.labels.iter().all(|(key, value)| other.label(key) == value);
                         same && other.name.strip_prefix(name) == Some(suffix)
