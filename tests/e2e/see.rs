@@ -16,7 +16,8 @@ use hyper_util::rt::TokioExecutor;
 use mesh_client::Channel;
 use mesh_core::Link;
 use mesh_core::config::{
-    Cluster, Endpoint, ExpectedPeers, Metadata, MutualTls, RetryPolicy, Route, Service, Snapshot, Split, TlsMode,
+    Cluster, Endpoint, ExpectedPeers, Metadata, MutualTls, RetryPolicy, Route, Service, Snapshot, Split, TimeLimits,
+    TlsMode,
 };
 use mesh_core::report::Exposition;
 use mesh_core::report::standard::Workload;
@@ -122,6 +123,11 @@ fn configuration(address: SocketAddr) -> Snapshot {
     };
     let slow = Route {
         timeout: Some(TIMEOUT),
+        // Told of it, the server would give up at the same moment.
+        limits: TimeLimits {
+            untold: true,
+            ..TimeLimits::default()
+        },
         ..route("payment")
     };
     Snapshot::builder()

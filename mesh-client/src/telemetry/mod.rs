@@ -3,7 +3,7 @@
 //!
 //! Around the tries and not among them: a call that was tried three times is one call, whose destination is that of its last try and
 //! whose duration is that of all. Below `route`, since by then it is known which service is meant; what `route` answers or refuses by
-//! itself it counts with [`unrouted`].
+//! itself it counts with `unrouted`.
 //!
 //! What labels say of a destination is put together once for a connection, and of those who reached nobody once for a cluster. A call
 //! reads the clock twice and adds to what it finds there.

@@ -84,7 +84,7 @@ impl Call {
 
     /// The answer broke off: its caller sees a reset.
     pub(super) fn broke_off(&mut self) {
-        self.end.flags = self.end.flags | Flags::named(["UR"]);
+        self.end.flags = self.end.flags | Flags::RESET;
         self.count();
     }
 

@@ -249,8 +249,16 @@ async fn an_answer_that_breaks_off_and_one_that_is_given_up_are_told_apart() {
     std::future::poll_fn(|cx| Poll::Ready(never.as_mut().poll(cx).is_pending())).await;
     drop(send("/stream").await.unwrap());
     drop(never);
-    let counted = ended(&mesh.link, 4).await;
-    let expected = [("http 0  DC", 1), ("http 200  UR", 1), ("http 200  DC", 2)];
+    ended(&mesh.link, 4).await;
+    let late = asks(&mut sender, "/never", &[("x-envoy-expected-rq-timeout-ms", "5")]).await;
+    assert_eq!(late, 504);
+    let counted = ended(&mesh.link, 5).await;
+    let expected = [
+        ("http 0  DC", 1),
+        ("http 200  UR", 1),
+        ("http 200  DC", 2),
+        ("http 504  UT", 1),
+    ];
     let mut expected = expected.map(|(end, count)| (end.to_owned(), count)).to_vec();
     expected.sort();
     let mut counted = counted;

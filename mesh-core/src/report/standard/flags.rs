@@ -20,6 +20,10 @@ const NAMES: [&str; 29] = [
 pub struct Flags(u32);
 
 impl Flags {
+    /// The time for it ran out.
+    pub const TIMED_OUT: Self = Self(1 << 2);
+    /// The answer was reset by who gave it.
+    pub const RESET: Self = Self(1 << 4);
     /// Too many requests for a local limit.
     pub const RATE_LIMITED: Self = Self(1 << 11);
     /// An external authorizer said no, or did not answer.
@@ -77,6 +81,7 @@ mod tests {
 
     #[test]
     fn the_named_ones_are_where_envoy_has_them() {
+        assert_eq!(Flags::TIMED_OUT | Flags::RESET, Flags::named(["UT", "UR"]));
         assert_eq!(Flags::RATE_LIMITED, Flags::named(["RL"]));
         assert_eq!(Flags::UNAUTHORIZED_EXTERNALLY, Flags::named(["UAEX"]));
         assert_eq!(Flags::DOWNSTREAM_CLOSED, Flags::named(["DC"]));
