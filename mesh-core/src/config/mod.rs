@@ -34,7 +34,8 @@ pub use adaptive::AdaptiveConcurrency;
 pub(crate) use authorization::{Asked, Quick};
 pub use authorization::{
     Authorization, ClaimShape, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac,
-    RbacAction, RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TokenTest, TooManyRules,
+    RbacAction, RbacFilter, RbacPolicy, Replaced, RouteRules, RoutedHost, RoutedRoute, Routing, Rule, TokenTest,
+    TooManyRules, Unserved,
 };
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
