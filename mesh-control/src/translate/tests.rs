@@ -498,3 +498,53 @@ spec: {selector: {matchLabels: {app: pya}}, action: DENY, rules: [{}]}
 ";
     assert!(warned(typo).contains("selects no workload"));
 }
+
+/// Other names of the trust domain, as Istio has them in its mesh config: the same as those that code gives, of the root namespace alone.
+#[test]
+fn the_mesh_config_tells_aliases_of_the_trust_domain() {
+    const MEMBERS: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: pay, namespace: default}
+spec:
+  hosts: [pay.default.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 10.0.0.1, serviceAccount: pay}]
+---
+";
+    let config = |namespace: &str, aliases: &str| {
+        format!(
+            "apiVersion: v1
+kind: ConfigMap
+metadata: {{name: istio, namespace: {namespace}}}
+data:
+  mesh: |
+    trustDomainAliases: {aliases}
+"
+        )
+    };
+    let told = |text: &str, mesh: &Mesh| {
+        let (documents, diagnostics) = read("f.yaml", text);
+        assert!(!diagnostics.iter().any(Diagnostic::is_error), "{diagnostics:?}");
+        let translation = translate(&documents, mesh, &ClientScope::namespace("default"));
+        format!("{:?}", translation.snapshot.unwrap())
+    };
+    let by_code = Mesh {
+        trust_domain_aliases: vec!["old.test".into(), "older.test".into()],
+        ..Mesh::default()
+    };
+    let (plain, by_code) = (told(MEMBERS, &Mesh::default()), told(MEMBERS, &by_code));
+    assert_ne!(plain, by_code);
+    let by_document = format!("{MEMBERS}{}", config("istio-system", "[old.test, older.test]"));
+    assert_eq!(told(&by_document, &Mesh::default()), by_code);
+    let elsewhere = format!("{MEMBERS}{}", config("default", "[old.test, older.test]"));
+    assert_eq!(told(&elsewhere, &Mesh::default()), plain);
+    let (_, diagnostics) = read("f.yaml", &config("istio-system", "['spiffe://old']"));
+    assert!(
+        diagnostics
+            .iter()
+            .any(|finding| finding.message.contains("not the name of a trust domain")),
+        "{diagnostics:?}"
+    );
+}
