@@ -82,10 +82,14 @@ impl Service {
 
 /// The value of a label: not empty, and not longer than it may be.
 pub(crate) fn text(value: &str) -> Box<str> {
-    match value {
-        "" => UNKNOWN.into(),
-        value => value[..value.floor_char_boundary(MAX_LABEL_BYTES)].into(),
+    if value.is_empty() {
+        return UNKNOWN.into();
     }
+    let mut end = value.len().min(MAX_LABEL_BYTES);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    value[..end].into()
 }
 
 /// An address has no labels.

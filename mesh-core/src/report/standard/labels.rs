@@ -59,7 +59,7 @@ impl EdgeLabels {
 
     /// As text, ready to be written before the labels of an end.
     pub(super) fn write(&self) -> Labels {
-        let principal = |id: &Option<SpiffeId>| id.as_ref().map_or(UNKNOWN.to_owned(), |id| id.as_str().to_owned());
+        let principal = |id: &Option<SpiffeId>| id.as_ref().map_or(UNKNOWN, SpiffeId::as_str).to_owned();
         let (source, destination) = (&self.source, &self.destination);
         let mut labels = Labels::default();
         let reporter = match self.reporter {
