@@ -7,6 +7,7 @@ once: a right split is found wrong once in a million runs, and a wrong one has o
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from lab import IMPOSTOR, SERVICE, Failed, Lab, spiffe
+from lab import IMPOSTOR, SERVICE, Failed, Lab, spiffe, until
 from peers import (
     CALLER,
     EnvoyDelta,
@@ -27,8 +28,11 @@ from peers import (
     GrpcioOverTls,
     GrpcioServer,
 )
+from prometheus import GRAFANA, KIALI, Prometheus
 from strangers import Strangers, grpcio, lets_in, openssl, plaintext, python_ssl
 
+# Where its programs are; the driver's `run` says.
+PROMETHEUS = os.environ.get("PROMETHEUS", "/usr/bin")
 CALLS = 10_000
 INTERVAL_999 = range(430, 573 + 1)
 SPLIT_TRIES = 2
@@ -50,6 +54,12 @@ SERVED = 1_000
 # So much of the end of what was said is told: causes come last.
 SAID = 200
 CHECKOUT_SECONDS = 120
+# How Kiali tells a series that it would leave out: it has none of these.
+DRAWN = (
+    "source_workload_namespace", "source_workload", "source_canonical_service", "source_canonical_revision", "source_cluster",
+    "destination_service_namespace", "destination_service", "destination_service_name", "destination_workload_namespace",
+    "destination_workload", "destination_canonical_service", "destination_canonical_revision", "destination_cluster",
+)
 
 
 def split(mesh: Lab, peer) -> dict:
@@ -285,6 +295,46 @@ def judged(strangers, before: int, tried: dict, *good: bytes) -> dict:
     return figures
 
 
+def scraped(mesh: Lab, peer) -> dict:
+    """Prometheus takes every scrape of all three, and its linter has nothing to say of them."""
+    up = until("all targets are up", lambda: len([one for one in peer.ask("up") if one["value"][1] == "1"]) == 3)
+    said = {target: peer.lint(target) for target in peer.targets}
+    series = int(peer.until("count({__name__=~'istio_.*'})")[0]["value"][1])
+    figures = {"targets": 3 if up else 0, "series": series}
+    # Istio's own names are not to its taste: durations in milliseconds.
+    wrong = [line for text in said.values() for line in text.splitlines()
+             if line and "istio_request_duration_milliseconds" not in line]
+    require(not wrong, figures, f"promtool says: {wrong[:5]}")
+    return figures
+
+
+def kiali(mesh: Lab, peer) -> dict:
+    """Each of Kiali's queries gives something, no series of its graph is one that it leaves out, and both ends tell the same edges."""
+    answers = {name: peer.until(query) for name, query in KIALI.items()}
+    figures = {"queries": len(answers), "series": sum(len(found) for found in answers.values())}
+    edges = {}
+    for end in ("graph of the called", "graph of callers"):
+        for one in answers[end]:
+            unknown = [name for name in DRAWN if one["metric"].get(name, "unknown") == "unknown"]
+            require(not unknown, figures, f"Kiali leaves out {one['metric']}: {unknown}")
+        edges[end] = {tuple(sorted(one["metric"].items())) for one in answers[end]}
+    called, callers = edges.values()
+    require(called == callers, figures, f"the ends differ: {called ^ callers}")
+    figures["edges"] = len(called)
+    locked = [one for one in answers["padlock"] if one["metric"]["connection_security_policy"] == "mutual_tls"]
+    require(len(locked) == len(answers["padlock"]), figures, f"not all is mutual TLS: {answers['padlock']}")
+    return figures
+
+
+def grafana(mesh: Lab, peer) -> dict:
+    """So does each kind of query of Istio's dashboards, and of Flagger."""
+    answers = {name: peer.until(query) for name, query in GRAFANA.items()}
+    rate = float(answers["flagger: success"][0]["value"][1])
+    figures = {"queries": len(answers), "success": rate}
+    require(rate == 100, figures, "calls that succeeded are told as others")
+    return figures
+
+
 def checkout(mesh: Lab, calls: int) -> dict:
     """Our client, as a process of its own that joins the mesh."""
     command = [mesh.binaries / "checkout", "--target", f"xds:///{SERVICE}", "--calls", calls, "--concurrency", AT_ONCE]
@@ -317,6 +367,7 @@ GROUPS = {
     "envoy-server": (lambda mesh: EnvoyServer(mesh, "payment"), (served,)),
     "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
     "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out)),
+    "prometheus": (lambda mesh: Prometheus(mesh, PROMETHEUS), (scraped, kiali, grafana)),
     "envoy-closed-server": (lambda mesh: EnvoyServer(mesh, "payment", caller="somebody-else"), (stranger,)),
 }
 

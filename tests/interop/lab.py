@@ -158,6 +158,8 @@ class Lab:
         self._payments: dict[str, tuple[Process, int]] = {}
         self._admins: dict[str, str] = {}
         self._bootstraps = 0
+        # Admin ports of the payment services, in the order in which they were started.
+        self.admins: list[str] = []
         # The control plane's ports: whatever is free at first, and the same after a restart.
         self.secure_ads = self.plaintext_ads = "127.0.0.1:0"
         # Service ports, which an Envoy binds.
@@ -181,12 +183,18 @@ class Lab:
         self._processes.append(process)
         return process
 
-    def bootstrap(self, account: str) -> pathlib.Path:
-        """What `meshctl bootstrap` gives a workload: where the control plane is, and a join token for one use."""
+    def bootstrap(self, account: str, version: str | None = None) -> pathlib.Path:
+        """What `meshctl bootstrap` gives a workload: where the control plane is, and a join token for one use. With a version it says
+        which workload it is, as Istio's nodes do."""
         self._bootstraps += 1
         path = self.folder / f"bootstrap-{account}-{self._bootstraps}.json"
         names = ["--service-account", account, "--namespace", NAMESPACE]
         _run([self.binaries / "meshctl", "bootstrap", *names, "--state", self._state, "--output", path])
+        if version:
+            said = json.loads(path.read_text())
+            labels = {"app": account, "version": version}
+            said["node"]["metadata"] |= {"WORKLOAD_NAME": f"{account}-{version}", "LABELS": labels}
+            path.write_text(json.dumps(said))
         return path
 
     def join(self, account: str) -> Certificate:
@@ -262,10 +270,11 @@ class Lab:
 
     def _start_payment(self, version: str) -> tuple[Process, int]:
         command = [self.binaries / "payment", "--version", version, "--listen", "127.0.0.1:0"]
-        bootstrap = str(self.bootstrap("payment"))
+        bootstrap = str(self.bootstrap("payment", version))
         process = self.start(f"payment-{version}", command, GRPC_XDS_BOOTSTRAP=bootstrap)
         admin = self._admins[version] = process.logged("admin port address=")
         port = int(process.logged("serving address=127.0.0.1:"))
+        self.admins.append(admin)
         # Of no service yet, so that nobody calls it.
         self._save(STARTING, workload("starting", version, port, "payment"))
         # It listens before it has an identity and knows whom to let in, and refuses connections until then.
