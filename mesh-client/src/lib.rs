@@ -93,6 +93,7 @@ mod reuse;
 pub mod rewrite;
 pub mod route;
 pub mod status;
+pub mod telemetry;
 #[cfg(feature = "measuring")]
 #[doc(hidden)]
 pub mod transport;

@@ -8,17 +8,23 @@
 //! aborted, cannot take a frame away from it.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use mesh_core::report::standard::Messages;
+
+use crate::telemetry::Sending;
 
 /// A request's body with what was sent of it.
 #[derive(Debug)]
 pub(crate) struct Replay<B> {
     state: Mutex<State<B>>,
+    /// What the try that reads has read: bytes, and messages as of gRPC.
+    sent: [AtomicU64; 2],
 }
 
 #[derive(Debug)]
@@ -86,6 +92,7 @@ impl<B> Replay<B> {
         };
         Self {
             state: Mutex::new(state),
+            sent: Default::default(),
         }
     }
 
@@ -106,10 +113,14 @@ impl<B> Replay<B> {
     pub(crate) fn reader(self: &Arc<Self>) -> Reader<B> {
         let mut state = self.lock();
         state.reader += 1;
+        // It is all sent anew.
+        self.sent.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         Reader {
             number: state.reader,
             at: 0,
             source: Source::Shared(Arc::clone(self)),
+            replay: Arc::clone(self),
+            messages: Messages::default(),
         }
     }
 
@@ -124,26 +135,24 @@ pub(crate) struct Reader<B> {
     number: u32,
     at: usize,
     source: Source<B>,
+    /// Where what is read is counted.
+    replay: Arc<Replay<B>>,
+    messages: Messages,
 }
 
-#[derive(Debug)]
-enum Source<B> {
-    Shared(Arc<Replay<B>>),
-    Own(B),
-    /// Another try has it.
-    Lost,
+impl<B: Send> Sending for Replay<B> {
+    fn sent(&self) -> (u64, u64) {
+        let [bytes, messages] = &self.sent;
+        (bytes.load(Ordering::Relaxed), messages.load(Ordering::Relaxed))
+    }
 }
 
-impl<B> Body for Reader<B>
+impl<B> Reader<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    /// The next frame; what is kept first. Pending for ever once another try reads.
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = &mut *self;
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self;
         let taken = match &mut this.source {
             Source::Own(body) => return Pin::new(body).poll_frame(cx),
             Source::Lost => return Poll::Pending,
@@ -173,6 +182,36 @@ where
                 Poll::Pending
             }
         }
+    }
+}
+
+#[derive(Debug)]
+enum Source<B> {
+    Shared(Arc<Replay<B>>),
+    Own(B),
+    /// Another try has it.
+    Lost,
+}
+
+impl<B> Body for Reader<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    /// The next frame; what is kept first. Pending for ever once another try reads.
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = ready!(self.poll_next(cx));
+        if let Some(Ok(frame)) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            let ended = self.messages.take(data);
+            let [bytes, messages] = &self.replay.sent;
+            bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            messages.fetch_add(ended, Ordering::Relaxed);
+        }
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {

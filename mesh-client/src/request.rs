@@ -47,6 +47,8 @@ pub(crate) struct Call {
     pub(crate) hash: Option<u64>,
     /// Which host its session is with, as the caller says.
     pub(crate) held: Option<Arc<Held>>,
+    /// It is a call of gRPC.
+    pub(crate) grpc: bool,
 }
 
 /// What the deadline room found out of a call's time.
@@ -104,6 +106,7 @@ impl Call {
             time: CallTime::default(),
             hash: None,
             held: None,
+            grpc: false,
         }
     }
 
@@ -162,6 +165,16 @@ impl<B> Routed<B> {
     #[inline]
     pub(crate) fn into_parts(self) -> (B, Call) {
         (self.body, self.call)
+    }
+
+    /// The live cluster that was chosen.
+    pub(crate) fn cluster_handle(&self) -> &Arc<ClusterHandle> {
+        &self.call.cluster
+    }
+
+    /// Whether it is a call of gRPC.
+    pub(crate) fn speaks_grpc(&mut self, grpc: bool) {
+        self.call.grpc = grpc;
     }
 
     /// How long the call waited for its target's first configuration. It counts against the call's time.

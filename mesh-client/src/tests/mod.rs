@@ -30,4 +30,5 @@ mod sessions;
 mod storms;
 mod streams;
 mod swaps;
+mod telemetry;
 mod time;
