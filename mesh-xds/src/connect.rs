@@ -20,9 +20,10 @@ use tonic::transport::{Channel, Endpoint};
 use crate::bootstrap::{Credentials, Server, ServerUri};
 use crate::connector::{Connector, Io};
 use crate::credentials::{CallTokens, Credentialed, Material, MaterialError};
+use crate::first_word::FirstWord;
 use crate::last_word::LastWord;
 
-/// The longest that dialling and both handshakes may take.
+/// The longest that dialling and both handshakes may take, until the first byte of the server's HTTP/2.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle connection is asked whether it lives, and how long it may take to say so. Without it a control plane
 /// that vanished behind a firewall would be listened to for hours.
@@ -207,6 +208,7 @@ async fn secure(
 
 async fn http2(io: Io, uri: &ServerUri) -> Result<Channel, ConnectError> {
     let endpoint = Endpoint::from_shared(format!("http://{}", uri.http_authority())).map_err(ConnectError::Http2)?;
+    let (io, told) = FirstWord::of(io);
     // tonic asks its connector again when a connection breaks; this one has nothing more to give.
     let once = Arc::new(Mutex::new(Some(io)));
     let take = tower::service_fn(move |_| {
@@ -214,13 +216,17 @@ async fn http2(io: Io, uri: &ServerUri) -> Result<Channel, ConnectError> {
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
         std::future::ready(io.map(TokioIo::new).ok_or_else(gone))
     });
-    endpoint
+    let channel = endpoint
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_with_connector(take)
         .await
-        .map_err(ConnectError::Http2)
+        .map_err(ConnectError::Http2)?;
+    // It has sent its half by now, and waits for nothing. Only who answers is there: else what is asked for would be given up on, and no
+    // other control plane asked.
+    let _: Result<(), _> = told.await;
+    Ok(channel)
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod decode;
 #[cfg(feature = "server")]
 mod encode;
 mod error;
+mod first_word;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -17,7 +17,7 @@ const MAX_SECONDS: u64 = 315_576_000_000;
 
 pub(super) fn duration(value: Duration) -> protobuf::Duration {
     match value.as_secs() {
-        seconds if seconds >= MAX_SECONDS => protobuf::Duration {
+        seconds if seconds > MAX_SECONDS => protobuf::Duration {
             seconds: MAX_SECONDS as i64,
             nanos: 0,
         },

@@ -39,8 +39,15 @@ pub(super) fn outlier(outlier: &OutlierDetection, dialect: Dialect) -> Proto {
         failure_percentage_request_volume: uint(failure_percentage.request_volume),
         enforcing_failure_percentage: percent(failure_percentage.enforcing),
         enforcing_failure_percentage_local_origin: percent(failure_percentage.enforcing_local_origin),
+        successful_active_health_check_uneject_host: by_envoys_rules(outlier, dialect),
         ..Proto::default()
     }
+}
+
+/// Whose rules are meant, for who reads by gRPC's where nothing says otherwise. The value is what an Envoy takes it for unsaid, and there
+/// is no active health checking in the mesh.
+fn by_envoys_rules(outlier: &OutlierDetection, dialect: Dialect) -> Option<BoolValue> {
+    (!dialect.is_envoys() && outlier.rules == OutlierRules::Envoy).then_some(BoolValue { value: true })
 }
 
 /// By gRFC A50's rule one host of few may go at any percentage but 0. An Envoy must be told so.

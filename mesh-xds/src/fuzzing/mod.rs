@@ -107,7 +107,7 @@ pub fn cluster(bytes: &[u8]) {
     for context in resource::contexts() {
         if let Some((_, spec)) = check::<ClusterSpec>(bytes, &context) {
             let again = read::<ClusterSpec>(encode::cluster(&spec.cluster, Dialect::Mesh));
-            assert_eq!(again.cluster, spec.cluster);
+            assert_eq!(again.cluster, resource::as_served(spec.cluster));
         }
     }
 }

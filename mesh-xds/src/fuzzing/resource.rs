@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_core::config::{Action, Endpoint, RouteTree};
+use mesh_core::config::{Action, Cluster, Endpoint, LoadReporting, RouteTree};
 
 use crate::bootstrap::Profile;
 use crate::convention::PROVIDER;
@@ -109,6 +109,18 @@ fn without_reasons(mut tree: RouteTree) -> RouteTree {
         }
     }
     tree
+}
+
+/// A cluster as our serving end can say it: its endpoints go by its own name, and so does what is reported of them.
+pub(super) fn as_served(mut cluster: Cluster) -> Cluster {
+    if let Some(reporting) = &mut cluster.load_reporting {
+        let own = LoadReporting::of(cluster.name.as_str());
+        *reporting = LoadReporting {
+            metrics: reporting.metrics.clone(),
+            ..own
+        };
+    }
+    cluster
 }
 
 /// Endpoints are the same after a round over the wire, but for their order: they travel by priority and locality. A priority

@@ -174,10 +174,14 @@ impl<V: Variant> State<V> {
         if self.authorities[place].is_from_disk() {
             return true;
         }
-        let cache = self.lines[self.authorities[place].source()].ads.cache();
+        let source = &self.lines[self.authorities[place].source()];
+        let cache = source.ads.cache();
+        let belongs = |name: &str| self.directory.of(name) == Ok(place);
+        // What one that never said a word was given up on for its silence is no more known than before.
+        let is_mute = source.connection.responses == 0 && !cache.has_any(belongs);
         let mut names = self.needs.names();
         let everything = place == 0 && cache.awaits_everything();
-        everything || names.any(|(kind, name)| self.directory.of(name) == Ok(place) && cache.is_unknown(kind, name))
+        everything || names.any(|(kind, name)| belongs(name) && (is_mute || cache.is_unknown(kind, name)))
     }
 
     /// From now on the candidate's word counts. Of what it does not have, the last good values of another control plane go

@@ -207,3 +207,38 @@ async fn cp_10_a_caller_is_told_of_trouble_only_when_all_have_it() {
     assert!(both.contains(FIRST) && both.contains(SECOND), "{both}");
     assert_eq!(subject.ports("t"), "nothing");
 }
+
+/// A kernel takes connections for a process that hangs: that is no control plane, and the next one is asked.
+#[tokio::test(start_paused = true)]
+async fn cp_10_one_that_takes_connections_and_never_says_a_word_is_fallen_back_from() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (home, away) = (net.plane("home:1"), net.plane("away:1"));
+        home.go(Way::Black);
+        away.tell("t", "away", 1);
+        let begun = tokio::time::Instant::now();
+        let subject = Subject::of(&net, protocol, &["home:1", "away:1"], &["t"]);
+        subject.until("t", "away:1").await;
+        assert!(begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
+        assert_eq!(subject.history("t"), ["away:1"], "nothing was given up on");
+    }
+}
+
+/// Where there is no other, what it did not say is waited for.
+#[tokio::test(start_paused = true)]
+async fn cp_4_what_one_that_never_said_a_word_did_not_send_may_be_there() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let home = net.plane("home:1");
+        home.tell("t", "home", 1);
+        home.go(Way::Black);
+        let subject = Subject::of(&net, protocol, &["home:1"], &["t"]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(subject.ports("t"), "nothing");
+        let reason = subject.link.waiting_reason().unwrap().to_string();
+        assert!(reason.contains("no connection within 10 s"), "{reason}");
+        home.go(Way::Open);
+        subject.until("t", "home:1").await;
+        assert_eq!(subject.history("t"), ["home:1"]);
+    }
+}

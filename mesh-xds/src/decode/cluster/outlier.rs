@@ -1,5 +1,8 @@
 //! Outlier detection. One message, read by gRFC A50 or by Envoy's documentation as the profile says.
 //!
+//! In gRPC's profile Envoy's rules hold where `successful_active_health_check_uneject_host` is said: an Envoy's field, which gRPC does not
+//! know, and which means nothing here besides. Our control plane says it, so that one configuration means one thing to all of our clients.
+//!
 //! Consecutive errors are Envoy's. A control plane of gRPC's kind that writes them means them, so they are honoured in either
 //! profile; but where they are not written, gRPC's silence means none and Envoy's means five.
 
@@ -15,8 +18,8 @@ use crate::proto::protobuf::{Duration as DurationProto, UInt32Value};
 
 pub(super) fn outlier(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<OutlierDetection, Fault> {
     let rules = match context.profile {
-        Profile::Grpc => OutlierRules::Grpc,
-        Profile::Envoy => OutlierRules::Envoy,
+        Profile::Grpc if proto.successful_active_health_check_uneject_host.is_none() => OutlierRules::Grpc,
+        Profile::Grpc | Profile::Envoy => OutlierRules::Envoy,
     };
     if !proto.monitors.is_empty() {
         notes.add("outlier_detection.monitors has no effect");

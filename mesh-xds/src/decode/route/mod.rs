@@ -145,6 +145,7 @@ fn route(proto: &RouteProto, places: &Places<'_>, context: &Context, notes: &mut
         notes.add(format_args!("{what} is not served: its calls fail"));
         // As if it had never been one that forwards.
         (timeout, limits, retry) = (None, TimeLimits::default(), RetryPolicy::never());
+        priority = RoutingPriority::Default;
     }
     Ok(Read::Taken(Box::new(Route {
         name: proto.name.as_str().into(),

@@ -145,7 +145,10 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     });
     let matches = prop::collection::vec(one, 0..3);
     let metrics = prop::option::of(prop::collection::vec(reported_metrics(), 0..4));
-    let limits = (breakers(), prop::option::of(outliers(OutlierRules::Grpc)));
+    let limits = (
+        breakers(),
+        prop::option::of(prop_oneof![outliers(OutlierRules::Grpc), outliers(OutlierRules::Envoy)]),
+    );
     let service = prop::option::of(("[a-z.]{1,9}", "[a-z]{0,5}", "[a-z]{0,5}"));
     (
         "[a-z|.]{1,20}",
