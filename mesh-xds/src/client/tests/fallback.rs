@@ -200,7 +200,7 @@ async fn cp_10_a_caller_is_told_of_trouble_only_when_all_have_it() {
     let subject = Subject::of(&net, Protocol::Sotw, &[FIRST, SECOND], &["t"]);
     settle().await;
     let reason = || subject.link.waiting_reason().unwrap().to_string();
-    assert_eq!(reason(), format!("waiting for listener \"t\" from {SECOND}"));
+    assert_eq!(reason(), format!("connecting to {SECOND}"));
     second.go(Way::Down);
     tokio::time::sleep(Duration::from_secs(45)).await;
     let both = reason();
