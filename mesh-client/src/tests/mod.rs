@@ -31,3 +31,4 @@ mod storms;
 mod streams;
 mod swaps;
 mod time;
+mod uploads;

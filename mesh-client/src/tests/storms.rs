@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use mesh_core::Entropy;
 use mesh_core::config::{Backoff, Cluster, RetryLimits, RetryOn, RetryPolicy, Route, Version};
 use mesh_core::retry::{Budget, MAX_SAVED, RetryState, Rules, SHARE, TryEnd, Verdict, World};
+use mesh_core::route::RequestHead;
 use tokio::time::Instant;
 
 use super::net::{Net, call, channel, one_cluster, post, say_status, silent};
@@ -39,10 +40,17 @@ fn amplification(rate: u32, seconds: u32) -> (f64, f64) {
         status: StatusCode::SERVICE_UNAVAILABLE,
         grpc: None,
     };
+    let (uri, headers) = (http::Uri::from_static("/"), HeaderMap::new());
+    let head = RequestHead {
+        method: &Method::GET,
+        uri: &uri,
+        headers: &headers,
+        target: "t",
+    };
     let mut tries = [0u32; 2];
     for second in 0..seconds {
         for _ in 0..rate {
-            let mut state = RetryState::begin(&policy, &HeaderMap::new(), false);
+            let mut state = RetryState::begin(&policy, &head, false);
             budget.deposit();
             loop {
                 tries[usize::from(second >= 10)] += 1;

@@ -23,7 +23,7 @@ use crate::entropy::Draw;
 pub use edits::{Answer, Edits};
 pub use fault::{Aborted, Injection, faults_of, inject};
 pub use hash::{Caller, Hashed, cookie, hash, set_cookie};
-pub use head::RequestHead;
+pub use head::{RequestHead, is_grpc};
 pub(crate) use host::best_host;
 pub use host::virtual_host;
 pub use index::HostIndex;
