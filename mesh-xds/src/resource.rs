@@ -92,6 +92,8 @@ pub(crate) enum Listener {
     Outbound { address: SocketAddr, http: Http },
     /// What a server asks for: whom it lets in and how.
     Inbound(Arc<Inbound>),
+    /// Where a sidecar sends what no other listener is for (Istio `virtualOutbound`: to `PassthroughCluster`, or to `BlackHoleCluster`).
+    CatchAll(ClusterName),
     /// A good listener that means nothing in this process, and why.
     Other(Box<str>),
 }
