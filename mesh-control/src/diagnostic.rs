@@ -122,6 +122,8 @@ pub enum Code {
     UselessWeight,
     /// MSH0008: a policy that changes nothing.
     NoEffect,
+    /// MSH0009: keys that are fetched are not there, or could not be fetched again.
+    KeysUnavailable,
 }
 
 impl Code {
@@ -142,6 +144,7 @@ impl Code {
             Self::Duplicate => "MSH0006",
             Self::UselessWeight => "MSH0007",
             Self::NoEffect => "MSH0008",
+            Self::KeysUnavailable => "MSH0009",
         }
     }
 }

@@ -29,6 +29,7 @@ mod control_plane;
 pub mod diagnostic;
 mod enrol;
 pub mod istio;
+mod jwks;
 mod publish;
 pub mod roster;
 mod serve;
@@ -41,8 +42,9 @@ pub use ca::{
     CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME, MIN_LEAF_LIFETIME,
     ReviewRefusal, ServiceAccountTokens,
 };
-pub use control_plane::{ControlPlane, ControlPlaneBuilder, StartError};
+pub use control_plane::{ControlPlane, ControlPlaneBuilder, Dangerous, StartError};
 pub use enrol::{EnrolError, Enrolment, noted_plaintext};
+pub use jwks::{JwksConnector, JwksSource, JwksUri};
 pub use publish::{Status, check};
 pub use source::{MAX_FILES, Reading};
 

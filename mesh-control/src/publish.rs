@@ -14,6 +14,7 @@ use mesh_xds::server::{SnapshotCache, Unpublishable, Versions};
 use tokio::sync::watch;
 
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::jwks::JwksStore;
 use crate::source::Reading;
 use crate::translate::{self, ClientPlace, ClientScope, Mesh};
 
@@ -80,18 +81,30 @@ pub(crate) struct Publisher {
     mesh: Mesh,
     cache: SnapshotCache,
     tally: Tally,
-    /// The groups that something was published to.
-    groups: Mutex<BTreeSet<Box<str>>>,
+    /// Keys of issuers, which are no part of any reading.
+    jwks: Arc<JwksStore>,
+    published: Mutex<Published>,
     status: watch::Sender<Status>,
 }
 
+#[derive(Debug, Default)]
+struct Published {
+    /// The groups that something was published to.
+    groups: BTreeSet<Box<str>>,
+    /// The last good reading: what is published again when keys change.
+    good: Reading,
+    /// What the newest reading, good or not, has to be told of its documents.
+    found: BTreeSet<Diagnostic>,
+}
+
 impl Publisher {
-    pub(crate) fn new(mesh: Mesh, cache: SnapshotCache, tally: Tally) -> Self {
+    pub(crate) fn new(mesh: Mesh, cache: SnapshotCache, tally: Tally, jwks: Arc<JwksStore>) -> Self {
         Self {
             mesh,
             cache,
             tally,
-            groups: Mutex::default(),
+            jwks,
+            published: Mutex::default(),
             status: watch::Sender::default(),
         }
     }
@@ -106,18 +119,48 @@ impl Publisher {
     }
 
     /// Takes a new reading: published when nothing in it is an error, told in any case.
-    pub(crate) fn take(&self, reading: &Reading) {
-        let mut groups = self.groups();
-        let (snapshots, diagnostics) = translate_all(reading, &self.mesh);
-        let accepted = !diagnostics.iter().any(Diagnostic::is_error) && self.publish(&mut groups, &snapshots);
-        drop(groups);
+    pub(crate) fn take(&self, mut reading: Reading) {
+        let mut published = self.published();
+        self.jwks.fill(&mut reading.documents);
+        let (snapshots, found) = translate_all(&reading, &self.mesh);
+        let accepted = !found.iter().any(Diagnostic::is_error) && self.publish(&mut published.groups, &snapshots);
+        if accepted {
+            self.jwks.want(&reading.documents);
+            published.good = reading;
+        }
+        published.found = found;
+        let diagnostics = self.diagnostics(&published);
+        drop(published);
         self.tell(diagnostics, accepted);
+    }
+
+    /// Takes what became of fetching keys: the last good reading is published again with those that are others now.
+    pub(crate) fn take_keys(&self) {
+        let mut published = self.published();
+        let Published { groups, good, .. } = &mut *published;
+        if self.jwks.fill(&mut good.documents) {
+            let (snapshots, _) = translate_all(good, &self.mesh);
+            let accepted = self.publish(groups, &snapshots);
+            self.tally
+                .count("jwks_published", if accepted { "accepted" } else { "rejected" });
+            tracing::info!(accepted, "keys of issuers have changed");
+        }
+        let diagnostics = self.diagnostics(&published);
+        drop(published);
+        self.status
+            .send_modify(|status| status.diagnostics = diagnostics.into_iter().collect());
+    }
+
+    fn diagnostics(&self, published: &Published) -> BTreeSet<Diagnostic> {
+        let of_keys = self.jwks.findings(&published.good.documents);
+        published.found.iter().cloned().chain(of_keys).collect()
     }
 
     /// The group of clients of `namespace`, its own when a document names it; of those at `place`, as narrowly as anything turns
     /// on that.
     pub(crate) fn group(&self, namespace: &str, place: &ClientPlace) -> Box<str> {
-        let groups = self.groups();
+        let published = self.published();
+        let groups = &published.groups;
         let scope = match groups.contains(namespace) {
             true => ClientScope::namespace(namespace),
             false => ClientScope::unnamed(),
@@ -176,8 +219,8 @@ impl Publisher {
         *groups = new;
     }
 
-    fn groups(&self) -> MutexGuard<'_, BTreeSet<Box<str>>> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, diagnostics: BTreeSet<Diagnostic>, accepted: bool) {
@@ -217,6 +260,7 @@ mod tests {
 
     use super::*;
     use crate::istio::Documents;
+    use crate::jwks::REFRESH_INTERVAL;
 
     /// What was logged.
     #[derive(Clone, Default)]
@@ -240,7 +284,8 @@ mod tests {
     }
 
     fn publisher() -> Publisher {
-        Publisher::new(Mesh::default(), SnapshotCache::new(), Tally::default())
+        let jwks = Arc::new(JwksStore::new(REFRESH_INTERVAL));
+        Publisher::new(Mesh::default(), SnapshotCache::new(), Tally::default(), jwks)
     }
 
     #[test]
@@ -249,8 +294,8 @@ mod tests {
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
-            publisher.take(&reading(""));
-            publisher.take(&reading("["));
+            publisher.take(reading(""));
+            publisher.take(reading("["));
         });
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text
@@ -273,7 +318,7 @@ mod tests {
         const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
                              metadata: {name: a, namespace: late}\nspec: {address: 127.0.0.1}\n";
         let (publisher, nowhere) = (publisher(), ClientPlace::default());
-        publisher.take(&reading(""));
+        publisher.take(reading(""));
         for number in 0..1000 {
             assert_eq!(&*publisher.group(&format!("invented-{number}"), &nowhere), "");
         }
@@ -284,12 +329,12 @@ mod tests {
             ),
             ("", "default")
         );
-        publisher.take(&reading(ENTRY));
+        publisher.take(reading(ENTRY));
         assert_eq!(&*publisher.group("late", &nowhere), "late");
         // A bad reading changes nobody's group.
-        publisher.take(&reading("["));
+        publisher.take(reading("["));
         assert_eq!(&*publisher.group("late", &nowhere), "late");
-        publisher.take(&reading(""));
+        publisher.take(reading(""));
         assert_eq!(&*publisher.group("late", &nowhere), "");
     }
 
@@ -302,14 +347,14 @@ mod tests {
                              metadata: {name: a, namespace: shop}\nspec: {address: 127.0.0.1, locality: eu/a}\n";
         let publisher = publisher();
         let here = ClientPlace::new(["eu", "a", "rack-1"]);
-        publisher.take(&reading(ENTRY));
+        publisher.take(reading(ENTRY));
         assert_eq!(&*publisher.group("shop", &here), "shop");
-        publisher.take(&reading(&format!("{RULE}{ENTRY}")));
+        publisher.take(reading(&format!("{RULE}{ENTRY}")));
         assert_eq!(&*publisher.group("shop", &here), "shop@eu/a");
         assert_eq!(&*publisher.group("shop", &ClientPlace::new(["eu", "b"])), "shop@eu");
         assert_eq!(&*publisher.group("shop", &ClientPlace::new(["us"])), "shop");
         assert_eq!(&*publisher.group("elsewhere", &here), "@eu/a");
-        publisher.take(&reading(ENTRY));
+        publisher.take(reading(ENTRY));
         assert_eq!(&*publisher.group("shop", &here), "shop");
     }
 }

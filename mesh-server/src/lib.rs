@@ -41,6 +41,7 @@ pub mod deadline;
 mod ext_authz;
 mod layer;
 pub mod limit;
+mod log_limit;
 pub mod orca;
 mod refusal;
 mod serve;

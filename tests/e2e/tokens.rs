@@ -1,6 +1,10 @@
 //! Whose tokens a workload believes is what `RequestAuthentication` says, and what they are good for is what `AuthorizationPolicy` says:
 //! from saved files to the next request of real callers.
 
+use std::collections::HashMap;
+use std::future::IntoFuture as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use examples::proto::ChargeRequest;
@@ -104,14 +108,131 @@ async fn az_12_tokens_are_believed_and_asked_for_by_what_documents_say() {
         );
     }
 
-    // A document without keys that can be had changes nothing.
+    // A document whose keys may not be had changes nothing.
     mesh.save(
         "tokens.yaml",
         &document(
             "RequestAuthentication",
-            "{jwtRules: [{issuer: x, jwksUri: 'http://127.0.0.1:1/'}]}",
+            "{jwtRules: [{issuer: x, jwksUri: 'http://issuer.example/'}]}",
         ),
     );
     mesh.until_read(mesh_control::Status::is_rejected).await;
     assert_eq!(call(Some(&forged)).await, Code::Unauthenticated);
+}
+
+/// An issuer over HTTP, and what it answers now to whom.
+#[derive(Clone, Default)]
+struct Issuing(Arc<Mutex<HashMap<&'static str, String>>>);
+
+impl Issuing {
+    async fn start(&self) -> SocketAddr {
+        let answers = self.clone();
+        let answer = move |request: axum::extract::Request| {
+            let answer = answers.0.lock().unwrap().get(request.uri().path()).cloned();
+            async move { answer.ok_or(http::StatusCode::SERVICE_UNAVAILABLE) }
+        };
+        let (listener, address) = listener().await;
+        tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer)).into_future());
+        address
+    }
+
+    fn say(&self, path: &'static str, answer: &str) {
+        self.0.lock().unwrap().insert(path, answer.to_owned());
+    }
+}
+
+/// Whether the control plane complains of keys.
+fn lacks_keys(status: &mesh_control::Status) -> bool {
+    status
+        .diagnostics
+        .iter()
+        .any(|finding| finding.code.as_str() == "MSH0009")
+}
+
+/// Keys that stand elsewhere are fetched by the control plane. Without any, nobody's token is good; the last good ones outlive their issuer.
+#[tokio::test]
+async fn az_12_keys_are_fetched_and_kept_and_without_any_no_token_is_good() {
+    let ((first, v1), (_unserved, v2)) = (listener().await, listener().await);
+    let mesh = Mesh::start_with(
+        &[("workloads.yaml", &workloads(v1, v2)), ("routes.yaml", &routes(100, 0))],
+        |builder| builder.jwks_refresh_interval(Duration::from_millis(100)),
+    )
+    .await;
+    let (backend, _server) = mesh.serve(first, "v1").await;
+    let (mut client, _caller) = mesh.checkout("payment-service").await;
+    let mut call = async |bearer: Option<&str>| {
+        let mut request = tonic::Request::new(ChargeRequest::default());
+        if let Some(token) = bearer {
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        match soon("a call", client.charge(request)).await {
+            Ok(_) => Code::Ok,
+            Err(status) => status.code(),
+        }
+    };
+    let (old, new, issuing) = (TestIssuer::new("k1"), TestIssuer::new("k2"), Issuing::default());
+    let (with_old, with_new) = (token(&old, "alice"), token(&new, "alice"));
+    let address = issuing.start().await;
+
+    // The issuer answers nothing: its tokens are bad, and whoever has none passes as ever.
+    let rule = format!("{{jwtRules: [{{issuer: '{ISSUER}', jwksUri: 'http://{address}/keys'}}]}}");
+    mesh.save("tokens.yaml", &document("RequestAuthentication", &rule));
+    mesh.until_read(lacks_keys).await;
+    let told = async {
+        while call(Some(&with_old)).await != Code::Unauthenticated {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    soon("the rule to reach the server", told).await;
+    let before = backend.handled();
+    assert_eq!(
+        (call(Some(&with_old)).await, backend.handled()),
+        (Code::Unauthenticated, before)
+    );
+    assert_eq!(call(None).await, Code::Ok);
+
+    // It comes back, has other keys, and is gone: each is taken over, and the last good ones stay.
+    for (keys, expected) in [
+        (old.jwks(), [Code::Ok, Code::Unauthenticated]),
+        (new.jwks(), [Code::Unauthenticated, Code::Ok]),
+    ] {
+        issuing.say("/keys", &keys);
+        let told = async {
+            while [call(Some(&with_old)).await, call(Some(&with_new)).await] != expected {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        soon("the keys to reach the server", told).await;
+    }
+    mesh.until_read(|status| !lacks_keys(status)).await;
+    issuing.say("/keys", "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AA\"}]}");
+    mesh.until_read(lacks_keys).await;
+    // Nor does a bad save lose them.
+    mesh.save("broken.yaml", "[");
+    mesh.until_read(mesh_control::Status::is_rejected).await;
+    assert_eq!(
+        [call(Some(&with_old)).await, call(Some(&with_new)).await],
+        [Code::Unauthenticated, Code::Ok]
+    );
+    std::fs::remove_file(mesh.path("broken.yaml")).unwrap();
+    mesh.until_read(|status| !status.is_rejected()).await;
+
+    // An issuer may be asked where its keys are.
+    let me = format!("http://{address}");
+    issuing.say(
+        "/.well-known/openid-configuration",
+        &format!("{{\"issuer\":\"{me}\",\"jwks_uri\":\"{me}/found\"}}"),
+    );
+    issuing.say("/found", &old.jwks());
+    let rule = format!("{{jwtRules: [{{issuer: '{me}'}}]}}");
+    mesh.save("tokens.yaml", &document("RequestAuthentication", &rule));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let found = old.token(&format!("{{\"iss\":\"{me}\",\"sub\":\"alice\",\"exp\":{}}}", now + 600));
+    let told = async {
+        while [call(Some(&found)).await, call(Some(&with_new)).await] != [Code::Ok, Code::Unauthenticated] {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    soon("the keys that were found to reach the server", told).await;
 }

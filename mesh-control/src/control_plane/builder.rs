@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_core::Entropy;
 use mesh_core::identity::{SpiffeId, TrustDomain};
 use mesh_core::report::Tally;
 use mesh_xds::server::{LoadBoard, SnapshotCache};
+use rustls::pki_types::CertificateDer;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -16,6 +18,7 @@ use super::ControlPlane;
 use super::error::{Kind, StartError};
 use crate::ca::{Authority, DEFAULT_LEAF_LIFETIME, ReviewRefusal, Reviewer, ServiceAccountTokens};
 use crate::enrol::Enrolment;
+use crate::jwks::{Fetcher, JwksConnector, JwksStore, REFRESH_INTERVAL};
 use crate::publish::Publisher;
 use crate::translate::Mesh;
 use crate::{serve, source};
@@ -36,6 +39,9 @@ pub struct ControlPlaneBuilder {
     review: Option<Review>,
     accepts_rsa: bool,
     load_interval: Duration,
+    jwks_connector: JwksConnector,
+    jwks_roots: Option<Vec<CertificateDer<'static>>>,
+    jwks_interval: Duration,
 }
 
 /// Who says whose a token is that is none of the CA's own.
@@ -66,6 +72,9 @@ impl ControlPlaneBuilder {
             review: None,
             accepts_rsa: false,
             load_interval: LoadBoard::DEFAULT_INTERVAL,
+            jwks_connector: JwksConnector::tcp(),
+            jwks_roots: None,
+            jwks_interval: REFRESH_INTERVAL,
         }
     }
 
@@ -166,6 +175,31 @@ impl ControlPlaneBuilder {
         self
     }
 
+    /// Who vouches for the servers that keys of issuers are fetched from (Istio `jwksUri`, and OpenID discovery), in the place of the
+    /// system's roots.
+    pub fn jwks_roots(mut self, roots: Vec<CertificateDer<'static>>) -> Self {
+        self.jwks_roots = Some(roots);
+        self
+    }
+
+    /// How connections to those servers are made, such as through a proxy. Default: [`JwksConnector::tcp`].
+    pub fn jwks_connector(mut self, connector: JwksConnector) -> Self {
+        self.jwks_connector = connector;
+        self
+    }
+
+    /// How often they are asked again, with a tenth of chance. Default: 20 minutes (Istio); at least 100 ms. After a failure they are asked
+    /// again after 10 s, and twice as long after each further one, up to this.
+    pub fn jwks_refresh_interval(mut self, interval: Duration) -> Self {
+        self.jwks_interval = interval;
+        self
+    }
+
+    /// Choices that give up the protection of the mesh.
+    pub fn dangerous(self) -> Dangerous {
+        Dangerous(self)
+    }
+
     /// Opens the ports, and reads the folder once before it returns: bad YAML does not keep it from starting, but is in its
     /// [status](ControlPlane::status) then.
     ///
@@ -211,7 +245,15 @@ impl ControlPlaneBuilder {
         let tally = Tally::default();
         let cache = SnapshotCache::counting(tally.clone());
         let loads = LoadBoard::new(self.load_interval);
-        let publisher = Arc::new(Publisher::new(self.mesh, cache.clone(), tally.clone()));
+        let fetcher = Fetcher {
+            connector: self.jwks_connector,
+            roots: self.jwks_roots,
+            clock: Arc::clone(&self.clock),
+            plaintext: self.mesh.plaintext_jwks,
+        };
+        let jwks = Arc::new(JwksStore::new(self.jwks_interval));
+        let publisher = Publisher::new(self.mesh, cache.clone(), tally.clone(), Arc::clone(&jwks));
+        let publisher = Arc::new(publisher);
         let mut status = publisher.status();
         let (closing, closed) = watch::channel(false);
         let shared = serve::Shared {
@@ -223,10 +265,15 @@ impl ControlPlaneBuilder {
             tally: tally.clone(),
             closing: closed,
         };
-        let watching = source::watch(self.folder, move |reading| publisher.take(&reading));
-        let mut tasks = vec![tokio::spawn(watching)];
+        let watching = source::watch(self.folder, move |reading| publisher.take(reading));
+        let publisher = Arc::clone(&shared.publisher);
+        let fetching = Arc::clone(&jwks).keep(fetcher, Entropy::from_os(), tally.clone(), move || {
+            publisher.take_keys()
+        });
+        let mut tasks = vec![tokio::spawn(watching), tokio::spawn(fetching)];
         // The sender lives in the publisher, which the watching task keeps.
         drop(status.wait_for(|status| status.accepted + status.rejected > 0).await);
+        jwks.asked_once().await;
         tasks.extend(serve::secure(listener, &shared));
         tasks.extend(
             plaintext
@@ -244,6 +291,20 @@ impl ControlPlaneBuilder {
             closing,
             tasks,
         })
+    }
+}
+
+/// See [`ControlPlaneBuilder::dangerous`].
+#[derive(Debug)]
+#[must_use]
+pub struct Dangerous(ControlPlaneBuilder);
+
+impl Dangerous {
+    /// Fetches keys of issuers in plaintext from other hosts than this one, where a document says `http`: whoever is on the way there may
+    /// sign tokens.
+    pub fn plaintext_jwks(mut self) -> ControlPlaneBuilder {
+        self.0.mesh.plaintext_jwks = true;
+        self.0
     }
 }
 

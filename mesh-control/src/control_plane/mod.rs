@@ -20,7 +20,7 @@ use crate::ca::Lifetime;
 use crate::enrol::{self, EnrolError, Enrolment};
 use crate::publish::Status;
 
-pub use builder::ControlPlaneBuilder;
+pub use builder::{ControlPlaneBuilder, Dangerous};
 pub use error::StartError;
 
 /// How long a shutdown waits for streams to end before it drops them.
@@ -103,7 +103,8 @@ impl ControlPlane {
         &self.loads
     }
 
-    /// Counts: `configuration` accepted and rejected, `certificate_issued`, `certificate_refused`, `handshake_refused`.
+    /// Counts: `configuration` accepted and rejected, `certificate_issued`, `certificate_refused`, `handshake_refused`, `jwks_fetched`,
+    /// `jwks_failed`, `jwks_published`.
     pub fn tally(&self) -> &Tally {
         &self.tally
     }
@@ -123,8 +124,8 @@ impl ControlPlane {
         self.closing.send_replace(true);
         self.cache.close();
         self.loads.close();
-        // The first task watches the folder and would go on for ever.
-        self.tasks.first().inspect(|watching| watching.abort());
+        // The first two watch the folder and fetch keys, and would go on for ever.
+        self.tasks.iter().take(2).for_each(JoinHandle::abort);
     }
 }
 

@@ -36,7 +36,7 @@ pub use load_balancer::{
 };
 pub use mesh_config::MeshConfig;
 pub use peer_authentication::{Mode, PeerAuthentication};
-pub use request_authentication::RequestAuthentication;
+pub use request_authentication::{FetchedKeys, RequestAuthentication, TokenRule};
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
 pub use traffic_policy::{Blocks, ClientTls, ConnectionPool, OutlierDetection, TlsMode as TlsWord, TrafficPolicy};
 pub use value::{At, Place};

@@ -1,20 +1,41 @@
 //! `RequestAuthentication`: whose tokens a workload believes (Istio `security.istio.io`).
 
+use std::time::Duration;
+
 use http::HeaderName;
 use mesh_core::config::{ClaimHeader, Jwks, JwtPlaces, JwtProvider};
 
 use super::fields::Fields;
 use super::value::{At, Sink, Value};
-use super::values::Selector;
-use crate::diagnostic::{Code, Severity};
+use super::values::{Selector, duration};
+use crate::jwks::{DEFAULT_TIMEOUT, JwksSource, MAX_TIMEOUT};
 
 /// Whose tokens workloads believe.
 #[derive(Clone, Debug)]
 pub struct RequestAuthentication {
     /// The workloads it means; `None`: its whole namespace, or the mesh when that is the root namespace.
     pub selector: Option<Selector>,
-    /// Who signs, as it is written: without a name, and without the claims that are lists whoever signs.
-    pub rules: Vec<JwtProvider>,
+    /// Who signs.
+    pub rules: Vec<TokenRule>,
+}
+
+/// Somebody who signs.
+#[derive(Clone, Debug)]
+pub struct TokenRule {
+    /// Who, as it is written: without a name, and without the claims that are lists whoever signs. Keys that are fetched are put here by
+    /// whoever fetches them; before, there are none, and no token is good.
+    pub provider: JwtProvider,
+    /// Where the keys are that do not stand in the document.
+    pub fetched: Option<FetchedKeys>,
+}
+
+/// Keys that are fetched.
+#[derive(Clone, Debug)]
+pub struct FetchedKeys {
+    /// Where they are.
+    pub source: At<JwksSource>,
+    /// How long it may take to get them.
+    pub timeout: Duration,
 }
 
 impl RequestAuthentication {
@@ -32,12 +53,11 @@ impl RequestAuthentication {
     }
 }
 
-fn rule(value: Value, sink: &mut Sink<'_>) -> Option<JwtProvider> {
+fn rule(value: Value, sink: &mut Sink<'_>) -> Option<TokenRule> {
     let mut fields = value.object(sink)?;
-    let place = fields.place.clone();
     let issuer = fields.required_string("issuer", sink);
     let audiences = texts(&mut fields, "audiences", sink);
-    let keys = keys(&mut fields, sink);
+    let keys = keys(&mut fields, issuer.as_ref(), sink);
     let headers = fields.list("fromHeaders", sink, |value, sink| {
         let mut fields = value.object(sink)?;
         let name = fields.required_string("name", sink);
@@ -67,18 +87,13 @@ fn rule(value: Value, sink: &mut Sink<'_>) -> Option<JwtProvider> {
         .and_then(|value| value.boolean(sink))
         .map(|forward| forward.value);
     let space_delimited = texts(&mut fields, "spaceDelimitedClaims", sink);
-    // Of fetching, which is not done.
-    drop(fields.take("timeout"));
     fields.finish(sink);
     let payload_header = match payload_header {
         Some(name) => Some(header(&name, sink)?),
         None => None,
     };
-    let Some(keys) = keys else {
-        sink.say(Severity::Note, Code::Skipped, &place, "the rule has no keys");
-        return None;
-    };
-    Some(JwtProvider {
+    let (keys, fetched) = keys?;
+    let provider = JwtProvider {
         name: "".into(),
         issuer: issuer?.value.into(),
         audiences,
@@ -88,26 +103,60 @@ fn rule(value: Value, sink: &mut Sink<'_>) -> Option<JwtProvider> {
         payload_header,
         claim_headers,
         space_delimited,
-    })
+    };
+    Some(TokenRule { provider, fetched })
 }
 
-/// Keys stand in the document. Nothing is fetched for a document's author: whoever may write one could have the control plane call what
-/// only it can reach, and a key that could not be had would be a token that nobody can check.
-fn keys(fields: &mut Fields, sink: &mut Sink<'_>) -> Option<Jwks> {
-    let (text, uri) = (fields.string("jwks", sink), fields.take("jwksUri"));
-    let Some(text) = text else {
-        let message = "keys are not fetched by this version: write them in jwks";
-        let place = uri.map_or_else(|| fields.place.clone(), |uri| uri.place);
-        sink.say(Severity::Error, Code::Refused, &place, message);
-        return None;
+/// Keys stand in the document, or it says where they are, or their issuer does.
+fn keys(fields: &mut Fields, issuer: Option<&At<String>>, sink: &mut Sink<'_>) -> Option<(Jwks, Option<FetchedKeys>)> {
+    let (text, uri) = (fields.string("jwks", sink), fields.string("jwksUri", sink));
+    let timeout = fields.take("timeout").and_then(|value| duration(value, sink));
+    let timeout = match timeout {
+        None => DEFAULT_TIMEOUT,
+        Some(timeout) if timeout.is_zero() || *timeout > MAX_TIMEOUT => {
+            sink.schema(
+                &timeout.place,
+                format!("is not between 0 and {} s", MAX_TIMEOUT.as_secs()),
+            );
+            return None;
+        }
+        Some(timeout) => timeout.value,
     };
-    if let Some(uri) = uri {
-        sink.schema(&uri.place, "jwks and jwksUri exclude each other");
-    }
-    match Jwks::parse(&text) {
-        Ok(keys) => Some(keys),
-        Err(error) => {
-            sink.schema(&text.place, error.to_string());
+    let (source, at) = match (text, uri) {
+        (Some(text), None) => {
+            return match Jwks::parse(&text) {
+                Ok(keys) => Some((keys, None)),
+                Err(error) => {
+                    sink.schema(&text.place, error.to_string());
+                    None
+                }
+            };
+        }
+        (Some(_), Some(uri)) => {
+            sink.schema(&uri.place, "jwks and jwksUri exclude each other");
+            return None;
+        }
+        (None, Some(uri)) => (JwksSource::at(&uri), uri.place),
+        // Istio asks the issuer then.
+        (None, None) => {
+            let issuer = issuer?;
+            let source = JwksSource::of_issuer(issuer);
+            if let Err(why) = source {
+                let message =
+                    format!("has no keys: write jwks or jwksUri. It cannot be asked for them, since it {why}");
+                sink.schema(&issuer.place, message);
+                return None;
+            }
+            (source, issuer.place.clone())
+        }
+    };
+    match source {
+        Ok(value) => {
+            let source = At { value, place: at };
+            Some((Jwks::default(), Some(FetchedKeys { source, timeout })))
+        }
+        Err(why) => {
+            sink.schema(&at, why);
             None
         }
     }

@@ -52,6 +52,8 @@ pub struct Mesh {
     pub domain: Box<str>,
     /// The namespace whose rules concern everybody.
     pub root_namespace: Box<str>,
+    /// Whether keys of issuers may be fetched in plaintext from other hosts than this one.
+    pub plaintext_jwks: bool,
 }
 
 impl Mesh {
@@ -75,6 +77,7 @@ impl Default for Mesh {
             trust_domain_aliases: Vec::new(),
             domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
+            plaintext_jwks: false,
         }
     }
 }
@@ -166,6 +169,7 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     let mut findings = Findings::default();
     let registry = Registry::new(documents, mesh, scope, &mut findings);
     let authentication = Authentication::new(documents, mesh, &mut findings);
+    tokens::check_sources(documents, mesh, &mut findings);
     let policies = Policies::new(documents, mesh, &mut findings);
     let policies = policies.with_providers(scope, &registry, &mut findings);
     let (clusters, hashes) = clusters(documents, mesh, scope, (&registry, &authentication), &mut findings);

@@ -7,6 +7,7 @@
 //! How it is checked is told by the key and never by the token: the algorithm that a token names has to be one of its key's kind. Times
 //! have 60 seconds of doubt ([`SKEW`]), as Envoy has.
 
+mod cache;
 mod claims;
 mod place;
 mod requirement;
@@ -22,6 +23,7 @@ use http::HeaderMap;
 use crate::config::JwtRules;
 use crate::route::{self, RequestHead};
 
+pub use cache::{Checks, TokenCache};
 pub use claims::JwtClaims;
 pub use place::{JwtPlace, removed_cookie, removed_param};
 
@@ -117,12 +119,21 @@ impl JwtRules {
     ///
     /// When it may not go on.
     pub fn judge(&self, head: &RequestHead<'_>, now: u64) -> Result<Shown, JwtRefusal> {
+        self.judge_by(head, now, &mut Checks::default())
+    }
+
+    /// As [`judge`](Self::judge), by signatures that were checked before ([`TokenCache`]).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn judge_by(&self, head: &RequestHead<'_>, now: u64, checks: &mut Checks<'_>) -> Result<Shown, JwtRefusal> {
         let mut rules = self.rules.iter();
         let rule = rules.find(|rule| route::takes(&rule.matches, head));
         let Some(requirement) = rule.and_then(|rule| rule.requires.as_ref()) else {
             return Ok(Shown::default());
         };
-        let found = requirement::Found::of(self, requirement, head, now)?;
+        let found = requirement::Found::of(self, requirement, head, now, checks)?;
         found.satisfies(requirement)?;
         Ok(found.shown())
     }

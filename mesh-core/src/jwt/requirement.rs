@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::cache::Checks;
 use super::place::{self, At, JwtPlace};
 use super::token::Token;
 use super::{JwtClaims, JwtRefusal, Shown};
@@ -29,6 +30,7 @@ impl<'r> Found<'r> {
         requirement: &'r JwtRequirement,
         head: &RequestHead<'_>,
         now: u64,
+        checks: &mut Checks<'_>,
     ) -> Result<Self, JwtRefusal> {
         let mut asked: Vec<(usize, &[Box<str>])> = Vec::new();
         collect(requirement, &mut asked);
@@ -62,7 +64,7 @@ impl<'r> Found<'r> {
             (Some(one), None) => one,
         };
         let token = Token::parse(&text);
-        let judge = |(index, audiences): (usize, &'r [Box<str>])| {
+        let mut judge = |(index, audiences): (usize, &'r [Box<str>])| {
             let outcome = match (rules.providers.get(index), &token) {
                 (None, _) => Err(JwtRefusal::Issuer),
                 (Some(provider), _) if !place::looks_at(&provider.places, &place) => Err(JwtRefusal::Missing),
@@ -74,7 +76,7 @@ impl<'r> Found<'r> {
                     } else {
                         audiences
                     };
-                    token.verify(provider, audiences, now).map(Arc::new)
+                    token.verify(provider, audiences, now, checks).map(Arc::new)
                 }
             };
             Judged {
@@ -84,7 +86,7 @@ impl<'r> Found<'r> {
             }
         };
         Ok(Self {
-            judged: asked.into_iter().map(judge).collect(),
+            judged: asked.into_iter().map(&mut judge).collect(),
             place: Some(place),
         })
     }

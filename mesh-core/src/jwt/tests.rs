@@ -420,3 +420,76 @@ fn a_set_of_keys_reads_as_it_is_written_and_holds_no_secret() {
     );
     assert_eq!(Jwks::parse(r#"{"keys":[{"kty":"AKP"}]}"#), Ok(Jwks::default()));
 }
+
+/// What is remembered is a signature and nothing else: times, audiences and keys are judged as if nothing were.
+#[test]
+fn az_12_a_remembered_signature_is_only_good_while_all_else_is() {
+    let (issuer, other) = (TestIssuer::new("k1"), TestIssuer::new("k1"));
+    let mut provider = provider(ISSUER, &issuer.jwks());
+    provider.audiences = vec!["shop".into()];
+    let cache = TokenCache::default();
+    let token = issuer.token(&claims().to_string());
+    let look = |provider: &JwtProvider, token: &str, now: u64| {
+        let request = Request::builder().header("authorization", format!("Bearer {token}"));
+        let (request, mut checks) = (request.body(()).unwrap(), cache.checks());
+        let shown = rules(vec![provider.clone()]).judge_by(&RequestHead::of(&request, ""), now, &mut checks);
+        (shown.map(|shown| shown.claims.is_some()), checks.made())
+    };
+    assert_eq!(look(&provider, &token, NOW), (Ok(true), 1));
+    assert_eq!(look(&provider, &token, NOW), (Ok(true), 0));
+    // Another set of keys that has the key; a set that has not, whatever it calls its own; and the first again.
+    let with = |keys: &[&TestIssuer]| {
+        let keys: Vec<Value> = keys
+            .iter()
+            .flat_map(|one| {
+                serde_json::from_str::<Value>(&one.jwks()).unwrap()["keys"]
+                    .as_array()
+                    .unwrap()
+                    .clone()
+            })
+            .collect();
+        JwtProvider {
+            keys: Jwks::parse(&json!({ "keys": keys }).to_string()).unwrap(),
+            ..provider.clone()
+        }
+    };
+    assert_eq!(look(&with(&[&other, &issuer]), &token, NOW), (Ok(true), 0));
+    assert_eq!(look(&with(&[&other]), &token, NOW), (Err(JwtRefusal::Signature), 1));
+    assert_eq!(look(&with(&[]), &token, NOW), (Err(JwtRefusal::NoKey), 0));
+    assert_eq!(look(&provider, &token, NOW), (Ok(true), 0));
+    // A key that is for another algorithm now, or goes by another name, is another key.
+    let mut narrowed = provider.keys.to_json();
+    narrowed = narrowed.replace("ES256", "ES384");
+    let narrowed = JwtProvider {
+        keys: Jwks::parse(&narrowed).unwrap(),
+        ..provider.clone()
+    };
+    assert_eq!(look(&narrowed, &token, NOW), (Err(JwtRefusal::NoKey), 0));
+    // All else of the token and of the rules.
+    assert_eq!(look(&provider, &token, NOW + 60 + SKEW), (Err(JwtRefusal::Expired), 0));
+    let elsewhere = JwtProvider {
+        audiences: vec!["elsewhere".into()],
+        ..provider.clone()
+    };
+    assert_eq!(look(&elsewhere, &token, NOW), (Err(JwtRefusal::Audience), 0));
+    let foreign = JwtProvider {
+        issuer: "https://other.example".into(),
+        ..provider.clone()
+    };
+    assert_eq!(look(&foreign, &token, NOW), (Err(JwtRefusal::Issuer), 0));
+    // Another token, if only in its signature; and bad ones are not remembered.
+    let again = issuer.token(&claims().to_string());
+    assert_eq!(look(&provider, &again, NOW), (Ok(true), 1));
+    let forged = other.token(&claims().to_string());
+    for _ in 0..2 {
+        assert_eq!(look(&provider, &forged, NOW), (Err(JwtRefusal::Signature), 1));
+    }
+    let signature = token.rsplit_once('.').unwrap().1;
+    let mut richer = claims();
+    richer["sub"] = json!("root");
+    let mixed = format!(
+        "{}.{signature}",
+        other.token(&richer.to_string()).rsplit_once('.').unwrap().0
+    );
+    assert_eq!(look(&provider, &mixed, NOW), (Err(JwtRefusal::Signature), 1));
+}

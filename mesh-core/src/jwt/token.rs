@@ -5,11 +5,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
+use super::cache::Checks;
 use super::{JwtClaims, JwtRefusal, MAX_TOKEN_BYTES, SKEW};
 use crate::config::{Jwk, JwkMaterial, JwtProvider};
 
 /// A token in its parts; nothing of it is believed yet.
 pub(super) struct Token<'t> {
+    /// All of it.
+    text: &'t str,
     /// What is signed.
     signed: &'t str,
     payload: &'t str,
@@ -37,6 +40,7 @@ impl<'t> Token<'t> {
             Some(value) => value.as_str().map(|text| Some(Box::from(text))).ok_or(bad),
         };
         Ok(Self {
+            text,
             signed,
             payload,
             signature: URL_SAFE_NO_PAD.decode(signature).map_err(|_| bad)?,
@@ -57,12 +61,13 @@ impl<'t> Token<'t> {
         provider: &JwtProvider,
         audiences: &[Box<str>],
         now: u64,
+        checks: &mut Checks<'_>,
     ) -> Result<JwtClaims, JwtRefusal> {
-        self.times(now)?;
+        let ends = self.times(now)?;
         if !audiences.is_empty() && !self.is_for(audiences) {
             return Err(JwtRefusal::Audience);
         }
-        self.is_signed_by(provider.keys.keys())?;
+        self.is_signed_by(provider.keys.keys(), ends, now, checks)?;
         Ok(JwtClaims::new(
             self.claims.clone(),
             self.payload,
@@ -70,7 +75,8 @@ impl<'t> Token<'t> {
         ))
     }
 
-    fn times(&self, now: u64) -> Result<(), JwtRefusal> {
+    /// When it ends, if it has begun and not ended.
+    fn times(&self, now: u64) -> Result<u64, JwtRefusal> {
         // Seconds, perhaps with a fraction (RFC 7519, 2); of what is none nobody knows what it means.
         let time = |name: &str| match self.claims.get(name) {
             None => Ok(None),
@@ -81,13 +87,14 @@ impl<'t> Token<'t> {
                 .ok_or(JwtRefusal::Malformed),
         };
         let (now, skew) = (now as f64, SKEW as f64);
-        if time("exp")?.is_some_and(|end| now >= end + skew) {
+        let end = time("exp")?;
+        if end.is_some_and(|end| now >= end + skew) {
             return Err(JwtRefusal::Expired);
         }
         let begins = [time("nbf")?, time("iat")?];
         match begins.into_iter().flatten().any(|begin| begin > now + skew) {
             true => Err(JwtRefusal::NotYet),
-            false => Ok(()),
+            false => Ok(end.map_or(u64::MAX, |end| (end + skew) as u64)),
         }
     }
 
@@ -104,29 +111,39 @@ impl<'t> Token<'t> {
         }
     }
 
-    fn is_signed_by(&self, keys: &[Jwk]) -> Result<(), JwtRefusal> {
+    fn is_signed_by(&self, keys: &[Jwk], ends: u64, now: u64, checks: &mut Checks<'_>) -> Result<(), JwtRefusal> {
         if !ALGORITHMS.contains(&&*self.algorithm) {
             return Err(JwtRefusal::Algorithm);
         }
+        let fingerprint = checks.fingerprint(self.text);
+        if checks.knows(&fingerprint, |signer| keys.contains(signer) && self.may_be_of(signer)) {
+            return Ok(());
+        }
         let mut why = JwtRefusal::NoKey;
-        for key in keys {
-            // A key without an id is for every token; a token without one is for every key.
-            let other = key
-                .id
-                .as_ref()
-                .zip(self.key.as_ref())
-                .is_some_and(|(own, asked)| own != asked);
-            let narrower = key.algorithm.as_ref().is_some_and(|own| *own != self.algorithm);
-            if other || narrower {
-                continue;
-            }
+        for key in keys.iter().filter(|key| self.may_be_of(key)) {
+            checks.count();
             match self.fits(&key.material) {
-                Some(true) => return Ok(()),
+                Some(true) => {
+                    checks.remember(&fingerprint, key, ends, now);
+                    return Ok(());
+                }
                 Some(false) => why = JwtRefusal::Signature,
                 None => {}
             }
         }
         Err(why)
+    }
+
+    /// Whether the id and the algorithm are a key's.
+    fn may_be_of(&self, key: &Jwk) -> bool {
+        // A key without an id is for every token; a token without one is for every key.
+        let other = key
+            .id
+            .as_ref()
+            .zip(self.key.as_ref())
+            .is_some_and(|(own, asked)| own != asked);
+        let narrower = key.algorithm.as_ref().is_some_and(|own| *own != self.algorithm);
+        !(other || narrower)
     }
 
     /// Whether that key made the signature; `None`: it is not of the algorithm's kind.

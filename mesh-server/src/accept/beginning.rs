@@ -39,12 +39,12 @@ pub(crate) struct Peeked<IO, W = ()> {
 
 /// Somebody who watches reads, and may have one fail.
 pub(crate) trait Watch: Unpin {
-    /// What comes of a read that came to `read`, with bytes or without.
-    fn watch(&mut self, cx: &mut Context<'_>, read: Poll<io::Result<()>>, some: bool) -> Poll<io::Result<()>>;
+    /// What comes of a read that came to `read`, with these bytes.
+    fn watch(&mut self, cx: &mut Context<'_>, read: Poll<io::Result<()>>, bytes: &[u8]) -> Poll<io::Result<()>>;
 }
 
 impl Watch for () {
-    fn watch(&mut self, _: &mut Context<'_>, read: Poll<io::Result<()>>, _: bool) -> Poll<io::Result<()>> {
+    fn watch(&mut self, _: &mut Context<'_>, read: Poll<io::Result<()>>, _: &[u8]) -> Poll<io::Result<()>> {
         read
     }
 }
@@ -109,16 +109,16 @@ impl<IO: AsyncRead + Unpin, W: Watch> AsyncRead for Peeked<IO, W> {
         if ahead.is_empty() {
             let before = buf.filled().len();
             let read = Pin::new(&mut this.io).poll_read(cx, buf);
-            return this.watch.watch(cx, read, buf.filled().len() > before);
+            return this.watch.watch(cx, read, &buf.filled()[before..]);
         }
-        let some = ahead.len().min(buf.remaining());
+        let (some, before) = (ahead.len().min(buf.remaining()), buf.filled().len());
         buf.put_slice(&ahead[..some]);
         this.given += some;
         if this.given == this.read.len() {
             // Given back: the connection may live for days.
             (this.read, this.given) = (Vec::new(), 0);
         }
-        this.watch.watch(cx, Poll::Ready(Ok(())), some > 0)
+        this.watch.watch(cx, Poll::Ready(Ok(())), &buf.filled()[before..])
     }
 }
 

@@ -4,13 +4,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use http::{Extensions, HeaderValue};
 use mesh_core::config::{Authorization, ConnectionFacts, Entered, ServerRules, Transport};
 use mesh_core::identity::{SpiffeId, forwarded_client_cert};
 use mesh_core::limit::{Buckets, Limiter, Places};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ClientHello;
+use rustls::time_provider::TimeProvider;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -31,6 +33,8 @@ pub struct ConnectionInfo {
 struct Shared {
     facts: Facts,
     entered: Kind,
+    /// `None`: it rests on no certificate.
+    expiry: Option<Expiry>,
     revoked: AtomicBool,
     /// The rules of its server; `None`: code made it plaintext.
     follow: Option<watch::Receiver<Arc<Now>>>,
@@ -40,6 +44,24 @@ struct Shared {
     limiter: Mutex<Limited>,
     /// What this connection took of limits that are each connection's.
     buckets: OnceLock<Buckets>,
+}
+
+/// When the first of the two certificates that a connection rests on ends, by the wall: no other clock counts what passes while a machine
+/// sleeps.
+pub(super) struct Expiry {
+    pub(super) until: UnixTime,
+    pub(super) clock: Arc<dyn TimeProvider>,
+}
+
+impl Expiry {
+    /// How long there is until its last second is over (RFC 5280, 4.1.2.5: that is still of it). None at all where the clock cannot be read:
+    /// nothing is trusted then.
+    fn left(&self) -> Duration {
+        let now = self.clock.current_time();
+        now.map_or(Duration::ZERO, |now| {
+            Duration::from_secs((self.until.as_secs() + 1).saturating_sub(now.as_secs()))
+        })
+    }
 }
 
 /// How many requests of a connection there may be, and by which rules.
@@ -129,11 +151,17 @@ impl Facts {
 }
 
 impl ConnectionInfo {
-    pub(super) fn new(facts: Facts, entered: Kind, follow: Option<watch::Receiver<Arc<Now>>>) -> Self {
+    pub(super) fn new(
+        facts: Facts,
+        entered: Kind,
+        expiry: Option<Expiry>,
+        follow: Option<watch::Receiver<Arc<Now>>>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 facts,
                 entered,
+                expiry,
                 revoked: AtomicBool::new(false),
                 follow,
                 guard: Mutex::default(),
@@ -197,9 +225,15 @@ impl ConnectionInfo {
         self.shared.entered != Kind::Unasked
     }
 
-    /// Whether the rules no longer admit it. What it had begun may end; nothing that comes by it now is served.
+    /// Whether the rules no longer admit it, or a certificate behind it has ended. What it had begun may end; nothing that comes by it now is
+    /// served.
     pub fn is_revoked(&self) -> bool {
-        self.shared.revoked.load(Ordering::Acquire)
+        self.shared.revoked.load(Ordering::Acquire) || self.certified_left().is_some_and(|left| left.is_zero())
+    }
+
+    /// How long both certificates still hold, for all that can be said now; `None`: for ever, since there are none.
+    pub(super) fn certified_left(&self) -> Option<Duration> {
+        self.shared.expiry.as_ref().map(Expiry::left)
     }
 
     /// What its requests must pass now.

@@ -38,7 +38,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::dangerous::Dangerous;
 use door::Door;
-use info::{Facts, Kind};
+use info::{Expiry, Facts, Kind};
 use tenure::{Under, span};
 
 pub(crate) use beginning::{Beginning, Peeked, Watch};
@@ -236,7 +236,10 @@ impl Acceptor {
         let facts = Facts::plaintext(source, destination, protocol);
         let security = facts.with(|facts| now.rules.security(facts, self.floor).cloned());
         security.map_err(|why| own(Refused::not_taken(why)))?;
-        let info = permitted(&now, ConnectionInfo::new(facts, Kind::Plaintext, Some(follow.clone())))?;
+        let info = permitted(
+            &now,
+            ConnectionInfo::new(facts, Kind::Plaintext, None, Some(follow.clone())),
+        )?;
         let tenure = Tenure::new(info, Duration::MAX, Some(under(now.trust)), self.link.tally().clone());
         Ok(MeshStream::plaintext(io, tenure))
     }
@@ -272,7 +275,12 @@ impl Acceptor {
             Kind::Mutual(_) => facts.verified(identity.id(), shown),
             _ => facts,
         };
-        let info = permitted(now, ConnectionInfo::new(facts, entered, Some(under.follow.clone())))?;
+        let expiry = Expiry {
+            until,
+            clock: Arc::clone(self.link.wall_clock()),
+        };
+        let info = ConnectionInfo::new(facts, entered, Some(expiry), Some(under.follow.clone()));
+        let info = permitted(now, info)?;
         let tenure = Tenure::new(info, span(clock, until), Some(under), self.link.tally().clone());
         Ok(MeshStream::encrypted(tls, tenure))
     }
@@ -295,7 +303,7 @@ impl ConnectionInfo {
     /// A connection of a server that code made plaintext: no configuration was asked.
     pub(crate) fn unasked(source: SocketAddr, destination: Option<SocketAddr>) -> Self {
         let facts = Facts::plaintext(source, destination.unwrap_or(UNSPECIFIED), None);
-        Self::new(facts, Kind::Unasked, None)
+        Self::new(facts, Kind::Unasked, None, None)
     }
 }
 

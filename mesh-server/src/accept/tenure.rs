@@ -3,6 +3,10 @@
 //! Who a peer is and whether it may come in was asked once, so a connection ends with whatever the answer rested on: the first
 //! of the two certificates, the roots they were judged by, the rules of the listener. From that moment on nothing new is taken
 //! from it ([`ConnectionInfo::is_revoked`]), also if the peer pays no attention to a GOAWAY; what is in flight may end.
+//!
+//! Two clocks count the time of a certificate, and the first that says it is over is believed. The one that timers go by stands still while
+//! a machine sleeps, so wall time is read too: with each request, and every [`LOOK_AGAIN`] for a connection that only answers. And wall time
+//! may be set back, which gives an open connection no more time than it had.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -15,6 +19,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ConnectionInfo;
 use super::door::Now;
+
+/// How often the wall clock is read for a connection that stays open without a request: as late as this one ends whose certificate ended
+/// while the machine slept.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
@@ -64,19 +72,27 @@ impl Tenure {
             under,
             tally,
         } = self;
-        let expired = async {
-            match until {
-                Some(until) => sleep_until(until).await,
-                None => pending().await,
-            }
-        };
         let reason = tokio::select! {
-            () = expired => "certificate_expired",
+            () = expired(&info, until) => "certificate_expired",
             reason = unfit(&info, under) => reason,
         };
         info.revoke();
         tally.count("connection_revoked", reason);
         tracing::info!(peer = %info.source(), reason, "connection is drained: it would not be let in now");
+    }
+}
+
+/// Waits for the end of the first certificate, by whichever clock it comes.
+async fn expired(info: &ConnectionInfo, until: Option<Instant>) {
+    while let Some(left) = info.certified_left().filter(|left| !left.is_zero()) {
+        let look = Instant::now() + left.min(LOOK_AGAIN);
+        match until {
+            Some(until) if until <= look => return sleep_until(until).await,
+            _ => sleep_until(look).await,
+        }
+    }
+    if info.certified_left().is_none() {
+        pending().await
     }
 }
 

@@ -1,17 +1,21 @@
 //! How the room is put into a stack.
 
+use std::sync::Arc;
+
 use mesh_core::Link;
 use mesh_core::report::Tally;
 use tower::Layer;
 
 use super::Authenticate;
 use crate::dangerous::Dangerous;
+use crate::log_limit::LogLimit;
 
 /// Refuses requests that carry no [`PeerIdentity`](crate::PeerIdentity). Part of [`MeshLayer`](crate::MeshLayer).
 #[derive(Clone, Debug)]
 pub struct AuthenticateLayer {
     plaintext: bool,
     tally: Tally,
+    log: Arc<LogLimit>,
 }
 
 impl AuthenticateLayer {
@@ -20,6 +24,7 @@ impl AuthenticateLayer {
         Self {
             plaintext: false,
             tally: link.tally().clone(),
+            log: Arc::new(LogLimit::new(link.tally().clone())),
         }
     }
 
@@ -47,6 +52,7 @@ impl<S> Layer<S> for AuthenticateLayer {
             inner,
             plaintext: self.plaintext,
             tally: self.tally.clone(),
+            log: Arc::clone(&self.log),
         }
     }
 }

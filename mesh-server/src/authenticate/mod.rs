@@ -11,6 +11,7 @@
 
 mod layer;
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use tower::Service;
 pub use layer::AuthenticateLayer;
 
 use crate::accept::{ConnectionInfo, PeerIdentity};
+use crate::log_limit::LogLimit;
 use crate::refusal::{MaybeRefused, Refusal, ResponseFuture};
 
 /// Why a request is refused.
@@ -62,6 +64,7 @@ pub struct Authenticate<S> {
     inner: S,
     plaintext: bool,
     tally: Tally,
+    log: Arc<LogLimit>,
 }
 
 impl<S, B, R> Service<Request<B>> for Authenticate<S>
@@ -82,7 +85,9 @@ where
             Ok(()) => ResponseFuture::admitted(self.inner.call(request)),
             Err(why) => {
                 self.tally.count("request_refused", why.as_str());
-                tracing::warn!("request refused: {}", why.message());
+                if self.log.admits("unauthenticated") {
+                    tracing::warn!("request refused: {}", why.message());
+                }
                 ResponseFuture::refused(why.refusal(&request))
             }
         }

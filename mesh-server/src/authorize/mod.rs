@@ -7,8 +7,8 @@
 //!
 //! A refusal says as little as Envoy's: 403 and `RBAC: access denied`, PERMISSION_DENIED for gRPC. Which policy it was is for the log, by
 //! the name that Istio would call it: an event of target `mesh_server::decision` for each that refuses, audits, or is dry
-//! ([`DecisionRecord`]). A token that is bad is told so: 401 with `WWW-Authenticate`, UNAUTHENTICATED for gRPC. Counts:
-//! `token_refused`, `authorization_denied`, `authorization_shadow_denied` (a dry run would have refused),
+//! ([`DecisionRecord`]), a hundred in a second at most but for audits: more are counted as `log_suppressed`. A signature that was found good is not checked again while its key is believed. A token that is bad is told so: 401 with `WWW-Authenticate`, UNAUTHENTICATED for gRPC. Counts:
+//! `token_refused`, `token_checked` (requests whose token cost a signature), `authorization_denied`, `authorization_shadow_denied` (a dry run would have refused),
 //! `authorization_shadow_allowed` and `authorization_audited`.
 //!
 //! Where an authorizer outside of the process is to be asked, the request waits for its answer and is judged further then. What of it the
@@ -29,7 +29,7 @@ use mesh_core::authorize::{DecisionRecord, Facts, Matched, Next, Notice, Outcome
 use mesh_core::config::{Authorization, CheckService, JwtRules};
 use mesh_core::ext_authz::{Mutation, Verdict};
 use mesh_core::identity::SpiffeId;
-use mesh_core::jwt::JwtClaims;
+use mesh_core::jwt::{JwtClaims, TokenCache};
 use mesh_core::link::Standing;
 use mesh_core::live::Reader;
 use mesh_core::report::Tally;
@@ -44,6 +44,7 @@ pub use future::ResponseFuture;
 use crate::accept::{ConnectionInfo, Guard};
 use crate::dangerous::Dangerous;
 use crate::ext_authz::{Asked, Authorizers};
+use crate::log_limit::LogLimit;
 use crate::refusal::{Denial, MaybeRefused, Refusal};
 use crate::show_body::ShowBodyLayer;
 
@@ -60,6 +61,9 @@ pub struct AuthorizeLayer {
     tally: Tally,
     /// For tokens that end.
     clock: Arc<dyn TimeProvider>,
+    /// Signatures of tokens that were good. Outlives configurations, and clones share it.
+    tokens: Arc<TokenCache>,
+    log: Arc<LogLimit>,
     /// Who this is, which authorizers are told.
     identity: Reader<Standing>,
     /// Which configuration it was.
@@ -74,6 +78,8 @@ impl AuthorizeLayer {
             plaintext: false,
             tally: link.tally().clone(),
             clock: Arc::clone(link.wall_clock()),
+            tokens: Arc::default(),
+            log: Arc::new(LogLimit::new(link.tally().clone())),
             identity: link.identity().clone(),
             snapshots: link.snapshots().clone(),
             authorizers: Authorizers::default(),
@@ -228,9 +234,16 @@ impl AuthorizeLayer {
         let Some(now) = self.clock.current_time() else {
             return Err(self.unknown(request, "no_clock"));
         };
-        tokens::check(rules, request, now.as_secs()).map_err(|why| {
+        let mut checks = self.tokens.checks();
+        let checked = tokens::check(rules, request, now.as_secs(), &mut checks);
+        if checks.made() > 0 {
+            self.tally.count("token_checked", "signature");
+        }
+        checked.map_err(|why| {
             self.tally.count("token_refused", why.as_str());
-            tracing::info!(reason = why.as_str(), "request refused: {why}");
+            if self.log.admits("token") {
+                tracing::info!(reason = why.as_str(), "request refused: {why}");
+            }
             Refusal::unauthenticated(request, why)
         })
     }
@@ -302,13 +315,17 @@ impl AuthorizeLayer {
                 match check.on_failure.verdict(why, request.headers_mut()) {
                     Ok(()) => {
                         self.tally.count("ext_authz_failed_open", why.as_str());
-                        tracing::warn!(reason = why.as_str(), target, "request let through unasked: {why}");
+                        if self.log.admits("ext_authz") {
+                            tracing::warn!(reason = why.as_str(), target, "request let through unasked: {why}");
+                        }
                     }
                     Err(status) => {
                         self.tally.count("authorization_denied", "ext_authz_failed");
                         let claims = asked.claims.as_deref();
                         self.tell(&asked.info, claims, Outcome::AuthorizerFailed, asked.matched());
-                        tracing::warn!(reason = why.as_str(), target, "request refused: {why}");
+                        if self.log.admits("ext_authz") {
+                            tracing::warn!(reason = why.as_str(), target, "request refused: {why}");
+                        }
                         return Err(Refused::Told(Denial::bare(request, status)));
                     }
                 }
@@ -331,7 +348,9 @@ impl AuthorizeLayer {
     /// Nobody may while nobody knows who may.
     fn unknown<B>(&self, request: &Request<B>, reason: &'static str) -> Refusal {
         self.tally.count("authorization_denied", reason);
-        tracing::warn!(reason, "request refused: {UNKNOWN}");
+        if self.log.admits("unknown") {
+            tracing::warn!(reason, "request refused: {UNKNOWN}");
+        }
         Refusal::unavailable(request, UNKNOWN)
     }
 
@@ -348,6 +367,9 @@ impl AuthorizeLayer {
 
     /// For the log: what was decided, by which rule of which configuration, and of whom; nothing else of what the request says.
     fn tell(&self, info: &ConnectionInfo, claims: Option<&JwtClaims>, outcome: Outcome, matched: Matched<'_>) {
+        if outcome != Outcome::Audited && !self.log.admits("decision") {
+            return;
+        }
         let record = DecisionRecord {
             outcome,
             filter: matched.filter,

@@ -11,7 +11,7 @@ use http::header::COOKIE;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Uri};
 use mesh_core::config::JwtRules;
-use mesh_core::jwt::{JwtClaims, JwtPlace, JwtRefusal, Shown, removed_cookie, removed_param};
+use mesh_core::jwt::{Checks, JwtClaims, JwtPlace, JwtRefusal, Shown, removed_cookie, removed_param};
 use mesh_core::route::RequestHead;
 
 /// Checks what `request` shows, and leaves in it what the handler is to see. `now`: seconds since the Unix epoch.
@@ -19,8 +19,9 @@ pub(super) fn check<B>(
     rules: &JwtRules,
     request: &mut Request<B>,
     now: u64,
+    checks: &mut Checks<'_>,
 ) -> Result<Option<Arc<JwtClaims>>, JwtRefusal> {
-    let shown = rules.judge(&RequestHead::of(request, ""), now)?;
+    let shown = rules.judge_by(&RequestHead::of(request, ""), now, checks)?;
     rules.strip(request.headers_mut());
     let Shown {
         claims: Some(claims),

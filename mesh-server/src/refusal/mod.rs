@@ -131,6 +131,15 @@ impl Refusal {
         }
     }
 
+    /// It says twice where it ends (RFC 9112, 6.3). Where the next one would begin nobody knows: the connection closes.
+    pub(crate) fn ambiguous<B>(request: &Request<B>) -> Self {
+        let message = "bad request: both a length and chunks";
+        Self {
+            closes: true,
+            ..Self::new(request, StatusCode::BAD_REQUEST, INTERNAL, message)
+        }
+    }
+
     fn new<B>(request: &Request<B>, status: StatusCode, code: &'static str, message: &'static str) -> Self {
         let grpc = is_grpc(request);
         Self {

@@ -67,6 +67,8 @@ pub(super) struct Conduct {
     places: Arc<Places>,
     /// Requests ever.
     begun: AtomicU64,
+    /// From which request on none is served.
+    refused_from: AtomicU64,
     /// Requests whose answer has not ended.
     live: AtomicUsize,
     ended: AtomicU64,
@@ -90,6 +92,7 @@ impl Conduct {
         Arc::new(Self {
             places,
             begun: AtomicU64::new(0),
+            refused_from: AtomicU64::new(u64::MAX),
             live: AtomicUsize::new(0),
             ended: AtomicU64::new(0),
             premature: AtomicU64::new(0),
@@ -108,9 +111,15 @@ impl Conduct {
         &self.places
     }
 
-    /// One more request came.
-    pub(super) fn begin(&self) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+    /// One more request came. Whether it may be served, as far as where it ends is clear.
+    pub(super) fn begin(&self) -> bool {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        number < self.refused_from.load(Ordering::Relaxed)
+    }
+
+    /// The request of this number, counted from one, says twice where it ends: neither it nor what follows is served.
+    pub(super) fn refuse_from(&self, number: u64) {
+        self.refused_from.fetch_min(number, Ordering::Relaxed);
     }
 
     /// How many requests have come.

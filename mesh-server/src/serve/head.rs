@@ -1,4 +1,4 @@
-//! The head of an HTTP/1.1 request, which may not come one byte a minute.
+//! The head of an HTTP/1.1 request, which may not come one byte a minute, and may not say twice where the request ends (`framing`).
 //!
 //! hyper has one bound for a head and for the wait before it. A kept connection should wait longer than a head may take, or its
 //! client would send into a connection that is just being closed; so that one stays as it is, and this one runs from the first
@@ -13,12 +13,14 @@ use tokio::time::{Sleep, sleep};
 
 use super::conduct::Conduct;
 use super::connection::HEAD_TIMEOUT;
+use super::framing::Framing;
 use crate::accept::Watch;
 
 /// Times the heads of a connection, if its protocol is HTTP/1.1.
 #[derive(Debug)]
 pub(super) struct Heads {
     conduct: Option<Arc<Conduct>>,
+    framing: Framing,
     /// How many requests had come when bytes came last that belong to none.
     in_head_after: Option<u64>,
     /// When the head that has begun must be there.
@@ -30,6 +32,7 @@ impl Heads {
     pub(super) fn new(conduct: Option<Arc<Conduct>>) -> Self {
         Self {
             conduct,
+            framing: Framing::default(),
             in_head_after: None,
             until: None,
         }
@@ -37,13 +40,17 @@ impl Heads {
 }
 
 impl Watch for Heads {
-    fn watch(&mut self, cx: &mut Context<'_>, read: Poll<io::Result<()>>, some: bool) -> Poll<io::Result<()>> {
+    fn watch(&mut self, cx: &mut Context<'_>, read: Poll<io::Result<()>>, bytes: &[u8]) -> Poll<io::Result<()>> {
         let Some(conduct) = &self.conduct else {
             return read;
         };
         if read.is_ready() {
-            if some {
+            if !bytes.is_empty() {
                 self.in_head_after = Some(conduct.begun());
+            }
+            // Told before hyper has the bytes.
+            if let Some(number) = self.framing.take(bytes) {
+                conduct.refuse_from(number);
             }
             return read;
         }

@@ -8,6 +8,7 @@
 mod body;
 mod conduct;
 mod connection;
+mod framing;
 mod head;
 mod listen;
 mod places;

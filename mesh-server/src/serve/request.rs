@@ -71,7 +71,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        self.conduct.begin();
+        if !self.conduct.begin() {
+            self.tally.count("request_refused", "ambiguous_length");
+            return IntroducedFuture::Failed {
+                failed: Refusal::ambiguous(&request),
+            };
+        }
         no_upgrade(&mut request);
         if self.info.is_revoked() {
             return IntroducedFuture::Reset;

@@ -221,6 +221,28 @@ async fn a_dry_run_and_an_audit_are_counted_and_change_nothing() {
     );
 }
 
+/// The log is not written at the rate of whoever is refused. Under a paused clock it is one second.
+#[tokio::test(start_paused = true)]
+async fn fl_10_refusals_are_logged_at_our_rate() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (dial, listener) = pipes();
+    let deny = one_rule(RbacAction::Deny, Rule::Always, Rule::Always);
+    mesh.rules(PIPES.parse().unwrap(), open(deny));
+    tokio::spawn(serve(listener, &mesh.link, handler.app(&mesh.link)).into_future());
+    let (mut sender, _connection) = h2(dial.connect()).await.unwrap();
+    for _ in 0..150 {
+        assert_eq!(get(&mut sender).await.unwrap().0, 403);
+    }
+    let tally = mesh.link.tally();
+    assert_eq!(
+        (
+            tally.get("authorization_denied", "rbac"),
+            tally.get("log_suppressed", "decision")
+        ),
+        (150, 50)
+    );
+}
+
 /// What is written down, as a reader of the log sees it.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<String>>>);

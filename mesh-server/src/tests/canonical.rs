@@ -111,17 +111,30 @@ async fn az_8_what_could_be_two_requests_is_none_or_one() {
         ("GET / HTTP/1.1\r\nhost: a.test\r\nx: a\r\n b\r\n\r\n", 400, true, &[]),
         ("GET / HTTP/1.1\r\nhost : a.test\r\n\r\n", 400, true, &[]),
         ("GET / HTTP/1.1\r\nhost: a.test\r\nx: a\rb\r\n\r\n", 400, true, &[]),
-        // Both of length and chunks: what counts is the chunks, and nothing that follows (RFC 9112, 6.1).
+        // Both of length and chunks (RFC 9112, 6.3): refused, and nothing that follows is read as a request.
         (
             "POST /one HTTP/1.1\r\nhost: a.test\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /two HTTP/1.1\r\nhost: a.test\r\n\r\n",
-            200,
+            400,
             true,
+            &[],
+        ),
+        (
+            "POST /one HTTP/1.1\r\nhost: a.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 60\r\n\r\n0\r\n\r\nGET /two HTTP/1.1\r\nhost: a.test\r\n\r\n",
+            400,
+            true,
+            &[],
+        ),
+        // One that was whole before it is served, and bodies that only look like it are bodies.
+        (
+            "POST /one HTTP/1.1\r\nhost: a.test\r\ncontent-length: 49\r\n\r\n\r\n\r\ncontent-length: 1\r\ntransfer-encoding: chunked",
+            200,
+            false,
             &[("/one", "a.test")],
         ),
         (
-            "POST /one HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\ncontent-length: 60\r\n\r\n0\r\n\r\nGET /two HTTP/1.1\r\nhost: a.test\r\n\r\n",
+            "POST /one HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n31\r\n\r\n\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n0\r\n\r\n",
             200,
-            true,
+            false,
             &[("/one", "a.test")],
         ),
     ])

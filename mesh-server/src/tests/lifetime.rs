@@ -24,6 +24,50 @@ async fn id_10_a_connection_ends_with_the_first_certificate() {
     get(&mut sender).await.unwrap_err();
 }
 
+/// A machine that slept: wall time has gone on, and the time of timers has not. Neither the next request is served, nor does a connection
+/// stay that only answers.
+#[tokio::test(start_paused = true)]
+async fn id_11_a_connection_does_not_outlive_its_certificate_in_sleep() {
+    let (mesh, handler) = (Mesh::new(), Handler::default());
+    let (dial, listener) = pipes();
+    tokio::spawn(serve(listener, &mesh.link, handler.app(&mesh.link)).into_future());
+    let connect = async || {
+        let svid = mesh.ca.leaf(CLIENT).valid(1, NOW_SECONDS + 3600).svid();
+        let client = mesh.client_as(&Identity::new(svid, mesh.ca.bundle()));
+        h2(shake_hands(dial.connect(), client).await.unwrap()).await.unwrap()
+    };
+    let ((mut asking, _asking), (mut silent, gone)) = (connect().await, connect().await);
+    for sender in [&mut asking, &mut silent] {
+        assert_eq!(get(sender).await.unwrap().0, 200);
+    }
+    mesh.clock.set(NOW_SECONDS + 3600);
+    assert_eq!(get(&mut asking).await.unwrap().0, 200, "its last second is not over");
+    mesh.clock.set(NOW_SECONDS + 3601);
+    // No time has passed for a timer, and the request is not served all the same.
+    get(&mut asking).await.unwrap_err();
+    assert_eq!(handler.calls(), 3);
+    let begin = Instant::now();
+    gone.await.unwrap().unwrap();
+    assert!(begin.elapsed() <= Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(mesh.link.tally().get("connection_revoked", "certificate_expired"), 2);
+}
+
+/// A clock that is set back gives an open connection no more time.
+#[tokio::test(start_paused = true)]
+async fn id_11_a_clock_that_is_set_back_keeps_no_connection() {
+    let mesh = Mesh::new();
+    let (dial, listener) = pipes();
+    tokio::spawn(serve(listener, &mesh.link, axum::Router::<()>::new()).into_future());
+    let svid = mesh.ca.leaf(CLIENT).valid(1, NOW_SECONDS + 90).svid();
+    let short = mesh.client_as(&Identity::new(svid, mesh.ca.bundle()));
+    let (mut sender, connection) = h2(shake_hands(dial.connect(), short).await.unwrap()).await.unwrap();
+    assert_eq!(get(&mut sender).await.unwrap().0, 404);
+    let begin = Instant::now();
+    mesh.clock.set(NOW_SECONDS - 86_400);
+    connection.await.unwrap().unwrap();
+    assert_eq!(begin.elapsed().as_secs(), 90);
+}
+
 #[tokio::test(start_paused = true)]
 async fn connections_over_the_limit_wait_for_a_place() {
     let mesh = Mesh::new();

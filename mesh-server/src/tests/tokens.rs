@@ -277,3 +277,32 @@ async fn az_12_a_handler_sees_what_a_token_said_and_not_the_token() {
     let (headers, ..) = seen.lock().unwrap().take().unwrap();
     assert_eq!(headers["x-token"], &*token);
 }
+
+/// A caller shows its token with every request; the signature is checked once, and again only by keys that are new.
+#[tokio::test]
+async fn az_12_a_token_costs_one_check_of_its_signature() {
+    let (mesh, issuer) = (Mesh::governed(), TestIssuer::new("k1"));
+    let (address, seen) = listen(&mesh).await;
+    let good = format!("Bearer {}", token(&issuer, "alice", 30));
+    let checked = || mesh.link.tally().get("token_checked", "signature");
+    let asked = async || ask(address, "/", &[("authorization", &good)]).await.status().as_u16();
+    mesh.rules(address, open(believes(Authorization::default(), provider(&issuer))));
+    for _ in 0..50 {
+        assert_eq!(asked().await, 200);
+    }
+    assert_eq!(checked(), 1);
+    // Other rules for the same keys.
+    let deny = one_rule(RbacAction::Deny, Rule::Always, principal("nobody"));
+    mesh.rules(address, open(believes(deny, provider(&issuer))));
+    assert_eq!((asked().await, checked()), (200, 1));
+    // The key is gone: what was good is not, from the next request on.
+    let stranger = TestIssuer::new("k1");
+    mesh.rules(address, open(believes(Authorization::default(), provider(&stranger))));
+    seen.lock().unwrap().take();
+    assert_eq!((asked().await, checked()), (401, 2));
+    assert!(seen.lock().unwrap().is_none());
+    mesh.rules(address, open(believes(Authorization::default(), provider(&issuer))));
+    assert_eq!((asked().await, checked()), (200, 2));
+    mesh.clock.set(NOW_SECONDS + 30 + 60);
+    assert_eq!((asked().await, checked()), (401, 2));
+}

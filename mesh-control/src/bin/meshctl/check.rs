@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// The trust domain of the mesh.
     #[arg(long, default_value = "cluster.local")]
     trust_domain: String,
+    /// As of `run`: issuers' keys may be fetched in plaintext.
+    #[arg(long)]
+    dangerous_plaintext_jwks: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -34,6 +37,7 @@ enum Output {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let mesh = Mesh {
         trust_domain: arguments.trust_domain.as_str().into(),
+        plaintext_jwks: arguments.dangerous_plaintext_jwks,
         ..Mesh::default()
     };
     let findings = check(&Reading::of(&arguments.folder), &mesh);

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use mesh_control::ControlPlane;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::json;
 
 /// Serve a folder of Istio YAML to the mesh until interrupted.
@@ -29,6 +31,12 @@ pub(crate) struct Arguments {
     /// The HOST:PORT that bootstraps name, when it is not the address that is listened on.
     #[arg(long)]
     advertise: Option<String>,
+    /// The roots (PEM) that vouch for servers of issuers' keys (jwksUri), in the place of the system's.
+    #[arg(long)]
+    jwks_roots: Option<PathBuf>,
+    /// Fetches issuers' keys in plaintext from other hosts too, where a document says http. Whoever is on the way may sign tokens.
+    #[arg(long)]
+    dangerous_plaintext_jwks: bool,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
@@ -46,6 +54,13 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         .trust_domain(&arguments.trust_domain);
     if let Some(server) = &arguments.advertise {
         builder = builder.advertise(server);
+    }
+    if let Some(path) = &arguments.jwks_roots {
+        let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&std::fs::read(path)?).collect();
+        builder = builder.jwks_roots(roots?);
+    }
+    if arguments.dangerous_plaintext_jwks {
+        builder = builder.dangerous().plaintext_jwks();
     }
     let control_plane = builder.start().await?;
     let ready = json!({

@@ -3,7 +3,7 @@
 //! All documents that mean a workload hold together: their rules are one list. A token of any of them is good, and none at all is, too
 //! (Istio); it is for an `AuthorizationPolicy` to ask for one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_core::config::{JwtProvider, JwtRequirement, JwtRule, JwtRules, RouteMatch};
@@ -11,9 +11,37 @@ use mesh_core::config::{JwtProvider, JwtRequirement, JwtRule, JwtRules, RouteMat
 use super::{Findings, Mesh};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::Documents;
+use crate::jwks::MAX_KEY_SOURCES;
 
 /// Claims that are words with spaces between wherever they are (RFC 8693; Istio).
 const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
+
+/// Whether what is to be fetched may be, and is not too much.
+pub(super) fn check_sources(documents: &Documents, mesh: &Mesh, findings: &mut Findings) {
+    let mut sources = BTreeSet::new();
+    for document in &documents.request_authentications {
+        for fetched in document.spec.rules.iter().filter_map(|rule| rule.fetched.as_ref()) {
+            let uri = fetched.source.uri();
+            let mut refuse = |code, message: String| {
+                findings.say(&document.meta, Severity::Error, code, &fetched.source.place, message);
+            };
+            if !(uri.is_secure() || uri.is_loopback() || mesh.plaintext_jwks) {
+                let message = format!(
+                    "{uri}: keys come over https, or from loopback: whoever changes them on the way signs tokens"
+                );
+                refuse(Code::Refused, message);
+            }
+            sources.insert(&*fetched.source);
+            if sources.len() > MAX_KEY_SOURCES {
+                refuse(
+                    Code::Schema,
+                    format!("keys are fetched from more than {MAX_KEY_SOURCES} sources"),
+                );
+                return;
+            }
+        }
+    }
+}
 
 /// What a workload's requests must show; `None`: no document says anything.
 pub(super) fn of_workload(
@@ -45,7 +73,7 @@ pub(super) fn of_workload(
                 break;
             }
             // In the order of the names, as they come back from a wire that has them in a map.
-            providers.push(provider(format!("origins-{:02}", providers.len()), rule));
+            providers.push(provider(format!("origins-{:02}", providers.len()), &rule.provider));
         }
     }
     rules(providers)

@@ -124,8 +124,10 @@ fn az_9_what_is_not_understood_of_tokens_is_an_error() {
         ("{jwtRule: []}".to_owned(), "unknown field"),
         ("{targetRefs: []}".into(), "not served"),
         (format!("{{jwtRules: [{{{keys}}}]}}"), "issuer is required"),
-        (with("audiences: [a]"), "keys are not fetched"),
-        (with("jwksUri: 'https://issuer.example/keys'"), "keys are not fetched"),
+        (with("audiences: [a]"), "has no keys: write jwks or jwksUri"),
+        (with("jwksUri: issuer.example/keys"), "not a URL"),
+        (with("jwksUri: 'https://a@issuer.example/'"), "has a user"),
+        (with("jwksUri: 'https://a/', timeout: 1m"), "not between 0 and 30 s"),
         (with(&format!("{keys}, jwksUri: 'https://a'")), "exclude each other"),
         (with("jwks: '{}'"), "no list"),
         (with(r#"jwks: '{"keys":[{"kty":"oct","k":"AA"}]}'"#), "secret key"),
@@ -150,6 +152,30 @@ fn az_9_what_is_not_understood_of_tokens_is_an_error() {
             errors.any(|finding| finding.message.contains(expected)),
             "{spec}: {diagnostics:?}"
         );
+    }
+    // What is fetched comes by TLS or from this host, unless somebody says otherwise in code.
+    let found = |uri: &str, mesh: &Mesh| {
+        let (documents, diagnostics) = read(&[("shop", with(&format!("jwksUri: '{uri}'")))]);
+        assert_eq!(diagnostics, []);
+        let mut findings = Findings::default();
+        check_sources(&documents, mesh, &mut findings);
+        findings.0.iter().any(Diagnostic::is_error)
+    };
+    let mesh = Mesh::default();
+    let plaintext = Mesh {
+        plaintext_jwks: true,
+        ..Mesh::default()
+    };
+    assert!(found("http://issuer.example/keys", &mesh) && !found("http://issuer.example/keys", &plaintext));
+    assert!(!found("https://issuer.example/keys", &mesh) && !found("http://127.0.0.1:9/keys", &mesh));
+    let sources: Vec<String> = (0..=MAX_KEY_SOURCES)
+        .map(|number| format!("{{issuer: i, jwksUri: 'https://i/{number}'}}"))
+        .collect();
+    for (number, expected) in [(MAX_KEY_SOURCES, false), (MAX_KEY_SOURCES + 1, true)] {
+        let (documents, _) = read(&[("shop", format!("{{jwtRules: [{}]}}", sources[..number].join(", ")))]);
+        let mut findings = Findings::default();
+        check_sources(&documents, &mesh, &mut findings);
+        assert_eq!(findings.0.iter().any(Diagnostic::is_error), expected, "{number}");
     }
     // As many issuers as a request may be held against.
     let many = vec![format!("{{issuer: i, {keys}}}"); JwtRules::MAX_PROVIDERS + 1];

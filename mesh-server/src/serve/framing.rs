@@ -1,0 +1,227 @@
+//! Where each HTTP/1.1 request of a connection ends, read beside hyper for one question: does a head say it twice?
+//!
+//! A head with both a length and chunks means two things to two readers, which is how a second request is smuggled past one of them. It may
+//! be refused (RFC 9112, 6.3), and whoever sends it over mutual TLS is no old proxy that must be put up with. hyper goes by the chunks and
+//! drops the length before any service could see that there was one; so the bytes are looked at here, as they are read. To know a head from
+//! a body that looks like one, bodies are counted off by the same rules.
+//!
+//! Only heads are judged, and hyper still reads the requests. A head that cannot be followed here counts as one that means two things:
+//! what comes after it could not be told apart.
+
+/// The most of a line that is looked at: a name that counts, and a length with the spaces that anybody would write.
+const MAX_LINE_BYTES: usize = 256;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    at: At,
+    /// What there is of the line that has begun.
+    line: Vec<u8>,
+    head: Head,
+    /// Heads that have ended.
+    heads: u64,
+}
+
+/// Of what the next byte is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    #[default]
+    Head,
+    /// So many bytes are left.
+    Body(u64),
+    ChunkSize,
+    Chunk(u64),
+    /// Of the line end behind a chunk.
+    ChunkEnd,
+    Trailers,
+    /// Nobody knows: a request before was refused.
+    Lost,
+}
+
+/// What a head has said so far.
+#[derive(Debug, Default)]
+struct Head {
+    begun: bool,
+    length: Option<u64>,
+    chunked: bool,
+    /// It says what is not understood here.
+    unclear: bool,
+}
+
+impl Framing {
+    /// Takes what was read next. `Some`: the request of this number, counted from one, says twice where it ends, or not at all.
+    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Option<u64> {
+        while !bytes.is_empty() {
+            match self.at {
+                At::Lost => return None,
+                At::Body(left) => bytes = self.skip(bytes, left, At::Body, At::Head),
+                At::Chunk(left) => bytes = self.skip(bytes, left, At::Chunk, At::ChunkEnd),
+                At::Head | At::ChunkSize | At::ChunkEnd | At::Trailers => {
+                    let end = bytes.iter().position(|byte| *byte == b'\n');
+                    let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+                    let room = MAX_LINE_BYTES - self.line.len();
+                    self.line.extend_from_slice(&line[..line.len().min(room)]);
+                    // The rest of the line is yet to come.
+                    end?;
+                    bytes = &rest[1..];
+                    if let Some(number) = self.end_line() {
+                        return Some(number);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn skip<'b>(&mut self, bytes: &'b [u8], left: u64, at: fn(u64) -> At, then: At) -> &'b [u8] {
+        let skipped = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let left = left - skipped as u64;
+        self.at = if left == 0 { then } else { at(left) };
+        &bytes[skipped..]
+    }
+
+    fn end_line(&mut self) -> Option<u64> {
+        let mut line = std::mem::take(&mut self.line);
+        let text = line.strip_suffix(b"\r").unwrap_or(&line);
+        let unclear = match self.at {
+            At::Head if text.is_empty() => self.end_head(),
+            At::Head => {
+                self.head.line(text);
+                false
+            }
+            At::ChunkSize => match chunk_size(text) {
+                Some(size) => {
+                    self.at = if size == 0 { At::Trailers } else { At::Chunk(size) };
+                    false
+                }
+                // hyper refuses the body, and reads nothing behind it.
+                None => {
+                    self.at = At::Lost;
+                    false
+                }
+            },
+            At::ChunkEnd => {
+                self.at = if text.is_empty() { At::ChunkSize } else { At::Lost };
+                false
+            }
+            At::Trailers => {
+                if text.is_empty() {
+                    self.at = At::Head;
+                }
+                false
+            }
+            At::Body(_) | At::Chunk(_) | At::Lost => false,
+        };
+        line.clear();
+        self.line = line;
+        unclear.then_some(self.heads)
+    }
+
+    /// Whether the head that ends here is unclear.
+    fn end_head(&mut self) -> bool {
+        let head = std::mem::take(&mut self.head);
+        // Empty lines before a request are passed over (RFC 9112, 2.2).
+        if !head.begun {
+            return false;
+        }
+        self.heads += 1;
+        let unclear = head.unclear || (head.chunked && head.length.is_some());
+        self.at = match (unclear, head.chunked, head.length) {
+            (true, ..) => At::Lost,
+            (_, true, _) => At::ChunkSize,
+            (_, _, None | Some(0)) => At::Head,
+            (_, _, Some(length)) => At::Body(length),
+        };
+        unclear
+    }
+}
+
+impl Head {
+    fn line(&mut self, line: &[u8]) {
+        if !self.begun {
+            self.begun = true;
+            return;
+        }
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let (Some(name), Some(value)) = (parts.next(), parts.next()) else {
+            return;
+        };
+        if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.chunked = true;
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            let value = value.trim_ascii();
+            let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+            // Of several that differ, and of what is no number, hyper refuses the request.
+            self.unclear |= length.is_none() && line.len() >= MAX_LINE_BYTES;
+            self.length = length.or(Some(0));
+        }
+    }
+}
+
+/// The size of a chunk, without what may stand behind it.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let text = std::str::from_utf8(&line[..digits]).ok()?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which request is unclear, however the bytes come.
+    #[track_caller]
+    fn check(bytes: &str, expected: Option<u64>) {
+        for step in [1, 2, 7, bytes.len()] {
+            let mut framing = Framing::default();
+            let found = bytes.as_bytes().chunks(step).find_map(|part| framing.take(part));
+            assert_eq!(found, expected, "{bytes:?} by {step}");
+        }
+    }
+
+    #[test]
+    fn fl_9_a_head_that_says_twice_where_it_ends_is_found_wherever_it_stands() {
+        const BOTH: &str = "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
+        const TURNED: &str = "POST / HTTP/1.1\r\ntransfer-encoding:chunked\r\nX: y\r\ncontent-length:3\r\n\r\n";
+        for both in [BOTH, TURNED] {
+            check(both, Some(1));
+            check(&format!("\r\n\r\n{both}"), Some(1));
+            check(&both.replace("\r\n", "\n"), Some(1));
+            check(&format!("GET / HTTP/1.1\r\nhost: a\r\n\r\n{both}"), Some(2));
+            check(
+                &format!("PUT / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello{both}"),
+                Some(2),
+            );
+            let chunked = "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\nt: v\r\n\r\n";
+            check(&format!("{chunked}{chunked}{both}"), Some(3));
+            let spaces = " ".repeat(300);
+            check(&both.replace(": 3", &format!(":{spaces}3")), Some(1));
+        }
+        let spaces = " ".repeat(300);
+        check(
+            &format!("PUT / HTTP/1.1\r\ncontent-length:{spaces}5\r\n\r\nhello"),
+            Some(1),
+        );
+    }
+
+    #[test]
+    fn what_only_looks_like_it_is_none() {
+        let both = "content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n";
+        for head in [
+            format!(
+                "PUT / HTTP/1.1\r\ncontent-length: {}\r\n\r\nx\r\n{both}",
+                both.len() + 3
+            ),
+            format!(
+                "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\nx\r\n{both}\r\n0\r\n\r\n",
+                both.len() + 3
+            ),
+            format!("PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{both}"),
+            "PUT / HTTP/1.1\r\nx-content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+            "PUT / HTTP/1.1\r\ncontent-length: 0\r\n\r\nPUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+                .into(),
+        ] {
+            check(&format!("{head}{head}GET / HTTP/1.1\r\n\r\n"), None);
+        }
+    }
+}
