@@ -18,6 +18,7 @@ pub(super) fn refuse(proto: &Proto) -> Result<(), Fault> {
     }
 }
 
+#[allow(deprecated, reason = "what older control planes write")]
 pub(super) fn note(proto: &Proto, notes: &mut Notes) {
     let unread = [
         ("health_checks", !proto.health_checks.is_empty()),

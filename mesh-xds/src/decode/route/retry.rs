@@ -54,7 +54,7 @@ fn policy(proto: &Proto, profile: Profile, notes: &mut Notes) -> Result<RetryPol
         retries: proto.num_retries.as_ref().map_or(DEFAULT_RETRIES, |count| count.value),
         on: RetryOn::parse(&proto.retry_on),
         statuses: statuses(&proto.retriable_status_codes)?,
-        headers: headers("retriable_headers", &proto.retriable_headers, profile)?.unwrap_or_else(|why| {
+        headers: headers("retriable_headers", &proto.retriable_headers, true, profile)?.unwrap_or_else(|why| {
             notes.add(format_args!("retriable_headers are not applied: {why}"));
             Arc::default()
         }),
