@@ -107,8 +107,8 @@ fn a_host_of_a_port_that_nobody_serves_passes_where_it_may_and_finds_nobody_othe
         let mut mesh = sidecar_mesh(target, passes, Rules::default());
         let mut listeners = istiod::sidecar::listeners(true);
         listeners[0] = istiod::sidecar::catching(cluster);
-        let seen = mesh.hear(ResourceKind::Listener, listeners.iter().map(raw_of).collect());
-        let snapshot = seen.snapshot.unwrap_or_else(|| mesh.seen.snapshot.clone().unwrap());
+        mesh.hear(ResourceKind::Listener, listeners.iter().map(raw_of).collect());
+        let snapshot = mesh.published.clone().unwrap();
         let tree = snapshot.target(target).unwrap().as_ref().unwrap();
         assert_eq!(tree.clusters().map(|name| name.as_str()).collect::<Vec<_>>(), [cluster]);
         let found = snapshot.cluster(&cluster.into()).unwrap().as_ref().unwrap();
