@@ -251,6 +251,42 @@ fn the_limits_that_are_documented_are_those_of_the_code() {
     }
 }
 
+/// Of each bound of the stream to the control plane, at both of its ends, the document says what counts that it was met, or why nothing
+/// does. What is counted is a word of the code.
+#[test]
+fn every_limit_of_the_stream_says_what_counts_it() {
+    let document = read(&root().join("docs/limits.md"));
+    let code: String = sources().into_iter().map(|(_, source)| source).collect();
+    let mut counted = 0;
+    for row in document
+        .lines()
+        .filter(|row| row.starts_with("| ") && row.contains(".rs` |"))
+    {
+        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        let of_stream = ["`mesh-xds/", "`mesh-control/src/serve/"].map(|begins| cells[3].starts_with(begins));
+        if !of_stream.contains(&true) {
+            continue;
+        }
+        let metric = cells.get(4).copied().unwrap_or_default().trim();
+        if let Some(why) = metric.strip_prefix("none: ") {
+            assert!(why.len() > 10, "{row}");
+            continue;
+        }
+        assert!(!metric.is_empty(), "no metric, and no reason for that: {row}");
+        for one in metric.split(", ") {
+            let (event, reason) = one.trim_matches('`').split_once('.').expect(row);
+            for word in [event, reason] {
+                assert!(
+                    code.contains(&format!("\"{word}\"")),
+                    "{word} is counted nowhere: {row}"
+                );
+            }
+            counted += 1;
+        }
+    }
+    assert!(counted > 40, "{counted} metrics");
+}
+
 /// And the other way round: what is named like a bound has its row. The names are those that the code gives to bounds.
 #[test]
 fn the_limits_of_the_code_are_documented() {

@@ -27,10 +27,11 @@ use crate::retry::{RetryLayer, RetryService};
 use crate::rewrite::{RewriteLayer, RewriteService};
 use crate::route::{RouteFuture, RouteLayer, RouteService, heard_of};
 use crate::status::{StatusFuture, StatusLayer, StatusService};
+use crate::telemetry::{TelemetryFuture, TelemetryLayer, TelemetryService};
 use crate::wait::until;
 
 /// The rooms that the application may add to, erased; and around them those that it may not.
-type All<B> = StatusService<RouteService<DeadlineService<Rooms<B>>>>;
+type All<B> = StatusService<RouteService<TelemetryService<DeadlineService<Rooms<B>>>>>;
 
 /// What an application calls: a `tower::Service` that takes HTTP requests to a target of the mesh.
 ///
@@ -167,6 +168,8 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             .layer(StatusLayer)
             // Everything below depends on which route took the call.
             .layer(route.clone())
+            // Above deadline: whatever ends a call below is an end to be counted, and all its tries are one call.
+            .layer(TelemetryLayer::new(&self.target))
             // Above retry: the limit is for all tries together.
             .layer(DeadlineLayer::new(&self.link))
             // Erased once, here: the rooms below are one future in one allocation. Those above have no types of the
@@ -242,7 +245,7 @@ where
 {
     type Response = Response<ResponseBody>;
     type Error = Error;
-    type Future = StatusFuture<RouteFuture<DeadlineFuture<Erased>>>;
+    type Future = StatusFuture<RouteFuture<TelemetryFuture<DeadlineFuture<Erased>>>>;
 
     /// Always ready: the destination is chosen by the request.
     #[inline]

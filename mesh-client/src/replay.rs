@@ -8,19 +8,24 @@
 //! aborted, cannot take a frame away from it.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use mesh_core::report::standard::Messages;
 
+use crate::telemetry::Sending;
 use crate::time::Activity;
 
 /// A request's body with what was sent of it.
 #[derive(Debug)]
 pub(crate) struct Replay<B> {
     state: Mutex<State<B>>,
+    /// What the try that reads has read: bytes, and messages as of gRPC.
+    sent: [AtomicU64; 2],
 }
 
 #[derive(Debug)]
@@ -88,6 +93,7 @@ impl<B> Replay<B> {
         };
         Self {
             state: Mutex::new(state),
+            sent: Default::default(),
         }
     }
 
@@ -108,11 +114,15 @@ impl<B> Replay<B> {
     pub(crate) fn reader(self: &Arc<Self>, activity: Option<Arc<Activity>>) -> Reader<B> {
         let mut state = self.lock();
         state.reader += 1;
+        // It is all sent anew.
+        self.sent.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         Reader {
             number: state.reader,
             at: 0,
             source: Source::Shared(Arc::clone(self)),
             activity,
+            replay: Arc::clone(self),
+            messages: Messages::default(),
         }
     }
 
@@ -128,6 +138,68 @@ pub(crate) struct Reader<B> {
     at: usize,
     source: Source<B>,
     activity: Option<Arc<Activity>>,
+    /// Where what is read is counted.
+    replay: Arc<Replay<B>>,
+    messages: Messages,
+}
+
+impl<B: Send> Sending for Replay<B> {
+    fn sent(&self) -> (u64, u64) {
+        let [bytes, messages] = &self.sent;
+        (bytes.load(Ordering::Relaxed), messages.load(Ordering::Relaxed))
+    }
+}
+
+impl<B> Reader<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self;
+        let taken = match &mut this.source {
+            Source::Own(body) => return Pin::new(body).poll_frame(cx),
+            Source::Lost => return Poll::Pending,
+            Source::Shared(replay) => {
+                let mut state = replay.lock();
+                if state.reader != this.number {
+                    None
+                } else if let Some(kept) = state.kept.get(this.at) {
+                    this.at += 1;
+                    return Poll::Ready(Some(Ok(kept.frame())));
+                } else if state.committed && state.over.is_none() {
+                    state.kept = Vec::new();
+                    state.body.take()
+                } else {
+                    return state.poll_frame(&mut this.at, cx);
+                }
+            }
+        };
+        match taken {
+            Some(mut body) => {
+                let polled = Pin::new(&mut body).poll_frame(cx);
+                this.source = Source::Own(body);
+                polled
+            }
+            None => {
+                this.source = Source::Lost;
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Tells of what was read. Some who read ask no more once the body says that it is at its end; trailers are the end.
+    fn tell(&self, read: Option<&Result<Frame<Bytes>, B::Error>>) {
+        let Some(activity) = &self.activity else { return };
+        activity.touch();
+        let ends = match read {
+            None => true,
+            Some(Ok(frame)) => frame.is_trailers() || self.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if ends {
+            activity.end();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -147,20 +219,17 @@ where
 
     /// The next frame; what is kept first. Pending for ever once another try reads.
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let polled = self.read(cx);
-        if let (Poll::Ready(next), Some(activity)) = (&polled, &self.activity) {
-            activity.touch();
-            // Some who read ask no more once the body says that it is at its end; trailers are the end.
-            let ends = match next {
-                None => true,
-                Some(Ok(frame)) => frame.is_trailers() || self.is_end_stream(),
-                Some(Err(_)) => false,
-            };
-            if ends {
-                activity.end();
-            }
+        let polled = ready!(self.poll_next(cx));
+        if let Some(Ok(frame)) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            let ended = self.messages.take(data);
+            let [bytes, messages] = &self.replay.sent;
+            bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            messages.fetch_add(ended, Ordering::Relaxed);
         }
-        polled
+        self.tell(polled.as_ref());
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -176,43 +245,6 @@ where
             Source::Own(body) => body.size_hint(),
             Source::Shared(replay) => replay.lock().size_hint(self.at),
             Source::Lost => SizeHint::new(),
-        }
-    }
-}
-
-impl<B> Reader<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let taken = match &mut self.source {
-            Source::Own(body) => return Pin::new(body).poll_frame(cx),
-            Source::Lost => return Poll::Pending,
-            Source::Shared(replay) => {
-                let mut state = replay.lock();
-                if state.reader != self.number {
-                    None
-                } else if let Some(kept) = state.kept.get(self.at) {
-                    self.at += 1;
-                    return Poll::Ready(Some(Ok(kept.frame())));
-                } else if state.committed && state.over.is_none() {
-                    state.kept = Vec::new();
-                    state.body.take()
-                } else {
-                    return state.poll_frame(&mut self.at, cx);
-                }
-            }
-        };
-        match taken {
-            Some(mut body) => {
-                let polled = Pin::new(&mut body).poll_frame(cx);
-                self.source = Source::Own(body);
-                polled
-            }
-            None => {
-                self.source = Source::Lost;
-                Poll::Pending
-            }
         }
     }
 }

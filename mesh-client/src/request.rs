@@ -50,6 +50,8 @@ pub(crate) struct Call {
     pub(crate) hash: Option<u64>,
     /// Which host its session is with, as the caller says.
     pub(crate) held: Option<Arc<Held>>,
+    /// It is a call of gRPC.
+    pub(crate) grpc: bool,
 }
 
 impl Call {
@@ -62,6 +64,7 @@ impl Call {
             time: CallTime::default(),
             hash: None,
             held: None,
+            grpc: false,
         }
     }
 
@@ -127,6 +130,16 @@ impl<B> Routed<B> {
         if let (Peeked::Whole(_), Some(activity)) = (&self.peeked, &self.call.time.activity) {
             activity.end();
         }
+    }
+
+    /// The live cluster that was chosen.
+    pub(crate) fn cluster_handle(&self) -> &Arc<ClusterHandle> {
+        &self.call.cluster
+    }
+
+    /// Whether it is a call of gRPC.
+    pub(crate) fn speaks_grpc(&mut self, grpc: bool) {
+        self.call.grpc = grpc;
     }
 
     /// How long the call waited for its target's first configuration. It counts against the call's time.

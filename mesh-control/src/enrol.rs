@@ -95,8 +95,8 @@ impl Enrolment {
         &self.server
     }
 
-    /// The root certificate of the mesh, in PEM.
-    pub fn root_pem(&self) -> &str {
+    /// The root certificate of the mesh, in PEM; both of them while it is being replaced.
+    pub fn root_pem(&self) -> String {
         self.authority.root_pem()
     }
 
@@ -147,9 +147,9 @@ impl Enrolment {
         let (server, roots) = (self.server(), self.root_pem());
         let domain = self.authority.trust_domain().as_str();
         Bootstrap::builder(node(namespace, service_account))
-            .tls(server, roots)
+            .tls(server, &roots)
             .server_listener_template(crate::SERVER_LISTENERS)
-            .mesh_ca(server, roots, domain, namespace, service_account, token.expose())
+            .mesh_ca(server, &roots, domain, namespace, service_account, token.expose())
             .build()
             .map_err(|error| Kind::Bootstrap(error).into())
     }

@@ -32,6 +32,7 @@ pub mod istio;
 mod jwks;
 mod publish;
 pub mod roster;
+mod rotation;
 mod serve;
 mod source;
 #[cfg(test)]
@@ -39,13 +40,17 @@ mod tests;
 pub mod translate;
 
 pub use ca::{
-    CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME, MIN_LEAF_LIFETIME,
-    ReviewRefusal, ServiceAccountTokens,
+    Acknowledged, CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME,
+    MIN_LEAF_LIFETIME, ReviewRefusal, RotationPhase, RotationRefusal, RotationStatus, RotationStep,
+    ServiceAccountTokens,
 };
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, Dangerous, StartError};
 pub use enrol::{EnrolError, Enrolment, noted_plaintext};
 pub use jwks::{JwksConnector, JwksSource, JwksUri};
 pub use publish::{Status, check};
+pub use rotation::RootRotation;
+#[cfg(unix)]
+pub use rotation::rotate_root;
 pub use source::{MAX_FILES, Reading};
 
 /// How the listener of a server is called, `%s` for the address that it listens on (gRFC A36; the name that gRPC's documents give

@@ -272,11 +272,11 @@ async fn the_plaintext_port_binds_nothing_but_loopback() {
 /// A client of the control plane's TLS port that gets its identity from `ca`, or has none.
 fn client_with_identity_of(control_plane: &ControlPlane, ca: Option<&ControlPlane>, node: Node) -> XdsClient {
     let enrolment = control_plane.enrolment();
-    let mut builder = Bootstrap::builder(node).tls(enrolment.server(), enrolment.root_pem());
+    let mut builder = Bootstrap::builder(node).tls(enrolment.server(), &enrolment.root_pem());
     if let Some(ca) = ca.map(ControlPlane::enrolment) {
         let token = ca.issue_token("default", "checkout", Lifetime::default()).unwrap();
         let (server, roots) = (ca.server(), ca.root_pem());
-        builder = builder.mesh_ca(server, roots, "cluster.local", "default", "checkout", token.expose());
+        builder = builder.mesh_ca(server, &roots, "cluster.local", "default", "checkout", token.expose());
     }
     XdsClient::start(builder.build().unwrap()).unwrap()
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decode::Guarding;
 use mesh_core::config::{
     CallFilter, Cluster, ClusterName, DropOverload, Endpoint, FilterKind, Inbound, Localities, Locality, Metadata,
     RouteTree, TimeLimits, Weight,
@@ -94,8 +95,28 @@ pub(crate) enum Listener {
     Inbound(Arc<Inbound>),
     /// Where a sidecar sends what no other listener is for (Istio `virtualOutbound`: to `PassthroughCluster`, or to `BlackHoleCluster`).
     CatchAll(ClusterName),
+    /// The same, where the routes of a chain are a resource of their own.
+    Routed(Arc<Routed>),
     /// A good listener that means nothing in this process, and why.
     Other(Box<str>),
+}
+
+/// A server's listener that does not hold all of its routes (gRFC A36).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Routed {
+    /// What is known by it alone: by a chain whose routes are elsewhere nobody is served.
+    pub(crate) inbound: Arc<Inbound>,
+    pub(crate) elsewhere: Vec<RoutedElsewhere>,
+}
+
+/// A chain whose routes are elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RoutedElsewhere {
+    /// Its place among the chains; `None`: the default one.
+    pub(crate) chain: Option<usize>,
+    /// The name of its route configuration.
+    pub(crate) routes: Arc<str>,
+    pub(crate) guarding: Guarding,
 }
 
 /// Where an HTTP listener's routes are, and which of its filters are resources of their own.

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use examples::load::{Client, Tally};
 use examples::proto::payment_client::PaymentClient;
 use mesh_client::Channel;
+use mesh_control::{MIN_LEAF_LIFETIME, RotationPhase, RotationStep, rotate_root};
 use mesh_core::Link;
 use mesh_core::config::ExpectedPeers;
 use mesh_core::identity::tls;
@@ -300,4 +301,91 @@ async fn id_1_leaves_rotate_under_load() {
     );
     assert_eq!(counts.failed, 0, "{:?}", counts.errors);
     assert!(rig.handled() >= counts.ok);
+}
+
+/// How often the load calls: it lasts for as long as certificates do.
+const PACE: Duration = Duration::from_millis(10);
+/// Certificates live for a minute and are renewed at half of that.
+const PHASE: Duration = Duration::from_secs(150);
+
+/// The CA's own root is replaced while calls are made, as `meshctl` does it: no phase is left before every member has acknowledged it, and
+/// no call fails.
+#[tokio::test]
+async fn id_2_the_cas_own_root_is_replaced_under_load() {
+    let state = TempDir::new().unwrap();
+    let ((first, v1), (second, v2)) = (listener().await, listener().await);
+    let documents = [("workloads.yaml", workloads(v1, v2)), ("routes.yaml", routes(50, 50))];
+    let documents = documents.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let mesh = Mesh::start_with(&documents, |builder| {
+        builder.state(state.path()).leaf_lifetime(MIN_LEAF_LIFETIME)
+    })
+    .await;
+    let ((one, _first), (two, _second)) = (mesh.serve(first, "v1").await, mesh.serve(second, "v2").await);
+    let (mut client, caller) = mesh.checkout(TARGET).await;
+    let calls = Arc::new(Tally::default());
+    let counted = Arc::clone(&calls);
+    let load = tokio::spawn(async move {
+        loop {
+            counted.call(&mut client).await;
+            tokio::time::sleep(PACE).await;
+        }
+    });
+    let ask = async |step, force| {
+        let state = state.path().to_owned();
+        let asked = tokio::task::spawn_blocking(move || rotate_root(&state, step, force));
+        asked.await.unwrap().map_err(|refused| refused.to_string())
+    };
+    let acknowledged = async || {
+        let told = async {
+            loop {
+                let status = ask(None, false).await.unwrap();
+                if status.counts.connected >= 3 && status.counts.acknowledged == status.counts.connected {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(PHASE, told)
+            .await
+            .expect("every member acknowledges the phase")
+    };
+    let before = caller.link().identity().load_full();
+    assert_eq!(ask(None, false).await.unwrap().phase, RotationPhase::Stable);
+    let begun = ask(Some(RotationStep::Begin), false).await.unwrap();
+    let [old, new] = &begun.roots[..] else {
+        panic!("{begun:?}")
+    };
+    let refused = ask(Some(RotationStep::Switch), false).await.unwrap_err();
+    assert!(refused.contains("have not acknowledged"), "{refused}");
+    assert_eq!(acknowledged().await.phase, RotationPhase::Announced);
+    let switched = ask(Some(RotationStep::Switch), false).await.unwrap();
+    assert_eq!(switched.roots, [new.clone(), old.clone()]);
+    let refused = ask(Some(RotationStep::Finish), false).await.unwrap_err();
+    assert!(refused.contains("have not acknowledged"), "{refused}");
+    acknowledged().await;
+    // Somebody who is not connected may have a certificate of the old root for a day: that is what the force is for here.
+    let refused = ask(Some(RotationStep::Finish), false).await.unwrap_err();
+    assert!(refused.contains("may be valid until"), "{refused}");
+    let finished = ask(Some(RotationStep::Finish), true).await.unwrap();
+    assert_eq!(
+        (finished.phase, &finished.roots[..]),
+        (RotationPhase::Stable, &[new.clone()][..])
+    );
+    // A member that joins by the new root alone, and calls go on.
+    let (mut late, _late) = mesh.checkout(TARGET).await;
+    soon("a call", late.charge(examples::proto::ChargeRequest::default()))
+        .await
+        .unwrap();
+    let after = caller.link().identity().load_full();
+    let leaf = |standing: &mesh_core::link::Standing| standing.as_ref().unwrap().svid().chain()[0].clone();
+    assert_ne!(leaf(&before), leaf(&after));
+    load.abort();
+    drop(load.await);
+    let counts = calls.counts();
+    assert_eq!(counts.failed, 0, "{:?}", counts.errors);
+    assert!(
+        one.handled() > 0 && two.handled() > 0 && counts.ok > 1_000,
+        "{}",
+        counts.ok
+    );
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use mesh_client::Channel;
 use mesh_core::Link;
 use mesh_core::config::{Cluster, ClusterName, Endpoint, Route, RouteTree, Snapshot, Split, TlsMode, Version, Weight};
-use mesh_xds::measuring::{self, Client};
+use mesh_xds::measuring::{self, Client, Scale};
 use serde_json::{Value, json};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::sync::Notify;
@@ -110,18 +110,23 @@ async fn measure(shape: &Shape) -> Result<(Value, Vec<String>), Failure> {
     let mut client = Client::new(TARGET);
     let everything = Region::new(ALLOCATOR);
 
-    let mut decode = Cost::default();
-    let mut assemble = Cost::default();
+    let (mut decode, mut assemble, mut weigh) = (Cost::default(), Cost::default(), Cost::default());
     for message in [&mesh.listener, &mesh.routes, &mesh.clusters, &mesh.endpoints] {
+        let scale = Scale::of(message).ok_or("no message")?;
+        weigh += Cost::of(|| good(scale.weigh()))?;
         decode += Cost::of(|| good(client.decode(message)))?;
         assemble += Cost::of(|| {
             client.assemble();
             Ok(())
         })?;
     }
+    // The reader weighs what it reads, but for the message as a whole, which the stream has weighed by then.
+    let weigh_share = weigh.time.as_secs_f64() / decode.time.as_secs_f64();
     let heap = everything.change();
     let kept = (heap.bytes_allocated as f64 - heap.bytes_deallocated as f64) / total;
     decode.tell("first decode", total);
+    weigh.tell("of that, and before it: weighing", total);
+    println!("  {:<34} {:10.1} % of decoding", "weighing", weigh_share * 100.0);
     assemble.tell("first assembly", total);
     println!("  {:<34} {kept:10.1} bytes of heap per endpoint", "kept");
 
@@ -172,7 +177,7 @@ async fn measure(shape: &Shape) -> Result<(Value, Vec<String>), Failure> {
     gate(kept > shape.bytes_per_endpoint, format!("{kept:.0} bytes per endpoint"));
     let report = json!({
         "shape": shape.name,
-        "decode": decode.json(), "assemble": assemble.json(), "kept_bytes_per_endpoint": kept.round(),
+        "decode": decode.json(), "weigh_share": weigh_share, "assemble": assemble.json(), "kept_bytes_per_endpoint": kept.round(),
         "changed": { "decode": changed_decode.json(), "assemble": changed.json(), "applied_ms": millis(applied) },
         "limit_ms": millis(limit), "within_limit": changed.time <= limit,
     });

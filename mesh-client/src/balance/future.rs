@@ -215,7 +215,7 @@ where
         self.take_place(by, leaf.map(|(handle, _)| handle), request, || {
             let place = leaf.map_or(index, |(_, place)| place);
             let counted = by.counting.begin(place, request.headers());
-            (Arc::clone(&set.hosts[index]), counted)
+            ((Arc::clone(&set.hosts[index]), place as u32), counted)
         })?;
         if let Some(request) = unsent {
             by_endpoint(
@@ -236,7 +236,7 @@ where
         set: &HostSet,
         leaf: Option<&Arc<ClusterHandle>>,
         request: &Request<Attempt<B>>,
-        host: impl FnOnce() -> (Arc<Host>, Option<Counted>),
+        host: impl FnOnce() -> ((Arc<Host>, u32), Option<Counted>),
     ) -> Result<(), Error> {
         let call = &request.body().call;
         let priority = call.route.priority;
@@ -339,9 +339,12 @@ where
                     pump: sent.pump,
                 })
             }
-            Permit::Http1(connection) => send_http1(unsent, connection, &to)
-                .map(State::Exchanging)
-                .map_err(Unsent::Failed),
+            Permit::Http1(connection) => {
+                outcome.meets(connection.party());
+                send_http1(unsent, connection, &to)
+                    .map(State::Exchanging)
+                    .map_err(Unsent::Failed)
+            }
         };
         match sent {
             Ok(state) => Ok(state),

@@ -26,6 +26,7 @@ use crate::alarm::Alarms;
 use crate::connect::{Http1Answer, StreamError};
 use crate::error::Error;
 use crate::reuse::{Kept, Reuse, Reused};
+use crate::telemetry::{Counting, Sent};
 
 pub(crate) use deadline::{Deadline, Idle};
 pub(crate) use outcome::Outcome;
@@ -66,6 +67,10 @@ struct Live {
     outcome: Option<Outcome>,
     pump: Option<Pump>,
     deadline: Option<Deadline>,
+    /// What was sent for it.
+    sent: Sent,
+    /// Counts the call.
+    counting: Option<Counting>,
 }
 
 impl Reuse for Live {
@@ -82,6 +87,8 @@ impl Reuse for Live {
         self.pump = None;
         self.deadline = None;
         self.outcome = None;
+        self.sent = Sent::Unknown;
+        self.counting = None;
     }
 }
 
@@ -126,6 +133,40 @@ impl ResponseBody {
             body.source = Source::Own(bytes);
         }
         body
+    }
+
+    /// What was sent of the request that it answers.
+    #[inline]
+    pub(crate) fn answers(&mut self, sent: Sent) {
+        if let Source::Live(live) = &mut self.source {
+            live.sent = sent;
+        }
+    }
+
+    /// The try that was answered.
+    #[inline]
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        match &self.source {
+            Source::Live(live) => live.outcome.as_ref(),
+            Source::Nothing | Source::Own(_) => None,
+        }
+    }
+
+    /// From here on the call is counted here, when it ends.
+    #[inline]
+    pub(crate) fn counted_by(&mut self, mut counting: Counting) {
+        match &mut self.source {
+            Source::Live(live) => {
+                counting.sent(std::mem::take(&mut live.sent));
+                if self.headers_only {
+                    counting.ended();
+                } else {
+                    live.counting = Some(counting);
+                }
+            }
+            Source::Own(own) => counting.ended_with(own.len()),
+            Source::Nothing => counting.ended(),
+        }
     }
 
     /// From here on the call's limits are kept here; `until` is when it is over as a whole.
@@ -188,6 +229,9 @@ impl ResponseBody {
         let Source::Live(mut live) = std::mem::take(&mut self.source) else {
             return;
         };
+        if let Some(mut counting) = live.counting.take() {
+            counting.ended();
+        }
         if !self.grpc
             && let Some(pump) = live.pump.take()
         {
@@ -200,10 +244,13 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, error: Error) -> Option<Result<Frame<Bytes>, Error>> {
-        if let Source::Live(live) = &mut self.source
-            && let Some(outcome) = &mut live.outcome
-        {
-            outcome.broke_off(&error);
+        if let Source::Live(live) = &mut self.source {
+            if let Some(outcome) = &mut live.outcome {
+                outcome.broke_off(&error);
+            }
+            if let Some(mut counting) = live.counting.take() {
+                counting.broke_off(&error);
+            }
         }
         self.source = Source::Nothing;
         Some(if self.grpc {
@@ -240,6 +287,9 @@ impl Live {
                         Some(trailers) => outcome.saw_trailers(trailers),
                         None => outcome.heard(),
                     }
+                }
+                if let Some(counting) = &mut self.counting {
+                    counting.received(frame);
                 }
             }
             None => {

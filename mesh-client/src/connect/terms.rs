@@ -3,6 +3,9 @@
 //! Who the peer is was asked once, when the connection was made. So it must not outlive what was shown then: it takes its
 //! last call when the first of the two certificates expires, whatever age it may otherwise reach. Wall time can jump where
 //! monotonic time does not (a laptop that slept), so it is read anew each time.
+//!
+//! It is left before that, at nine tenths of the time that there was when it was made: by then both ends have had newer certificates for
+//! long, calls go to a connection that was made under those, and what is still in flight has the last tenth to end by itself.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -17,6 +20,11 @@ use tokio::time::Instant;
 /// How long calls in flight may go on when what their connection was agreed under holds no more: after it they are cut off. Those on a
 /// connection that merely takes no more, for its age or because the peer says so, go on to their own end.
 pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// At which part of the time that its certificates had left a connection is replaced, in percent: drawn from between these, so that those
+/// made together are not replaced together.
+const REPLACED_AT_PERCENT: [u64; 2] = [88, 92];
+/// Nobody is replaced for the last seconds of a certificate: there is no newer one then.
+const TOO_LATE: Duration = Duration::from_secs(10);
 /// How long an HTTP/2 connection is kept without a call when nothing is said (Envoy's and Istio's default).
 const IDLE_HTTP2: Duration = Duration::from_secs(3600);
 /// The same over HTTP/1.1, where a server that closes a quiet connection races with the next request on it: less than the 60 s
@@ -30,6 +38,8 @@ const AGE_JITTER_PERCENT: u32 = 10;
 pub(super) struct Terms {
     wall_clock: Arc<dyn TimeProvider>,
     not_after: Option<UnixTime>,
+    /// From when on another one is used.
+    replaced_at: Option<UnixTime>,
     aged_at: Option<Instant>,
     idle: Option<Duration>,
     pub(super) max_requests: Option<NonZeroU32>,
@@ -54,9 +64,17 @@ impl Terms {
             None if http2 => Some(IDLE_HTTP2),
             None => Some(IDLE_HTTP1),
         };
+        let replaced_at = not_after.zip(wall_clock.current_time()).and_then(|(end, now)| {
+            let [least, most] = REPLACED_AT_PERCENT;
+            let left = Duration::from_secs(end.as_secs().checked_sub(now.as_secs())?);
+            let percent = least + entropy.draw().below(most - least + 1);
+            let replaced = Duration::from_secs(now.as_secs() + left.as_secs() * percent / 100);
+            (left > TOO_LATE).then(|| UnixTime::since_unix_epoch(replaced))
+        });
         Self {
             wall_clock,
             not_after,
+            replaced_at,
             aged_at: settings
                 .max_age
                 .map(jittered)
@@ -69,16 +87,19 @@ impl Terms {
     /// How long it may still take calls, for all that can be said now; `None`: for ever.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let of_age = self.aged_at.map(|at| at.saturating_duration_since(now));
-        of_age.into_iter().chain(self.certified_left()).min()
+        let replaced = self.replaced_at.map(|at| self.until(at));
+        of_age.into_iter().chain(replaced).chain(self.certified_left()).min()
     }
 
     /// How long both certificates still hold, for all that can be said now; `None`: for ever, since there are none.
     pub(super) fn certified_left(&self) -> Option<Duration> {
-        self.not_after.map(|end| {
-            // A clock that cannot tell the time makes everything look expired: nothing is trusted then.
-            let now = self.wall_clock.current_time().map_or(u64::MAX, |now| now.as_secs());
-            Duration::from_secs(end.as_secs().saturating_sub(now))
-        })
+        self.not_after.map(|end| self.until(end))
+    }
+
+    fn until(&self, moment: UnixTime) -> Duration {
+        // A clock that cannot tell the time makes everything look expired: nothing is trusted then.
+        let now = self.wall_clock.current_time().map_or(u64::MAX, |now| now.as_secs());
+        Duration::from_secs(moment.as_secs().saturating_sub(now))
     }
 
     /// Whether one of the certificates that it was agreed under has expired.

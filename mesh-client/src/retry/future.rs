@@ -103,7 +103,7 @@ where
 impl<S, B> Future for RetryFuture<S, B>
 where
     S: Service<Request<Attempt<B>>, Response = Response<ResponseBody>, Error = Error>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
 {
     type Output = Result<Response<ResponseBody>, Error>;
 
@@ -121,6 +121,7 @@ where
                     *this.place = None;
                     let kept = this.kept.as_mut().expect("kept since the first try");
                     let Some(place) = kept.judge(&mut answer, this.shared) else {
+                        kept.tell_sent(&mut answer);
                         return Poll::Ready(answer);
                     };
                     let sleep = Box::pin(tokio::time::sleep(place.pause()));
@@ -138,7 +139,9 @@ where
                 }
                 StateProjection::Racing { race } => {
                     let kept = this.kept.as_mut().expect("kept since the first try");
-                    return race.poll(cx, this.inner, kept, this.shared);
+                    let mut answer = ready!(race.poll(cx, this.inner, kept, this.shared));
+                    kept.tell_sent(&mut answer);
+                    return Poll::Ready(answer);
                 }
             }
         }

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::flags::{ResponseFlags, RetriesEnd};
 use crate::request::{Attempt, Call, Payload, Tried, Visited};
 use crate::reuse::{self, Reuse, Reused};
+use crate::telemetry::Sent;
 
 /// gRFC A6: how often this call was tried before.
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
@@ -115,6 +116,19 @@ impl Drop for Place {
         }
         if self.again.paid && !self.begun {
             self.cluster.budget().refund();
+        }
+    }
+}
+
+impl<B: Send + 'static> Kept<B> {
+    /// What was sent of the request, for whoever counts calls.
+    #[inline]
+    pub(super) fn tell_sent(&self, answer: &mut Answer) {
+        if let Ok(response) = answer {
+            response.body_mut().answers(match &self.payload {
+                Payload::Whole(bytes) => Sent::whole(bytes, self.aside.call().grpc),
+                Payload::Streaming(replay) => Sent::Streaming(Arc::clone(replay) as _),
+            });
         }
     }
 }

@@ -217,6 +217,15 @@ async fn every_failure_has_its_flags_and_statuses() {
         assert_eq!(error.is_timeout(), case.status == 504, "{}", case.name);
         let (code, message) = grpc_status(call(&channel, grpc()).await.unwrap()).await;
         assert_eq!(code, case.grpc, "{}: {message}", case.name);
+        // And both are counted as what they were, with flags in Envoy's order.
+        let mut flags: Vec<&str> = case.flags.split(',').collect();
+        flags.sort_by_key(|flag| *flag == "URX");
+        let flags = flags.join(",");
+        let counted = [
+            format!("grpc 200 {} {flags}", case.grpc),
+            format!("http {}  {flags}", case.status),
+        ];
+        assert_eq!(super::telemetry::ends(&link), counted, "{}", case.name);
     }
 }
 

@@ -5,11 +5,12 @@
 //! never longer than the root. Serials are random and never derived from the key.
 
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use mesh_core::identity::verify::Leaf;
 use mesh_core::identity::{Identity, SpiffeId, Svid, TrustBundle, TrustDomain};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
@@ -24,7 +25,7 @@ use super::common::{BACKDATED, date, hex, random_serial};
 use super::error::Kind;
 use super::keys::Keys;
 use super::review::Reviewer;
-use super::root::Root;
+use super::rotation::{Acknowledged, Roots, RotationPhase, RotationRefusal, RotationStatus, RotationStep};
 use super::token::{JoinToken, Lifetime, TokenStore};
 use super::{CaError, csr};
 
@@ -38,7 +39,9 @@ pub const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(60);
 
 /// The authority of one trust domain. There is no `Debug` that shows the key.
 pub(crate) struct Authority {
-    root: Root,
+    /// Replaced as one when a root is.
+    roots: RwLock<Arc<Roots>>,
+    state: Option<PathBuf>,
     domain: TrustDomain,
     clock: Arc<dyn TimeProvider>,
     lifetime: Duration,
@@ -56,6 +59,8 @@ pub(crate) struct Authority {
 pub(super) struct Issued {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) pem: String,
+    /// The roots that whoever gets it is told of.
+    pub(super) roots: String,
     pub(super) serial: String,
     pub(super) key_hash: String,
     pub(super) not_after: u64,
@@ -70,20 +75,21 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<Self, CaError> {
         let now = clock.current_time().ok_or(Kind::Clock)?;
-        let (root, tokens, audit) = match state {
+        let (roots, tokens, audit) = match state {
             Some(directory) => (
-                Root::open(directory, &domain, now)?,
+                Roots::open(directory, &domain, now)?,
                 TokenStore::open(directory)?,
                 AuditLog::open(directory)?,
             ),
             None => (
-                Root::create(&domain, now)?,
+                Roots::create(&domain, now)?,
                 TokenStore::in_memory(),
                 AuditLog::default(),
             ),
         };
         Ok(Self {
-            root,
+            roots: RwLock::new(Arc::new(roots)),
+            state: state.map(Path::to_owned),
             domain,
             clock,
             lifetime: lifetime.clamp(MIN_LEAF_LIFETIME, MAX_LEAF_LIFETIME),
@@ -122,9 +128,42 @@ impl Authority {
         &self.domain
     }
 
-    /// The root certificate, which everybody may know.
-    pub(crate) fn root_pem(&self) -> &str {
-        &self.root.pem
+    /// The certificates of the root that signs and, while it is replaced, of the other; everybody may know them.
+    pub(crate) fn root_pem(&self) -> String {
+        self.roots().all().map(|root| &*root.pem).collect()
+    }
+
+    pub(super) fn roots(&self) -> Arc<Roots> {
+        Arc::clone(&self.roots.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// When the phase of a rotation began that workloads have to hear of; `None`: there is nothing to hear of.
+    pub(crate) fn rotating_since(&self) -> Option<u64> {
+        let roots = self.roots();
+        (roots.phase() != RotationPhase::Stable).then(|| roots.since())
+    }
+
+    /// When the phase of a rotation began; 0: there never was one.
+    pub(crate) fn phase_since(&self) -> u64 {
+        self.roots().since()
+    }
+
+    /// How the replacement of the root stands.
+    pub(crate) fn rotation(&self, counts: Acknowledged) -> RotationStatus {
+        self.roots().status(counts)
+    }
+
+    /// Takes a step of it. The control plane shows a certificate by the new state from the next connection on.
+    pub(crate) fn rotate(&self, step: RotationStep, counts: &Acknowledged, force: bool) -> Result<(), RotationRefusal> {
+        let now = self.now().map_err(|error| RotationRefusal::Ca(error.to_string()))?;
+        let mut roots = self.roots.write().unwrap_or_else(PoisonError::into_inner);
+        let place = (self.state.as_deref(), &self.domain, now);
+        *roots = Arc::new(roots.after(step, counts, force, place)?);
+        let phase = roots.phase();
+        drop(roots);
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        tracing::warn!(target: "audit", event = "root_rotation", step = ?step, force, phase = phase.as_str(), "the root is being replaced");
+        Ok(())
     }
 
     pub(super) fn now(&self) -> Result<UnixTime, CaError> {
@@ -139,7 +178,12 @@ impl Authority {
     /// Signs a workload's key. `requested` is what the workload asked for; zero is "you choose".
     pub(super) fn sign(&self, id: &SpiffeId, key: &impl PublicKeyData, requested: Duration) -> Result<Issued, CaError> {
         let lifetime = if requested.is_zero() { self.lifetime } else { requested };
-        self.leaf(id, key, lifetime, &[])
+        // The time before the roots: a certificate is younger than a phase only where its owner is told what that says.
+        let now = self.now()?.as_secs();
+        let roots = self.roots();
+        let mut issued = self.leaf_of((&roots, now), id, key, lifetime, &[])?;
+        issued.roots = roots.all().map(|root| &*root.pem).collect();
+        Ok(issued)
     }
 
     /// Whom the control plane is to its callers. Made anew at half its life, and at most as often as it is asked for.
@@ -165,30 +209,35 @@ impl Authority {
         let id = SpiffeId::parse(&format!("spiffe://{}/ns/istio-system/sa/istiod", self.domain))
             .expect("a trust domain with this path is a SPIFFE id");
         let mut key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Kind::Sign)?;
-        let issued = self.leaf(&id, &key, self.lifetime, &self.names);
+        let (now, roots) = (self.now()?.as_secs(), self.roots());
+        let issued = self.leaf_of((&roots, now), &id, &key, self.lifetime, &self.names);
         let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         key.zeroize();
         let issued = issued?;
-        let svid =
-            Svid::new(vec![issued.certificate], private).expect("the leaf follows the profile, with its own key");
-        let roots = vec![self.root.certificate.clone()];
-        let bundle = TrustBundle::new(self.domain.clone(), roots).expect("the root was parsed when it was opened");
+        let svid = Svid::new(
+            [issued.certificate].into_iter().chain(roots.vouched.clone()).collect(),
+            private,
+        )
+        .expect("the leaf follows the profile, with its own key");
+        let known = roots.all().map(|root| root.certificate.clone()).collect();
+        let bundle = TrustBundle::new(self.domain.clone(), known).expect("the roots were parsed when they were opened");
         Ok(Identity::new(svid, bundle))
     }
 
-    fn leaf(
+    fn leaf_of(
         &self,
+        (roots, now): (&Roots, u64),
         id: &SpiffeId,
         key: &impl PublicKeyData,
         lifetime: Duration,
         names: &[SanType],
     ) -> Result<Issued, CaError> {
-        let now = self.now()?.as_secs();
+        let root = &roots.signing;
         // A clock that is before the root was made is as wrong as one that is after its end.
-        if !(self.root.not_before..self.root.not_after).contains(&now) {
+        if !(root.not_before..root.not_after).contains(&now) {
             return Err(Kind::Expired.into());
         }
-        let not_after = (now + lifetime.as_secs()).min(self.root.not_after);
+        let not_after = (now + lifetime.as_secs()).min(root.not_after);
         let serial = random_serial()?;
         let mut params = CertificateParams::default();
         params.not_before = date(now.saturating_sub(BACKDATED.as_secs()))?;
@@ -201,9 +250,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(key, &self.root.issuer).map_err(Kind::Sign)?;
+        let certificate = params.signed_by(key, &root.issuer).map_err(Kind::Sign)?;
         Ok(Issued {
             pem: certificate.pem(),
+            roots: String::new(),
             certificate: certificate.der().clone(),
             serial: hex(&serial.to_bytes()),
             key_hash: Self::key_hash(key),
@@ -225,6 +275,11 @@ impl Authority {
     pub(super) fn key_hash(key: &impl PublicKeyData) -> String {
         hex(digest::digest(&digest::SHA256, &key.subject_public_key_info()).as_ref())
     }
+}
+
+/// When this CA issued a leaf of its own, in seconds since 1970.
+pub(crate) fn issued_at(leaf: &Leaf) -> u64 {
+    leaf.not_before().as_secs() + BACKDATED.as_secs()
 }
 
 impl std::fmt::Debug for Authority {

@@ -21,6 +21,7 @@ mod proto;
 mod records;
 mod review;
 mod root;
+mod rotation;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -29,9 +30,10 @@ mod token;
 pub use error::CaError;
 pub use issue::{DEFAULT_LEAF_LIFETIME, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
 pub use review::{ReviewRefusal, ServiceAccountTokens};
+pub use rotation::{Acknowledged, RotationPhase, RotationRefusal, RotationStatus, RotationStep};
 pub use token::{JoinToken, Lifetime, MAX_SINGLE_USE_LIFETIME};
 
 pub(crate) use files::write as write_file;
-pub(crate) use issue::Authority;
+pub(crate) use issue::{Authority, issued_at};
 pub(crate) use review::Reviewer;
 pub(crate) use service::CertificateService;

@@ -1,4 +1,5 @@
-//! The root: one self-signed P-256 key for the trust domain, in memory or in a state directory.
+//! A root: a self-signed P-256 key for the trust domain, in memory or in a file of the state directory. There is one, and while it is being
+//! replaced by another there are two (`rotation`).
 //!
 //! The certificate follows the X509-SVID profile of a signer: a CA of path length 0 that may sign certificates and lists, and
 //! whose name is the trust domain's SPIFFE id without a path. It carries no name constraints: webpki does not apply URI
@@ -23,8 +24,8 @@ use super::{CaError, files};
 /// Ten years, as Istio's own self-signed root.
 const LIFETIME_SECONDS: u64 = 10 * 365 * 24 * 3600;
 
-/// The file in a state directory: the key and the certificate together, so that they can never be of two roots.
-const FILE: &str = "root.pem";
+/// The file of a state directory's first root: the key and the certificate together, so that they can never be of two roots.
+pub(super) const FILE: &str = "root.pem";
 
 /// The private key of the mesh and its certificate. There is no `Debug` and no way to read the key.
 pub(super) struct Root {
@@ -44,10 +45,9 @@ impl Root {
         Self::assemble(key, pem, Path::new(FILE), domain, now)
     }
 
-    /// The root of a state directory, made if there is none. Two processes that race for it end up with the same one.
-    pub(super) fn open(directory: &Path, domain: &TrustDomain, now: UnixTime) -> Result<Self, CaError> {
-        files::make_directory(directory)?;
-        let path = directory.join(FILE);
+    /// The root in a file, made if there is none. Two processes that race for it end up with the same one.
+    pub(super) fn open(path: &Path, domain: &TrustDomain, now: UnixTime) -> Result<Self, CaError> {
+        let path = path.to_owned();
         if files::read(&path)?.is_none() {
             let (key, pem) = generate(domain, now)?;
             let text = Zeroizing::new(key.serialize_pem());
@@ -64,6 +64,14 @@ impl Root {
             .find("-----BEGIN CERTIFICATE-----")
             .ok_or_else(|| malformed("holds no certificate"))?;
         Self::assemble(key, text[start..].to_owned(), &path, domain, now)
+    }
+
+    /// A certificate of the key of `other` by this one, in PEM: whoever knows only this root finds a way to what the other signs.
+    pub(super) fn vouch_for(&self, other: &Self, domain: &TrustDomain, now: UnixTime) -> Result<String, CaError> {
+        let mut params = profile(domain, now, self.not_after.min(other.not_after))?;
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(other.issuer.key(), &self.issuer);
+        Ok(certificate.map_err(Kind::Sign)?.pem())
     }
 
     fn assemble(key: KeyPair, pem: String, path: &Path, domain: &TrustDomain, now: UnixTime) -> Result<Self, CaError> {
@@ -109,9 +117,15 @@ impl Root {
 
 fn generate(domain: &TrustDomain, now: UnixTime) -> Result<(KeyPair, String), CaError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Kind::Sign)?;
+    let params = profile(domain, now, now.as_secs() + LIFETIME_SECONDS)?;
+    let certificate = params.self_signed(&key).map_err(Kind::Sign)?;
+    Ok((key, certificate.pem()))
+}
+
+fn profile(domain: &TrustDomain, now: UnixTime, not_after: u64) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     params.not_before = date(now.as_secs().saturating_sub(BACKDATED.as_secs()))?;
-    params.not_after = date(now.as_secs() + LIFETIME_SECONDS)?;
+    params.not_after = date(not_after)?;
     params.serial_number = Some(random_serial()?);
     params.distinguished_name = DistinguishedName::new();
     params
@@ -121,6 +135,5 @@ fn generate(domain: &TrustDomain, now: UnixTime) -> Result<(KeyPair, String), Ca
     params.subject_alt_names = vec![SanType::URI(uri)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let certificate = params.self_signed(&key).map_err(Kind::Sign)?;
-    Ok((key, certificate.pem()))
+    Ok(params)
 }

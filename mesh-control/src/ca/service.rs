@@ -43,6 +43,17 @@ struct Inner {
     authority: Arc<Authority>,
     limiter: Limiter,
     tally: Tally,
+    /// Told whom a certificate was given.
+    told: Told,
+}
+
+/// Somebody who is told whom a certificate was given.
+struct Told(Box<dyn Fn(&SpiffeId) + Send + Sync>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Told").finish_non_exhaustive()
+    }
 }
 
 /// How a caller proved who it is.
@@ -77,7 +88,19 @@ impl CertificateService {
                 authority,
                 limiter,
                 tally,
+                told: Told(Box::new(|_| {})),
             }),
+        }
+    }
+
+    /// Tells `told` whom a certificate was given. Before it is cloned.
+    pub(crate) fn telling(self, told: impl Fn(&SpiffeId) + Send + Sync + 'static) -> Self {
+        let inner = Arc::into_inner(self.inner).map(|inner| Inner {
+            told: Told(Box::new(told)),
+            ..inner
+        });
+        Self {
+            inner: Arc::new(inner.expect("a service that was just made is nobody else's")),
         }
     }
 
@@ -105,8 +128,9 @@ impl CertificateService {
         }
         let issued = inner.issue(&proof, source, request.get_ref())?;
         inner.tally.count("certificate_issued", proof.method());
+        (inner.told.0)(proof.identity());
         Ok(CreateCertificateResponse {
-            cert_chain: vec![issued.pem, inner.authority.root_pem().to_owned()],
+            cert_chain: vec![issued.pem, issued.roots],
         })
     }
 }

@@ -20,6 +20,7 @@ use crate::ca::{Authority, DEFAULT_LEAF_LIFETIME, ReviewRefusal, Reviewer, Servi
 use crate::enrol::Enrolment;
 use crate::jwks::{Fetcher, JwksConnector, JwksStore, REFRESH_INTERVAL};
 use crate::publish::Publisher;
+use crate::rotation::RootRotation;
 use crate::translate::Mesh;
 use crate::{serve, source};
 
@@ -256,8 +257,11 @@ impl ControlPlaneBuilder {
         let publisher = Arc::new(publisher);
         let mut status = publisher.status();
         let (closing, closed) = watch::channel(false);
+        let connected = serve::Connected::default();
+        let rotation = RootRotation::new(Arc::clone(&authority), connected.clone());
         let shared = serve::Shared {
             authority,
+            connected,
             cache: cache.clone(),
             loads: loads.clone(),
             publisher: Arc::clone(&publisher),
@@ -271,6 +275,16 @@ impl ControlPlaneBuilder {
             publisher.take_keys()
         });
         let mut tasks = vec![tokio::spawn(watching), tokio::spawn(fetching)];
+        #[cfg(unix)]
+        if let Some(state) = state {
+            match crate::rotation::listen(state) {
+                Ok(socket) => tasks.push(tokio::spawn(crate::rotation::serve(socket, rotation.clone()))),
+                Err(error) => {
+                    tracing::warn!(%error, "the root can be replaced by this process alone: no socket in the state directory")
+                }
+            }
+        }
+        let endless = tasks.len();
         // The sender lives in the publisher, which the watching task keeps.
         drop(status.wait_for(|status| status.accepted + status.rejected > 0).await);
         jwks.asked_once().await;
@@ -284,12 +298,14 @@ impl ControlPlaneBuilder {
             address,
             plaintext_address,
             enrolment,
+            rotation,
             cache,
             loads,
             status,
             tally,
             closing,
             tasks,
+            endless,
         })
     }
 }

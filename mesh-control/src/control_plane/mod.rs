@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use crate::ca::Lifetime;
 use crate::enrol::{self, EnrolError, Enrolment};
 use crate::publish::Status;
+use crate::rotation::RootRotation;
 
 pub use builder::{ControlPlaneBuilder, Dangerous};
 pub use error::StartError;
@@ -32,12 +33,15 @@ pub struct ControlPlane {
     address: SocketAddr,
     plaintext_address: Option<SocketAddr>,
     enrolment: Enrolment,
+    rotation: RootRotation,
     cache: SnapshotCache,
     loads: LoadBoard,
     status: watch::Receiver<Status>,
     tally: Tally,
     closing: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+    /// How many of them, the first, go on for ever.
+    endless: usize,
 }
 
 impl ControlPlane {
@@ -59,6 +63,11 @@ impl ControlPlane {
     /// Makes join tokens and bootstraps.
     pub fn enrolment(&self) -> &Enrolment {
         &self.enrolment
+    }
+
+    /// Replaces the root, in three phases.
+    pub fn root_rotation(&self) -> &RootRotation {
+        &self.rotation
     }
 
     /// A bootstrap for a workload, with a join token that works once within ten minutes.
@@ -124,8 +133,8 @@ impl ControlPlane {
         self.closing.send_replace(true);
         self.cache.close();
         self.loads.close();
-        // The first two watch the folder and fetch keys, and would go on for ever.
-        self.tasks.iter().take(2).for_each(JoinHandle::abort);
+        // Those that nothing tells to end: they watch the folder, fetch keys, and listen to who administers it.
+        self.tasks.iter().take(self.endless).for_each(JoinHandle::abort);
     }
 }
 

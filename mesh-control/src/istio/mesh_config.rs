@@ -3,6 +3,8 @@
 //!
 //! The text is YAML in YAML. What is wrong with it is told at the place of the text, with the line in it.
 
+use mesh_core::identity::TrustDomain;
+
 use super::extension_provider::{self, Authorizer};
 use super::load_balancer::LocalitySetting;
 use super::value::{At, Place, Sink, Value};
@@ -16,6 +18,8 @@ pub struct MeshConfig {
     pub locality: Option<LocalitySetting>,
     /// `extensionProviders`: those of them that are asked whether requests may pass.
     pub authorizers: Vec<Authorizer>,
+    /// `trustDomainAliases`: other names of the trust domain.
+    pub trust_domain_aliases: Vec<Box<str>>,
 }
 
 impl MeshConfig {
@@ -42,6 +46,7 @@ impl MeshConfig {
             let locality = fields.take("localityLbSetting");
             config.locality = locality.and_then(|value| LocalitySetting::read(value, &mut inner));
             config.authorizers = fields.list("extensionProviders", &mut inner, extension_provider::provider);
+            config.trust_domain_aliases = fields.list("trustDomainAliases", &mut inner, alias);
             fields.unserved_rest(&mut inner);
         }
         if let Some(setting) = &mut config.locality {
@@ -64,6 +69,18 @@ impl MeshConfig {
         }));
         Some(config)
     }
+}
+
+fn alias(value: Value, sink: &mut Sink<'_>) -> Option<Box<str>> {
+    let text = value.string(sink)?;
+    if TrustDomain::parse(&text).is_err() {
+        sink.schema(
+            &text.place,
+            format!("{:?} is not the name of a trust domain", text.value),
+        );
+        return None;
+    }
+    Some(text.value.into())
 }
 
 /// The place of a field in the text, as far as the file has one.

@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Shared;
 use super::held::{End, Held, Places};
+use crate::ca::issued_at;
 
 /// The longest a TLS handshake may take; a peer that only holds a socket open holds it this long, unless others come.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -133,11 +134,17 @@ async fn handshake(
     let Some(place) = place else {
         return refused("too_many", &"there are too many connections of its kind");
     };
+    let issued = leaf.as_ref().map(|leaf| (leaf.id().clone(), issued_at(leaf)));
     let peer = Peer {
         identity: leaf.map(|leaf| leaf.id().clone()),
         address: Some(address),
     };
-    drop(ready.send(Ok(Io::new(Held::new(stream, place, end), peer))).await);
+    let held = Held::new(stream, place, end);
+    let held = match issued {
+        Some((id, issued)) => held.counted(shared.connected.enter(id, issued)),
+        None => held,
+    };
+    drop(ready.send(Ok(Io::new(held, peer))).await);
 }
 
 /// The next connection; `None` when the port is to close.

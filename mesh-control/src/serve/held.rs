@@ -17,7 +17,10 @@ use mesh_core::identity::SpiffeId;
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
+
+use super::connected::Counted;
 
 /// Connections of a port at once.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -29,6 +32,9 @@ const MAX_ANONYMOUS: usize = 1_024;
 const MAX_ANONYMOUS_OF_SOURCE: usize = 256;
 /// How long a connection without a certificate may be there. Joining takes one request.
 const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
+/// How long a connection stays that is to be made again with a newer certificate: what it is being answered may end, the newer certificate
+/// itself for one.
+const COME_AGAIN: Duration = Duration::from_secs(2);
 /// The longest nap between looks at the wall clock.
 const MAX_NAP: Duration = Duration::from_secs(30);
 
@@ -149,6 +155,9 @@ pub(super) struct Held<S> {
     inner: S,
     end: End,
     nap: Pin<Box<Sleep>>,
+    /// Rings when it is to be made again.
+    again: Option<Pin<Box<OwnedNotified>>>,
+    _counted: Option<Counted>,
     _place: Place,
 }
 
@@ -159,7 +168,19 @@ impl<S> Held<S> {
             end,
             // The first look is at once.
             nap: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            again: None,
+            _counted: None,
             _place: place,
+        }
+    }
+
+    /// Counts it among those of workloads, and ends it when it is to be made again.
+    pub(super) fn counted(self, counted: Counted) -> Self {
+        let again = Arc::clone(&counted.come_again).notified_owned();
+        Self {
+            again: Some(Box::pin(again)),
+            _counted: Some(counted),
+            ..self
         }
     }
 }
@@ -167,10 +188,22 @@ impl<S> Held<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // HTTP/2 reads whenever it does not write, so this is looked at without a request too.
+        if self
+            .again
+            .as_mut()
+            .is_some_and(|again| again.as_mut().poll(cx).is_ready())
+        {
+            self.again = None;
+            let soon = Instant::now() + COME_AGAIN;
+            if self.end.left() > COME_AGAIN {
+                self.end = End::At(soon);
+            }
+            self.nap.as_mut().reset(soon);
+        }
         while self.nap.as_mut().poll(cx).is_ready() {
             let left = self.end.left();
             if left.is_zero() {
-                let over = "the certificate that was shown has ended, or there was none for too long";
+                let over = "the certificate that was shown has ended or been replaced, or there was none for too long";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, over)));
             }
             let look = Instant::now() + left.min(MAX_NAP);

@@ -9,6 +9,7 @@
 //! business with who else is there.
 
 mod accept;
+mod connected;
 mod group;
 mod held;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use tonic::transport::Server;
 
 use crate::ca::{Authority, CertificateService};
 use crate::publish::Publisher;
+pub(crate) use connected::Connected;
 
 /// Connections that are through the handshake and wait for the server to pick them up, which it does at once.
 const READY_CONNECTIONS: usize = 16;
@@ -59,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) clock: Arc<dyn TimeProvider>,
     pub(crate) tally: Tally,
+    pub(crate) connected: Connected,
     /// Turns true when the ports are to close.
     pub(crate) closing: watch::Receiver<bool>,
 }
@@ -74,7 +77,12 @@ pub(crate) fn secure(listener: TcpListener, shared: &Shared) -> Vec<JoinHandle<(
     let loads = LoadService::authenticated(shared.loads.clone(), move |caller: &Caller| {
         group::authenticated(&publisher, caller)
     });
-    let ca = CertificateService::new(Arc::clone(&shared.authority), shared.tally.clone());
+    let (authority, connected) = (Arc::clone(&shared.authority), shared.connected.clone());
+    let ca = CertificateService::new(Arc::clone(&authority), shared.tally.clone()).telling(move |id| {
+        if let Some(since) = authority.rotating_since() {
+            connected.renewed(id, since);
+        }
+    });
     let closed = closed(shared.closing.clone());
     let aged = builder().max_connection_age(MAX_CONNECTION_AGE);
     let mut server = aged.max_connection_age_grace(MAX_CONNECTION_AGE_GRACE);

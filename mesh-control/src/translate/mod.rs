@@ -28,6 +28,7 @@ mod target;
 mod tests;
 mod tokens;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -57,6 +58,20 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// With what the documents' own mesh config adds: other names of the trust domain.
+    fn told_by(&self, documents: &Documents) -> Cow<'_, Self> {
+        let mut configs = documents.mesh_configs.iter();
+        let config = configs.find(|config| config.meta.namespace() == &*self.root_namespace);
+        match config.map(|config| &config.spec.trust_domain_aliases) {
+            None => Cow::Borrowed(self),
+            Some(aliases) if aliases.is_empty() => Cow::Borrowed(self),
+            Some(aliases) => Cow::Owned(Self {
+                trust_domain_aliases: self.trust_domain_aliases.iter().chain(aliases).cloned().collect(),
+                ..self.clone()
+            }),
+        }
+    }
+
     /// The trust domain, and then its aliases.
     pub(crate) fn trust_domains(&self) -> impl Iterator<Item = &str> {
         let aliases = self.trust_domain_aliases.iter().map(|alias| &**alias);
@@ -166,6 +181,7 @@ pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
 
 /// Translates `documents` for clients of `scope`.
 pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Translation {
+    let mesh = &*mesh.told_by(documents);
     let mut findings = Findings::default();
     let registry = Registry::new(documents, mesh, scope, &mut findings);
     let authentication = Authentication::new(documents, mesh, &mut findings);

@@ -54,6 +54,12 @@ pub struct Matched<'a> {
     pub policy: Option<&'a str>,
 }
 
+/// What no route of the chain serves.
+const UNSERVED: Matched<'static> = Matched {
+    filter: "route",
+    policy: None,
+};
+
 /// What was noticed on the way and changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice<'a> {
@@ -120,8 +126,15 @@ impl Authorization {
         allowed: Option<usize>,
         notice: &mut dyn FnMut(Notice<'a>),
     ) -> Result<Next<'a>, Matched<'a>> {
-        if allowed.is_none() && !self.connection().is_empty() {
-            self.connection_passes(facts, notice)?;
+        if allowed.is_none() {
+            if !self.connection().is_empty() {
+                self.connection_passes(facts, notice)?;
+            }
+            if let Some(head) = &facts.head
+                && self.serves(head).is_err()
+            {
+                return Err(UNSERVED);
+            }
         }
         let replaced = match (facts.head, self.hosts()) {
             (None, _) | (_, []) => None,

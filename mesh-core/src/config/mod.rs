@@ -25,6 +25,7 @@ mod protocol;
 mod reason;
 mod retry;
 mod route;
+pub(crate) mod service;
 mod snapshot;
 mod time;
 mod units;
@@ -33,7 +34,8 @@ pub use adaptive::AdaptiveConcurrency;
 pub(crate) use authorization::{Asked, Quick};
 pub use authorization::{
     Authorization, ClaimShape, FilterRules, HostRules, Permission, PermissionTest, Principal, PrincipalTest, Rbac,
-    RbacAction, RbacFilter, RbacPolicy, Replaced, RouteRules, Rule, TokenTest, TooManyRules,
+    RbacAction, RbacFilter, RbacPolicy, Replaced, RouteRules, RoutedHost, RoutedRoute, Routing, Rule, TokenTest,
+    TooManyRules, Unserved,
 };
 pub use breakers::{CircuitBreakers, RoutingPriority, Thresholds};
 pub use cluster::{Cluster, ClusterName, ExpectedPeers, MutualTls, TlsMatch, TlsMode};
@@ -75,6 +77,7 @@ pub use route::{
     Substitution, TemplateRewrite, VirtualHost, WeightedCluster,
 };
 pub(crate) use route::{Operator, Piece};
+pub use service::{Service, UNKNOWN};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};
 pub use time::TimeLimits;
 pub use units::{Fraction, Per, Version, Weight};

@@ -5,6 +5,9 @@
 //! servers, there are no rules and everybody passes whom `authenticate` lets pass; so does who came by a server that code made
 //! plaintext, which no configuration is asked about.
 //!
+//! Where the chain's routes serve only some requests, or are not known, what they do not serve is UNAVAILABLE (503), whoever asks (gRFC
+//! A36); counted as `authorization_denied` by `routes_unknown`, `no_route` or `route_refused`.
+//!
 //! A refusal says as little as Envoy's: 403 and `RBAC: access denied`, PERMISSION_DENIED for gRPC. Which policy it was is for the log, by
 //! the name that Istio would call it: an event of target `mesh_server::decision` for each that refuses, audits, or is dry
 //! ([`DecisionRecord`]), a hundred in a second at most but for audits: more are counted as `log_suppressed`. A signature that was found good is not checked again while its key is believed. A token that is bad is told so: 401 with `WWW-Authenticate`, UNAUTHENTICATED for gRPC. Counts:
@@ -26,7 +29,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use mesh_core::authorize::{DecisionRecord, Facts, Matched, Next, Notice, Outcome, Shown};
-use mesh_core::config::{Authorization, CheckService, JwtRules};
+use mesh_core::config::{Authorization, CheckService, JwtRules, Unserved};
 use mesh_core::ext_authz::{Mutation, Verdict};
 use mesh_core::identity::SpiffeId;
 use mesh_core::jwt::{JwtClaims, TokenCache};
@@ -53,6 +56,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// What Envoy answers, and no more.
 const DENIED: &str = "RBAC: access denied";
 const UNKNOWN: &str = "it is not known yet who may call";
+const UNSERVED: &str = "no route of the server is known to serve this";
 
 /// Refuses what the configuration forbids. Part of [`MeshLayer`](crate::MeshLayer).
 #[derive(Clone, Debug)]
@@ -198,6 +202,9 @@ impl AuthorizeLayer {
             Guard::Closed => return Err(self.unknown(request, "not_serving")),
             Guard::By(authorization) => authorization,
         };
+        if let Err(why) = authorization.serves(&RequestHead::of(request, "")) {
+            return Err(self.unserved(request, why));
+        }
         let Some(rules) = authorization.tokens() else {
             return match self.permits(request, info, &authorization, None, None)? {
                 Next::Passes => Ok(None),
@@ -352,6 +359,13 @@ impl AuthorizeLayer {
             tracing::warn!(reason, "request refused: {UNKNOWN}");
         }
         Refusal::unavailable(request, UNKNOWN)
+    }
+
+    /// Nobody is served by a route that is not there, whoever may call.
+    fn unserved<B>(&self, request: &Request<B>, why: Unserved<'_>) -> Refusal {
+        self.tally.count("authorization_denied", why.as_str());
+        tracing::warn!(reason = why.as_str(), "request refused: {why}");
+        Refusal::unavailable(request, UNSERVED)
     }
 
     fn notice(&self, info: &ConnectionInfo, claims: Option<&JwtClaims>, notice: &Notice<'_>) {

@@ -2,9 +2,9 @@
 
 use mesh_core::Snapshot;
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, FilterChain, FilterRules, Inbound, InboundSecurity, IpPrefix, Permission,
-    PermissionTest, Principal, PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Reason, ReasonKind, Rule,
-    StringMatch, Traffic,
+    Authorization, ChainMatch, Clients, Domain, FilterChain, FilterRules, Inbound, InboundSecurity, IpPrefix,
+    Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Reason, ReasonKind,
+    RouteMatch, RoutedHost, RoutedRoute, Routing, Rule, StringMatch, Traffic,
 };
 
 use super::*;
@@ -110,6 +110,39 @@ async fn only_who_is_allowed_passes_and_a_change_holds_for_the_next_request() {
     assert_eq!(get(&mut allowed).await.unwrap().0, 403);
     mesh.rules(address, mutual(Authorization::default()));
     assert_eq!(get(&mut allowed).await.unwrap(), (200, CLIENT.into()));
+    assert_eq!(mesh.link.tally().total("connection_revoked"), 0);
+}
+
+/// A chain whose routes are not known takes connections, and answers each request that it is not to be had; by the same connection the
+/// next one passes when they have come (gRFC A36).
+#[tokio::test]
+async fn az_10_requests_are_unavailable_until_the_servers_routes_are_known() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let routed = |routing| {
+        let everybody = one_rule(RbacAction::Allow, Rule::Always, Rule::Always);
+        mesh.rules(address, mutual(everybody.with_routing(routing)));
+    };
+    routed(Routing::Nothing(Reason::new(ReasonKind::Waiting, "not heard of yet")));
+    let (mut caller, _connection) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    let unserved = "no route of the server is known to serve this";
+    assert_eq!(get(&mut caller).await.unwrap(), (503, unserved.into()));
+    let host = |routes| RoutedHost {
+        domains: vec![Domain::Any],
+        routes,
+    };
+    routed(Routing::Table(vec![host(Vec::new())]));
+    assert_eq!(get(&mut caller).await.unwrap().0, 503);
+    routed(Routing::Table(vec![host(vec![RoutedRoute::Refuses(
+        RouteMatch::any(),
+        "it redirects".into(),
+    )])]));
+    assert_eq!(get(&mut caller).await.unwrap().0, 503);
+    assert_eq!(handler.calls(), 0);
+    routed(Routing::Table(vec![host(vec![RoutedRoute::Serves(RouteMatch::any())])]));
+    assert_eq!(get(&mut caller).await.unwrap(), (200, CLIENT.into()));
+    let counted = ["routes_unknown", "no_route", "route_refused"].map(|reason| mesh.denied(reason));
+    assert_eq!((counted, handler.calls()), ([1, 1, 1], 1));
     assert_eq!(mesh.link.tally().total("connection_revoked"), 0);
 }
 

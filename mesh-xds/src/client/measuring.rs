@@ -21,10 +21,11 @@ use super::line::Line;
 use super::report::Report;
 use super::state::{self, State};
 use crate::bootstrap::Profile;
-use crate::decode::Context;
+use crate::decode::{Context, admit};
 use crate::encode::{self, Dialect};
 use crate::node::Node;
 use crate::resource::ResourceKind;
+use crate::wire::weigh::weigh;
 use crate::wire::{Raw, Response, Sotw, Variant};
 
 /// The place of the only control plane.
@@ -99,6 +100,45 @@ impl Client {
         let now = Instant::now();
         self.state.refresh(now);
         while self.state.next_request(LINE, now).is_some() {}
+    }
+}
+
+/// A message as it is weighed before it is decoded: itself, and each of its resources.
+pub struct Scale {
+    message: Vec<u8>,
+    resources: Vec<Raw>,
+}
+
+impl Scale {
+    /// `None`: it is no message.
+    pub fn of(message: &[u8]) -> Option<Self> {
+        let read = <Sotw as Variant>::ResponseMessage::decode(message).ok()?;
+        Some(Self {
+            message: message.to_vec(),
+            resources: Response::from(read).resources,
+        })
+    }
+
+    /// What the stream and the reader weigh. Whether it is all admitted.
+    pub fn weigh(&self) -> bool {
+        let held = weigh(&self.message, &Sotw::RESPONSE, usize::MAX).is_ok();
+        let admitted = |raw: &Raw| {
+            admit(
+                ResourceKind::from_type_url(&raw.type_url),
+                &raw.bytes,
+                self.message.len(),
+            )
+            .is_ok()
+        };
+        held && self.resources.iter().all(admitted)
+    }
+}
+
+impl fmt::Debug for Scale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scale")
+            .field("bytes", &self.message.len())
+            .finish_non_exhaustive()
     }
 }
 

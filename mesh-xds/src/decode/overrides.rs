@@ -7,9 +7,10 @@ use mesh_core::config::{FilterKind, FilterOverride, Override};
 use prost::Name;
 
 use super::common::unpack;
-use super::{Context, Fault, Notes, fault, session};
+use super::{Context, Fault, Notes, fault, rbac, session};
 use crate::proto::fault::HttpFault;
 use crate::proto::protobuf::Any;
+use crate::proto::rbac_http::RbacPerRoute;
 use crate::proto::route::FilterConfig;
 use crate::proto::stateful_session::StatefulSessionPerRoute;
 
@@ -56,6 +57,10 @@ fn one(any: &Any, context: &Context, notes: &mut Notes) -> Result<Option<Overrid
             None => Override::Disabled,
             Some(session) => Override::With(FilterKind::Session(Arc::new(session))),
         }));
+    }
+    if any.type_url == RbacPerRoute::type_url() {
+        // For servers, and only beside their listener's filters. One that is wrong is refused here, where the last good one stays.
+        rbac::check_per_route(any)?;
     }
     Ok(None)
 }

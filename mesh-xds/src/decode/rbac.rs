@@ -73,6 +73,11 @@ pub(super) fn per_route(configs: &HashMap<String, Any>, name: &str) -> Result<Op
     }
 }
 
+/// Whether what a route says could be used, whichever filter it is said of.
+pub(super) fn check_per_route(any: &Any) -> Result<(), Fault> {
+    one(any).map(drop)
+}
+
 fn one(any: &Any) -> Result<PerRoute, Fault> {
     let proto = unpack::<rbac_http::RbacPerRoute>("", any)?;
     match &proto.rbac {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::clients::SubscriptionReport;
 use super::encoded::View;
-use super::machine::{MAX_NAMES, Machine, Misuse};
+use super::machine::{MAX_NAMES, Machine, Misuse, Overdue};
 use super::order::Kinds;
 use super::subscription::Subscription;
 use crate::encode::Dialect;
@@ -76,6 +76,10 @@ impl Machine for StreamState {
 
     fn wakes(&self) -> Option<Instant> {
         self.kinds.wakes()
+    }
+
+    fn take_overdue(&mut self) -> Overdue {
+        self.kinds.take_overdue()
     }
 
     fn report(&self) -> Vec<SubscriptionReport> {

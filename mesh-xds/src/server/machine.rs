@@ -47,7 +47,19 @@ pub(super) trait Machine: Send + 'static {
     /// When to ask again although nothing was said or published: something waits, and will have waited long enough.
     fn wakes(&self) -> Option<Instant>;
 
+    /// Waits that took too long since this was last asked.
+    fn take_overdue(&mut self) -> Overdue;
+
     fn report(&self) -> Vec<SubscriptionReport>;
+}
+
+/// How often something was said although its client was not ready for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Overdue {
+    /// Clusters that routes lead to and that the client did not warm in time.
+    pub(super) cold: u64,
+    /// Clusters that are no more, and that the client asks for still.
+    pub(super) missed: u64,
 }
 
 /// What a client may not do. It ends the stream; nobody else notices.

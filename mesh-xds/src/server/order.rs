@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::clients::SubscriptionReport;
 use super::encoded::{TypeSet, View};
-use super::machine::SEND_ORDER;
+use super::machine::{Overdue, SEND_ORDER};
 use super::release::{Release, Routes};
 use super::warming::{Answered, Warming};
 use crate::encode::Dialect;
@@ -173,6 +173,14 @@ impl<T: Told> Kinds<T> {
     /// When something that waits will have waited long enough.
     pub(super) fn wakes(&self) -> Option<Instant> {
         self.warming.wakes().into_iter().chain(self.release.wakes()).min()
+    }
+
+    /// What came of waits that took too long, since this was last asked.
+    pub(super) fn take_overdue(&mut self) -> Overdue {
+        Overdue {
+            cold: self.warming.take_given_up(),
+            missed: self.release.take_taken(),
+        }
     }
 
     pub(super) fn report(&self) -> Vec<SubscriptionReport> {

@@ -33,6 +33,8 @@ pub(super) struct Release {
     /// The clusters that earlier routes led to, and these do not.
     left: BTreeMap<Arc<str>, Left>,
     wakes: Option<Instant>,
+    /// Clusters that were taken from clients who asked for them still, since that was last asked.
+    taken: u64,
 }
 
 /// How long a cluster stays to which no route leads.
@@ -132,8 +134,14 @@ impl Release {
                 };
             }
         }
-        self.left
-            .retain(|name, left| left.ends(has(name)).is_none_or(|end| now < end));
+        let mut taken = 0;
+        self.left.retain(|name, left| {
+            let stays = left.ends(has(name)).is_none_or(|end| now < end);
+            let is_missed = has(name) && wants(name) && !is_published(ResourceKind::Cluster, name);
+            taken += u64::from(!stays && is_missed);
+            stays
+        });
+        self.taken += taken;
         let is_gone = |name: &&Arc<str>| !is_published(ResourceKind::Cluster, name);
         let left = self.left.iter().filter(|(name, _)| is_gone(name));
         // Of what it does not ask for there will be nothing to tell.
@@ -148,6 +156,11 @@ impl Release {
     pub(super) fn let_go(&mut self) {
         self.left.clear();
         self.wakes = None;
+    }
+
+    /// How many clusters were taken from clients that asked for them still, since this was last asked.
+    pub(super) fn take_taken(&mut self) -> u64 {
+        std::mem::take(&mut self.taken)
     }
 
     /// When something that is held will have been held long enough.

@@ -19,7 +19,7 @@ use super::cache::SnapshotCache;
 use super::clients::{ClientReport, Registered, SubscriptionReport};
 use super::delta::DeltaState;
 use super::encoded::{Encoded, View};
-use super::machine::{Machine, Misuse, settle_type};
+use super::machine::{Machine, Misuse, Overdue, settle_type};
 use super::pace::Pace;
 use super::peer::Line;
 use super::room::{Place, Room, Whose};
@@ -46,6 +46,8 @@ const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 /// What is counted of streams, by reason: those that did not begin, and those that were ended here.
 const REFUSED: &str = "xds_stream_refused";
 const DROPPED: &str = "xds_stream_dropped";
+/// And of what was said to a client that had not got ready for it in time.
+const OVERDUE: &str = "xds_overdue";
 
 /// Serves each caller its group of a cache. Clones are one.
 #[derive(Clone)]
@@ -249,6 +251,7 @@ async fn serve<M: Machine>(
             view: None,
         },
         registered,
+        tally: shared.cache.tally().clone(),
     };
     talk.run(requests, sender).await
 }
@@ -289,6 +292,7 @@ struct Talk<M> {
     state: M,
     told: Published,
     registered: Registered,
+    tally: Tally,
 }
 
 impl<M: Machine> Talk<M> {
@@ -314,6 +318,7 @@ impl<M: Machine> Talk<M> {
                         }
                         None => stale = false,
                     }
+                    self.count_overdue();
                 }
                 request = requests.next() => match request? {
                     Some(mut request) => {
@@ -336,6 +341,13 @@ impl<M: Machine> Talk<M> {
 }
 
 impl<M: Machine> Talk<M> {
+    fn count_overdue(&mut self) {
+        let Overdue { cold, missed } = self.state.take_overdue();
+        for (reason, count) in [("cold_cluster", cold), ("missed_cluster", missed)] {
+            (0..count).for_each(|_| self.tally.count(OVERDUE, reason));
+        }
+    }
+
     fn note(&mut self) {
         let report = self.state.report();
         self.told.ask(&report);

@@ -28,8 +28,16 @@ pub(super) const WARMING_LIMIT: Duration = Duration::from_secs(10);
 /// See the module's documentation. It remembers since when each cluster is waited for.
 #[derive(Debug, Default)]
 pub(super) struct Warming {
-    waits: BTreeMap<Arc<str>, Instant>,
+    waits: BTreeMap<Arc<str>, Wait>,
     wakes: Option<Instant>,
+    /// Clusters that were waited for in vain since that was last asked.
+    given_up: u64,
+}
+
+#[derive(Debug)]
+struct Wait {
+    since: Instant,
+    is_given_up: bool,
 }
 
 impl Warming {
@@ -56,11 +64,17 @@ impl Warming {
             let cold = cold.filter(|cluster| clusters.resources.contains_key(cluster) && !is_warm(cluster));
             let mut waits = false;
             for cluster in cold {
-                let since = *self.waits.entry(Arc::clone(cluster)).or_insert(now);
-                let until = since + WARMING_LIMIT;
+                let wait = self.waits.entry(Arc::clone(cluster)).or_insert(Wait {
+                    since: now,
+                    is_given_up: false,
+                });
+                let until = wait.since + WARMING_LIMIT;
                 if now < until {
                     waits = true;
                     self.wakes = Some(self.wakes.map_or(until, |wakes| wakes.min(until)));
+                } else if !wait.is_given_up {
+                    wait.is_given_up = true;
+                    self.given_up += 1;
                 }
             }
             if waits {
@@ -72,8 +86,16 @@ impl Warming {
 
     /// Nothing waits: the client does not ask for both.
     pub(super) fn none(&mut self) -> BTreeSet<Arc<str>> {
-        *self = Self::default();
+        *self = Self {
+            given_up: self.given_up,
+            ..Self::default()
+        };
         BTreeSet::new()
+    }
+
+    /// How many clusters were waited for in vain since this was last asked.
+    pub(super) fn take_given_up(&mut self) -> u64 {
+        std::mem::take(&mut self.given_up)
     }
 
     /// When something that waits will have waited long enough.

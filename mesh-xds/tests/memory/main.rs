@@ -7,6 +7,8 @@
 
 mod garbage;
 mod herd;
+mod requests;
+mod stuck;
 
 use std::alloc::System;
 use std::sync::Arc;

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use mesh_core::Entropy;
 use mesh_core::config::Carrier;
+use mesh_core::link::WeakLink;
 use mesh_core::report::Tally;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::Notify;
@@ -57,6 +58,8 @@ pub(crate) struct Means {
     pub(crate) entropy: Entropy,
     pub(crate) tally: Tally,
     pub(crate) wall_clock: Arc<dyn TimeProvider>,
+    /// Who calls, which peers are told.
+    pub(crate) link: WeakLink,
 }
 
 /// The connections of one endpoint.

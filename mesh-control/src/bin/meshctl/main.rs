@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod check;
+mod rotate_root;
 mod run;
 mod status;
 
@@ -38,6 +39,8 @@ enum Verb {
     Check(check::Arguments),
     /// Show who is connected, what each was sent, and what it said to that.
     Status(status::Arguments),
+    /// Replace the root of a control plane that runs, in three phases.
+    RotateRoot(rotate_root::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Bootstrap(arguments) => bootstrap::run(arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Status(arguments) => status::run(&arguments),
+        Verb::RotateRoot(arguments) => rotate_root::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         tracing::error!(error = &*error as &dyn Error, "failed");

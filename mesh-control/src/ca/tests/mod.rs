@@ -1,6 +1,7 @@
 //! The CA's contract, asked through the service as a caller would, and its files.
 
 mod contract;
+mod rotation;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -427,3 +427,56 @@ fn who_is_asked_stands_where_the_chain_has_him() {
         Err(TooManyRules::Filters)
     );
 }
+
+/// Routes say first what is served at all (gRFC A36): the first that takes a request counts, and what none takes is not served, whatever
+/// the policies say.
+#[test]
+fn az_10_what_no_route_serves_passes_no_policy() {
+    use crate::config::{Reason, ReasonKind, RoutedHost, RoutedRoute, Routing, Unserved};
+    let everybody = || one(RbacAction::Allow, Rule::Always, Rule::Always);
+    let matching = |path: &str| RouteMatch {
+        path: PathMatch::Prefix(path.into()),
+        ..RouteMatch::any()
+    };
+    let table = Routing::Table(vec![
+        RoutedHost {
+            domains: vec![Domain::parse("a.test").unwrap()],
+            routes: vec![
+                RoutedRoute::Refuses(matching("/no"), "a redirect".into()),
+                RoutedRoute::Serves(matching("/n")),
+                RoutedRoute::Obscure("it matches on cookies".into()),
+                RoutedRoute::Serves(matching("/")),
+            ],
+        },
+        RoutedHost {
+            domains: vec![Domain::Any],
+            routes: vec![RoutedRoute::Serves(matching("/open"))],
+        },
+    ]);
+    let unknown = Reason::new(ReasonKind::Waiting, "not heard yet");
+    let cases = [
+        ("http://a.test/no", Err("route_refused")),
+        ("http://a.test/node", Err("route_refused")),
+        ("http://a.test/n", Ok(())),
+        ("http://a.test/other", Err("route_refused")),
+        ("http://a.test:80/n", Ok(())),
+        ("http://b.test/open", Ok(())),
+        ("http://b.test/n", Err("no_route")),
+    ];
+    for (uri, expected) in cases {
+        let request = Request::get(uri).body(()).unwrap();
+        let head = RequestHead::of(&request, "");
+        let routed = everybody().with_routing(table.clone());
+        assert_eq!(routed.serves(&head).map_err(Unserved::as_str), expected, "{uri}");
+        assert_eq!(passes(&routed, None, &request), expected.is_ok(), "{uri}");
+        let closed = everybody().with_routing(Routing::Nothing(unknown.clone()));
+        assert_eq!(closed.serves(&head), Err(Unserved::Unknown(&unknown)));
+        assert!(!passes(&closed, None, &request) && passes(&everybody(), None, &request));
+        // Of a connection nothing is known that a route could take.
+        let of_connection = Facts {
+            head: None,
+            ..facts(None, &request)
+        };
+        assert!(closed.connection_passes(&of_connection, &mut |_| ()).is_ok() && !closed.is_empty());
+    }
+}

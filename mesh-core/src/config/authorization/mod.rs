@@ -12,8 +12,10 @@ use std::sync::Arc;
 use super::{AskedAbout, CheckReplaced, Domain, ExtAuthz, HeaderMatch, IpPrefix, JwtRules, RouteMatch, StringMatch};
 
 mod quick;
+mod routing;
 
 pub(crate) use quick::{Asked, Quick};
+pub use routing::{RoutedHost, RoutedRoute, Routing, Unserved};
 
 /// What the connections and requests of one filter chain must pass. Built within limits, so that deciding is bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -26,6 +28,7 @@ pub struct Authorization {
     checks: Vec<ExtAuthz>,
     /// Of each of `request`, of what it enforces.
     quick: Vec<Quick>,
+    routing: Routing,
 }
 
 impl Authorization {
@@ -78,6 +81,7 @@ impl Authorization {
             hosts,
             tokens: None,
             checks: Vec::new(),
+            routing: Routing::Everything,
         })
     }
 

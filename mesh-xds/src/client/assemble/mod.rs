@@ -10,7 +10,8 @@
 //!
 //! | module | what it follows |
 //! |---|---|
-//! | `target` | a target to its routes, a server's address to its filter chains, in both shapes |
+//! | `target` | a target to its routes, in both shapes |
+//! | `inbound` | a server's address to its filter chains, and those to their routes |
 //! | `cluster` | a cluster to its endpoints, or through the clusters it stands for |
 //! | `hosts` | what host names resolved to |
 
@@ -29,6 +30,7 @@ use crate::resource::{ClusterSpec, Listener, ResourceKind};
 
 mod cluster;
 mod hosts;
+mod inbound;
 mod target;
 mod walk;
 
@@ -65,6 +67,10 @@ pub(crate) struct Assembler {
     cuts: BTreeMap<Arc<str>, Cut>,
     /// The last known chains of each address.
     inbound: BTreeMap<Arc<str>, Resolved<Inbound>>,
+    /// What those were made of whose routes are elsewhere.
+    routed: BTreeMap<Arc<str>, inbound::Memo>,
+    /// The addresses whose chains are closed for want of routes that may come yet.
+    unrouted: BTreeSet<Arc<str>>,
     hosts: Hosts,
     /// What each cluster last resolved to.
     clusters: HashMap<ClusterName, Memo>,
@@ -116,6 +122,8 @@ impl Assembler {
             trees: BTreeMap::new(),
             cuts: BTreeMap::new(),
             inbound: BTreeMap::new(),
+            routed: BTreeMap::new(),
+            unrouted: BTreeSet::new(),
             hosts: Hosts::default(),
             clusters: HashMap::new(),
             dependents: HashMap::new(),
@@ -275,12 +283,29 @@ impl Assembler {
     fn walk_inbound(&mut self, walk: &mut Walk<'_>, waiting: &mut BTreeMap<Arc<str>, Vec<Missing>>) {
         let addresses = self.wanted.inbound.clone();
         self.inbound.retain(|address, _| addresses.contains(address));
+        self.routed.retain(|address, _| addresses.contains(address));
+        self.unrouted.retain(|address| addresses.contains(address));
         for address in addresses {
-            let inbound = walk.inbound(&address, &self.naming);
+            let mut memo = self.routed.remove(&address);
+            let inbound = walk.inbound(&address, &self.naming, &mut memo);
+            self.routed.extend(memo.map(|memo| (Arc::clone(&address), memo)));
             let missing = std::mem::take(&mut walk.missing);
+            let lacks = !missing.is_empty();
+            if lacks {
+                waiting.insert(Arc::clone(&address), missing);
+            }
+            let serves = matches!(self.inbound.get(&address), Some(Ok(_))) && !self.unrouted.contains(&address);
             match inbound {
-                Some(inbound) => drop(self.inbound.insert(address, inbound)),
-                None => drop(waiting.insert(address, missing)),
+                // What takes its place is not whole yet.
+                None | Some(Ok(_)) if lacks && serves => {}
+                None => drop(waiting.entry(address).or_default()),
+                Some(inbound) => {
+                    match lacks {
+                        true => self.unrouted.insert(Arc::clone(&address)),
+                        false => self.unrouted.remove(&address),
+                    };
+                    self.inbound.insert(address, inbound);
+                }
             }
         }
     }

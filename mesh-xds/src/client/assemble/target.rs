@@ -5,19 +5,18 @@
 //! yet, so its listener is the one of the port it asks for that has a virtual host for its authority. Of the routes of a
 //! port, which serve every service on it, only the target's virtual host is kept: the others' clusters are not its business.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::config::{
-    CallFilter, Domain, FilterOverride, Inbound, Override, Reason, ReasonKind, Resolved, RetryPolicy, Route, RouteTree,
-    Split, TimeLimits, VirtualHost,
+    CallFilter, Domain, FilterOverride, Override, Reason, ReasonKind, Resolved, RetryPolicy, Route, RouteTree, Split,
+    TimeLimits, VirtualHost,
 };
 use mesh_core::route;
 
 use super::walk::{Walk, reason};
 use crate::bootstrap::{ListenerNames, Profile};
-use crate::client::cache::{Found, Sources};
-use crate::convention::VIRTUAL_INBOUND;
+use crate::client::cache::{Found, Sources, normal_form};
 use crate::resource::{Extension, ExtensionRef, Filter, Http, Listener, ResourceKind, Routes};
 
 /// How listeners are found.
@@ -57,14 +56,6 @@ impl Walk<'_> {
         }
     }
 
-    /// What is asked of the clients of a server at `address`, or `None` while it is not known.
-    pub(super) fn inbound(&mut self, address: &str, naming: &Naming) -> Option<Resolved<Inbound>> {
-        match naming.profile {
-            Profile::Grpc => self.inbound_by_name(address, &naming.names),
-            Profile::Envoy => self.virtual_inbound(address),
-        }
-    }
-
     fn by_name(&mut self, target: &str, names: &ListenerNames) -> Option<Resolved<RouteTree>> {
         let name: Arc<str> = match names.of_target(target) {
             Ok(name) => name.into(),
@@ -76,9 +67,11 @@ impl Walk<'_> {
                     let tree = self.routes(http)?;
                     Some(tree.map(|tree| tree.within(http.limits)))
                 }
-                Listener::Outbound { .. } | Listener::Inbound(_) | Listener::CatchAll(_) => Some(Err(no_listener(
-                    format!("listener {name:?} is a socket's: it is not for clients"),
-                ))),
+                Listener::Outbound { .. } | Listener::Inbound(_) | Listener::Routed(_) | Listener::CatchAll(_) => {
+                    Some(Err(no_listener(format!(
+                        "listener {name:?} is a socket's: it is not for clients"
+                    ))))
+                }
                 Listener::Other(why) => Some(Err(no_listener(format!("listener {name:?} is not for clients: {why}")))),
             },
             Found::None(trouble) => Some(Err(reason(trouble, ReasonKind::NoListener))),
@@ -97,15 +90,19 @@ impl Walk<'_> {
             return None;
         }
         let (mut found, candidates) = (None, candidates(self.sources, target, host, port));
-        for (name, listener) in &candidates {
+        for candidate in &candidates {
+            let (name, listener) = (&candidate.name, &candidate.listener);
             let Listener::Outbound { http, .. } = &**listener else {
                 continue;
             };
+            if candidate.is_deleted && !self.may_serve(http, target) {
+                continue;
+            }
             match self.routes(http) {
                 None => {
                     // Any of them may turn out to be it, or have been it so far.
-                    for (name, _) in &candidates {
-                        self.holds(name);
+                    for candidate in &candidates {
+                        self.holds(&candidate.name);
                     }
                     return None;
                 }
@@ -113,6 +110,9 @@ impl Walk<'_> {
                     self.holds(name);
                     return Some(Ok((tree, http.limits)));
                 }
+                // What was deleted stands in where it serves, and is no reason where it does not: whether it is still
+                // remembered must not change what a caller is told.
+                Some(_) if candidate.is_deleted => {}
                 Some(Ok(tree)) => found = found.or(Some(Err(no_virtual_host(&tree, target)))),
                 Some(Err(reason)) => found = found.or(Some(Err(reason))),
             }
@@ -139,6 +139,19 @@ impl Walk<'_> {
         };
         let host = VirtualHost::new(cluster.as_str(), vec![Domain::Any], vec![Arc::new(route)]);
         Some((Arc::new(RouteTree::new(&*name, vec![host])), TimeLimits::default()))
+    }
+
+    /// Whether a deleted listener may serve a target: its routes are there with a virtual host for it, or are waited for. Where they are
+    /// not, nothing of it is asked for.
+    fn may_serve(&self, http: &Http, target: &str) -> bool {
+        match &http.routes {
+            Routes::Inline(tree) => route::virtual_host(tree, target).is_some(),
+            Routes::Named(name) => match self.sources.find::<RouteTree>(&normal_form(name)) {
+                Found::Value(tree) => route::virtual_host(&tree, target).is_some(),
+                Found::None(_) => false,
+                Found::Pending => true,
+            },
+        }
     }
 
     /// A listener's routes with its filters, once every filter that is a resource of its own is known, and can be served.
@@ -200,61 +213,9 @@ impl Walk<'_> {
         })
     }
 
-    fn inbound_by_name(&mut self, address: &str, names: &ListenerNames) -> Option<Resolved<Inbound>> {
-        let Ok(socket) = address.parse::<SocketAddr>() else {
-            return Some(Err(no_listener(format!("{address:?} is not an address with a port"))));
-        };
-        let name: Arc<str> = match names.of_address(address) {
-            Ok(name) => name.into(),
-            Err(missing) => return Some(Err(no_listener(missing.to_string()))),
-        };
-        match self.look::<Listener>(&name) {
-            Found::Value(listener) => match &*listener {
-                Listener::Inbound(inbound) if inbound.address == socket => Some(Ok(Arc::clone(inbound))),
-                Listener::Inbound(inbound) => Some(Err(no_listener(format!(
-                    "listener {name:?} is for {}, and the server listens on {address} (gRFC A36)",
-                    inbound.address
-                )))),
-                _ => Some(Err(no_listener(format!("listener {name:?} is not for servers")))),
-            },
-            Found::None(trouble) => Some(Err(reason(trouble, ReasonKind::NoListener))),
-            Found::Pending => None,
-        }
-    }
-
-    /// The listener made for the address, or else the one that a sidecar has for all that is sent to its workload, whose
-    /// chains look at the port. One for another address says nothing of this server.
-    fn virtual_inbound(&mut self, address: &str) -> Option<Resolved<Inbound>> {
-        if !self.sources.plain().is_complete::<Listener>() {
-            self.misses_all::<Listener>();
-            return None;
-        }
-        let socket: Option<SocketAddr> = address.parse().ok();
-        let rank = |name: &str, inbound: &Inbound| match inbound.address {
-            own if Some(own) == socket => Some(0),
-            _ if *name == *VIRTUAL_INBOUND => Some(1),
-            _ => None,
-        };
-        let cache = self.sources.plain();
-        let inbound = |(name, listener): (&Arc<str>, &Arc<Listener>)| match &**listener {
-            Listener::Inbound(inbound) => {
-                let rank = (cache.is_deleted::<Listener>(name), rank(name, inbound)?);
-                Some((rank, Arc::clone(name), Arc::clone(inbound)))
-            }
-            _ => None,
-        };
-        let all = cache.values::<Listener>().filter_map(inbound);
-        let Some((_, name, inbound)) = all.min_by_key(|(rank, ..)| *rank) else {
-            let text = format!("the control plane has no inbound listener for the server at {address}");
-            return Some(Err(no_listener(text)));
-        };
-        self.holds(&name);
-        Some(Ok(inbound))
-    }
-
     /// Has a listener kept that is in use, should the control plane delete it (gRFC A88): one that nobody asked for by name
     /// is forgotten then.
-    fn holds(&mut self, name: &Arc<str>) {
+    pub(super) fn holds(&mut self, name: &Arc<str>) {
         self.needs[ResourceKind::Listener.index()].insert(Arc::clone(name));
     }
 }
@@ -262,7 +223,7 @@ impl Walk<'_> {
 /// The listeners that may be a target's: those of its port, the one for every address first (Istio has the HTTP services of a
 /// port in it), then those made for this host alone. Those that were deleted and are kept come after all others: they stand
 /// in only where nothing else serves the target.
-fn candidates(sources: Sources<'_>, target: &str, host: &str, port: u16) -> Vec<(Arc<str>, Arc<Listener>)> {
+fn candidates(sources: Sources<'_>, target: &str, host: &str, port: u16) -> Vec<Candidate> {
     let literal: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
     let rank = |listener: &Listener| match listener {
         Listener::Outbound { address, .. } if address.port() != port => None,
@@ -274,12 +235,24 @@ fn candidates(sources: Sources<'_>, target: &str, host: &str, port: u16) -> Vec<
     let cache = sources.plain();
     let all = cache.values::<Listener>();
     let ranked = all.filter_map(|(name, listener)| {
-        let is_deleted = cache.is_deleted::<Listener>(name);
-        Some(((is_deleted, rank(listener)?), Arc::clone(name), Arc::clone(listener)))
+        let candidate = Candidate {
+            is_deleted: cache.is_deleted::<Listener>(name),
+            name: Arc::clone(name),
+            listener: Arc::clone(listener),
+        };
+        Some((rank(listener)?, candidate))
     });
     let mut ranked: Vec<_> = ranked.collect();
-    ranked.sort_by_key(|(rank, ..)| *rank);
-    ranked.into_iter().map(|(_, name, listener)| (name, listener)).collect()
+    ranked.sort_by_key(|(rank, candidate)| (candidate.is_deleted, *rank));
+    ranked.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+/// A listener that may be a target's.
+struct Candidate {
+    name: Arc<str>,
+    listener: Arc<Listener>,
+    /// The control plane no longer has it.
+    is_deleted: bool,
 }
 
 /// Whether a listener of one address has the routes of this target: by the name of the route configuration, which Istio makes
@@ -349,7 +322,7 @@ fn host_and_port(target: &str) -> Option<(&str, u16)> {
     Some((host, port.parse().ok()?))
 }
 
-fn no_listener(text: impl Into<Arc<str>>) -> Reason {
+pub(super) fn no_listener(text: impl Into<Arc<str>>) -> Reason {
     Reason::new(ReasonKind::NoListener, text)
 }
 

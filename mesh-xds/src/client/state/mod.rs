@@ -224,6 +224,9 @@ impl<V: Variant> State<V> {
 
     /// Takes in what a host name resolved to.
     pub(super) fn resolved(&mut self, host: &Arc<str>, outcome: &lookups::Outcome, now: Instant) {
+        if outcome.is_err() {
+            self.tally.count("xds_dns", "failed");
+        }
         self.assembler.resolved(host, outcome.clone());
         if let Some(ahead) = &mut self.ahead {
             ahead.assembler.resolved(host, outcome.clone());

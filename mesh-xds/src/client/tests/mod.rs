@@ -13,6 +13,7 @@ mod heavy;
 mod outage;
 mod plane;
 mod reading;
+mod routed;
 mod sidecar;
 mod steps;
 mod stream;

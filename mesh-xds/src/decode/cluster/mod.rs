@@ -66,6 +66,7 @@ impl Resource for ClusterSpec {
                 }
             },
             load_reporting: load_reporting(proto, notes)?,
+            service: metadata::service(proto.metadata.as_ref()).map(Arc::new),
             ..Cluster::new(proto.name.as_str(), tls_mode(proto, context, notes)?, Vec::new())
         };
         Ok(Self { cluster, discovery })

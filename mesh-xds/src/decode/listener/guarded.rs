@@ -6,10 +6,12 @@
 use std::collections::{HashMap, HashSet};
 
 use mesh_core::config::{
-    CheckReplaced, Domain, ExtAuthz, FilterRules, HostRules, RbacFilter, Replaced, RouteMatch, RouteRules,
+    CheckReplaced, Domain, ExtAuthz, FilterRules, HostRules, PathMatch, RbacFilter, Replaced, RouteMatch, RouteRules,
+    RoutedHost, RoutedRoute, Routing,
 };
 use prost::Name as _;
 
+use crate::bootstrap::Profile;
 use crate::decode::rbac::{PerRoute, per_route};
 use crate::decode::{Context, Fault, ext_authz, matcher};
 use crate::proto::jwt_authn::PerRouteConfig;
@@ -66,8 +68,78 @@ pub(super) fn hosts(
     Ok(hosts)
 }
 
+/// Which requests the routes have served: those that a route takes whose action leaves them to this process. To a gRPC server that is
+/// `non_forwarding_action` alone (gRFC A36); Istio's routes of a sidecar forward to its own workload, which is this.
+pub(super) fn routing(config: &RouteConfiguration, profile: Profile) -> Result<Routing, Fault> {
+    let mut hosts = Vec::with_capacity(config.virtual_hosts.len());
+    for (index, host) in config.virtual_hosts.iter().enumerate() {
+        let read = routed_host(host, profile);
+        hosts.push(read.map_err(|fault| fault.within(format_args!("virtual_hosts[{index}]")))?);
+    }
+    let serves_all = |host: &RoutedHost| {
+        let serves = |route: &RoutedRoute| matches!(route, RoutedRoute::Serves(_));
+        let takes_all = |route: &RoutedRoute| match route {
+            RoutedRoute::Serves(matches) => {
+                *matches == RouteMatch::any()
+                    || *matches
+                        == RouteMatch {
+                            path: PathMatch::Prefix("/".into()),
+                            ..RouteMatch::any()
+                        }
+            }
+            _ => false,
+        };
+        host.routes.iter().all(serves) && host.routes.iter().any(takes_all)
+    };
+    let has_any = hosts.iter().any(|host| host.domains.contains(&Domain::Any));
+    Ok(match has_any && hosts.iter().all(serves_all) {
+        true => Routing::Everything,
+        false => Routing::Table(hosts),
+    })
+}
+
+fn routed_host(host: &VirtualHost, profile: Profile) -> Result<RoutedHost, Fault> {
+    let domain = |(index, text): (usize, &String)| {
+        Domain::parse(text).map_err(|error| Fault::new(format!("domains[{index}]"), error))
+    };
+    let route = |(index, route): (usize, &Route)| {
+        routed_route(route, profile).map_err(|fault| fault.within(format_args!("routes[{index}]")))
+    };
+    let mut routes: Vec<RoutedRoute> = host.routes.iter().enumerate().map(route).collect::<Result<_, _>>()?;
+    if host.require_tls != 0 {
+        routes = vec![RoutedRoute::Obscure("require_tls is not supported at a server".into())];
+    }
+    Ok(RoutedHost {
+        domains: host.domains.iter().enumerate().map(domain).collect::<Result<_, _>>()?,
+        routes,
+    })
+}
+
+fn routed_route(route: &Route, profile: Profile) -> Result<RoutedRoute, Fault> {
+    let proto = route
+        .r#match
+        .as_ref()
+        .ok_or_else(|| Fault::new("match", "is missing"))?;
+    let matches = match matcher::route_match(proto, profile).map_err(|fault| fault.within("match"))? {
+        Ok(matches) if matches.fraction.is_none() => matches,
+        Ok(_) => return Ok(RoutedRoute::Obscure("it takes a part of its requests".into())),
+        Err(why) => return Ok(RoutedRoute::Obscure(why.into())),
+    };
+    let other = match (&route.action, profile) {
+        (Some(Action::NonForwardingAction(_)), _) | (Some(Action::Route(_)), Profile::Envoy) => {
+            return Ok(RoutedRoute::Serves(matches));
+        }
+        (Some(Action::Route(_)), Profile::Grpc) => "it forwards (gRFC A36)",
+        (Some(Action::Redirect(_)), _) => "it redirects",
+        (Some(Action::DirectResponse(_)), _) => "it answers by itself",
+        (Some(Action::FilterAction(_)), _) => "a filter answers",
+        (None, _) => return Err(Fault::new("action", "is missing")),
+    };
+    Ok(RoutedRoute::Refuses(matches, other.into()))
+}
+
 /// A request that no route takes is refused by Envoy (404) and gRPC (UNAVAILABLE, gRFC A36), and so is one whose route answers, redirects
-/// or asks for TLS of its own. Here the application serves whatever it is called for: a table that keeps requests out would not.
+/// or asks for TLS of its own. In a sidecar's shape a listener whose own table keeps requests out is refused: no such answer is given here.
 pub(super) fn keeps_nobody_out(config: &RouteConfiguration) -> Result<(), Fault> {
     let reason = "keeps out requests that no route takes, which is not done here: end it with a route for everything";
     if !config

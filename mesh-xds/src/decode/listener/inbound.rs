@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{Authorization, ChainMatch, FilterChain, Inbound, InboundSecurity, RateLimits, Traffic};
+use mesh_core::config::{
+    Authorization, ChainMatch, FilterChain, Inbound, InboundSecurity, RateLimits, Reason, ReasonKind, Routing, Traffic,
+};
 
 use super::chain::{self, Rules};
-use super::manager;
+use super::manager::{self, ServedBy};
 use super::network::{Terminal, terminal};
+use super::routed::Guarding;
 use crate::bootstrap::Profile;
 use crate::decode::address::socket_address;
 use crate::decode::extension::type_name;
@@ -17,7 +20,7 @@ use crate::decode::{Context, Fault, Notes, tls};
 use crate::proto::listener::{
     FilterChain as ChainProto, Listener as Proto, ListenerFilter, listener_filter::ConfigType,
 };
-use crate::resource::Listener;
+use crate::resource::{Listener, Routed, RoutedElsewhere};
 
 /// The most chains of a listener: Istio writes a few for each port of a workload, and each is held against all others.
 const MAX_CHAINS: usize = 1024;
@@ -43,6 +46,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
         return Err(Fault::new("filter_chains", reason));
     }
     let mut chains: Vec<(usize, FilterChain)> = Vec::new();
+    let mut elsewhere = Vec::new();
     let mut rules = Rules::default();
     for (index, chain) in proto.filter_chains.iter().enumerate() {
         let at = |fault: Fault| fault.within(format_args!("filter_chains[{index}]"));
@@ -61,6 +65,11 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
             let reason = format!("takes the same connections as filter_chains[{other}]");
             return Err(at(Fault::new("filter_chain_match", reason)));
         }
+        elsewhere.extend(read.elsewhere.map(|(routes, guarding)| RoutedElsewhere {
+            chain: Some(chains.len()),
+            routes,
+            guarding,
+        }));
         let name = chain.name.as_str().into();
         chains.push((
             index,
@@ -76,21 +85,32 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
     }
     let default = proto.default_filter_chain.as_ref().map(|chain| {
         let read = filter_chain(chain, context, notes).map_err(|fault| fault.within("default_filter_chain"));
-        read.map(|read| FilterChain {
-            name: chain.name.as_str().into(),
-            matches: ChainMatch::default(),
-            security: read.security,
-            traffic: read.traffic,
-            authorization: read.authorization,
-            limits: read.limits,
+        read.map(|read| {
+            elsewhere.extend(read.elsewhere.map(|(routes, guarding)| RoutedElsewhere {
+                chain: None,
+                routes,
+                guarding,
+            }));
+            FilterChain {
+                name: chain.name.as_str().into(),
+                matches: ChainMatch::default(),
+                security: read.security,
+                traffic: read.traffic,
+                authorization: read.authorization,
+                limits: read.limits,
+            }
         })
     });
-    Ok(Listener::Inbound(Arc::new(Inbound {
+    let inbound = Arc::new(Inbound {
         name: proto.name.as_str().into(),
         address,
         chains: chains.into_iter().map(|(_, chain)| chain).collect(),
         default: default.transpose()?,
-    })))
+    });
+    Ok(match elsewhere.is_empty() {
+        true => Listener::Inbound(inbound),
+        false => Listener::Routed(Arc::new(Routed { inbound, elsewhere })),
+    })
 }
 
 fn listener_wide(proto: &Proto, context: &Context) -> Result<(), Fault> {
@@ -134,6 +154,8 @@ struct Read {
     traffic: Traffic,
     authorization: Arc<Authorization>,
     limits: Arc<RateLimits>,
+    /// The name of its routes, where they are a resource of their own, and what it asks beside them.
+    elsewhere: Option<(Arc<str>, Guarding)>,
 }
 
 #[allow(deprecated, reason = "a deprecated field that changes who the peer is")]
@@ -142,17 +164,32 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
         return Err(Fault::new("use_proxy_proto", "is not supported"));
     }
     let (terminal, connection) = terminal(chain, context, notes)?;
-    let guards = match &terminal {
-        Terminal::Http { manager, index } => manager::server(manager, context, notes)
-            .map_err(|fault| fault.within(format_args!("filters[{index}].typed_config")))?,
-        Terminal::Tcp => Default::default(),
+    let mut elsewhere = None;
+    let (authorization, limits) = match &terminal {
+        Terminal::Http { manager, index } => {
+            let at = |fault: Fault| fault.within(format_args!("filters[{index}].typed_config"));
+            let (mut guarding, routes) = manager::server(manager, context, notes).map_err(at)?;
+            guarding.connection = connection;
+            match routes {
+                ServedBy::Inline(config) => {
+                    let said = guarding.inline(config);
+                    guarding.with(said.map_err(|fault| at(fault.within("route_config")))?)?
+                }
+                ServedBy::Named(name) => {
+                    let text = format!("route configuration {name:?} was not heard of yet");
+                    let nobody = Routing::Nothing(Reason::new(ReasonKind::Waiting, text));
+                    let closed = guarding.closed(nobody)?;
+                    elsewhere = Some((name, guarding));
+                    (closed, RateLimits::default())
+                }
+            }
+        }
+        Terminal::Tcp => {
+            let authorization = Authorization::new(connection, Vec::new(), Vec::new());
+            let authorization = authorization.map_err(|error| Fault::new("filters", error))?;
+            (authorization, RateLimits::default())
+        }
     };
-    let authorization = Authorization::new(connection, guards.request, guards.hosts);
-    let authorization = authorization.map_err(|error| Fault::new("filters", error))?;
-    let authorization = authorization.with_tokens(guards.tokens);
-    let authorization = authorization
-        .with_checks(guards.checks)
-        .map_err(|error| Fault::new("filters", error))?;
     let security = match &chain.transport_socket {
         None => InboundSecurity::Plaintext,
         Some(socket) => tls::downstream(socket, context, notes).map_err(|fault| fault.within("transport_socket"))?,
@@ -161,6 +198,7 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
         security,
         traffic: terminal.traffic(),
         authorization: Arc::new(authorization),
-        limits: Arc::new(guards.limits),
+        limits: Arc::new(limits),
+        elsewhere,
     })
 }

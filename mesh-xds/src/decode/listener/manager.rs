@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::{ExtAuthz, HostRules, JwtRules, RateLimits, RbacFilter, RouteTree, TimeLimits};
+use mesh_core::config::{RouteTree, TimeLimits};
 
-use super::guarded::Spoken;
-use super::{Side, filters, guarded};
+use super::routed::Guarding;
+use super::{Side, filters};
 use crate::bootstrap::Profile;
-use crate::convention::JWT_FILTER;
 use crate::decode::common::from_this_stream;
 use crate::decode::extension::is_guard;
 use crate::decode::route::time::said;
-use crate::decode::{Context, Fault, Notes, Resource, limit};
+use crate::decode::{Context, Fault, Notes, Resource};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
+use crate::proto::route::RouteConfiguration;
 use crate::resource::{ExtensionRef, Http, Routes};
 
 /// Reads a client's connection manager.
@@ -66,7 +66,11 @@ fn limits(manager: &HttpConnectionManager, context: &Context) -> Result<TimeLimi
 
 /// Reads a server's connection manager: what it asks of requests. Its routes choose no cluster here: the application serves what it
 /// is called for.
-pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: &mut Notes) -> Result<Guards, Fault> {
+pub(super) fn server<'a>(
+    manager: &'a HttpConnectionManager,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<(Guarding, ServedBy<'a>), Fault> {
     let asked = common(manager, Side::Server, context, notes)?;
     let guards = |extension: &&ExtensionRef| extension.types.iter().any(|url| is_guard(url)) && !extension.disabled;
     let kept = |extension: &&ExtensionRef| !extension.optional || guards(extension);
@@ -78,54 +82,32 @@ pub(super) fn server(manager: &HttpConnectionManager, context: &Context, notes: 
         );
         return Err(Fault::new("http_filters", reason));
     }
-    let spoken = Spoken {
-        filters: &asked.guards,
-        checks: &asked.checks,
-        fixed: &asked.fixed,
-    };
-    let asks_nothing = asked.guards.is_empty()
-        && asked.checks.is_empty()
-        && asked.tokens.is_none()
-        && asked.limits.is_empty()
-        && asked.global.is_empty();
-    let mut limits = RateLimits::default();
-    let hosts = match &manager.route_specifier {
-        Some(RouteSpecifier::RouteConfig(config)) => {
-            let at = |fault: Fault| fault.within("route_config");
-            if asked.tokens.is_some() {
-                guarded::says_nothing_of(JWT_FILTER, config).map_err(at)?;
-            }
-            let hosts = guarded::hosts(config, &spoken, context).map_err(at)?;
-            guarded::keeps_nobody_out(config).map_err(at)?;
-            limits = limit::limits(asked.limits, asked.global, config, context).map_err(at)?;
-            hosts
-        }
-        Some(RouteSpecifier::Rds(_)) if asks_nothing => Vec::new(),
-        // A route may ask for more than its listener does, and nobody here looks into it.
-        Some(RouteSpecifier::Rds(_)) => {
-            let reason = "is not supported beside a filter that keeps requests out: routes must be inline";
-            return Err(Fault::new("rds", reason));
-        }
+    let routes = match &manager.route_specifier {
+        Some(RouteSpecifier::RouteConfig(config)) => ServedBy::Inline(config),
+        Some(RouteSpecifier::Rds(rds)) => match by_name(rds).map_err(|fault| fault.within("rds"))? {
+            Routes::Named(name) => ServedBy::Named(name),
+            Routes::Inline(_) => return Err(Fault::new("rds", "is inline")),
+        },
         Some(RouteSpecifier::ScopedRoutes(_)) => return Err(Fault::new("scoped_routes", "is not supported")),
         None => return Err(Fault::new("route_specifier", "is missing")),
     };
-    Ok(Guards {
+    let guarding = Guarding {
+        profile: context.profile,
+        connection: Vec::new(),
         tokens: asked.tokens.map(Arc::new),
         checks: asked.checks,
-        request: guarded::general(asked.guards),
-        hosts,
-        limits,
-    })
+        guards: asked.guards,
+        fixed: asked.fixed,
+        limits: asked.limits,
+        global: asked.global,
+    };
+    Ok((guarding, routes))
 }
 
-/// What a server's connection manager asks of requests.
-#[derive(Default)]
-pub(super) struct Guards {
-    pub(super) tokens: Option<Arc<JwtRules>>,
-    pub(super) request: Vec<RbacFilter>,
-    pub(super) checks: Vec<ExtAuthz>,
-    pub(super) hosts: Vec<HostRules>,
-    pub(super) limits: RateLimits,
+/// Where a server's routes are.
+pub(super) enum ServedBy<'a> {
+    Inline(&'a RouteConfiguration),
+    Named(Arc<str>),
 }
 
 fn common(

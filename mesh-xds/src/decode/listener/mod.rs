@@ -17,6 +17,9 @@ mod inbound;
 mod manager;
 mod network;
 mod outbound;
+mod routed;
+
+pub(crate) use routed::Guarding;
 
 /// Which end of a call a listener's filters stand at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::clients::SubscriptionReport;
 use super::encoded::View;
-use super::machine::{Machine, Misuse};
+use super::machine::{Machine, Misuse, Overdue};
 use super::order::Kinds;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
@@ -82,6 +82,10 @@ impl Machine for DeltaState {
 
     fn wakes(&self) -> Option<Instant> {
         self.kinds.wakes()
+    }
+
+    fn take_overdue(&mut self) -> Overdue {
+        self.kinds.take_overdue()
     }
 
     fn report(&self) -> Vec<SubscriptionReport> {

@@ -14,6 +14,7 @@ use mesh_core::entropy::{Draw, Entropy};
 use super::*;
 use crate::server::delta::DeltaState;
 use crate::server::encoded::View;
+use crate::server::machine::Overdue;
 use crate::server::warming::WARMING_LIMIT;
 use crate::wire::{DeltaRequest, DeltaResponse};
 
@@ -515,10 +516,13 @@ fn waits_so_long<M: Spoken>() {
         let heard = server.hear_at(&more, late).map(|heard| heard.kind);
         assert_eq!(heard, Some(CDS));
         assert!(server.hear_at(&more, late).is_none());
+        assert_eq!(server.take_overdue(), Overdue::default());
         let heard = server.hear_at(&more, start + WARMING_LIMIT).map(|heard| heard.kind);
         assert_eq!(heard, Some(RDS), "{dialect:?}");
         assert!(server.hear_at(&more, start + WARMING_LIMIT).is_none());
         assert_eq!(server.wakes(), None, "nothing waits any more");
+        let (given_up, once) = (server.take_overdue(), server.take_overdue());
+        assert!(given_up.cold > 0 && once == Overdue::default(), "{given_up:?}");
     }
 }
 

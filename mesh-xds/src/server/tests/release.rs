@@ -138,6 +138,8 @@ fn both_go_as_they_may<M: Spoken>() {
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said.iter().all(|(_, gone)| gone.contains(&"a".to_owned())), "{said:?}");
     assert_eq!(client.server.wakes(), None);
+    let overdue = [client.server.take_overdue(), client.server.take_overdue()];
+    assert_eq!(overdue.map(|overdue| overdue.missed), [1, 0]);
 }
 
 #[test]

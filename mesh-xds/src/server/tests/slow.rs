@@ -1,4 +1,5 @@
-//! CP-13: one client stops reading. Real sockets; the time that is waited for is virtual.
+//! CP-13: one client stops reading. Real sockets; the time that is waited for is virtual. That the others are not a moment later for
+//! it, and what it holds in memory, is in `tests/memory/stuck.rs`, to the byte and the instant.
 
 #![allow(clippy::print_stdout, reason = "the figure is the result")]
 
@@ -22,11 +23,7 @@ use crate::wire::{Delta, DeltaRequest, DeltaResponse, Incoming, Sotw, Variant};
 /// Longer than any step takes on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 const OTHERS: usize = 20;
-/// Rounds of so many publishes, with the stuck one and without it.
-const ROUNDS: u16 = 4;
-const PUBLISHES: u16 = 5;
-/// What a busy machine may add to one that is over in a moment.
-const NOISE: Duration = Duration::from_millis(5);
+const PUBLISHES: u16 = 20;
 /// What HTTP/2 begins with: the smallest window that no peer has to ask for.
 const WINDOW: u32 = 65_535;
 /// So many that one response is more than a window.
@@ -126,12 +123,6 @@ fn many(first_port: u16) -> Snapshot {
         .unwrap()
 }
 
-/// The 99th of a hundred.
-fn p99(mut took: Vec<Duration>) -> Duration {
-    took.sort_unstable();
-    took[(took.len() - 1) * 99 / 100]
-}
-
 #[tokio::test]
 async fn cp_13_sotw_a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off() {
     a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off::<Sotw>().await;
@@ -175,23 +166,17 @@ impl<V: Says> Plane<V> {
         }
     }
 
-    /// How long after a publish each client had taken it.
-    async fn publish(&mut self, port: u16) -> Vec<Duration> {
-        let began = std::time::Instant::now();
+    /// Each client takes what is published.
+    async fn publish(&mut self, port: u16) {
         let versions = self.cache.publish("g", &many(port)).unwrap();
-        let mut took = Vec::new();
         for client in &mut self.clients {
             assert_eq!(V::version(&client.takes().await), versions.of(EDS));
-            took.push(began.elapsed());
         }
-        took
     }
 }
 
-/// What the machine does meanwhile is in every figure. So two control planes take turns, of which one has a client that does
-/// not read, and the best of some rounds is judged: whoever is held up by that client is so in all of them.
 async fn a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off<V: Says>() {
-    let (mut alone, mut beside) = (Plane::<V>::start().await, Plane::<V>::start().await);
+    let mut beside = Plane::<V>::start().await;
     let (cache, tally) = (beside.cache.clone(), beside.tally.clone());
     let mut stuck = Reader::<V>::connect(&beside.address, "stuck").await;
     stuck.takes().await;
@@ -201,21 +186,11 @@ async fn a_client_that_stops_reading_costs_the_others_nothing_and_is_cut_off<V: 
         let report = reports.iter().find(|client| client.node.id == "stuck").unwrap();
         report.subscriptions[0].sent.clone().unwrap()
     };
-    let (mut sent, mut rounds) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        let (mut without, mut with) = (Vec::new(), Vec::new());
-        for publish in 0..PUBLISHES {
-            let port = 2 + round * PUBLISHES + publish;
-            without.extend(alone.publish(port).await);
-            with.extend(beside.publish(port).await);
-            sent.push(sent_to_stuck());
-        }
-        rounds.push((p99(without), p99(with)));
+    let mut sent = Vec::new();
+    for publish in 0..PUBLISHES {
+        beside.publish(2 + publish).await;
+        sent.push(sent_to_stuck());
     }
-    println!("CP-13: p99 of a publish with the others, without the stuck one and beside it: {rounds:?}");
-    // The promise is a fifth; the rest is the machine's.
-    let is_unchanged = |(without, with): &(Duration, Duration)| *with <= *without * 3 / 2 + NOISE;
-    assert!(rounds.iter().any(is_unchanged), "{rounds:?}");
     // What fits its window, one that waits for it, and one in the queue; after that nothing was made for it, however much
     // there was to say.
     let last = sent.last().unwrap();

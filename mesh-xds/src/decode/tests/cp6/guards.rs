@@ -256,9 +256,9 @@ fn az_9_a_policy_that_is_not_understood_is_refused_and_the_last_good_one_stays()
 }
 
 #[test]
-fn az_9_routes_beside_a_guard_are_inline_and_told_apart() {
+fn az_9_routes_beside_a_guard_are_told_apart() {
     let mutators: [Mutator<Proto>; 4] = [
-        ("filter_chains[0].filters[0].typed_config.rds", |p| {
+        ("filter_chains[0].filters[0].typed_config.rds.config_source", |p| {
             manager(p, |manager| {
                 manager.route_specifier = Some(RouteSpecifier::Rds(Default::default()))
             });
