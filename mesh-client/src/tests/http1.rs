@@ -9,8 +9,7 @@ use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use mesh_core::config::{
-    Cluster, Connections, Endpoint, ExpectedPeers, MutualTls, Protocol, RetryOn, RetryPolicy, Route, Snapshot, Split,
-    TlsMode,
+    Cluster, Connections, Endpoint, ExpectedPeers, MutualTls, Protocol, Route, Snapshot, Split, TlsMode,
 };
 use mesh_core::identity::tls::{ClientAuth, server_config};
 use mesh_core::testing::TestCa;
