@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import signal
+import ssl
 import statistics
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from peers import (
     GrpcioServer,
 )
 from prometheus import ANSWER_SECONDS, GRAFANA, KIALI, Prometheus
+from strangers import Strangers, grpcio, lets_in, openssl, plaintext, python_ssl
 
 # Where its programs are; the driver's `run` says.
 PROMETHEUS = os.environ.get("PROMETHEUS", "/usr/bin")
@@ -241,6 +243,58 @@ def stranger(mesh: Lab, server) -> dict:
     return figures
 
 
+def kept_out(mesh: Lab, strangers) -> dict:
+    """Plaintext, no certificate, an old TLS and every wrong certificate, by Python's ssl: nobody is answered, and no handler runs."""
+    before = strangers.handled()
+    tried = dict(plaintext(strangers))
+    tried["no certificate"] = python_ssl(strangers, None)
+    tried["TLS 1.2"] = python_ssl(strangers, strangers.caller, ssl.TLSVersion.TLSv1_2)
+    tried |= {name: python_ssl(strangers, files) for name, files in strangers.wrong.items()}
+    return judged(strangers, before, tried, python_ssl(strangers, strangers.caller), python_ssl(strangers, strangers.right))
+
+
+def openssl_kept_out(mesh: Lab, strangers) -> dict:
+    """The same by `openssl s_client`."""
+    before = strangers.handled()
+    said = {
+        "no certificate": openssl(strangers, None),
+        "TLS 1.2": openssl(strangers, strangers.caller, "-tls1_2"),
+        **{name: openssl(strangers, files) for name, files in strangers.wrong.items()},
+    }
+    untold = [name for name, (_, told) in said.items() if "alert" not in told]
+    tried = {name: heard for name, (heard, _) in said.items()}
+    figures = judged(strangers, before, tried, openssl(strangers, strangers.caller)[0], openssl(strangers, strangers.right)[0])
+    require(not untold, figures, f"refused without an alert: {untold}")
+    return figures
+
+
+def calls_kept_out(mesh: Lab, strangers) -> dict:
+    """gRPC's own client, in plaintext, with certificates of another CA, another domain, and of another time, and as a member of the
+    mesh whom the policy does not name; and as the one whom it names."""
+    before = strangers.handled()
+    wrong = ("rogue", "expired", "other-domain", "two-names")
+    shown = {"plaintext": None, **{name: strangers.wrong[name] for name in wrong}, "another member": strangers.member}
+    tallies = {name: grpcio(strangers, files) for name, files in shown.items()}
+    ran = strangers.handled() - before
+    good = grpcio(strangers, strangers.caller)
+    served = [name for name, tally in tallies.items() if tally["ok"]]
+    member = max(tallies["another member"]["errors"], default="")
+    figures = {"tried": len(tallies), "handled": ran, "good": good["ok"], "member": member[-SAID:]}
+    require(not served and ran == 0, figures, f"calls were served: {served}")
+    require("RBAC" in member or "PERMISSION_DENIED" in member, figures, "another member is not refused by the policy")
+    require(good["ok"] > 0 and good["failed"] == 0, figures, f"the one who may call is refused: {good['errors']}")
+    return figures
+
+
+def judged(strangers, before: int, tried: dict, *good: bytes) -> dict:
+    """Nobody of `tried` was let in, all of `good` were."""
+    answered = [name for name, heard in tried.items() if lets_in(heard) or b"HTTP/1.1 200" in heard]
+    figures = {"tried": len(tried), "handled": strangers.handled() - before}
+    require(not answered and figures["handled"] == 0, figures, f"let in: {answered}")
+    require(all(lets_in(heard) for heard in good), figures, "whoever is right is refused, too: the others prove nothing")
+    return figures
+
+
 def scraped(mesh: Lab, peer) -> dict:
     """Prometheus takes every scrape of all three, and its linter has nothing to say of them."""
     up = until("all targets are up", lambda: len([one for one in peer.ask("up") if one["value"][1] == "1"]) == 3)
@@ -315,6 +369,7 @@ GROUPS = {
     "grpcio-other-server": (lambda mesh: GrpcioServer(mesh, "somebody-else"), (refused,)),
     "envoy-server": (lambda mesh: EnvoyServer(mesh, "payment"), (served,)),
     "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
+    "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out)),
     "prometheus": (lambda mesh: Prometheus(mesh, PROMETHEUS), (scraped, kiali, grafana)),
     "envoy-closed-server": (lambda mesh: EnvoyServer(mesh, "payment", caller="somebody-else"), (stranger,)),
 }
@@ -324,6 +379,7 @@ def main() -> int:
     names = [f"{group}/{scenario.__name__}" for group, (_, tried) in GROUPS.items() for scenario in tried]
     parser = argparse.ArgumentParser(description="Real peers against both ends of our xDS stream.")
     parser.add_argument("wanted", nargs="*", help="groups or scenarios; all of them by default")
+    parser.add_argument("--may-lack-openssl", action="store_true", help="leave out, loudly, what needs it where it is not there")
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("--binaries", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
@@ -332,6 +388,10 @@ def main() -> int:
         print("\n".join(names))
         return 0
     wanted = [name for name in names if not arguments.wanted or {name, name.split("/")[0]} & set(arguments.wanted)]
+    lacking = arguments.may_lack_openssl and shutil.which("openssl") is None
+    if lacking and "strangers/openssl_kept_out" in wanted:
+        wanted.remove(name := "strangers/openssl_kept_out")
+        print(f"\n!!!\n!!! LEFT OUT, openssl is not there: {name}. The wide ring would fail.\n!!!\n", file=sys.stderr)
     unknown = set(arguments.wanted) - set(names) - set(GROUPS)
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}")

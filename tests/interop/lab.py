@@ -156,6 +156,7 @@ class Lab:
         self._state = folder / "state"
         self._processes: list[Process] = []
         self._payments: dict[str, tuple[Process, int]] = {}
+        self._admins: dict[str, str] = {}
         self._bootstraps = 0
         # Admin ports of the payment services, in the order in which they were started.
         self.admins: list[str] = []
@@ -213,6 +214,24 @@ class Lab:
             self._payments[version] = self._start_payment(version)
         self.split(95, 5)
 
+    def port(self, version: str) -> int:
+        """Where a version of our service listens."""
+        return self._payments[version][1]
+
+    def stats(self, version: str) -> dict[str, int]:
+        """What it has counted."""
+        with urllib.request.urlopen(f"http://{self._admins[version]}/stats", timeout=START_SECONDS) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: int(count) for name, count in (line.split(": ") for line in lines)}
+
+    def allow_only(self, account: str):
+        """Publishes that nobody else may call our service."""
+        self._save("50-policy.yaml", POLICY.format(account=account))
+
+    def root(self) -> bytes:
+        """The root of the control plane: its key and its certificate, in PEM."""
+        return (self._state / "root.pem").read_bytes()
+
     def replace_v2(self, version: str) -> Process:
         """Publishes another process, which calls itself `version`, where v2 was; returns the old one, which still serves."""
         old, _ = self._payments["v2"]
@@ -253,7 +272,7 @@ class Lab:
         command = [self.binaries / "payment", "--version", version, "--listen", "127.0.0.1:0"]
         bootstrap = str(self.bootstrap("payment", version))
         process = self.start(f"payment-{version}", command, GRPC_XDS_BOOTSTRAP=bootstrap)
-        admin = process.logged("admin port address=")
+        admin = self._admins[version] = process.logged("admin port address=")
         port = int(process.logged("serving address=127.0.0.1:"))
         self.admins.append(admin)
         # Of no service yet, so that nobody calls it.
@@ -356,6 +375,16 @@ spec:
   http:
   - route:
     - destination: {{host: {service}, subset: {to}}}
+"""
+
+POLICY = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: callers, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: payment}}}}
+  rules:
+  - from: [{{source: {{principals: [cluster.local/ns/default/sa/{account}]}}}}]
 """
 
 SECURITY = """\
