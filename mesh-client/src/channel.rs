@@ -178,7 +178,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             // The application's own, within the deadline and before the first try.
             .layer(self.per_call)
             // Before anything is done for the call, and once: what is ended here is not edited, mirrored or retried (Envoy's
-            // fault filter stands before its router). Within the deadline, which a delay uses up.
+            // fault filter stands before its router). Within the deadline, of which a delay uses up all but the route's timeout.
             .layer(FaultLayer::new(&self.link, &self.target))
             // Above retry: all tries send the same head. It sees the answer that is committed to.
             .layer(RewriteLayer::new(&self.target))
@@ -239,7 +239,10 @@ pub fn use_connector(link: &Link, connector: impl Connect) -> Result<(), Already
     with_connector(link, Arc::new(connector))
 }
 
-impl<B: Send + 'static> Service<Request<B>> for Channel<B> {
+impl<B> Service<Request<B>> for Channel<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
     type Response = Response<ResponseBody>;
     type Error = Error;
     type Future = StatusFuture<RouteFuture<TelemetryFuture<DeadlineFuture<Erased>>>>;

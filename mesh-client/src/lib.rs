@@ -86,6 +86,7 @@ pub mod fault;
 mod flags;
 mod headers;
 pub mod mirror;
+mod peek;
 mod replay;
 mod request;
 pub mod retry;
@@ -94,6 +95,8 @@ pub mod rewrite;
 pub mod route;
 pub mod status;
 pub mod telemetry;
+mod time;
+
 #[cfg(feature = "measuring")]
 #[doc(hidden)]
 pub mod transport;

@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use mesh_core::report::standard::Messages;
 
 use crate::telemetry::Sending;
+use crate::time::Activity;
 
 /// A request's body with what was sent of it.
 #[derive(Debug)]
@@ -75,9 +76,9 @@ impl Kept {
 impl<B> Replay<B> {
     /// Of a body from which `first` was read already, keeping at most `limit` bytes. What was read is kept in any case: it
     /// was not sent yet.
-    pub(crate) fn new(first: Vec<Frame<Bytes>>, body: B, limit: u64) -> Self {
+    pub(crate) fn new(first: impl ExactSizeIterator<Item = Frame<Bytes>>, body: B, limit: u64) -> Self {
         let (mut kept, mut bytes) = (Vec::with_capacity(first.len()), 0);
-        for (frame, size) in first.into_iter().filter_map(|frame| Kept::of(&frame)) {
+        for (frame, size) in first.filter_map(|frame| Kept::of(&frame)) {
             kept.push(frame);
             bytes += size;
         }
@@ -109,8 +110,8 @@ impl<B> Replay<B> {
         self.lock().committed = true;
     }
 
-    /// Reads it from the beginning, in place of whoever did so before.
-    pub(crate) fn reader(self: &Arc<Self>) -> Reader<B> {
+    /// Reads it from the beginning, in place of whoever did so before. What is read is taken to be sent: `activity` is told.
+    pub(crate) fn reader(self: &Arc<Self>, activity: Option<Arc<Activity>>) -> Reader<B> {
         let mut state = self.lock();
         state.reader += 1;
         // It is all sent anew.
@@ -119,6 +120,7 @@ impl<B> Replay<B> {
             number: state.reader,
             at: 0,
             source: Source::Shared(Arc::clone(self)),
+            activity,
             replay: Arc::clone(self),
             messages: Messages::default(),
         }
@@ -135,6 +137,7 @@ pub(crate) struct Reader<B> {
     number: u32,
     at: usize,
     source: Source<B>,
+    activity: Option<Arc<Activity>>,
     /// Where what is read is counted.
     replay: Arc<Replay<B>>,
     messages: Messages,
@@ -183,6 +186,20 @@ where
             }
         }
     }
+
+    /// Tells of what was read. Some who read ask no more once the body says that it is at its end; trailers are the end.
+    fn tell(&self, read: Option<&Result<Frame<Bytes>, B::Error>>) {
+        let Some(activity) = &self.activity else { return };
+        activity.touch();
+        let ends = match read {
+            None => true,
+            Some(Ok(frame)) => frame.is_trailers() || self.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if ends {
+            activity.end();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -211,6 +228,7 @@ where
             bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
             messages.fetch_add(ended, Ordering::Relaxed);
         }
+        self.tell(polled.as_ref());
         Poll::Ready(polled)
     }
 
@@ -304,7 +322,7 @@ mod tests {
 
     fn replay(frames: &[&'static str], limit: u64) -> Arc<Replay<Frames>> {
         let frames = frames.iter().map(|text| Bytes::from_static(text.as_bytes()));
-        Arc::new(Replay::new(Vec::new(), Frames(frames.collect()), limit))
+        Arc::new(Replay::new([].into_iter(), Frames(frames.collect()), limit))
     }
 
     fn read(reader: &mut Reader<Frames>, most: usize) -> String {
@@ -322,21 +340,21 @@ mod tests {
     #[test]
     fn what_was_sent_is_sent_again_and_then_the_rest() {
         let replay = replay(&["a", "b", "c"], 10);
-        let mut first = replay.reader();
+        let mut first = replay.reader(None);
         assert_eq!(read(&mut first, 2), "ab");
         assert!(replay.can_be_sent_again());
-        let mut second = replay.reader();
+        let mut second = replay.reader(None);
         assert_eq!(read(&mut second, 1), "a");
         // The first is being aborted and polls once more: it gets nothing, and takes nothing away.
         assert_eq!(read(&mut first, 1), "?");
         assert_eq!(read(&mut second, 3), "bc!");
-        assert_eq!(read(&mut replay.reader(), 4), "abc!");
+        assert_eq!(read(&mut replay.reader(None), 4), "abc!");
     }
 
     #[test]
     fn more_than_the_limit_commits() {
         let replay = replay(&["abc", "de", "f"], 4);
-        let mut first = replay.reader();
+        let mut first = replay.reader(None);
         assert_eq!(read(&mut first, 1), "abc");
         assert!(replay.can_be_sent_again());
         assert_eq!(read(&mut first, 1), "de");
@@ -346,17 +364,17 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_keeps_nothing_but_what_was_not_sent() {
-        let first = vec![Frame::data(Bytes::from_static(b"x"))];
+        let first = [Frame::data(Bytes::from_static(b"x"))].into_iter();
         let replay = Arc::new(Replay::new(first, Frames(VecDeque::new()), 0));
         assert!(replay.can_be_sent_again());
-        assert_eq!(read(&mut replay.reader(), 2), "x!");
+        assert_eq!(read(&mut replay.reader(None), 2), "x!");
         assert!(!replay.can_be_sent_again());
     }
 
     #[test]
     fn a_committed_body_belongs_to_its_reader() {
         let replay = replay(&["a", "b"], 10);
-        let mut reader = replay.reader();
+        let mut reader = replay.reader(None);
         assert_eq!(read(&mut reader, 1), "a");
         replay.commit();
         assert_eq!(read(&mut reader, 2), "b!");

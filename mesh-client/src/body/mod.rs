@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
+use http::StatusCode;
 use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
@@ -30,8 +31,7 @@ use crate::telemetry::{Counting, Sent};
 pub(crate) use deadline::{Deadline, Idle};
 pub(crate) use outcome::Outcome;
 pub(crate) use pump::Pump;
-use trailers::without_status;
-pub(crate) use trailers::{grpc_status, trailers};
+pub(crate) use trailers::{code_of_http, grpc_status, trailers, without_status};
 
 /// The answer of a call, as a stream of frames.
 ///
@@ -45,8 +45,8 @@ pub struct ResponseBody {
     headers_only: bool,
     /// Tell failures as gRPC trailers rather than as errors.
     grpc: bool,
-    /// A gRPC status is still to come.
-    owes_status: bool,
+    /// A gRPC status is still to come; what is said in its place if none does.
+    owes_status: Option<u8>,
 }
 
 /// What is still to come.
@@ -122,7 +122,7 @@ impl ResponseBody {
             head_status,
             headers_only,
             grpc: false,
-            owes_status: false,
+            owes_status: None,
         }
     }
 
@@ -199,9 +199,16 @@ impl ResponseBody {
         }
     }
 
-    pub(crate) fn tell_as_grpc(&mut self) {
+    /// It answers a gRPC call, with such a status. One that comes without one of gRPC's, as proxies answer, is told by that.
+    pub(crate) fn tell_as_grpc(&mut self, status: StatusCode) {
         self.grpc = true;
-        self.owes_status = !self.headers_only && matches!(self.source, Source::Live(_) | Source::Own(_));
+        let owes = !self.headers_only && matches!(self.source, Source::Live(_) | Source::Own(_));
+        self.owes_status = owes.then(|| code_of_http(status));
+    }
+
+    /// Whether nothing comes that could tell how a gRPC call ended.
+    pub(crate) fn tells_no_status(&self) -> bool {
+        self.grpc && self.head_status.is_none() && self.owes_status.is_none()
     }
 
     /// `grpc-status`, where it stood in the head.
@@ -247,7 +254,7 @@ impl ResponseBody {
         }
         self.source = Source::Nothing;
         Some(if self.grpc {
-            Ok(Frame::trailers(trailers(&error)))
+            Ok(Frame::trailers(trailers(&error, error.grpc_code_of_stream())))
         } else {
             Err(error)
         })
@@ -357,7 +364,7 @@ impl Body for ResponseBody {
                     deadline.moved();
                 }
                 if frame.is_trailers() {
-                    self.owes_status = false;
+                    self.owes_status = None;
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -369,8 +376,8 @@ impl Body for ResponseBody {
             // A gRPC answer that just ends was cut off somewhere: its caller must not take the part for the whole.
             Poll::Ready(None) => {
                 self.end();
-                let owed = std::mem::take(&mut self.owes_status);
-                Poll::Ready(owed.then(|| Ok(Frame::trailers(without_status()))))
+                let owed = self.owes_status.take();
+                Poll::Ready(owed.map(|code| Ok(Frame::trailers(without_status(code)))))
             }
             Poll::Pending => {
                 let Some(deadline) = &mut live.deadline else {

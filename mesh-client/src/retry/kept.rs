@@ -42,6 +42,8 @@ pub(super) struct Aside {
     pub(super) gone_to: Option<Arc<Mutex<Visited>>>,
     /// Slow tries are raced.
     pub(super) hedged: bool,
+    /// A try before the last may have been processed.
+    may_have_run: bool,
 }
 
 impl Reuse for Aside {
@@ -59,6 +61,7 @@ impl Reuse for Aside {
         self.tried.clear();
         self.gone_to = None;
         self.hedged = false;
+        self.may_have_run = false;
     }
 }
 
@@ -164,6 +167,7 @@ impl<B> Kept<B> {
             Verdict::Again(again) => {
                 // A host that provably did nothing is not asked again, whatever the policy says of hosts.
                 let aside = &mut *self.aside;
+                aside.may_have_run |= !end.is_untouched();
                 if end.is_untouched() || aside.call().route.retry.hosts.other_hosts {
                     let new = peer.filter(|peer| !aside.tried.contains(peer));
                     aside.tried.extend(new);
@@ -199,6 +203,7 @@ impl<B> Kept<B> {
             Verdict::GiveUp(_) => None,
             Verdict::Again(again) => {
                 self.aside.leave_running();
+                self.aside.may_have_run = true;
                 Some(self.place(again, counted))
             }
         }
@@ -250,7 +255,7 @@ impl<B> Kept<B> {
                 response.extensions_mut().insert(flags);
             }
             Ok(_) => {}
-            Err(error) => error.not_tried_again(end),
+            Err(error) => error.not_tried_again(end, self.aside.may_have_run),
         }
     }
 

@@ -11,7 +11,6 @@
 mod future;
 mod head;
 mod kept;
-mod peek;
 mod race;
 
 use std::sync::Arc;

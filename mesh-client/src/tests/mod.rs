@@ -32,3 +32,4 @@ mod streams;
 mod swaps;
 mod telemetry;
 mod time;
+mod uploads;

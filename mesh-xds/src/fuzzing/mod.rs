@@ -88,7 +88,7 @@ pub fn listener(bytes: &[u8]) {
                     resource::same_routes(tree, &context);
                 }
             }
-            Listener::Inbound(_) | Listener::Routed(_) | Listener::Other(_) => {}
+            Listener::Inbound(_) | Listener::Routed(_) | Listener::CatchAll(_) | Listener::Other(_) => {}
         }
     }
 }

@@ -216,10 +216,29 @@ fn in_envoys_profile_what_is_not_served_keeps_its_place_and_fails_its_calls() {
     }
 }
 
+/// Has it split.
+fn weighted(proto: &mut route::RouteConfiguration) -> &mut route::WeightedCluster {
+    use route::route_action::ClusterSpecifier;
+    let share = route::weighted_cluster::ClusterWeight {
+        name: "c".into(),
+        weight: Some(protobuf::UInt32Value { value: 1 }),
+        ..Default::default()
+    };
+    let action = action(proto);
+    action.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster {
+        clusters: vec![share],
+        ..Default::default()
+    }));
+    match &mut action.cluster_specifier {
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted,
+        _ => unreachable!("it was just set"),
+    }
+}
+
 #[test]
 fn what_is_left_out_is_noted() {
     type Change = fn(&mut route::RouteConfiguration);
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 9] = [
         ("vhds", |proto| proto.vhds = Some(Default::default())),
         ("matcher", |proto| {
             proto.virtual_hosts[0].matcher = Some(Default::default())
@@ -227,6 +246,16 @@ fn what_is_left_out_is_noted() {
         ("require_tls", |proto| proto.virtual_hosts[0].require_tls = 2),
         ("internal_redirect_policy", |proto| {
             action(proto).internal_redirect_policy = Some(Default::default())
+        }),
+        ("metadata_match", |proto| {
+            action(proto).metadata_match = Some(Default::default())
+        }),
+        ("random_value_specifier", |proto| {
+            let specifier = route::weighted_cluster::RandomValueSpecifier::HeaderName("x".into());
+            weighted(proto).random_value_specifier = Some(specifier);
+        }),
+        ("metadata_match of a weighted cluster", |proto| {
+            weighted(proto).clusters[0].metadata_match = Some(Default::default());
         }),
         ("auto_host_rewrite", |proto| {
             let auto = route::route_action::HostRewriteSpecifier::AutoHostRewrite(protobuf::BoolValue { value: true });
