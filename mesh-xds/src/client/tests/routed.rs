@@ -7,7 +7,7 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::route::RequestHead;
 
 use super::assemble::{Mesh, missing};
-use super::plane::{BOTH, EVER, Net, Plane, Subject};
+use super::plane::{BOTH, EVER, Net, Plane, Subject, settle};
 use super::*;
 use crate::bootstrap::{Bootstrap, ListenerNames, Profile, Protocol};
 use crate::client::assemble::{Assembler, Naming};
@@ -91,6 +91,7 @@ async fn az_10_a_server_serves_nobody_before_its_routes_are_there_and_then_what_
         let (plane, subject, _guard) = start(protocol);
         plane.set(ResourceKind::Listener, LISTENER, listener_of("r"));
         until(&subject, CLOSED, Some(ReasonKind::Waiting)).await;
+        settle().await;
         let asked = plane.log().asked;
         assert!(
             asked.contains(&(ResourceKind::Route, "r".into())),
