@@ -27,10 +27,11 @@ use crate::retry::{RetryLayer, RetryService};
 use crate::rewrite::{RewriteLayer, RewriteService};
 use crate::route::{RouteFuture, RouteLayer, RouteService, heard_of};
 use crate::status::{StatusFuture, StatusLayer, StatusService};
+use crate::telemetry::{TelemetryFuture, TelemetryLayer, TelemetryService};
 use crate::wait::until;
 
 /// The rooms that the application may add to, erased; and around them those that it may not.
-type All<B> = StatusService<RouteService<DeadlineService<Rooms<B>>>>;
+type All<B> = StatusService<RouteService<TelemetryService<DeadlineService<Rooms<B>>>>>;
 
 /// What an application calls: a `tower::Service` that takes HTTP requests to a target of the mesh.
 ///
@@ -167,6 +168,8 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             .layer(StatusLayer)
             // Everything below depends on which route took the call.
             .layer(route.clone())
+            // Above deadline: whatever ends a call below is an end to be counted, and all its tries are one call.
+            .layer(TelemetryLayer::new(&self.target))
             // Above retry: the limit is for all tries together.
             .layer(DeadlineLayer::new(&self.link))
             // Erased once, here: the rooms below are one future in one allocation. Those above have no types of the
@@ -175,7 +178,7 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             // The application's own, within the deadline and before the first try.
             .layer(self.per_call)
             // Before anything is done for the call, and once: what is ended here is not edited, mirrored or retried (Envoy's
-            // fault filter stands before its router). Within the deadline, which a delay uses up.
+            // fault filter stands before its router). Within the deadline, of which a delay uses up all but the route's timeout.
             .layer(FaultLayer::new(&self.link, &self.target))
             // Above retry: all tries send the same head. It sees the answer that is committed to.
             .layer(RewriteLayer::new(&self.target))
@@ -236,10 +239,13 @@ pub fn use_connector(link: &Link, connector: impl Connect) -> Result<(), Already
     with_connector(link, Arc::new(connector))
 }
 
-impl<B: Send + 'static> Service<Request<B>> for Channel<B> {
+impl<B> Service<Request<B>> for Channel<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
     type Response = Response<ResponseBody>;
     type Error = Error;
-    type Future = StatusFuture<RouteFuture<DeadlineFuture<Erased>>>;
+    type Future = StatusFuture<RouteFuture<TelemetryFuture<DeadlineFuture<Erased>>>>;
 
     /// Always ready: the destination is chosen by the request.
     #[inline]

@@ -12,12 +12,17 @@ use std::time::Duration;
 
 use http::StatusCode;
 use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::deadline::{Limit, Of};
 use mesh_core::outlier::Observation;
 use mesh_core::retry::TryEnd;
 use mesh_core::route::Aborted;
 
+use crate::body::code_of_http;
 use crate::connect::{ConnectError, StreamError};
 use crate::flags::{ResponseFlags, RetriesEnd};
+
+const DEADLINE_EXCEEDED: u8 = 4;
+const UNAVAILABLE: u8 = 14;
 
 /// A failed call. Cheap to clone.
 ///
@@ -28,6 +33,8 @@ pub struct Error {
     inner: Arc<Inner>,
     /// Why it was not tried again, where that is worth a flag of its own.
     retries: Option<RetriesEnd>,
+    /// A try before this one may have been processed, whatever this one was.
+    earlier: bool,
 }
 
 #[derive(Debug)]
@@ -48,7 +55,7 @@ pub(crate) enum Kind {
     /// The stream or connection broke.
     Reset(StreamError),
     /// The call's time was up.
-    Deadline(Duration),
+    Deadline(Limit),
     /// The call's time was up before it was begun.
     Late(Duration),
     /// The stream lasted as long as a stream may.
@@ -86,6 +93,7 @@ impl Error {
         Self {
             inner: Arc::new(Inner { kind, peer: None }),
             retries: None,
+            earlier: false,
         }
     }
 
@@ -93,12 +101,14 @@ impl Error {
         Self {
             inner: Arc::new(Inner { kind, peer: Some(peer) }),
             retries: None,
+            earlier: false,
         }
     }
 
-    /// After it there was no other try, for this reason.
-    pub(crate) fn not_tried_again(&mut self, retries: Option<RetriesEnd>) {
+    /// After it there was no other try, for this reason; whether one before it may have been processed.
+    pub(crate) fn not_tried_again(&mut self, retries: Option<RetriesEnd>, earlier: bool) {
         self.retries = retries;
+        self.earlier = earlier;
     }
 
     pub(crate) fn unavailable(kind: ReasonKind, text: impl Into<Arc<str>>) -> Self {
@@ -178,9 +188,11 @@ impl Error {
         }
     }
 
-    /// Whether the peer may have processed the request. `false` is a proof that it did not.
+    /// Whether a peer may have processed the request, in any of its tries. `false` is a proof that none did.
     pub fn may_have_been_processed(&self) -> bool {
-        matches!(self.inner.kind, Kind::Reset(_)) || (self.is_timeout() && !matches!(self.inner.kind, Kind::Late(_)))
+        self.earlier
+            || matches!(self.inner.kind, Kind::Reset(_))
+            || (self.is_timeout() && !matches!(self.inner.kind, Kind::Late(_)))
     }
 
     /// Whether the peer processed the request: `Some(false)` is a proof that it did not, `None` is not known. What failed is
@@ -244,19 +256,27 @@ impl Error {
         }
     }
 
-    /// The gRPC status code a gRPC caller is given. What the mesh itself failed at is UNAVAILABLE, whatever a control plane
-    /// said (gRFC A54); time is DEADLINE_EXCEEDED; a reset is translated as the gRPC-over-HTTP/2 specification says.
+    /// The gRPC status code that a gRPC caller is given who got no answer. What the caller's own time ended, or that of the stream, is
+    /// DEADLINE_EXCEEDED (gRFC A31). All else is what Envoy makes of its [`status`](Self::status): a call without a route is
+    /// UNIMPLEMENTED, and one that the mesh failed at, or whose route's time was up, is UNAVAILABLE.
     pub fn grpc_code(&self) -> u8 {
+        match &self.inner.kind {
+            Kind::Fault(abort) => abort.status.grpc,
+            // A target that nobody knows is not called wrongly (gRFC A27).
+            Kind::Unavailable(reason) if reason.kind() != ReasonKind::NoRoute => UNAVAILABLE,
+            _ if self.is_of_grpcs_time() => DEADLINE_EXCEEDED,
+            _ => code_of_http(self.status()),
+        }
+    }
+
+    /// The same of an answer that broke off, where an Envoy has no more to say and resets: whose time was up is DEADLINE_EXCEEDED, and a reset
+    /// is translated as the gRPC-over-HTTP/2 specification says.
+    pub(crate) fn grpc_code_of_stream(&self) -> u8 {
         const CANCELLED: u8 = 1;
-        const DEADLINE_EXCEEDED: u8 = 4;
         const PERMISSION_DENIED: u8 = 7;
         const RESOURCE_EXHAUSTED: u8 = 8;
         const INTERNAL: u8 = 13;
-        const UNAVAILABLE: u8 = 14;
         match &self.inner.kind {
-            _ if self.is_timeout() => DEADLINE_EXCEEDED,
-            Kind::InvalidRequest(_) => INTERNAL,
-            Kind::Fault(abort) => abort.status.grpc,
             Kind::Reset(error) if error.is_reset() => match error.reason() {
                 Some(h2::Reason::CANCEL) => CANCELLED,
                 Some(h2::Reason::ENHANCE_YOUR_CALM) => RESOURCE_EXHAUSTED,
@@ -264,7 +284,17 @@ impl Error {
                 Some(h2::Reason::REFUSED_STREAM) => UNAVAILABLE,
                 _ => INTERNAL,
             },
-            _ => UNAVAILABLE,
+            _ if self.is_timeout() => DEADLINE_EXCEEDED,
+            _ => self.grpc_code(),
+        }
+    }
+
+    /// Whether a limit ended it that gRPC's own clients keep.
+    fn is_of_grpcs_time(&self) -> bool {
+        match &self.inner.kind {
+            Kind::Deadline(limit) => limit.of != Of::Route,
+            Kind::Late(_) | Kind::MaxStream(_) => true,
+            _ => false,
         }
     }
 
@@ -335,6 +365,7 @@ impl Error {
         match &self.inner.kind {
             Kind::Connect(_) => Some(TryEnd::ConnectFailed),
             Kind::NotProcessed(_) => Some(TryEnd::NotProcessed),
+            Kind::Reset(error) if error.is_lost() => Some(TryEnd::Lost),
             Kind::Reset(_) => Some(TryEnd::Reset),
             Kind::PerTryTimeout(_) | Kind::PerTryIdle(_) => Some(TryEnd::PerTryTimeout),
             Kind::Unavailable(_)
@@ -358,7 +389,7 @@ impl fmt::Display for Error {
             Kind::Connect(_) => f.write_str("no connection could be made")?,
             Kind::NotProcessed(_) => f.write_str("the peer did not process the request")?,
             Kind::Reset(_) => f.write_str("the stream ended before the answer did")?,
-            Kind::Deadline(limit) => write!(f, "the call took longer than {limit:?}")?,
+            Kind::Deadline(limit) => write!(f, "the call took longer than {:?}", limit.total)?,
             Kind::Late(limit) => write!(f, "nothing was left of the call's {limit:?} when it began")?,
             Kind::MaxStream(limit) => write!(f, "the stream lasted longer than {limit:?}")?,
             Kind::Idle(limit) => write!(f, "nothing moved for {limit:?}")?,

@@ -86,6 +86,7 @@ pub mod fault;
 mod flags;
 mod headers;
 pub mod mirror;
+mod peek;
 mod replay;
 mod request;
 pub mod retry;
@@ -93,6 +94,9 @@ mod reuse;
 pub mod rewrite;
 pub mod route;
 pub mod status;
+pub mod telemetry;
+mod time;
+
 #[cfg(feature = "measuring")]
 #[doc(hidden)]
 pub mod transport;

@@ -8,17 +8,24 @@
 //! aborted, cannot take a frame away from it.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use mesh_core::report::standard::Messages;
+
+use crate::telemetry::Sending;
+use crate::time::Activity;
 
 /// A request's body with what was sent of it.
 #[derive(Debug)]
 pub(crate) struct Replay<B> {
     state: Mutex<State<B>>,
+    /// What the try that reads has read: bytes, and messages as of gRPC.
+    sent: [AtomicU64; 2],
 }
 
 #[derive(Debug)]
@@ -69,9 +76,9 @@ impl Kept {
 impl<B> Replay<B> {
     /// Of a body from which `first` was read already, keeping at most `limit` bytes. What was read is kept in any case: it
     /// was not sent yet.
-    pub(crate) fn new(first: Vec<Frame<Bytes>>, body: B, limit: u64) -> Self {
+    pub(crate) fn new(first: impl ExactSizeIterator<Item = Frame<Bytes>>, body: B, limit: u64) -> Self {
         let (mut kept, mut bytes) = (Vec::with_capacity(first.len()), 0);
-        for (frame, size) in first.into_iter().filter_map(|frame| Kept::of(&frame)) {
+        for (frame, size) in first.filter_map(|frame| Kept::of(&frame)) {
             kept.push(frame);
             bytes += size;
         }
@@ -86,6 +93,7 @@ impl<B> Replay<B> {
         };
         Self {
             state: Mutex::new(state),
+            sent: Default::default(),
         }
     }
 
@@ -102,14 +110,19 @@ impl<B> Replay<B> {
         self.lock().committed = true;
     }
 
-    /// Reads it from the beginning, in place of whoever did so before.
-    pub(crate) fn reader(self: &Arc<Self>) -> Reader<B> {
+    /// Reads it from the beginning, in place of whoever did so before. What is read is taken to be sent: `activity` is told.
+    pub(crate) fn reader(self: &Arc<Self>, activity: Option<Arc<Activity>>) -> Reader<B> {
         let mut state = self.lock();
         state.reader += 1;
+        // It is all sent anew.
+        self.sent.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         Reader {
             number: state.reader,
             at: 0,
             source: Source::Shared(Arc::clone(self)),
+            activity,
+            replay: Arc::clone(self),
+            messages: Messages::default(),
         }
     }
 
@@ -124,26 +137,25 @@ pub(crate) struct Reader<B> {
     number: u32,
     at: usize,
     source: Source<B>,
+    activity: Option<Arc<Activity>>,
+    /// Where what is read is counted.
+    replay: Arc<Replay<B>>,
+    messages: Messages,
 }
 
-#[derive(Debug)]
-enum Source<B> {
-    Shared(Arc<Replay<B>>),
-    Own(B),
-    /// Another try has it.
-    Lost,
+impl<B: Send> Sending for Replay<B> {
+    fn sent(&self) -> (u64, u64) {
+        let [bytes, messages] = &self.sent;
+        (bytes.load(Ordering::Relaxed), messages.load(Ordering::Relaxed))
+    }
 }
 
-impl<B> Body for Reader<B>
+impl<B> Reader<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    /// The next frame; what is kept first. Pending for ever once another try reads.
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = &mut *self;
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self;
         let taken = match &mut this.source {
             Source::Own(body) => return Pin::new(body).poll_frame(cx),
             Source::Lost => return Poll::Pending,
@@ -173,6 +185,51 @@ where
                 Poll::Pending
             }
         }
+    }
+
+    /// Tells of what was read. Some who read ask no more once the body says that it is at its end; trailers are the end.
+    fn tell(&self, read: Option<&Result<Frame<Bytes>, B::Error>>) {
+        let Some(activity) = &self.activity else { return };
+        activity.touch();
+        let ends = match read {
+            None => true,
+            Some(Ok(frame)) => frame.is_trailers() || self.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if ends {
+            activity.end();
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Source<B> {
+    Shared(Arc<Replay<B>>),
+    Own(B),
+    /// Another try has it.
+    Lost,
+}
+
+impl<B> Body for Reader<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    /// The next frame; what is kept first. Pending for ever once another try reads.
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = ready!(self.poll_next(cx));
+        if let Some(Ok(frame)) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            let ended = self.messages.take(data);
+            let [bytes, messages] = &self.replay.sent;
+            bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            messages.fetch_add(ended, Ordering::Relaxed);
+        }
+        self.tell(polled.as_ref());
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -265,7 +322,7 @@ mod tests {
 
     fn replay(frames: &[&'static str], limit: u64) -> Arc<Replay<Frames>> {
         let frames = frames.iter().map(|text| Bytes::from_static(text.as_bytes()));
-        Arc::new(Replay::new(Vec::new(), Frames(frames.collect()), limit))
+        Arc::new(Replay::new([].into_iter(), Frames(frames.collect()), limit))
     }
 
     fn read(reader: &mut Reader<Frames>, most: usize) -> String {
@@ -283,21 +340,21 @@ mod tests {
     #[test]
     fn what_was_sent_is_sent_again_and_then_the_rest() {
         let replay = replay(&["a", "b", "c"], 10);
-        let mut first = replay.reader();
+        let mut first = replay.reader(None);
         assert_eq!(read(&mut first, 2), "ab");
         assert!(replay.can_be_sent_again());
-        let mut second = replay.reader();
+        let mut second = replay.reader(None);
         assert_eq!(read(&mut second, 1), "a");
         // The first is being aborted and polls once more: it gets nothing, and takes nothing away.
         assert_eq!(read(&mut first, 1), "?");
         assert_eq!(read(&mut second, 3), "bc!");
-        assert_eq!(read(&mut replay.reader(), 4), "abc!");
+        assert_eq!(read(&mut replay.reader(None), 4), "abc!");
     }
 
     #[test]
     fn more_than_the_limit_commits() {
         let replay = replay(&["abc", "de", "f"], 4);
-        let mut first = replay.reader();
+        let mut first = replay.reader(None);
         assert_eq!(read(&mut first, 1), "abc");
         assert!(replay.can_be_sent_again());
         assert_eq!(read(&mut first, 1), "de");
@@ -307,17 +364,17 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_keeps_nothing_but_what_was_not_sent() {
-        let first = vec![Frame::data(Bytes::from_static(b"x"))];
+        let first = [Frame::data(Bytes::from_static(b"x"))].into_iter();
         let replay = Arc::new(Replay::new(first, Frames(VecDeque::new()), 0));
         assert!(replay.can_be_sent_again());
-        assert_eq!(read(&mut replay.reader(), 2), "x!");
+        assert_eq!(read(&mut replay.reader(None), 2), "x!");
         assert!(!replay.can_be_sent_again());
     }
 
     #[test]
     fn a_committed_body_belongs_to_its_reader() {
         let replay = replay(&["a", "b"], 10);
-        let mut reader = replay.reader();
+        let mut reader = replay.reader(None);
         assert_eq!(read(&mut reader, 1), "a");
         replay.commit();
         assert_eq!(read(&mut reader, 2), "b!");

@@ -5,7 +5,6 @@
 //! between any two. Nothing travels in the request's extensions.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,7 +17,10 @@ use mesh_core::route::Held;
 use tokio::time::Instant;
 
 use crate::cluster::{ClusterHandle, Extras};
+use crate::error::{Error, Kind};
+use crate::peek::{Peeked, peek};
 use crate::replay::Replay;
+use crate::time::{CallTime, Expiry, TryLimit};
 
 pin_project_lite::pin_project! {
     /// A request body with the decision that was made for it: which route took it, and which cluster of its split.
@@ -28,6 +30,7 @@ pin_project_lite::pin_project! {
     pub struct Routed<B> {
         #[pin]
         body: B,
+        peeked: Peeked,
         call: Call,
         waited: Duration,
     }
@@ -47,51 +50,8 @@ pub(crate) struct Call {
     pub(crate) hash: Option<u64>,
     /// Which host its session is with, as the caller says.
     pub(crate) held: Option<Arc<Held>>,
-}
-
-/// What the deadline room found out of a call's time.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct CallTime {
-    /// When the call must be over.
-    pub(crate) deadline: Option<Instant>,
-    /// What is left of it while no time has passed; `None`: the clock must be asked.
-    pub(crate) fresh: Option<Duration>,
-    /// The peer is to be told the time in Envoy's header.
-    pub(crate) expected: bool,
-    /// The peer is to be told the time in `grpc-timeout`.
+    /// It is a call of gRPC.
     pub(crate) grpc: bool,
-    /// The caller's own `grpc-timeout` is the limit, and tells it already.
-    pub(crate) told: bool,
-    /// The inbound request that the call is made for is itself another try.
-    pub(crate) is_retry: bool,
-    /// Touched by what is sent of a streaming request, where streams may not be idle.
-    pub(crate) activity: Option<Arc<Activity>>,
-}
-
-/// The last time that something of a call moved.
-#[derive(Debug)]
-pub(crate) struct Activity {
-    began: Instant,
-    /// Milliseconds since it began.
-    last: AtomicU64,
-}
-
-impl Activity {
-    pub(crate) fn begin(now: Instant) -> Self {
-        Self {
-            began: now,
-            last: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn touch(&self) {
-        let passed = self.began.elapsed().as_millis() as u64;
-        self.last.fetch_max(passed, Ordering::Relaxed);
-    }
-
-    pub(crate) fn last(&self) -> Instant {
-        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
-    }
 }
 
 impl Call {
@@ -104,6 +64,7 @@ impl Call {
             time: CallTime::default(),
             hash: None,
             held: None,
+            grpc: false,
         }
     }
 
@@ -123,10 +84,7 @@ impl Call {
             (None, Some(idle)) => (idle, true),
         };
         let began = Instant::now();
-        let left = self
-            .time
-            .deadline
-            .map(|deadline| deadline.saturating_duration_since(began));
+        let left = self.time.left(began);
         left.is_none_or(|left| after < left)
             .then_some(TryLimit { began, after, idle })
     }
@@ -140,7 +98,12 @@ impl Call {
 impl<B> Routed<B> {
     #[inline]
     pub(crate) fn new(body: B, call: Call, waited: Duration) -> Self {
-        Self { body, call, waited }
+        Self {
+            body,
+            peeked: Peeked::Unseen,
+            call,
+            waited,
+        }
     }
 
     pub(crate) fn extras(&self) -> Option<&Arc<Extras>> {
@@ -153,15 +116,30 @@ impl<B> Routed<B> {
         self.call.time = time;
     }
 
+    /// It is held up, and with it what begins with its end.
+    pub(crate) fn hold(&self) {
+        if let (Peeked::Whole(_), Some(activity)) = (&self.peeked, &self.call.time.activity) {
+            activity.hold();
+        }
+    }
+
     /// It was held up since the deadline room looked at the clock: what is left, and what the caller said of it, is less now.
     pub(crate) fn held_up(&mut self) {
         self.call.time.fresh = None;
         self.call.time.told = false;
+        if let (Peeked::Whole(_), Some(activity)) = (&self.peeked, &self.call.time.activity) {
+            activity.end();
+        }
     }
 
-    #[inline]
-    pub(crate) fn into_parts(self) -> (B, Call) {
-        (self.body, self.call)
+    /// The live cluster that was chosen.
+    pub(crate) fn cluster_handle(&self) -> &Arc<ClusterHandle> {
+        &self.call.cluster
+    }
+
+    /// Whether it is a call of gRPC.
+    pub(crate) fn speaks_grpc(&mut self, grpc: bool) {
+        self.call.grpc = grpc;
     }
 
     /// How long the call waited for its target's first configuration. It counts against the call's time.
@@ -180,20 +158,86 @@ impl<B> Routed<B> {
     }
 }
 
-impl<B: Body> Body for Routed<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes> + Unpin> Routed<B> {
+    /// Whether the body is whole already, for all that it says without being waited for.
+    ///
+    /// # Errors
+    ///
+    /// When it failed: nothing was sent then.
+    #[inline]
+    pub(crate) fn is_whole(&mut self) -> Result<bool, Error> {
+        if matches!(self.peeked, Peeked::Unseen) {
+            self.peeked = peek(&mut self.body).ok_or_else(body_failed)?;
+        }
+        Ok(matches!(self.peeked, Peeked::Whole(_)))
+    }
+
+    /// The body as tries send it, and the decision.
+    ///
+    /// # Errors
+    ///
+    /// As [`is_whole`](Self::is_whole).
+    #[inline]
+    pub(crate) fn into_payload(mut self) -> Result<(Payload<B>, Call), Error> {
+        self.is_whole()?;
+        let payload = match self.peeked {
+            Peeked::Whole(bytes) => Payload::Whole(bytes.unwrap_or_default()),
+            Peeked::Part(frames) => {
+                let limit = self.call.route.retry.replay_limit();
+                let replay = Replay::new(frames.into_iter().rev(), self.body, limit);
+                Payload::Streaming(Arc::new(replay))
+            }
+            Peeked::Unseen => unreachable!("it was looked at"),
+        };
+        Ok((payload, self.call))
+    }
+}
+
+fn body_failed() -> Error {
+    Error::new(Kind::InvalidRequest("its body failed"))
+}
+
+impl<B: Body<Data = Bytes>> Body for Routed<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.project().body.poll_frame(cx)
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        match this.peeked {
+            Peeked::Whole(bytes) => {
+                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Peeked::Part(frames) if !frames.is_empty() => Poll::Ready(frames.pop().map(Ok)),
+            Peeked::Part(_) | Peeked::Unseen => this.body.poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.peeked {
+            Peeked::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Peeked::Part(frames) => frames.is_empty() && self.body.is_end_stream(),
+            Peeked::Unseen => self.body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let ahead: u64 = match &self.peeked {
+            Peeked::Whole(bytes) => return SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Peeked::Part(frames) => frames
+                .iter()
+                .filter_map(Frame::data_ref)
+                .map(|data| data.len() as u64)
+                .sum(),
+            Peeked::Unseen => 0,
+        };
+        let rest = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(ahead)) {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        hint
     }
 }
 
@@ -220,16 +264,6 @@ pub(crate) struct Visited {
     pub(crate) hosts: Tried,
 }
 
-/// How long one try may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TryLimit {
-    /// When it began: the clock is read once for all that goes by it.
-    pub(crate) began: Instant,
-    pub(crate) after: Duration,
-    /// It is the limit of being idle, which is the shorter.
-    pub(crate) idle: bool,
-}
-
 #[derive(Debug)]
 pub(crate) enum Payload<B> {
     Whole(Bytes),
@@ -250,9 +284,12 @@ pub(crate) type Tried = Vec<std::net::SocketAddr>;
 
 impl<B> Attempt<B> {
     /// When its time is up, or the call's: what is dropped then was too slow, and not given up by the caller.
-    pub(crate) fn expires(&self) -> Option<Instant> {
-        let own = self.limit.and_then(|limit| limit.began.checked_add(limit.after));
-        own.into_iter().chain(self.call.time.deadline).min()
+    pub(crate) fn expires(&self) -> Expiry {
+        let time = &self.call.time;
+        match &time.activity {
+            None => Expiry::at(self.limit, time.deadline),
+            Some(activity) => Expiry::by(activity, self.limit, time.deadline),
+        }
     }
 
     #[inline]

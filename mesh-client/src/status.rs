@@ -11,11 +11,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use mesh_core::route;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::body::{ResponseBody, trailers};
+use crate::body::{ResponseBody, code_of_http, trailers, without_status};
 use crate::error::Error;
 use crate::headers::find;
 
@@ -80,7 +81,13 @@ where
         let this = self.project();
         let mut result = ready!(this.inner.poll(cx));
         match &mut result {
-            Ok(response) if *this.grpc => response.body_mut().tell_as_grpc(),
+            Ok(response) if *this.grpc => {
+                let status = response.status();
+                response.body_mut().tell_as_grpc(status);
+                if status != StatusCode::OK && response.body().tells_no_status() {
+                    response.headers_mut().extend(without_status(code_of_http(status)));
+                }
+            }
             Ok(_) => {}
             Err(_) => fail(&mut result, *this.grpc),
         }
@@ -90,7 +97,7 @@ where
 
 /// Whether a request is gRPC: its content type is `application/grpc`, with or without a suffix.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    find(headers, &CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    find(headers, &CONTENT_TYPE).is_some_and(route::is_grpc)
 }
 
 /// Envoy's mark of an answer that a limit made, and no server.
@@ -122,7 +129,7 @@ fn injected(error: Error) -> Result<Response<ResponseBody>, Error> {
 
 fn trailers_only(error: Error) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::empty());
-    *response.headers_mut() = trailers(&error);
+    *response.headers_mut() = trailers(&error, error.grpc_code());
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -144,5 +151,6 @@ mod tests {
         let with = |value| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
         assert!(is_grpc(&with("application/grpc")) && is_grpc(&with("application/grpc+proto")));
         assert!(!is_grpc(&with("application/json")) && !is_grpc(&HeaderMap::new()));
+        assert!(!is_grpc(&with("application/grpc-web")) && !is_grpc(&with("application/grpc-web+proto")));
     }
 }

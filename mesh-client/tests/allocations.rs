@@ -15,6 +15,7 @@ use mesh_client::mirror::MirrorLayer;
 use mesh_client::retry::RetryLayer;
 use mesh_client::rewrite::RewriteLayer;
 use mesh_client::route::RouteLayer;
+use mesh_client::telemetry::TelemetryLayer;
 use mesh_client::{Attempt, Error, ResponseBody};
 use mesh_core::Link;
 use mesh_core::config::{Cluster, Route, Snapshot, Split, TlsMode};
@@ -85,6 +86,7 @@ async fn rooms_that_a_call_does_not_need_take_no_memory() {
         .service(Sent);
     let everything = ServiceBuilder::new()
         .layer(RouteLayer::new(&link, "t"))
+        .layer(TelemetryLayer::new("t"))
         .layer(DeadlineLayer::new(&link))
         .layer(FaultLayer::new(&link, "t"))
         .layer(RewriteLayer::new("t"))

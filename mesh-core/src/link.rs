@@ -9,7 +9,7 @@ use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
@@ -18,7 +18,8 @@ use crate::config::{Reason, ReasonKind, Snapshot, Version};
 use crate::entropy::Entropy;
 use crate::identity::{Credentials, Identity, Pins};
 use crate::live;
-use crate::report::{Loads, Tally};
+use crate::report::standard::{Edges, Workload};
+use crate::report::{Expose, Exposition, Loads, Tally};
 
 /// The workload's identity, or why there is none.
 pub type Standing = Result<Identity, Reason>;
@@ -38,6 +39,9 @@ struct Shared {
     heard: Mutex<Option<Instant>>,
     tally: Tally,
     loads: Loads,
+    edges: Edges,
+    workload: OnceLock<Arc<Workload>>,
+    exposed: Mutex<Vec<Weak<dyn Expose>>>,
     entropy: Entropy,
     wall_clock: Arc<dyn TimeProvider>,
     pins: Pins,
@@ -110,6 +114,9 @@ impl Link {
             heard: Mutex::default(),
             tally: Tally::default(),
             loads: Loads::default(),
+            edges: Edges::default(),
+            workload: OnceLock::new(),
+            exposed: Mutex::default(),
             entropy: parts.entropy,
             wall_clock: parts.wall_clock,
             pins: parts.pins,
@@ -198,6 +205,55 @@ impl Link {
         &self.shared.loads
     }
 
+    /// Counts of calls, by who called whom and how they ended: Istio's standard metrics.
+    pub fn edges(&self) -> &Edges {
+        &self.shared.edges
+    }
+
+    /// What the labels of metrics say of this process: nothing is known of it until [`describe`](Self::describe) is called.
+    pub fn workload(&self) -> Arc<Workload> {
+        self.shared.workload.get().cloned().unwrap_or_default()
+    }
+
+    /// Says what the labels of metrics are to say of this process. The source's to call, when it knows that from its bootstrap; the
+    /// application's where no source does. The first word counts, and counts for what is called after it.
+    ///
+    /// ```
+    /// use mesh_core::report::standard::Workload;
+    /// use mesh_core::{Link, Snapshot};
+    ///
+    /// let mesh = Link::fixed(Snapshot::empty(), None);
+    /// mesh.describe(Workload::named("checkout", "shop"));
+    /// mesh.describe(Workload::named("somebody", "else"));
+    /// assert_eq!(mesh.workload().name(), "checkout");
+    /// ```
+    pub fn describe(&self, workload: Workload) {
+        // It was described before.
+        let _ = self.shared.workload.set(Arc::new(workload));
+    }
+
+    /// Has `what` write into each scrape of this process's metrics for as long as it lives.
+    pub fn expose(&self, what: Weak<dyn Expose>) {
+        let mut exposed = self.shared.exposed.lock().unwrap_or_else(PoisonError::into_inner);
+        exposed.retain(|known| known.strong_count() > 0);
+        exposed.push(what);
+    }
+
+    /// Writes all that this process's metrics are, for Prometheus. `now` is the moment of the scrape.
+    pub fn scrape(&self, now: Instant, out: &mut Exposition) {
+        self.edges().expose(now, out);
+        crate::report::own::expose(self, now, out);
+        let exposed = self
+            .shared
+            .exposed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for what in exposed.iter().filter_map(Weak::upgrade) {
+            what.expose(now, out);
+        }
+    }
+
     /// Randomness for this process's decisions.
     pub fn entropy(&self) -> &Entropy {
         &self.shared.entropy
@@ -270,7 +326,7 @@ impl fmt::Debug for Link {
 /// See [`Link::downgrade`].
 #[derive(Clone, Debug)]
 pub struct WeakLink {
-    shared: std::sync::Weak<Shared>,
+    shared: Weak<Shared>,
 }
 
 impl fmt::Debug for Shared {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+use mesh_core::report::standard::Workload;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -61,6 +62,19 @@ impl Node {
     pub fn metadata_text(&self, key: &str) -> Option<&str> {
         self.metadata.get(key)?.as_str()
     }
+
+    /// Which workload it is, as Istio's nodes say it, for the labels of metrics: `WORKLOAD_NAME`, else the name of its `OWNER`, else `NAME`, else,
+    /// where no Kubernetes is around to name it, its `SERVICE_ACCOUNT`; `NAMESPACE`; `LABELS`; `CLUSTER_ID`, else `Kubernetes`. `None` for a node that names no workload.
+    pub fn workload(&self) -> Option<Workload> {
+        let text = |key| self.metadata_text(key).filter(|text| !text.is_empty());
+        let owner = text("OWNER").and_then(|owner| owner.rsplit('/').next());
+        let name = text("WORKLOAD_NAME").or(owner);
+        let name = name.or_else(|| text("NAME")).or_else(|| text("SERVICE_ACCOUNT"))?;
+        let labels = self.metadata.get("LABELS").and_then(|labels| labels.as_object());
+        let label = |key: &str| labels?.get(key)?.as_str();
+        let workload = Workload::labelled(name, text("NAMESPACE").unwrap_or_default(), label);
+        Some(workload.in_cluster(text("CLUSTER_ID").unwrap_or_default()))
+    }
 }
 
 /// Takes `null` as absent: a writer in Go leaves it for what has no value.
@@ -104,5 +118,55 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for DistinctVisitor<T> {
             map.insert(key, value);
         }
         Ok(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_says_which_workload_it_is_as_istios_do() {
+        let of = |metadata: Value| {
+            let Value::Object(metadata) = metadata else {
+                unreachable!()
+            };
+            let node = Node {
+                metadata: metadata.into_iter().collect(),
+                ..Node::default()
+            };
+            node.workload()
+        };
+        let whole = serde_json::json!({
+            "NAME": "reviews-v1-6f7-x", "WORKLOAD_NAME": "reviews-v1", "NAMESPACE": "default", "CLUSTER_ID": "east",
+            "OWNER": "kubernetes://apis/apps/v1/namespaces/default/deployments/owner", "SERVICE_ACCOUNT": "reviews",
+            "LABELS": {"app": "reviews", "version": "v1", "odd": 3},
+        });
+        let workload = of(whole.clone()).unwrap();
+        assert_eq!(
+            (workload.name(), workload.namespace(), workload.cluster()),
+            ("reviews-v1", "default", "east")
+        );
+        assert_eq!(
+            (workload.canonical_name(), workload.canonical_revision()),
+            ("reviews", "v1")
+        );
+        // Each name stands in for the one before.
+        let mut left = whole;
+        for (taken, next) in [
+            ("WORKLOAD_NAME", "owner"),
+            ("OWNER", "reviews-v1-6f7-x"),
+            ("NAME", "reviews"),
+        ] {
+            left.as_object_mut().unwrap().remove(taken);
+            assert_eq!(of(left.clone()).unwrap().name(), next);
+        }
+        left.as_object_mut().unwrap().remove("SERVICE_ACCOUNT");
+        assert_eq!(of(left), None);
+        let bare = of(serde_json::json!({"NAME": "a"})).unwrap();
+        assert_eq!(
+            (bare.namespace(), bare.cluster(), bare.version()),
+            ("unknown", "Kubernetes", "unknown")
+        );
     }
 }

@@ -93,6 +93,8 @@ pub(crate) enum Listener {
     Outbound { address: SocketAddr, http: Http },
     /// What a server asks for: whom it lets in and how.
     Inbound(Arc<Inbound>),
+    /// Where a sidecar sends what no other listener is for (Istio `virtualOutbound`: to `PassthroughCluster`, or to `BlackHoleCluster`).
+    CatchAll(ClusterName),
     /// The same, where the routes of a chain are a resource of their own.
     Routed(Arc<Routed>),
     /// A good listener that means nothing in this process, and why.

@@ -33,6 +33,7 @@ mod policies;
 mod pools;
 mod rotation;
 mod routing;
+mod see;
 mod sessions;
 mod split;
 mod static_stability;

@@ -4,6 +4,7 @@
 
 mod backend;
 mod mesh;
+pub mod prometheus;
 mod stats;
 
 pub use backend::Backend;

@@ -7,15 +7,17 @@ once: a right split is found wrong once in a million runs, and a wrong one has o
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import signal
+import ssl
 import statistics
 import sys
 import tempfile
 import time
 
-from lab import IMPOSTOR, SERVICE, Failed, Lab, spiffe
+from lab import IMPOSTOR, SERVICE, Failed, Lab, spiffe, until
 from peers import (
     CALLER,
     EnvoyDelta,
@@ -26,7 +28,11 @@ from peers import (
     GrpcioOverTls,
     GrpcioServer,
 )
+from prometheus import GRAFANA, KIALI, Prometheus
+from strangers import Strangers, grpcio, lets_in, openssl, plaintext, python_ssl
 
+# Where its programs are; the driver's `run` says.
+PROMETHEUS = os.environ.get("PROMETHEUS", "/usr/bin")
 CALLS = 10_000
 INTERVAL_999 = range(430, 573 + 1)
 SPLIT_TRIES = 2
@@ -48,6 +54,12 @@ SERVED = 1_000
 # So much of the end of what was said is told: causes come last.
 SAID = 200
 CHECKOUT_SECONDS = 120
+# How Kiali tells a series that it would leave out: it has none of these.
+DRAWN = (
+    "source_workload_namespace", "source_workload", "source_canonical_service", "source_canonical_revision", "source_cluster",
+    "destination_service_namespace", "destination_service", "destination_service_name", "destination_workload_namespace",
+    "destination_workload", "destination_canonical_service", "destination_canonical_revision", "destination_cluster",
+)
 
 
 def split(mesh: Lab, peer) -> dict:
@@ -231,6 +243,98 @@ def stranger(mesh: Lab, server) -> dict:
     return figures
 
 
+def kept_out(mesh: Lab, strangers) -> dict:
+    """Plaintext, no certificate, an old TLS and every wrong certificate, by Python's ssl: nobody is answered, and no handler runs."""
+    before = strangers.handled()
+    tried = dict(plaintext(strangers))
+    tried["no certificate"] = python_ssl(strangers, None)
+    tried["TLS 1.2"] = python_ssl(strangers, strangers.caller, ssl.TLSVersion.TLSv1_2)
+    tried |= {name: python_ssl(strangers, files) for name, files in strangers.wrong.items()}
+    return judged(strangers, before, tried, python_ssl(strangers, strangers.caller), python_ssl(strangers, strangers.right))
+
+
+def openssl_kept_out(mesh: Lab, strangers) -> dict:
+    """The same by `openssl s_client`."""
+    before = strangers.handled()
+    said = {
+        "no certificate": openssl(strangers, None),
+        "TLS 1.2": openssl(strangers, strangers.caller, "-tls1_2"),
+        **{name: openssl(strangers, files) for name, files in strangers.wrong.items()},
+    }
+    untold = [name for name, (_, told) in said.items() if "alert" not in told]
+    tried = {name: heard for name, (heard, _) in said.items()}
+    figures = judged(strangers, before, tried, openssl(strangers, strangers.caller)[0], openssl(strangers, strangers.right)[0])
+    require(not untold, figures, f"refused without an alert: {untold}")
+    return figures
+
+
+def calls_kept_out(mesh: Lab, strangers) -> dict:
+    """gRPC's own client, in plaintext, with certificates of another CA, another domain, and of another time, and as a member of the
+    mesh whom the policy does not name; and as the one whom it names."""
+    before = strangers.handled()
+    wrong = ("rogue", "expired", "other-domain", "two-names")
+    shown = {"plaintext": None, **{name: strangers.wrong[name] for name in wrong}, "another member": strangers.member}
+    tallies = {name: grpcio(strangers, files) for name, files in shown.items()}
+    ran = strangers.handled() - before
+    good = grpcio(strangers, strangers.caller)
+    served = [name for name, tally in tallies.items() if tally["ok"]]
+    member = max(tallies["another member"]["errors"], default="")
+    figures = {"tried": len(tallies), "handled": ran, "good": good["ok"], "member": member[-SAID:]}
+    require(not served and ran == 0, figures, f"calls were served: {served}")
+    require("RBAC" in member or "PERMISSION_DENIED" in member, figures, "another member is not refused by the policy")
+    require(good["ok"] > 0 and good["failed"] == 0, figures, f"the one who may call is refused: {good['errors']}")
+    return figures
+
+
+def judged(strangers, before: int, tried: dict, *good: bytes) -> dict:
+    """Nobody of `tried` was let in, all of `good` were."""
+    answered = [name for name, heard in tried.items() if lets_in(heard) or b"HTTP/1.1 200" in heard]
+    figures = {"tried": len(tried), "handled": strangers.handled() - before}
+    require(not answered and figures["handled"] == 0, figures, f"let in: {answered}")
+    require(all(lets_in(heard) for heard in good), figures, "whoever is right is refused, too: the others prove nothing")
+    return figures
+
+
+def scraped(mesh: Lab, peer) -> dict:
+    """Prometheus takes every scrape of all three, and its linter has nothing to say of them."""
+    up = until("all targets are up", lambda: len([one for one in peer.ask("up") if one["value"][1] == "1"]) == 3)
+    said = {target: peer.lint(target) for target in peer.targets}
+    series = int(peer.until("count({__name__=~'istio_.*'})")[0]["value"][1])
+    figures = {"targets": 3 if up else 0, "series": series}
+    # Istio's own names are not to its taste: durations in milliseconds.
+    wrong = [line for text in said.values() for line in text.splitlines()
+             if line and "istio_request_duration_milliseconds" not in line]
+    require(not wrong, figures, f"promtool says: {wrong[:5]}")
+    return figures
+
+
+def kiali(mesh: Lab, peer) -> dict:
+    """Each of Kiali's queries gives something, no series of its graph is one that it leaves out, and both ends tell the same edges."""
+    answers = {name: peer.until(query) for name, query in KIALI.items()}
+    figures = {"queries": len(answers), "series": sum(len(found) for found in answers.values())}
+    edges = {}
+    for end in ("graph of the called", "graph of callers"):
+        for one in answers[end]:
+            unknown = [name for name in DRAWN if one["metric"].get(name, "unknown") == "unknown"]
+            require(not unknown, figures, f"Kiali leaves out {one['metric']}: {unknown}")
+        edges[end] = {tuple(sorted(one["metric"].items())) for one in answers[end]}
+    called, callers = edges.values()
+    require(called == callers, figures, f"the ends differ: {called ^ callers}")
+    figures["edges"] = len(called)
+    locked = [one for one in answers["padlock"] if one["metric"]["connection_security_policy"] == "mutual_tls"]
+    require(len(locked) == len(answers["padlock"]), figures, f"not all is mutual TLS: {answers['padlock']}")
+    return figures
+
+
+def grafana(mesh: Lab, peer) -> dict:
+    """So does each kind of query of Istio's dashboards, and of Flagger."""
+    answers = {name: peer.until(query) for name, query in GRAFANA.items()}
+    rate = float(answers["flagger: success"][0]["value"][1])
+    figures = {"queries": len(answers), "success": rate}
+    require(rate == 100, figures, "calls that succeeded are told as others")
+    return figures
+
+
 def checkout(mesh: Lab, calls: int) -> dict:
     """Our client, as a process of its own that joins the mesh."""
     command = [mesh.binaries / "checkout", "--target", f"xds:///{SERVICE}", "--calls", calls, "--concurrency", AT_ONCE]
@@ -262,6 +366,8 @@ GROUPS = {
     "grpcio-other-server": (lambda mesh: GrpcioServer(mesh, "somebody-else"), (refused,)),
     "envoy-server": (lambda mesh: EnvoyServer(mesh, "payment"), (served,)),
     "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
+    "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out)),
+    "prometheus": (lambda mesh: Prometheus(mesh, PROMETHEUS), (scraped, kiali, grafana)),
     "envoy-closed-server": (lambda mesh: EnvoyServer(mesh, "payment", caller="somebody-else"), (stranger,)),
 }
 
@@ -270,6 +376,7 @@ def main() -> int:
     names = [f"{group}/{scenario.__name__}" for group, (_, tried) in GROUPS.items() for scenario in tried]
     parser = argparse.ArgumentParser(description="Real peers against both ends of our xDS stream.")
     parser.add_argument("wanted", nargs="*", help="groups or scenarios; all of them by default")
+    parser.add_argument("--may-lack-openssl", action="store_true", help="leave out, loudly, what needs it where it is not there")
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("--binaries", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
@@ -278,6 +385,10 @@ def main() -> int:
         print("\n".join(names))
         return 0
     wanted = [name for name in names if not arguments.wanted or {name, name.split("/")[0]} & set(arguments.wanted)]
+    lacking = arguments.may_lack_openssl and shutil.which("openssl") is None
+    if lacking and "strangers/openssl_kept_out" in wanted:
+        wanted.remove(name := "strangers/openssl_kept_out")
+        print(f"\n!!!\n!!! LEFT OUT, openssl is not there: {name}. The wide ring would fail.\n!!!\n", file=sys.stderr)
     unknown = set(arguments.wanted) - set(names) - set(GROUPS)
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}")

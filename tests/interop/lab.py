@@ -156,7 +156,10 @@ class Lab:
         self._state = folder / "state"
         self._processes: list[Process] = []
         self._payments: dict[str, tuple[Process, int]] = {}
+        self._admins: dict[str, str] = {}
         self._bootstraps = 0
+        # Admin ports of the payment services, in the order in which they were started.
+        self.admins: list[str] = []
         # The control plane's ports: whatever is free at first, and the same after a restart.
         self.secure_ads = self.plaintext_ads = "127.0.0.1:0"
         # Service ports, which an Envoy binds.
@@ -180,12 +183,18 @@ class Lab:
         self._processes.append(process)
         return process
 
-    def bootstrap(self, account: str) -> pathlib.Path:
-        """What `meshctl bootstrap` gives a workload: where the control plane is, and a join token for one use."""
+    def bootstrap(self, account: str, version: str | None = None) -> pathlib.Path:
+        """What `meshctl bootstrap` gives a workload: where the control plane is, and a join token for one use. With a version it says
+        which workload it is, as Istio's nodes do."""
         self._bootstraps += 1
         path = self.folder / f"bootstrap-{account}-{self._bootstraps}.json"
         names = ["--service-account", account, "--namespace", NAMESPACE]
         _run([self.binaries / "meshctl", "bootstrap", *names, "--state", self._state, "--output", path])
+        if version:
+            said = json.loads(path.read_text())
+            labels = {"app": account, "version": version}
+            said["node"]["metadata"] |= {"WORKLOAD_NAME": f"{account}-{version}", "LABELS": labels}
+            path.write_text(json.dumps(said))
         return path
 
     def join(self, account: str) -> Certificate:
@@ -204,6 +213,24 @@ class Lab:
         for version in ("v1", "v2"):
             self._payments[version] = self._start_payment(version)
         self.split(95, 5)
+
+    def port(self, version: str) -> int:
+        """Where a version of our service listens."""
+        return self._payments[version][1]
+
+    def stats(self, version: str) -> dict[str, int]:
+        """What it has counted."""
+        with urllib.request.urlopen(f"http://{self._admins[version]}/stats", timeout=START_SECONDS) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: int(count) for name, count in (line.split(": ") for line in lines)}
+
+    def allow_only(self, account: str):
+        """Publishes that nobody else may call our service."""
+        self._save("50-policy.yaml", POLICY.format(account=account))
+
+    def root(self) -> bytes:
+        """The root of the control plane: its key and its certificate, in PEM."""
+        return (self._state / "root.pem").read_bytes()
 
     def replace_v2(self, version: str) -> Process:
         """Publishes another process, which calls itself `version`, where v2 was; returns the old one, which still serves."""
@@ -243,10 +270,11 @@ class Lab:
 
     def _start_payment(self, version: str) -> tuple[Process, int]:
         command = [self.binaries / "payment", "--version", version, "--listen", "127.0.0.1:0"]
-        bootstrap = str(self.bootstrap("payment"))
+        bootstrap = str(self.bootstrap("payment", version))
         process = self.start(f"payment-{version}", command, GRPC_XDS_BOOTSTRAP=bootstrap)
-        admin = process.logged("admin port address=")
+        admin = self._admins[version] = process.logged("admin port address=")
         port = int(process.logged("serving address=127.0.0.1:"))
+        self.admins.append(admin)
         # Of no service yet, so that nobody calls it.
         self._save(STARTING, workload("starting", version, port, "payment"))
         # It listens before it has an identity and knows whom to let in, and refuses connections until then.
@@ -347,6 +375,16 @@ spec:
   http:
   - route:
     - destination: {{host: {service}, subset: {to}}}
+"""
+
+POLICY = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: callers, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: payment}}}}
+  rules:
+  - from: [{{source: {{principals: [cluster.local/ns/default/sa/{account}]}}}}]
 """
 
 SECURITY = """\

@@ -3,24 +3,25 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::thread::LocalKey;
 use std::time::Duration;
 
 use http::Response;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Alarms};
 use crate::body::ResponseBody;
 use crate::error::{Error, Kind};
-use crate::request::TryLimit;
 use crate::reuse::{Kept, Reuse, Reused};
+use crate::time::{Activity, TryLimit};
 
 pin_project! {
     /// Resolves as the inner future does, or with a timeout of the try.
     ///
-    /// The limit covers the time to the response's headers: once they came the answer is committed to (Envoy
-    /// `per_try_timeout` on a retriable request).
+    /// The limit covers the time to the response's headers, from the end of the request on where that streams: once they came the answer
+    /// is committed to (Envoy `per_try_timeout` on a retriable request).
     #[derive(Debug)]
     pub struct AttemptFuture<F> {
         #[pin]
@@ -34,15 +35,43 @@ pin_project! {
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     whole: Option<(TryLimit, Alarm)>,
+    /// Where the limit of the whole begins with the end of the request, and that was not there when the call began.
+    activity: Option<Arc<Activity>>,
     idle: Option<(Duration, Arc<Alarms>)>,
 }
 
 impl Limits {
-    pub(super) fn begin(alarms: &Arc<Alarms>, limit: Option<TryLimit>, idle: Option<Duration>) -> Reused<Self> {
+    pub(super) fn begin(
+        alarms: &Arc<Alarms>,
+        limit: Option<TryLimit>,
+        idle: Option<Duration>,
+        activity: Option<&Arc<Activity>>,
+    ) -> Reused<Self> {
         let mut limits = Reused::<Self>::take();
+        limits.activity = activity.filter(|_| limit.is_some()).cloned();
         limits.whole = limit.map(|limit| (limit, alarms.from(limit.began, limit.after)));
         limits.idle = idle.map(|idle| (idle, Arc::clone(alarms)));
         limits
+    }
+
+    /// Ready once the try is too late. The alarm may go off early: while the request is not at its end, the limit cannot end before as
+    /// long from now.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some((limit, alarm)) = &mut self.whole else {
+            return Poll::Pending;
+        };
+        loop {
+            ready!(alarm.poll(cx));
+            let now = Instant::now();
+            let Some(activity) = &self.activity else {
+                return Poll::Ready(late(*limit));
+            };
+            match limit.ends(Some(activity)) {
+                Some(ends) if now >= ends => return Poll::Ready(late(*limit)),
+                Some(ends) => alarm.again(ends),
+                None => alarm.again(now + limit.after),
+            }
+        }
     }
 }
 
@@ -84,8 +113,8 @@ where
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending => match this.limits.as_mut().and_then(|limits| limits.whole.as_mut()) {
-                Some((limit, alarm)) => alarm.poll(cx).map(|()| Err(late(*limit))),
+            Poll::Pending => match this.limits {
+                Some(limits) => limits.poll_late(cx).map(Err),
                 None => Poll::Pending,
             },
         }

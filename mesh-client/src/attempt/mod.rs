@@ -74,7 +74,10 @@ where
         let (limit, idle) = (request.body().limit, request.body().route().retry.per_try_idle_timeout);
         let limits = match (limit, idle) {
             (None, None) => None,
-            _ => Some(Limits::begin(&self.alarms, limit, idle)),
+            _ => {
+                let activity = request.body().call.time.activity.as_ref();
+                Some(Limits::begin(&self.alarms, limit, idle, activity))
+            }
         };
         AttemptFuture::new(self.inner.call(request), limits)
     }

@@ -22,10 +22,10 @@ pub(super) fn tell<B>(request: &mut Request<Attempt<B>>) {
     let attempt = request.body();
     let (number, time) = (attempt.number, &attempt.call.time);
     let limit = attempt.limit.map(|limit| limit.after);
-    let left = match (time.deadline, time.fresh) {
-        (Some(_), Some(fresh)) if number == 1 => Some(fresh),
-        (Some(deadline), _) => Some(deadline.saturating_duration_since(Instant::now())),
-        (None, _) => None,
+    let left = match time.fresh {
+        Some(fresh) if number == 1 => Some(fresh),
+        _ if time.deadline.is_none() && time.activity.is_none() => None,
+        _ => time.left(Instant::now()),
     };
     let announce = attempt.call.route.retry.announce_attempts;
     // What the caller said is as true as what would be said here.

@@ -79,6 +79,7 @@ fn connect(
         .cloned()
         .map(|mode| (mode, Arc::clone(outcome.cluster().tls_configs())));
     let settings = Arc::clone(&set.cluster.connections);
+    let service = set.cluster.service.clone();
     let (timeout, peer) = (set.cluster.connect_timeout, outcome.peer());
     Box::pin(async move {
         let security = match tls {
@@ -105,6 +106,7 @@ fn connect(
             carrier: way.carrier,
             timeout,
             room,
+            service,
         };
         let permit = pool.permit(plan).await;
         drop(pending);

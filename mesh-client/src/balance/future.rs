@@ -18,7 +18,7 @@ use super::Shared;
 use super::answered::{answered, learn, unserved};
 use super::connecting::Connecting;
 use super::outside::Resolving;
-use super::pick::{by_endpoint, nobody, pick};
+use super::pick::{Unnamed, by_endpoint, nobody, pick};
 use super::refused::refused;
 use super::send::{Destination, Unsent, send_http1, send_http2};
 use crate::body::{Frames, Outcome, Pump, ResponseBody};
@@ -27,6 +27,7 @@ use crate::connect::{Exchange, Http2Permit, Mark, Permit, StreamError};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
 use crate::status::is_grpc;
+use crate::time::Expiry;
 
 /// How often one try looks for another connection, or another host, when the one it had found was taken away before anything
 /// was sent: a host that is removed at that moment, a connection whose peer said GOAWAY.
@@ -40,9 +41,11 @@ const MAX_REPICKS: u32 = 8;
 pub struct BalanceFuture<B> {
     outcome: Option<Outcome>,
     /// When the try's time is up, if it is limited.
-    expires: Option<Instant>,
+    expires: Expiry,
     state: State<B>,
     limited: Option<Limited>,
+    /// The head before it was given an endpoint's name.
+    unnamed: Option<Box<Unnamed>>,
 }
 
 /// Of a try that has a limit of its own.
@@ -88,6 +91,7 @@ where
             expires: request.body().expires(),
             state: State::Failed(None),
             limited: None,
+            unnamed: None,
         };
         let begun = this.start(&mut Some(request), shared, 0);
         this.state = this.goes_on(begun).unwrap_or_else(|error| State::Failed(Some(error)));
@@ -211,10 +215,15 @@ where
         self.take_place(by, leaf.map(|(handle, _)| handle), request, || {
             let place = leaf.map_or(index, |(_, place)| place);
             let counted = by.counting.begin(place, request.headers());
-            (Arc::clone(&set.hosts[index]), counted)
+            ((Arc::clone(&set.hosts[index]), place as u32), counted)
         })?;
         if let Some(request) = unsent {
-            by_endpoint(request, set.endpoint(index), shared.authority.as_ref());
+            by_endpoint(
+                request,
+                set.endpoint(index),
+                shared.authority.as_ref(),
+                &mut self.unnamed,
+            );
         }
         self.send_or_connect(by, unsent, shared, way)
     }
@@ -227,7 +236,7 @@ where
         set: &HostSet,
         leaf: Option<&Arc<ClusterHandle>>,
         request: &Request<Attempt<B>>,
-        host: impl FnOnce() -> (Arc<Host>, Option<Counted>),
+        host: impl FnOnce() -> ((Arc<Host>, u32), Option<Counted>),
     ) -> Result<(), Error> {
         let call = &request.body().call;
         let priority = call.route.priority;
@@ -330,9 +339,12 @@ where
                     pump: sent.pump,
                 })
             }
-            Permit::Http1(connection) => send_http1(unsent, connection, &to)
-                .map(State::Exchanging)
-                .map_err(Unsent::Failed),
+            Permit::Http1(connection) => {
+                outcome.meets(connection.party());
+                send_http1(unsent, connection, &to)
+                    .map(State::Exchanging)
+                    .map_err(Unsent::Failed)
+            }
         };
         match sent {
             Ok(state) => Ok(state),
@@ -355,13 +367,15 @@ impl<B> Drop for BalanceFuture<B> {
     /// A try that is dropped when its time is up says something of its host and of its connection; one that its caller gives up
     /// does not.
     fn drop(&mut self) {
-        if let (Some(outcome), Some(at)) = (&mut self.outcome, self.expires)
-            && Instant::now() >= at
+        let is_limited = !matches!(self.expires, Expiry::At(None));
+        if let Some(outcome) = self.outcome.as_mut().filter(|_| is_limited)
+            && self.expires.is_over(Instant::now())
         {
             outcome.timed_out();
         }
         let Some(limited) = &self.limited else { return };
         let permit = self.outcome.as_ref().and_then(Outcome::permit);
+        let permit = permit.filter(|_| !self.expires.is_open());
         if let Some(permit) = permit.filter(|_| Instant::now() >= limited.over) {
             permit.silent_since(limited.mark);
         }

@@ -80,7 +80,7 @@ where
         way.elsewhere = elsewhere;
         let request = unsent.as_ref().expect("a try is sent once");
         let set = request.body().call.cluster.hosts().load();
-        self.take_place(&set, None, request, || (host, None))?;
+        self.take_place(&set, None, request, || ((host, 0), None))?;
         self.send_or_connect(&set, unsent, shared, way)
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::Request;
 use http::uri::Authority;
+use http::{HeaderMap, Request, Uri};
 use mesh_core::balance::Ask;
 use mesh_core::balance::levels::GoneTo;
 use mesh_core::config::{Endpoint, ReasonKind};
@@ -60,20 +60,43 @@ fn of_session<B>(attempt: &Attempt<B>) -> Option<&Held> {
     attempt.call.held.as_deref().filter(|_| attempt.number == 1)
 }
 
-/// Has the try go by its endpoint's name, where its route asks for that.
+/// A head that names no endpoint.
+pub(super) struct Unnamed {
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+/// Has the try go by its endpoint's name, where its route asks for that. A try that looks elsewhere, since its first endpoint was gone
+/// before anything was sent, goes by no name of that one: what was there before is kept in `unnamed`.
 #[inline]
-pub(super) fn by_endpoint<B>(request: &mut Request<Attempt<B>>, endpoint: &Endpoint, target: Option<&Authority>) {
+pub(super) fn by_endpoint<B>(
+    request: &mut Request<Attempt<B>>,
+    endpoint: &Endpoint,
+    target: Option<&Authority>,
+    unnamed: &mut Option<Box<Unnamed>>,
+) {
     let Some(extras) = &request.body().call.extras else {
         return;
     };
-    if let (Some(edits), Some(name)) = (&extras.edits, &endpoint.hostname)
-        && edits.asks_endpoint()
-    {
-        let (edits, target) = (Arc::clone(edits), target.map_or("", Authority::as_str));
-        let mut uri = std::mem::take(request.uri_mut());
-        edits.by_endpoint(name, &mut uri, request.headers_mut(), target);
-        *request.uri_mut() = uri;
+    let Some(edits) = extras.edits.as_ref().filter(|edits| edits.asks_endpoint()) else {
+        return;
+    };
+    let edits = Arc::clone(edits);
+    if let Some(unnamed) = unnamed {
+        request.uri_mut().clone_from(&unnamed.uri);
+        request.headers_mut().clone_from(&unnamed.headers);
     }
+    let Some(name) = &endpoint.hostname else { return };
+    unnamed.get_or_insert_with(|| {
+        Box::new(Unnamed {
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        })
+    });
+    let target = target.map_or("", Authority::as_str);
+    let mut uri = std::mem::take(request.uri_mut());
+    edits.by_endpoint(name, &mut uri, request.headers_mut(), target);
+    *request.uri_mut() = uri;
 }
 
 /// Why no host was picked.

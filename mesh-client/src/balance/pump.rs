@@ -5,17 +5,15 @@
 //! response body is dropped.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 
 use crate::replay::Reader;
-use crate::request::Activity;
 
 /// Sends the body to its end. One that fails resets the stream, so that the peer does not take the part for the whole.
-pub(super) async fn pump<B>(mut body: Reader<B>, mut stream: SendStream<Bytes>, activity: Option<Arc<Activity>>)
+pub(super) async fn pump<B>(mut body: Reader<B>, mut stream: SendStream<Bytes>)
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display + Send,
@@ -42,9 +40,6 @@ where
         };
         if sent.is_none() {
             return;
-        }
-        if let Some(activity) = &activity {
-            activity.touch();
         }
     }
 }

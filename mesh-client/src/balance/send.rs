@@ -81,7 +81,7 @@ where
             Ok(Sent { response, pump: None })
         }
         Payload::Streaming(replay) => {
-            let task = tokio::spawn(pump(replay.reader(), stream, attempt.call.time.activity));
+            let task = tokio::spawn(pump(replay.reader(attempt.call.time.activity), stream));
             Ok(Sent {
                 response,
                 pump: Some(Pump::new(task.abort_handle())),
@@ -114,7 +114,7 @@ where
     parts.version = Version::HTTP_11;
     let body = match attempt.payload {
         Payload::Whole(bytes) => Outgoing::whole(bytes),
-        Payload::Streaming(replay) => Outgoing::streaming(replay.reader()),
+        Payload::Streaming(replay) => Outgoing::streaming(replay.reader(attempt.call.time.activity)),
     };
     Ok(connection.send(Request::from_parts(parts, body)))
 }

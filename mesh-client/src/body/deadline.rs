@@ -1,8 +1,9 @@
 //! A running limit. It is set when the call begins and moves into the response body, since a call ends with its last frame.
 //!
 //! One timer serves the limit of the whole and the limit of being idle: it is set for whichever comes first, and when it goes off
-//! early, because something moved meanwhile, it is set again. So a frame costs a look at the clock and no timer. What is needed
-//! for the second limit is in a box, since most calls have only the first and every room moves this.
+//! early, because something moved meanwhile, it is set again. So a frame costs a look at the clock and no timer. A limit that begins
+//! with the end of the request works the same way: while that is not there, the limit cannot end before as long from now. What is
+//! needed for more than the first limit is in a box, since most calls have only that and every room moves this.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,13 +14,13 @@ use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Alarms};
 use crate::error::{Error, Kind};
-use crate::request::Activity;
+use crate::time::Activity;
 
 /// A running limit, which moves from the future into the response body.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     total: Option<Limit>,
-    quiet: Option<Box<Quiet>>,
+    moving: Option<Box<Moving>>,
     timer: Alarm,
 }
 
@@ -34,10 +35,12 @@ pub(crate) struct Idle {
     pub(crate) of_try: bool,
 }
 
-/// An idle limit beside a whole one.
-#[derive(Debug)]
-struct Quiet {
-    idle: Idle,
+/// Limits whose end moves, beside a whole one.
+#[derive(Debug, Default)]
+struct Moving {
+    idle: Option<Idle>,
+    /// Of the answer, from the end of the request on.
+    answer: Option<Arc<Activity>>,
     /// When the whole is over.
     until: Option<Instant>,
 }
@@ -56,10 +59,15 @@ impl Idle {
     }
 }
 
-impl Quiet {
-    fn next(&self) -> Instant {
-        let ends = self.idle.ends();
-        self.until.map_or(ends, |until| until.min(ends))
+impl Moving {
+    /// When one of them may be over at the earliest.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let idle = self.idle.as_ref().map(Idle::ends);
+        let answer = self.answer.as_ref().and_then(|activity| match activity.ended() {
+            Some(_) => activity.ends(),
+            None => now.checked_add(activity.answer()?),
+        });
+        idle.into_iter().chain(answer).chain(self.until).min()
     }
 }
 
@@ -67,25 +75,26 @@ impl Deadline {
     /// The longest limit that is kept exactly; a greater one stands for it.
     pub(crate) const MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-    /// Runs for what is left of `total`, and for as long as `idle` says; `None` when neither is a limit.
+    /// Runs for what is left of `total`, for as long as `idle` says, and for as long as the `answer` may take; `None` when none is a limit.
     pub(crate) fn new(
         alarms: &Arc<Alarms>,
         now: Instant,
         total: Option<(Duration, Limit)>,
         idle: Option<Idle>,
+        answer: Option<Arc<Activity>>,
     ) -> Option<Self> {
-        let quiet = idle.map(|idle| {
+        let moving = (idle.is_some() || answer.is_some()).then(|| {
             let until = total.map(|(left, _)| now + left);
-            Box::new(Quiet { idle, until })
+            Box::new(Moving { idle, answer, until })
         });
-        let after = match (&quiet, total) {
-            (Some(quiet), _) => quiet.next().saturating_duration_since(now),
+        let after = match (&moving, total) {
+            (Some(moving), _) => moving.next(now)?.saturating_duration_since(now),
             (None, Some((left, _))) => left,
             (None, None) => return None,
         };
         Some(Self {
             total: total.map(|(_, limit)| limit),
-            quiet,
+            moving,
             timer: alarms.from(now, after),
         })
     }
@@ -95,60 +104,94 @@ impl Deadline {
         Self {
             total: None,
             timer: alarms.from(idle.last, idle.limit),
-            quiet: Some(Box::new(Quiet { idle, until: None })),
+            moving: Some(Box::new(Moving {
+                idle: Some(idle),
+                ..Moving::default()
+            })),
         }
     }
 
     /// A try's limit of being idle joins the call's limits, of which `until` is the end of the whole.
     pub(crate) fn join(&mut self, of_try: Self, until: Option<Instant>) {
-        let Some(mut theirs) = of_try.quiet else { return };
-        let own = self.quiet.as_ref().map(|quiet| quiet.idle.limit);
-        if own.is_none_or(|own| theirs.idle.limit < own) {
-            theirs.until = self.quiet.as_ref().map_or(until, |quiet| quiet.until);
-            self.timer.again(theirs.next());
-            self.quiet = Some(theirs);
+        let Some(idle) = of_try.moving.and_then(|moving| moving.idle) else {
+            return;
+        };
+        let moving = self.moving.get_or_insert_with(|| {
+            Box::new(Moving {
+                until,
+                ..Moving::default()
+            })
+        });
+        if moving.idle.as_ref().is_none_or(|own| idle.limit < own.limit) {
+            let last = idle.last;
+            moving.idle = Some(idle);
+            if let Some(next) = moving.next(last) {
+                self.timer.again(next);
+            }
         }
     }
 
     /// Something moved.
     pub(crate) fn moved(&mut self) {
-        if let Some(quiet) = &mut self.quiet {
-            quiet.idle.last = Instant::now();
+        if let Some(idle) = self.moving.as_mut().and_then(|moving| moving.idle.as_mut()) {
+            idle.last = Instant::now();
         }
     }
 
     /// The error to report, if time is up. Cheap: for who has more to hand out and must not go on for ever.
     pub(crate) fn expired(&self) -> Option<Error> {
-        let limit = self.total.as_ref().filter(|_| self.timer.has_gone_off())?;
-        let over = self.quiet.as_ref().is_none_or(|quiet| quiet.is_over(Instant::now()));
-        over.then(|| self::over(limit))
+        if !self.timer.has_gone_off() {
+            return None;
+        }
+        match &self.moving {
+            None => self.total.as_ref().map(over),
+            Some(moving) => self.over_at(moving, Instant::now()),
+        }
     }
 
     /// Ready, with the error to report, once time is up.
     pub(crate) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         loop {
             ready!(self.timer.poll(cx));
+            let Some(moving) = &self.moving else {
+                return match &self.total {
+                    Some(limit) => Poll::Ready(over(limit)),
+                    None => Poll::Pending,
+                };
+            };
             let now = Instant::now();
-            match (&self.total, &self.quiet) {
-                (Some(limit), None) => return Poll::Ready(over(limit)),
-                (Some(limit), Some(quiet)) if quiet.is_over(now) => return Poll::Ready(over(limit)),
-                (_, Some(quiet)) if now >= quiet.idle.ends() => return Poll::Ready(quiet.idle.error()),
-                (_, Some(quiet)) => self.timer.again(quiet.next()),
-                (None, None) => return Poll::Pending,
+            if let Some(error) = self.over_at(moving, now) {
+                return Poll::Ready(error);
             }
+            if let Some(idle) = moving.idle.as_ref().filter(|idle| now >= idle.ends()) {
+                return Poll::Ready(idle.error());
+            }
+            let Some(next) = moving.next(now) else {
+                return Poll::Pending;
+            };
+            self.timer.again(next);
         }
     }
-}
 
-impl Quiet {
-    fn is_over(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now >= until)
+    /// What is over beside the limit of being idle.
+    fn over_at(&self, moving: &Moving, now: Instant) -> Option<Error> {
+        if let Some(limit) = &self.total
+            && moving.until.is_some_and(|until| now >= until)
+        {
+            return Some(over(limit));
+        }
+        let activity = moving.answer.as_ref()?;
+        let total = activity.answer()?;
+        activity
+            .ends()
+            .is_some_and(|ends| now >= ends)
+            .then(|| over(&Limit { total, of: Of::Route }))
     }
 }
 
 fn over(limit: &Limit) -> Error {
     Error::new(match limit.of {
         Of::MaxStream => Kind::MaxStream(limit.total),
-        Of::Route | Of::Caller | Of::Inherited => Kind::Deadline(limit.total),
+        Of::Route | Of::Caller | Of::Inherited => Kind::Deadline(*limit),
     })
 }

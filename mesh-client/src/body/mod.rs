@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
+use http::StatusCode;
 use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
@@ -25,12 +26,12 @@ use crate::alarm::Alarms;
 use crate::connect::{Http1Answer, StreamError};
 use crate::error::Error;
 use crate::reuse::{Kept, Reuse, Reused};
+use crate::telemetry::{Counting, Sent};
 
 pub(crate) use deadline::{Deadline, Idle};
 pub(crate) use outcome::Outcome;
 pub(crate) use pump::Pump;
-use trailers::without_status;
-pub(crate) use trailers::{grpc_status, trailers};
+pub(crate) use trailers::{code_of_http, grpc_status, trailers, without_status};
 
 /// The answer of a call, as a stream of frames.
 ///
@@ -44,8 +45,8 @@ pub struct ResponseBody {
     headers_only: bool,
     /// Tell failures as gRPC trailers rather than as errors.
     grpc: bool,
-    /// A gRPC status is still to come.
-    owes_status: bool,
+    /// A gRPC status is still to come; what is said in its place if none does.
+    owes_status: Option<u8>,
 }
 
 /// What is still to come.
@@ -66,6 +67,10 @@ struct Live {
     outcome: Option<Outcome>,
     pump: Option<Pump>,
     deadline: Option<Deadline>,
+    /// What was sent for it.
+    sent: Sent,
+    /// Counts the call.
+    counting: Option<Counting>,
 }
 
 impl Reuse for Live {
@@ -82,6 +87,8 @@ impl Reuse for Live {
         self.pump = None;
         self.deadline = None;
         self.outcome = None;
+        self.sent = Sent::Unknown;
+        self.counting = None;
     }
 }
 
@@ -115,7 +122,7 @@ impl ResponseBody {
             head_status,
             headers_only,
             grpc: false,
-            owes_status: false,
+            owes_status: None,
         }
     }
 
@@ -126,6 +133,40 @@ impl ResponseBody {
             body.source = Source::Own(bytes);
         }
         body
+    }
+
+    /// What was sent of the request that it answers.
+    #[inline]
+    pub(crate) fn answers(&mut self, sent: Sent) {
+        if let Source::Live(live) = &mut self.source {
+            live.sent = sent;
+        }
+    }
+
+    /// The try that was answered.
+    #[inline]
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        match &self.source {
+            Source::Live(live) => live.outcome.as_ref(),
+            Source::Nothing | Source::Own(_) => None,
+        }
+    }
+
+    /// From here on the call is counted here, when it ends.
+    #[inline]
+    pub(crate) fn counted_by(&mut self, mut counting: Counting) {
+        match &mut self.source {
+            Source::Live(live) => {
+                counting.sent(std::mem::take(&mut live.sent));
+                if self.headers_only {
+                    counting.ended();
+                } else {
+                    live.counting = Some(counting);
+                }
+            }
+            Source::Own(own) => counting.ended_with(own.len()),
+            Source::Nothing => counting.ended(),
+        }
     }
 
     /// From here on the call's limits are kept here; `until` is when it is over as a whole.
@@ -158,9 +199,16 @@ impl ResponseBody {
         }
     }
 
-    pub(crate) fn tell_as_grpc(&mut self) {
+    /// It answers a gRPC call, with such a status. One that comes without one of gRPC's, as proxies answer, is told by that.
+    pub(crate) fn tell_as_grpc(&mut self, status: StatusCode) {
         self.grpc = true;
-        self.owes_status = !self.headers_only && matches!(self.source, Source::Live(_) | Source::Own(_));
+        let owes = !self.headers_only && matches!(self.source, Source::Live(_) | Source::Own(_));
+        self.owes_status = owes.then(|| code_of_http(status));
+    }
+
+    /// Whether nothing comes that could tell how a gRPC call ended.
+    pub(crate) fn tells_no_status(&self) -> bool {
+        self.grpc && self.head_status.is_none() && self.owes_status.is_none()
     }
 
     /// `grpc-status`, where it stood in the head.
@@ -181,6 +229,9 @@ impl ResponseBody {
         let Source::Live(mut live) = std::mem::take(&mut self.source) else {
             return;
         };
+        if let Some(mut counting) = live.counting.take() {
+            counting.ended();
+        }
         if !self.grpc
             && let Some(pump) = live.pump.take()
         {
@@ -193,14 +244,17 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, error: Error) -> Option<Result<Frame<Bytes>, Error>> {
-        if let Source::Live(live) = &mut self.source
-            && let Some(outcome) = &mut live.outcome
-        {
-            outcome.broke_off(&error);
+        if let Source::Live(live) = &mut self.source {
+            if let Some(outcome) = &mut live.outcome {
+                outcome.broke_off(&error);
+            }
+            if let Some(mut counting) = live.counting.take() {
+                counting.broke_off(&error);
+            }
         }
         self.source = Source::Nothing;
         Some(if self.grpc {
-            Ok(Frame::trailers(trailers(&error)))
+            Ok(Frame::trailers(trailers(&error, error.grpc_code_of_stream())))
         } else {
             Err(error)
         })
@@ -233,6 +287,9 @@ impl Live {
                         Some(trailers) => outcome.saw_trailers(trailers),
                         None => outcome.heard(),
                     }
+                }
+                if let Some(counting) = &mut self.counting {
+                    counting.received(frame);
                 }
             }
             None => {
@@ -307,7 +364,7 @@ impl Body for ResponseBody {
                     deadline.moved();
                 }
                 if frame.is_trailers() {
-                    self.owes_status = false;
+                    self.owes_status = None;
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -319,8 +376,8 @@ impl Body for ResponseBody {
             // A gRPC answer that just ends was cut off somewhere: its caller must not take the part for the whole.
             Poll::Ready(None) => {
                 self.end();
-                let owed = std::mem::take(&mut self.owes_status);
-                Poll::Ready(owed.then(|| Ok(Frame::trailers(without_status()))))
+                let owed = self.owes_status.take();
+                Poll::Ready(owed.map(|code| Ok(Frame::trailers(without_status(code)))))
             }
             Poll::Pending => {
                 let Some(deadline) = &mut live.deadline else {

@@ -9,22 +9,29 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 use mesh_core::config::RoutingPriority;
+use mesh_core::identity::SpiffeId;
 use mesh_core::outlier::Observation;
 use mesh_core::report::Counted;
+use mesh_core::report::standard::Edge;
 use mesh_core::retry::TryEnd;
 
 use super::trailers::grpc_status;
 use crate::cluster::{ClusterHandle, Host};
 use crate::connect::Http2Permit;
 use crate::error::Error;
+use crate::telemetry::Party;
 
 /// The places one try holds, and what became of it.
 pub(crate) struct Outcome {
     host: Arc<Host>,
+    /// Where it stood among the hosts when it was found.
+    place: u32,
     cluster: Arc<ClusterHandle>,
     /// The cluster whose host it is, where `cluster` stands for others.
     leaf: Option<Arc<ClusterHandle>>,
     permit: Option<Http2Permit>,
+    /// Who is at the other end of an HTTP/1.1 connection.
+    party: Option<Arc<Party>>,
     priority: RoutingPriority,
     verdict: Verdict,
     /// What it tells of the host, once that is known.
@@ -44,7 +51,7 @@ enum Verdict {
 impl Outcome {
     /// Takes a place on `host`; those in `cluster` and in its `leaf` were taken already.
     pub(crate) fn begin(
-        host: Arc<Host>,
+        (host, place): (Arc<Host>, u32),
         cluster: Arc<ClusterHandle>,
         leaf: Option<Arc<ClusterHandle>>,
         priority: RoutingPriority,
@@ -53,9 +60,11 @@ impl Outcome {
         host.begin_call();
         Self {
             host,
+            place,
             cluster,
             leaf,
             permit: None,
+            party: None,
             priority,
             verdict: Verdict::Open,
             seen: None,
@@ -66,6 +75,28 @@ impl Outcome {
     /// The stream counts against its connection until the try is over.
     pub(crate) fn holds(&mut self, permit: Http2Permit) -> &Http2Permit {
         self.permit.insert(permit)
+    }
+
+    /// It goes over an HTTP/1.1 connection to `party`.
+    pub(crate) fn meets(&mut self, party: &Arc<Party>) {
+        self.party = Some(Arc::clone(party));
+    }
+
+    /// Where its call is counted, if it is the call's last try.
+    #[inline]
+    pub(crate) fn edge(&self) -> Arc<Edge> {
+        let party = self.permit.as_ref().map(Http2Permit::party);
+        match party.or(self.party.as_deref()) {
+            Some(party) => Arc::clone(party.edge(|id| self.pair(id))),
+            None => self.pair(None),
+        }
+    }
+
+    #[cold]
+    fn pair(&self, id: Option<&SpiffeId>) -> Arc<Edge> {
+        let set = self.cluster().hosts().load();
+        let place = set.position(&self.host, self.place);
+        self.cluster.pairs().pair(&set, place, id)
     }
 
     pub(crate) fn permit(&self) -> Option<&Http2Permit> {

@@ -1,6 +1,6 @@
 //! A failure, told as a gRPC server would tell it.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::error::Error;
 use crate::headers::{GRPC_STATUS, find};
@@ -9,11 +9,11 @@ use crate::headers::{GRPC_STATUS, find};
 const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// `grpc-status` and `grpc-message` for `error`.
-pub(crate) fn trailers(error: &Error) -> HeaderMap {
+pub(crate) fn trailers(error: &Error, code: u8) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(4);
     trailers.insert(
         HeaderName::from_static("grpc-status"),
-        HeaderValue::from(u16::from(error.grpc_code())),
+        HeaderValue::from(u16::from(code)),
     );
     let message = percent_encode(&whole_message(error));
     if let Ok(message) = HeaderValue::from_str(&message) {
@@ -22,11 +22,32 @@ pub(crate) fn trailers(error: &Error) -> HeaderMap {
     trailers
 }
 
-/// For an answer that ended without saying how: UNKNOWN, as gRPC's clients say (gRPC over HTTP/2).
-pub(crate) fn without_status() -> HeaderMap {
+/// What an HTTP status is worth where a gRPC one is wanted ("HTTP to gRPC Status Code Mapping").
+pub(crate) fn code_of_http(status: StatusCode) -> u8 {
+    const UNKNOWN: u8 = 2;
+    const PERMISSION_DENIED: u8 = 7;
+    const UNIMPLEMENTED: u8 = 12;
+    const INTERNAL: u8 = 13;
+    const UNAVAILABLE: u8 = 14;
+    const UNAUTHENTICATED: u8 = 16;
+    match status.as_u16() {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502..=504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    }
+}
+
+/// For an answer that ended without saying how, which means `code`.
+pub(crate) fn without_status(code: u8) -> HeaderMap {
     let text = "the answer ended without a status";
     HeaderMap::from_iter([
-        (HeaderName::from_static("grpc-status"), HeaderValue::from_static("2")),
+        (
+            HeaderName::from_static("grpc-status"),
+            HeaderValue::from(u16::from(code)),
+        ),
         (HeaderName::from_static("grpc-message"), HeaderValue::from_static(text)),
     ])
 }

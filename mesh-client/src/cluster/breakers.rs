@@ -38,6 +38,12 @@ impl Room {
         Ok(PendingPlace(self.place()))
     }
 
+    /// How many may wait in all, where that is limited.
+    pub(crate) fn max_pending(&self) -> Option<u32> {
+        let max = self.limits.of(self.priority).max_pending_requests;
+        (max != u32::MAX).then_some(max)
+    }
+
     /// A place for one more connection to an endpoint that has `here` of them.
     pub(crate) fn connection(&self, here: usize) -> Result<ConnectionPlace, Open> {
         let limits = self.limits.of(self.priority);

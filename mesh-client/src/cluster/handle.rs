@@ -12,8 +12,10 @@ use mesh_core::balance::{Load as _, LoadReport};
 use mesh_core::breaker::ClusterBreakers;
 use mesh_core::config::{Cluster, ClusterName, LbPolicy, RoutingPriority, alike};
 use mesh_core::identity::{Credentials, Pins};
+use mesh_core::link::WeakLink;
 use mesh_core::live;
 use mesh_core::outlier::{Ejection, Observation};
+use mesh_core::report::standard::Edges;
 use mesh_core::report::{Loads, Tally, orca};
 use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
@@ -27,6 +29,7 @@ use super::outliers::Outliers;
 use super::set::HostSet;
 use super::{Host, Room};
 use crate::connect::{Means, TlsConfigs};
+use crate::telemetry::Pairs;
 
 /// What every live thing is made with.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub(crate) struct Parts {
     pub(crate) pins: Pins,
     pub(crate) credentials: Credentials,
     pub(crate) loads: Loads,
+    pub(crate) edges: Edges,
+    pub(crate) link: WeakLink,
     pub(crate) means: Arc<Means>,
     /// How many endpoints of a priority are called at most, and what chooses this process's among them.
     pub(crate) subset: (Option<NonZeroU32>, u64),
@@ -59,6 +64,8 @@ pub(crate) struct ClusterHandle {
     budget: Budget,
     anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
+    /// Where its calls are counted.
+    pairs: Pairs,
 }
 
 /// The hosts that have not their full share yet, and when it grows next.
@@ -92,6 +99,7 @@ impl ClusterHandle {
                     .pinned(parts.pins.clone())
                     .provided(parts.credentials.clone()),
             ),
+            pairs: Pairs::new(parts.edges.clone(), parts.link.clone()),
         }
     }
 
@@ -240,6 +248,11 @@ impl ClusterHandle {
     /// The destinations that its requests said, where it goes wherever they say.
     pub(crate) fn anywhere(&self) -> &Anywhere {
         &self.anywhere
+    }
+
+    /// Where its calls are counted.
+    pub(crate) fn pairs(&self) -> &Pairs {
+        &self.pairs
     }
 
     pub(crate) fn tls_configs(&self) -> &Arc<TlsConfigs> {

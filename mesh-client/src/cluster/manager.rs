@@ -12,7 +12,7 @@ use std::time::Duration;
 use mesh_core::config::{Cluster, ClusterName, LbPolicy, Reason, ReasonKind, Resolved, RouteTree, Snapshot};
 use mesh_core::identity::Identity;
 use mesh_core::link::{Standing, WeakLink};
-use mesh_core::report::Tally;
+use mesh_core::report::{Expose, Tally};
 use mesh_core::{Entropy, Link, SharedMap, live, route};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -106,11 +106,14 @@ impl ClusterManager {
                 pins: link.pins().clone(),
                 credentials: link.credentials().clone(),
                 loads: link.loads().clone(),
+                edges: link.edges().clone(),
+                link: link.downgrade(),
                 means: Arc::new(Means {
                     connector,
                     entropy: link.entropy().clone(),
                     tally: link.tally().clone(),
                     wall_clock: Arc::clone(link.wall_clock()),
+                    link: link.downgrade(),
                 }),
                 attention: Arc::clone(&attention),
                 subset: (link.subset_size(), link.entropy().draw().next()),
@@ -126,6 +129,8 @@ impl ClusterManager {
             move || bell.notify_one()
         };
         let subscriptions = [manager.snapshots.on_change(ring()), manager.identity.on_change(ring())];
+        let told: Weak<dyn Expose> = Arc::<Self>::downgrade(&manager);
+        link.expose(told);
         let task = tokio::spawn(run(Arc::downgrade(&manager), bell, attention)).abort_handle();
         *manager.task.lock().unwrap_or_else(PoisonError::into_inner) = Some((subscriptions, task));
         manager

@@ -31,6 +31,7 @@ pub use manager::AlreadyRunning;
 pub(crate) use manager::{ClusterManager, with_connector};
 pub(crate) use selector::{Extras, Leads, Selector, Target};
 pub(crate) use set::HostSet;
+pub(crate) use status::status_of;
 pub use status::{BreakerStatus, ClusterStatus, EjectedEndpoint, PriorityStatus, Usage, clusters};
 
 /// Whether the workload is still being given its identity, as opposed to lacking one.

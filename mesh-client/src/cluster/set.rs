@@ -193,8 +193,17 @@ impl HostSet {
         places.find(may)
     }
 
+    /// Where a host stands: at `place` mostly, unless the set was made anew since it was found there.
+    pub(crate) fn position(&self, host: &Arc<Host>, place: u32) -> Option<usize> {
+        let place = place as usize;
+        match self.hosts.get(place).is_some_and(|found| Arc::ptr_eq(found, host)) {
+            true => Some(place),
+            false => self.hosts.iter().position(|one| Arc::ptr_eq(one, host)),
+        }
+    }
+
     /// Where the host of an address stands; of several, one of them.
-    pub(super) fn place_of(&self, address: &SocketAddr) -> Option<usize> {
+    pub(crate) fn place_of(&self, address: &SocketAddr) -> Option<usize> {
         match self.hosts.len() <= FEW {
             true => self.hosts.iter().position(|host| host.address() == *address),
             false => self.places().get(address).map(|place| *place as usize),

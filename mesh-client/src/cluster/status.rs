@@ -77,8 +77,13 @@ pub struct Usage {
 ///
 /// As [`Channel::new`](crate::Channel::new).
 pub fn clusters(link: &Link) -> Vec<ClusterStatus> {
+    status_of(&ClusterManager::of(link))
+}
+
+/// See [`clusters`].
+pub(crate) fn status_of(manager: &ClusterManager) -> Vec<ClusterStatus> {
     let now = Instant::now().into_std();
-    let live = ClusterManager::of(link).live_clusters();
+    let live = manager.live_clusters();
     let status = live.into_iter().map(|handle| {
         let set = handle.hosts().load();
         let cluster = std::sync::Arc::clone(&set.wanted);

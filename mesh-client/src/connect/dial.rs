@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::config::{Carrier, Connections, TlsMode};
+use mesh_core::config::{Carrier, Connections, Service, TlsMode};
 use mesh_core::identity::Identity;
 use rustls::pki_types::UnixTime;
 
@@ -14,6 +14,7 @@ use super::terms::Terms;
 use super::watched::{Reads, Watched};
 use super::{ConnectError, ConnectKind, Io, TlsConfigs, tls};
 use crate::cluster::{ConnectionPlace, Room};
+use crate::telemetry::Party;
 
 /// How a connection is secured.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     /// What may be taken of the cluster for it.
     pub(crate) room: Room,
+    /// What calls over it are for, where the configuration tells.
+    pub(crate) service: Option<Arc<Service>>,
 }
 
 /// What became of it.
@@ -75,7 +78,14 @@ pub(super) async fn dial(
         let reads = Reads::default();
         let io = Watched::new(io, reads.clone());
         match &plan.security {
-            Security::Plaintext => begin(io, plan.carrier == Carrier::Http2, None, reads, pool, plan, epoch).await,
+            Security::Plaintext => {
+                let agreed = Agreed {
+                    http2: plan.carrier == Carrier::Http2,
+                    not_after: None,
+                    party: Party::default(),
+                };
+                begin(io, agreed, reads, pool, plan, epoch).await
+            }
             Security::Tls {
                 mode,
                 identity,
@@ -83,7 +93,13 @@ pub(super) async fn dial(
             } => {
                 let identity = identity.as_ref();
                 let secured = tls::handshake(io, address, mode, identity, configs, plan.carrier).await?;
-                begin(secured.io, secured.http2, secured.not_after, reads, pool, plan, epoch).await
+                let own = pool.means().link.upgrade().map(|link| link.workload());
+                let agreed = Agreed {
+                    http2: secured.http2,
+                    not_after: secured.not_after,
+                    party: Party::new(secured.peer, &own.unwrap_or_default(), plan.service.as_deref()),
+                };
+                begin(secured.io, agreed, reads, pool, plan, epoch).await
             }
         }
     };
@@ -93,25 +109,43 @@ pub(super) async fn dial(
     }
 }
 
-async fn begin<T: Io>(
-    io: T,
+/// What was found out of a connection before its protocol begins.
+struct Agreed {
     http2: bool,
     not_after: Option<UnixTime>,
+    party: Party,
+}
+
+async fn begin<T: Io>(
+    io: T,
+    agreed: Agreed,
     reads: Reads,
     pool: &Arc<Pool>,
     plan: &Plan,
     epoch: u32,
 ) -> Result<Made, ConnectError> {
+    let Agreed {
+        http2,
+        not_after,
+        party,
+    } = agreed;
     let means = pool.means();
     let clock = Arc::clone(&means.wall_clock);
     let terms = Terms::new(&plan.settings, http2, not_after, clock, &means.entropy);
     if http2 {
         let pool = Arc::downgrade(pool);
-        let keeping = Keeping { terms, reads, pool };
+        let keeping = Keeping {
+            terms,
+            reads,
+            pool,
+            party,
+        };
         http2::handshake(io, &plan.settings.http2, keeping)
             .await
             .map(Made::Http2)
     } else {
-        http1::handshake(io, terms, epoch, pool.place()).await.map(Made::Http1)
+        http1::handshake(io, terms, epoch, pool.place(), party)
+            .await
+            .map(Made::Http1)
     }
 }

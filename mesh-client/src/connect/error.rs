@@ -166,6 +166,15 @@ impl StreamError {
         matches!(self, Self::Http2(error) if error.is_io())
     }
 
+    /// The connection went, for all that its protocol knows for no reason: the peer broke no rule, and the caller's body did not fail.
+    pub(crate) fn is_lost(&self) -> bool {
+        match self {
+            Self::Http2(_) => self.is_connection_lost(),
+            Self::Http1(error) => !error.is_parse() && !error.is_user(),
+            Self::Gone => false,
+        }
+    }
+
     /// One stream ended and not its connection: only HTTP/2 has that.
     pub(crate) fn is_reset(&self) -> bool {
         matches!(self, Self::Http2(error) if error.is_reset())

@@ -29,6 +29,7 @@ use super::pool::Pool;
 use super::terms::Terms;
 use super::{ConnectError, ConnectKind, Io};
 use crate::cluster::ConnectionPlace;
+use crate::telemetry::{INTRODUCTION, Party};
 
 type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
 
@@ -45,6 +46,8 @@ struct Connection {
     /// Its place among the cluster's connections. It is given back before whoever waits in the pool is told of the other one.
     counted: Option<ConnectionPlace>,
     place: Place,
+    /// Who is at the other end, and where calls are counted. Shared with them, since the connection may end before they do.
+    party: Arc<Party>,
 }
 
 /// A counted place among a pool's HTTP/1.1 connections, and what ends the one that has it.
@@ -64,7 +67,13 @@ impl Drop for Place {
 
 /// Starts HTTP/1.1 on a byte stream: nothing is sent before a request is. What is read ahead, and how long a head may be, is
 /// bounded by hyper (about 400 KiB).
-pub(super) async fn handshake<T: Io>(io: T, terms: Terms, epoch: u32, place: Place) -> Result<Http1, ConnectError> {
+pub(super) async fn handshake<T: Io>(
+    io: T,
+    terms: Terms,
+    epoch: u32,
+    place: Place,
+    party: Party,
+) -> Result<Http1, ConnectError> {
     let (send, connection) = Builder::new()
         .handshake(TokioIo::new(Cuttable::new(io, Arc::clone(&place.cut))))
         .await
@@ -79,10 +88,16 @@ pub(super) async fn handshake<T: Io>(io: T, terms: Terms, epoch: u32, place: Pla
         epoch,
         counted: None,
         place,
+        party: Arc::new(party),
     })))
 }
 
 impl Http1 {
+    /// Who is at the other end.
+    pub(crate) fn party(&self) -> &Arc<Party> {
+        &self.0.party
+    }
+
     /// Under which of the pool's rules it was made.
     pub(super) fn epoch(&self) -> u32 {
         self.0.epoch
@@ -122,7 +137,12 @@ impl Http1 {
     }
 
     /// Sends a request whose target is in origin form and whose head names its host.
-    pub(crate) fn send(mut self, request: Request<Outgoing>) -> Exchange {
+    pub(crate) fn send(mut self, mut request: Request<Outgoing>) -> Exchange {
+        if self.0.served == 0
+            && let Some(told) = self.0.party.introduction()
+        {
+            request.headers_mut().insert(INTRODUCTION, told.clone());
+        }
         self.0.served += 1;
         let sending = Box::pin(self.0.send.try_send_request(request));
         Exchange {

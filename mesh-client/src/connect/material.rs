@@ -2,7 +2,7 @@
 //!
 //! Files are looked at for each handshake, which is rare, and read again when they changed. That needs no task to watch them and
 //! escapes none of the ways in which secrets are renewed (mounted volumes, symbolic links). A file that is half-written, or
-//! gone, fails that handshake and says so.
+//! gone, fails that handshake and says so. The bytes of a key are wiped once they were read.
 
 use std::fmt;
 use std::io;
@@ -13,6 +13,7 @@ use mesh_core::config::{Credential, Roots, TlsOrigination};
 use mesh_core::identity::{ClientCertificate, Credentials, Identity, InvalidSvid};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 /// The most bytes a PEM file may have: a bundle of hundreds of roots.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -90,7 +91,7 @@ impl Sources<'_> {
             None => None,
             Some(Credential::Files { certificate, key }) => {
                 let chain = certificates(certificate).await?;
-                let bytes = read(key).await?;
+                let bytes = Zeroizing::new(read(key).await?);
                 let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| syntax(key, error))?;
                 Some(ClientCertificate::new(chain, key).map_err(MaterialError::Certificate)?)
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mesh_core::config::{Carrier, MutualTls, TlsMode, TlsOrigination};
 use mesh_core::identity::tls::{TlsError, client_config_within, origination_client_config};
 use mesh_core::identity::verify::{self, Refusal};
-use mesh_core::identity::{Credentials, Identity, Pins};
+use mesh_core::identity::{Credentials, Identity, Pins, SpiffeId};
 use rustls::ClientConfig;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
@@ -195,6 +195,8 @@ pub(super) struct Secured<T> {
     pub(super) http2: bool,
     /// The earlier end of the two certificates.
     pub(super) not_after: Option<UnixTime>,
+    /// Who the peer is, where it is one of the mesh's.
+    pub(super) peer: Option<SpiffeId>,
 }
 
 /// Shakes hands as a client.
@@ -234,9 +236,10 @@ pub(super) async fn handshake<T: Io>(
         (protocol, _) => agreed(protocol, carrier),
     };
     let http2 = http2.ok_or_else(|| ConnectError::new(ConnectKind::Alpn))?;
-    let of_peer = session
-        .peer_certificates()
-        .and_then(|chain| verify::not_after(chain.first()?).ok());
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    let of_peer = leaf.and_then(|leaf| verify::not_after(leaf).ok());
+    let peer = leaf.filter(|_| matches!(&**mode, TlsMode::Mutual(_)));
+    let peer = peer.and_then(|leaf| verify::leaf_id(leaf).ok());
     let own = identity.map(|identity| identity.svid().not_after());
     let not_after = match (own, of_peer) {
         (Some(own), Some(of_peer)) => Some(own.min(of_peer)),
@@ -246,6 +249,7 @@ pub(super) async fn handshake<T: Io>(
         io: Coalesce::new(stream),
         http2,
         not_after,
+        peer,
     })
 }
 

@@ -1,7 +1,8 @@
 //! The room that bounds the whole call: tries, pauses and the response body to its end.
 //!
 //! The limit is the least of what the route, the caller (`grpc-timeout`) and the inbound request that the call is made for allow;
-//! [`mesh_core::deadline`] says which. The last is found in the task's place ([`mesh_core::inherit`]), without the handler's help.
+//! [`mesh_core::deadline`] says which. What the route gives the answer begins with the end of the request, so that a long upload is not
+//! cut off (Envoy): whether that is there already is asked of the body, and only where there is such a limit. The last is found in the task's place ([`mesh_core::inherit`]), without the handler's help.
 //! One alarm serves the call; it moves into the response body with the answer, because a gRPC call is not over before its
 //! trailers. A call whose time is over before it begins is not begun.
 //!
@@ -13,12 +14,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response};
+use http_body::Body;
 use mesh_core::Link;
-use mesh_core::deadline::{self, Caller, GRPC_TIMEOUT, Limit, Of, parse_grpc_timeout};
+use mesh_core::deadline::{self, Caller, GRPC_TIMEOUT, Of, parse_grpc_timeout};
 use mesh_core::inherit;
-use mesh_core::retry::Overrides;
+use mesh_core::retry::{Overrides, Rules};
+use mesh_core::route::is_grpc;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -27,7 +31,8 @@ use crate::body::{Deadline, Idle, ResponseBody};
 use crate::cluster::ClusterManager;
 use crate::error::{Error, Kind};
 use crate::headers::find;
-use crate::request::{Activity, CallTime, Routed};
+use crate::request::Routed;
+use crate::time::{Activity, CallTime};
 
 pub use future::DeadlineFuture;
 
@@ -71,6 +76,7 @@ pub struct DeadlineService<S> {
 impl<S, B> Service<Request<Routed<B>>> for DeadlineService<S>
 where
     S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
+    B: Body<Data = Bytes> + Unpin,
 {
     type Response = Response<ResponseBody>;
     type Error = Error;
@@ -89,9 +95,9 @@ where
         };
         let above = inherit::with(|inherited| (inherited.deadline(), inherited.is_retry()));
         let (deadline, is_retry) = above.unwrap_or_default();
-        match time(&self.alarms, request.body(), &head, asked.as_deref(), deadline) {
-            Time::Late(limit) => DeadlineFuture::late(Error::new(Kind::Late(limit.total))),
-            Time::Left(time, deadline) => {
+        match time(&self.alarms, request.body_mut(), &head, asked.as_deref(), deadline) {
+            Err(error) => DeadlineFuture::late(error),
+            Ok((time, deadline)) => {
                 let until = time.deadline;
                 request.body_mut().timed(asked, CallTime { is_retry, ..time });
                 DeadlineFuture::new(self.inner.call(request), deadline, until)
@@ -113,7 +119,7 @@ impl Head {
         let mut head = Self::default();
         for (name, value) in headers {
             if *name == CONTENT_TYPE {
-                head.grpc = value.as_bytes().starts_with(b"application/grpc");
+                head.grpc = is_grpc(value);
             } else if *name == GRPC_TIMEOUT {
                 head.grpc_timeout = parse_grpc_timeout(value);
             } else if name.as_str().starts_with("x-envoy-") {
@@ -124,19 +130,17 @@ impl Head {
     }
 }
 
-enum Time {
-    /// It is over already.
-    Late(Limit),
-    Left(CallTime, Option<Deadline>),
-}
-
+/// How long the call may take, and what ends it then. An error when its time is over already, or its body failed.
 fn time<B>(
     alarms: &Arc<Alarms>,
-    routed: &Routed<B>,
+    routed: &mut Routed<B>,
     head: &Head,
     asked: Option<&Overrides>,
     above: Option<std::time::Instant>,
-) -> Time {
+) -> Result<(CallTime, Option<Deadline>), Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     let (route, waited) = (routed.route(), routed.waited());
     let idle = route.limits.idle.filter(|limit| !limit.is_zero());
     // Limits count from when the call began, which is when it began to wait.
@@ -148,45 +152,55 @@ fn time<B>(
         asked: asked.and_then(|asked| asked.timeout),
         inherited: now.zip(above).map(|(now, above)| left(now, above)),
     };
-    let limit = deadline::limit(route, &caller);
+    let limits = deadline::limits(route, &caller);
+    let limit = limits.least();
     let expected = !route.limits.untold;
-    if limit.is_none() && idle.is_none() {
+    // Where nothing is told, a limit that is not meant for gRPC is not either (Envoy); but a caller's longer one is not left standing
+    // beside it.
+    let grpc = head.grpc
+        && (expected
+            || head.grpc_timeout.is_some()
+            || route.limits.grpc_max.is_some()
+            || limit.is_some_and(|limit| limit.of != Of::Route));
+    let begins_later = limits.answer.is_some() || Rules::new(&route.retry, asked).per_try_timeout().is_some();
+    let is_whole = !begins_later || routed.is_whole()?;
+    // A fault may hold it up.
+    let is_open = begins_later && (!is_whole || routed.extras().is_some_and(|extras| !extras.faults.is_empty()));
+    if limit.is_none() && idle.is_none() && !is_open {
         let time = CallTime {
             expected,
             grpc: head.grpc && expected,
             ..CallTime::default()
         };
-        return Time::Left(time, None);
+        return Ok((time, None));
     }
     let now = *now.get_or_insert_with(Instant::now);
-    let total = limit.map(|limit| (limit.total.min(Deadline::MAX).saturating_sub(waited), limit));
+    let most = |limit: Duration| limit.min(Deadline::MAX);
+    let answer = limits.answer.filter(|_| is_open).map(most);
+    let total = if is_open { limits.whole } else { limit };
+    let total = total.map(|limit| (most(limit.total).saturating_sub(waited), limit));
     if let Some((_, limit)) = total.filter(|(left, _)| left.is_zero()) {
-        return Time::Late(limit);
+        return Err(Error::new(Kind::Late(limit.total)));
     }
-    let activity = idle.map(|_| Arc::new(Activity::begin(now)));
+    let activity = (idle.is_some() || is_open).then(|| Arc::new(Activity::begin(now, is_whole, answer)));
     let idle = idle.map(|limit| Idle {
-        limit: limit.min(Deadline::MAX),
+        limit: most(limit),
         last: now,
         activity: activity.clone(),
         of_try: false,
     });
-    let whole = limit.is_some_and(|limit| limit.of == Of::Caller && Some(limit.total) == head.grpc_timeout);
+    let deadline = Deadline::new(alarms, now, total, idle, activity.clone().filter(|_| answer.is_some()));
+    let told = limit.is_some_and(|limit| limit.of == Of::Caller && Some(limit.total) == head.grpc_timeout);
     let time = CallTime {
         deadline: total.map(|(left, _)| now + left),
         fresh: limit.map(|limit| limit.total).filter(|_| waited.is_zero()),
         expected,
-        // Where nothing is told, a limit that is not meant for gRPC is not either (Envoy); but a caller's longer one is not left
-        // standing beside it.
-        grpc: head.grpc
-            && (expected
-                || head.grpc_timeout.is_some()
-                || route.limits.grpc_max.is_some()
-                || limit.is_some_and(|limit| limit.of != Of::Route)),
-        told: whole && waited.is_zero(),
+        grpc,
+        told: told && waited.is_zero(),
         is_retry: false,
         activity,
     };
-    Time::Left(time, Deadline::new(alarms, now, total, idle))
+    Ok((time, deadline))
 }
 
 /// The time that is given to a call before its route is known: by its own `grpc-timeout`, and by the request it is made for.

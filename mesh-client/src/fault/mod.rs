@@ -1,7 +1,8 @@
 //! The room that breaks calls on purpose: it holds them up, or ends them, as the configuration says (Envoy's fault filter,
 //! gRFC A33), so that what depends on a service can be tried against its bad days.
 //!
-//! It stands within the deadline, which a delay uses up, and above everything that is done for a call: one that is ended here
+//! It stands within the deadline: a delay uses up the caller's time and the stream's, while the route's timeout begins after it (Envoy, whose
+//! router stands behind this filter). And above everything that is done for a call: one that is ended here
 //! is not edited, mirrored or retried, and nothing was sent. A call whose route has no faults pays for one look.
 
 mod future;
@@ -107,8 +108,10 @@ where
             if delay.is_zero() {
                 return FaultFuture::fail(error);
             }
+            request.body().hold();
             return FaultFuture::hold(None, Some(error), delay, active);
         }
+        request.body().hold();
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
         FaultFuture::hold(Some((ready, request)), None, delay, active)

@@ -9,16 +9,16 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use mesh_core::retry::RetryState;
+use mesh_core::route::RequestHead;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower::Service;
 
 use super::Shared;
 use super::kept::{Aside, Kept, Place, is_within};
-use super::peek::peek;
 use super::race::Race;
 use crate::body::ResponseBody;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::request::{Attempt, Payload, Routed};
 use crate::reuse::Reused;
 
@@ -59,23 +59,31 @@ where
         let mut aside = Reused::<Aside>::take();
         aside.head.keep(&request);
         let (parts, routed) = request.into_parts();
-        let (body, call) = routed.into_parts();
-        let policy = &call.route.retry;
-        let Some(payload) = peek(body, policy.replay_limit()) else {
-            let error = Error::new(Kind::InvalidRequest("its body failed"));
-            return Self {
-                inner,
-                kept: None,
-                place: None,
-                shared,
-                state: State::Failed { error: Some(error) },
-            };
+        let (payload, call) = match routed.into_payload() {
+            Ok(both) => both,
+            Err(error) => {
+                return Self {
+                    inner,
+                    kept: None,
+                    place: None,
+                    shared,
+                    state: State::Failed { error: Some(error) },
+                };
+            }
         };
+        let policy = &call.route.retry;
         call.cluster.budget().deposit();
         let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
         let hedged = hedges && matches!(&payload, Payload::Whole(body) if is_within(body, policy));
         let limit = call.try_limit(hedged);
-        aside.retries = RetryState::begin(policy, &parts.headers, call.time.is_retry);
+        let head = RequestHead {
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            // One that names nobody is listed by no authority.
+            target: "",
+        };
+        aside.retries = RetryState::begin(policy, &head, call.time.is_retry);
         aside.hedged = hedged;
         aside.call = Some(call.clone());
         let first = Attempt::first(payload.clone(), call, limit, hedged);
@@ -95,7 +103,7 @@ where
 impl<S, B> Future for RetryFuture<S, B>
 where
     S: Service<Request<Attempt<B>>, Response = Response<ResponseBody>, Error = Error>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
 {
     type Output = Result<Response<ResponseBody>, Error>;
 
@@ -113,6 +121,7 @@ where
                     *this.place = None;
                     let kept = this.kept.as_mut().expect("kept since the first try");
                     let Some(place) = kept.judge(&mut answer, this.shared) else {
+                        kept.tell_sent(&mut answer);
                         return Poll::Ready(answer);
                     };
                     let sleep = Box::pin(tokio::time::sleep(place.pause()));
@@ -130,7 +139,9 @@ where
                 }
                 StateProjection::Racing { race } => {
                     let kept = this.kept.as_mut().expect("kept since the first try");
-                    return race.poll(cx, this.inner, kept, this.shared);
+                    let mut answer = ready!(race.poll(cx, this.inner, kept, this.shared));
+                    kept.tell_sent(&mut answer);
+                    return Poll::Ready(answer);
                 }
             }
         }

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::flags::{ResponseFlags, RetriesEnd};
 use crate::request::{Attempt, Call, Payload, Tried, Visited};
 use crate::reuse::{self, Reuse, Reused};
+use crate::telemetry::Sent;
 
 /// gRFC A6: how often this call was tried before.
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
@@ -41,6 +42,8 @@ pub(super) struct Aside {
     pub(super) gone_to: Option<Arc<Mutex<Visited>>>,
     /// Slow tries are raced.
     pub(super) hedged: bool,
+    /// A try before the last may have been processed.
+    may_have_run: bool,
 }
 
 impl Reuse for Aside {
@@ -58,6 +61,7 @@ impl Reuse for Aside {
         self.tried.clear();
         self.gone_to = None;
         self.hedged = false;
+        self.may_have_run = false;
     }
 }
 
@@ -116,6 +120,19 @@ impl Drop for Place {
     }
 }
 
+impl<B: Send + 'static> Kept<B> {
+    /// What was sent of the request, for whoever counts calls.
+    #[inline]
+    pub(super) fn tell_sent(&self, answer: &mut Answer) {
+        if let Ok(response) = answer {
+            response.body_mut().answers(match &self.payload {
+                Payload::Whole(bytes) => Sent::whole(bytes, self.aside.call().grpc),
+                Payload::Streaming(replay) => Sent::Streaming(Arc::clone(replay) as _),
+            });
+        }
+    }
+}
+
 impl<B> Kept<B> {
     /// Whether there is another try after `answer`; if there is none, the answer is made what the caller is to have.
     pub(super) fn judge(&mut self, answer: &mut Answer, shared: &Shared) -> Option<Place> {
@@ -150,6 +167,7 @@ impl<B> Kept<B> {
             Verdict::Again(again) => {
                 // A host that provably did nothing is not asked again, whatever the policy says of hosts.
                 let aside = &mut *self.aside;
+                aside.may_have_run |= !end.is_untouched();
                 if end.is_untouched() || aside.call().route.retry.hosts.other_hosts {
                     let new = peer.filter(|peer| !aside.tried.contains(peer));
                     aside.tried.extend(new);
@@ -185,6 +203,7 @@ impl<B> Kept<B> {
             Verdict::GiveUp(_) => None,
             Verdict::Again(again) => {
                 self.aside.leave_running();
+                self.aside.may_have_run = true;
                 Some(self.place(again, counted))
             }
         }
@@ -236,7 +255,7 @@ impl<B> Kept<B> {
                 response.extensions_mut().insert(flags);
             }
             Ok(_) => {}
-            Err(error) => error.not_tried_again(end),
+            Err(error) => error.not_tried_again(end, self.aside.may_have_run),
         }
     }
 

@@ -11,7 +11,6 @@
 mod future;
 mod head;
 mod kept;
-mod peek;
 mod race;
 
 use std::sync::Arc;
@@ -78,7 +77,7 @@ pub struct RetryService<S> {
 impl<S, B> Service<Request<Routed<B>>> for RetryService<S>
 where
     S: Service<Request<Attempt<B>>, Response = Response<ResponseBody>, Error = Error> + Clone,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
 {
     type Response = Response<ResponseBody>;
     type Error = Error;

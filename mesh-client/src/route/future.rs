@@ -137,11 +137,12 @@ where
                 let request = request.map(|body| Routed::new(body, call, self.began.elapsed()));
                 RouteFuture::go(inner.call(request), given)
             }
-            Decision::Answer(response) => RouteFuture::done(Ok(response)),
-            Decision::Fail(error) => RouteFuture::done(Err(error)),
+            Decision::Answer(response) => self.shared.unrouted(&request, self.began.elapsed(), Ok(response)),
+            Decision::Fail(error) => self.shared.unrouted(&request, self.began.elapsed(), Err(error)),
             Decision::Wait(reason) => {
                 debug_assert!(!answered, "a target does not become unknown again");
-                RouteFuture::done(Err(self.gave_up(&reason)))
+                let gave_up = self.gave_up(&reason);
+                self.shared.unrouted(&request, self.began.elapsed(), Err(gave_up))
             }
         })
     }

@@ -29,6 +29,7 @@ use crate::cluster::{ClusterManager, Selector, Target};
 use crate::deadline;
 use crate::error::{Error, Kind};
 use crate::request::{Call, Routed};
+use crate::telemetry::unrouted;
 
 pub use future::RouteFuture;
 pub(crate) use future::heard_of;
@@ -130,8 +131,8 @@ where
                 let request = request.map(|body| Routed::new(body, call, Duration::ZERO));
                 RouteFuture::go(self.inner.call(request), given)
             }
-            Decision::Answer(response) => RouteFuture::done(Ok(response)),
-            Decision::Fail(error) => RouteFuture::done(Err(error)),
+            Decision::Answer(response) => self.shared.unrouted(&request, Duration::ZERO, Ok(response)),
+            Decision::Fail(error) => self.shared.unrouted(&request, Duration::ZERO, Err(error)),
             Decision::Wait(_) => {
                 // The service that was polled ready does the call; its clone stays behind.
                 let clone = self.inner.clone();
@@ -160,6 +161,17 @@ enum Decision {
 }
 
 impl Shared {
+    /// A call that no cluster is asked for, counted.
+    fn unrouted<F, B>(
+        &self,
+        request: &Request<B>,
+        took: Duration,
+        result: Result<Box<Response<ResponseBody>>, Error>,
+    ) -> RouteFuture<F> {
+        unrouted(&self.link, request, &self.target, took, &result);
+        RouteFuture::done(result)
+    }
+
     fn decide<B>(&self, request: &Request<B>) -> Decision {
         match &**self.selector.load() {
             Target::Waiting(reason) => Decision::Wait(reason.clone()),

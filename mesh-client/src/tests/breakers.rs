@@ -156,6 +156,29 @@ async fn only_so_many_wait_for_a_connection() {
     text(call(&channel, post("")).await.unwrap()).await;
 }
 
+/// What a configuration says holds for an endpoint too, and not only where it is less than what holds otherwise.
+#[tokio::test]
+async fn as_many_wait_for_one_endpoint_as_the_configuration_says() {
+    for (said, waiting) in [(None, 1_024), (Some(2_000), 1_500)] {
+        let net = Net::default();
+        let (source, link, _open) = gated(&net);
+        source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+            eager(route);
+            cluster.breakers.default.max_requests = 10_000;
+            if let Some(said) = said {
+                cluster.breakers.default.max_pending_requests = said;
+            }
+        }));
+        let channel = channel(&link);
+        let calls: Vec<_> = (0..1_500).map(|_| hold(&channel)).collect();
+        settled().await;
+        assert_eq!(used(&link)[1], waiting, "{said:?}");
+        for call in calls {
+            call.abort();
+        }
+    }
+}
+
 #[tokio::test]
 async fn connections_are_limited_but_for_the_first_of_each_endpoint() {
     let net = Net::default();

@@ -11,7 +11,7 @@ use mesh_core::config::{
 use mesh_core::deadline::GRPC_TIMEOUT;
 use tokio::time::Instant;
 
-use super::net::{Net, address, call, channel, grpc, grpc_status, post, say, text};
+use super::net::{Net, address, call, channel, grpc, grpc_status, post, say, silent, text};
 use crate::Error;
 use crate::fault::Delayed;
 
@@ -71,7 +71,7 @@ async fn a_delay_holds_the_call_up_and_is_told_with_the_answer() {
     assert_eq!(link.tally().get("fault", "delay"), 1);
 }
 
-/// gRFC A33: a delay is part of the call's time. Nothing is sent after it.
+/// gRFC A33: a delay is part of the caller's time, and of the stream's. Nothing is sent after it.
 #[tokio::test(start_paused = true)]
 async fn a_delay_counts_against_the_deadline() {
     let net = serving();
@@ -82,14 +82,58 @@ async fn a_delay_counts_against_the_deadline() {
     };
     source
         .snapshots
-        .publish(with_fault(fault, |route| route.timeout = Some(SECOND)));
+        .publish(with_fault(fault, |route| route.limits.max_stream = Some(SECOND)));
+    let channel = channel(&link);
     let begun = Instant::now();
-    let error = call(&channel(&link), post("")).await.unwrap_err();
-    assert!(error.is_timeout());
+    assert!(call(&channel, post("")).await.is_err());
     assert_eq!((begun.elapsed(), net.dials()), (SECOND, 0));
+    let mut request = grpc();
+    request
+        .headers_mut()
+        .insert(GRPC_TIMEOUT, HeaderValue::from_static("500m"));
+    assert_ne!(grpc_status(call(&channel, request).await.unwrap()).await.0, "0");
+    assert_eq!((begun.elapsed(), net.dials()), (SECOND + SECOND / 2, 0));
 }
 
-/// Nor is it told to the peer, whoever's limit it is.
+/// The router stands behind the fault filter in an Envoy, and its time begins there.
+#[tokio::test(start_paused = true)]
+async fn a_delay_is_no_part_of_the_routes_timeout() {
+    for answers in [true, false] {
+        let net = Net::default();
+        net.serve(1, move |_, respond| async move {
+            match answers {
+                true => say(respond, "ok"),
+                false => silent(respond).await,
+            }
+        });
+        let (source, link) = net.link();
+        let fault = Fault {
+            delay: delay(100, Delay::Fixed(10 * SECOND)),
+            ..Fault::default()
+        };
+        source
+            .snapshots
+            .publish(with_fault(fault, |route| route.timeout = Some(SECOND)));
+        let begun = Instant::now();
+        let result = call(&channel(&link), post("")).await;
+        match answers {
+            true => assert_eq!(
+                (text(result.unwrap()).await.as_str(), begun.elapsed()),
+                ("ok", 10 * SECOND)
+            ),
+            false => {
+                assert!(result.unwrap_err().is_timeout());
+                assert!(
+                    begun.elapsed().abs_diff(11 * SECOND) < SECOND / 100,
+                    "{:?}",
+                    begun.elapsed()
+                );
+            }
+        }
+    }
+}
+
+/// Nor is it told to the peer, where it took of the time.
 #[tokio::test(start_paused = true)]
 async fn dl_1_a_peer_is_not_told_the_time_that_a_delay_took() {
     let net = Net::default();
@@ -108,7 +152,7 @@ async fn dl_1_a_peer_is_not_told_the_time_that_a_delay_took() {
         .snapshots
         .publish(with_fault(fault, |route| route.timeout = Some(3 * SECOND)));
     let channel = channel(&link);
-    for (said, left) in [(None, "2000m"), (Some("2500m"), "1500m")] {
+    for (said, left) in [(None, "3000m"), (Some("2500m"), "1500m")] {
         let mut request = grpc();
         if let Some(said) = said {
             request

@@ -97,7 +97,7 @@ fn cases() -> Vec<Case> {
             |route, _| route.matches.path = mesh_core::config::PathMatch::Exact("/other".into()),
             "NR",
             404,
-            "14",
+            "12",
             "",
             Some(false),
         ),
@@ -117,7 +117,7 @@ fn cases() -> Vec<Case> {
             never,
             "UR",
             503,
-            "13",
+            "14",
             &reset("remote reset"),
             None,
         ),
@@ -127,7 +127,7 @@ fn cases() -> Vec<Case> {
             twice,
             "URX,UR",
             503,
-            "13",
+            "14",
             &reset("remote reset"),
             None,
         ),
@@ -157,7 +157,7 @@ fn cases() -> Vec<Case> {
             |route, _| route.timeout = Some(Duration::from_millis(50)),
             "UT",
             504,
-            "4",
+            "14",
             "upstream request timeout",
             None,
         ),
@@ -170,7 +170,7 @@ fn cases() -> Vec<Case> {
             },
             "URX,UT",
             504,
-            "4",
+            "14",
             "upstream request timeout",
             None,
         ),
@@ -180,7 +180,7 @@ fn cases() -> Vec<Case> {
             |route, _| route.limits.idle = Some(Duration::from_millis(50)),
             "SI",
             504,
-            "4",
+            "14",
             "stream timeout",
             None,
         ),
@@ -217,6 +217,52 @@ async fn every_failure_has_its_flags_and_statuses() {
         assert_eq!(error.is_timeout(), case.status == 504, "{}", case.name);
         let (code, message) = grpc_status(call(&channel, grpc()).await.unwrap()).await;
         assert_eq!(code, case.grpc, "{}: {message}", case.name);
+        // And both are counted as what they were, with flags in Envoy's order.
+        let mut flags: Vec<&str> = case.flags.split(',').collect();
+        flags.sort_by_key(|flag| *flag == "URX");
+        let flags = flags.join(",");
+        let counted = [
+            format!("grpc 200 {} {flags}", case.grpc),
+            format!("http {}  {flags}", case.status),
+        ];
+        assert_eq!(super::telemetry::ends(&link), counted, "{}", case.name);
+    }
+}
+
+/// What a proxy answers a gRPC call with, which is no gRPC: by its status, with a body and without ("HTTP to gRPC Status Code Mapping").
+#[tokio::test]
+async fn an_answer_without_a_grpc_status_is_told_by_its_http_status() {
+    let codes = [
+        (200, "2"),
+        (400, "13"),
+        (401, "16"),
+        (403, "7"),
+        (404, "12"),
+        (429, "14"),
+        (500, "2"),
+        (502, "14"),
+        (503, "14"),
+        (504, "14"),
+    ];
+    for (status, code) in codes {
+        for body in ["", "no healthy upstream"] {
+            // One that says it in its head that all is well says nothing, and that is for the caller's library to see.
+            if (status, body) == (200, "") {
+                continue;
+            }
+            let net = Net::default();
+            net.serve(1, move |_, mut respond| async move {
+                let response = Response::builder().status(status).body(()).unwrap();
+                let mut stream = respond.send_response(response, body.is_empty()).unwrap();
+                if !body.is_empty() {
+                    stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
+                }
+            });
+            let (source, link) = net.link();
+            source.snapshots.publish(one_cluster(&[1], never));
+            let response = call(&channel(&link), grpc()).await.unwrap();
+            assert_eq!(grpc_status(response).await.0, code, "{status} {body:?}");
+        }
     }
 }
 

@@ -9,8 +9,7 @@ use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use mesh_core::config::{
-    Cluster, Connections, Endpoint, ExpectedPeers, MutualTls, Protocol, RetryOn, RetryPolicy, Route, Snapshot, Split,
-    TlsMode,
+    Cluster, Connections, Endpoint, ExpectedPeers, MutualTls, Protocol, Route, Snapshot, Split, TlsMode,
 };
 use mesh_core::identity::tls::{ClientAuth, server_config};
 use mesh_core::testing::TestCa;
@@ -462,13 +461,10 @@ async fn ep_10_a_request_that_meets_the_end_is_repeated_if_it_may_be_and_told_ap
     let net = Net::default();
     let processed = closing(&net, 1, true);
     let (source, link) = net.link();
-    source.snapshots.publish(one_cluster(&[1], |route, cluster| {
-        http1(Connections::default())(route, cluster);
-        route.retry = RetryPolicy {
-            on: RetryOn::parse("reset,connect-failure"),
-            ..RetryPolicy::default()
-        };
-    }));
+    // Nobody wrote a policy.
+    source
+        .snapshots
+        .publish(one_cluster(&[1], http1(Connections::default())));
     let channel = channel(&link);
     let mut told = 0;
     for n in 0..20 {

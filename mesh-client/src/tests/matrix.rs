@@ -36,11 +36,12 @@ const KINDS: [&str; 9] = [
     "gRPC client stream",
     "gRPC bidi",
 ];
-const FAILURES: [&str; 6] = [
+const FAILURES: [&str; 7] = [
     "connect fails",
     "REFUSED_STREAM",
     "GOAWAY below it",
     "reset after it was read",
+    "connection lost",
     "503 / UNAVAILABLE",
     "per-try timeout",
 ];
@@ -83,6 +84,26 @@ fn server(failure: &str, kind: &str) -> (Net, Arc<AtomicUsize>) {
             async move {
                 read(request.into_body()).await;
                 respond.send_reset(Reason::INTERNAL_ERROR);
+            }
+        }),
+        "connection lost" => net.serve_raw(1, None, move |io| {
+            let count = Arc::clone(&count);
+            async move {
+                let mut connection = h2::server::handshake(io).await.unwrap();
+                if let Some(Ok((request, respond))) = connection.accept().await {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    // All of it is read, and then there is nobody.
+                    let mut body = request.into_body();
+                    tokio::select! {
+                        _ = connection.accept() => {}
+                        () = async {
+                            while let Some(Ok(data)) = body.data().await {
+                                let _ = body.flow_control().release_capacity(data.len());
+                            }
+                        } => {}
+                    }
+                    let _: h2::server::SendResponse<Bytes> = respond;
+                }
             }
         }),
         "503 / UNAVAILABLE" => net.serve(1, move |request, respond| {
@@ -215,6 +236,7 @@ async fn rs_4_the_matrix_of_executions_is_the_documented_one() {
          that fails every try in the same way. `1 of 3` is: three tries were made, and the handler ran in one of them.\n\n\
          ## Without a `retries` block\n\n\
          Istio's default: two retries on `{}`.\n\
+         A request that may run twice is also repeated when its connection is lost.\n\
          A request that is not idempotent is repeated only when it was provably not processed, so its handler runs at most once.\n\
          Istio would repeat a gRPC call answered UNAVAILABLE; here a handler that says so has run.\n\n{}\n\
          ## With a policy that somebody wrote\n\n\

@@ -30,4 +30,6 @@ mod sessions;
 mod storms;
 mod streams;
 mod swaps;
+mod telemetry;
 mod time;
+mod uploads;

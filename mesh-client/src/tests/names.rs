@@ -2,11 +2,32 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use http::header::HOST;
-use mesh_core::config::{Action, Endpoint, HostRewrite, LbPolicy, RetryOn, RetryPolicy, Rewrite};
-use tokio::sync::mpsc;
+use mesh_core::Link;
+use mesh_core::config::{Action, Endpoint, HostRewrite, LbPolicy, RetryOn, RetryPolicy, Rewrite, Route};
+use mesh_core::link::Parts;
+use tokio::sync::{mpsc, watch};
 
 use super::net::{Net, address, call, channel, one_cluster, post, say_status};
+
+fn by_name(route: &mut Route) {
+    let Action::Forward(forward) = &mut route.action else {
+        panic!("{route:?}")
+    };
+    forward.rewrite = Some(Box::new(Rewrite {
+        host: Some(HostRewrite::Endpoint),
+        append_forwarded_host: true,
+        path: None,
+    }));
+}
+
+fn named(n: u8, name: Option<&str>) -> Endpoint {
+    Endpoint {
+        hostname: name.map(Arc::from),
+        ..Endpoint::new(address(n))
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn each_try_goes_by_its_endpoints_name() {
@@ -31,18 +52,7 @@ async fn each_try_goes_by_its_endpoints_name() {
             explicit: true,
             ..RetryPolicy::default()
         };
-        let Action::Forward(forward) = &mut route.action else {
-            panic!("{route:?}")
-        };
-        forward.rewrite = Some(Box::new(Rewrite {
-            host: Some(HostRewrite::Endpoint),
-            append_forwarded_host: true,
-            path: None,
-        }));
-        let named = |n: u8, name: Option<&str>| Endpoint {
-            hostname: name.map(Arc::from),
-            ..Endpoint::new(address(n))
-        };
+        by_name(route);
         // One without a name is called by the name that was asked for.
         cluster.endpoints = [
             named(1, Some("one.example:81")),
@@ -68,4 +78,60 @@ async fn each_try_goes_by_its_endpoints_name() {
         .into();
     assert_eq!(told, expected);
     assert_ne!(shop, "one.example:81", "what was asked for");
+}
+
+/// A try whose endpoint is removed while it waits for a connection looks for another, and is not called by the name of the first.
+#[tokio::test(start_paused = true)]
+async fn a_try_that_looks_elsewhere_forgets_the_first_endpoints_name() {
+    for (name, expected) in [
+        (None, ("shop", None)),
+        (Some("two.example"), ("two.example", Some("shop"))),
+    ] {
+        let net = Net::default();
+        let (seen, mut sees) = mpsc::unbounded_channel();
+        net.serve(2, move |request, respond| {
+            let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+            let forwarded = request.headers().get("x-forwarded-host").map(text);
+            let authority = request.uri().authority().map(ToString::to_string);
+            seen.send((authority, forwarded)).unwrap();
+            async move { say_status(respond, 200) }
+        });
+        let (source, link) = Link::new(Parts::default());
+        let (hold, held) = watch::channel(true);
+        let servers = net.clone();
+        crate::use_connector(&link, move |to: std::net::SocketAddr| -> crate::connect::Connecting {
+            let (servers, mut held) = (servers.clone(), held.clone());
+            Box::pin(async move {
+                if to == address(1) {
+                    held.wait_for(|hold| !*hold).await.unwrap();
+                }
+                servers.connect(to)
+            })
+        })
+        .unwrap();
+        let publish = |endpoint: Endpoint| {
+            source.snapshots.publish(one_cluster(&[], |route, cluster| {
+                by_name(route);
+                cluster.endpoints = [endpoint].into();
+            }));
+        };
+        publish(named(1, Some("one.example")));
+        let channel = channel(&link);
+        let mut request = post("");
+        request.headers_mut().insert(HOST, "shop".parse().unwrap());
+        let waiting = tokio::spawn({
+            let channel = channel.clone();
+            async move { call(&channel, request).await.map(|response| response.status()) }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        publish(named(2, name));
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        hold.send(false).unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), 200);
+        let (authority, forwarded) = sees.try_recv().unwrap();
+        assert_eq!(
+            (authority.as_deref(), forwarded.as_deref()),
+            (Some(expected.0), expected.1)
+        );
+    }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::{
-    CircuitBreakers, Cluster, ClusterName, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, Protocol, TlsMode,
+    CircuitBreakers, Cluster, ClusterName, ExpectedPeers, LbPolicy, LoadReporting, MutualTls, Protocol,
+    Service as Named, TlsMode,
 };
 
 use super::authentication::Authentication;
@@ -59,6 +60,7 @@ pub(super) fn build(
         breakers: BREAKERS,
         // Who calls whom, and how it ends, is what an operator looks for first.
         load_reporting: Some(LoadReporting::of(name.as_str())),
+        service: Some(Arc::new(Named::new(&service.host, "", service.meta.namespace()))),
         ..Cluster::new(name, tls, endpoints.list)
     }
 }

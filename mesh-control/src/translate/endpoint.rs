@@ -3,12 +3,13 @@
 //! Secure naming (Istio): the peers that a cluster expects are the service accounts of *its* endpoints. A subset's cluster
 //! therefore expects only the accounts of that subset, and a workload that is in no service can impersonate none.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::config::{Endpoint, Locality, Metadata, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode, Weight};
 use mesh_core::identity::SpiffeId;
+use mesh_core::report::standard::Workload;
 
 use super::authentication::Authentication;
 use super::service::Service;
@@ -23,6 +24,8 @@ const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 #[derive(Clone, Debug)]
 pub(super) struct Member<'a> {
     meta: &'a Meta,
+    /// Its name, where it is a document of its own.
+    name: Option<&'a str>,
     place: &'a Place,
     address: IpAddr,
     ports: &'a BTreeMap<String, At<u32>>,
@@ -44,18 +47,20 @@ pub(super) fn members<'a>(
         let selected = documents.workload_entries.iter();
         return selected
             .filter(|entry| entry.meta.namespace() == namespace && selector.selects(&entry.spec.labels))
-            .filter_map(|entry| member(&entry.meta, &entry.meta.place, &entry.spec, mesh, findings))
+            .filter_map(|entry| {
+                let name = Some(&*entry.meta.name);
+                member((&entry.meta, name, &entry.meta.place), &entry.spec, mesh, findings)
+            })
             .collect();
     }
     let written = service.spec.endpoints.iter();
     written
-        .filter_map(|entry| member(&service.meta, &entry.place, &entry.value, mesh, findings))
+        .filter_map(|entry| member((&service.meta, None, &entry.place), &entry.value, mesh, findings))
         .collect()
 }
 
 fn member<'a>(
-    meta: &'a Meta,
-    place: &'a Place,
+    (meta, name, place): (&'a Meta, Option<&'a str>, &'a Place),
     entry: &'a WorkloadEntry,
     mesh: &Mesh,
     findings: &mut Findings,
@@ -82,6 +87,7 @@ fn member<'a>(
     }
     Some(Member {
         meta,
+        name,
         place,
         address,
         ports: &entry.ports,
@@ -127,6 +133,8 @@ pub(super) fn endpoints(
         plaintext: 0,
     };
     let (mut seen, mut weights) = (HashSet::new(), 0u32);
+    // Most endpoints of a service say the same.
+    let mut said: HashMap<(bool, String), Arc<Metadata>> = HashMap::new();
     for member in service.members.iter().filter(|member| has_all(member.labels, labels)) {
         let Some(address) = member.address_for(port, findings) else {
             continue;
@@ -149,15 +157,14 @@ pub(super) fn endpoints(
         };
         weights = sum;
         let mode = authentication.mode(member.namespace(), member.labels, address.port());
-        let metadata = match mode == Mode::Disable && service.internal {
-            true => {
-                found.plaintext += 1;
-                Arc::new(plaintext_says())
-            }
-            false => Arc::default(),
-        };
+        let is_plaintext = mode == Mode::Disable && service.internal;
+        found.plaintext += usize::from(is_plaintext);
+        let workload = member.workload(service);
+        let metadata = said
+            .entry((is_plaintext, workload))
+            .or_insert_with_key(|(is_plaintext, workload)| Arc::new(says(*is_plaintext, workload)));
         found.list.push(Endpoint {
-            metadata,
+            metadata: Arc::clone(metadata),
             weight: Weight(member.weight),
             locality: Arc::clone(&member.locality),
             ..Endpoint::new(address)
@@ -166,7 +173,14 @@ pub(super) fn endpoints(
     found
 }
 
-/// What an endpoint says of itself that speaks plaintext (Istio's words).
+/// What an endpoint says of itself, in Istio's words: whether it speaks plaintext, and whose it is, for metrics.
+fn says(is_plaintext: bool, workload: &str) -> Metadata {
+    let plaintext = is_plaintext.then_some((TRANSPORT_SOCKET_MATCH, "tlsMode", "disabled"));
+    let workload = ("istio", "workload", workload);
+    Metadata::new(plaintext.into_iter().chain([workload])).expect("two values are not too many")
+}
+
+/// What an endpoint says of itself that speaks plaintext.
 fn plaintext_says() -> Metadata {
     Metadata::new([(TRANSPORT_SOCKET_MATCH, "tlsMode", "disabled")]).expect("one value is not too many")
 }
@@ -184,6 +198,19 @@ impl Member<'_> {
     /// Where it belongs to.
     pub(super) fn namespace(&self) -> &str {
         self.meta.namespace()
+    }
+
+    /// Whose it is, as the metadata of its endpoints say it: its own name, or that by which its labels know it, or that of its service.
+    fn workload(&self, service: &Service<'_>) -> String {
+        let label = |key: &str| self.labels.get(key).map(String::as_str);
+        let of_service = service.host.split('.').next().unwrap_or_default();
+        let named = self.name.or_else(|| label("service.istio.io/workload-name"));
+        let unnamed = Workload::labelled(of_service, self.namespace(), label);
+        let workload = match named {
+            Some(name) => Workload::labelled(name, self.namespace(), label),
+            None => Workload::labelled(unnamed.canonical_name(), self.namespace(), label),
+        };
+        workload.endpoint_metadata()
     }
 
     fn address_for(&self, port: &Port, findings: &mut Findings) -> Option<SocketAddr> {

@@ -354,6 +354,69 @@ proptest! {
     }
 }
 
+/// What metrics name a destination by: whose an endpoint is, in Istio's words, and which service a cluster is for.
+#[test]
+fn endpoints_and_clusters_say_what_metrics_name_them_by() {
+    let text = "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: pay, namespace: shop}
+spec:
+  hosts: [pay.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  workloadSelector: {labels: {app: pay}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: pay-v1, namespace: shop}
+spec: {address: 10.0.0.1, labels: {app: pay, version: v1}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: cart, namespace: shop}
+spec:
+  hosts: [cart.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints:
+  - {address: 10.0.0.2, labels: {app: basket}}
+  - {address: 10.0.0.3}
+  - {address: 10.0.0.4, labels: {service.istio.io/workload-name: cart-w}}
+";
+    let (documents, _) = read("f.yaml", text);
+    let translated = translate(&documents, &Mesh::default(), &ClientScope::namespace("shop"));
+    let snapshot = translated.snapshot.unwrap();
+    let said = |host: &str| {
+        let cluster = snapshot.cluster(&format!("outbound|80||{host}.shop.svc.cluster.local").as_str().into());
+        let cluster = cluster.unwrap().as_ref().unwrap();
+        let service = cluster.service.as_ref().unwrap();
+        let told = cluster.endpoints.iter().map(|endpoint| {
+            let told = endpoint.metadata.value("istio", "workload");
+            told.unwrap_or_default().to_owned()
+        });
+        let service = format!("{} {} {}", service.host(), service.name(), service.namespace());
+        (service, told.collect::<Vec<_>>())
+    };
+    assert_eq!(
+        said("pay"),
+        (
+            "pay.shop.svc.cluster.local pay shop".to_owned(),
+            vec!["pay-v1;shop;pay;v1;Kubernetes".to_owned()]
+        )
+    );
+    assert_eq!(
+        said("cart").1,
+        [
+            "basket;shop;basket;;Kubernetes",
+            "cart;shop;cart;;Kubernetes",
+            "cart-w;shop;cart-w;;Kubernetes"
+        ]
+    );
+}
+
 /// A policy is for a workload, by whatever port its server listens on.
 #[test]
 fn az_10_a_selector_means_a_workload_at_ports_that_nobody_lists() {

@@ -52,6 +52,7 @@ impl Cluster {
                 ..first.localities.clone()
             },
             endpoints,
+            service: first.service.clone(),
             ..Self::new(name, nobody, Vec::new())
         };
         whole.leaves = leaves;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     CircuitBreakers, CommonLb, Connections, DropOverload, Endpoint, LbPolicy, LoadReporting, Localities, Metadata,
-    OutlierDetection, StringMatch, TlsOrigination,
+    OutlierDetection, Service, StringMatch, TlsOrigination,
 };
 
 /// The name of a cluster, opaque. Cheap to clone.
@@ -71,6 +71,8 @@ pub struct Cluster {
     pub localities: Localities,
     /// Where it can be called. Shared, so that an update that leaves them alone costs nothing.
     pub endpoints: Arc<[Endpoint]>,
+    /// What its calls are for, as metrics name it, where the control plane says (Istio's metadata `istio`, `services`).
+    pub service: Option<Arc<Service>>,
     /// The clusters that it stands for, in order, where it is made of others ([`aggregate`](Self::aggregate)); none in most.
     pub leaves: Arc<[Arc<Self>]>,
 }
@@ -96,6 +98,7 @@ impl Cluster {
             by_authority: false,
             localities: Localities::default(),
             endpoints: endpoints.into(),
+            service: None,
             leaves: Arc::default(),
         }
     }
@@ -118,6 +121,7 @@ impl Cluster {
             by_authority,
             localities,
             endpoints: _,
+            service,
             leaves,
         } = self;
         (name, lb, common_lb, tls, tls_matches)
@@ -125,7 +129,7 @@ impl Cluster {
             && (connect_timeout, connections) == (&other.connect_timeout, &other.connections)
             && (breakers, outlier) == (&other.breakers, &other.outlier)
             && (load_reporting, drops, by_authority) == (&other.load_reporting, &other.drops, &other.by_authority)
-            && (localities, leaves) == (&other.localities, &other.leaves)
+            && (localities, service, leaves) == (&other.localities, &other.service, &other.leaves)
     }
 
     /// How `endpoint` is authenticated: by the first match whose values are all in its metadata (Envoy

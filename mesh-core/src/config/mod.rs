@@ -25,6 +25,7 @@ mod protocol;
 mod reason;
 mod retry;
 mod route;
+pub(crate) mod service;
 mod snapshot;
 mod time;
 mod units;
@@ -76,6 +77,7 @@ pub use route::{
     Substitution, TemplateRewrite, VirtualHost, WeightedCluster,
 };
 pub(crate) use route::{Operator, Piece};
+pub use service::{Service, UNKNOWN};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};
 pub use time::TimeLimits;
 pub use units::{Fraction, Per, Version, Weight};

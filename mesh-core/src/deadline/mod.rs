@@ -3,6 +3,9 @@
 //! The shortest wins: the route, the caller's own `grpc-timeout`, and what is left of the request that the call is made for. gRPC
 //! and Envoy differ in which of a route's limits is meant for whom; Istio's users expect `timeout` to hold for every call, so
 //! for gRPC it stands in where no limit meant for gRPC is said (gRFC A31, Envoy's router).
+//!
+//! They differ in where they begin, too. A route's timeout is the answer's: it runs from when all of the request is on its way, and no
+//! delay that a fault makes is part of it (Envoy's router). The others run from the call's begin.
 
 mod wire;
 
@@ -29,6 +32,28 @@ pub struct Caller {
     pub inherited: Option<Duration>,
 }
 
+/// What limits a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// How long the answer may take, from the end of the request: the route's timeout, or what the request asked for in its place.
+    pub answer: Option<Duration>,
+    /// How long all may take, from the call's begin: the shortest of the other limits.
+    pub whole: Option<Limit>,
+}
+
+impl Limits {
+    /// The limit of a call whose request is there as a whole when it begins; `None`: there is none.
+    pub fn least(&self) -> Option<Limit> {
+        match (self.answer, self.whole) {
+            (Some(answer), whole) if whole.is_none_or(|whole| answer <= whole.total) => Some(Limit {
+                total: answer,
+                of: Of::Route,
+            }),
+            (_, whole) => whole,
+        }
+    }
+}
+
 /// The limit of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -41,7 +66,7 @@ pub struct Limit {
 /// Whose limit a call's limit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
-    /// The route's timeout, or what the request asked for in its place.
+    /// The route's timeout, what the request asked for in its place, or what the route gives gRPC calls.
     Route,
     /// The route's longest stream.
     MaxStream,
@@ -51,9 +76,13 @@ pub enum Of {
     Inherited,
 }
 
-/// The limit of a call on `route`; `None`: there is none.
-pub fn limit(route: &Route, caller: &Caller) -> Option<Limit> {
-    let (timeout, max_stream) = of_route(route.timeout, &route.limits, caller);
+/// What limits a call on `route`.
+pub fn limits(route: &Route, caller: &Caller) -> Limits {
+    let OfRoute {
+        answer,
+        grpc_max,
+        max_stream,
+    } = of_route(route.timeout, &route.limits, caller);
     let inherited = caller.inherited.map(|left| left.saturating_sub(MARGIN));
     let of_caller = caller.grpc_timeout.filter(|_| caller.grpc).map(|header| {
         // Envoy: an offset that is as long as the time itself is not taken off.
@@ -61,8 +90,9 @@ pub fn limit(route: &Route, caller: &Caller) -> Option<Limit> {
         header - offset.unwrap_or_default()
     });
     // The first of those that are as short. Spelled out, since every call comes here.
-    let mut least = timeout.map(|total| Limit { total, of: Of::Route });
+    let mut least: Option<Limit> = None;
     for (total, of) in [
+        (grpc_max, Of::Route),
         (max_stream, Of::MaxStream),
         (of_caller, Of::Caller),
         (inherited, Of::Inherited),
@@ -73,22 +103,46 @@ pub fn limit(route: &Route, caller: &Caller) -> Option<Limit> {
             least = Some(Limit { total, of });
         }
     }
-    least
+    Limits { answer, whole: least }
 }
 
-/// The limits of a route for this call: of the call, and of its stream.
-fn of_route(timeout: Option<Duration>, limits: &TimeLimits, caller: &Caller) -> (Option<Duration>, Option<Duration>) {
+/// The limits of a route for a call.
+#[derive(Default)]
+struct OfRoute {
+    answer: Option<Duration>,
+    /// What holds for a gRPC call in the place of others.
+    grpc_max: Option<Duration>,
+    max_stream: Option<Duration>,
+}
+
+fn of_route(timeout: Option<Duration>, limits: &TimeLimits, caller: &Caller) -> OfRoute {
     let some = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
     let asked = caller.asked.map(some);
     let max_stream = limits.max_stream.and_then(some);
     if !caller.grpc {
-        return (asked.unwrap_or(timeout), max_stream);
+        return OfRoute {
+            answer: asked.unwrap_or(timeout),
+            max_stream,
+            grpc_max: None,
+        };
     }
     match (limits.grpc_max, limits.max_stream) {
-        (Some(grpc), _) => (asked.unwrap_or_else(|| some(grpc)), None),
+        (Some(grpc), _) => OfRoute {
+            answer: asked.flatten(),
+            // What the request asks for stands in its place, too.
+            grpc_max: some(grpc).filter(|_| asked.is_none()),
+            max_stream: None,
+        },
         // Being said, it is what a gRPC client goes by, whatever stands in `timeout`.
-        (None, Some(_)) => (asked.flatten(), max_stream),
-        (None, None) => (asked.unwrap_or(timeout), None),
+        (None, Some(_)) => OfRoute {
+            answer: asked.flatten(),
+            max_stream,
+            grpc_max: None,
+        },
+        (None, None) => OfRoute {
+            answer: asked.unwrap_or(timeout),
+            ..OfRoute::default()
+        },
     }
 }
 

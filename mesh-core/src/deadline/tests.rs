@@ -71,8 +71,41 @@ fn the_shortest_limit_that_is_meant_for_the_call_holds() {
         (route(None, None, None), inherited(http, zero), Some((0, Of::Inherited))),
     ];
     for (index, (route, caller, expected)) in cases.into_iter().enumerate() {
-        let found = limit(&route, &caller).map(|limit| (limit.total.as_millis() as u64, limit.of));
+        let found = limits(&route, &caller)
+            .least()
+            .map(|limit| (limit.total.as_millis() as u64, limit.of));
         assert_eq!(found, expected, "case {index}: {route:?} {caller:?}");
+    }
+}
+
+/// A route's timeout is the answer's; what is said of streams and of gRPC calls, and what callers say, is of all of it.
+#[test]
+fn only_a_routes_timeout_begins_with_the_end_of_the_request() {
+    let grpc = |grpc_timeout| Caller {
+        grpc: true,
+        grpc_timeout,
+        ..Caller::default()
+    };
+    let whole = |total: u64, of| {
+        Some(Limit {
+            total: Duration::from_millis(total),
+            of,
+        })
+    };
+    let cases = [
+        (route(ms(9), None, None), grpc(None), (ms(9), None)),
+        (route(ms(9), None, None), grpc(ms(4)), (ms(9), whole(4, Of::Caller))),
+        (
+            route(ms(9), ms(12), None),
+            Caller::default(),
+            (ms(9), whole(12, Of::MaxStream)),
+        ),
+        (route(ms(9), ms(12), None), grpc(None), (None, whole(12, Of::MaxStream))),
+        (route(ms(9), None, ms(7)), grpc(ms(8)), (None, whole(7, Of::Route))),
+    ];
+    for (route, caller, expected) in cases {
+        let found = limits(&route, &caller);
+        assert_eq!((found.answer, found.whole), expected, "{route:?} {caller:?}");
     }
 }
 
@@ -86,7 +119,10 @@ fn an_offset_is_taken_off_the_callers_time() {
             grpc_timeout: ms(given),
             ..Caller::default()
         };
-        assert_eq!(limit(&route, &caller).unwrap().total, Duration::from_millis(expected));
+        assert_eq!(
+            limits(&route, &caller).least().unwrap().total,
+            Duration::from_millis(expected)
+        );
     }
 }
 

@@ -2,12 +2,16 @@
 //!
 //! The data plane writes here and calls nobody; load reports, metrics and the admin port read. Two shapes: [`Tally`] for
 //! rare events named by two static words (a refused handshake and its reason), and [`Loads`] for calls, by cluster and
-//! locality, which a [`LoadReader`] takes in windows.
+//! locality, which a [`LoadReader`] takes in windows. Calls by who called whom and how they ended are [`standard`]'s; Prometheus is
+//! told all of it in an [`Exposition`].
 
 mod call;
+pub mod exposition;
 mod load;
 mod loads;
 pub mod orca;
+pub(crate) mod own;
+pub mod standard;
 mod tally;
 mod window;
 
@@ -15,6 +19,7 @@ mod window;
 mod tests;
 
 pub use call::Counted;
+pub use exposition::{Expose, Exposition, FamilyKind};
 pub use load::{Drops, Load};
 pub use loads::{LoadReader, Loads};
 pub use tally::Tally;

@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::config::{RetryLimits, RetryOn, RetryPolicy, RoutingPriority};
 use crate::entropy::Draw;
-use crate::route::header_passes_in;
+use crate::route::{RequestHead, header_passes};
 
 pub use answer::{DO_NOT_RETRY, OVERLOADED, PUSHBACK, RATE_LIMITED};
 pub use budget::{Budget, MAX_SAVED, SHARE};
@@ -33,8 +33,10 @@ pub enum TryEnd {
     ConnectFailed,
     /// The peer provably did not process it: REFUSED_STREAM, or a GOAWAY below its stream.
     NotProcessed,
-    /// The stream or connection broke; the peer may have processed it.
+    /// The peer ended the stream, or broke the rules; it may have processed it.
     Reset,
+    /// The connection was lost with it; the peer may have processed it.
+    Lost,
     /// The try ran out of its own time; the peer may have processed it.
     PerTryTimeout,
     /// Response headers came.
@@ -54,7 +56,7 @@ impl TryEnd {
             Self::Answered { status, grpc } => {
                 status.is_server_error() || matches!(grpc, Some(2 | 4 | 8 | 13 | 14 | 15))
             }
-            Self::Reset | Self::PerTryTimeout => true,
+            Self::Reset | Self::Lost | Self::PerTryTimeout => true,
             Self::ConnectFailed | Self::NotProcessed => false,
         }
     }
@@ -165,6 +167,13 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// Whether nobody wrote what is to be tried again, and the request is one that may run twice, whose connection was lost: a peer that is
+    /// killed, or that closes an idle connection at this moment, need not fail it. (RFC 9110 9.2.2. Istio's list does not name it, since
+    /// an Envoy's words know no methods.)
+    fn repeats_lost(&self, method: &Method, end: TryEnd) -> bool {
+        end == TryEnd::Lost && !self.is_explicit() && self.retries() > 0 && method.is_idempotent()
+    }
+
     fn is_explicit(&self) -> bool {
         self.policy.explicit || self.asked.is_some_and(|asked| asked.on != RetryOn::NONE)
     }
@@ -199,18 +208,21 @@ pub struct RetryState {
     /// Tries since a pushback, which begins the pauses anew (gRFC A6).
     paused: u32,
     transparent_used: bool,
-    /// The policy leaves this request out.
+    /// Nothing is repeated that may have been processed.
     forbidden: bool,
+    /// The policy leaves this request out.
+    left_out: bool,
 }
 
 impl RetryState {
-    /// For a request with these headers. Inside a call that is itself a retry nothing is repeated that may have been processed
-    /// (`retried_above`): whoever began the other try has tries left, and two levels that repeat each other multiply.
-    pub fn begin(policy: &RetryPolicy, headers: &HeaderMap, retried_above: bool) -> Self {
+    /// For a request with this head. Inside a call that is itself a retry nothing is repeated that may have been processed
+    /// (`retried_above`): whoever began the other try has tries left, and two levels that repeat each other multiply. Of a request that
+    /// the policy leaves out nothing is repeated at all, but for the transparent try (Envoy `retriable_request_headers`).
+    pub fn begin(policy: &RetryPolicy, head: &RequestHead<'_>, retried_above: bool) -> Self {
         let listed = &policy.request_headers;
         Self {
-            forbidden: retried_above
-                || !(listed.is_empty() || listed.iter().any(|test| header_passes_in(test, headers))),
+            forbidden: retried_above,
+            left_out: !(listed.is_empty() || listed.iter().any(|test| header_passes(test, head))),
             ..Self::default()
         }
     }
@@ -243,6 +255,9 @@ impl RetryState {
                 placed: false,
             });
         }
+        if self.left_out {
+            return Verdict::GiveUp(Why::NotNamed);
+        }
         // A call that found no connection put no load on the destination, and another endpoint is not to blame for the first:
         // it is picked anew (gRPC never fails a call over one of several connections), and dials have a pause of their own.
         let pays = end != TryEnd::ConnectFailed;
@@ -251,7 +266,7 @@ impl RetryState {
             Some(answer::Told::After(pause)) => Some(pause),
             Some(answer::Told::Nothing) | None => None,
         };
-        if !words::named(rules, end, answer) {
+        if !words::named(rules, end, answer) && !rules.repeats_lost(method, end) {
             return Verdict::GiveUp(Why::NotNamed);
         }
         let safe = end.is_untouched() || (!self.forbidden && (rules.is_explicit() || method.is_idempotent()));
@@ -283,7 +298,7 @@ impl RetryState {
     /// policy names; who may run twice and what it may cost are asked as ever.
     pub fn hedge(&mut self, rules: &Rules<'_>, method: &Method, world: &mut World<'_>) -> Verdict {
         world.budget.failed();
-        if self.forbidden || !(rules.is_explicit() || method.is_idempotent()) {
+        if self.forbidden || self.left_out || !(rules.is_explicit() || method.is_idempotent()) {
             return Verdict::GiveUp(Why::Unsafe);
         }
         match self.take(rules, true, world) {

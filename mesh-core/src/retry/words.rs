@@ -18,7 +18,7 @@ pub(super) fn named(rules: &Rules<'_>, end: TryEnd, answer: Option<&HeaderMap>) 
     match end {
         TryEnd::ConnectFailed => on.intersects(NO_CONNECTION),
         TryEnd::NotProcessed => on.intersects(REFUSED),
-        TryEnd::Reset | TryEnd::PerTryTimeout => on.intersects(NO_ANSWER),
+        TryEnd::Reset | TryEnd::Lost | TryEnd::PerTryTimeout => on.intersects(NO_ANSWER),
         TryEnd::Answered { status, grpc } => {
             on.intersects(by_status(status))
                 || on.intersects(by_grpc(grpc))

@@ -57,9 +57,7 @@ impl<'a> RequestHead<'a> {
 
     /// Whether it is gRPC: its content type is `application/grpc`, alone or with a suffix.
     pub fn is_grpc(&self) -> bool {
-        let rest = |value: &'a HeaderValue| value.as_bytes().strip_prefix(b"application/grpc");
-        let rest = self.headers.get(CONTENT_TYPE).and_then(rest);
-        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        self.headers.get(CONTENT_TYPE).is_some_and(is_grpc)
     }
 
     /// What stands in the place that `subject` names, if anything does. Several values of a header are joined with `,`.
@@ -74,6 +72,14 @@ impl<'a> RequestHead<'a> {
             Subject::Path => text(self.path_and_query()),
         }
     }
+}
+
+/// Whether a content type is gRPC's: `application/grpc`, alone, with a suffix or with parameters. `application/grpc-web` is another
+/// protocol, whose trailers are in the body (Envoy).
+#[inline]
+pub fn is_grpc(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// More headers than this are looked up by hash: among the few of a call it is cheaper to compare with each.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::door::Now;
 use super::{PeerIdentity, UNSPECIFIED};
+use crate::telemetry::Pairs;
 
 /// The most protocols of a client hello that filter chains are matched with. Clients offer three; a chain that is for the
 /// seventeenth is not found.
@@ -44,6 +45,8 @@ struct Shared {
     limiter: Mutex<Limited>,
     /// What this connection took of limits that are each connection's.
     buckets: OnceLock<Buckets>,
+    /// What its requests are counted under.
+    pairs: Pairs,
 }
 
 /// When the first of the two certificates that a connection rests on ends, by the wall: no other clock counts what passes while a machine
@@ -167,6 +170,7 @@ impl ConnectionInfo {
                 guard: Mutex::default(),
                 limiter: Mutex::default(),
                 buckets: OnceLock::new(),
+                pairs: Pairs::default(),
             }),
         }
     }
@@ -218,6 +222,11 @@ impl ConnectionInfo {
     /// Whether it is encrypted.
     pub fn is_encrypted(&self) -> bool {
         matches!(self.shared.entered, Kind::OneSided | Kind::Mutual(_))
+    }
+
+    /// What its requests are counted under.
+    pub(crate) fn pairs(&self) -> &Pairs {
+        &self.shared.pairs
     }
 
     /// Whether the configuration let it in, whoever it is of.

@@ -9,6 +9,7 @@
 //! | `/healthz` | 200 as long as the process answers |
 //! | `/readyz` | 200 when there is a usable identity and every server knows whom to let in, else 503 and the reason |
 //! | `/stats` | the counters as text, one `event.reason: count` a line (Envoy's form), the seconds that the certificate lasts, and those since a control plane was last heard |
+//! | `/stats/prometheus`, `/metrics` | all that the process measures, in Prometheus' text format 0.0.4: Istio's standard metrics and its own |
 //! | what [`Admin::mount`] adds | such as client status over gRPC, of whoever has something to tell |
 //!
 //! It speaks HTTP/1 and HTTP/2 without TLS, whichever a connection begins with.
@@ -28,6 +29,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming as IncomingBody;
 use mesh_core::Link;
+use mesh_core::report::Exposition;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -41,7 +43,7 @@ use crate::telemetry::Inbound;
 use mount::{Body, Mounts};
 
 /// What the port answers by itself.
-const PAGES: [&str; 3] = ["/healthz", "/readyz", "/stats"];
+const PAGES: [&str; 5] = ["/healthz", "/readyz", "/stats", "/stats/prometheus", "/metrics"];
 
 /// The most admin connections at once: a probe, a scraper and a few people.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -176,6 +178,7 @@ impl Pages {
                 Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },
             "/stats" => text(StatusCode::OK, self.stats()),
+            "/stats/prometheus" | "/metrics" => self.scrape(),
             _ => text(StatusCode::NOT_FOUND, format!("{}\n", PAGES.join(" "))),
         }
     }
@@ -190,6 +193,12 @@ impl Pages {
         } else {
             Err("no server accepts connections".to_owned())
         }
+    }
+
+    fn scrape(&self) -> Response<Body> {
+        let mut out = Exposition::default();
+        self.link.scrape(Instant::now().into_std(), &mut out);
+        typed(StatusCode::OK, Exposition::CONTENT_TYPE, out.into_text())
     }
 
     fn stats(&self) -> String {
@@ -211,10 +220,14 @@ impl Pages {
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    typed(status, "text/plain; charset=utf-8", body)
+}
+
+fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(mount::whole(body));
     *response.status_mut() = status;
-    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    let content_type = header::HeaderValue::from_static(content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 use mesh_core::inherit::{Inherited, enter};
+use mesh_core::report::standard::Flags;
 use mesh_core::retry::DO_NOT_RETRY;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
@@ -104,6 +105,7 @@ fn is_failure(status: StatusCode, headers: &HeaderMap) -> bool {
 fn too_late<R: Body<Data = Bytes>>(grpc: bool) -> Response<BoundBody<R>> {
     let text = if grpc { "" } else { MESSAGE };
     let mut response = Response::new(BoundBody::text(text));
+    response.extensions_mut().insert(Flags::TIMED_OUT);
     if grpc {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, GRPC);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use mesh_core::ext_authz::Denied;
+use mesh_core::report::standard::Flags;
 
 use super::{MaybeRefused, is_grpc};
 
@@ -47,6 +48,7 @@ impl Denial {
             false => Response::new(MaybeRefused::told(body.clone())),
         };
         headers.iter().for_each(|one| one.apply(response.headers_mut()));
+        response.extensions_mut().insert(Flags::UNAUTHORIZED_EXTERNALLY);
         if !self.grpc {
             *response.status_mut() = status;
             return response;

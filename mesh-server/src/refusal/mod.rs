@@ -11,6 +11,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, StatusCode, Version};
 use mesh_core::canonical::NotCanonical;
 use mesh_core::jwt::JwtRefusal;
+use mesh_core::report::standard::Flags;
 
 pub use body::MaybeRefused;
 pub(crate) use denial::Denial;
@@ -36,6 +37,8 @@ pub(crate) struct Refusal {
     /// By what the sender may show who it is (RFC 6750, 3).
     challenge: Option<&'static str>,
     unprocessed: bool,
+    /// What Envoy would flag it with.
+    flags: Flags,
 }
 
 /// Among the extensions of a refusal of which the protocol itself shall tell that nothing was processed, by the loop that serves the
@@ -85,6 +88,7 @@ impl Refusal {
                 true => StatusCode::OK,
                 false => status,
             },
+            flags: Flags::RATE_LIMITED,
             ..Self::new(request, status, code, message)
         }
     }
@@ -155,6 +159,7 @@ impl Refusal {
             closes: false,
             challenge: None,
             unprocessed: false,
+            flags: Flags::default(),
         }
     }
 
@@ -177,6 +182,9 @@ impl Refusal {
         }
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if !self.flags.is_empty() {
+            response.extensions_mut().insert(self.flags);
         }
         if self.unprocessed {
             response.extensions_mut().insert(Unprocessed);

@@ -12,7 +12,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,10 +21,12 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{LengthLimitError, Limited};
 use hyper::body::Incoming;
 use mesh_core::crowd::Crowd;
+use mesh_core::report::standard::{Messages, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
 use super::places::Places;
+use crate::telemetry::Received;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -42,7 +44,14 @@ pub(super) type Waiting = Crowd<oneshot::Sender<()>>;
 
 /// What became of a request, for both of its halves.
 #[derive(Debug, Default)]
-pub(super) struct Exchange(AtomicU8);
+pub(crate) struct Exchange {
+    state: AtomicU8,
+    /// How much of its body came, for whoever counts requests: in bytes, and in messages of gRPC.
+    bytes: AtomicU64,
+    messages: AtomicU64,
+    /// Whether messages are counted.
+    grpc: AtomicBool,
+}
 
 /// See [`Exchange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +70,7 @@ pub(super) enum State {
 
 impl Exchange {
     pub(super) fn state(&self) -> State {
-        match self.0.load(Ordering::Acquire) {
+        match self.state.load(Ordering::Acquire) {
             0 => State::Open,
             1 => State::Answered,
             2 => State::Stopped,
@@ -72,7 +81,7 @@ impl Exchange {
 
     /// The service has answered. What became of the request if it is not that.
     pub(super) fn answer(&self) -> Option<State> {
-        let answered = self.0.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+        let answered = self.state.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
         answered.is_err().then(|| self.state())
     }
 
@@ -84,13 +93,29 @@ impl Exchange {
             State::TooLarge => 4,
         };
         // An answer that has begun stays as it is.
-        let _ = self.0.compare_exchange(0, to, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.state.compare_exchange(0, to, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    fn count(&self, data: &[u8], messages: &mut Messages) {
+        self.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        if self.grpc.load(Ordering::Relaxed) {
+            self.messages.fetch_add(messages.take(data), Ordering::Relaxed);
+        }
+    }
+
+    /// How many bytes of its body came, and how many messages.
+    pub(crate) fn received(&self) -> (u64, u64) {
+        (
+            self.bytes.load(Ordering::Relaxed),
+            self.messages.load(Ordering::Relaxed),
+        )
     }
 }
 
 /// The body of a request that [`serve`](crate::serve()) took.
 pub struct RequestBody {
     body: Limited<Incoming>,
+    messages: Messages,
     bound: Option<Bound>,
 }
 
@@ -119,12 +144,30 @@ impl RequestBody {
     ) -> Self {
         Self {
             body: Limited::new(body, most),
+            messages: Messages::default(),
             bound: exchange.map(|exchange| Bound {
                 exchange: Arc::clone(exchange),
                 places: Arc::clone(places),
                 timeout,
                 wait: None,
             }),
+        }
+    }
+}
+
+impl RequestBody {
+    /// Counts what comes as what `protocol` has.
+    pub(crate) fn counts(&self, protocol: Protocol) {
+        if let Some(bound) = &self.bound {
+            bound.exchange.grpc.store(protocol == Protocol::Grpc, Ordering::Relaxed);
+        }
+    }
+
+    /// What is counted of it.
+    pub(crate) fn received(&self) -> Received {
+        match &self.bound {
+            Some(bound) => Received::Counted(Arc::clone(&bound.exchange)),
+            None => Received::Length(0),
         }
     }
 }
@@ -194,10 +237,14 @@ impl Body for RequestBody {
             }
             Poll::Ready(polled) => {
                 bound.go_on();
-                if let Some(Err(error)) = &polled
-                    && error.is::<LengthLimitError>()
-                {
-                    bound.exchange.end(State::TooLarge);
+                match &polled {
+                    Some(Ok(frame)) => {
+                        if let Some(data) = frame.data_ref() {
+                            bound.exchange.count(data, &mut this.messages);
+                        }
+                    }
+                    Some(Err(error)) if error.is::<LengthLimitError>() => bound.exchange.end(State::TooLarge),
+                    Some(Err(_)) | None => {}
                 }
                 Poll::Ready(polled)
             }

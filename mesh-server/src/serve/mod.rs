@@ -32,6 +32,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tower::Service;
 
+pub(crate) use body::Exchange;
 pub use body::{BODY_TIMEOUT, RequestBody};
 pub use conduct::IDLE_TIMEOUT;
 pub use connection::{HEAD_TIMEOUT, MAX_STREAMS};

@@ -121,7 +121,12 @@ async fn what_is_mounted_answers_below_its_path_over_both_versions() {
         ("POST", "/a.Service/Method", 200, "a POST /a.Service/Method"),
         ("GET", "/a.Service", 200, "a GET /a.Service"),
         ("GET", "/a.Service/Deep/er", 200, "deep GET /a.Service/Deep/er"),
-        ("GET", "/a.ServiceOther", 404, "/healthz /readyz /stats\n"),
+        (
+            "GET",
+            "/a.ServiceOther",
+            404,
+            "/healthz /readyz /stats /stats/prometheus /metrics\n",
+        ),
         ("GET", "/stats", 200, &*stats),
     ];
     for (method, path, code, body) in table {

@@ -19,6 +19,7 @@ mod overload;
 mod raw;
 mod services;
 mod strict;
+mod telemetry;
 mod tokens;
 
 use std::convert::Infallible;

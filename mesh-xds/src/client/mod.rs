@@ -189,6 +189,9 @@ impl XdsClientBuilder {
             governs_servers: bootstrap.governs_servers(),
             ..parts
         });
+        if let Some(workload) = bootstrap.node().workload() {
+            link.describe(workload);
+        }
         let provider = bootstrap.identity_provider();
         let context = Context {
             provider: provider.map(|(name, _)| name.into()),

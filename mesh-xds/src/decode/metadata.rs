@@ -1,8 +1,8 @@
-//! `Metadata` of endpoints, and the criteria that are compared with it.
+//! `Metadata` of endpoints, and the criteria that are compared with it; and which service a cluster is for.
 
 use std::collections::BTreeMap;
 
-use mesh_core::config::{Metadata, TRANSPORT_SOCKET_MATCH};
+use mesh_core::config::{Metadata, Service, TRANSPORT_SOCKET_MATCH};
 
 use super::{Fault, Notes};
 use crate::proto::core::Metadata as Proto;
@@ -37,6 +37,24 @@ pub(super) fn of_endpoint(own: Option<&Proto>, locality: Option<&Proto>, notes: 
         notes.add("metadata of an endpoint was left out: there is too much of it");
     }
     Metadata::new(values).map_err(|error| Fault::new("metadata", error))
+}
+
+/// Reads which service a cluster is for, as Istio says it for metrics: the first of the list `services` under the filter `istio`. What is
+/// written otherwise says nothing.
+pub(super) fn service(proto: Option<&Proto>) -> Option<Service> {
+    let istio = proto?.filter_metadata.get("istio")?;
+    let Kind::ListValue(services) = istio.fields.get("services")?.kind.as_ref()? else {
+        return None;
+    };
+    let Kind::StructValue(first) = services.values.first()?.kind.as_ref()? else {
+        return None;
+    };
+    let text = |wanted: &str| {
+        let found = texts(first).find(|(key, _)| *key == wanted);
+        found.map_or("", |(_, text)| text)
+    };
+    let host = text("host");
+    (!host.is_empty()).then(|| Service::new(host, text("name"), text("namespace")))
 }
 
 /// Reads what an endpoint's metadata must hold. A criterion that is not text cannot be compared, and leaving it out would

@@ -1,7 +1,7 @@
 //! A cluster of type EDS.
 
 use mesh_core::config::{
-    Cluster, Failover, Health, HealthSet, LoadReporting, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode,
+    Cluster, Failover, Health, HealthSet, LoadReporting, Service, TRANSPORT_SOCKET_MATCH, TlsMatch, TlsMode,
 };
 
 use super::common::{ads, duration, texts, this_stream, uint};
@@ -16,8 +16,9 @@ use crate::proto::cluster::{
         },
     },
 };
-use crate::proto::core::{HealthStatus, HealthStatusSet, TransportSocket};
+use crate::proto::core::{HealthStatus, HealthStatusSet, Metadata, TransportSocket};
 use crate::proto::percent::Percent;
+use crate::proto::protobuf::{ListValue, Struct, Value, value::Kind};
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
     let lb = match cluster.by_authority {
@@ -57,6 +58,7 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         common_lb_config: common_lb(cluster, dialect),
         circuit_breakers: Some(breakers::breakers(&cluster.breakers, dialect)),
         outlier_detection: cluster.outlier.as_ref().map(|one| outlier::outlier(one, dialect)),
+        metadata: cluster.service.as_deref().map(services),
         typed_extension_protocol_options: protocol::options(&cluster.connections),
         upstream_connection_options: cluster.connections.tcp_keep_alive.map(protocol::tcp),
         lrs_server: reporting.map(|_| this_stream()),
@@ -70,6 +72,28 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
             Dialect::Grpc => Vec::new(),
         },
         ..Proto::default()
+    }
+}
+
+/// Which service it is for, in Istio's words, which its sidecars read for metrics as well.
+fn services(service: &Service) -> Metadata {
+    let said = [
+        ("host", service.host()),
+        ("name", service.name()),
+        ("namespace", service.namespace()),
+    ];
+    let first = Value {
+        kind: Some(Kind::StructValue(texts(said))),
+    };
+    let all = Value {
+        kind: Some(Kind::ListValue(ListValue { values: vec![first] })),
+    };
+    let istio = Struct {
+        fields: [("services".to_owned(), all)].into_iter().collect(),
+    };
+    Metadata {
+        filter_metadata: [("istio".to_owned(), istio)].into_iter().collect(),
+        ..Metadata::default()
     }
 }
 

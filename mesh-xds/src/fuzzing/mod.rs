@@ -8,10 +8,12 @@
 //! Each target panics when a promise is broken: nothing that a peer sent may panic; what was decoded and encoded again
 //! decodes to the same, as far as the serving end can say it; a refusal names the kind and the resource, and its text is
 //! bounded however long the input is. What the targets of whole streams promise besides is told in `stream`, for the
-//! serving end in `server::fuzzing`; what reaches a client beside them in `beside`, and what a copy on disk may do in `disk`.
+//! serving end in `server::fuzzing`; what reaches a client beside them in `beside`, what a copy on disk may do
+//! in `disk`, and what the filters and routes of a server may in `filters`.
 
 mod beside;
 mod disk;
+mod filters;
 mod resource;
 mod seeds;
 mod stream;
@@ -30,13 +32,14 @@ use resource::{check, read, read_by};
 
 pub use beside::{load_response, orca_report, pem_file, status_response, token, trust_bundle_map};
 pub use disk::disk_copy;
+pub use filters::{connection_filter, server_filter, server_routes};
 pub use seeds::seeds;
 
 /// A fuzz target: it panics when a promise is broken.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 25] = [
     ("listener", listener),
     ("route", route),
     ("cluster", cluster),
@@ -59,6 +62,9 @@ pub const TARGETS: [(&str, Target); 22] = [
     ("pem_file", pem_file),
     ("trust_bundle_map", trust_bundle_map),
     ("orca_report", orca_report),
+    ("server_filter", server_filter),
+    ("connection_filter", connection_filter),
+    ("server_routes", server_routes),
 ];
 
 /// A `Listener`.
@@ -82,7 +88,7 @@ pub fn listener(bytes: &[u8]) {
                     resource::same_routes(tree, &context);
                 }
             }
-            Listener::Inbound(_) | Listener::Routed(_) | Listener::Other(_) => {}
+            Listener::Inbound(_) | Listener::Routed(_) | Listener::CatchAll(_) | Listener::Other(_) => {}
         }
     }
 }

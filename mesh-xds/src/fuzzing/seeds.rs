@@ -90,6 +90,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     all.push(("status_request", "all", Vec::new()));
     all.push(("status_request", "matchers", bytes::status_request()));
     all.extend(super::beside::seeds());
+    all.extend(super::filters::seeds());
     all.push(("sotw_response", "raw", raw_stream::<Sotw>()));
     all.push(("delta_response", "raw", raw_stream::<Delta>()));
     all

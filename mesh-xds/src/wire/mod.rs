@@ -6,6 +6,8 @@ mod client;
 mod codec;
 pub(crate) mod csds;
 mod delta;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod filters;
 pub(crate) mod load;
 mod method;
 mod node;

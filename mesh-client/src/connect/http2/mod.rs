@@ -28,6 +28,7 @@ use super::terms::Terms;
 use super::watched::Reads;
 use super::{ConnectError, ConnectKind, Io};
 use crate::cluster::ConnectionPlace;
+use crate::telemetry::{INTRODUCTION, Party};
 use steward::Steward;
 
 /// Streams a peer is assumed to allow until its SETTINGS say otherwise (RFC 9113 6.5.2 recommends no less than 100).
@@ -70,6 +71,8 @@ pub(crate) struct Connection {
     leaving: Notify,
     /// Its place among the cluster's connections.
     place: OnceLock<ConnectionPlace>,
+    /// Who is at the other end, and where calls are counted.
+    party: Party,
 }
 
 /// Tries that ran out of their time in silence.
@@ -180,11 +183,16 @@ impl Permit {
     /// Opens the stream.
     pub(crate) fn open(
         &self,
-        head: Request<()>,
+        mut head: Request<()>,
         end_of_stream: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), NotOpened> {
         let connection = &*self.connection;
         let mut send = connection.send.lock().unwrap_or_else(PoisonError::into_inner);
+        if connection.opened() == 0
+            && let Some(told) = connection.party.introduction()
+        {
+            head.headers_mut().insert(INTRODUCTION, told.clone());
+        }
         let opened = match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => send.send_request(head, end_of_stream),
             // `h2` holds the place of a stream that was cancelled until its reset is written, and lets a handle queue only one
@@ -204,6 +212,11 @@ impl Permit {
             connection.retire();
         }
         opened.map_err(NotOpened::Refused)
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn party(&self) -> &Party {
+        &self.connection.party
     }
 
     /// An answer came: whether it was the connection's first.
@@ -289,6 +302,7 @@ pub(super) struct Keeping {
     pub(super) reads: Reads,
     /// Whose it is.
     pub(super) pool: Weak<Pool>,
+    pub(super) party: Party,
 }
 
 /// Speaks the preface and starts the connection's task.
@@ -309,7 +323,12 @@ pub(super) async fn handshake<T: Io>(
         .handshake::<T, Bytes>(io)
         .await
         .map_err(|error| ConnectError::new(ConnectKind::Http2(error)))?;
-    let Keeping { terms, reads, pool } = keeping;
+    let Keeping {
+        terms,
+        reads,
+        pool,
+        party,
+    } = keeping;
     let max_streams = Arc::new(AtomicU32::new(first));
     let connection = Arc::new(Connection {
         send: Mutex::new(send),
@@ -327,6 +346,7 @@ pub(super) async fn handshake<T: Io>(
         changed: Arc::default(),
         leaving: Notify::new(),
         place: OnceLock::new(),
+        party,
     });
     let pings = driver.ping_pong();
     let most = settings.max_streams.map_or(u32::MAX, std::num::NonZeroU32::get);

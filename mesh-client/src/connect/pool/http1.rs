@@ -170,7 +170,7 @@ impl Pool {
     pub(super) async fn http1(self: &Arc<Self>, plan: &Plan) -> Result<Http1, Error> {
         let (bells, _waiting) = {
             let mut state = self.lock();
-            self.may_wait(&state)?;
+            self.may_wait(&state, &plan.room)?;
             let bells = Arc::clone(&self.side(&mut state).bells);
             (bells, self.waits(&mut state))
         };

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use mesh_core::Entropy;
 use mesh_core::config::Carrier;
+use mesh_core::link::WeakLink;
 use mesh_core::report::Tally;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::Notify;
@@ -30,17 +31,19 @@ use super::dial::{Made, Plan, Security, dial};
 use super::http1::Http1;
 use super::http2::{self, Connection};
 use super::{Connect, ConnectError, ConnectKind};
-use crate::cluster::{ConnectionPlace, Open};
+use crate::cluster::{ConnectionPlace, Open, Room};
 use crate::error::{Error, Kind};
 use http1::Side;
 
 /// HTTP/2 connections to one endpoint when the peer's stream limit is reached (gRFC A105 caps at the same).
 const MAX_CONNECTIONS: usize = 10;
-/// Calls that may wait for connections being made (Envoy `max_pending_requests` default).
+/// Calls that may wait for connections being made where nothing is said (Envoy `max_pending_requests` default).
 const MAX_WAITING: u32 = 1024;
+/// The most that may be said of it.
+const MOST_WAITING: u32 = 65_536;
 /// How often one call looks again when connections were made and others were faster: as many as may wait, since each that is made
 /// serves one of them.
-const MAX_LOOKS: usize = 1024;
+const MAX_LOOKS: usize = MOST_WAITING as usize;
 /// Calls that a new connection is expected to carry at once where nothing is said (`http2` assumes as many of a peer).
 const EXPECTED_STREAMS: u32 = 100;
 /// The pause after a failed dial: while it runs, calls fail at once with what it failed with.
@@ -55,6 +58,8 @@ pub(crate) struct Means {
     pub(crate) entropy: Entropy,
     pub(crate) tally: Tally,
     pub(crate) wall_clock: Arc<dyn TimeProvider>,
+    /// Who calls, which peers are told.
+    pub(crate) link: WeakLink,
 }
 
 /// The connections of one endpoint.
@@ -232,7 +237,7 @@ impl Pool {
     pub(crate) async fn permit(self: &Arc<Self>, plan: Plan) -> Result<Permit, Error> {
         let (bell, waiting) = {
             let mut state = self.lock();
-            self.may_wait(&state)?;
+            self.may_wait(&state, &plan.room)?;
             (Arc::clone(state.bell.get_or_insert_default()), self.waits(&mut state))
         };
         for _ in 0..MAX_LOOKS {
@@ -311,8 +316,8 @@ impl Pool {
     }
 
     /// Whether one more call may wait for a connection being made.
-    fn may_wait(&self, state: &State) -> Result<(), Error> {
-        if state.waiting >= MAX_WAITING {
+    fn may_wait(&self, state: &State, room: &Room) -> Result<(), Error> {
+        if state.waiting >= room.max_pending().map_or(MAX_WAITING, |max| max.min(MOST_WAITING)) {
             return Err(self.overflow("calls waiting for a connection"));
         }
         Ok(())

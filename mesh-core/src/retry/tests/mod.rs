@@ -6,7 +6,7 @@ mod storms;
 use http::{HeaderName, HeaderValue};
 
 use super::*;
-use crate::config::{HeaderMatch, HeaderTest, RetryBudget, RoutingPriority, StringMatch};
+use crate::config::{HeaderMatch, HeaderTest, RetryBudget, RoutingPriority, StringMatch, Subject};
 use crate::entropy::Entropy;
 
 fn answered(status: u16, grpc: Option<u8>) -> TryEnd {
@@ -21,6 +21,16 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         .iter()
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     pairs.collect()
+}
+
+fn begin(policy: &RetryPolicy, headers: &HeaderMap, retried_above: bool) -> RetryState {
+    let head = RequestHead {
+        method: &Method::PUT,
+        uri: &http::Uri::from_static("/a"),
+        headers,
+        target: "t",
+    };
+    RetryState::begin(policy, &head, retried_above)
 }
 
 fn ask(
@@ -45,7 +55,7 @@ fn ask(
 
 /// What a fresh call with a fresh budget is told.
 fn verdict(policy: &RetryPolicy, method: &Method, end: TryEnd, answer: &HeaderMap) -> Verdict {
-    let mut state = RetryState::begin(policy, &HeaderMap::new(), false);
+    let mut state = begin(policy, &HeaderMap::new(), false);
     ask(
         &mut state,
         &Rules::new(policy, None),
@@ -76,6 +86,8 @@ fn rs_4_the_default_policy_never_repeats_what_may_have_run() {
         (Method::POST, TryEnd::NotProcessed, true),
         (Method::POST, TryEnd::Reset, false),
         (Method::GET, TryEnd::Reset, false), // `reset` is not in the default list
+        (Method::POST, TryEnd::Lost, false),
+        (Method::GET, TryEnd::Lost, true),
         (Method::POST, TryEnd::PerTryTimeout, false),
         (Method::POST, answered(200, Some(14)), false), // a handler that says so has run
         (Method::GET, answered(200, Some(14)), true),
@@ -94,12 +106,15 @@ fn what_a_user_wrote_is_obeyed() {
     for end in [
         TryEnd::ConnectFailed,
         TryEnd::Reset,
+        TryEnd::Lost,
         TryEnd::PerTryTimeout,
         answered(500, None),
     ] {
         assert!(retries(&policy, &Method::POST, end), "{end:?}");
     }
     assert!(!retries(&policy, &Method::POST, answered(404, None)));
+    // What they did not write is not done, to what may run twice either.
+    assert!(!retries(&written("connect-failure"), &Method::GET, TryEnd::Lost));
     let gateway = written("gateway-error");
     assert!(retries(&gateway, &Method::GET, answered(503, None)));
     assert!(!retries(&gateway, &Method::GET, answered(500, None)));
@@ -272,24 +287,45 @@ fn a_request_overrides_its_route() {
     assert_eq!(Rules::new(&policy, Some(&none_at_all)).retries(), 0);
 }
 
+/// Of others not even a call that found no connection (Envoy); what provably was not processed is sent once more, as ever (gRFC A6).
 #[test]
 fn only_requests_with_the_policys_headers_are_tried_again() {
-    let policy = RetryPolicy {
-        request_headers: [HeaderMatch::new(HeaderName::from_static("x-may"), HeaderTest::Present)].into(),
-        ..written("5xx")
+    let named = |name: &'static str| HeaderMatch::new(HeaderName::from_static(name), HeaderTest::Present);
+    let put = HeaderMatch {
+        subject: Subject::Method,
+        ..HeaderMatch::new(
+            HeaderName::from_static("x"),
+            HeaderTest::Value(StringMatch::Exact("PUT".into())),
+        )
     };
-    for (request, expected) in [(headers(&[("x-may", "1")]), true), (headers(&[]), false)] {
-        let mut state = RetryState::begin(&policy, &request, false);
+    let failures = [answered(500, None), TryEnd::ConnectFailed];
+    let cases = [
+        (named("x-may"), headers(&[("x-may", "1")]), true),
+        (named("x-may"), headers(&[]), false),
+        (put, headers(&[]), true),
+    ];
+    for (listed, request, expected) in cases {
+        let policy = RetryPolicy {
+            request_headers: [listed].into(),
+            ..written("5xx,connect-failure")
+        };
         let rules = Rules::new(&policy, None);
-        let verdict = ask(
-            &mut state,
-            &rules,
-            &Method::GET,
-            answered(500, None),
-            &HeaderMap::new(),
-            &Budget::default(),
-        );
-        assert_eq!(matches!(verdict, Verdict::Again(_)), expected);
+        let again = |end| {
+            let mut state = begin(&policy, &request, false);
+            let verdict = ask(
+                &mut state,
+                &rules,
+                &Method::GET,
+                end,
+                &HeaderMap::new(),
+                &Budget::default(),
+            );
+            matches!(verdict, Verdict::Again(_))
+        };
+        for end in failures {
+            assert_eq!(again(end), expected, "{end:?} {:?}", policy.request_headers);
+        }
+        assert!(again(TryEnd::NotProcessed));
     }
 }
 
@@ -304,7 +340,7 @@ fn rs_2_inside_a_retry_only_what_was_not_processed_is_repeated() {
         (TryEnd::ConnectFailed, true),
         (TryEnd::NotProcessed, true),
     ] {
-        let mut state = RetryState::begin(&policy, &HeaderMap::new(), true);
+        let mut state = begin(&policy, &HeaderMap::new(), true);
         let verdict = ask(
             &mut state,
             &rules,

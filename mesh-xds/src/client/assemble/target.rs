@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::config::{
-    CallFilter, FilterOverride, Override, Reason, ReasonKind, Resolved, Route, RouteTree, TimeLimits,
+    CallFilter, Domain, FilterOverride, Override, Reason, ReasonKind, Resolved, RetryPolicy, Route, RouteTree, Split,
+    TimeLimits, VirtualHost,
 };
 use mesh_core::route;
 
@@ -66,9 +67,11 @@ impl Walk<'_> {
                     let tree = self.routes(http)?;
                     Some(tree.map(|tree| tree.within(http.limits)))
                 }
-                Listener::Outbound { .. } | Listener::Inbound(_) | Listener::Routed(_) => Some(Err(no_listener(
-                    format!("listener {name:?} is a socket's: it is not for clients"),
-                ))),
+                Listener::Outbound { .. } | Listener::Inbound(_) | Listener::Routed(_) | Listener::CatchAll(_) => {
+                    Some(Err(no_listener(format!(
+                        "listener {name:?} is a socket's: it is not for clients"
+                    ))))
+                }
                 Listener::Other(why) => Some(Err(no_listener(format!("listener {name:?} is not for clients: {why}")))),
             },
             Found::None(trouble) => Some(Err(reason(trouble, ReasonKind::NoListener))),
@@ -114,10 +117,28 @@ impl Walk<'_> {
                 Some(Err(reason)) => found = found.or(Some(Err(reason))),
             }
         }
-        Some(found.unwrap_or_else(|| {
+        Some(found.or_else(|| self.caught().map(Ok)).unwrap_or_else(|| {
             let text = format!("no listener of port {port} is for clients: nothing serves target {target:?}");
             Err(no_listener(text))
         }))
+    }
+
+    /// What becomes of a call to a port that no listener is for: a proxy sends it where the one listener says that everything comes to. What
+    /// it does not know passes there (Istio `ALLOW_ANY`), or finds nobody (`REGISTRY_ONLY`).
+    fn caught(&mut self) -> Option<(Arc<RouteTree>, TimeLimits)> {
+        let all = self.sources.plain().values::<Listener>();
+        let caught = all.filter_map(|(name, listener)| match &**listener {
+            Listener::CatchAll(cluster) => Some((Arc::clone(name), cluster.clone())),
+            _ => None,
+        });
+        let (name, cluster) = caught.min_by(|(a, _), (b, _)| a.cmp(b))?;
+        self.holds(&name);
+        let route = Route {
+            retry: RetryPolicy::never(),
+            ..Route::to(Split::all_to(cluster.clone()))
+        };
+        let host = VirtualHost::new(cluster.as_str(), vec![Domain::Any], vec![Arc::new(route)]);
+        Some((Arc::new(RouteTree::new(&*name, vec![host])), TimeLimits::default()))
     }
 
     /// Whether a deleted listener may serve a target: its routes are there with a virtual host for it, or are waited for. Where they are

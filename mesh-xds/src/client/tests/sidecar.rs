@@ -99,6 +99,24 @@ fn a_host_that_a_sidecars_mesh_does_not_know_passes_where_it_may_and_is_told_why
     assert_eq!((response.status.as_u16(), refused.clusters().count()), (502, 0));
 }
 
+/// The port need not be one that a service of the mesh has.
+#[test]
+fn a_host_of_a_port_that_nobody_serves_passes_where_it_may_and_finds_nobody_otherwise() {
+    let target = "elsewhere.example:8443";
+    for (cluster, passes) in [("PassthroughCluster", true), ("BlackHoleCluster", false)] {
+        let mut mesh = sidecar_mesh(target, passes, Rules::default());
+        let mut listeners = istiod::sidecar::listeners(true);
+        listeners[0] = istiod::sidecar::catching(cluster);
+        mesh.hear(ResourceKind::Listener, listeners.iter().map(raw_of).collect());
+        let snapshot = mesh.published.clone().unwrap();
+        let tree = snapshot.target(target).unwrap().as_ref().unwrap();
+        assert_eq!(tree.clusters().map(|name| name.as_str()).collect::<Vec<_>>(), [cluster]);
+        let found = snapshot.cluster(&cluster.into()).unwrap().as_ref().unwrap();
+        // Without endpoints a call has the flag UH, as a connection has in an Envoy.
+        assert_eq!((found.by_authority, found.endpoints.len()), (passes, 0), "{found:?}");
+    }
+}
+
 /// A fault filter may be a resource of its own (ECDS): the routes wait for it, and it acts at its place.
 #[test]
 fn faults_that_are_resources_of_their_own_are_waited_for_and_used_each_at_its_place() {

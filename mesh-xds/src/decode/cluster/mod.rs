@@ -19,6 +19,7 @@ mod outlier;
 mod protocol;
 mod retries;
 mod slow_start;
+mod unread;
 
 /// The most entries of `transport_socket_matches`: istiod writes two, and each endpoint is held against all of them.
 const MAX_TLS_MATCHES: usize = 32;
@@ -32,6 +33,8 @@ impl Resource for ClusterSpec {
     }
 
     fn decode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
+        unread::refuse(proto)?;
+        unread::note(proto, notes);
         let discovery = discovery::discovery(proto, context, notes)?;
         let by_authority = discovery == Discovery::OriginalDestination;
         let (lb, around) = lb::policy(proto, notes)?;
@@ -63,6 +66,7 @@ impl Resource for ClusterSpec {
                 }
             },
             load_reporting: load_reporting(proto, notes)?,
+            service: metadata::service(proto.metadata.as_ref()).map(Arc::new),
             ..Cluster::new(proto.name.as_str(), tls_mode(proto, context, notes)?, Vec::new())
         };
         Ok(Self { cluster, discovery })

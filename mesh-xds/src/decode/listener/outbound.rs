@@ -1,26 +1,31 @@
 //! What a sidecar catches outbound requests with (Istio): one listener per port (`0.0.0.0_<port>`) or per address and port
 //! (`<VIP>_<port>`), whose routes go by the port's name.
 //!
-//! A process that calls by name looks its target's port up among these. What only a proxy can do is a good resource that
-//! serves nobody: the listener everything is redirected to, and chains that pass bytes on.
+//! A process that calls by name looks its target's port up among these. Where there is none for it, the listener that everything is
+//! redirected to says whether what nobody knows may pass. What only a proxy can do is a good resource that serves nobody: chains
+//! that pass bytes on.
 
-use prost::Name;
+use prost::{Message as _, Name};
 
 use super::manager;
 use super::network::{Terminal, terminal};
 use crate::decode::address::socket_address;
 use crate::decode::{Context, Fault, Notes};
 use crate::proto::hcm::HttpConnectionManager;
-use crate::proto::listener::{FilterChain, Listener as Proto, filter::ConfigType};
+use crate::proto::listener::{FilterChain, FilterChainMatch, Listener as Proto, filter::ConfigType};
+use crate::proto::tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier};
 use crate::resource::Listener;
 
 pub(super) fn outbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Listener, Fault> {
-    // Istio's `virtualOutbound`: it hands each connection to the listener of where it was going.
+    // Istio's `virtualOutbound`: it hands each connection to the listener of where it was going, and keeps what there is none for.
     if proto.use_original_dst.is_some_and(|flag| flag.value) {
-        return Ok(other(
-            "hands connections on to other listeners, which only a proxy does",
-            notes,
-        ));
+        return Ok(match catches_all(proto) {
+            Some(cluster) => Listener::CatchAll(cluster.as_str().into()),
+            None => other(
+                "hands connections on to other listeners, which only a proxy does",
+                notes,
+            ),
+        });
     }
     if proto.filter_chain_matcher.is_some() {
         return Ok(other("chooses among its chains by a matcher", notes));
@@ -41,6 +46,26 @@ pub(super) fn outbound(proto: &Proto, context: &Context, notes: &mut Notes) -> R
     let address = socket_address(proto.address.as_ref()).map_err(|fault| fault.within("address"))?;
     let http = manager::http(&manager, &proto.name, context, notes).map_err(|fault| fault.within(at))?;
     Ok(Listener::Outbound { address, http })
+}
+
+/// The cluster that the chain for every connection passes bytes to, and nothing else.
+fn catches_all(proto: &Proto) -> Option<String> {
+    let takes_all = |chain: &&FilterChain| {
+        let matches = chain.filter_chain_match.as_ref();
+        matches.is_none_or(|matches| *matches == FilterChainMatch::default())
+    };
+    let chain = proto.filter_chains.iter().find(takes_all);
+    let last = chain.or(proto.default_filter_chain.as_ref())?.filters.last()?;
+    let Some(ConfigType::TypedConfig(any)) = &last.config_type else {
+        return None;
+    };
+    if any.type_url != TcpProxy::type_url() {
+        return None;
+    }
+    match TcpProxy::decode(&*any.value).ok()?.cluster_specifier? {
+        ClusterSpecifier::Cluster(name) if !name.is_empty() => Some(name),
+        _ => None,
+    }
 }
 
 fn other(why: &str, notes: &mut Notes) -> Listener {

@@ -237,6 +237,9 @@ fn note_what_is_left_out(action: &RouteAction, notes: &mut Notes) {
         ("rate_limits", !action.rate_limits.is_empty()),
         ("internal_redirect_policy", action.internal_redirect_policy.is_some()),
         ("upgrade_configs", !action.upgrade_configs.is_empty()),
+        // Hosts are chosen by it in clusters with subsets, and those are refused.
+        ("metadata_match", action.metadata_match.is_some()),
+        ("early_data_policy", action.early_data_policy.is_some()),
     ];
     for (what, _) in left_out.iter().filter(|(_, present)| *present) {
         notes.add(format_args!("{what} is not applied"));
@@ -271,6 +274,17 @@ fn weighted_split(
         }
         let share = share(proto, context, notes).map_err(|fault| fault.within(format_args!("clusters[{index}]")))?;
         shares.push(share);
+    }
+    for (what, present) in [
+        ("random_value_specifier", weighted.random_value_specifier.is_some()),
+        (
+            "metadata_match of a weighted cluster",
+            weighted.clusters.iter().any(|share| share.metadata_match.is_some()),
+        ),
+    ] {
+        if present {
+            notes.add(format_args!("{what} is not applied"));
+        }
     }
     let split = Split::of(shares).map_err(|error| Fault::new("clusters", error))?;
     Ok(Ok(split))

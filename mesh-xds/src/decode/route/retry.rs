@@ -54,7 +54,7 @@ fn policy(proto: &Proto, profile: Profile, notes: &mut Notes) -> Result<RetryPol
         retries: proto.num_retries.as_ref().map_or(DEFAULT_RETRIES, |count| count.value),
         on: RetryOn::parse(&proto.retry_on),
         statuses: statuses(&proto.retriable_status_codes)?,
-        headers: headers("retriable_headers", &proto.retriable_headers, profile)?.unwrap_or_else(|why| {
+        headers: headers("retriable_headers", &proto.retriable_headers, true, profile)?.unwrap_or_else(|why| {
             notes.add(format_args!("retriable_headers are not applied: {why}"));
             Arc::default()
         }),
@@ -73,7 +73,12 @@ fn policy(proto: &Proto, profile: Profile, notes: &mut Notes) -> Result<RetryPol
         },
         ..RetryPolicy::never()
     };
-    match headers("retriable_request_headers", &proto.retriable_request_headers, profile)? {
+    match headers(
+        "retriable_request_headers",
+        &proto.retriable_request_headers,
+        false,
+        profile,
+    )? {
         Ok(headers) => policy.request_headers = headers,
         // Leaving the list out would retry what was meant to be left alone.
         Err(why) => {
@@ -110,6 +115,7 @@ fn statuses(codes: &[u32]) -> Result<Arc<[u16]>, Fault> {
 fn headers(
     field: &str,
     protos: &[HeaderMatcher],
+    of_answers: bool,
     profile: Profile,
 ) -> Result<Result<Arc<[HeaderMatch]>, String>, Fault> {
     if protos.len() > MAX_HEADERS {
@@ -119,11 +125,11 @@ fn headers(
     for (index, proto) in protos.iter().enumerate() {
         let read = matcher::header_match(proto, profile);
         match read.map_err(|fault| fault.within(format_args!("{field}[{index}]")))? {
-            // Retries look at headers alone.
+            // An answer has no such.
             Ok(HeaderMatch {
                 subject: subject @ (Subject::Authority | Subject::Method | Subject::Path | Subject::Scheme),
                 ..
-            }) => {
+            }) if of_answers => {
                 return Ok(Err(format!(
                     "it matches on the pseudo header {:?}",
                     subject.to_string()

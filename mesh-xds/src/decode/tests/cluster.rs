@@ -38,6 +38,47 @@ fn validation(context: &mut tls::UpstreamTlsContext) -> &mut tls::CertificateVal
     }
 }
 
+/// Whoever wrote it learns that it does nothing.
+#[test]
+fn what_a_cluster_says_in_vain_is_noted() {
+    let notes_of = |change: fn(&mut cluster::Cluster)| {
+        let mut proto = cluster_proto();
+        change(&mut proto);
+        let decoded = decode::<ClusterSpec>(&raw(&proto), &context()).unwrap();
+        assert!(decoded.value.is_ok());
+        decoded.notes
+    };
+    let before = notes_of(|_| {});
+    type Change = fn(&mut cluster::Cluster);
+    let said: [(&str, Change); 4] = [
+        ("health_checks", |proto| proto.health_checks = vec![Default::default()]),
+        ("upstream_bind_config", |proto| {
+            proto.upstream_bind_config = Some(Default::default())
+        }),
+        ("preconnect_policy", |proto| {
+            proto.preconnect_policy = Some(Default::default())
+        }),
+        ("\"lua\"", |proto| {
+            proto.filters = ["istio.metadata_exchange", "lua"]
+                .map(|name| cluster::Filter {
+                    name: name.into(),
+                    ..Default::default()
+                })
+                .into();
+        }),
+    ];
+    for (word, change) in said {
+        let notes: Vec<_> = notes_of(change)
+            .into_iter()
+            .filter(|note| !before.contains(note))
+            .collect();
+        assert!(notes.len() == 1 && notes[0].contains(word), "{word}: {notes:?}");
+    }
+    // Without a selector there are no subsets (Envoy).
+    let none = notes_of(|proto| proto.lb_subset_config = Some(Default::default()));
+    assert_eq!(none, before);
+}
+
 #[test]
 fn clusters_that_are_refused() {
     use cluster::cluster::{ClusterDiscoveryType, LbConfig};
@@ -55,6 +96,12 @@ fn clusters_that_are_refused() {
         proto.eds_cluster_config.as_mut().unwrap().eds_config = Some(core::ConfigSource::default());
     });
     bad("lb_policy", |proto| proto.lb_policy = 99);
+    bad("lb_subset_config", |proto| {
+        proto.lb_subset_config = Some(cluster::cluster::LbSubsetConfig {
+            subset_selectors: vec![Default::default()],
+            ..Default::default()
+        });
+    });
     bad("least_request_lb_config.choice_count", |proto| {
         proto.lb_config = Some(LbConfig::LeastRequestLbConfig(cluster::cluster::LeastRequestLbConfig {
             choice_count: Some(protobuf::UInt32Value { value: 1 }),

@@ -15,6 +15,7 @@ mod providers;
 mod rate_limits;
 mod roundtrip;
 mod route;
+pub(crate) mod routed;
 mod served;
 pub(crate) mod strategies;
 mod tokens;

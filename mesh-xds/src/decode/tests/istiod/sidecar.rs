@@ -14,6 +14,7 @@ use crate::proto::listener::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
 use crate::proto::protobuf::BoolValue;
+use crate::proto::tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier};
 use crate::proto::tls::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters,
     UpstreamTlsContext, common_tls_context, tls_parameters::TlsProtocol,
@@ -36,8 +37,22 @@ pub(crate) fn listeners(strict: bool) -> Vec<Listener> {
     vec![virtual_outbound(), by_port(), by_address(), virtual_inbound(strict)]
 }
 
-/// Everything is redirected to it, and it hands on.
+/// Everything is redirected to it, and it hands on; what nobody knows passes.
 pub(crate) fn virtual_outbound() -> Listener {
+    catching("PassthroughCluster")
+}
+
+/// The same, with what nobody knows sent there.
+pub(crate) fn catching(cluster: &str) -> Listener {
+    let proxy = TcpProxy {
+        stat_prefix: cluster.into(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+        ..Default::default()
+    };
+    let catches = Filter {
+        name: "envoy.filters.network.tcp_proxy".into(),
+        config_type: Some(filter::ConfigType::TypedConfig(pack(&proxy))),
+    };
     Listener {
         name: "virtualOutbound".into(),
         address: address("0.0.0.0", 15001),
@@ -55,7 +70,7 @@ pub(crate) fn virtual_outbound() -> Listener {
             },
             FilterChain {
                 name: "virtualOutbound-catchall-tcp".into(),
-                filters: vec![tcp_proxy()],
+                filters: vec![catches],
                 ..Default::default()
             },
         ],

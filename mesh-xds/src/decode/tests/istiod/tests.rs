@@ -126,10 +126,12 @@ fn sidecar_listeners() {
     assert_eq!(value::<Listener>(&sidecar::by_port(), &envoy()), expected);
     let all = sidecar::listeners(false);
     assert!(all.iter().all(|proto| read::<Listener>(proto, &envoy()).value.is_ok()));
-    for nobody in [sidecar::virtual_outbound(), sidecar::by_address()] {
-        let read = read::<Listener>(&nobody, &envoy());
-        assert!(matches!(read.value, Ok(Listener::Other(_))), "{:?}", read.value);
-        assert_eq!(read.notes.len(), 1, "{:?}", read.notes);
+    let read = read::<Listener>(&sidecar::by_address(), &envoy());
+    assert!(matches!(read.value, Ok(Listener::Other(_))), "{:?}", read.value);
+    assert_eq!(read.notes.len(), 1, "{:?}", read.notes);
+    for cluster in ["PassthroughCluster", "BlackHoleCluster"] {
+        let caught = value::<Listener>(&sidecar::catching(cluster), &envoy());
+        assert_eq!(caught, Listener::CatchAll(cluster.into()));
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use mesh_core::config::{
     BalanceFactor, ClientWeights, Cluster, ClusterName, CommonLb, Connections, Credential, DropOverload, ExpectedPeers,
     Health, HealthSet, Http2Settings, KeepAlive, LbPolicy, LeastRequest, LoadReporting, Maglev, MutualTls, NameKind,
-    NameMatch, OutlierRules, Percent, Protocol, ReportedMetric, RingFunction, RingHash, Roots, SlowStart, StringMatch,
-    TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch, TlsMode, TlsOrigination,
+    NameMatch, OutlierRules, Percent, Protocol, ReportedMetric, RingFunction, RingHash, Roots, Service, SlowStart,
+    StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch, TlsMode, TlsOrigination,
 };
 use proptest::prelude::*;
 
@@ -146,6 +146,7 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     let matches = prop::collection::vec(one, 0..3);
     let metrics = prop::option::of(prop::collection::vec(reported_metrics(), 0..4));
     let limits = (breakers(), prop::option::of(outliers(OutlierRules::Grpc)));
+    let service = prop::option::of(("[a-z.]{1,9}", "[a-z]{0,5}", "[a-z]{0,5}"));
     (
         "[a-z|.]{1,20}",
         lb,
@@ -153,10 +154,10 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
         matches,
         1u64..1 << 40,
         limits,
-        (metrics, connections(), common_lbs()),
+        (metrics, connections(), common_lbs(), service),
     )
         .prop_map(
-            |(name, lb, tls, matches, nanos, (breakers, outlier), (metrics, connections, common_lb))| {
+            |(name, lb, tls, matches, nanos, (breakers, outlier), (metrics, connections, common_lb, service))| {
                 Cluster {
                     common_lb: CommonLb {
                         // Of others it cannot be said.
@@ -176,6 +177,7 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
                         metrics: metrics.into(),
                         ..LoadReporting::of(name.as_str())
                     }),
+                    service: service.map(|(host, name, namespace)| Arc::new(Service::new(&host, &name, &namespace))),
                     ..Cluster::new(name.as_str(), tls, Vec::new())
                 }
             },

@@ -1,16 +1,14 @@
-//! What the inbound side counts on its own: requests, and which servers run or wait. One set per [`Link`].
-//!
-//! The room counts a request as it comes in, before anything may refuse it, with one relaxed add. Refusals are rare and go
-//! to the link's [`Tally`](mesh_core::report::Tally).
+//! What the inbound side counts without asking who called: requests that came in, and which servers run or wait. One set per
+//! [`Link`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use mesh_core::Link;
 use mesh_core::config::Reason;
-use tower::{Layer, Service};
+use mesh_core::report::{Expose, Exposition, FamilyKind};
 
 /// The counts of one link.
 #[derive(Debug, Default)]
@@ -30,7 +28,21 @@ struct Waiting {
 impl Inbound {
     /// Those of `link`, the same for whoever asks.
     pub(crate) fn of(link: &Link) -> Arc<Self> {
-        link.attached(Self::default)
+        let mut is_new = false;
+        let inbound = link.attached(|| {
+            is_new = true;
+            Self::default()
+        });
+        if is_new {
+            let told: Weak<dyn Expose> = Arc::<Self>::downgrade(&inbound);
+            link.expose(told);
+        }
+        inbound
+    }
+
+    /// A request came in.
+    pub(super) fn received(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Says that a server accepts connections, until the guard is dropped.
@@ -63,9 +75,27 @@ impl Inbound {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many requests have come in through [`TelemetryLayer`].
+    /// How many requests have come in through [`TelemetryLayer`](super::TelemetryLayer).
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Expose for Inbound {
+    fn expose(&self, _: Instant, out: &mut Exposition) {
+        out.family(
+            "mesh_requests_received_total",
+            FamilyKind::Counter,
+            "Requests that came in, counted before anything may refuse them and whether or not they have ended.",
+        );
+        out.labelled(&[], self.requests());
+        out.family(
+            "mesh_servers",
+            FamilyKind::Gauge,
+            "Servers of this process that accept connections, and those that wait to be told whom to let in.",
+        );
+        out.labelled(&[("state", "serving")], self.servers.load(Ordering::Relaxed));
+        out.labelled(&[("state", "waiting")], self.lock().reasons.len());
     }
 }
 
@@ -86,53 +116,5 @@ pub(crate) struct WaitingGuard(Arc<Inbound>, u64);
 impl Drop for WaitingGuard {
     fn drop(&mut self) {
         self.0.lock().reasons.remove(&self.1);
-    }
-}
-
-/// Counts requests. Part of [`MeshLayer`](crate::MeshLayer).
-#[derive(Clone, Debug)]
-pub struct TelemetryLayer {
-    inbound: Arc<Inbound>,
-}
-
-impl TelemetryLayer {
-    /// Counts for `link`; the admin port shows it as `requests.received`.
-    pub fn new(link: &Link) -> Self {
-        Self {
-            inbound: Inbound::of(link),
-        }
-    }
-}
-
-impl<S> Layer<S> for TelemetryLayer {
-    type Service = Telemetry<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Telemetry {
-            inner,
-            inbound: Arc::clone(&self.inbound),
-        }
-    }
-}
-
-/// See [`TelemetryLayer`].
-#[derive(Clone, Debug)]
-pub struct Telemetry<S> {
-    inner: S,
-    inbound: Arc<Inbound>,
-}
-
-impl<S: Service<http::Request<B>>, B> Service<http::Request<B>> for Telemetry<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        self.inbound.requests.fetch_add(1, Ordering::Relaxed);
-        self.inner.call(request)
     }
 }

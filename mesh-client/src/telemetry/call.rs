@@ -1,0 +1,219 @@
+//! One call under the count: a guard, so that each counts once, whoever drops it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Frame;
+use mesh_core::report::standard::{Amounts, Edge, End, Flags, Messages, Protocol};
+use tokio::time::Instant;
+
+use crate::body::{Outcome, ResponseBody, grpc_status};
+use crate::cluster::ClusterHandle;
+use crate::error::Error;
+use crate::flags::ResponseFlags;
+
+/// What was sent of a request's body.
+#[derive(Default)]
+pub(crate) enum Sent {
+    /// Nothing, for all that is known.
+    #[default]
+    Unknown,
+    /// All of it, at once: bytes, and messages where it is gRPC.
+    Whole(u64, u64),
+    /// It may go on.
+    Streaming(Arc<dyn Sending>),
+}
+
+/// A body that is being sent.
+pub(crate) trait Sending: Send + Sync {
+    /// Bytes of it that were read so far, and messages of gRPC among them.
+    fn sent(&self) -> (u64, u64);
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.amount().fmt(f)
+    }
+}
+
+impl Sent {
+    /// A body that was whole when the call began.
+    #[inline]
+    pub(crate) fn whole(bytes: &Bytes, grpc: bool) -> Self {
+        let messages = match grpc {
+            true => Messages::default().take(bytes),
+            false => 0,
+        };
+        Self::Whole(bytes.len() as u64, messages)
+    }
+
+    fn amount(&self) -> (u64, u64) {
+        match self {
+            Self::Unknown => (0, 0),
+            Self::Whole(bytes, messages) => (*bytes, *messages),
+            Self::Streaming(sending) => sending.sent(),
+        }
+    }
+}
+
+/// A call that has begun and did not end.
+#[derive(Debug)]
+pub(crate) struct Counting {
+    cluster: Arc<ClusterHandle>,
+    /// Whom the answer came from.
+    edge: Option<Arc<Edge>>,
+    began: Instant,
+    /// What it had waited before.
+    waited: Duration,
+    end: End,
+    sent: Sent,
+    received: u64,
+    messages: Messages,
+    received_messages: u64,
+    is_counted: bool,
+}
+
+/// gRPC's UNKNOWN: what an answer without a status is to its caller.
+const UNKNOWN: u8 = 2;
+
+impl Counting {
+    #[inline]
+    pub(super) fn begin(cluster: Arc<ClusterHandle>, grpc: bool, waited: Duration) -> Self {
+        let protocol = match grpc {
+            true => Protocol::Grpc,
+            false => Protocol::Http,
+        };
+        Self {
+            cluster,
+            edge: None,
+            began: Instant::now(),
+            waited,
+            end: End {
+                protocol,
+                ..End::default()
+            },
+            sent: Sent::Unknown,
+            received: 0,
+            messages: Messages::default(),
+            received_messages: 0,
+            is_counted: false,
+        }
+    }
+
+    /// The head of an answer came, from whom `outcome` says; from nobody: the mesh made it.
+    #[inline]
+    pub(super) fn answered(&mut self, response: &Response<ResponseBody>, outcome: Option<&Outcome>) {
+        self.end.code = response.status().as_u16();
+        if self.end.protocol == Protocol::Grpc {
+            self.end.grpc = response.body().head_status();
+        }
+        if let Some(flags) = response.extensions().get::<ResponseFlags>() {
+            self.end.flags = Flags::named(flags.iter());
+        }
+        self.edge = outcome.map(Outcome::edge);
+    }
+
+    /// What was sent of the request.
+    #[inline]
+    pub(crate) fn sent(&mut self, sent: Sent) {
+        self.sent = sent;
+    }
+
+    /// A part of the answer came.
+    #[inline]
+    pub(crate) fn received(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.received += data.len() as u64;
+            if self.end.protocol == Protocol::Grpc {
+                self.received_messages += self.messages.take(data);
+            }
+        } else if let Some(trailers) = frame.trailers_ref()
+            && self.end.protocol == Protocol::Grpc
+        {
+            self.end.grpc = grpc_status(trailers);
+        }
+    }
+
+    /// The answer has ended.
+    #[inline]
+    pub(crate) fn ended(&mut self) {
+        // It ended without a status, which its caller is told.
+        if self.end.protocol == Protocol::Grpc && self.end.grpc.is_none() {
+            self.end.grpc = Some(UNKNOWN);
+        }
+        self.count();
+    }
+
+    /// All of an answer that the mesh made itself is there.
+    #[cold]
+    pub(crate) fn ended_with(&mut self, bytes: usize) {
+        self.received = bytes as u64;
+        self.ended();
+    }
+
+    /// The answer broke off.
+    #[cold]
+    pub(crate) fn broke_off(&mut self, error: &Error) {
+        self.end.flags = self.end.flags | Flags::named(error.response_flags().iter());
+        if self.end.protocol == Protocol::Grpc {
+            self.end.grpc = Some(error.grpc_code());
+        }
+        self.count();
+    }
+
+    /// There is no answer.
+    #[cold]
+    pub(super) fn failed(&mut self, error: &Error) {
+        self.end = failed(self.end.protocol, error);
+        self.edge = error.peer().map(|peer| self.cluster.pair(peer));
+        self.count();
+    }
+
+    fn count(&mut self) {
+        if std::mem::replace(&mut self.is_counted, true) {
+            return;
+        }
+        let (request_bytes, request_messages) = self.sent.amount();
+        let amounts = Amounts {
+            duration: self.began.elapsed() + self.waited,
+            request_bytes,
+            response_bytes: self.received,
+        };
+        let edge = match &self.edge {
+            Some(edge) => edge,
+            None => self.cluster.nobody(),
+        };
+        edge.count(self.end, amounts);
+        if self.end.protocol == Protocol::Grpc {
+            edge.messages(request_messages, self.received_messages);
+        }
+    }
+}
+
+impl Drop for Counting {
+    /// Its caller went away.
+    fn drop(&mut self) {
+        if !self.is_counted {
+            self.end.flags = self.end.flags | Flags::DOWNSTREAM_CLOSED;
+            self.count();
+        }
+    }
+}
+
+/// How a call ended that failed: as what its caller is given, or would be by a proxy.
+pub(super) fn failed(protocol: Protocol, error: &Error) -> End {
+    let flags = Flags::named(error.response_flags().iter());
+    match protocol {
+        Protocol::Grpc => End {
+            flags,
+            ..End::grpc(error.grpc_code())
+        },
+        Protocol::Http => End {
+            flags,
+            ..End::http(error.status().as_u16())
+        },
+    }
+}

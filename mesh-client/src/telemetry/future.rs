@@ -1,0 +1,56 @@
+//! The future of the room.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::Response;
+use pin_project_lite::pin_project;
+
+use super::Counting;
+use crate::body::ResponseBody;
+use crate::error::Error;
+
+pin_project! {
+    /// Resolves as the inner future does; the answer's body counts the call when it ends. Dropping it counts the call as one whose
+    /// caller went away.
+    #[derive(Debug)]
+    pub struct TelemetryFuture<F> {
+        #[pin]
+        inner: F,
+        counting: Option<Counting>,
+    }
+}
+
+impl<F> TelemetryFuture<F> {
+    #[inline]
+    pub(super) fn new(inner: F, counting: Counting) -> Self {
+        Self {
+            inner,
+            counting: Some(counting),
+        }
+    }
+}
+
+impl<F> Future for TelemetryFuture<F>
+where
+    F: Future<Output = Result<Response<ResponseBody>, Error>>,
+{
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut result = ready!(this.inner.poll(cx));
+        if let Some(mut counting) = this.counting.take() {
+            match &mut result {
+                Ok(response) => {
+                    counting.answered(response, response.body().outcome());
+                    response.body_mut().counted_by(counting);
+                }
+                Err(error) => counting.failed(error),
+            }
+        }
+        Poll::Ready(result)
+    }
+}

@@ -1,0 +1,332 @@
+//! What the room counts, over real connections: who called, how it ended, and how much there was of it.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use mesh_core::config::{LocalRateLimit, TokenBucket};
+use mesh_core::report::Exposition;
+use mesh_core::report::standard::{PEER_METADATA, PEER_METADATA_ID, PeerMetadata, Workload};
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::*;
+
+/// A sample: its labels, and its value.
+type Sample = (BTreeMap<String, String>, f64);
+
+/// The samples of a name, in order.
+fn samples(link: &Link, name: &str) -> Vec<Sample> {
+    let mut out = Exposition::default();
+    link.scrape(Instant::now(), &mut out);
+    let of_name = |line: &str| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let labels = series.strip_prefix(name)?.strip_prefix('{')?.strip_suffix('}')?;
+        let pairs = labels.split("\",").map(|pair| pair.split_once("=\"").unwrap());
+        let pairs = pairs.map(|(key, value)| (key.to_owned(), value.trim_end_matches('"').to_owned()));
+        Some((pairs.collect(), value.parse().unwrap()))
+    };
+    out.text().lines().filter_map(of_name).collect()
+}
+
+/// How calls ended, and how many.
+fn ends(link: &Link) -> Vec<(String, u64)> {
+    let end = |(labels, count): Sample| {
+        let of = |name: &str| labels[name].clone();
+        let end = [
+            of("request_protocol"),
+            of("response_code"),
+            of("grpc_response_status"),
+            of("response_flags"),
+        ];
+        (end.join(" "), count as u64)
+    };
+    samples(link, "istio_requests_total").into_iter().map(end).collect()
+}
+
+/// Waits until so many calls have ended.
+async fn ended(link: &Link, calls: u64) -> Vec<(String, u64)> {
+    loop {
+        let ends = ends(link);
+        if ends.iter().map(|(_, count)| count).sum::<u64>() >= calls {
+            return ends;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn asks(sender: &mut Sender, path: &str, headers: &[(&str, &str)]) -> u16 {
+    let mut request = Request::get(format!("http://payment.shop.svc.cluster.local:8080{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
+    let code = response.status().as_u16();
+    response.into_body().collect().await.unwrap();
+    code
+}
+
+#[tokio::test]
+async fn who_calls_is_told_by_its_certificate_and_by_its_first_request() {
+    let mesh = Mesh::new();
+    let label = |key: &str| (key == "version").then_some("v1");
+    mesh.link.describe(Workload::labelled("payment-v1", "shop", label));
+    let (heard, mut hears) = unbounded_channel();
+    let answer = move |request: Request<RequestBody>| {
+        heard.send(request.headers().clone()).unwrap();
+        async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("paid")))) }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = MeshLayer::new(&mesh.link).layer(service_fn(answer));
+    tokio::spawn(serve(listener, &mesh.link, app).into_future());
+
+    // Its namespace is the certificate's to tell, whatever it says of itself.
+    let told = PeerMetadata::encode(&Workload::named("checkout-v3", "elsewhere"), None).unwrap();
+    let (mut sender, _connection) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    asks(
+        &mut sender,
+        "/",
+        &[(PEER_METADATA, &told), (PEER_METADATA_ID, "sidecar~x")],
+    )
+    .await;
+    asks(&mut sender, "/", &[]).await;
+    let late = PeerMetadata::encode(&Workload::named("somebody", "else"), None).unwrap();
+    asks(&mut sender, "/", &[(PEER_METADATA, &late)]).await;
+    for _ in 0..3 {
+        let headers: HeaderMap = hears.recv().await.unwrap();
+        assert!(!headers.contains_key(PEER_METADATA) && !headers.contains_key(PEER_METADATA_ID));
+    }
+    let [(labels, count)] = &samples(&mesh.link, "istio_requests_total")[..] else {
+        panic!("one pair and one end");
+    };
+    assert_eq!(*count, 3.0);
+    for (name, value) in [
+        ("reporter", "destination"),
+        ("source_workload", "checkout-v3"),
+        ("source_canonical_service", "checkout-v3"),
+        ("source_workload_namespace", "shop"),
+        ("source_principal", CLIENT),
+        ("source_cluster", "Kubernetes"),
+        ("destination_workload", "payment-v1"),
+        ("destination_canonical_revision", "v1"),
+        ("destination_principal", SERVER),
+        ("destination_service", "payment.shop.svc.cluster.local"),
+        ("destination_service_name", "payment"),
+        ("destination_service_namespace", "shop"),
+        ("connection_security_policy", "mutual_tls"),
+    ] {
+        assert_eq!(labels[name], value, "{name}");
+    }
+    let [(_, bytes)] = samples(&mesh.link, "istio_response_bytes_sum")[..] else {
+        panic!("one pair and one end");
+    };
+    assert_eq!(bytes, 12.0);
+}
+
+/// Who shows no certificate is believed nothing.
+#[tokio::test]
+async fn a_peer_in_plaintext_is_nobody() {
+    let mesh = Mesh::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = MeshLayer::new(&mesh.link).dangerous().plaintext();
+    let app = app.layer(service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let serving = serve(listener, &mesh.link, app).dangerous().plaintext();
+    tokio::spawn(serving.into_future());
+    let (mut sender, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    let told = PeerMetadata::encode(&Workload::named("admin", "kube-system"), None).unwrap();
+    assert_eq!(asks(&mut sender, "/", &[(PEER_METADATA, &told)]).await, 200);
+    let [(labels, _)] = &samples(&mesh.link, "istio_requests_total")[..] else {
+        panic!("one pair and one end");
+    };
+    for name in [
+        "source_workload",
+        "source_workload_namespace",
+        "source_principal",
+        "destination_principal",
+    ] {
+        assert_eq!(labels[name], "unknown", "{name}");
+    }
+    assert_eq!(
+        (
+            &*labels["connection_security_policy"],
+            &*labels["source_canonical_revision"]
+        ),
+        ("none", "latest")
+    );
+}
+
+#[tokio::test]
+async fn what_is_refused_counts_as_its_sender_was_told() {
+    let mesh = Mesh::new();
+    let bucket = TokenBucket::new(2, 1, std::time::Duration::from_secs(3600)).unwrap();
+    let layer = MeshLayer::new(&mesh.link)
+        .local_rate_limit("test", LocalRateLimit::new(bucket))
+        .unwrap();
+    let answer = |request: Request<RequestBody>| async move {
+        assert_ne!(request.uri().path(), "/panic", "as it was asked to");
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("paid"))))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, &mesh.link, layer.layer(service_fn(answer))).into_future());
+    let (mut sender, _connection) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    assert_eq!(asks(&mut sender, "/panic", &[]).await, 500);
+    assert_eq!(asks(&mut sender, "/%00", &[]).await, 400);
+    assert_eq!(asks(&mut sender, "/", &[]).await, 200);
+    assert_eq!(asks(&mut sender, "/", &[]).await, 429);
+    assert_eq!(
+        asks(&mut sender, "/", &[("content-type", "application/grpc")]).await,
+        200
+    );
+    let counted = ended(&mesh.link, 5).await;
+    let expected = [
+        ("http 200  -", 1),
+        ("http 400  -", 1),
+        ("http 429  RL", 1),
+        ("http 500  -", 1),
+        ("grpc 200 14 RL", 1),
+    ];
+    assert_eq!(counted, expected.map(|(end, count)| (end.to_owned(), count)));
+}
+
+/// The beginning of a body, which breaks off or goes on for ever.
+struct Part {
+    sent: bool,
+    breaks: bool,
+}
+
+impl Body for Part {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match (std::mem::replace(&mut self.sent, true), self.breaks) {
+            (false, _) => Poll::Ready(Some(Ok(Frame::data(Bytes::from("some"))))),
+            (true, true) => Poll::Ready(Some(Err(io::Error::other("broken")))),
+            (true, false) => Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_and_one_that_is_given_up_are_told_apart() {
+    let mesh = Mesh::new();
+    let answer = |request: Request<RequestBody>| async move {
+        let breaks = match request.uri().path() {
+            "/never" => std::future::pending().await,
+            path => path == "/breaks",
+        };
+        Ok::<_, Infallible>(Response::new(Part { sent: false, breaks }))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = MeshLayer::new(&mesh.link).layer(service_fn(answer));
+    tokio::spawn(serve(listener, &mesh.link, app).into_future());
+    let (mut sender, _connection) = h2(connect(address, mesh.client()).await.unwrap()).await.unwrap();
+    let mut send = |path: &str| {
+        let request = Request::get(format!("http://payment.shop{path}"))
+            .body(Empty::new())
+            .unwrap();
+        sender.send_request(request)
+    };
+    // Its reset may overtake its head.
+    if let Ok(response) = send("/breaks").await {
+        response.into_body().collect().await.unwrap_err();
+    }
+    ended(&mesh.link, 1).await;
+    let mut given_up = send("/stream").await.unwrap().into_body();
+    given_up.frame().await.unwrap().unwrap();
+    drop(given_up);
+    ended(&mesh.link, 2).await;
+    let mut never = Box::pin(send("/never"));
+    // It was sent once the next was answered.
+    std::future::poll_fn(|cx| Poll::Ready(never.as_mut().poll(cx).is_pending())).await;
+    drop(send("/stream").await.unwrap());
+    drop(never);
+    ended(&mesh.link, 4).await;
+    let late = asks(&mut sender, "/never", &[("x-envoy-expected-rq-timeout-ms", "5")]).await;
+    assert_eq!(late, 504);
+    let counted = ended(&mesh.link, 5).await;
+    let expected = [
+        ("http 0  DC", 1),
+        ("http 200  UR", 1),
+        ("http 200  DC", 2),
+        ("http 504  UT", 1),
+    ];
+    let mut expected = expected.map(|(end, count)| (end.to_owned(), count)).to_vec();
+    expected.sort();
+    let mut counted = counted;
+    counted.sort();
+    assert_eq!(counted, expected);
+}
+
+/// A body of gRPC messages, cut into frames that are not theirs.
+struct Messages(Vec<Bytes>);
+
+impl Body for Messages {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready((!self.0.is_empty()).then(|| Ok(Frame::data(self.0.remove(0)))))
+    }
+}
+
+#[tokio::test]
+async fn messages_and_bytes_are_counted_in_both_directions() {
+    let mesh = Mesh::new();
+    let answer = |request: Request<RequestBody>| async move {
+        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "5".parse().unwrap())]);
+        let received = request
+            .into_body()
+            .collect()
+            .await
+            .map_err(io::Error::other)?
+            .to_bytes();
+        let body = Full::new(received).with_trailers(std::future::ready(Some(Ok(trailers))));
+        Ok::<_, io::Error>(
+            Response::builder()
+                .header("content-type", "application/grpc")
+                .body(body)
+                .unwrap(),
+        )
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = MeshLayer::new(&mesh.link).layer(service_fn(answer));
+    tokio::spawn(serve(listener, &mesh.link, app).into_future());
+    let io = connect(address, mesh.client()).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    // Two messages, of three bytes and of none, in three frames.
+    let frames: Vec<Bytes> = ["\0\0\0", "\0\x03ab", "c\0\0\0\0\0"].map(Bytes::from).to_vec();
+    let request = Request::post("http://payment.shop/a.B/C")
+        .header("content-type", "application/grpc")
+        .body(Messages(frames))
+        .unwrap();
+    let answer = sender
+        .send_request(request)
+        .await
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap();
+    assert_eq!(answer.to_bytes().len(), 13);
+    assert_eq!(ended(&mesh.link, 1).await, [("grpc 200 5 -".to_owned(), 1)]);
+    for (name, value) in [
+        ("istio_request_bytes_sum", 13.0),
+        ("istio_response_bytes_sum", 13.0),
+        ("istio_request_messages_total", 2.0),
+        ("istio_response_messages_total", 2.0),
+    ] {
+        let values: Vec<f64> = samples(&mesh.link, name).into_iter().map(|(_, value)| value).collect();
+        assert_eq!(values, [value], "{name}");
+    }
+}
