@@ -12,7 +12,7 @@ use mesh_core::config::{
     AskedAbout, CheckBody, CheckService, CheckSettings, ExtAuthz, Fraction, GrpcCheck, HttpCheck, OnFailure, Per,
     SentHeaders, StringMatch,
 };
-use prost::{Message, Name as _};
+use prost::Name as _;
 
 use super::common::{decode_whole, duration, runtime_fraction, unpack, unpack_whole};
 use super::{Fault, Notes, matcher};

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use mesh_core::config::{ClaimHeader, Jwks, JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules};
-use prost::Message;
 
 use super::common::decode_whole;
 use super::{Context, Fault, matcher};

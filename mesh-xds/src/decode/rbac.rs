@@ -10,7 +10,7 @@ use mesh_core::config::{
     FilterRules, IpPrefix, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction, RbacPolicy, Rule,
     StringMatch, Subject,
 };
-use prost::{Message, Name};
+use prost::Name;
 
 use super::common::{decode_whole, unpack, unpack_whole};
 use super::{Fault, matcher, token};

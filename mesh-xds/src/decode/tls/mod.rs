@@ -5,7 +5,7 @@
 //! be honoured is refused, since leaving out a check would leave out security.
 
 use mesh_core::config::{MutualTls, TlsMode};
-use prost::{Message, Name};
+use prost::Name;
 
 use super::{Context, Fault, Notes};
 use crate::proto::core::{TransportSocket, transport_socket::ConfigType};
