@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body::Frame;
 use mesh_core::report::standard::{Amounts, Edge, End, Flags, Messages, Protocol};
 use tokio::time::Instant;
 
-use crate::body::{Outcome, ResponseBody, grpc_status};
+use crate::body::{Outcome, ResponseBody, code_of_http, grpc_status};
 use crate::cluster::ClusterHandle;
 use crate::error::Error;
 use crate::flags::ResponseFlags;
@@ -76,9 +76,6 @@ pub(crate) struct Counting {
     is_counted: bool,
 }
 
-/// gRPC's UNKNOWN: what an answer without a status is to its caller.
-const UNKNOWN: u8 = 2;
-
 impl Counting {
     #[inline]
     pub(super) fn begin(cluster: Arc<ClusterHandle>, grpc: bool, waited: Duration) -> Self {
@@ -140,9 +137,9 @@ impl Counting {
     /// The answer has ended.
     #[inline]
     pub(crate) fn ended(&mut self) {
-        // It ended without a status, which its caller is told.
+        // It ended without a status: its caller is told by that of HTTP.
         if self.end.protocol == Protocol::Grpc && self.end.grpc.is_none() {
-            self.end.grpc = Some(UNKNOWN);
+            self.end.grpc = Some(code_of_http(StatusCode::from_u16(self.end.code).unwrap_or_default()));
         }
         self.count();
     }
@@ -159,7 +156,7 @@ impl Counting {
     pub(crate) fn broke_off(&mut self, error: &Error) {
         self.end.flags = self.end.flags | Flags::named(error.response_flags().iter());
         if self.end.protocol == Protocol::Grpc {
-            self.end.grpc = Some(error.grpc_code());
+            self.end.grpc = Some(error.grpc_code_of_stream());
         }
         self.count();
     }

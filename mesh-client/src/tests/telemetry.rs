@@ -214,6 +214,7 @@ async fn trailers_only_and_answers_without_a_status_are_what_their_caller_is_tol
     net.serve(1, |request, respond| async move {
         match request.uri().path() {
             "/pkg.Service/Method" => say_grpc(respond, "5"),
+            "/pkg.Service/Proxy" => say_status(respond, 429),
             _ => say(respond, "text"),
         }
     });
@@ -223,7 +224,11 @@ async fn trailers_only_and_answers_without_a_status_are_what_their_caller_is_tol
     let mut request = grpc();
     *request.uri_mut() = "/pkg.Service/None".parse().unwrap();
     assert_eq!(grpc_status(call(&channel(&link), request).await.unwrap()).await.0, "2");
-    assert_eq!(ends(&link), ["grpc 200 2 -", "grpc 200 5 -"]);
+    // As a proxy answers.
+    let mut request = grpc();
+    *request.uri_mut() = "/pkg.Service/Proxy".parse().unwrap();
+    assert_eq!(grpc_status(call(&channel(&link), request).await.unwrap()).await.0, "14");
+    assert_eq!(ends(&link), ["grpc 200 2 -", "grpc 200 5 -", "grpc 429 14 -"]);
 }
 
 #[tokio::test(start_paused = true)]
