@@ -143,7 +143,7 @@ fn az_9_a_policy_that_is_not_understood_is_refused_and_the_last_good_one_stays()
     let permission = |rest: &str| at(&format!(".rules.policies[\"p\"].permissions[0]{rest}"));
     let principal = |rest: &str| at(&format!(".rules.policies[\"p\"].principals[0]{rest}"));
     let mutators: [Mutator<Proto>; 39] = [
-        (at(""), |p| spoil(p, |bytes| with_unknown_field(bytes))),
+        (at(""), |p| spoil(p, with_unknown_field)),
         // Of one in `rules`: what stands there twice is one message.
         (at(""), |p| spoil(p, |bytes| within(bytes, 0x0a))),
         // And of one in `shadow_rules`, which is not enforced and might be understood wrongly all the same.
