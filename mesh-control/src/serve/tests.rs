@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::identity::tls;
+use http::Request;
+use mesh_core::identity::{ClientCertificate, tls};
 use mesh_xds::XdsClient;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -28,14 +29,82 @@ async fn plane() -> (ControlPlane, tempfile::TempDir) {
 
 /// A stranger over TLS, who knows the root.
 async fn stranger(plane: &ControlPlane, address: SocketAddr) -> TlsStream<TcpStream> {
+    over_tls(plane, address, None).await
+}
+
+/// Whoever shows `certificate` over TLS, and knows the root.
+async fn over_tls(
+    plane: &ControlPlane,
+    address: SocketAddr,
+    certificate: Option<&ClientCertificate>,
+) -> TlsStream<TcpStream> {
     let bootstrap = plane.bootstrap("default", "stranger").unwrap().to_json();
     let bootstrap: serde_json::Value = serde_json::from_str(&bootstrap).unwrap();
     let root = &bootstrap["certificate_providers"]["default"]["config"]["ca_certificate"];
     let root = CertificateDer::from_pem_slice(root.as_str().unwrap().as_bytes()).unwrap();
-    let config = tls::pinned_client_config(&[root], None, Arc::new(DefaultTimeProvider), &[b"h2"]).unwrap();
+    let config = tls::pinned_client_config(&[root], certificate, Arc::new(DefaultTimeProvider), &[b"h2"]).unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let io = TcpStream::connect(address).await.unwrap();
     TlsConnector::from(config).connect(name, io).await.unwrap()
+}
+
+/// The certificate of a workload that joins.
+async fn join(plane: &ControlPlane, namespace: &str, account: &str) -> ClientCertificate {
+    let client = XdsClient::start(plane.bootstrap(namespace, account).unwrap()).unwrap();
+    let link = client.link();
+    let bell = Arc::new(tokio::sync::Notify::new());
+    let ring = Arc::clone(&bell);
+    let _told = link.identity().on_change(move || ring.notify_one());
+    let joined = async {
+        loop {
+            if let Ok(identity) = &**link.identity().load() {
+                return ClientCertificate::from(identity);
+            }
+            bell.notified().await;
+        }
+    };
+    tokio::time::timeout(SOON, joined).await.unwrap()
+}
+
+/// The gRPC status of asking, over `io`, what all clients were told, and whether there was an answer.
+async fn ask_for_all(io: TlsStream<TcpStream>) -> (Option<String>, bool) {
+    let (calls, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let mut calls = calls.ready().await.unwrap();
+    let request = Request::post("https://plane/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let (answer, mut sending) = calls.send_request(request, false).unwrap();
+    // One empty message.
+    sending.send_data(bytes::Bytes::from_static(&[0; 5]), true).unwrap();
+    let (head, mut body) = answer.await.unwrap().into_parts();
+    let mut answered = false;
+    while let Some(data) = body.data().await {
+        answered |= !data.unwrap().is_empty();
+    }
+    let trailers = body.trailers().await.unwrap().unwrap_or(head.headers);
+    let status = trailers
+        .get("grpc-status")
+        .map(|status| status.to_str().unwrap().to_owned());
+    (status, answered)
+}
+
+#[tokio::test]
+async fn the_root_namespace_is_told_of_all_clients_over_tls_and_nobody_else_is() {
+    let (plane, _folder) = plane().await;
+    for (namespace, expected) in [
+        ("istio-system", (Some("0".to_owned()), true)),
+        ("default", (Some("7".to_owned()), false)),
+    ] {
+        let certificate = join(&plane, namespace, "operator").await;
+        let io = over_tls(&plane, plane.address(), Some(&certificate)).await;
+        let told = tokio::time::timeout(SOON, ask_for_all(io)).await.unwrap();
+        assert_eq!(told, expected, "{namespace}");
+    }
+    let told = tokio::time::timeout(SOON, ask_for_all(stranger(&plane, plane.address()).await)).await;
+    assert_eq!(told.unwrap(), (Some("7".to_owned()), false), "who shows nothing");
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -61,17 +130,7 @@ async fn silent_strangers_keep_nobody_from_joining() {
     for _ in 0..300 {
         silent.push(TcpStream::connect(plane.address()).await.unwrap());
     }
-    let client = XdsClient::start(plane.bootstrap("default", "checkout").unwrap()).unwrap();
-    let link = client.link();
-    let bell = Arc::new(tokio::sync::Notify::new());
-    let ring = Arc::clone(&bell);
-    let _told = link.identity().on_change(move || ring.notify_one());
-    let joined = async {
-        while link.identity().load().is_err() {
-            bell.notified().await;
-        }
-    };
-    tokio::time::timeout(SOON, joined).await.unwrap();
+    join(&plane, "default", "checkout").await;
     assert_eq!(
         plane.tally().get("handshake_refused", "timeout"),
         0,

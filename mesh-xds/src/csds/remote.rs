@@ -9,7 +9,7 @@ use super::service::{ClientStatusService, Tell};
 use super::view::{ClientView, Failure, ResourceView, Seen, Sync};
 use crate::client::CacheState;
 use crate::convention::SCOPE;
-use crate::server::{Acknowledged, ClientReport, Peer, Refusal, SnapshotCache, SubscriptionReport};
+use crate::server::{Acknowledged, ClientReport, Line, Peer, Refusal, SnapshotCache, SubscriptionReport};
 use crate::wire::csds::Question;
 
 /// Who asks for the status of all clients.
@@ -66,7 +66,7 @@ impl fmt::Debug for Remote {
 
 impl Tell for Remote {
     fn tell(&self, question: &Question, caller: &Extensions) -> Result<Vec<ClientView>, Status> {
-        let peer = caller.get::<Peer>().cloned().unwrap_or_default();
+        let peer = caller.get::<Line>().map(|line| line.peer().clone()).unwrap_or_default();
         let refused = |refusal: Refusal| Status::permission_denied(refusal.to_string());
         self.readers.admit(&Reader { peer }).map_err(refused)?;
         let clients = self.cache.clients().into_iter();

@@ -66,6 +66,31 @@ pub(super) fn unpack<M: Message + Name + Default>(field: &str, any: &protobuf::A
     M::decode(&*any.value).map_err(|error| Fault::new(field, error))
 }
 
+/// Refuses a message of which not every field is known here, for what is unknown may be a check.
+///
+/// What is unknown is lost in decoding, at whatever depth, and shows in the length: every encoder of the protocol writes a value in
+/// the same number of bytes. (An entry of a map whose value is the empty message may be written longer; no guard needs one.)
+pub(super) fn whole<M: Message>(field: &str, message: M, bytes: &[u8]) -> Result<M, Fault> {
+    match message.encoded_len() < bytes.len() {
+        true => Err(Fault::new(
+            field,
+            "holds a field that is not known here, and could be a check",
+        )),
+        false => Ok(message),
+    }
+}
+
+/// Decodes a message of which every field is known.
+pub(super) fn decode_whole<M: Message + Default>(bytes: &[u8]) -> Result<M, Fault> {
+    let message = M::decode(bytes).map_err(|error| Fault::new("", error))?;
+    whole("", message, bytes)
+}
+
+/// Unpacks a message of type `M` of which every field is known.
+pub(super) fn unpack_whole<M: Message + Name + Default>(field: &str, any: &protobuf::Any) -> Result<M, Fault> {
+    whole(field, unpack(field, any)?, &any.value)
+}
+
 /// Checks that a resource is to be had from the stream that named it (gRFC A27: `ads`; `self` as grpc-go takes it).
 pub(super) fn from_this_stream(field: &str, source: Option<&ConfigSource>) -> Result<(), Fault> {
     match source.and_then(|source| source.config_source_specifier.as_ref()) {

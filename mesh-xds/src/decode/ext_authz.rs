@@ -12,9 +12,9 @@ use mesh_core::config::{
     AskedAbout, CheckBody, CheckService, CheckSettings, ExtAuthz, Fraction, GrpcCheck, HttpCheck, OnFailure, Per,
     SentHeaders, StringMatch,
 };
-use prost::{Message, Name as _};
+use prost::Name as _;
 
-use super::common::{duration, runtime_fraction, unpack};
+use super::common::{decode_whole, duration, runtime_fraction, unpack, unpack_whole};
 use super::{Fault, Notes, matcher};
 use crate::convention::{JWT_FILTER, SHADOW_POLICY};
 use crate::proto::core::{
@@ -49,7 +49,7 @@ pub(super) struct ByShadow {
 
 /// Reads the filter `name`.
 pub(super) fn read(name: &str, disabled: bool, bytes: &[u8], notes: &mut Notes) -> Result<Read, Fault> {
-    let proto = Proto::decode(bytes).map_err(|error| Fault::new("", error))?;
+    let proto = decode_whole::<Proto>(bytes)?;
     refused(&proto)?;
     let (cluster, service, timeout, of_request) = service(proto.services.as_ref())?;
     if proto.include_peer_certificate {
@@ -355,7 +355,7 @@ fn on(general: Option<&CheckSettings>) -> CheckSettings {
 }
 
 fn settings(any: &Any, general: Option<&CheckSettings>) -> Result<CheckSettings, Fault> {
-    let proto = unpack::<ExtAuthzPerRoute>("", any)?;
+    let proto = unpack_whole::<ExtAuthzPerRoute>("", any)?;
     match &proto.r#override {
         Some(Override::Disabled(true)) => Ok(off()),
         Some(Override::Disabled(false)) => Ok(on(general)),

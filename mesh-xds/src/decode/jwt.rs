@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use mesh_core::config::{ClaimHeader, Jwks, JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules};
-use prost::Message;
 
+use super::common::decode_whole;
 use super::{Context, Fault, matcher};
 use crate::proto::core::{DataSource, data_source::Specifier};
 use crate::proto::jwt_authn::{
@@ -23,7 +23,7 @@ const SKEWS: [u32; 2] = [0, mesh_core::jwt::SKEW as u32];
 
 /// Reads the filter.
 pub(super) fn read(bytes: &[u8], context: &Context) -> Result<JwtRules, Fault> {
-    let proto = JwtAuthentication::decode(bytes).map_err(|error| Fault::new("", error))?;
+    let proto = decode_whole::<JwtAuthentication>(bytes)?;
     if proto.filter_state_rules.is_some() {
         return Err(Fault::new("filter_state_rules", "is not supported"));
     }

@@ -10,9 +10,9 @@ use mesh_core::config::{
     FilterRules, IpPrefix, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction, RbacPolicy, Rule,
     StringMatch, Subject,
 };
-use prost::{Message, Name};
+use prost::Name;
 
-use super::common::unpack;
+use super::common::{decode_whole, unpack, unpack_whole};
 use super::{Fault, matcher, token};
 use crate::bootstrap::Profile;
 use crate::proto::core::CidrRange;
@@ -40,7 +40,7 @@ pub(super) enum PerRoute {
 
 /// Reads an HTTP filter, and how it calls what its dry run finds (`shadow_rules_stat_prefix`).
 pub(super) fn http(bytes: &[u8]) -> Result<(FilterRules, Box<str>), Fault> {
-    let proto = rbac_http::Rbac::decode(bytes).map_err(|error| Fault::new("", error))?;
+    let proto = decode_whole::<rbac_http::Rbac>(bytes)?;
     Ok((of_http(&proto)?, proto.shadow_rules_stat_prefix.as_str().into()))
 }
 
@@ -51,7 +51,7 @@ fn of_http(proto: &rbac_http::Rbac) -> Result<FilterRules, Fault> {
 
 /// Reads a network filter.
 pub(super) fn network(bytes: &[u8]) -> Result<FilterRules, Fault> {
-    let proto = rbac_network::Rbac::decode(bytes).map_err(|error| Fault::new("", error))?;
+    let proto = decode_whole::<rbac_network::Rbac>(bytes)?;
     no_matchers(proto.matcher.is_some(), proto.shadow_matcher.is_some())?;
     both(proto.rules.as_ref(), proto.shadow_rules.as_ref())
 }
@@ -79,7 +79,7 @@ pub(super) fn check_per_route(any: &Any) -> Result<(), Fault> {
 }
 
 fn one(any: &Any) -> Result<PerRoute, Fault> {
-    let proto = unpack::<rbac_http::RbacPerRoute>("", any)?;
+    let proto = unpack_whole::<rbac_http::RbacPerRoute>("", any)?;
     match &proto.rbac {
         None => Ok(PerRoute::Disabled),
         Some(rbac) => of_http(rbac)

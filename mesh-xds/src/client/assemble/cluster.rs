@@ -1,5 +1,6 @@
 //! What a cluster's name resolves to: its own endpoints, however they are found, or those of the clusters it stands for.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use crate::resource::{ClusterSpec, Discovery, DnsCluster, DnsHost, DnsKind, Endp
 const MAX_DEPTH: usize = 16;
 /// The most clusters that one may stand for, however they are nested: sixteen levels of two are more than any mesh means.
 const MAX_LEAVES: usize = 256;
+/// The most names that are looked up for one, whether there are such clusters or not: those that are not are asked for.
+const MAX_NAMES: usize = 1024;
 
 /// The most addresses of a `LOGICAL_DNS` host that are tried one after another: no call lasts longer than so many attempts.
 const MAX_IN_ORDER: usize = 64;
@@ -150,7 +153,7 @@ impl Leaf {
 /// What the clusters that one stands for come to.
 #[derive(Default)]
 struct Members {
-    seen: Vec<ClusterName>,
+    seen: HashSet<ClusterName>,
     parts: Vec<Part>,
     leaves: Vec<Leaf>,
     /// What is wrong with the whole, so that nothing of it counts: too many of them, or too deep.
@@ -209,7 +212,7 @@ impl Walk<'_> {
     /// Follows one name: to its endpoints, or through the clusters it stands for, of which those that cannot be had are left
     /// out (gRFC A74).
     fn member(&mut self, name: &ClusterName, to: &mut Members, depth: usize) -> Result<Arc<ClusterSpec>, Reason> {
-        to.seen.push(name.clone());
+        to.seen.insert(name.clone());
         let spec = match self.look::<ClusterSpec>(&name.as_str().into()) {
             Found::Value(spec) => spec,
             Found::None(trouble) => return Err(reason(trouble, ReasonKind::NoCluster)),
@@ -239,6 +242,12 @@ impl Walk<'_> {
                 for member in members {
                     // A cluster that is there twice counts where it came first.
                     if to.excess.is_some() || to.seen.contains(member) {
+                        continue;
+                    }
+                    if to.seen.len() == MAX_NAMES {
+                        let text =
+                            format!("it names more than {MAX_NAMES} clusters, of which {member:?} is one too many");
+                        to.excess = Some(Reason::new(ReasonKind::NoCluster, text));
                         continue;
                     }
                     if let Err(reason) = self.member(member, to, depth + 1) {

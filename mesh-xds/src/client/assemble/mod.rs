@@ -97,7 +97,7 @@ pub(crate) struct Assembly {
 }
 
 /// What has not resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Missing {
     Resource(ResourceKind, Arc<str>),
     All(ResourceKind),
@@ -250,7 +250,7 @@ impl Assembler {
             if let Some(Ok(tree)) = &tree {
                 self.renew(walk, tree, &mut used);
             }
-            let missing = std::mem::take(&mut walk.missing);
+            let missing = walk.missing.take();
             match tree {
                 Some(tree) if missing.is_empty() => {
                     self.trees.insert(Arc::clone(target), tree);
@@ -266,7 +266,7 @@ impl Assembler {
         for target in waiting.keys() {
             if let Some(Ok(tree)) = self.trees.get(target).cloned() {
                 self.renew(walk, &tree, &mut used);
-                walk.missing.clear();
+                walk.missing.truncate(0);
             }
         }
         self.clusters.retain(|name, _| used.contains(name));
@@ -289,7 +289,7 @@ impl Assembler {
             let mut memo = self.routed.remove(&address);
             let inbound = walk.inbound(&address, &self.naming, &mut memo);
             self.routed.extend(memo.map(|memo| (Arc::clone(&address), memo)));
-            let missing = std::mem::take(&mut walk.missing);
+            let missing = walk.missing.take();
             let lacks = !missing.is_empty();
             if lacks {
                 waiting.insert(Arc::clone(&address), missing);

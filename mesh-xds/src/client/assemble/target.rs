@@ -184,6 +184,7 @@ impl Walk<'_> {
     /// What a filter does to calls that may pass it; `None` while it is not known what it is (Envoy `ExtensionConfigSource`).
     fn filter(&mut self, extension: &ExtensionRef) -> Option<Result<Option<CallFilter>, Reason>> {
         let is_one_of = |found: &Extension| extension.types.is_empty() || extension.types.contains(&found.type_url);
+        let missing_before = self.missing.len();
         let filter = match self.look::<Extension>(&extension.name) {
             Found::Value(found) if is_one_of(&found) => found.filter.clone(),
             Found::Value(_) | Found::None(_) => match &extension.default {
@@ -192,7 +193,7 @@ impl Walk<'_> {
             },
             Found::Pending => match &extension.default {
                 Some(default) if extension.default_without_warming => {
-                    self.missing.pop();
+                    self.missing.truncate(missing_before);
                     default.clone()
                 }
                 _ => return None,

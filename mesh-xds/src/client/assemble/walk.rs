@@ -1,7 +1,7 @@
 //! Down the references of targets and clusters, noting each name that is needed and each that is missing.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) struct Walk<'a> {
     pub(super) needs: Needs,
     /// The names to be resolved, and how often.
     pub(super) lookups: BTreeMap<Arc<str>, Duration>,
-    pub(super) missing: Vec<Missing>,
+    pub(super) missing: Lacks,
     /// Whether something is missing of the cluster that was resolved last: a name that is missing twice is noted once.
     pub(super) waits: bool,
     /// What the cluster that is being resolved was looked up by.
@@ -37,7 +37,7 @@ impl<'a> Walk<'a> {
             hosts,
             needs: Needs::default(),
             lookups: BTreeMap::new(),
-            missing: Vec::new(),
+            missing: Lacks::default(),
             waits: false,
             looked_at: Vec::new(),
             refreshes: Vec::new(),
@@ -91,9 +91,43 @@ impl<'a> Walk<'a> {
 
     fn misses(&mut self, missing: Missing) {
         self.waits = true;
-        if !self.missing.contains(&missing) {
-            self.missing.push(missing);
+        self.missing.add(missing);
+    }
+}
+
+/// What is missing, each once and in the order in which it was met. A route may wait for thousands of clusters.
+#[derive(Debug, Default)]
+pub(super) struct Lacks {
+    in_order: Vec<Missing>,
+    known: HashSet<Missing>,
+}
+
+impl Lacks {
+    fn add(&mut self, missing: Missing) {
+        if self.known.insert(missing.clone()) {
+            self.in_order.push(missing);
         }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_order.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.in_order.len()
+    }
+
+    /// Forgets what was added since there were `len`.
+    pub(super) fn truncate(&mut self, len: usize) {
+        for missing in self.in_order.drain(len..) {
+            self.known.remove(&missing);
+        }
+    }
+
+    /// Takes them all.
+    pub(super) fn take(&mut self) -> Vec<Missing> {
+        self.known.clear();
+        mem::take(&mut self.in_order)
     }
 }
 

@@ -122,11 +122,39 @@ fn more_members_than_may_be_are_an_error_of_the_whole() {
         places(&mesh)
     };
     assert_eq!(many(256).unwrap().len(), 256);
-    let why = many(257).unwrap_err();
+    // One cluster names no more, so the one too many comes from another.
+    let members: Vec<String> = (0..257).map(|n| format!("x-{n:03}")).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let mut clusters = vec![
+        aggregate("c", &["d", "e"]),
+        aggregate("d", &members[..256]),
+        aggregate("e", &members[256..]),
+    ];
+    clusters.extend(members.iter().map(|name| cluster(name)));
+    let mut mesh = begin(&clusters);
+    let told = members.iter().map(|name| endpoints(name, &[1])).collect();
+    mesh.hear(ResourceKind::Endpoints, told);
+    let why = places(&mesh).unwrap_err();
     assert!(
         why.contains("NoCluster") && why.contains("256") && why.contains("\"x-256\""),
         "{why}"
     );
+}
+
+/// Of names that lead nowhere there is an end too, or one resource could have any number of others asked for.
+#[test]
+fn more_names_than_may_be_are_an_error_of_the_whole_also_when_nothing_is_there() {
+    let name = |branch: usize, n: usize| format!("gone-{branch}-{n:03}");
+    let mut clusters = vec![aggregate("c", &["b-0", "b-1", "b-2", "b-3"])];
+    for branch in 0..4 {
+        let names: Vec<String> = (0..256).map(|n| name(branch, n)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        clusters.push(aggregate(&format!("b-{branch}"), &names));
+    }
+    let mut mesh = begin(&clusters);
+    mesh.time_out();
+    let why = places(&mesh).unwrap_err();
+    assert!(why.contains("NoCluster") && why.contains("more than 1024"), "{why}");
 }
 
 /// The first of its leaves has no part in what the second one says, and the whole says nothing for either.

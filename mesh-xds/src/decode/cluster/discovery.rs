@@ -16,6 +16,8 @@ use crate::resource::{Discovery, DnsKind, Endpoints};
 
 /// How names of the federation's kind begin (gRFC A47).
 const FEDERATED: &str = "xdstp:";
+/// The most clusters that an aggregate names: as many as one may stand for.
+const MAX_MEMBERS: usize = 256;
 
 pub(super) fn discovery(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Discovery, Fault> {
     let kind = match &proto.cluster_discovery_type {
@@ -81,6 +83,10 @@ fn aggregate(custom: &CustomClusterType) -> Result<Discovery, Fault> {
     let names = unpack::<ClusterConfig>("typed_config", any)?.clusters;
     if names.is_empty() {
         return Err(Fault::new("typed_config.clusters", "is empty (gRFC A37)"));
+    }
+    if names.len() > MAX_MEMBERS {
+        let reason = format!("has {} names, more than {MAX_MEMBERS}", names.len());
+        return Err(Fault::new("typed_config.clusters", reason));
     }
     if let Some(index) = names.iter().position(String::is_empty) {
         return Err(Fault::new(format!("typed_config.clusters[{index}]"), "is empty"));

@@ -2,7 +2,8 @@
 
 use mesh_core::config::{Clients, InboundSecurity};
 
-use super::{common, peers, refuse, tls_config, whole};
+use super::{common, peers, refuse, tls_config};
+use crate::decode::common::unpack_whole;
 use crate::decode::{Context, Fault, Notes};
 use crate::proto::core::TransportSocket;
 use crate::proto::tls::{DownstreamTlsContext, downstream_tls_context::OcspStaplePolicy};
@@ -16,7 +17,7 @@ pub(in crate::decode) fn downstream(
     let Some(any) = tls_config(socket)? else {
         return Ok(InboundSecurity::Plaintext);
     };
-    let downstream = whole::<DownstreamTlsContext>(any)?;
+    let downstream = unpack_whole::<DownstreamTlsContext>("typed_config", any)?;
     read(&downstream, context, notes).map_err(|fault| fault.within("typed_config"))
 }
 

@@ -5,7 +5,7 @@
 //! be honoured is refused, since leaving out a check would leave out security.
 
 use mesh_core::config::{MutualTls, TlsMode};
-use prost::{Message, Name};
+use prost::Name;
 
 use super::{Context, Fault, Notes};
 use crate::proto::core::{TransportSocket, transport_socket::ConfigType};
@@ -30,7 +30,7 @@ pub(super) fn upstream(socket: &TransportSocket, context: &Context, notes: &mut 
     let Some(any) = tls_config(socket)? else {
         return Ok(TlsMode::Plaintext);
     };
-    let upstream = whole::<UpstreamTlsContext>(any)?;
+    let upstream = super::common::unpack_whole::<UpstreamTlsContext>("typed_config", any)?;
     read(&upstream, context, notes).map_err(|fault| fault.within("typed_config"))
 }
 
@@ -63,19 +63,6 @@ fn tls_config(socket: &TransportSocket) -> Result<Option<&Any>, Fault> {
         None if socket.name == RAW_BUFFER => Ok(None),
         None => Err(Fault::new("typed_config", "is missing")),
     }
-}
-
-/// Unpacks a message of which every field is known.
-///
-/// A field that this version of the API does not know is lost in decoding, and may be a check. What is lost shows in the
-/// length: every encoder of the protocol writes a value in the same number of bytes.
-fn whole<M: Message + Name + Default>(any: &Any) -> Result<M, Fault> {
-    let message = super::common::unpack::<M>("typed_config", any)?;
-    if message.encoded_len() < any.value.len() {
-        let reason = "holds a field that is not known here, and could be a check";
-        return Err(Fault::new("typed_config", reason));
-    }
-    Ok(message)
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<(), Fault> {

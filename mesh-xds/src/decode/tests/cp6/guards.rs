@@ -97,6 +97,26 @@ fn regex(source: &str) -> matcher::StringMatcher {
     }
 }
 
+/// Changes the bytes of the filter.
+fn spoil(proto: &mut Proto, change: impl FnOnce(&mut Vec<u8>)) {
+    manager(proto, |manager| {
+        let mut filter = filter_of(&good());
+        let Some(http_filter::ConfigType::TypedConfig(any)) = &mut filter.config_type else {
+            panic!("the filter has a configuration")
+        };
+        change(&mut any.value);
+        manager.http_filters[0] = filter;
+    });
+}
+
+/// Adds a message that has an unknown field only, as the field of this tag.
+fn within(bytes: &mut Vec<u8>, tag: u8) {
+    let mut inner = Vec::new();
+    with_unknown_field(&mut inner);
+    bytes.extend([tag, inner.len() as u8]);
+    bytes.extend(inner);
+}
+
 fn on_route(proto: &mut Proto, config: crate::proto::protobuf::Any) {
     manager(proto, |manager| {
         let Some(RouteSpecifier::RouteConfig(routes)) = &mut manager.route_specifier else {
@@ -122,7 +142,12 @@ fn az_9_a_policy_that_is_not_understood_is_refused_and_the_last_good_one_stays()
     };
     let permission = |rest: &str| at(&format!(".rules.policies[\"p\"].permissions[0]{rest}"));
     let principal = |rest: &str| at(&format!(".rules.policies[\"p\"].principals[0]{rest}"));
-    let mutators: [Mutator<Proto>; 36] = [
+    let mutators: [Mutator<Proto>; 39] = [
+        (at(""), |p| spoil(p, with_unknown_field)),
+        // Of one in `rules`: what stands there twice is one message.
+        (at(""), |p| spoil(p, |bytes| within(bytes, 0x0a))),
+        // And of one in `shadow_rules`, which is not enforced and might be understood wrongly all the same.
+        (at(""), |p| spoil(p, |bytes| within(bytes, 0x12))),
         (at(".matcher"), |p| {
             rbac(p, |rbac| rbac.matcher = Some(Default::default()))
         }),
@@ -257,7 +282,15 @@ fn az_9_a_policy_that_is_not_understood_is_refused_and_the_last_good_one_stays()
 
 #[test]
 fn az_9_routes_beside_a_guard_are_told_apart() {
-    let mutators: [Mutator<Proto>; 4] = [
+    let mutators: [Mutator<Proto>; 5] = [
+        (
+            "filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[0].routes[0].typed_per_filter_config[\"envoy.filters.http.rbac\"]",
+            |p| {
+                let mut config = pack(&rbac_http::RbacPerRoute::default());
+                with_unknown_field(&mut config.value);
+                on_route(p, config);
+            },
+        ),
         ("filter_chains[0].filters[0].typed_config.rds.config_source", |p| {
             manager(p, |manager| {
                 manager.route_specifier = Some(RouteSpecifier::Rds(Default::default()))

@@ -354,7 +354,8 @@ fn cp_6_kinds_of_clusters() {
     fn lead_to(proto: &mut Proto, names: &[&str]) {
         proto.cluster_discovery_type = aggregate(names).cluster_discovery_type;
     }
-    let many: [Mutator<Proto>; 2] = [
+    let many: [Mutator<Proto>; 3] = [
+        ("cluster_type.typed_config.clusters", |p| lead_to(p, &["a"; 257])),
         ("cluster_type.typed_config.clusters", |p| lead_to(p, &[])),
         ("cluster_type.typed_config.clusters[1]", |p| lead_to(p, &["a", ""])),
     ];
