@@ -13,7 +13,7 @@
 //! use mesh_core::report::{Exposition, standard::{Amounts, EdgeLabels, Edges, End, Reporter, Workload}};
 //!
 //! let edges = Edges::default();
-//! let labels = EdgeLabels::new(Reporter::Source, Workload::named("checkout", "shop").into(), Workload::unknown());
+//! let labels = EdgeLabels::new(Reporter::Source, Workload::named("checkout", "shop"), Workload::unknown());
 //! let edge = edges.edge(&labels);
 //! edge.count(End::http(200), Amounts { duration: Duration::from_micros(250), ..Amounts::default() });
 //! let mut out = Exposition::default();
