@@ -1,6 +1,6 @@
 //! Tests of a string: what routes, faults and expected peers are told by.
 //!
-//! Regular expressions are compiled when the configuration is built and match
+//! Regular expressions are RE2's, are compiled when the configuration is built and match
 //! the whole string (Envoy `safe_regex`, gRFC A28); the `regex` crate runs in linear time, and its compiled size is bounded,
 //! so that a hostile pattern costs an update and not a process.
 
@@ -8,6 +8,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use regex::bytes::{Regex, RegexBuilder};
+
+use crate::config::re2::{self, Over};
 
 /// The most bytes a compiled pattern may take. Unicode is what needs them: `.{1,255}` takes some 400 KiB, and Envoy takes it. Matching
 /// stays linear whatever the size.
@@ -25,25 +27,44 @@ impl Pattern {
     ///
     /// # Errors
     ///
-    /// When it is not a regular expression, or compiles to more than a megabyte.
+    /// When RE2 would not take it, or it compiles to more than a megabyte.
     pub fn new(source: &str) -> Result<Self, InvalidPattern> {
-        let compiled = |source: &str| {
-            RegexBuilder::new(source)
-                .size_limit(MAX_COMPILED_BYTES)
-                .dfa_size_limit(MAX_COMPILED_BYTES)
-                .build()
-        };
-        let ascii = ascii_classes(source);
-        // Alone first: what is one only between the parentheses below, as `a)|(?:b`, would not be held to the whole string by them.
-        let regex = compiled(&ascii).and_then(|_| compiled(&format!("^(?:{ascii})$")));
-        let regex = regex.map_err(|error| InvalidPattern {
+        let invalid = |detail: String| InvalidPattern {
             source: source.into(),
-            detail: error.to_string().into(),
-        })?;
+            detail: detail.into(),
+        };
+        let translated = re2::translated(source, Over::Bytes).map_err(invalid)?;
+        let regex = RegexBuilder::new(&format!("^(?:{translated})$"))
+            .size_limit(MAX_COMPILED_BYTES)
+            .dfa_size_limit(MAX_COMPILED_BYTES)
+            .build()
+            .map_err(|error| invalid(error.to_string()))?;
         Ok(Self {
             source: source.into(),
             regex,
         })
+    }
+
+    /// One that matches `text` in any case of ASCII letters, with whatever else on the sides that are `open` (Envoy `ignore_case`).
+    ///
+    /// # Errors
+    ///
+    /// When it compiles to more than a megabyte.
+    pub fn any_case(text: &str, open: (bool, bool)) -> Result<Self, InvalidPattern> {
+        let anything = |is_open: bool| if is_open { r"\C*" } else { "" };
+        let mut source = String::from(anything(open.0));
+        for letter in text.chars() {
+            if letter.is_ascii_alphabetic() {
+                source.extend(['[', letter.to_ascii_uppercase(), letter.to_ascii_lowercase(), ']']);
+            } else {
+                if letter.is_ascii() && !letter.is_ascii_alphanumeric() {
+                    source.push('\\');
+                }
+                source.push(letter);
+            }
+        }
+        source.push_str(anything(open.1));
+        Self::new(&source)
     }
 
     /// As it was written.
@@ -75,35 +96,6 @@ impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}/", self.source)
     }
-}
-
-/// `\w`, `\d` and `\s` mean ASCII in RE2, which control planes write for, and all of Unicode in the `regex` crate: there they
-/// would match more than was meant, and take a thousand times the space.
-pub(super) fn ascii_classes(source: &str) -> String {
-    let mut ascii = String::with_capacity(source.len());
-    let mut rest = source.chars();
-    while let Some(next) = rest.next() {
-        let class = match (next, rest.clone().next()) {
-            ('\\', Some('w')) => "[0-9A-Za-z_]",
-            ('\\', Some('W')) => "[^0-9A-Za-z_]",
-            ('\\', Some('d')) => "[0-9]",
-            ('\\', Some('D')) => "[^0-9]",
-            ('\\', Some('s')) => r"[\t\n\f\r ]",
-            ('\\', Some('S')) => r"[^\t\n\f\r ]",
-            ('\\', Some(other)) => {
-                rest.next();
-                ascii.extend([next, other]);
-                continue;
-            }
-            _ => {
-                ascii.push(next);
-                continue;
-            }
-        };
-        rest.next();
-        ascii.push_str(class);
-    }
-    ascii
 }
 
 /// A pattern that cannot be compiled.
@@ -178,6 +170,16 @@ mod tests {
     }
 
     #[test]
+    fn any_case_is_of_ascii_and_beside_any_bytes() {
+        let prefix = Pattern::any_case("K.1-\u{e9}", (false, true)).unwrap();
+        assert!(prefix.is_match("k.1-\u{e9}\n".as_bytes()) && prefix.is_match("K.1-\u{e9}".as_bytes()));
+        assert!(!prefix.is_match("kx1-\u{e9}".as_bytes()) && !prefix.is_match("\u{212a}.1-\u{e9}".as_bytes()));
+        assert!(Pattern::any_case("a", (true, true)).unwrap().is_match(b"\xffA\xff"));
+        let again = Pattern::new(prefix.as_str()).unwrap();
+        assert_eq!(again, prefix, "it can be written down as RE2's");
+    }
+
+    #[test]
     fn a_pattern_of_unicode_that_envoy_takes_is_taken() {
         let pattern = Pattern::new(".{1,255}").unwrap();
         assert!(pattern.is_match("\u{e9}".repeat(255).as_bytes()));
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn a_pattern_that_explodes_is_refused() {
         assert!(
-            Pattern::new("(a{1000}){1000}")
+            Pattern::new(r"[\pL\pN]{1000}")
                 .unwrap_err()
                 .to_string()
                 .contains("size limit")

@@ -22,6 +22,7 @@ mod metadata;
 mod origination;
 mod outlier;
 mod protocol;
+mod re2;
 mod reason;
 mod retry;
 mod route;

@@ -178,26 +178,25 @@ fn header_test(proto: &HeaderMatcher, invert: &mut bool) -> Result<HeaderTest, F
 
 /// Reads a string matcher. An empty prefix, suffix or part is refused (gRFC A63): it would match everything.
 pub(crate) fn string_match(proto: &StringMatcher) -> Result<StringMatch, Fault> {
-    let fold = |text: &str, before: &str, after: &str| {
-        let source = format!("(?is-u:{before}{}{after})", regex::escape(text));
-        Pattern::new(&source)
+    let fold = |text: &str, open| {
+        Pattern::any_case(text, open)
             .map(StringMatch::Regex)
             .map_err(|error| Fault::new("", error))
     };
     let any_case = proto.ignore_case;
     match &proto.match_pattern {
-        Some(MatchPattern::Exact(text)) if any_case => fold(text, "", ""),
+        Some(MatchPattern::Exact(text)) if any_case => fold(text, (false, false)),
         Some(MatchPattern::Exact(text)) => Ok(StringMatch::Exact(text.as_str().into())),
         Some(MatchPattern::Prefix(text)) => match non_empty("prefix", text)? {
-            text if any_case => fold(&text, "", ".*"),
+            text if any_case => fold(&text, (false, true)),
             text => Ok(StringMatch::Prefix(text)),
         },
         Some(MatchPattern::Suffix(text)) => match non_empty("suffix", text)? {
-            text if any_case => fold(&text, ".*", ""),
+            text if any_case => fold(&text, (true, false)),
             text => Ok(StringMatch::Suffix(text)),
         },
         Some(MatchPattern::Contains(text)) => match non_empty("contains", text)? {
-            text if any_case => fold(&text, ".*", ".*"),
+            text if any_case => fold(&text, (true, true)),
             text => Ok(StringMatch::Contains(text)),
         },
         Some(MatchPattern::SafeRegex(regex)) => pattern("safe_regex", regex).map(StringMatch::Regex),

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use regex::{Regex, RegexBuilder};
 
-use crate::config::matcher::ascii_classes;
+use crate::config::re2::{self, Over};
 
 /// The most bytes a compiled pattern may take: as for those that match.
 const MAX_COMPILED_BYTES: usize = 64 * 1024;
@@ -29,11 +29,12 @@ impl Substitution {
     /// When either cannot be.
     pub fn new(source: &str, replacement: &str) -> Result<Self, InvalidSubstitution> {
         let invalid = |detail: String| InvalidSubstitution { detail: detail.into() };
-        let regex = RegexBuilder::new(&ascii_classes(source))
+        let unusable = |error: String| invalid(format!("not a usable regular expression: {source:?}: {error}"));
+        let regex = RegexBuilder::new(&re2::translated(source, Over::Text).map_err(unusable)?)
             .size_limit(MAX_COMPILED_BYTES)
             .dfa_size_limit(MAX_COMPILED_BYTES)
             .build()
-            .map_err(|error| invalid(format!("not a usable regular expression: {source:?}: {error}")))?;
+            .map_err(|error| unusable(error.to_string()))?;
         let mut template = String::new();
         let mut rest = replacement.chars();
         while let Some(next) = rest.next() {
