@@ -28,7 +28,8 @@ impl Race {
         let (mut first, mut other) = (VecDeque::new(), VecDeque::new());
         let mut family = None;
         for address in addresses {
-            let is_first = *family.get_or_insert(address.is_ipv6()) == address.is_ipv6();
+            let of = address.is_ipv6();
+            let is_first = *family.get_or_insert(of) == of;
             let list = if is_first { &mut first } else { &mut other };
             if !list.contains(&address) {
                 list.push_back(address);

@@ -5,73 +5,20 @@ use mesh_core::authorize::Facts;
 use mesh_core::config::{FilterChain, ReasonKind, Routing};
 use mesh_core::identity::SpiffeId;
 use mesh_core::route::RequestHead;
-use prost::{Message, Name};
 
 use super::assemble::{Mesh, grpc, missing};
 use super::*;
 use crate::bootstrap::Profile;
 use crate::client::ads::AdsState;
 use crate::client::assemble::{Assembler, Naming};
-use crate::decode::tests::routed::rules;
+use crate::decode::tests::discovered::{
+    Action, CHAIN, ExtensionConfigSource, FILTER, HttpFilter, deny, guard, guard_of_connections, listener,
+    listener_of_connections,
+};
 use crate::decode::tests::{envoy, istiod, raw as raw_of};
 use crate::node::Node;
-use crate::proto::core::{
-    ConfigSource, ExtensionConfigSource, TypedExtensionConfig, config_source::ConfigSourceSpecifier,
-};
-use crate::proto::hcm::{HttpConnectionManager, HttpFilter, http_filter};
-use crate::proto::listener::{Filter, filter};
-use crate::proto::rbac::rbac::Action;
-use crate::proto::{pack, rbac_http, rbac_network};
 
 const SERVED: &str = "10.0.0.1:50051";
-const CHAIN: &str = "0.0.0.0_50051";
-const FILTER: &str = "ns.guard";
-
-fn source(types: &[String]) -> ExtensionConfigSource {
-    ExtensionConfigSource {
-        config_source: Some(ConfigSource {
-            config_source_specifier: Some(ConfigSourceSpecifier::Ads(Default::default())),
-            ..Default::default()
-        }),
-        type_urls: types.to_vec(),
-        ..Default::default()
-    }
-}
-
-/// istiod's listener of what comes in, whose chain of the port has such a filter before all others.
-fn listener(change: impl FnOnce(&mut HttpFilter, &mut ExtensionConfigSource)) -> Raw {
-    let mut proto = istiod::sidecar::virtual_inbound(true);
-    let chain = proto
-        .filter_chains
-        .iter_mut()
-        .find(|chain| chain.name == CHAIN)
-        .unwrap();
-    let Some(filter::ConfigType::TypedConfig(any)) = &mut chain.filters[0].config_type else {
-        panic!("the filter has a configuration")
-    };
-    let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
-    let mut source = source(&[rbac_http::Rbac::type_url()]);
-    let mut own = HttpFilter {
-        name: FILTER.into(),
-        ..HttpFilter::default()
-    };
-    change(&mut own, &mut source);
-    own.config_type = Some(http_filter::ConfigType::ConfigDiscovery(source));
-    manager.http_filters.insert(0, own);
-    *any = pack(&manager);
-    raw_of(&proto)
-}
-
-fn guard(action: Action) -> Raw {
-    resource(pack(&rules(action)))
-}
-
-fn resource(config: crate::proto::protobuf::Any) -> Raw {
-    raw_of(&TypedExtensionConfig {
-        name: FILTER.into(),
-        typed_config: Some(config),
-    })
-}
 
 fn server(listener: Raw) -> Mesh {
     let mut mesh = Mesh::new(&[]);
@@ -160,7 +107,6 @@ fn az_10_a_servers_filter_of_its_own_is_waited_for_and_then_holds() {
 
 #[test]
 fn az_10_a_servers_filter_that_is_not_there_is_its_default_or_nobody_is_served() {
-    let deny = || Some(pack(&rules(Action::Deny)));
     let no_op = "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig";
     type Change = fn(&mut HttpFilter, &mut ExtensionConfigSource);
     let optional: Change = |filter, _| filter.is_optional = true;
@@ -196,32 +142,10 @@ fn az_10_a_servers_filter_that_is_not_there_is_its_default_or_nobody_is_served()
 
 #[test]
 fn az_10_a_filter_of_a_servers_connections_is_waited_for_too() {
-    let mut proto = istiod::sidecar::virtual_inbound(true);
-    let chain = proto
-        .filter_chains
-        .iter_mut()
-        .find(|chain| chain.name == CHAIN)
-        .unwrap();
-    let own = Filter {
-        name: FILTER.into(),
-        config_type: Some(filter::ConfigType::ConfigDiscovery(source(&[
-            rbac_network::Rbac::type_url(),
-        ]))),
-    };
-    chain.filters.insert(0, own);
-    let mut mesh = server(raw_of(&proto));
+    let mut mesh = server(listener_of_connections());
     assert_eq!(outcome(&mesh), Err(ReasonKind::Waiting));
-    let of_connections = |action| {
-        let rules = rules(action).rules;
-        let config = rbac_network::Rbac {
-            rules,
-            stat_prefix: "p".into(),
-            ..rbac_network::Rbac::default()
-        };
-        resource(pack(&config))
-    };
     for (action, expected) in [(Action::Allow, "passes"), (Action::Deny, "no connection")] {
-        mesh.hear(ResourceKind::ExtensionConfig, vec![of_connections(action)]);
+        mesh.hear(ResourceKind::ExtensionConfig, vec![guard_of_connections(action)]);
         assert_eq!(outcome(&mesh), Ok(expected));
     }
 }

@@ -3,35 +3,10 @@
 
 use std::time::Duration;
 
-use mesh_core::deadline::{self, Caller};
-use prost::Message;
-
 use super::assemble::Mesh;
 use super::*;
-use crate::decode::tests::limited_listener;
-use crate::proto::protobuf;
-use crate::proto::route::{RouteConfiguration, route, route_action::MaxStreamDuration};
-
-/// Routes that say this: longest stream, longest gRPC call, timeout.
-fn routes_saying([stream, grpc, timeout]: [Option<i64>; 3]) -> Raw {
-    let seconds = |seconds: i64| protobuf::Duration { seconds, nanos: 0 };
-    let raw = routes("r", "c");
-    let mut proto = RouteConfiguration::decode(&*raw.bytes).unwrap();
-    let route = &mut proto.virtual_hosts[0].routes[0];
-    let Some(route::Action::Route(action)) = &mut route.action else {
-        panic!("{route:?}")
-    };
-    action.timeout = timeout.map(seconds);
-    action.max_stream_duration = Some(MaxStreamDuration {
-        max_stream_duration: stream.map(seconds),
-        grpc_timeout_header_max: grpc.map(seconds),
-        ..MaxStreamDuration::default()
-    });
-    Raw {
-        bytes: proto.encode_to_vec(),
-        ..raw
-    }
-}
+use crate::decode::tests::{limited_listener, routes_saying};
+use mesh_core::deadline::{self, Caller};
 
 #[test]
 fn a_routes_longest_stream_holds_before_the_managers_even_where_it_is_as_long_as_the_timeout() {
@@ -51,7 +26,7 @@ fn a_routes_longest_stream_holds_before_the_managers_even_where_it_is_as_long_as
     for (said, expected) in cases {
         let mut mesh = Mesh::new(&["t"]);
         mesh.hear(ResourceKind::Listener, vec![limited_listener("t", "r", 30, 5)]);
-        mesh.hear(ResourceKind::Route, vec![routes_saying(said)]);
+        mesh.hear(ResourceKind::Route, vec![routes_saying(&routes("r", "c"), said)]);
         mesh.hear(ResourceKind::Cluster, vec![cluster("c")]);
         let heard = mesh.hear(ResourceKind::Endpoints, vec![endpoints("c", &[1])]);
         let snapshot = heard.snapshot.unwrap();
