@@ -74,6 +74,7 @@ mod tests {
 
     /// The order, and when each begins where the attempts of these places fail at once and the others never end.
     fn begun(of: &[&str], failing: &[usize]) -> Vec<(String, u64)> {
+        #[allow(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
         let start = Instant::now();
         let (mut race, mut now, mut order) = (Race::new(addresses(of)), start, Vec::new());
         loop {
