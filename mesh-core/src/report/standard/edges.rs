@@ -89,7 +89,7 @@ impl Edges {
                 Arc::clone(&self.shared.others[labels.reporter as usize])
             }
             Entry::Vacant(place) => {
-                let edge = Arc::new(Edge::new(labels.clone(), Arc::clone(&self.shared.room)));
+                let edge = Arc::new(Edge::new(labels, Arc::clone(&self.shared.room)));
                 let known = Known {
                     edge: Arc::clone(&edge),
                     seen: None,
