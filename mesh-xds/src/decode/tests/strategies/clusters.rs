@@ -160,7 +160,17 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
         (metrics, connections(), common_lbs(), service),
     )
         .prop_map(
-            |(name, lb, tls, matches, nanos, (breakers, outlier), (metrics, connections, common_lb, service))| {
+            |(
+                name,
+                lb,
+                mut tls,
+                mut matches,
+                nanos,
+                (breakers, outlier),
+                (metrics, connections, common_lb, service),
+            )| {
+                let modes = matches.iter_mut().map(|one| &mut one.mode).chain([&mut tls]);
+                modes.for_each(|mode| say_its_name(mode, &name));
                 Cluster {
                     common_lb: CommonLb {
                         // Of others it cannot be said.
@@ -185,6 +195,15 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
                 }
             },
         )
+}
+
+/// Without a name, a part of the cluster's stands in where that has the form for it (Istio's, of four parts).
+fn say_its_name(mode: &mut TlsMode, cluster: &str) {
+    if let TlsMode::Origination(outside) = mode
+        && cluster.split('|').count() == 4
+    {
+        outside.sni.get_or_insert_with(|| "n".into());
+    }
 }
 
 fn connections() -> impl Strategy<Value = Connections> {
@@ -265,8 +284,7 @@ fn outside() -> impl Strategy<Value = TlsOrigination> {
         let names = names.into_iter().map(|(kind, test)| NameMatch { kind, test });
         names.collect::<Box<[_]>>()
     });
-    // Without a name, that of the cluster would stand in where it has the form for it.
-    let sni = "[a-z.]{1,9}".prop_map(|sni| Some(Box::from(sni)));
+    let sni = prop::option::of("[a-z.]{1,9}").prop_map(|sni| sni.map(Box::from));
     (roots, sni, names, shown, any::<bool>()).prop_map(|(roots, sni, names, shown, unverified)| TlsOrigination {
         sni,
         names,
