@@ -10,10 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, TE, USER_AGENT};
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use mesh_core::config::{ClusterName, Route};
+use mesh_core::deadline::GRPC_TIMEOUT;
 use mesh_core::retry::{Overrides, Rules};
-use mesh_core::route::Held;
+use mesh_core::route::{Held, is_grpc};
 use tokio::time::Instant;
 
 use crate::cluster::{ClusterHandle, Extras};
@@ -32,7 +35,36 @@ pin_project_lite::pin_project! {
         body: B,
         peeked: Peeked,
         call: Call,
+        began: Instant,
         waited: Duration,
+        said: Said,
+    }
+}
+
+/// What a request's head says that more than one room goes by, found in one pass that hashes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said {
+    /// It is a call of gRPC.
+    pub(crate) grpc: bool,
+    /// It has a `grpc-timeout`.
+    pub(crate) timeout: bool,
+    /// It may have something to say in place of its route.
+    pub(crate) overrides: bool,
+}
+
+impl Said {
+    pub(crate) fn by(headers: &HeaderMap) -> Self {
+        let mut said = Self::default();
+        for (name, value) in headers {
+            match *name {
+                CONTENT_TYPE => said.grpc = is_grpc(value),
+                // Every gRPC call has them; their texts are not looked at.
+                TE | USER_AGENT | ACCEPT_ENCODING => {}
+                ref other if *other == GRPC_TIMEOUT => said.timeout = true,
+                ref other => said.overrides |= other.as_str().starts_with("x-envoy-"),
+            }
+        }
+        said
     }
 }
 
@@ -97,17 +129,46 @@ impl Call {
 
 impl<B> Routed<B> {
     #[inline]
-    pub(crate) fn new(body: B, call: Call, waited: Duration) -> Self {
-        Self {
+    pub(crate) fn new(request: Request<B>, mut call: Call, began: Instant, waited: Duration) -> Request<Self> {
+        let said = Said::by(request.headers());
+        call.grpc = said.grpc;
+        request.map(|body| Self {
             body,
             peeked: Peeked::Unseen,
             call,
+            began,
             waited,
-        }
+            said,
+        })
+    }
+
+    /// When the call began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When it was routed: the present, for the rooms that follow, which need not read the clock for it.
+    pub(crate) fn routed_at(&self) -> Instant {
+        self.began + self.waited
+    }
+
+    /// What its head says.
+    pub(crate) fn said(&self) -> Said {
+        self.said
+    }
+
+    /// Whether it is a call of gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.call.grpc
     }
 
     pub(crate) fn extras(&self) -> Option<&Arc<Extras>> {
         self.call.extras.as_ref()
+    }
+
+    /// Whether a fault may hold it up.
+    pub(crate) fn may_be_held(&self) -> bool {
+        self.extras().is_some_and(|extras| extras.may_hold())
     }
 
     /// What the deadline room found out.
@@ -135,11 +196,6 @@ impl<B> Routed<B> {
     /// The live cluster that was chosen.
     pub(crate) fn cluster_handle(&self) -> &Arc<ClusterHandle> {
         &self.call.cluster
-    }
-
-    /// Whether it is a call of gRPC.
-    pub(crate) fn speaks_grpc(&mut self, grpc: bool) {
-        self.call.grpc = grpc;
     }
 
     /// How long the call waited for its target's first configuration. It counts against the call's time.
@@ -180,16 +236,16 @@ impl<B: Body<Data = Bytes> + Unpin> Routed<B> {
     #[inline]
     pub(crate) fn into_payload(mut self) -> Result<(Payload<B>, Call), Error> {
         self.is_whole()?;
-        let payload = match self.peeked {
+        let Self { body, peeked, call, .. } = self;
+        let payload = match peeked {
             Peeked::Whole(bytes) => Payload::Whole(bytes.unwrap_or_default()),
             Peeked::Part(frames) => {
-                let limit = self.call.route.retry.replay_limit();
-                let replay = Replay::new(frames.into_iter().rev(), self.body, limit);
-                Payload::Streaming(Arc::new(replay))
+                let limit = call.route.retry.replay_limit();
+                Payload::Streaming(Arc::new(Replay::new(frames.into_iter().rev(), body, limit)))
             }
             Peeked::Unseen => unreachable!("it was looked at"),
         };
-        Ok((payload, self.call))
+        Ok((payload, call))
     }
 }
 
@@ -288,7 +344,14 @@ impl<B> Attempt<B> {
         let time = &self.call.time;
         match &time.activity {
             None => Expiry::at(self.limit, time.deadline),
-            Some(activity) => Expiry::by(activity, self.limit, time.deadline),
+            Some(activity) => match activity.ended() {
+                None => Expiry::by(activity, self.limit, time.deadline),
+                // Once ended, it stays so: what may hold it up did, above.
+                Some(_) => {
+                    let own = self.limit.and_then(|limit| limit.ends(Some(activity)));
+                    Expiry::At(own.into_iter().chain(activity.ends()).chain(time.deadline).min())
+                }
+            },
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -38,9 +38,16 @@ pub struct StatusService<S> {
     inner: S,
 }
 
+/// A call's future that knows what is spoken, since somebody below looked at the request's head: it is looked at once.
+pub trait Spoken {
+    /// Whether it is a call of gRPC.
+    fn is_grpc(&self) -> bool;
+}
+
 impl<S, B> Service<Request<B>> for StatusService<S>
 where
     S: Service<Request<B>, Response = Response<ResponseBody>, Error = Error>,
+    S::Future: Spoken,
 {
     type Response = Response<ResponseBody>;
     type Error = Error;
@@ -52,10 +59,8 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let grpc = is_grpc(request.headers());
         StatusFuture {
             inner: self.inner.call(request),
-            grpc,
         }
     }
 }
@@ -66,32 +71,34 @@ pin_project! {
     pub struct StatusFuture<F> {
         #[pin]
         inner: F,
-        grpc: bool,
     }
 }
 
 impl<F> Future for StatusFuture<F>
 where
-    F: Future<Output = Result<Response<ResponseBody>, Error>>,
+    F: Future<Output = Result<Response<ResponseBody>, Error>> + Spoken,
 {
     type Output = F::Output;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut result = ready!(this.inner.poll(cx));
-        match &mut result {
-            Ok(response) if *this.grpc => {
-                let status = response.status();
-                response.body_mut().tell_as_grpc(status);
-                if status != StatusCode::OK && response.body().tells_no_status() {
-                    response.headers_mut().extend(without_status(code_of_http(status)));
+        let mut this = self.project();
+        // Changed where it is: an answer is large, and is moved by each room that takes it out.
+        let mut polled = this.inner.as_mut().poll(cx);
+        if let Poll::Ready(result) = &mut polled {
+            match result {
+                Ok(response) if this.inner.is_grpc() => {
+                    let status = response.status();
+                    response.body_mut().tell_as_grpc(status);
+                    if status != StatusCode::OK && response.body().tells_no_status() {
+                        response.headers_mut().extend(without_status(code_of_http(status)));
+                    }
                 }
+                Ok(_) => {}
+                Err(_) => fail(result, this.inner.is_grpc()),
             }
-            Ok(_) => {}
-            Err(_) => fail(&mut result, *this.grpc),
         }
-        Poll::Ready(result)
+        polled
     }
 }
 

@@ -22,6 +22,7 @@ use mesh_core::entropy::Draw;
 use mesh_core::link::{Guard, Standing};
 use mesh_core::route::{Caller, RequestHead};
 use mesh_core::{Entropy, Link, inherit, live, route};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::body::ResponseBody;
@@ -29,6 +30,7 @@ use crate::cluster::{ClusterManager, Selector, Target};
 use crate::deadline;
 use crate::error::{Error, Kind};
 use crate::request::{Call, Routed};
+use crate::status::is_grpc;
 use crate::telemetry::unrouted;
 
 pub use future::RouteFuture;
@@ -128,8 +130,9 @@ where
     fn call(&mut self, request: Request<B>) -> RouteFuture<S::Future> {
         match self.shared.decide(&request) {
             Decision::Go(call, given) => {
-                let request = request.map(|body| Routed::new(body, call, Duration::ZERO));
-                RouteFuture::go(self.inner.call(request), given)
+                let request = Routed::new(request, call, Instant::now(), Duration::ZERO);
+                let grpc = request.body().is_grpc();
+                RouteFuture::go(self.inner.call(request), given, grpc)
             }
             Decision::Answer(response) => self.shared.unrouted(&request, Duration::ZERO, Ok(response)),
             Decision::Fail(error) => self.shared.unrouted(&request, Duration::ZERO, Err(error)),
@@ -169,7 +172,7 @@ impl Shared {
         result: Result<Box<Response<ResponseBody>>, Error>,
     ) -> RouteFuture<F> {
         unrouted(&self.link, request, &self.target, took, &result);
-        RouteFuture::done(result)
+        RouteFuture::done(result, is_grpc(request.headers()))
     }
 
     fn decide<B>(&self, request: &Request<B>) -> Decision {
