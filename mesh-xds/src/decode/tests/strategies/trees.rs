@@ -83,7 +83,13 @@ fn retries() -> impl Strategy<Value = RetryPolicy> {
 
 /// Of each limit nothing, none, or some time.
 fn limits() -> impl Strategy<Value = TimeLimits> {
-    let limit = || prop::option::of(0u64..1000).prop_map(|seconds| seconds.map(Duration::from_secs));
+    let limit = || {
+        prop_oneof![
+            Just(None),
+            Just(Some(Duration::ZERO)),
+            (1u64..1000).prop_map(|seconds| Some(Duration::from_secs(seconds))),
+        ]
+    };
     let offset = millis(1000);
     (limit(), limit(), offset, limit()).prop_map(|(max_stream, grpc_max, grpc_offset, idle)| TimeLimits {
         max_stream,
