@@ -38,12 +38,17 @@ pub(crate) fn aggregates() -> impl Strategy<Value = Cluster> {
         let named = |(index, leaf): (usize, Cluster)| {
             // No two of one name.
             let name: ClusterName = format!("{index}|{}", leaf.name).into();
+            let (mut tls, mut matches) = (leaf.tls.clone(), leaf.tls_matches.to_vec());
+            let modes = matches.iter_mut().map(|one| &mut one.mode).chain([&mut tls]);
+            modes.for_each(|mode| say_its_name(mode, name.as_str()));
             Arc::new(Cluster {
                 load_reporting: leaf.load_reporting.map(|reporting| LoadReporting {
                     metrics: reporting.metrics,
                     ..LoadReporting::of(name.as_str())
                 }),
                 name,
+                tls,
+                tls_matches: matches.into(),
                 ..leaf
             })
         };
