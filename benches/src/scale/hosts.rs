@@ -77,8 +77,8 @@ pub(super) fn measure() -> Result<(Value, Vec<String>), Failure> {
     let few = Hosts::new(&link, &cluster(FEW, |endpoint| endpoint.weight = Weight(2)));
     let (mut of_few, mut of_many) = (Picks::of(&few)?, Picks::of(&hosts)?);
     for _ in 1..ROUNDS {
-        of_few = of_few.best(Picks::of(&few)?);
-        of_many = of_many.best(Picks::of(&hosts)?);
+        of_few = of_few.best(&Picks::of(&few)?);
+        of_many = of_many.best(&Picks::of(&hosts)?);
     }
     of_few.tell("pick among 100");
     of_many.tell("pick among 100,000");
@@ -168,7 +168,7 @@ impl Picks {
     }
 
     /// The better of two rounds, figure by figure. What was allocated in either counts.
-    fn best(self, other: Self) -> Self {
+    fn best(self, other: &Self) -> Self {
         Self {
             each: self.each.min(other.each),
             p50: self.p50.min(other.p50),
