@@ -29,6 +29,7 @@ mod modes;
 mod mtls;
 mod orca;
 mod outlier;
+mod page;
 mod policies;
 mod pools;
 mod providers;

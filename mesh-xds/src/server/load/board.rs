@@ -107,7 +107,8 @@ impl LoadBoard {
         self.shared.closing.send_replace(true);
     }
 
-    pub(super) fn interval(&self) -> Duration {
+    /// How often clients are asked to report.
+    pub fn interval(&self) -> Duration {
         self.shared.interval
     }
 
