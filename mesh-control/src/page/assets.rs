@@ -22,7 +22,7 @@ macro_rules! asset {
     };
 }
 
-const ASSETS: [Asset; 13] = [
+const ASSETS: [Asset; 14] = [
     asset!("/", HTML, "index.html"),
     asset!("/assets/style.css", CSS, "style.css"),
     asset!("/assets/icon.svg", SVG, "icon.svg"),
@@ -31,6 +31,7 @@ const ASSETS: [Asset; 13] = [
     asset!("/assets/history.js", JS, "history.js"),
     asset!("/assets/layout.js", JS, "layout.js"),
     asset!("/assets/graph.js", JS, "graph.js"),
+    asset!("/assets/shapes.js", JS, "shapes.js"),
     asset!("/assets/charts.js", JS, "charts.js"),
     asset!("/assets/panel.js", JS, "panel.js"),
     asset!("/assets/tables.js", JS, "tables.js"),

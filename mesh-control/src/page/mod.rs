@@ -72,6 +72,6 @@ impl Page {
             status: self.publisher.status().borrow().clone(),
             interval: self.loads.interval(),
         };
-        topology::mesh(seen, now)
+        topology::mesh(&seen, now)
     }
 }

@@ -60,8 +60,8 @@ async fn versions(link: &Link) -> [Arc<Cluster>; 2] {
     let found = async {
         loop {
             let snapshot = link.snapshots().load_full();
-            let all = snapshot.clusters().values().filter_map(|cluster| cluster.as_ref().ok());
-            let of = |subset: &str| all.clone().find(|cluster| cluster.name.as_str().contains(subset)).cloned();
+            let all = || snapshot.clusters().values().filter_map(|cluster| cluster.as_ref().ok());
+            let of = |subset: &str| all().find(|cluster| cluster.name.as_str().contains(subset)).cloned();
             if let (Some(v1), Some(v2)) = (of("|v1|"), of("|v2|")) {
                 return [v1, v2];
             }

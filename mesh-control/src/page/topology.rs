@@ -80,7 +80,7 @@ struct ServiceSum {
 }
 
 /// The answer.
-pub(super) fn mesh(seen: Seen, now: SystemTime) -> api::Mesh {
+pub(super) fn mesh(seen: &Seen, now: SystemTime) -> api::Mesh {
     let told: BTreeMap<&str, Told> = seen.snapshots.iter().map(|(group, one)| (&**group, Told::of(one))).collect();
     let processes = processes(&seen.clients, &seen.loads);
     let mut sums = Sums::default();
