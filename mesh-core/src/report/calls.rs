@@ -78,12 +78,9 @@ impl Calls {
         *failed.entry(known.then_some(end)).or_default() += 1;
     }
 
-    /// What load reports tell: nothing where nobody asks.
-    pub(super) fn told(&self) -> BTreeMap<Box<str>, Figure> {
-        match self.asked.load(Ordering::Relaxed) {
-            true => self.figures(),
-            false => BTreeMap::new(),
-        }
+    /// What load reports tell; `None` while nobody asks.
+    pub(super) fn told(&self) -> Option<BTreeMap<Box<str>, Figure>> {
+        self.asked.load(Ordering::Relaxed).then(|| self.figures())
     }
 
     /// All figures that are not zero, by the names that reports use.

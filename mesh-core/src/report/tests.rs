@@ -390,6 +390,12 @@ fn calls_are_told_in_windows_to_who_asks() {
     assert_eq!(told(&first), (0, 0, 0));
     calls.count(end(0), Duration::from_millis(2), true);
     assert_eq!((told(&first), told(&second)), ((1, 0, 1), (3, 1, 2)));
+    // What was told is not told again when somebody asks anew.
+    calls.ask(false);
+    calls.count(end(0), Duration::from_millis(2), true);
+    assert_eq!(told(&first), (0, 0, 0));
+    calls.ask(true);
+    assert_eq!(told(&first), (1, 0, 1));
     // An endpoint that reports such a name is not listened to, and what it reports besides is not asked for.
     let load = loads.load(&cluster(), &asking_for(&["named_metrics.*"]), &zone("a"));
     grpc(&load, 0, &report("named_metrics.mesh.calls.secured=7,named_metrics.q=1"));
