@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ca::{Authority, CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, write_file};
 
-/// What a running control plane leaves in its state directory for `meshctl bootstrap` and `meshctl status`.
+/// What a running control plane leaves in its state directory for `meshctl bootstrap`, `meshctl status` and
+/// `meshctl dashboard`.
 const FILE: &str = "control-plane.json";
 
 /// Makes join tokens and bootstraps. Clones are the same authority.
@@ -33,6 +34,9 @@ struct Note {
     /// Where ADS and the status of clients are served in the clear, if anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     plaintext: Option<String>,
+    /// Where the page is served, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    admin: Option<String>,
 }
 
 impl Note {
@@ -45,6 +49,11 @@ impl Note {
 /// The plaintext port of the control plane that ran last with this state directory, if it had one.
 pub fn noted_plaintext(state: &Path) -> Option<String> {
     Note::read(state)?.plaintext
+}
+
+/// The admin port, with its page, of the control plane that ran last with this state directory, if it had one.
+pub fn noted_admin(state: &Path) -> Option<String> {
+    Note::read(state)?.admin
 }
 
 impl Enrolment {
@@ -77,12 +86,18 @@ impl Enrolment {
         Ok(Self::new(Arc::new(authority), server))
     }
 
-    /// Notes in `state` what [`open`](Self::open) and [`noted_plaintext`] will want to know.
-    pub(crate) fn note(&self, state: &Path, plaintext: Option<SocketAddr>) -> Result<PathBuf, EnrolError> {
+    /// Notes in `state` what [`open`](Self::open), [`noted_plaintext`] and [`noted_admin`] will want to know.
+    pub(crate) fn note(
+        &self,
+        state: &Path,
+        plaintext: Option<SocketAddr>,
+        admin: Option<SocketAddr>,
+    ) -> Result<PathBuf, EnrolError> {
         let note = Note {
             server: self.server.to_string(),
             trust_domain: self.authority.trust_domain().as_str().to_owned(),
             plaintext: plaintext.map(|address| address.to_string()),
+            admin: admin.map(|address| address.to_string()),
         };
         let json = serde_json::to_vec_pretty(&note).expect("a struct of texts is JSON");
         let path = state.join(FILE);

@@ -30,6 +30,7 @@ pub mod diagnostic;
 mod enrol;
 pub mod istio;
 mod jwks;
+mod page;
 mod publish;
 pub mod roster;
 mod rotation;
@@ -45,7 +46,7 @@ pub use ca::{
     ServiceAccountTokens,
 };
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, Dangerous, StartError};
-pub use enrol::{EnrolError, Enrolment, noted_plaintext};
+pub use enrol::{EnrolError, Enrolment, noted_admin, noted_plaintext};
 pub use jwks::{JwksConnector, JwksSource, JwksUri};
 pub use publish::{Status, check};
 pub use rotation::RootRotation;

@@ -91,6 +91,8 @@ pub(crate) struct Publisher {
 struct Published {
     /// The groups that something was published to.
     groups: BTreeSet<Box<str>>,
+    /// What they were told last.
+    snapshots: BTreeMap<Box<str>, Snapshot>,
     /// The last good reading: what is published again when keys change.
     good: Reading,
     /// What the newest reading, good or not, has to be told of its documents.
@@ -114,6 +116,11 @@ impl Publisher {
         &self.mesh.root_namespace
     }
 
+    /// What each group of clients is told now. Clones of a snapshot share everything.
+    pub(crate) fn snapshots(&self) -> BTreeMap<Box<str>, Snapshot> {
+        self.published().snapshots.clone()
+    }
+
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
@@ -125,6 +132,7 @@ impl Publisher {
         let (snapshots, found) = translate_all(&reading, &self.mesh);
         let accepted = !found.iter().any(Diagnostic::is_error) && self.publish(&mut published.groups, &snapshots);
         if accepted {
+            published.snapshots = snapshots;
             self.jwks.want(&reading.documents);
             published.good = reading;
         }
@@ -137,10 +145,18 @@ impl Publisher {
     /// Takes what became of fetching keys: the last good reading is published again with those that are others now.
     pub(crate) fn take_keys(&self) {
         let mut published = self.published();
-        let Published { groups, good, .. } = &mut *published;
+        let Published {
+            groups,
+            good,
+            snapshots: told,
+            ..
+        } = &mut *published;
         if self.jwks.fill(&mut good.documents) {
             let (snapshots, _) = translate_all(good, &self.mesh);
             let accepted = self.publish(groups, &snapshots);
+            if accepted {
+                *told = snapshots;
+            }
             self.tally
                 .count("jwks_published", if accepted { "accepted" } else { "rejected" });
             tracing::info!(accepted, "keys of issuers have changed");

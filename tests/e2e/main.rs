@@ -30,6 +30,7 @@ mod modes;
 mod mtls;
 mod orca;
 mod outlier;
+mod page;
 mod policies;
 mod pools;
 mod providers;

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 
+import page
 from lab import IMPOSTOR, SERVICE, Failed, Lab, spiffe, until
 from peers import (
     CALLER,
@@ -397,6 +398,7 @@ GROUPS = {
     "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
     "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out, envoy_kept_out)),
     "prometheus": (lambda mesh: Prometheus(mesh, PROMETHEUS), (scraped, kiali, grafana, ours)),
+    "page": (page.Page, (page.drawn, page.opened, page.narrow, page.many)),
     "envoy-closed-server": (lambda mesh: EnvoyServer(mesh, "payment", caller="somebody-else"), (stranger,)),
 }
 
@@ -434,6 +436,11 @@ def main() -> int:
     if failed:
         print(f"logs: {work}", file=sys.stderr)
     else:
+        pictures = sorted(work.glob("page/*.png"))
+        for picture in pictures:
+            picture.replace(arguments.work / picture.name)
+        if pictures:
+            print(f"pictures: {arguments.work}", file=sys.stderr)
         shutil.rmtree(work)
     return 1 if failed else 0
 

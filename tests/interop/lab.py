@@ -161,7 +161,7 @@ class Lab:
         # Admin ports of the payment services, in the order in which they were started.
         self.admins: list[str] = []
         # The control plane's ports: whatever is free at first, and the same after a restart.
-        self.secure_ads = self.plaintext_ads = "127.0.0.1:0"
+        self.secure_ads = self.plaintext_ads = self.page = "127.0.0.1:0"
         # Service ports, which an Envoy binds.
         self.ports = {SERVICE: free_port(), IMPOSTOR: free_port()}
 
@@ -262,11 +262,11 @@ class Lab:
         self._save(MESH, "---\n".join([*services, *workloads, routes]))
 
     def _start_control_plane(self, name: str):
-        ports = ["--listen", self.secure_ads, "--plaintext-ads", self.plaintext_ads]
+        ports = ["--listen", self.secure_ads, "--plaintext-ads", self.plaintext_ads, "--admin", self.page]
         command = [self.binaries / "meshctl", "run", self._documents, *ports, "--state", self._state]
         self._control = self.start(name, command)
         ready = self._control.answer()
-        self.secure_ads, self.plaintext_ads = ready["listen"], ready["plaintext_ads"]
+        self.secure_ads, self.plaintext_ads, self.page = ready["listen"], ready["plaintext_ads"], ready["admin"]
 
     def _start_payment(self, version: str, *more) -> tuple[Process, int]:
         command = [self.binaries / "payment", "--version", version, "--listen", "127.0.0.1:0", *more]

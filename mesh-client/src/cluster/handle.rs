@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use http::HeaderMap;
 use mesh_core::Entropy;
@@ -16,7 +16,7 @@ use mesh_core::link::WeakLink;
 use mesh_core::live;
 use mesh_core::outlier::{Ejection, Observation};
 use mesh_core::report::standard::Edges;
-use mesh_core::report::{Loads, Tally, orca};
+use mesh_core::report::{Calls, Loads, Tally, orca};
 use mesh_core::retry::Budget;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::Notify;
@@ -66,6 +66,8 @@ pub(crate) struct ClusterHandle {
     tls_configs: Arc<TlsConfigs>,
     /// Where its calls are counted.
     pairs: Pairs,
+    /// And how they ended, once a control plane asked for that.
+    calls: OnceLock<Arc<Calls>>,
 }
 
 /// The hosts that have not their full share yet, and when it grows next.
@@ -83,7 +85,7 @@ impl ClusterHandle {
         let (set, _) = make(cluster, leaves, None, &outliers, &slow, parts);
         tell_panic(None, &set, &parts.tally);
         let (writer, hosts) = live::channel(set);
-        Self {
+        let handle = Self {
             name: cluster.name.clone(),
             hosts,
             writer,
@@ -100,7 +102,10 @@ impl ClusterHandle {
                     .provided(parts.credentials.clone()),
             ),
             pairs: Pairs::new(parts.edges.clone(), parts.link.clone()),
-        }
+            calls: OnceLock::new(),
+        };
+        handle.tell_calls(cluster, parts);
+        handle
     }
 
     /// Takes over a new configuration, keeping every host whose address and security did not change. `leaves` are as for
@@ -130,8 +135,23 @@ impl ClusterHandle {
     ) -> Gone {
         let (set, gone) = make(cluster, leaves, Some((old, known)), &self.outliers, &self.slow, parts);
         tell_panic(Some(old), &set, &parts.tally);
+        self.tell_calls(cluster, parts);
         self.writer.publish(set);
         Gone(gone)
+    }
+
+    /// Counts how calls end, if the control plane asks for it. Once it asked they are counted for good, and told while it does.
+    fn tell_calls(&self, cluster: &Cluster, parts: &Parts) {
+        let asked = cluster.load_reporting.as_ref().filter(|reporting| reporting.asks_for_calls());
+        match (asked, self.calls.get()) {
+            (Some(reporting), None) => {
+                let calls = parts.loads.calls(&cluster.name, reporting);
+                calls.ask(true);
+                drop(self.calls.set(calls));
+            }
+            (asked, Some(calls)) => calls.ask(asked.is_some()),
+            (None, None) => {}
+        }
     }
 
     /// Takes over the hosts that its leaves have by now, where it stands for others.
@@ -248,6 +268,12 @@ impl ClusterHandle {
     /// The destinations that its requests said, where it goes wherever they say.
     pub(crate) fn anywhere(&self) -> &Anywhere {
         &self.anywhere
+    }
+
+    /// Where it is counted how its calls end, if anybody asks.
+    #[inline]
+    pub(crate) fn calls(&self) -> Option<&Calls> {
+        self.calls.get().map(|calls| &**calls)
     }
 
     /// Where its calls are counted.

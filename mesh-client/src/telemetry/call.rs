@@ -182,6 +182,9 @@ impl Counting {
             None => self.cluster.nobody(),
         };
         edge.count(self.end, amounts);
+        if let Some(calls) = self.cluster.calls() {
+            calls.count(self.end, amounts.duration, edge.labels().is_mutual_tls());
+        }
         if self.end.protocol == Protocol::Grpc {
             edge.messages(request_messages, self.received_messages);
         }

@@ -19,6 +19,7 @@ use super::error::{Kind, StartError};
 use crate::ca::{Authority, DEFAULT_LEAF_LIFETIME, ReviewRefusal, Reviewer, ServiceAccountTokens};
 use crate::enrol::Enrolment;
 use crate::jwks::{Fetcher, JwksConnector, JwksStore, REFRESH_INTERVAL};
+use crate::page::{self, Page};
 use crate::publish::Publisher;
 use crate::rotation::RootRotation;
 use crate::translate::Mesh;
@@ -32,6 +33,7 @@ pub struct ControlPlaneBuilder {
     mesh: Mesh,
     listen: Listen,
     plaintext: Option<Listen>,
+    admin: Option<Listen>,
     state: Option<PathBuf>,
     advertised: Option<String>,
     names: Vec<String>,
@@ -65,6 +67,7 @@ impl ControlPlaneBuilder {
             mesh: Mesh::default(),
             listen: Listen::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             plaintext: None,
+            admin: None,
             state: None,
             advertised: None,
             names: ["localhost", "127.0.0.1", "::1"].map(String::from).into(),
@@ -114,6 +117,19 @@ impl ControlPlaneBuilder {
     /// As [`plaintext`](Self::plaintext), on a socket that is bound already.
     pub fn plaintext_listener(mut self, listener: TcpListener) -> Self {
         self.plaintext = Some(Listen::Listener(listener));
+        self
+    }
+
+    /// Serves the page of the mesh, and what it shows as JSON (`/api/v1/mesh`), over HTTP on a loopback address; it only reads.
+    /// Default: no.
+    pub fn admin(mut self, address: SocketAddr) -> Self {
+        self.admin = Some(Listen::Address(address));
+        self
+    }
+
+    /// As [`admin`](Self::admin), on a socket that is bound already.
+    pub fn admin_listener(mut self, listener: TcpListener) -> Self {
+        self.admin = Some(Listen::Listener(listener));
         self
     }
 
@@ -206,7 +222,7 @@ impl ControlPlaneBuilder {
     ///
     /// # Errors
     ///
-    /// When a port cannot be bound, the plaintext port is not on loopback, the trust domain is no name, or the state
+    /// When a port cannot be bound, the plaintext port or that of the page is not on loopback, the trust domain is no name, or the state
     /// directory cannot be used.
     pub async fn start(self) -> Result<ControlPlane, StartError> {
         let domain = TrustDomain::parse(&self.mesh.trust_domain)
@@ -219,8 +235,13 @@ impl ControlPlaneBuilder {
             Some(listen) => Some(listen.bind_loopback().await?),
             None => None,
         };
+        let admin = match self.admin {
+            Some(listen) => Some(listen.bind_loopback().await?),
+            None => None,
+        };
         let address = local_address(&listener)?;
         let plaintext_address = plaintext.as_ref().map(local_address).transpose()?;
+        let admin_address = admin.as_ref().map(local_address).transpose()?;
         let state = self.state.as_deref();
         let mut authority = Authority::open(state, domain.clone(), Arc::clone(&self.clock), self.leaf_lifetime)?;
         match self.review {
@@ -241,7 +262,9 @@ impl ControlPlaneBuilder {
         let server = self.advertised.unwrap_or_else(|| reachable(address).to_string());
         let enrolment = Enrolment::new(Arc::clone(&authority), server);
         if let Some(state) = state {
-            enrolment.note(state, plaintext_address).map_err(Kind::Enrol)?;
+            enrolment
+                .note(state, plaintext_address, admin_address)
+                .map_err(Kind::Enrol)?;
         }
         let tally = Tally::default();
         let cache = SnapshotCache::counting(tally.clone());
@@ -294,9 +317,14 @@ impl ControlPlaneBuilder {
                 .into_iter()
                 .flat_map(|listener| serve::plaintext(listener, &shared)),
         );
+        if let Some(listener) = admin {
+            let page = Page::new(cache.clone(), loads.clone(), Arc::clone(&shared.publisher));
+            tasks.push(page::serve(listener, Arc::new(page), shared.closing.clone()));
+        }
         Ok(ControlPlane {
             address,
             plaintext_address,
+            admin_address,
             enrolment,
             rotation,
             cache,

@@ -58,7 +58,7 @@ impl fmt::Display for StartError {
             Kind::TrustDomain(name) => write!(f, "{name:?} is not the name of a trust domain"),
             Kind::Bind { address, .. } => write!(f, "cannot listen on {address}"),
             Kind::Socket(_) => f.write_str("a listening socket has no address"),
-            Kind::NotLoopback(address) => write!(f, "the plaintext port must be on loopback, not on {address}"),
+            Kind::NotLoopback(address) => write!(f, "a port in plaintext must be on loopback, not on {address}"),
             Kind::Ca(error) => write!(f, "{error}"),
             Kind::Enrol(error) => write!(f, "{error}"),
         }

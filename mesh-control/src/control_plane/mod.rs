@@ -32,6 +32,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct ControlPlane {
     address: SocketAddr,
     plaintext_address: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
     enrolment: Enrolment,
     rotation: RootRotation,
     cache: SnapshotCache,
@@ -58,6 +59,11 @@ impl ControlPlane {
     /// The loopback port that serves ADS in the clear, if there is one.
     pub fn plaintext_address(&self) -> Option<SocketAddr> {
         self.plaintext_address
+    }
+
+    /// The loopback port that serves the page of the mesh over HTTP, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Makes join tokens and bootstraps.

@@ -59,7 +59,7 @@ pub(super) fn build(
         tls_matches: some_plaintext.into_iter().collect(),
         breakers: BREAKERS,
         // Who calls whom, and how it ends, is what an operator looks for first.
-        load_reporting: Some(LoadReporting::of(name.as_str())),
+        load_reporting: Some(LoadReporting::of(name.as_str()).with_calls()),
         service: Some(Arc::new(Named::new(&service.host, "", service.meta.namespace()))),
         ..Cluster::new(name, tls, endpoints.list)
     }

@@ -13,11 +13,39 @@ pub struct LoadReporting {
 }
 
 impl LoadReporting {
+    /// The named figure that asks how calls ended: the figures that begin so. No endpoint may report one of itself.
+    pub const CALLS: &'static str = "mesh.calls";
+
     /// Reports on calls, and on nothing that the endpoints say of themselves.
     pub fn of(service: impl Into<Arc<str>>) -> Self {
         Self {
             service: service.into(),
             metrics: Arc::default(),
+        }
+    }
+
+    /// Asks, of clients that can tell it, how the calls ended besides ([`crate::report::calls`]).
+    #[must_use]
+    pub fn with_calls(mut self) -> Self {
+        let asked = ReportedMetric::Named(Self::CALLS.into());
+        self.metrics = self.metrics.iter().cloned().chain([asked]).collect();
+        self
+    }
+
+    /// Whether it is asked how the calls ended.
+    pub fn asks_for_calls(&self) -> bool {
+        let is_it = |metric: &ReportedMetric| matches!(metric, ReportedMetric::Named(name) if **name == *Self::CALLS);
+        self.metrics.iter().any(is_it)
+    }
+
+    /// What is asked of the endpoints' own reports.
+    pub(crate) fn of_endpoints(&self) -> Arc<[ReportedMetric]> {
+        match self.asks_for_calls() {
+            false => Arc::clone(&self.metrics),
+            true => {
+                let own = |metric: &&ReportedMetric| !matches!(metric, ReportedMetric::Named(name) if **name == *Self::CALLS);
+                self.metrics.iter().filter(own).cloned().collect()
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use http::HeaderMap;
 
 use super::orca::{self, Metric};
 use super::window::{Counts, Figure};
-use crate::config::ReportedMetric;
+use crate::config::{LoadReporting, ReportedMetric};
 
 /// The most named figures kept of one locality. An endpoint chooses the names, so without a limit it could fill the memory
 /// of every caller.
@@ -74,7 +74,7 @@ impl Load {
         }
         let mut figures = None;
         orca::read(headers, |metric, value| {
-            if value.abs() <= MAX_FIGURE && self.wants(metric) {
+            if value.abs() <= MAX_FIGURE && self.wants(metric) && !is_own(metric) {
                 figures.get_or_insert_with(|| self.figures()).add(metric, value);
             }
         })
@@ -157,6 +157,11 @@ impl Totals {
         });
         (counts, figures.collect())
     }
+}
+
+/// Whether it has a name that only the caller's own figures have.
+fn is_own(metric: Metric<'_>) -> bool {
+    matches!(metric, Metric::Named(name) if name.starts_with(LoadReporting::CALLS))
 }
 
 /// The dropped calls of one cluster. A drop takes a lock, since it is what a cluster does that has too much already.

@@ -10,6 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::calls::Calls;
 use super::load::{Drops, Load, Totals};
 use super::window::{ClusterLoad, Counts, Figure, LocalityLoad, Window};
 use crate::config::{ClusterName, LoadReporting, Locality, ReportedMetric};
@@ -53,7 +54,7 @@ impl Loads {
         if let Some(known) = entries.get(&key) {
             return Arc::clone(&known.load);
         }
-        let load = Arc::new(Load::new(Arc::clone(&reporting.metrics)));
+        let load = Arc::new(Load::new(reporting.of_endpoints()));
         let entry = LocalityEntry {
             load: Arc::clone(&load),
             seen: BTreeMap::new(),
@@ -73,6 +74,17 @@ impl Loads {
         drop(register);
         self.shared.bell.publish(0);
         drops
+    }
+
+    /// Where it is counted how the calls of `cluster` end. They are told while their counter says so ([`Calls::ask`]).
+    pub fn calls(&self, cluster: &ClusterName, reporting: &LoadReporting) -> Arc<Calls> {
+        let mut register = self.lock();
+        let entry = register.cluster(cluster, &reporting.service);
+        let calls = Arc::clone(&entry.calls.get_or_insert_default().calls);
+        register.grew();
+        drop(register);
+        self.shared.bell.publish(0);
+        calls
     }
 
     /// Whether no cluster is counted, and nothing is left to be read.
@@ -177,9 +189,19 @@ struct ClusterEntry {
     drops_seen: BTreeMap<ReaderId, (BTreeMap<Box<str>, u64>, u64)>,
     /// By locality and by what is reported of its endpoints (gRFC A85).
     localities: HashMap<(Arc<Locality>, Arc<[ReportedMetric]>), LocalityEntry>,
+    /// How its calls ended, where a control plane asks for that.
+    calls: Option<CallsEntry>,
     /// The readers that were told of something the last time.
     told: BTreeSet<ReaderId>,
 }
+
+#[derive(Default)]
+struct CallsEntry {
+    calls: Arc<Calls>,
+    seen: BTreeMap<ReaderId, Figures>,
+}
+
+type Figures = BTreeMap<Box<str>, Figure>;
 
 struct LocalityEntry {
     load: Arc<Load>,
@@ -243,13 +265,19 @@ impl Register {
                 let is_read = |reader| locality.seen.get(reader).is_some_and(|seen| *seen == totals);
                 keep(is_used, readers.iter().all(is_read))
             });
-            let (is_used, totals) = (is_used(&entry.drops), entry.drops.totals());
+            let (drops, totals) = (is_used(&entry.drops), entry.drops.totals());
             let is_read = |reader| {
                 let nothing = (BTreeMap::new(), 0);
                 let seen = entry.drops_seen.get(reader).unwrap_or(&nothing);
                 *seen == totals && !entry.told.contains(reader)
             };
-            let kept = !entry.localities.is_empty() || keep(is_used, readers.iter().all(is_read));
+            let kept = !entry.localities.is_empty() || keep(drops, readers.iter().all(is_read));
+            let told = entry.calls.as_ref();
+            let told = told.is_some_and(|calls| keep(is_used(&calls.calls), calls.are_read_by(&readers)));
+            if !told {
+                entry.calls = None;
+            }
+            let kept = kept || told;
             size += entry.localities.len() + usize::from(kept);
             kept
         });
@@ -261,6 +289,9 @@ impl Register {
         for entry in self.clusters.values_mut() {
             entry.told.remove(&reader);
             entry.drops_seen.remove(&reader);
+            if let Some(calls) = &mut entry.calls {
+                calls.seen.remove(&reader);
+            }
             for locality in entry.localities.values_mut() {
                 locality.seen.remove(&reader);
             }
@@ -313,6 +344,17 @@ impl ClusterEntry {
                 }
             }
         }
+        // They are no locality's: who reads one as any other finds nothing but names that it does not know.
+        let figures = self.calls.as_mut().map(|calls| calls.take(reader)).unwrap_or_default();
+        if !figures.is_empty() {
+            let nowhere = Arc::<Locality>::default();
+            let entry = localities.entry(Arc::clone(&nowhere)).or_insert_with(|| LocalityLoad {
+                locality: nowhere,
+                counts: Counts::default(),
+                figures: BTreeMap::new(),
+            });
+            entry.figures.extend(figures);
+        }
         load.localities = localities.into_values().collect();
         load.localities
             .sort_by(|a, b| place(&a.locality).cmp(&place(&b.locality)));
@@ -322,6 +364,32 @@ impl ClusterEntry {
 
 fn place(locality: &Locality) -> [&str; 3] {
     [&locality.region, &locality.zone, &locality.sub_zone]
+}
+
+impl CallsEntry {
+    fn take(&mut self, reader: ReaderId) -> Figures {
+        let Some(now) = self.calls.told() else {
+            return Figures::new();
+        };
+        let seen = self.seen.insert(reader, now.clone()).unwrap_or_default();
+        let added = now.into_iter().filter_map(|(name, now)| {
+            let before = seen.get(&name).copied().unwrap_or_default();
+            let added = Figure {
+                calls: now.calls.saturating_sub(before.calls),
+                sum: now.sum - before.sum,
+            };
+            (added.calls > 0).then_some((name, added))
+        });
+        added.collect()
+    }
+
+    fn are_read_by(&self, readers: &[ReaderId]) -> bool {
+        let Some(now) = self.calls.told() else {
+            return true;
+        };
+        let nothing = Figures::new();
+        readers.iter().all(|reader| *self.seen.get(reader).unwrap_or(&nothing) == now)
+    }
 }
 
 impl LocalityEntry {

@@ -2,10 +2,12 @@
 //!
 //! The data plane writes here and calls nobody; load reports, metrics and the admin port read. Two shapes: [`Tally`] for
 //! rare events named by two static words (a refused handshake and its reason), and [`Loads`] for calls, by cluster and
-//! locality, which a [`LoadReader`] takes in windows. Calls by who called whom and how they ended are [`standard`]'s; Prometheus is
+//! locality, which a [`LoadReader`] takes in windows. How the calls of a cluster ended is counted in [`Calls`], for load reports to
+//! a control plane that asks. Calls by who called whom and how they ended are [`standard`]'s; Prometheus is
 //! told all of it in an [`Exposition`].
 
 mod call;
+pub mod calls;
 pub mod exposition;
 mod load;
 mod loads;
@@ -19,6 +21,7 @@ mod window;
 mod tests;
 
 pub use call::Counted;
+pub use calls::{CallReport, Calls};
 pub use exposition::{Expose, Exposition, FamilyKind};
 pub use load::{Drops, Load};
 pub use loads::{LoadReader, Loads};

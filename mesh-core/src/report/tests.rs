@@ -365,6 +365,52 @@ fn who_waits_for_something_to_be_counted_is_told() {
     assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
+/// What calls of a cluster came to is told to who asks, in windows like all else, and by nobody but the caller.
+#[test]
+fn calls_are_told_in_windows_to_who_asks() {
+    let (loads, now) = (Loads::default(), moment());
+    let reporting = LoadReporting::of("eds").with_calls();
+    assert!(reporting.asks_for_calls() && !LoadReporting::of("eds").asks_for_calls());
+    assert!(!asking_for(&["named_metrics.*"]).asks_for_calls(), "all of the endpoints' is not ours");
+    let (first, second) = (loads.reader(now), loads.reader(now));
+    let calls = loads.calls(&cluster(), &reporting);
+    let told = |reader: &LoadReader| {
+        let mut report = CallReport::default();
+        for locality in reader.take(now).clusters.iter().flat_map(|cluster| &cluster.localities) {
+            report.add(&locality.figures);
+        }
+        (report.calls(), report.failures(), report.secured)
+    };
+    let end = |status| standard::End::grpc(status);
+    calls.count(end(0), Duration::from_millis(2), true);
+    assert_eq!(told(&first), (0, 0, 0), "nobody asked yet");
+    calls.ask(true);
+    calls.count(end(14), Duration::from_millis(2), false);
+    assert_eq!(told(&first), (2, 1, 1));
+    assert_eq!(told(&first), (0, 0, 0));
+    calls.count(end(0), Duration::from_millis(2), true);
+    assert_eq!((told(&first), told(&second)), ((1, 0, 1), (3, 1, 2)));
+    // What was told is not told again when somebody asks anew.
+    calls.ask(false);
+    calls.count(end(0), Duration::from_millis(2), true);
+    assert_eq!(told(&first), (0, 0, 0));
+    calls.ask(true);
+    assert_eq!(told(&first), (1, 0, 1));
+    // An endpoint that reports such a name is not listened to, and what it reports besides is not asked for.
+    let load = loads.load(&cluster(), &asking_for(&["named_metrics.*"]), &zone("a"));
+    grpc(&load, 0, &report("named_metrics.mesh.calls.secured=7,named_metrics.q=1"));
+    let window = first.take(now);
+    let figures: Vec<_> = window.clusters[0].localities.iter().flat_map(|one| one.figures.keys()).collect();
+    assert_eq!(figures, [&Box::<str>::from("named_metrics.q")]);
+    drop((load, second));
+    // Its last numbers are told, and then it is gone.
+    calls.count(end(0), Duration::from_millis(2), true);
+    drop(calls);
+    assert_eq!(told(&first), (1, 0, 1));
+    first.take(now);
+    assert!(first.is_idle() && loads.is_empty());
+}
+
 #[test]
 fn sums_are_exact_whoever_counts_while_others_read() {
     const THREADS: u64 = 4;

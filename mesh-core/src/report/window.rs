@@ -37,7 +37,8 @@ pub struct LocalityLoad {
     pub locality: Arc<Locality>,
     /// Its calls.
     pub counts: Counts,
-    /// What its endpoints said of themselves, by the name that load reports use, such as `named_metrics.queue`.
+    /// What its endpoints said of themselves, by the name that load reports use, such as `named_metrics.queue`; and what the caller
+    /// tells of all calls of the cluster ([`calls`](super::calls)), in the one place that has no name.
     pub figures: BTreeMap<Box<str>, Figure>,
 }
 
@@ -88,7 +89,7 @@ impl ClusterLoad {
             && self
                 .localities
                 .iter()
-                .all(|locality| locality.counts == Counts::default())
+                .all(|locality| locality.counts == Counts::default() && locality.figures.is_empty())
     }
 
     /// The calls of all localities together.

@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod check;
+mod dashboard;
 mod rotate_root;
 mod run;
 mod status;
@@ -20,6 +21,9 @@ use tracing_subscriber::EnvFilter;
 const DEFAULT_STATE: &str = ".meshctl";
 /// Where ADS and the status of clients are served in the clear when nothing is said.
 const DEFAULT_PLAINTEXT: &str = "127.0.0.1:15010";
+
+/// Where the page of the mesh is served when nothing is said.
+const DEFAULT_ADMIN: &str = "127.0.0.1:15014";
 
 /// The control plane of an in-process service mesh.
 #[derive(Debug, Parser)]
@@ -39,6 +43,8 @@ enum Verb {
     Check(check::Arguments),
     /// Show who is connected, what each was sent, and what it said to that.
     Status(status::Arguments),
+    /// Open the page of a control plane that runs.
+    Dashboard(dashboard::Arguments),
     /// Replace the root of a control plane that runs, in three phases.
     RotateRoot(rotate_root::Arguments),
 }
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Bootstrap(arguments) => bootstrap::run(arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Status(arguments) => status::run(&arguments),
+        Verb::Dashboard(arguments) => dashboard::run(&arguments),
         Verb::RotateRoot(arguments) => rotate_root::run(&arguments),
     };
     done.unwrap_or_else(|error| {

@@ -10,6 +10,7 @@ use mesh_control::ControlPlane;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
+use tokio::net::TcpListener;
 
 /// Serve a folder of Istio YAML to the mesh until interrupted.
 #[derive(Debug, Args)]
@@ -22,6 +23,9 @@ pub(crate) struct Arguments {
     /// Where ADS is served in the clear; loopback only.
     #[arg(long, default_value = crate::DEFAULT_PLAINTEXT)]
     plaintext_ads: SocketAddr,
+    /// Where the page of the mesh is served over HTTP; loopback only. Default: 127.0.0.1:15014, or nowhere where that is taken.
+    #[arg(long)]
+    admin: Option<SocketAddr>,
     /// Keeps the root and the join tokens.
     #[arg(long, default_value = crate::DEFAULT_STATE)]
     state: PathBuf,
@@ -52,6 +56,17 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         .plaintext(arguments.plaintext_ads)
         .state(&arguments.state)
         .trust_domain(&arguments.trust_domain);
+    builder = match arguments.admin {
+        Some(address) => builder.admin(address),
+        // Two control planes on one machine are no mistake.
+        None => match TcpListener::bind(crate::DEFAULT_ADMIN).await {
+            Ok(listener) => builder.admin_listener(listener),
+            Err(error) => {
+                tracing::warn!(%error, "no page is served: {} cannot be listened on (--admin)", crate::DEFAULT_ADMIN);
+                builder
+            }
+        },
+    };
     if let Some(server) = &arguments.advertise {
         builder = builder.advertise(server);
     }
@@ -66,6 +81,7 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let ready = json!({
         "listen": control_plane.address(),
         "plaintext_ads": control_plane.plaintext_address(),
+        "admin": control_plane.admin_address(),
         "server": control_plane.enrolment().server(),
         "state": arguments.state,
         "trust_domain": arguments.trust_domain,

@@ -45,14 +45,18 @@ impl EdgeLabels {
         }
     }
 
+    /// Whether both showed a certificate to the other.
+    #[inline]
+    pub fn is_mutual_tls(&self) -> bool {
+        self.source_principal.is_some() && self.destination_principal.is_some()
+    }
+
     /// The label `connection_security_policy`. A caller says `unknown`, whatever it knows: Istio's dashboards split what callers say
     /// by the peer's principal instead, and would count the same calls twice.
     fn security(&self) -> &'static str {
         match self.reporter {
             Reporter::Source => UNKNOWN,
-            Reporter::Destination if self.source_principal.is_some() && self.destination_principal.is_some() => {
-                "mutual_tls"
-            }
+            Reporter::Destination if self.is_mutual_tls() => "mutual_tls",
             Reporter::Destination => "none",
         }
     }

@@ -41,6 +41,7 @@ pub use end::{End, Protocol};
 pub use flags::Flags;
 pub use labels::{EdgeLabels, Reporter};
 pub use messages::Messages;
+pub(super) use numbers::bucket_of;
 pub use numbers::{Amounts, BOUNDS};
 pub use peer::{PEER_METADATA, PEER_METADATA_ID, PeerMetadata};
 pub use workload::Workload;

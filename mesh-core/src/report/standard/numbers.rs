@@ -34,6 +34,13 @@ const fn scaled(times: u64, parts: u64) -> [u64; BOUNDS.len()] {
     bounds
 }
 
+/// The place among [`BOUNDS`] of the first that a duration is within; their number where it is within none.
+#[inline]
+pub(in crate::report) fn bucket_of(duration: Duration) -> usize {
+    let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    DURATIONS.partition_point(|bound| *bound < nanoseconds)
+}
+
 /// What is measured of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amounts {

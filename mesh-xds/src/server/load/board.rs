@@ -119,7 +119,8 @@ impl LoadBoard {
         self.shared.closing.send_replace(true);
     }
 
-    pub(super) fn interval(&self) -> Duration {
+    /// How often clients are asked to report.
+    pub fn interval(&self) -> Duration {
         self.shared.interval
     }
 
