@@ -30,10 +30,12 @@ pub mod diagnostic;
 mod enrol;
 pub mod istio;
 mod jwks;
+pub mod precheck;
 mod publish;
 pub mod roster;
 mod rotation;
 mod serve;
+pub mod shift;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -42,12 +44,12 @@ pub mod translate;
 pub use ca::{
     Acknowledged, CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME,
     MIN_LEAF_LIFETIME, ReviewRefusal, RotationPhase, RotationRefusal, RotationStatus, RotationStep,
-    ServiceAccountTokens,
+    ServiceAccountTokens, mesh_roots,
 };
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, Dangerous, StartError};
 pub use enrol::{EnrolError, Enrolment, noted_plaintext};
 pub use jwks::{JwksConnector, JwksSource, JwksUri};
-pub use publish::{Status, check};
+pub use publish::{Status, analyze};
 pub use rotation::RootRotation;
 #[cfg(unix)]
 pub use rotation::rotate_root;
