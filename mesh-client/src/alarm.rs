@@ -34,6 +34,8 @@ struct Shared {
     next_look: AtomicU64,
     bell: Notify,
     turn: AtomicU64,
+    /// How often alarms went off: while it does not move, none has.
+    gone_off: AtomicU64,
 }
 
 #[derive(Default)]
@@ -61,6 +63,7 @@ impl Alarms {
             next_look: AtomicU64::new(NEVER),
             bell: Notify::new(),
             turn: AtomicU64::new(0),
+            gone_off: AtomicU64::new(0),
         });
         let task = tokio::spawn(run(Arc::clone(&shared))).abort_handle();
         Arc::new(Self { shared, task })
@@ -74,6 +77,7 @@ impl Alarms {
             alarms: Arc::clone(self),
             at,
             place: None,
+            gone_off_before: 0,
         }
     }
 }
@@ -107,6 +111,9 @@ impl Shared {
                     earliest = earliest.min(entry.at);
                 }
             }
+            if !due.is_empty() {
+                self.gone_off.fetch_add(1, Ordering::Relaxed);
+            }
             due.into_iter().for_each(Waker::wake);
         }
         self.next_look.store(earliest, Ordering::SeqCst);
@@ -135,12 +142,17 @@ pub(crate) struct Alarm {
     alarms: Arc<Alarms>,
     at: u64,
     place: Option<(usize, usize)>,
+    /// How often others had gone off when it was listed.
+    gone_off_before: u64,
 }
 
 impl Alarm {
     /// Whether it went off. Cheap, and true only after it was waited for.
     pub(crate) fn has_gone_off(&self) -> bool {
         let Some((list, entry)) = self.place else { return false };
+        if self.alarms.shared.gone_off.load(Ordering::Relaxed) == self.gone_off_before {
+            return false;
+        }
         let list = self.alarms.shared.lock(list);
         list.entries[entry].as_ref().is_some_and(|entry| entry.waker.is_none())
     }
@@ -163,6 +175,7 @@ impl Alarm {
                 }
             };
         }
+        self.gone_off_before = shared.gone_off.load(Ordering::Relaxed);
         let list = shared.turn.fetch_add(1, Ordering::Relaxed) as usize % LISTS;
         let entry = shared.lock(list).insert(Entry {
             at: self.at,

@@ -10,10 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use mesh_core::config::{ClusterName, Route};
+use mesh_core::deadline::GRPC_TIMEOUT;
 use mesh_core::retry::{Overrides, Rules};
-use mesh_core::route::Held;
+use mesh_core::route::{Held, is_grpc};
 use tokio::time::Instant;
 
 use crate::cluster::{ClusterHandle, Extras};
@@ -32,7 +35,36 @@ pin_project_lite::pin_project! {
         body: B,
         peeked: Peeked,
         call: Call,
+        began: Instant,
         waited: Duration,
+        said: Said,
+    }
+}
+
+/// What a request's head says that more than one room goes by, found in one pass that hashes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said {
+    /// It is a call of gRPC.
+    pub(crate) grpc: bool,
+    /// It has a `grpc-timeout`.
+    pub(crate) timeout: bool,
+    /// It may have something to say in place of its route.
+    pub(crate) overrides: bool,
+}
+
+impl Said {
+    pub(crate) fn by(headers: &HeaderMap) -> Self {
+        let mut said = Self::default();
+        for (name, value) in headers {
+            if *name == CONTENT_TYPE {
+                said.grpc = is_grpc(value);
+            } else if *name == GRPC_TIMEOUT {
+                said.timeout = true;
+            } else if name.as_str().starts_with("x-envoy-") {
+                said.overrides = true;
+            }
+        }
+        said
     }
 }
 
@@ -97,13 +129,37 @@ impl Call {
 
 impl<B> Routed<B> {
     #[inline]
-    pub(crate) fn new(body: B, call: Call, waited: Duration) -> Self {
-        Self {
+    pub(crate) fn new(request: Request<B>, mut call: Call, began: Instant, waited: Duration) -> Request<Self> {
+        let said = Said::by(request.headers());
+        call.grpc = said.grpc;
+        request.map(|body| Self {
             body,
             peeked: Peeked::Unseen,
             call,
+            began,
             waited,
-        }
+            said,
+        })
+    }
+
+    /// When the call began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When it was routed: the present, for the rooms that follow, which need not read the clock for it.
+    pub(crate) fn routed_at(&self) -> Instant {
+        self.began + self.waited
+    }
+
+    /// What its head says.
+    pub(crate) fn said(&self) -> Said {
+        self.said
+    }
+
+    /// Whether it is a call of gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.call.grpc
     }
 
     pub(crate) fn extras(&self) -> Option<&Arc<Extras>> {
@@ -135,11 +191,6 @@ impl<B> Routed<B> {
     /// The live cluster that was chosen.
     pub(crate) fn cluster_handle(&self) -> &Arc<ClusterHandle> {
         &self.call.cluster
-    }
-
-    /// Whether it is a call of gRPC.
-    pub(crate) fn speaks_grpc(&mut self, grpc: bool) {
-        self.call.grpc = grpc;
     }
 
     /// How long the call waited for its target's first configuration. It counts against the call's time.
@@ -288,7 +339,14 @@ impl<B> Attempt<B> {
         let time = &self.call.time;
         match &time.activity {
             None => Expiry::at(self.limit, time.deadline),
-            Some(activity) => Expiry::by(activity, self.limit, time.deadline),
+            Some(activity) => match activity.ended() {
+                None => Expiry::by(activity, self.limit, time.deadline),
+                // Once ended, it stays so: what may hold it up did, above.
+                Some(_) => {
+                    let own = self.limit.and_then(|limit| limit.ends(Some(activity)));
+                    Expiry::At(own.into_iter().chain(activity.ends()).chain(time.deadline).min())
+                }
+            },
         }
     }
 

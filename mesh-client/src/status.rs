@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -79,19 +79,22 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut result = ready!(this.inner.poll(cx));
-        match &mut result {
-            Ok(response) if *this.grpc => {
-                let status = response.status();
-                response.body_mut().tell_as_grpc(status);
-                if status != StatusCode::OK && response.body().tells_no_status() {
-                    response.headers_mut().extend(without_status(code_of_http(status)));
+        // Changed where it is: an answer is large, and is moved by each room that takes it out.
+        let mut polled = this.inner.poll(cx);
+        if let Poll::Ready(result) = &mut polled {
+            match result {
+                Ok(response) if *this.grpc => {
+                    let status = response.status();
+                    response.body_mut().tell_as_grpc(status);
+                    if status != StatusCode::OK && response.body().tells_no_status() {
+                        response.headers_mut().extend(without_status(code_of_http(status)));
+                    }
                 }
+                Ok(_) => {}
+                Err(_) => fail(result, *this.grpc),
             }
-            Ok(_) => {}
-            Err(_) => fail(&mut result, *this.grpc),
         }
-        Poll::Ready(result)
+        polled
     }
 }
 

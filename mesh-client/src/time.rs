@@ -142,6 +142,12 @@ pub(crate) enum Expiry {
     Later(Box<Later>),
 }
 
+impl Default for Expiry {
+    fn default() -> Self {
+        Self::At(None)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Later {
     activity: Arc<Activity>,

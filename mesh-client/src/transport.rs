@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::client::ResponseFuture;
-use h2::{Reason, RecvStream};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
 use http_body::{Body, Frame};
@@ -17,6 +17,7 @@ use mesh_core::Link;
 use mesh_core::config::Carrier;
 use tower::Service;
 
+use crate::body::Http2Frames;
 use crate::cluster::ClusterManager;
 use crate::connect::{Http2Permit, Permit, Pool};
 
@@ -90,7 +91,7 @@ impl Future for Sent {
         let response = ready!(Pin::new(response).poll(cx))?;
         let permit = self.0.take().map(|(_, permit)| permit);
         Poll::Ready(Ok(response.map(|stream| Answer {
-            stream,
+            frames: Http2Frames::new(stream, false),
             _permit: permit,
         })))
     }
@@ -98,7 +99,7 @@ impl Future for Sent {
 
 /// The frames of an answer, on the stream's place.
 pub struct Answer {
-    stream: RecvStream,
+    frames: Http2Frames,
     _permit: Option<Http2Permit>,
 }
 
@@ -107,17 +108,11 @@ impl Body for Answer {
     type Error = h2::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if let Some(data) = ready!(self.stream.poll_data(cx)) {
-            let data = data?;
-            self.stream.flow_control().release_capacity(data.len())?;
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        let trailers = ready!(self.stream.poll_trailers(cx))?;
-        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+        self.frames.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.frames.is_end_stream()
     }
 }
 

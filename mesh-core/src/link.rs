@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
-use crate::config::{Reason, ReasonKind, Snapshot, Version};
+use crate::config::{ChainIdentity, Reason, ReasonKind, Snapshot, Version};
 use crate::entropy::Entropy;
 use crate::identity::{Credentials, Identity, Pins};
 use crate::live;
@@ -33,6 +33,7 @@ pub struct Link {
 struct Shared {
     snapshots: live::Reader<Snapshot>,
     identity: live::Reader<Standing>,
+    identities: Identities,
     interest: Interest,
     applied: live::Writer<Version>,
     waiting: live::Writer<Option<Reason>>,
@@ -78,6 +79,8 @@ pub struct Parts {
     /// not a connection from everybody to everybody (gRFC A68). Default: all. How many are enough is for the process to say and
     /// not for its configuration, since it depends on how many of its kind there are.
     pub subset_size: Option<NonZeroU32>,
+    /// Identities beside the workload's own. The source's to set.
+    pub identities: Identities,
     /// Whether the source also says what servers ask of their clients, so that a server has to wait for its word. Default: no,
     /// and servers are STRICT. The source's to set.
     pub governs_servers: bool,
@@ -91,8 +94,36 @@ impl Default for Parts {
             pins: Pins::default(),
             credentials: Credentials::default(),
             subset_size: None,
+            identities: Identities::default(),
             governs_servers: false,
         }
+    }
+}
+
+/// Identities beside the workload's own, by the certificate providers that they come from (gRFC A29): a server may be told to show one of
+/// them.
+#[derive(Clone, Default)]
+pub struct Identities(Option<Arc<Lookup>>);
+
+type Lookup = dyn Fn(&ChainIdentity) -> Option<live::Reader<Standing>> + Send + Sync;
+
+impl Identities {
+    /// Those that `find` knows. It is asked whenever a server needs one, also for one that nobody needed before, which it has fetched then:
+    /// until that is there the reader says why there is none. It is called while a configuration is published, so it must not wait, and
+    /// for one identity it answers with readers of one cell.
+    pub fn new(find: impl Fn(&ChainIdentity) -> Option<live::Reader<Standing>> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(find)))
+    }
+
+    /// The identity of these certificate providers; `None`: there is no such provider.
+    pub fn find(&self, of: &ChainIdentity) -> Option<live::Reader<Standing>> {
+        self.0.as_ref()?(of)
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Identities").field(&self.0.is_some()).finish()
     }
 }
 
@@ -108,6 +139,7 @@ impl Link {
         let shared = Shared {
             snapshots: snapshot_reader,
             identity: identity_reader,
+            identities: parts.identities,
             interest: Interest::default(),
             applied: live::channel(Version::default()).0,
             waiting: live::channel(None).0,
@@ -155,6 +187,11 @@ impl Link {
     /// The workload's identity, swapped at renewal.
     pub fn identity(&self) -> &live::Reader<Standing> {
         &self.shared.identity
+    }
+
+    /// Identities beside the workload's own.
+    pub fn identities(&self) -> &Identities {
+        &self.shared.identities
     }
 
     /// What the data plane wants to know about.

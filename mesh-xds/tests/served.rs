@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use mesh_core::Snapshot;
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, Cluster, Domain, Endpoint, ExpectedPeers, FilterChain, FilterRules, Inbound,
-    InboundSecurity, IpPrefix, Rbac, RbacAction, RbacFilter, ReasonKind, Route, Split, TlsMode, Traffic, Transport,
+    Authorization, ChainIdentity, ChainMatch, Clients, Cluster, Domain, Endpoint, ExpectedPeers, FilterChain,
+    FilterRules, Inbound, InboundSecurity, IpPrefix, Rbac, RbacAction, RbacFilter, ReasonKind, Route, Split, TlsMode,
+    Traffic, Transport,
 };
 use mesh_xds::bootstrap::{Profile, Protocol};
 use mesh_xds::client::Report;
@@ -50,6 +51,7 @@ fn chain(name: &str, matches: ChainMatch, security: InboundSecurity) -> FilterCh
         name: name.into(),
         matches,
         security,
+        identity: ChainIdentity::default(),
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),

@@ -31,6 +31,7 @@ mod orca;
 mod outlier;
 mod policies;
 mod pools;
+mod providers;
 mod rotation;
 mod routing;
 mod see;

@@ -28,7 +28,7 @@ from peers import (
     GrpcioOverTls,
     GrpcioServer,
 )
-from prometheus import ANSWER_SECONDS, GRAFANA, KIALI, Prometheus
+from prometheus import ANSWER_SECONDS, GRAFANA, KIALI, OURS, Prometheus
 from strangers import Strangers, grpcio, lets_in, openssl, plaintext, python_ssl
 
 # Where its programs are; the driver's `run` says.
@@ -338,6 +338,17 @@ def grafana(mesh: Lab, peer) -> dict:
     return figures
 
 
+def ours(mesh: Lab, peer) -> dict:
+    """So does each expression of the dashboard that we give to users, and the sums in it are right."""
+    answers = {name: peer.until(query) for name, query in OURS.items()}
+    number = lambda name: float(answers[name][0]["value"][1])  # noqa: E731
+    figures = {"queries": len(answers), "failed": round(number("Failed A"), 4), "mutual_tls": number("Mutual TLS A")}
+    shares = sum(float(one["value"][1]) for one in answers["Shares of versions A"])
+    require(abs(shares - 1) < 1e-6, figures, f"the shares of one service are {shares} together")
+    require(0 < figures["failed"] < 0.5 and figures["mutual_tls"] == 1, figures, "half of v2's calls fail, and all are mutual TLS")
+    return figures
+
+
 def checkout(mesh: Lab, calls: int) -> dict:
     """Our client, as a process of its own that joins the mesh."""
     command = [mesh.binaries / "checkout", "--target", f"xds:///{SERVICE}", "--calls", calls, "--concurrency", AT_ONCE]
@@ -370,7 +381,7 @@ GROUPS = {
     "envoy-server": (lambda mesh: EnvoyServer(mesh, "payment"), (served,)),
     "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
     "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out)),
-    "prometheus": (lambda mesh: Prometheus(mesh, PROMETHEUS), (scraped, kiali, grafana)),
+    "prometheus": (lambda mesh: Prometheus(mesh, PROMETHEUS), (scraped, kiali, grafana, ours)),
     "envoy-closed-server": (lambda mesh: EnvoyServer(mesh, "payment", caller="somebody-else"), (stranger,)),
 }
 

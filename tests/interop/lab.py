@@ -208,10 +208,10 @@ class Lab:
         self._control.end()
         self._start_control_plane("meshctl-restarted")
 
-    def serve_payments(self):
-        """Starts our payment service twice, v1 and v2, and publishes where they are: 95/5."""
+    def serve_payments(self, **more: tuple):
+        """Starts our payment service twice, v1 and v2, and publishes where they are: 95/5. `more` is what a version is told besides."""
         for version in ("v1", "v2"):
-            self._payments[version] = self._start_payment(version)
+            self._payments[version] = self._start_payment(version, *more.get(version, ()))
         self.split(95, 5)
 
     def port(self, version: str) -> int:
@@ -268,8 +268,8 @@ class Lab:
         ready = self._control.answer()
         self.secure_ads, self.plaintext_ads = ready["listen"], ready["plaintext_ads"]
 
-    def _start_payment(self, version: str) -> tuple[Process, int]:
-        command = [self.binaries / "payment", "--version", version, "--listen", "127.0.0.1:0"]
+    def _start_payment(self, version: str, *more) -> tuple[Process, int]:
+        command = [self.binaries / "payment", "--version", version, "--listen", "127.0.0.1:0", *more]
         bootstrap = str(self.bootstrap("payment", version))
         process = self.start(f"payment-{version}", command, GRPC_XDS_BOOTSTRAP=bootstrap)
         admin = self._admins[version] = process.logged("admin port address=")

@@ -4,11 +4,12 @@ The queries are theirs, with the windows shortened to what a test may take.
 """
 
 import json
+import pathlib
 import subprocess
 import urllib.parse
 import urllib.request
 
-from lab import SERVICE, START_SECONDS, Failed, Lab, free_port, until
+from lab import HERE, SERVICE, START_SECONDS, Failed, Lab, free_port, until
 
 # How often it scrapes, and over how long rates are taken: some scrapes.
 SCRAPE_SECONDS = 1
@@ -16,14 +17,11 @@ WINDOW = "10s"
 # Until every series has two samples within the window.
 ANSWER_SECONDS = 60
 
-CONFIG = """\
-global: {{scrape_interval: {every}s, scrape_timeout: {every}s}}
-scrape_configs:
-- job_name: kubernetes-pods
-  honor_labels: true
-  metrics_path: /stats/prometheus
-  static_configs: [{{targets: {targets}}}]
-"""
+# What users are given: the configuration that is run here, and the dashboard whose expressions are asked.
+OBSERVABILITY = HERE.parent.parent / "examples" / "observability"
+EXAMPLE_SECONDS = 5
+# What Grafana puts in the place of the dashboard's variables where all is chosen.
+VARIABLES = {"$__rate_interval": WINDOW, "$namespace": ".*", "$service": ".*"}
 
 # By what Kiali groups (its `G`), and the same without how a call ended.
 PAIR = (
@@ -68,7 +66,7 @@ def _grafana() -> dict[str, str]:
     total, took = "istio_requests_total", "istio_request_duration_milliseconds_bucket"
     service = f'destination_service=~"{SERVICE}.*"'
     mutual = 'connection_security_policy="mutual_tls"'
-    return {
+    return _panels(service, mutual) | {
         "mesh: volume": f'sum(irate({total}{{reporter=~"source|waypoint"}}[{WINDOW}]))',
         "mesh: success": f'sum(rate({total}{{reporter=~"source|waypoint",response_code!~"5.."}}[{WINDOW}]))',
         "mesh: latency": f'histogram_quantile(0.99, sum(rate({took}{{reporter=~"source|waypoint"}}[{WINDOW}])) by '
@@ -91,19 +89,52 @@ def _grafana() -> dict[str, str]:
     }
 
 
+def _panels(service: str, mutual: str) -> dict[str, str]:
+    """The panels of Istio's service and workload dashboards that are alike: each quantile of each histogram, for whom it is told by.
+    Those of calls without mutual TLS are empty here by right, where a server tells; a caller says of none what it was."""
+    server = f'reporter=~"destination",{mutual}'
+    tellers = {
+        "service, by caller": (f"{server},{service}", "source_workload,source_workload_namespace"),
+        "service, by workload": (f"{server},{service}", "destination_workload,destination_workload_namespace"),
+        "workload, inbound": (f'{server},destination_workload_namespace=~"default",destination_workload=~"payment-v1"',
+                              "source_workload,source_workload_namespace"),
+        "workload, outbound": (f'reporter="source",connection_security_policy!="mutual_tls",source_workload_namespace=~"default",'
+                               f'source_workload=~"checkout-v1",{service}', "destination_service"),
+    }
+    queries = {}
+    for teller, (where, by) in tellers.items():
+        for histogram in ("duration_milliseconds", "bytes", "response_bytes"):
+            name = f"istio_{histogram if histogram.startswith('response') else 'request_' + histogram}"
+            for quantile in ("0.50", "0.90", "0.95", "0.99"):
+                query = f"histogram_quantile({quantile}, sum(irate({name}_bucket{{{where}}}[{WINDOW}])) by ({by},le))"
+                if histogram.startswith("duration"):
+                    # They take seconds where there are any.
+                    seconds = name.replace("milliseconds", "seconds")
+                    query = f"({query} / 1000) or histogram_quantile({quantile}, sum(irate({seconds}_bucket{{{where}}}[{WINDOW}])) by ({by},le))"
+                queries[f"{teller}: {name} {quantile}"] = query
+        calls = f"istio_requests_total{{{where}"
+        queries[f"{teller}: volume"] = f"round(sum(irate({calls}}}[{WINDOW}])) by ({by},response_code), 0.001)"
+        queries[f"{teller}: success"] = f'sum(irate({calls},response_code!~"5.*"}}[{WINDOW}])) by ({by}) / sum(irate({calls}}}[{WINDOW}])) by ({by})'
+    return queries
+
+
 class Prometheus:
     """Scrapes a caller that calls on and on and the two servers that it calls."""
 
     def __init__(self, mesh: Lab, binaries: str):
         self.mesh = mesh
         self._binaries = binaries
-        mesh.serve_payments()
+        # Some calls fail, so that there is something to tell of failures.
+        mesh.serve_payments(v2=("--fail-rate", 0.5))
         command = [mesh.binaries / "checkout", "--target", f"xds:///{SERVICE}", "--every-ms", 1000,
                    "--concurrency", 1, "--admin", "127.0.0.1:0"]
         caller = mesh.start("checkout", command, GRPC_XDS_BOOTSTRAP=str(mesh.bootstrap("checkout", "v1")))
         self.targets = [caller.logged("admin port address="), *mesh.admins]
         config = mesh.folder / "prometheus.yml"
-        config.write_text(CONFIG.format(every=SCRAPE_SECONDS, targets=json.dumps(self.targets)))
+        example = (OBSERVABILITY / "prometheus.yml").read_text()
+        config.write_text(example.replace(f"{EXAMPLE_SECONDS}s", f"{SCRAPE_SECONDS}s"))
+        (mesh.folder / "targets.json").write_text(json.dumps([{"targets": self.targets}]))
+        self.check(config)
         port = free_port()
         self._api = f"http://127.0.0.1:{port}/api/v1"
         self.process = mesh.start("prometheus", [
@@ -132,6 +163,14 @@ class Prometheus:
         numbers = lambda: [one for one in self.ask(query) if one["value"][1] != "NaN"]  # noqa: E731
         return until(f"{query} gives something", numbers, ANSWER_SECONDS)
 
+    def check(self, config: pathlib.Path):
+        """Has Prometheus' own program read a configuration, and the example's as it is."""
+        for path in (config, OBSERVABILITY / "prometheus.yml"):
+            command = [f"{self._binaries}/promtool", "check", "config", path]
+            done = subprocess.run(command, capture_output=True, timeout=START_SECONDS, check=False)
+            if done.returncode != 0:
+                raise Failed(f"promtool refuses {path}: {(done.stdout + done.stderr).decode(errors='replace')}")
+
     def lint(self, target: str) -> str:
         """What Prometheus' own linter says of a scrape."""
         with urllib.request.urlopen(f"http://{target}/metrics", timeout=START_SECONDS) as answer:
@@ -141,4 +180,19 @@ class Prometheus:
         return done.stderr.decode(errors="replace")
 
 
-KIALI, GRAFANA = _kiali(), _grafana()
+def _ours() -> dict[str, str]:
+    """The expressions of our own dashboard, by panel."""
+    queries = {}
+    for path in sorted((OBSERVABILITY / "grafana" / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                query = target["expr"]
+                for variable, value in VARIABLES.items():
+                    query = query.replace(variable, value)
+                if "$" in query:
+                    raise Failed(f"{panel['title']}: a variable that nobody knows: {query}")
+                queries[f"{panel['title']} {target['refId']}"] = query
+    return queries
+
+
+KIALI, GRAFANA, OURS = _kiali(), _grafana(), _ours()

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use examples::proto::payment_server::{Payment, PaymentServer};
 use examples::proto::{ChargeReply, ChargeRequest};
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, FilterChain, FilterRules, Inbound, InboundSecurity, PermissionTest,
-    PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Rule, StringMatch, Traffic,
+    Authorization, ChainIdentity, ChainMatch, Clients, FilterChain, FilterRules, Inbound, InboundSecurity,
+    PermissionTest, PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Rule, StringMatch, Traffic,
 };
 use mesh_core::identity::Identity;
 use mesh_core::identity::tls::{ClientAuth, server_config};
@@ -123,6 +123,7 @@ fn rules(address: SocketAddr) -> Result<Snapshot, Failure> {
         name: "".into(),
         matches: ChainMatch::default(),
         security: InboundSecurity::Mutual(Clients::Trusted),
+        identity: ChainIdentity::default(),
         traffic: Traffic::Http,
         authorization: Arc::new(authorization),
         limits: Arc::default(),

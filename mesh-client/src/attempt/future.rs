@@ -48,7 +48,9 @@ impl Limits {
         activity: Option<&Arc<Activity>>,
     ) -> Reused<Self> {
         let mut limits = Reused::<Self>::take();
-        limits.activity = activity.filter(|_| limit.is_some()).cloned();
+        // One that has ended by now began no later than the try.
+        let is_open = |activity: &&Arc<Activity>| limit.is_some() && activity.ended().is_none();
+        limits.activity = activity.filter(is_open).cloned();
         limits.whole = limit.map(|limit| (limit, alarms.from(limit.began, limit.after)));
         limits.idle = idle.map(|idle| (idle, Arc::clone(alarms)));
         limits
@@ -104,20 +106,20 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        match this.inner.poll(cx) {
-            Poll::Ready(mut result) => {
-                if let (Ok(response), Some(limits)) = (&mut result, this.limits)
-                    && let Some((idle, alarms)) = &limits.idle
-                {
-                    response.body_mut().idle_at_most(*idle, alarms);
+        // Changed where it is: an answer is large, and is moved by each room that takes it out.
+        let mut polled = this.inner.poll(cx);
+        if let Some(limits) = this.limits {
+            match &mut polled {
+                Poll::Ready(Ok(response)) => {
+                    if let Some((idle, alarms)) = &limits.idle {
+                        response.body_mut().idle_at_most(*idle, alarms);
+                    }
                 }
-                Poll::Ready(result)
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => return limits.poll_late(cx).map(Err),
             }
-            Poll::Pending => match this.limits {
-                Some(limits) => limits.poll_late(cx).map(Err),
-                None => Poll::Pending,
-            },
         }
+        polled
     }
 }
 

@@ -2,10 +2,11 @@
 
 use http::Response;
 
-use crate::body::{Frames, Outcome, Pump, ResponseBody};
+use crate::body::{Frames, Live, Outcome, ResponseBody};
 use crate::cluster::Host;
 use crate::connect::StreamError;
 use crate::error::Error;
+use crate::reuse::Reused;
 
 /// What the end of an HTTP/2 exchange says of the connection: that it serves, or that it ended without ever having served.
 pub(super) fn learn<T>(result: &Result<Response<T>, h2::Error>, outcome: &Outcome) {
@@ -28,17 +29,17 @@ pub(super) fn unserved(host: &Host) {
 
 pub(super) fn answered<T>(
     result: Result<Response<T>, impl Into<StreamError>>,
-    mut outcome: Outcome,
-    pump: Option<Pump>,
+    mut live: Reused<Live>,
     frames: impl FnOnce(T) -> Frames,
 ) -> Result<Response<ResponseBody>, Error> {
     match result {
         Ok(response) => {
             let (head, body) = response.into_parts();
-            let body = ResponseBody::new(&head, frames(body), outcome, pump);
+            let body = ResponseBody::new(&head, frames(body), live);
             Ok(Response::from_parts(head, body))
         }
         Err(error) => {
+            let outcome = live.outcome_mut();
             let error = Error::broken(error, outcome.peer());
             outcome.failed_with(&error);
             Err(error)

@@ -21,11 +21,12 @@ use super::outside::Resolving;
 use super::pick::{Unnamed, by_endpoint, nobody, pick};
 use super::refused::refused;
 use super::send::{Destination, Unsent, send_http1, send_http2};
-use crate::body::{Frames, Outcome, Pump, ResponseBody};
+use crate::body::{Frames, Http2Frames, Limited, Live, Outcome, ResponseBody};
 use crate::cluster::{ClusterHandle, Host, HostSet};
-use crate::connect::{Exchange, Http2Permit, Mark, Permit, StreamError};
+use crate::connect::{Exchange, Http2Permit, Permit, StreamError};
 use crate::error::{Error, Kind};
 use crate::request::Attempt;
+use crate::reuse::Reused;
 use crate::status::is_grpc;
 use crate::time::Expiry;
 
@@ -39,20 +40,11 @@ const MAX_REPICKS: u32 = 8;
 /// which every room above has to move. Dropping it cancels the stream at the peer; a dial that was begun goes on for other
 /// calls.
 pub struct BalanceFuture<B> {
-    outcome: Option<Outcome>,
-    /// When the try's time is up, if it is limited.
-    expires: Expiry,
+    /// What is known of the try; there until it was answered. Its answer goes on with it.
+    live: Option<Reused<Live>>,
     state: State<B>,
-    limited: Option<Limited>,
     /// The head before it was given an endpoint's name.
     unnamed: Option<Box<Unnamed>>,
-}
-
-/// Of a try that has a limit of its own.
-struct Limited {
-    /// When it has had that much time since it was sent.
-    over: Instant,
-    mark: Mark,
 }
 
 /// How a try goes, once it is known to whom.
@@ -71,10 +63,7 @@ pub(super) enum State<B> {
     Failed(Option<Error>),
     Resolving(Box<Resolving<B>>),
     Connecting(Box<Connecting<B>>),
-    Answering {
-        response: ResponseFuture,
-        pump: Option<Pump>,
-    },
+    Answering(ResponseFuture),
     Exchanging(Exchange),
 }
 
@@ -86,11 +75,11 @@ where
     /// Picks a host and, when it has a connection with room, sends.
     #[inline]
     pub(super) fn begin(request: Request<Attempt<B>>, shared: &Arc<Shared>) -> Self {
+        let mut live = Reused::<Live>::take();
+        live.expires = request.body().expires();
         let mut this = Self {
-            outcome: None,
-            expires: request.body().expires(),
+            live: Some(live),
             state: State::Failed(None),
-            limited: None,
             unnamed: None,
         };
         let begun = this.start(&mut Some(request), shared, 0);
@@ -111,22 +100,25 @@ where
         let this = &mut *self;
         loop {
             match &mut this.state {
-                State::Answering { response, pump } => {
+                State::Answering(response) => {
                     let result = ready!(Pin::new(response).poll(cx));
-                    let outcome = this.outcome.take().expect("polled after it was done");
-                    learn(&result, &outcome);
-                    return Poll::Ready(answered(result, outcome, pump.take(), Frames::http2));
+                    let live = this.live.take().expect("polled after it was done");
+                    learn(&result, live.outcome());
+                    let is_sending = live.is_sending();
+                    let frames = |stream| Frames::Http2(Http2Frames::new(stream, is_sending));
+                    return Poll::Ready(answered(result, live, frames));
                 }
                 State::Exchanging(exchange) => {
                     let first = exchange.is_first();
                     let result = ready!(exchange.poll(cx));
-                    let outcome = this.outcome.take().expect("polled after it was done");
+                    let live = this.live.take().expect("polled after it was done");
+                    let host = live.outcome().host();
                     match &result {
-                        Ok(_) if first => outcome.host().pool().served(),
-                        Err(_) if first => unserved(outcome.host()),
+                        Ok(_) if first => host.pool().served(),
+                        Err(_) if first => unserved(host),
                         _ => {}
                     }
-                    return Poll::Ready(answered(result, outcome, None, Frames::Http1));
+                    return Poll::Ready(answered(result, live, Frames::Http1));
                 }
                 State::Resolving(resolving) => {
                     let found = ready!(resolving.found.as_mut().poll(cx))?;
@@ -155,7 +147,11 @@ where
 {
     /// A try that is over gives its places back then, and not when whoever waited for it goes.
     fn goes_on(&mut self, next: Result<State<B>, Error>) -> Result<State<B>, Error> {
-        next.inspect_err(|_| self.outcome = None)
+        next.inspect_err(|_| self.live().outcome = None)
+    }
+
+    fn live(&mut self) -> &mut Live {
+        self.live.as_mut().expect("there until it was answered")
     }
 
     #[inline]
@@ -249,7 +245,7 @@ where
         }
         let (host, counted) = host();
         let (cluster, leaf) = (Arc::clone(&call.cluster), leaf.cloned());
-        self.outcome = Some(Outcome::begin(host, cluster, leaf, priority, counted));
+        self.live().outcome = Some(Outcome::begin(host, cluster, leaf, priority, counted));
         Ok(())
     }
 
@@ -262,7 +258,7 @@ where
         shared: &Arc<Shared>,
         way: Way,
     ) -> Result<State<B>, Error> {
-        let outcome = self.outcome.as_ref().expect("made before a connection is looked for");
+        let outcome = self.live().outcome();
         match outcome.host().pool().try_permit(way.carrier) {
             Some(permit) => self.send(permit, unsent, shared, way),
             None => Connecting::begin(outcome, set, unsent, shared, way).map(State::Connecting),
@@ -276,7 +272,7 @@ where
         shared: &Arc<Shared>,
         way: Way,
     ) -> Result<State<B>, Error> {
-        let outcome = self.outcome.as_mut().expect("made before the connection was");
+        let outcome = self.live().outcome_mut();
         match permit {
             Ok(permit) => {
                 outcome.host().mark_failing(false);
@@ -306,7 +302,7 @@ where
         if repicked == MAX_REPICKS {
             return Err(error);
         }
-        self.outcome = None;
+        self.live().outcome = None;
         self.start(unsent, shared, repicked + 1)
     }
 
@@ -318,7 +314,8 @@ where
         shared: &Arc<Shared>,
         way: Way,
     ) -> Result<State<B>, Error> {
-        let outcome = self.outcome.as_mut().expect("made before the connection was");
+        let live = self.live();
+        let outcome = live.outcome_mut();
         let to = Destination {
             peer: outcome.peer(),
             authority: shared.authority.as_ref(),
@@ -328,15 +325,17 @@ where
             Permit::Http2(permit) => {
                 let request = unsent.as_ref().expect("a try is sent once");
                 let limit = request.body().call.route.retry.per_try_timeout;
-                self.limited = limit.and_then(|limit| {
+                let limited = limit.and_then(|limit| {
                     Some(Limited {
                         over: Instant::now().checked_add(limit)?,
                         mark: permit.mark(),
                     })
                 });
-                send_http2(unsent, outcome.holds(permit), &to).map(|sent| State::Answering {
-                    response: sent.response,
-                    pump: sent.pump,
+                let sent = send_http2(unsent, outcome.holds(permit), &to);
+                live.limited = limited;
+                sent.map(|sent| {
+                    live.pump = sent.pump;
+                    State::Answering(sent.response)
                 })
             }
             Permit::Http1(connection) => {
@@ -350,13 +349,14 @@ where
             Ok(state) => Ok(state),
             Err(Unsent::Gone) => {
                 let error = Error::at(Kind::NotProcessed(StreamError::Gone), to.peer);
+                let outcome = self.live().outcome();
                 if outcome.permit().is_some_and(Http2Permit::is_unserved) {
                     unserved(outcome.host());
                 }
                 self.again(unsent, error, shared, way.repicked)
             }
             Err(Unsent::Failed(error)) => {
-                outcome.failed_with(&error);
+                self.live().outcome_mut().failed_with(&error);
                 Err(error)
             }
         }
@@ -367,15 +367,16 @@ impl<B> Drop for BalanceFuture<B> {
     /// A try that is dropped when its time is up says something of its host and of its connection; one that its caller gives up
     /// does not.
     fn drop(&mut self) {
-        let is_limited = !matches!(self.expires, Expiry::At(None));
-        if let Some(outcome) = self.outcome.as_mut().filter(|_| is_limited)
-            && self.expires.is_over(Instant::now())
+        let Some(live) = &mut self.live else { return };
+        if !matches!(live.expires, Expiry::At(None))
+            && live.expires.is_over(Instant::now())
+            && let Some(outcome) = &mut live.outcome
         {
             outcome.timed_out();
         }
-        let Some(limited) = &self.limited else { return };
-        let permit = self.outcome.as_ref().and_then(Outcome::permit);
-        let permit = permit.filter(|_| !self.expires.is_open());
+        let Some(limited) = &live.limited else { return };
+        let permit = live.outcome.as_ref().and_then(Outcome::permit);
+        let permit = permit.filter(|_| !live.expires.is_open());
         if let Some(permit) = permit.filter(|_| Instant::now() >= limited.over) {
             permit.silent_since(limited.mark);
         }
@@ -385,7 +386,7 @@ impl<B> Drop for BalanceFuture<B> {
 impl<B> std::fmt::Debug for BalanceFuture<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BalanceFuture")
-            .field("outcome", &self.outcome)
+            .field("live", &self.live)
             .finish_non_exhaustive()
     }
 }

@@ -3,10 +3,11 @@
 //! One timer serves the limit of the whole and the limit of being idle: it is set for whichever comes first, and when it goes off
 //! early, because something moved meanwhile, it is set again. So a frame costs a look at the clock and no timer. A limit that begins
 //! with the end of the request works the same way: while that is not there, the limit cannot end before as long from now. What is
-//! needed for more than the first limit is in a box, since most calls have only that and every room moves this.
+//! needed for more than the first limit is in a box that is used again, since most calls have only that and every room moves this.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::thread::LocalKey;
 use std::time::Duration;
 
 use mesh_core::deadline::{Limit, Of};
@@ -14,13 +15,14 @@ use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Alarms};
 use crate::error::{Error, Kind};
+use crate::reuse::{Kept, Reuse, Reused};
 use crate::time::Activity;
 
 /// A running limit, which moves from the future into the response body.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     total: Option<Limit>,
-    moving: Option<Box<Moving>>,
+    moving: Option<Reused<Moving>>,
     timer: Alarm,
 }
 
@@ -45,6 +47,19 @@ struct Moving {
     until: Option<Instant>,
 }
 
+impl Reuse for Moving {
+    fn kept() -> &'static LocalKey<Kept<Self>> {
+        thread_local! {
+            static KEPT: Kept<Moving> = const { Kept::new(Vec::new()) };
+        }
+        &KEPT
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
 impl Idle {
     fn ends(&self) -> Instant {
         let sent = self.activity.as_ref().map(|activity| activity.last());
@@ -60,6 +75,14 @@ impl Idle {
 }
 
 impl Moving {
+    fn new(idle: Option<Idle>, answer: Option<Arc<Activity>>, until: Option<Instant>) -> Reused<Self> {
+        let mut moving = Reused::<Self>::take();
+        moving.idle = idle;
+        moving.answer = answer;
+        moving.until = until;
+        moving
+    }
+
     /// When one of them may be over at the earliest.
     fn next(&self, now: Instant) -> Option<Instant> {
         let idle = self.idle.as_ref().map(Idle::ends);
@@ -83,10 +106,8 @@ impl Deadline {
         idle: Option<Idle>,
         answer: Option<Arc<Activity>>,
     ) -> Option<Self> {
-        let moving = (idle.is_some() || answer.is_some()).then(|| {
-            let until = total.map(|(left, _)| now + left);
-            Box::new(Moving { idle, answer, until })
-        });
+        let moving =
+            (idle.is_some() || answer.is_some()).then(|| Moving::new(idle, answer, total.map(|(left, _)| now + left)));
         let after = match (&moving, total) {
             (Some(moving), _) => moving.next(now)?.saturating_duration_since(now),
             (None, Some((left, _))) => left,
@@ -104,24 +125,16 @@ impl Deadline {
         Self {
             total: None,
             timer: alarms.from(idle.last, idle.limit),
-            moving: Some(Box::new(Moving {
-                idle: Some(idle),
-                ..Moving::default()
-            })),
+            moving: Some(Moving::new(Some(idle), None, None)),
         }
     }
 
     /// A try's limit of being idle joins the call's limits, of which `until` is the end of the whole.
-    pub(crate) fn join(&mut self, of_try: Self, until: Option<Instant>) {
-        let Some(idle) = of_try.moving.and_then(|moving| moving.idle) else {
+    pub(crate) fn join(&mut self, mut of_try: Self, until: Option<Instant>) {
+        let Some(idle) = of_try.moving.as_mut().and_then(|moving| moving.idle.take()) else {
             return;
         };
-        let moving = self.moving.get_or_insert_with(|| {
-            Box::new(Moving {
-                until,
-                ..Moving::default()
-            })
-        });
+        let moving = self.moving.get_or_insert_with(|| Moving::new(None, None, until));
         if moving.idle.as_ref().is_none_or(|own| idle.limit < own.limit) {
             let last = idle.last;
             moving.idle = Some(idle);

@@ -7,6 +7,7 @@
 mod deadline;
 mod outcome;
 mod pump;
+mod stream;
 mod trailers;
 
 use std::pin::Pin;
@@ -16,21 +17,22 @@ use std::thread::LocalKey;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use http::StatusCode;
 use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::alarm::Alarms;
-use crate::connect::{Http1Answer, StreamError};
+use crate::connect::{Http1Answer, Mark, StreamError};
 use crate::error::Error;
 use crate::reuse::{Kept, Reuse, Reused};
 use crate::telemetry::{Counting, Sent};
+use crate::time::Expiry;
 
 pub(crate) use deadline::{Deadline, Idle};
 pub(crate) use outcome::Outcome;
 pub(crate) use pump::Pump;
+pub(crate) use stream::Http2Frames;
 pub(crate) use trailers::{code_of_http, grpc_status, trailers, without_status};
 
 /// The answer of a call, as a stream of frames.
@@ -59,18 +61,30 @@ enum Source {
     Own(Bytes),
 }
 
-/// What an answer of a peer holds until its end. In a box that is used again, since every room moves the answer, and so does
-/// whoever called.
+/// What a try holds from its beginning to the end of its answer. In a box that is used again, since every room moves the try and then the
+/// answer, and so does whoever called.
 #[derive(Debug, Default)]
-struct Live {
+pub(crate) struct Live {
     frames: Option<Frames>,
-    outcome: Option<Outcome>,
-    pump: Option<Pump>,
+    /// There once its host was found.
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) pump: Option<Pump>,
+    /// When the time to its answer is up, if that is limited.
+    pub(crate) expires: Expiry,
+    pub(crate) limited: Option<Limited>,
     deadline: Option<Deadline>,
     /// What was sent for it.
     sent: Sent,
     /// Counts the call.
     counting: Option<Counting>,
+}
+
+/// Of a try that has a limit of its own.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    /// When it has had that much time since it was sent.
+    pub(crate) over: Instant,
+    pub(crate) mark: Mark,
 }
 
 impl Reuse for Live {
@@ -86,16 +100,21 @@ impl Reuse for Live {
         self.frames = None;
         self.pump = None;
         self.deadline = None;
+        self.expires = Expiry::default();
+        self.limited = None;
         self.outcome = None;
         self.sent = Sent::Unknown;
         self.counting = None;
     }
 }
 
+/// The invariant of [`Live::outcome`].
+const OUTCOME: &str = "held from when the host was found to the end of the answer";
+
 /// Where frames come from.
 #[derive(Debug)]
 pub(crate) enum Frames {
-    Http2 { stream: RecvStream, data_ended: bool },
+    Http2(Http2Frames),
     Http1(Http1Answer),
 }
 
@@ -105,18 +124,16 @@ impl ResponseBody {
         Self::default()
     }
 
-    /// Of the answer with `head`, which is told to `outcome`.
-    pub(crate) fn new(head: &Parts, frames: Frames, mut outcome: Outcome, pump: Option<Pump>) -> Self {
+    /// Of the answer with `head` to the try that is given.
+    pub(crate) fn new(head: &Parts, frames: Frames, mut live: Reused<Live>) -> Self {
         let head_status = grpc_status(&head.headers);
+        let outcome = live.outcome_mut();
         outcome.saw_headers(head.status, head_status, &head.headers);
         let headers_only = frames.is_end_stream();
         if headers_only {
             outcome.ended();
         }
-        let mut live = Reused::<Live>::take();
         live.frames = Some(frames);
-        live.outcome = Some(outcome);
-        live.pump = pump;
         Self {
             source: Source::Live(live),
             head_status,
@@ -262,8 +279,19 @@ impl ResponseBody {
 }
 
 impl Live {
-    fn outcome(&self) -> &Outcome {
-        self.outcome.as_ref().expect("held until the answer ends")
+    /// Of a try whose host was found.
+    pub(crate) fn outcome(&self) -> &Outcome {
+        self.outcome.as_ref().expect(OUTCOME)
+    }
+
+    /// Of a try whose host was found.
+    pub(crate) fn outcome_mut(&mut self) -> &mut Outcome {
+        self.outcome.as_mut().expect(OUTCOME)
+    }
+
+    /// Whether its request streams.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.pump.is_some()
     }
 
     fn is_end_stream(&self) -> bool {
@@ -275,23 +303,11 @@ impl Live {
             return Poll::Ready(None);
         };
         let polled = match frames {
-            Frames::Http2 { stream, data_ended } => {
-                ready!(poll_http2(stream, data_ended, cx)).map(|frame| frame.map_err(StreamError::from))
-            }
+            Frames::Http2(frames) => ready!(frames.poll_frame(cx)).map(|frame| frame.map_err(StreamError::from)),
             Frames::Http1(answer) => ready!(answer.poll_frame(cx)).map(|frame| frame.map_err(StreamError::from)),
         };
         match &polled {
-            Some(Ok(frame)) => {
-                if let Some(outcome) = &mut self.outcome {
-                    match frame.trailers_ref() {
-                        Some(trailers) => outcome.saw_trailers(trailers),
-                        None => outcome.heard(),
-                    }
-                }
-                if let Some(counting) = &mut self.counting {
-                    counting.received(frame);
-                }
-            }
+            Some(Ok(frame)) => self.passes(frame),
             None => {
                 if let Some(outcome) = &mut self.outcome {
                     outcome.ended();
@@ -301,42 +317,32 @@ impl Live {
         }
         Poll::Ready(polled)
     }
-}
 
-fn poll_http2(
-    stream: &mut RecvStream,
-    data_ended: &mut bool,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-    if !*data_ended {
-        match ready!(stream.poll_data(cx)) {
-            Some(Ok(data)) => {
-                // What was handed on may be sent again by the peer. An error means that the stream is over: the next poll
-                // tells it.
-                let _ = stream.flow_control().release_capacity(data.len());
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+    /// Tells of a frame to who counts them.
+    fn passes(&mut self, frame: &Frame<Bytes>) {
+        if let Some(trailers) = frame.trailers_ref() {
+            let grpc = grpc_status(trailers);
+            if let Some(outcome) = &mut self.outcome {
+                outcome.saw_trailers(grpc, trailers);
             }
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            None => *data_ended = true,
+            if let Some(counting) = &mut self.counting {
+                counting.told(grpc);
+            }
+        } else {
+            if let Some(outcome) = &self.outcome {
+                outcome.heard();
+            }
+            if let (Some(counting), Some(data)) = (&mut self.counting, frame.data_ref()) {
+                counting.received(data);
+            }
         }
     }
-    Poll::Ready(match ready!(stream.poll_trailers(cx)) {
-        Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-        Err(error) => Some(Err(error)),
-    })
 }
 
 impl Frames {
-    pub(crate) fn http2(stream: RecvStream) -> Self {
-        Self::Http2 {
-            stream,
-            data_ended: false,
-        }
-    }
-
     pub(crate) fn is_end_stream(&self) -> bool {
         match self {
-            Self::Http2 { stream, .. } => stream.is_end_stream(),
+            Self::Http2(frames) => frames.is_end_stream(),
             Self::Http1(answer) => answer.is_end_stream(),
         }
     }
@@ -402,7 +408,7 @@ impl Body for ResponseBody {
             Source::Own(own) => SizeHint::with_exact(own.len() as u64),
             Source::Live(live) if !live.is_end_stream() => match &live.frames {
                 Some(Frames::Http1(answer)) => answer.size_hint(),
-                Some(Frames::Http2 { .. }) | None => SizeHint::default(),
+                Some(Frames::Http2(_)) | None => SizeHint::default(),
             },
             _ => SizeHint::with_exact(0),
         }

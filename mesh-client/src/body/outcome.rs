@@ -15,7 +15,6 @@ use mesh_core::report::Counted;
 use mesh_core::report::standard::Edge;
 use mesh_core::retry::TryEnd;
 
-use super::trailers::grpc_status;
 use crate::cluster::{ClusterHandle, Host};
 use crate::connect::Http2Permit;
 use crate::error::Error;
@@ -135,8 +134,7 @@ impl Outcome {
     }
 
     /// Trailers came, and with them the end.
-    pub(crate) fn saw_trailers(&mut self, trailers: &HeaderMap) {
-        let grpc = grpc_status(trailers);
+    pub(crate) fn saw_trailers(&mut self, grpc: Option<u8>, trailers: &HeaderMap) {
         self.judge(StatusCode::OK, grpc);
         if let Some(counted) = &mut self.counted {
             counted.saw_trailers(grpc, trailers);

@@ -15,14 +15,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use mesh_core::Link;
 use mesh_core::deadline::{self, Caller, GRPC_TIMEOUT, Of, parse_grpc_timeout};
 use mesh_core::inherit;
 use mesh_core::retry::{Overrides, Rules};
-use mesh_core::route::is_grpc;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -88,14 +86,24 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<Routed<B>>) -> Self::Future {
-        let head = Head::of(request.headers());
-        let asked = match head.has_overrides {
+        let said = request.body().said();
+        let grpc_timeout = match said.timeout {
+            true => find(request.headers(), &GRPC_TIMEOUT).and_then(parse_grpc_timeout),
+            false => None,
+        };
+        let asked = match said.overrides {
             true => Overrides::take(request.headers_mut()).map(Arc::from),
             false => None,
         };
         let above = inherit::with(|inherited| (inherited.deadline(), inherited.is_retry()));
         let (deadline, is_retry) = above.unwrap_or_default();
-        match time(&self.alarms, request.body_mut(), &head, asked.as_deref(), deadline) {
+        match time(
+            &self.alarms,
+            request.body_mut(),
+            grpc_timeout,
+            asked.as_deref(),
+            deadline,
+        ) {
             Err(error) => DeadlineFuture::late(error),
             Ok((time, deadline)) => {
                 let until = time.deadline;
@@ -106,35 +114,11 @@ where
     }
 }
 
-/// What the room reads of a request's head, in one pass that hashes nothing.
-#[derive(Default)]
-struct Head {
-    grpc: bool,
-    grpc_timeout: Option<Duration>,
-    has_overrides: bool,
-}
-
-impl Head {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut head = Self::default();
-        for (name, value) in headers {
-            if *name == CONTENT_TYPE {
-                head.grpc = is_grpc(value);
-            } else if *name == GRPC_TIMEOUT {
-                head.grpc_timeout = parse_grpc_timeout(value);
-            } else if name.as_str().starts_with("x-envoy-") {
-                head.has_overrides = true;
-            }
-        }
-        head
-    }
-}
-
 /// How long the call may take, and what ends it then. An error when its time is over already, or its body failed.
 fn time<B>(
     alarms: &Arc<Alarms>,
     routed: &mut Routed<B>,
-    head: &Head,
+    grpc_timeout: Option<Duration>,
     asked: Option<&Overrides>,
     above: Option<std::time::Instant>,
 ) -> Result<(CallTime, Option<Deadline>), Error>
@@ -142,24 +126,24 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let (route, waited) = (routed.route(), routed.waited());
+    let (is_grpc, now) = (routed.is_grpc(), routed.routed_at());
     let idle = route.limits.idle.filter(|limit| !limit.is_zero());
     // Limits count from when the call began, which is when it began to wait.
-    let left = |now: Instant, above: std::time::Instant| above.saturating_duration_since(now.into_std()) + waited;
-    let mut now = above.map(|_| Instant::now());
+    let left = |above: std::time::Instant| above.saturating_duration_since(now.into_std()) + waited;
     let caller = Caller {
-        grpc: head.grpc,
-        grpc_timeout: head.grpc_timeout,
+        grpc: is_grpc,
+        grpc_timeout,
         asked: asked.and_then(|asked| asked.timeout),
-        inherited: now.zip(above).map(|(now, above)| left(now, above)),
+        inherited: above.map(left),
     };
     let limits = deadline::limits(route, &caller);
     let limit = limits.least();
     let expected = !route.limits.untold;
     // Where nothing is told, a limit that is not meant for gRPC is not either (Envoy); but a caller's longer one is not left standing
     // beside it.
-    let grpc = head.grpc
+    let grpc = is_grpc
         && (expected
-            || head.grpc_timeout.is_some()
+            || grpc_timeout.is_some()
             || route.limits.grpc_max.is_some()
             || limit.is_some_and(|limit| limit.of != Of::Route));
     let begins_later = limits.answer.is_some() || Rules::new(&route.retry, asked).per_try_timeout().is_some();
@@ -169,12 +153,11 @@ where
     if limit.is_none() && idle.is_none() && !is_open {
         let time = CallTime {
             expected,
-            grpc: head.grpc && expected,
+            grpc: is_grpc && expected,
             ..CallTime::default()
         };
         return Ok((time, None));
     }
-    let now = *now.get_or_insert_with(Instant::now);
     let most = |limit: Duration| limit.min(Deadline::MAX);
     let answer = limits.answer.filter(|_| is_open).map(most);
     let total = if is_open { limits.whole } else { limit };
@@ -190,7 +173,7 @@ where
         of_try: false,
     });
     let deadline = Deadline::new(alarms, now, total, idle, activity.clone().filter(|_| answer.is_some()));
-    let told = limit.is_some_and(|limit| limit.of == Of::Caller && Some(limit.total) == head.grpc_timeout);
+    let told = limit.is_some_and(|limit| limit.of == Of::Caller && Some(limit.total) == grpc_timeout);
     let time = CallTime {
         deadline: total.map(|(left, _)| now + left),
         fresh: limit.map(|limit| limit.total).filter(|_| waited.is_zero()),

@@ -116,13 +116,17 @@ where
                     return Poll::Ready(Err(error.take().expect("polled after it was done")));
                 }
                 StateProjection::Trying { future } => {
-                    let mut answer = ready!(future.poll(cx));
+                    // Judged where it is: an answer is large, and mostly the caller's.
+                    let mut polled = future.poll(cx);
+                    let Poll::Ready(answer) = &mut polled else {
+                        return Poll::Pending;
+                    };
                     // What the last retry held is given back before another is asked for (Envoy).
                     *this.place = None;
                     let kept = this.kept.as_mut().expect("kept since the first try");
-                    let Some(place) = kept.judge(&mut answer, this.shared) else {
-                        kept.tell_sent(&mut answer);
-                        return Poll::Ready(answer);
+                    let Some(place) = kept.judge(answer, this.shared) else {
+                        kept.tell_sent(answer);
+                        return polled;
                     };
                     let sleep = Box::pin(tokio::time::sleep(place.pause()));
                     *this.place = Some(Box::new(place));

@@ -134,7 +134,7 @@ where
         let (mut inner, request) = self.call.take().expect("a wait ends once");
         Poll::Ready(match self.shared.decide(&request) {
             Decision::Go(call, given) => {
-                let request = request.map(|body| Routed::new(body, call, self.began.elapsed()));
+                let request = Routed::new(request, call, self.began, self.began.elapsed());
                 RouteFuture::go(inner.call(request), given)
             }
             Decision::Answer(response) => self.shared.unrouted(&request, self.began.elapsed(), Ok(response)),

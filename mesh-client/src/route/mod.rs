@@ -22,6 +22,7 @@ use mesh_core::entropy::Draw;
 use mesh_core::link::{Guard, Standing};
 use mesh_core::route::{Caller, RequestHead};
 use mesh_core::{Entropy, Link, inherit, live, route};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::body::ResponseBody;
@@ -128,7 +129,7 @@ where
     fn call(&mut self, request: Request<B>) -> RouteFuture<S::Future> {
         match self.shared.decide(&request) {
             Decision::Go(call, given) => {
-                let request = request.map(|body| Routed::new(body, call, Duration::ZERO));
+                let request = Routed::new(request, call, Instant::now(), Duration::ZERO);
                 RouteFuture::go(self.inner.call(request), given)
             }
             Decision::Answer(response) => self.shared.unrouted(&request, Duration::ZERO, Ok(response)),

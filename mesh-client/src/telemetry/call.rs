@@ -2,15 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body::Frame;
 use mesh_core::report::standard::{Amounts, Edge, End, Flags, Messages, Protocol};
 use tokio::time::Instant;
 
-use crate::body::{Outcome, ResponseBody, code_of_http, grpc_status};
+use crate::body::{Outcome, ResponseBody, code_of_http};
 use crate::cluster::ClusterHandle;
 use crate::error::Error;
 use crate::flags::ResponseFlags;
@@ -66,8 +64,6 @@ pub(crate) struct Counting {
     /// Whom the answer came from.
     edge: Option<Arc<Edge>>,
     began: Instant,
-    /// What it had waited before.
-    waited: Duration,
     end: End,
     sent: Sent,
     received: u64,
@@ -77,8 +73,9 @@ pub(crate) struct Counting {
 }
 
 impl Counting {
+    /// Of a call that began then.
     #[inline]
-    pub(super) fn begin(cluster: Arc<ClusterHandle>, grpc: bool, waited: Duration) -> Self {
+    pub(super) fn begin(cluster: Arc<ClusterHandle>, grpc: bool, began: Instant) -> Self {
         let protocol = match grpc {
             true => Protocol::Grpc,
             false => Protocol::Http,
@@ -86,8 +83,7 @@ impl Counting {
         Self {
             cluster,
             edge: None,
-            began: Instant::now(),
-            waited,
+            began,
             end: End {
                 protocol,
                 ..End::default()
@@ -121,16 +117,18 @@ impl Counting {
 
     /// A part of the answer came.
     #[inline]
-    pub(crate) fn received(&mut self, frame: &Frame<Bytes>) {
-        if let Some(data) = frame.data_ref() {
-            self.received += data.len() as u64;
-            if self.end.protocol == Protocol::Grpc {
-                self.received_messages += self.messages.take(data);
-            }
-        } else if let Some(trailers) = frame.trailers_ref()
-            && self.end.protocol == Protocol::Grpc
-        {
-            self.end.grpc = grpc_status(trailers);
+    pub(crate) fn received(&mut self, data: &Bytes) {
+        self.received += data.len() as u64;
+        if self.end.protocol == Protocol::Grpc {
+            self.received_messages += self.messages.take(data);
+        }
+    }
+
+    /// Its trailers came, and such a status in them.
+    #[inline]
+    pub(crate) fn told(&mut self, grpc: Option<u8>) {
+        if self.end.protocol == Protocol::Grpc {
+            self.end.grpc = grpc;
         }
     }
 
@@ -175,7 +173,7 @@ impl Counting {
         }
         let (request_bytes, request_messages) = self.sent.amount();
         let amounts = Amounts {
-            duration: self.began.elapsed() + self.waited,
+            duration: self.began.elapsed(),
             request_bytes,
             response_bytes: self.received,
         };

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::Response;
 use pin_project_lite::pin_project;
@@ -41,9 +41,12 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut result = ready!(this.inner.poll(cx));
-        if let Some(mut counting) = this.counting.take() {
-            match &mut result {
+        // Changed where it is: an answer is large, and is moved by each room that takes it out.
+        let mut polled = this.inner.poll(cx);
+        if let Poll::Ready(result) = &mut polled
+            && let Some(mut counting) = this.counting.take()
+        {
+            match result {
                 Ok(response) => {
                     counting.answered(response, response.body().outcome());
                     response.body_mut().counted_by(counting);
@@ -51,6 +54,6 @@ where
                 Err(error) => counting.failed(error),
             }
         }
-        Poll::Ready(result)
+        polled
     }
 }

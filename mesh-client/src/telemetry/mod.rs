@@ -6,7 +6,7 @@
 //! itself it counts with `unrouted`.
 //!
 //! What labels say of a destination is put together once for a connection, and of those who reached nobody once for a cluster. A call
-//! reads the clock twice and adds to what it finds there.
+//! reads the clock once, when it ends, and adds to what it finds there.
 
 mod call;
 mod clusters;
@@ -78,16 +78,13 @@ where
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<Routed<B>>) -> Self::Future {
-        let grpc = is_grpc(request.headers());
+    fn call(&mut self, request: Request<Routed<B>>) -> Self::Future {
         let routed = request.body();
-        let cluster = Arc::clone(routed.cluster_handle());
-        let waited = routed.waited();
+        let (cluster, grpc, began) = (Arc::clone(routed.cluster_handle()), routed.is_grpc(), routed.began());
         if cluster.pairs().is_unasked() {
             cluster.pairs().ask(authority(&request, &self.target));
         }
-        request.body_mut().speaks_grpc(grpc);
-        let counting = Counting::begin(cluster, grpc, waited);
+        let counting = Counting::begin(cluster, grpc, began);
         TelemetryFuture::new(self.inner.call(request), counting)
     }
 }

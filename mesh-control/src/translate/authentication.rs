@@ -12,7 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, RateLimits, Traffic, Transport,
+    Authorization, ChainIdentity, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, RateLimits,
+    Traffic, Transport,
 };
 
 use super::authorization::{self, Policies};
@@ -350,6 +351,7 @@ fn chains(asked: &Asked, destinations: &[IpPrefix], port: Option<u16>) -> Vec<Fi
             ..ChainMatch::default()
         },
         security,
+        identity: ChainIdentity::default(),
         traffic: Traffic::Http,
         authorization: Arc::clone(&asked.authorization),
         limits: Arc::clone(&asked.limits),

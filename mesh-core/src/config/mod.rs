@@ -46,8 +46,8 @@ pub use ext_authz::{
     SentHeaders,
 };
 pub use inbound::{
-    ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix, IpPrefix,
-    MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,
+    ChainIdentity, ChainMatch, Clients, ConnectionFacts, Entered, FilterChain, Inbound, InboundSecurity, InvalidPrefix,
+    IpPrefix, MtlsMode, NotTaken, ServerRules, SourceType, Traffic, Transport,
 };
 pub use jwt::{
     ClaimHeader, InvalidJwks, Jwk, JwkMaterial, Jwks, JwtPlaces, JwtProvider, JwtRequirement, JwtRule, JwtRules,

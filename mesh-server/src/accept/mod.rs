@@ -48,6 +48,7 @@ pub use peer::PeerIdentity;
 pub use refused::Refused;
 pub use stream::MeshStream;
 pub(crate) use tenure::Tenure;
+use tls::usable;
 pub(crate) use tls::usable_identity;
 
 /// The longest from a connection to a verified peer, waiting for the first byte included. A handshake takes
@@ -217,9 +218,9 @@ impl Acceptor {
         // What is changed from here on is told to whoever serves the connection, however long the handshake takes.
         let mut follow = self.door.follow();
         let now = Arc::clone(&follow.borrow_and_update());
-        let under = |trust| Under {
+        let under = Under {
             follow: follow.clone(),
-            trust,
+            shown: None,
             floor: self.floor,
         };
         let beginning = match self.floor || now.rules.looks_at_beginning() {
@@ -227,7 +228,7 @@ impl Acceptor {
             false => None,
         };
         let protocol = match beginning {
-            Some(Beginning::Tls) => return self.shake_hands(io, source, destination, &now, under(now.trust)).await,
+            Some(Beginning::Tls) => return self.shake_hands(io, source, destination, &now, under).await,
             // What Envoy's HTTP inspector calls them, which chains match as protocols.
             Some(Beginning::Http2) => Some("h2c"),
             Some(Beginning::Other) => Some("http/1.1"),
@@ -240,7 +241,7 @@ impl Acceptor {
             &now,
             ConnectionInfo::new(facts, Kind::Plaintext, None, Some(follow.clone())),
         )?;
-        let tenure = Tenure::new(info, Duration::MAX, Some(under(now.trust)), self.link.tally().clone());
+        let tenure = Tenure::new(info, Duration::MAX, Some(under), self.link.tally().clone());
         Ok(MeshStream::plaintext(io, tenure))
     }
 
@@ -250,7 +251,7 @@ impl Acceptor {
         source: SocketAddr,
         destination: SocketAddr,
         now: &door::Now,
-        under: Under,
+        mut under: Under,
     ) -> Result<MeshStream<IO>, (Refused, Option<Peeked<IO>>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -263,8 +264,10 @@ impl Acceptor {
             // The rules do not send a TLS connection to a chain without TLS.
             InboundSecurity::OneSided | InboundSecurity::Plaintext => None,
         };
-        let identity = usable_identity(&self.link).map_err(own)?;
-        let config = self.shared.configs.of(&identity, clients.as_ref(), &self.link);
+        let shown = facts.with(|facts| now.rules.identity(facts));
+        let identity = usable(&self.link, &shown).map_err(own)?;
+        let config = self.shared.configs.of(&shown, &identity, clients.as_ref(), &self.link);
+        under.shown = Some((now.trust_of(&shown), shown));
         let tls = begun.into_stream(config.map_err(own)?).into_fallible().await;
         let tls = tls.map_err(|(error, io)| (Refused::handshake(error), Some(io)))?;
         let (entered, until) = entered(tls.get_ref().1, clients.as_ref(), &identity).map_err(own)?;

@@ -12,6 +12,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_core::config::ChainIdentity;
 use mesh_core::report::Tally;
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
@@ -39,8 +40,9 @@ pub(crate) struct Tenure {
 #[derive(Debug)]
 pub(super) struct Under {
     pub(super) follow: watch::Receiver<Arc<Now>>,
-    pub(super) trust: u64,
     pub(super) floor: bool,
+    /// What was shown to it and judged it, where it is TLS, and the count of its trust then.
+    pub(super) shown: Option<(u64, ChainIdentity)>,
 }
 
 impl Tenure {
@@ -109,7 +111,10 @@ async fn unfit(info: &ConnectionInfo, under: Option<Under>) -> &'static str {
     // The door is gone with its server, which ends the connection by itself.
     while under.follow.changed().await.is_ok() {
         let now = Arc::clone(&under.follow.borrow_and_update());
-        if info.peer_id().is_some() && now.trust != under.trust {
+        if let Some((trust, identity)) = &under.shown
+            && info.peer_id().is_some()
+            && now.trust_of(identity) != *trust
+        {
             return "trust_changed";
         }
         let verdict = info
@@ -117,6 +122,11 @@ async fn unfit(info: &ConnectionInfo, under: Option<Under>) -> &'static str {
             .with(|facts| now.rules.holds(facts, info.entered(), under.floor));
         if let Err(why) = verdict {
             return why.as_str();
+        }
+        if let Some((_, identity)) = &under.shown
+            && info.facts().with(|facts| now.rules.identity(facts)) != *identity
+        {
+            return "security_changed";
         }
     }
     pending().await

@@ -1,11 +1,14 @@
-//! The workload's newest identity as rustls configurations, rebuilt when a new one is published and not per handshake.
+//! The newest identities as rustls configurations, rebuilt when a new one is published and not per handshake. A chain shows the
+//! workload's own, or names another one of the process (gRFC A29).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::Link;
-use mesh_core::config::Clients;
+use mesh_core::config::{ChainIdentity, Clients, Reason, ReasonKind};
 use mesh_core::identity::Identity;
 use mesh_core::identity::tls;
+use mesh_core::link::Standing;
 use rustls::ServerConfig;
 
 use super::Refused;
@@ -20,7 +23,8 @@ const MAX_KEPT: usize = 16;
 /// The configurations of the last generation seen.
 #[derive(Debug, Default)]
 pub(super) struct Configs {
-    last: Mutex<Kept>,
+    /// As many as there are identities that chains ever named: pairs of the bootstrap's certificate providers, at the most.
+    last: Mutex<BTreeMap<ChainIdentity, Kept>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,15 +34,17 @@ struct Kept {
 }
 
 impl Configs {
-    /// The configuration that shows `identity` and lets in `clients`; `None`: whoever comes, unasked.
+    /// The configuration that shows `identity`, which is the newest of `shown`, and lets in `clients`; `None`: whoever comes, unasked.
     pub(super) fn of(
         &self,
+        shown: &ChainIdentity,
         identity: &Identity,
         clients: Option<&Clients>,
         link: &Link,
     ) -> Result<Arc<ServerConfig>, Refused> {
         // Built under the lock: of all handshakes that come right after a renewal, one builds and the others wait for it.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = all.entry(shown.clone()).or_default();
         if last.generation != identity.generation() {
             *last = Kept {
                 generation: identity.generation(),
@@ -59,14 +65,34 @@ impl Configs {
     }
 }
 
-/// The identity to show now.
+/// The identity to show now, where `shown` is asked for.
 ///
 /// # Errors
 ///
 /// When there is none, or its certificate has expired: peers would refuse it, and say so less clearly.
+pub(super) fn usable(link: &Link, shown: &ChainIdentity) -> Result<Identity, Refused> {
+    if shown.is_own() {
+        return usable_identity(link);
+    }
+    let unknown = || {
+        let text = "a filter chain shows the identity of a certificate provider that this process does not have";
+        Refused::no_identity(Reason::new(ReasonKind::NoIdentity, text))
+    };
+    let reader = link.identities().find(shown).ok_or_else(unknown)?;
+    valid(&reader.load_full(), link)
+}
+
+/// The workload's own identity, if it can be shown now.
+///
+/// # Errors
+///
+/// As [`usable`].
 pub(crate) fn usable_identity(link: &Link) -> Result<Identity, Refused> {
-    let standing = link.identity().load_full();
-    let identity = (*standing)
+    valid(&link.identity().load_full(), link)
+}
+
+fn valid(standing: &Standing, link: &Link) -> Result<Identity, Refused> {
+    let identity = standing
         .as_ref()
         .map_err(|reason| Refused::no_identity(reason.clone()))?;
     match link.wall_clock().current_time() {

@@ -2,9 +2,9 @@
 
 use mesh_core::Snapshot;
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, Domain, FilterChain, FilterRules, Inbound, InboundSecurity, IpPrefix,
-    Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Reason, ReasonKind,
-    RouteMatch, RoutedHost, RoutedRoute, Routing, Rule, StringMatch, Traffic,
+    Authorization, ChainIdentity, ChainMatch, Clients, Domain, FilterChain, FilterRules, Inbound, InboundSecurity,
+    IpPrefix, Permission, PermissionTest, Principal, PrincipalTest, Rbac, RbacAction, RbacFilter, RbacPolicy, Reason,
+    ReasonKind, RouteMatch, RoutedHost, RoutedRoute, Routing, Rule, StringMatch, Traffic,
 };
 
 use super::*;
@@ -39,6 +39,7 @@ pub(super) fn open(authorization: Authorization) -> FilterChain {
         name: "".into(),
         matches: ChainMatch::default(),
         security: InboundSecurity::Plaintext,
+        identity: ChainIdentity::default(),
         traffic: Traffic::Http,
         authorization: Arc::new(authorization),
         limits: Arc::default(),

@@ -11,6 +11,7 @@ mod drain;
 mod ext_authz;
 mod floods;
 mod forwarded;
+mod identities;
 mod lifetime;
 mod limits;
 mod modes;

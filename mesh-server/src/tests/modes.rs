@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mesh_core::Snapshot;
 use mesh_core::config::{
-    ChainMatch, Clients, Domain, FilterChain, Inbound, InboundSecurity, Reason, ReasonKind, Traffic, Transport,
+    ChainIdentity, ChainMatch, Clients, Domain, FilterChain, Inbound, InboundSecurity, Reason, ReasonKind, Traffic,
+    Transport,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ fn chain(security: InboundSecurity, transport: Option<Transport>) -> FilterChain
             ..ChainMatch::default()
         },
         security,
+        identity: ChainIdentity::default(),
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),

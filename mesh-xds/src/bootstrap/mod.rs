@@ -39,7 +39,7 @@ pub use features::{ServerFeature, ServerFeatures};
 pub use options::{Profile, Protocol};
 #[cfg(feature = "workload-api")]
 pub use provider::WorkloadApi;
-pub use provider::{FileWatcher, HalfWatcher, IstioAgent, MeshCa, Proof, Provider, Token, TrustFile};
+pub use provider::{FileWatcher, Half, HalfWatcher, IstioAgent, MeshCa, Proof, Provider, Token, TrustFile};
 pub use server::{CallCredentials, CertificateFiles, Credentials, Roots, Server, TlsCredentials};
 pub use uri::{InvalidServerUri, ServerUri};
 
@@ -213,7 +213,8 @@ impl Bootstrap {
     }
 
     /// The provider that the workload's identity comes from, and its instance name: `default`, or the only one that gives one.
-    /// The others are for clusters that name them (gRFC A29): their files are read for the handshakes of those.
+    /// The others are for who names them (gRFC A29): a cluster, whose handshakes read their files, or a filter chain, which shows and judges
+    /// by what any kind of them has.
     pub fn identity_provider(&self) -> Option<(&str, &Provider)> {
         let gives = |(_, provider): &(&String, &Provider)| !matches!(provider, Provider::Half(_));
         let (name, provider) = match self.providers.get_key_value(PROVIDER).filter(gives) {

@@ -19,8 +19,8 @@ use crate::node::Node;
 pub enum Provider {
     /// Files that somebody else renews (`file_watcher`, gRFC A29).
     FileWatcher(FileWatcher),
-    /// Files of which one half is there: roots alone, or a certificate alone. It gives no identity; what it has is for clusters that
-    /// name it (gRFC A29).
+    /// Files of which one half is there: roots alone, or a certificate alone. It gives no identity; what it has is for clusters and
+    /// filter chains that name it (gRFC A29).
     Half(HalfWatcher),
     /// A CA that is asked for a certificate (`mesh_ca`).
     MeshCa(MeshCa),
@@ -44,7 +44,16 @@ pub struct WorkloadApi {
 
 /// A `file_watcher` with one half of an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HalfWatcher {
+pub struct HalfWatcher {
+    /// What it has.
+    pub half: Half,
+    /// How often that is read again. Default: 600 s. A cluster's handshakes read it each time.
+    pub refresh_interval: Duration,
+}
+
+/// One half of an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Half {
     /// A certificate and its key.
     Certificate(CertificateFiles),
     /// Whom to trust.
@@ -179,14 +188,15 @@ fn file_watcher(at: &str, config: FileWatcherConfig) -> Result<Files, BootstrapE
     let trust = path(config.spiffe_trust_bundle_map_file).map(TrustFile::BundleMap);
     let trust = trust.or_else(|| path(config.ca_certificate_file).map(TrustFile::Roots));
     let identity = certificate_files(at, config.certificate_file, config.private_key_file)?;
+    let half = |half| Part(HalfWatcher { half, refresh_interval });
     match (identity, trust) {
         (Some(identity), Some(trust)) => Ok(Whole(FileWatcher {
             identity,
             trust,
             refresh_interval,
         })),
-        (Some(identity), None) => Ok(Part(HalfWatcher::Certificate(identity))),
-        (None, Some(trust)) => Ok(Part(HalfWatcher::Trust(trust))),
+        (Some(identity), None) => Ok(half(Half::Certificate(identity))),
+        (None, Some(trust)) => Ok(half(Half::Trust(trust))),
         (None, None) => Err(BootstrapError::at(
             at,
             "names no file: it needs certificate_file and private_key_file, and ca_certificate_file or \

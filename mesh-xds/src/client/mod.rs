@@ -37,16 +37,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::config::Credential;
 use mesh_core::identity::Pins;
-use mesh_core::link::Parts;
+use mesh_core::link::{Identities, Parts};
 use mesh_core::{Link, Snapshot, live};
 use opentelemetry::global;
 use opentelemetry::metrics::Meter;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::bootstrap::{
-    Authority, Bootstrap, HalfWatcher, Profile, Protocol, Provider, Server, ServerFeature, TrustFile,
-};
+use crate::bootstrap::{Authority, Bootstrap, Half, Profile, Protocol, Provider, Server, ServerFeature, TrustFile};
 use crate::connect::Access;
 use crate::connector::Connector;
 use crate::decode::{Context, Others, Provided};
@@ -185,8 +183,14 @@ impl XdsClientBuilder {
             resolver,
             meter,
         } = self;
+        let own = bootstrap.identity_provider().map(|(name, _)| name);
+        let mut providers = bootstrap.providers().clone();
+        providers.retain(|name, _| own != Some(name));
+        let identities = Arc::new(identity::Others::new(providers));
+        let known = Arc::clone(&identities);
         let (source, link) = Link::new(Parts {
             governs_servers: bootstrap.governs_servers(),
+            identities: Identities::new(move |of| known.find(of)),
             ..parts
         });
         if let Some(workload) = bootstrap.node().workload() {
@@ -222,10 +226,14 @@ impl XdsClientBuilder {
         if let Some((_, provider)) = bootstrap.identity_provider() {
             let (alive, gone) = oneshot::channel::<()>();
             link.keep_alive(alive);
-            let supply = identity::Supply::new(provider.clone(), connector, &link, source.identity);
+            let supply = identity::Supply::new(provider.clone(), connector.clone(), &link, source.identity);
             let supply = supply.federated(bootstrap.trust_bundles().clone());
             runtime.spawn(supply.run(async move { drop(gone.await) }));
         }
+        let (alive, gone) = oneshot::channel::<()>();
+        link.keep_alive(alive);
+        let maker = identity::Maker::new(&connector, &link);
+        runtime.spawn(identities.run(maker, async move { drop(gone.await) }));
         Ok(XdsClient { link, status })
     }
 }
@@ -241,12 +249,15 @@ fn others(bootstrap: &Bootstrap) -> Others {
     {
         let (identity, trust) = match provider {
             Provider::FileWatcher(whole) => (Some(&whole.identity), Some(&whole.trust)),
-            Provider::Half(HalfWatcher::Certificate(identity)) => (Some(identity), None),
-            Provider::Half(HalfWatcher::Trust(trust)) => (None, Some(trust)),
-            Provider::MeshCa(_) | Provider::IstioAgent(_) => continue,
+            Provider::Half(half) => match &half.half {
+                Half::Certificate(identity) => (Some(identity), None),
+                Half::Trust(trust) => (None, Some(trust)),
+            },
+            Provider::MeshCa(_) | Provider::IstioAgent(_) => (None, None),
             #[cfg(feature = "workload-api")]
-            Provider::WorkloadApi(_) => continue,
+            Provider::WorkloadApi(_) => (None, None),
         };
+        let is_half = matches!(provider, Provider::Half(_));
         let provided = Provided {
             identity: identity.map(|files| Credential::Files {
                 certificate: files.certificate.as_path().into(),
@@ -256,6 +267,8 @@ fn others(bootstrap: &Bootstrap) -> Others {
                 Some(TrustFile::Roots(path)) => Some(path.as_path().into()),
                 Some(TrustFile::BundleMap(_)) | None => None,
             },
+            shows: !is_half || identity.is_some(),
+            judges: !is_half || trust.is_some(),
         };
         others.insert(name.as_str().into(), provided);
     }

@@ -68,15 +68,20 @@ pub(crate) struct Context {
     pub(crate) trusted: bool,
 }
 
-/// The files of certificate providers, by instance name.
+/// What certificate providers have, by instance name.
 pub(crate) type Others = BTreeMap<Box<str>, Provided>;
 
-/// The files of one: gRPC's `file_watcher`, whole or in part.
+/// What one has: of a `file_watcher` that has one half of an identity, that one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Provided {
+    /// Files, which the handshakes of a cluster read.
     pub(crate) identity: Option<Credential>,
-    /// `None` also where roots are told per trust domain.
+    /// A file, which they are judged by. `None` also where roots are told per trust domain.
     pub(crate) roots: Option<Box<Path>>,
+    /// Whether it has a certificate that a server can show.
+    pub(crate) shows: bool,
+    /// Whether it has roots that a server can judge its clients by.
+    pub(crate) judges: bool,
 }
 
 /// A kind of resource and how it is read.

@@ -7,7 +7,8 @@
 //! of bytes; the publisher reads that before anything is sent.
 
 use mesh_core::config::{
-    ChainMatch, Clients, Domain, FilterChain, Inbound, InboundSecurity, IpPrefix, SourceType, Traffic, Transport,
+    ChainIdentity, ChainMatch, Clients, Domain, FilterChain, Inbound, InboundSecurity, IpPrefix, SourceType, Traffic,
+    Transport,
 };
 
 use super::common::{address, uint};
@@ -66,7 +67,7 @@ fn chain(chain: &FilterChain, shape: Profile) -> ChainProto {
     ChainProto {
         name: chain.name.clone().into(),
         filters: guards.chain([last]).collect(),
-        transport_socket: security(&chain.security, shape),
+        transport_socket: security(chain, shape),
         ..ChainProto::default()
     }
 }
@@ -180,32 +181,34 @@ fn range(range: &IpPrefix) -> CidrRange {
     }
 }
 
-fn security(security: &InboundSecurity, shape: Profile) -> Option<TransportSocket> {
-    let checks = match security {
+fn security(chain: &FilterChain, shape: Profile) -> Option<TransportSocket> {
+    let checks = match &chain.security {
         InboundSecurity::Plaintext => return None,
         InboundSecurity::OneSided => None,
         InboundSecurity::Mutual(Clients::Trusted) => Some(CertificateValidationContext::default()),
         InboundSecurity::Mutual(Clients::Named(expected)) => Some(naming(expected)),
     };
     let required = checks.is_some();
-    let common = match shape {
-        Profile::Grpc => CommonTlsContext {
-            tls_certificate_provider_instance: tls::instance(),
-            validation_context_type: checks.map(|checks| {
-                ValidationContextType::ValidationContext(CertificateValidationContext {
-                    ca_certificate_provider_instance: tls::instance(),
-                    ..checks
-                })
-            }),
-            ..CommonTlsContext::default()
-        },
-        Profile::Envoy => CommonTlsContext {
-            tls_certificate_sds_secret_configs: vec![tls::secret(SDS_IDENTITY)],
-            alpn_protocols: vec!["h2".into(), "http/1.1".into()],
-            validation_context_type: checks.map(tls::by_secret),
-            ..CommonTlsContext::default()
-        },
+    let ChainIdentity { certificate, roots } = &chain.identity;
+    let by_provider = |checks| {
+        ValidationContextType::ValidationContext(CertificateValidationContext {
+            ca_certificate_provider_instance: tls::instance_of(roots.as_deref()),
+            ..checks
+        })
     };
+    let mut common = CommonTlsContext::default();
+    // Istio's secrets are the workload's own; of other providers both shapes speak alike.
+    match (shape, certificate) {
+        (Profile::Envoy, None) => common.tls_certificate_sds_secret_configs = vec![tls::secret(SDS_IDENTITY)],
+        (_, certificate) => common.tls_certificate_provider_instance = tls::instance_of(certificate.as_deref()),
+    }
+    common.validation_context_type = match (shape, roots) {
+        (Profile::Envoy, None) => checks.map(tls::by_secret),
+        _ => checks.map(by_provider),
+    };
+    if shape == Profile::Envoy {
+        common.alpn_protocols = vec!["h2".into(), "http/1.1".into()];
+    }
     Some(tls::socket(&DownstreamTlsContext {
         common_tls_context: Some(common),
         require_client_certificate: Some(BoolValue { value: required }),

@@ -232,8 +232,10 @@ pub(super) fn secret(name: &str) -> SdsSecretConfig {
 }
 
 pub(super) fn instance() -> Option<CertificateProviderPluginInstance> {
-    Some(CertificateProviderPluginInstance {
-        instance_name: PROVIDER.into(),
-        certificate_name: String::new(),
-    })
+    instance_of(None)
+}
+
+/// One of the bootstrap's providers; `None`: the one that the workload's identity comes from.
+pub(super) fn instance_of(name: Option<&str>) -> Option<CertificateProviderPluginInstance> {
+    provider(name.unwrap_or(PROVIDER), "")
 }

@@ -20,8 +20,8 @@ use mesh_core::identity::Identity;
 use rustls::pki_types::UnixTime;
 use tokio::sync::Notify;
 
+use super::Outlet;
 use super::term::Life;
-use super::{EVENT, Outlet};
 
 /// How much of a life is over, in percent, and what is counted then. The last is its end.
 const MARKS: [(u64, &str); 3] = [(75, "overdue_75"), (90, "overdue_90"), (100, "expired")];
@@ -40,7 +40,7 @@ pub(super) async fn watch(outlet: &Outlet) -> Infallible {
         let now = outlet.now();
         for (_, name) in age.passed(&identity, life, now) {
             tracing::warn!(id = %identity.id(), not_after = identity.svid().not_after().as_secs(), mark = name, "a certificate was not renewed in time");
-            outlet.tally.count(EVENT, name);
+            outlet.tally.count(outlet.event, name);
         }
         if age.is_over() && outlet.standing().is_ok() {
             outlet.ended();

@@ -16,8 +16,8 @@ use std::time::Duration;
 use mesh_core::identity::{Identity, InvalidBundle, TrustBundle, TrustDomain};
 use rustls::pki_types::CertificateDer;
 
+use super::Outlet;
 use super::bundle_map::{self, InvalidBundleMap};
-use super::{EVENT, Outlet};
 use crate::connect::Chain;
 use crate::pem::{self, PemError};
 
@@ -53,7 +53,7 @@ impl Federation {
                 Ok(changed) => has_changed |= changed,
                 Err(error) => {
                     tracing::warn!(%domain, path = %path.display(), reason = %error, "a trust bundle could not be read");
-                    outlet.tally.count(EVENT, "bundle_failed");
+                    outlet.tally.count(outlet.event, "bundle_failed");
                 }
             }
         }

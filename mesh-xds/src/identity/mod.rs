@@ -4,6 +4,8 @@
 //! [`join`] asks a CA, `workload` listens to SPIRE's agent. What is published is always usable: a failure is told only while there is no valid identity, and
 //! otherwise tried again while the old one lasts. Sessions that are open go on; the next handshake takes the new one.
 //!
+//! Other providers of the bootstrap run when a filter chain names them ([`others`]).
+//!
 //! Beside the provider, [`age`] watches what was published last: a certificate that grows old without a successor is counted
 //! while there is still time, and one that has ended is taken away, whatever its provider waits for.
 
@@ -13,6 +15,7 @@ mod federation;
 mod files;
 mod issue;
 mod join;
+mod others;
 mod term;
 #[cfg(feature = "workload-api")]
 mod workload;
@@ -36,9 +39,10 @@ use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use tokio::time::Instant;
 
-use crate::bootstrap::Provider;
+use crate::bootstrap::{Half, Provider};
 use crate::connector::Connector;
 use federation::Federation;
+pub(crate) use others::{Maker, Others};
 use term::{Life, remaining};
 
 /// The longest nap between looks at the wall clock, which may jump while monotonic time does not (a laptop that slept).
@@ -46,6 +50,8 @@ const MAX_NAP: Duration = Duration::from_secs(60);
 
 /// The event that providers count, by outcome: `issued`, `failed`, and the marks of [`age`].
 const EVENT: &str = "identity";
+/// The same of those beside the workload's own.
+const OTHER_EVENT: &str = "other_identity";
 
 /// A provider and what it feeds.
 pub(crate) struct Supply {
@@ -60,6 +66,7 @@ struct Outlet {
     writer: live::Writer<Standing>,
     clock: Arc<dyn TimeProvider>,
     tally: Tally,
+    event: &'static str,
     federation: Federation,
     held: Mutex<Held>,
 }
@@ -73,20 +80,47 @@ struct Held {
     failure: Option<String>,
 }
 
-impl Supply {
-    pub(crate) fn new(provider: Provider, connector: Connector, link: &Link, writer: live::Writer<Standing>) -> Self {
+/// What supplies have in common.
+struct Parts {
+    connector: Connector,
+    clock: Arc<dyn TimeProvider>,
+    tally: Tally,
+    event: &'static str,
+    entropy: Entropy,
+}
+
+impl Parts {
+    fn of(connector: Connector, link: &Link, event: &'static str) -> Self {
         Self {
-            provider,
             connector,
+            clock: Arc::clone(link.wall_clock()),
+            tally: link.tally().clone(),
+            event,
+            entropy: link.entropy().clone(),
+        }
+    }
+
+    fn supply(&self, provider: Provider, writer: live::Writer<Standing>) -> Supply {
+        Supply {
+            provider,
+            connector: self.connector.clone(),
             outlet: Outlet {
                 writer,
-                clock: Arc::clone(link.wall_clock()),
-                tally: link.tally().clone(),
+                clock: Arc::clone(&self.clock),
+                tally: self.tally.clone(),
+                event: self.event,
                 federation: Federation::new(BTreeMap::new()),
                 held: Mutex::default(),
             },
-            entropy: link.entropy().clone(),
+            entropy: self.entropy.clone(),
         }
+    }
+}
+
+impl Supply {
+    /// The workload's own.
+    pub(crate) fn new(provider: Provider, connector: Connector, link: &Link, writer: live::Writer<Standing>) -> Self {
+        Parts::of(connector, link, EVENT).supply(provider, writer)
     }
 
     /// Trusts other domains, too: by the roots in these files.
@@ -102,12 +136,18 @@ impl Supply {
         let supplying = async {
             self.outlet.federation.read(&self.outlet).await;
             match &self.provider {
-                Provider::FileWatcher(files) => files::supply(files, &self.outlet).await,
-                // No identity comes of it, and nobody makes one of it.
-                Provider::Half(_) => std::future::pending().await,
+                Provider::FileWatcher(files) => files::supply(files.into(), &self.outlet).await,
+                Provider::Half(half) => match &half.half {
+                    Half::Certificate(identity) => {
+                        let files = files::Files::half(identity, half.refresh_interval);
+                        files::supply(files, &self.outlet).await
+                    }
+                    // No identity comes of it, and nobody makes one of it.
+                    Half::Trust(_) => std::future::pending().await,
+                },
                 Provider::MeshCa(ca) => join::supply(ca, &self.connector, &self.outlet, &self.entropy).await,
                 Provider::IstioAgent(agent) => match files::are_there(&agent.files).await {
-                    true => files::supply(&agent.files, &self.outlet).await,
+                    true => files::supply((&agent.files).into(), &self.outlet).await,
                     false => join::supply(&agent.ca, &self.connector, &self.outlet, &self.entropy).await,
                 },
                 #[cfg(feature = "workload-api")]
@@ -127,7 +167,7 @@ impl Outlet {
     /// Publishes a new identity whose life begins at `begin`.
     fn issued(&self, identity: Identity, begin: UnixTime) {
         tracing::info!(id = %identity.id(), not_after = identity.svid().not_after().as_secs(), "the workload has an identity");
-        self.tally.count(EVENT, "issued");
+        self.tally.count(self.event, "issued");
         let life = Life::new(begin, &identity);
         *self.held() = Held {
             newest: Some((identity.clone(), life)),
@@ -146,7 +186,7 @@ impl Outlet {
     /// Tells a failure, unless there is an identity that still holds.
     fn failed(&self, why: &impl fmt::Display) {
         tracing::warn!(reason = %why, "the workload's identity could not be renewed");
-        self.tally.count(EVENT, "failed");
+        self.tally.count(self.event, "failed");
         let why = why.to_string();
         match self.valid() {
             None => self.lacking(ReasonKind::NoIdentity, format!("the workload has no identity: {why}")),

@@ -6,14 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use mesh_core::Snapshot;
-use mesh_core::config::{CallFilter, Inbound, RouteTree};
+use mesh_core::config::{CallFilter, ChainIdentity, Inbound, RouteTree};
 
 use super::layers::Layers;
 use super::served::{self, Served};
 use super::undescribed::Undescribed;
 use crate::bootstrap::Profile;
 use crate::convention::{PROVIDER, VIRTUAL_INBOUND};
-use crate::decode::{self, Context, Rejected, Resource};
+use crate::decode::{self, Context, Others, Rejected, Resource};
 use crate::encode::{self, Dialect, EGRESS_ADDRESS};
 use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
 use crate::wire::Raw;
@@ -157,6 +157,7 @@ impl Encoded {
         let mut for_sidecars = self::sockets(&ports, EVERYWHERE);
         serve(&mut for_sidecars, snapshot, Profile::Envoy)?;
         let undescribed = snapshot.any_inbound().and_then(Undescribed::new);
+        let others = Arc::new(providers(snapshot));
         if let Some(any) = snapshot.any_inbound() {
             let any = Inbound {
                 name: VIRTUAL_INBOUND.into(),
@@ -167,17 +168,21 @@ impl Encoded {
             for_sidecars.insert(VIRTUAL_INBOUND.into(), encode::inbound(&any, Profile::Envoy).into());
             // Written when it is asked for, so it is read here once.
             let trial = encode::inbound(&any, Profile::Grpc).into();
-            check::<Listener>(&Resources::from([(VIRTUAL_INBOUND.into(), trial)]), Profile::Grpc)?;
+            check::<Listener>(
+                &Resources::from([(VIRTUAL_INBOUND.into(), trial)]),
+                Profile::Grpc,
+                &others,
+            )?;
         }
         let for_mesh = served.clusters(Dialect::Mesh);
         let for_grpc = served.clusters(Dialect::Grpc);
-        check::<Listener>(&listeners, Profile::Grpc)?;
-        check::<Listener>(&for_sidecars, Profile::Envoy)?;
-        check::<RouteTree>(&routes, Profile::Grpc)?;
-        check::<RouteTree>(&egress_routes, Profile::Grpc)?;
-        check::<Endpoints>(&endpoints, Profile::Grpc)?;
-        check::<ClusterSpec>(&for_mesh, Profile::Grpc)?;
-        check::<ClusterSpec>(&for_grpc, Profile::Grpc)?;
+        check::<Listener>(&listeners, Profile::Grpc, &others)?;
+        check::<Listener>(&for_sidecars, Profile::Envoy, &others)?;
+        check::<RouteTree>(&routes, Profile::Grpc, &others)?;
+        check::<RouteTree>(&egress_routes, Profile::Grpc, &others)?;
+        check::<Endpoints>(&endpoints, Profile::Grpc, &others)?;
+        check::<ClusterSpec>(&for_mesh, Profile::Grpc, &others)?;
+        check::<ClusterSpec>(&for_grpc, Profile::Grpc, &others)?;
         let leads = |before: fn(&Self) -> &Arc<TypeSet>, resources, clusters| {
             type_set(previous.map(before), generation, resources, clusters)
         };
@@ -345,13 +350,34 @@ fn written<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> Resources {
     trees.map(one).collect()
 }
 
+/// The certificate providers that the bootstraps of servers must have, beside the one of their identity.
+fn providers(snapshot: &Snapshot) -> Others {
+    let inbounds = snapshot
+        .inbounds()
+        .iter()
+        .filter_map(|(_, inbound)| inbound.as_ref().ok());
+    let mut others = Others::new();
+    for inbound in inbounds.chain(snapshot.any_inbound()) {
+        for chain in inbound.chains.iter().chain(&inbound.default) {
+            let ChainIdentity { certificate, roots } = &chain.identity;
+            if let Some(name) = certificate {
+                others.entry(name.clone()).or_default().shows = true;
+            }
+            if let Some(name) = roots {
+                others.entry(name.clone()).or_default().judges = true;
+            }
+        }
+    }
+    others
+}
+
 /// Reads everything back as a client of this profile would.
-fn check<R: Resource>(resources: &Resources, profile: Profile) -> Result<(), Unpublishable> {
+fn check<R: Resource>(resources: &Resources, profile: Profile, others: &Arc<Others>) -> Result<(), Unpublishable> {
     let context = Context {
         provider: Some(PROVIDER.into()),
         profile,
+        others: Arc::clone(others),
         trusted: true,
-        ..Context::default()
     };
     for bytes in resources.values() {
         let raw = Raw {

@@ -39,12 +39,31 @@ pub struct FilterChain {
     pub matches: ChainMatch,
     /// What is asked of them.
     pub security: InboundSecurity,
+    /// By which identity it is asked, where that is TLS.
+    pub identity: ChainIdentity,
     /// What is spoken on them.
     pub traffic: Traffic,
     /// What they and their requests must pass.
     pub authorization: Arc<Authorization>,
     /// How many of them there may be.
     pub limits: Arc<RateLimits>,
+}
+
+/// Which of several identities of a process a chain shows, and by the roots of which it judges clients: the instances of certificate
+/// providers that a `DownstreamTlsContext` names (gRFC A29). Default: the workload's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainIdentity {
+    /// The provider of the certificate; `None`: the workload's own identity.
+    pub certificate: Option<Box<str>>,
+    /// The provider of the roots; `None`: the workload's own.
+    pub roots: Option<Box<str>>,
+}
+
+impl ChainIdentity {
+    /// Whether it is the workload's own, as a whole.
+    pub fn is_own(&self) -> bool {
+        self.certificate.is_none() && self.roots.is_none()
+    }
 }
 
 /// What is spoken on a connection.

@@ -3,10 +3,11 @@
 //! Asked twice of each connection: when it comes, and again whenever the rules change while it is open, so that a connection
 //! never outlives the rule that let it in. Whatever is not known keeps people out: no listener, no chain, no HTTP.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Clients, ConnectionFacts, Inbound, InboundSecurity, Traffic, Transport};
+use super::{ChainIdentity, Clients, ConnectionFacts, Inbound, InboundSecurity, Traffic, Transport};
 use crate::authorize::Facts;
 use crate::config::{Authorization, RateLimits, Reason, ReasonKind, Snapshot};
 use crate::identity::SpiffeId;
@@ -113,6 +114,28 @@ impl ServerRules {
                 Ok(Some(&chain.authorization).filter(|authorization| !authorization.is_empty()))
             }
         }
+    }
+
+    /// Which identity is shown to a connection, and by whose roots it is judged. The workload's own where nothing is configured.
+    pub fn identity(&self, facts: &ConnectionFacts<'_>) -> ChainIdentity {
+        match self {
+            Self::Listener(inbound) => inbound.chain_for(facts).map(|chain| chain.identity.clone()),
+            Self::Closed(_) | Self::Strict => None,
+        }
+        .unwrap_or_default()
+    }
+
+    /// All identities that may be shown beside the workload's own.
+    pub fn other_identities(&self) -> BTreeSet<&ChainIdentity> {
+        let Self::Listener(inbound) = self else {
+            return BTreeSet::new();
+        };
+        let chains = inbound.chains.iter().chain(&inbound.default);
+        let encrypted = chains.filter(|chain| chain.security != InboundSecurity::Plaintext);
+        encrypted
+            .map(|chain| &chain.identity)
+            .filter(|identity| !identity.is_own())
+            .collect()
     }
 
     /// How many requests of a connection there may be, and whose limit that is; `None`: nobody says anything of that.

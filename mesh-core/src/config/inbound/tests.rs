@@ -9,6 +9,7 @@ fn chain(name: &str, security: InboundSecurity, change: impl FnOnce(&mut ChainMa
         name: name.into(),
         matches,
         security,
+        identity: ChainIdentity::default(),
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),

@@ -294,7 +294,10 @@ fn providers_that_give_no_identity_are_no_error() {
         assert_eq!(bootstrap.identity_provider().map(|(name, _)| name), Some(name));
         assert!(matches!(
             &bootstrap.providers()["partner"],
-            Provider::Half(HalfWatcher::Trust(TrustFile::Roots(_)))
+            Provider::Half(HalfWatcher {
+                half: Half::Trust(TrustFile::Roots(_)),
+                ..
+            })
         ));
     }
     let both = r#"{"certificate_file": "c", "private_key_file": "k", "ca_certificate_file": "r",

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use mesh_core::config::{
-    Authorization, ChainMatch, FilterChain, Inbound, InboundSecurity, RateLimits, Reason, ReasonKind, Routing, Traffic,
+    Authorization, ChainIdentity, ChainMatch, FilterChain, Inbound, InboundSecurity, RateLimits, Reason, ReasonKind,
+    Routing, Traffic,
 };
 
 use super::chain::{self, Rules};
@@ -77,6 +78,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
                 name,
                 matches,
                 security: read.security,
+                identity: read.identity,
                 traffic: read.traffic,
                 authorization: read.authorization,
                 limits: read.limits,
@@ -95,6 +97,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
                 name: chain.name.as_str().into(),
                 matches: ChainMatch::default(),
                 security: read.security,
+                identity: read.identity,
                 traffic: read.traffic,
                 authorization: read.authorization,
                 limits: read.limits,
@@ -151,6 +154,7 @@ fn known(filter: &ListenerFilter) -> Result<(), Fault> {
 /// A chain, but for what it is called and what it matches.
 struct Read {
     security: InboundSecurity,
+    identity: ChainIdentity,
     traffic: Traffic,
     authorization: Arc<Authorization>,
     limits: Arc<RateLimits>,
@@ -190,12 +194,13 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
             (authorization, RateLimits::default())
         }
     };
-    let security = match &chain.transport_socket {
-        None => InboundSecurity::Plaintext,
+    let (security, identity) = match &chain.transport_socket {
+        None => (InboundSecurity::Plaintext, ChainIdentity::default()),
         Some(socket) => tls::downstream(socket, context, notes).map_err(|fault| fault.within("transport_socket"))?,
     };
     Ok(Read {
         security,
+        identity,
         traffic: terminal.traffic(),
         authorization: Arc::new(authorization),
         limits: Arc::new(limits),

@@ -1,8 +1,12 @@
-//! Certificate providers beside the workload's own (gRFC A29): with whose files a cluster's endpoints are called.
+//! Certificate providers beside the workload's own (gRFC A29): with whose files a cluster's endpoints are called, and what a server's
+//! filter chain shows and judges by.
 
 use std::path::Path;
 
-use mesh_core::config::{Cluster, Credential, Roots, TlsMode, TlsOrigination};
+use mesh_core::config::{
+    ChainIdentity, ChainMatch, Clients, Cluster, Credential, FilterChain, Inbound, InboundSecurity, Roots, TlsMode,
+    TlsOrigination, Traffic,
+};
 
 use super::*;
 use crate::encode::{self, Dialect};
@@ -14,7 +18,7 @@ use crate::proto::tls::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher,
     UpstreamTlsContext, common_tls_context::ValidationContextType, subject_alt_name_matcher::SanType,
 };
-use crate::resource::ClusterSpec;
+use crate::resource::{ClusterSpec, Listener};
 
 fn files(name: &str) -> Credential {
     Credential::Files {
@@ -29,6 +33,11 @@ fn roots(name: &str) -> Box<Path> {
 
 /// A bootstrap with three instances beside the one that gives the identity.
 fn with_others() -> Context {
+    let ca = Provided {
+        shows: true,
+        judges: true,
+        ..Provided::default()
+    };
     let others = [
         ("both", true, true),
         ("roots", false, true),
@@ -38,11 +47,15 @@ fn with_others() -> Context {
         let provided = Provided {
             identity: identity.then(|| files(name)),
             roots: trust.then(|| roots(name)),
+            shows: identity,
+            judges: trust,
         };
         (Box::from(name), provided)
     };
+    // A second CA has no files that a cluster could name.
+    let others = others.map(one).into_iter().chain([("ca".into(), ca)]);
     Context {
-        others: Arc::new(others.map(one).into()),
+        others: Arc::new(others.collect()),
         ..context()
     }
 }
@@ -140,10 +153,122 @@ fn an_instance_that_is_not_there_or_has_not_what_is_asked_of_it_is_refused_by_it
         ("certificate", None, ROOTS),
         (PROVIDER, Some("nobody"), CERTIFICATE),
         (PROVIDER, Some("roots"), CERTIFICATE),
+        (PROVIDER, Some("ca"), CERTIFICATE),
+        ("ca", None, ROOTS),
         ("both", Some("nobody"), CERTIFICATE),
         ("both", Some("roots"), CERTIFICATE),
     ] {
         let refused = told(named, shows).unwrap_err();
         assert!(refused.field().ends_with(field), "{named} {shows:?}: {refused}");
+    }
+}
+
+/// A server's listener with one chain, whose socket says this.
+fn served(common: CommonTlsContext, required: bool, profile: Profile) -> Result<FilterChain, Rejected> {
+    use crate::proto::listener;
+    use crate::proto::protobuf::BoolValue;
+    use crate::proto::tls::DownstreamTlsContext;
+    let plain = FilterChain {
+        name: Box::default(),
+        matches: ChainMatch::default(),
+        security: InboundSecurity::Plaintext,
+        identity: ChainIdentity::default(),
+        traffic: Traffic::Http,
+        authorization: Arc::default(),
+        limits: Arc::default(),
+    };
+    let inbound = Inbound {
+        name: "s".into(),
+        address: ([127, 0, 0, 1], 80).into(),
+        chains: vec![plain],
+        default: None,
+    };
+    let mut proto = listener::Listener::decode(&*encode::inbound(&inbound, profile)).unwrap();
+    let downstream = DownstreamTlsContext {
+        common_tls_context: Some(common),
+        require_client_certificate: Some(BoolValue { value: required }),
+        ..DownstreamTlsContext::default()
+    };
+    proto.filter_chains[0].transport_socket = Some(TransportSocket {
+        name: "envoy.transport_sockets.tls".into(),
+        config_type: Some(ConfigType::TypedConfig(pack(&downstream))),
+    });
+    let context = Context {
+        profile,
+        ..with_others()
+    };
+    let decoded = decode::<Listener>(&raw(&proto), &context).unwrap();
+    decoded.value.map(|listener| match listener {
+        Listener::Inbound(inbound) => inbound.chains[0].clone(),
+        other => panic!("{other:?}"),
+    })
+}
+
+fn by(certificate: &str, roots: Option<&str>) -> CommonTlsContext {
+    let instance = |name: &str| CertificateProviderPluginInstance {
+        instance_name: name.into(),
+        certificate_name: String::new(),
+    };
+    let validation = |name| CertificateValidationContext {
+        ca_certificate_provider_instance: Some(instance(name)),
+        ..CertificateValidationContext::default()
+    };
+    CommonTlsContext {
+        tls_certificate_provider_instance: Some(instance(certificate)),
+        validation_context_type: roots.map(|name| ValidationContextType::ValidationContext(validation(name))),
+        ..CommonTlsContext::default()
+    }
+}
+
+#[test]
+fn a_chain_shows_and_judges_by_whichever_providers_it_names() {
+    let own = |name: &str| (name != PROVIDER).then(|| name.into());
+    for profile in [Profile::Grpc, Profile::Envoy] {
+        for certificate in [PROVIDER, "both", "certificate", "ca"] {
+            for roots in [PROVIDER, "both", "roots", "ca"] {
+                let chain = served(by(certificate, Some(roots)), true, profile).unwrap();
+                assert_eq!(chain.security, InboundSecurity::Mutual(Clients::Trusted));
+                let identity = ChainIdentity {
+                    certificate: own(certificate),
+                    roots: own(roots),
+                };
+                assert_eq!(chain.identity, identity);
+            }
+            // Who asks for nobody's certificate needs no roots.
+            let alone = ChainIdentity {
+                certificate: own(certificate),
+                roots: own(certificate),
+            };
+            for roots in [None, Some(PROVIDER)] {
+                let chain = served(by(certificate, roots), false, profile).unwrap();
+                assert_eq!(
+                    (chain.security, chain.identity),
+                    (InboundSecurity::OneSided, alone.clone())
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_chain_whose_provider_is_not_there_or_has_not_its_half_is_refused_by_its_field() {
+    const AT: &str = "filter_chains[0].transport_socket.typed_config.common_tls_context";
+    const CERTIFICATE: &str = "tls_certificate_provider_instance.instance_name";
+    const ROOTS: &str = "validation_context.ca_certificate_provider_instance.instance_name";
+    for profile in [Profile::Grpc, Profile::Envoy] {
+        for (certificate, roots, field, what) in [
+            ("nobody", "both", CERTIFICATE, "nobody"),
+            ("roots", "both", CERTIFICATE, "has no certificate"),
+            ("both", "nobody", ROOTS, "nobody"),
+            ("both", "certificate", ROOTS, "has no roots"),
+        ] {
+            let refused = served(by(certificate, Some(roots)), true, profile).unwrap_err();
+            let text = refused.to_string();
+            assert!(
+                refused.field().starts_with(AT) && refused.field().ends_with(field),
+                "{text}"
+            );
+            assert!(text.contains(what), "{text}");
+        }
     }
 }

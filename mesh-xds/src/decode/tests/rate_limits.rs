@@ -234,6 +234,7 @@ fn listener(limits: RateLimits, authorization: Authorization) -> ListenerProto {
             name: Box::default(),
             matches: ChainMatch::default(),
             security: InboundSecurity::Plaintext,
+            identity: mesh_core::config::ChainIdentity::default(),
             traffic: Traffic::Http,
             authorization: Arc::new(authorization),
             limits: Arc::new(limits),

@@ -83,6 +83,7 @@ pub(crate) fn listener_of(routes: &str) -> Raw {
         name: "c".into(),
         matches: Default::default(),
         security: InboundSecurity::Plaintext,
+        identity: mesh_core::config::ChainIdentity::default(),
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),

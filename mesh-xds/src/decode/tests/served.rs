@@ -7,8 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_core::config::{
-    Authorization, ChainMatch, Clients, Domain, ExpectedPeers, FilterChain, Inbound, InboundSecurity, IpPrefix,
-    RateLimits, SourceType, Traffic, Transport,
+    Authorization, ChainIdentity, ChainMatch, Clients, Domain, ExpectedPeers, FilterChain, Inbound, InboundSecurity,
+    IpPrefix, RateLimits, SourceType, Traffic, Transport,
 };
 use proptest::prelude::*;
 
@@ -97,19 +97,53 @@ fn securities() -> impl Strategy<Value = InboundSecurity> {
     ]
 }
 
+/// Providers beside the one that the workload's identity comes from.
+const OTHERS: [&str; 2] = ["partner", "second"];
+
+/// Of what connections without a client's certificate are judged by, nothing is said.
+fn identities(security: &InboundSecurity, [certificate, roots]: [Option<&str>; 2]) -> ChainIdentity {
+    let (certificate, roots) = match security {
+        InboundSecurity::Plaintext => (None, None),
+        InboundSecurity::OneSided => (certificate, certificate),
+        InboundSecurity::Mutual(_) => (certificate, roots),
+    };
+    ChainIdentity {
+        certificate: certificate.map(Into::into),
+        roots: roots.map(Into::into),
+    }
+}
+
+/// A process whose bootstrap has them.
+fn with_others(profile: Profile) -> Context {
+    let whole = Provided {
+        shows: true,
+        judges: true,
+        ..Provided::default()
+    };
+    let other = |name: &str| (Box::from(name), whole.clone());
+    Context {
+        others: Arc::new(OTHERS.map(other).into()),
+        profile,
+        ..context()
+    }
+}
+
 fn chains() -> impl Strategy<Value = FilterChain> {
     let traffic = prop_oneof![9 => Just(Traffic::Http), 1 => Just(Traffic::Tcp)];
+    let provider = || prop::sample::select(vec![None, None, Some(OTHERS[0]), Some(OTHERS[1])]);
     let how = (
-        securities(),
+        (securities(), provider(), provider()),
         traffic,
         policies::of_requests(),
         rate_limits::of_requests(),
     );
-    ("[a-z_0-9.]{0,9}", matches(), how).prop_map(|(name, matches, (security, traffic, authorization, limits))| {
+    ("[a-z_0-9.]{0,9}", matches(), how).prop_map(|(name, matches, (asked, traffic, authorization, limits))| {
+        let (security, certificate, roots) = asked;
         let says_of_hosts = !authorization.hosts().is_empty();
         FilterChain {
             name: name.into(),
             matches,
+            identity: identities(&security, [certificate, roots]),
             security,
             traffic,
             // What passes bytes on has no requests.
@@ -172,7 +206,7 @@ fn is_seen_by_grpc(chain: &FilterChain) -> bool {
 proptest! {
     #[test]
     fn servers_listeners_survive_the_wire_in_istios_shape(inbound in inbounds()) {
-        let read = bytes_in::<Listener>(encode::inbound(&inbound, Profile::Envoy), &envoy());
+        let read = bytes_in::<Listener>(encode::inbound(&inbound, Profile::Envoy), &with_others(Profile::Envoy));
         prop_assert_eq!(read, Listener::Inbound(Arc::new(inbound)));
     }
 
@@ -194,10 +228,10 @@ proptest! {
         if inbound.default.iter().all(|chain| chain.authorization.hosts().is_empty()) {
             prop_assert_eq!(&bytes, &encode::inbound(&inbound, Profile::Envoy));
         }
-        let read = bytes_in::<Listener>(bytes, &envoy());
+        let read = bytes_in::<Listener>(bytes, &with_others(Profile::Envoy));
         prop_assert_eq!(read, Listener::Inbound(Arc::new(inbound.clone())));
         let raw = Raw { type_url: Listener::KIND.type_url().into(), bytes: encode::inbound(&inbound, Profile::Grpc) };
-        let read = decode::<Listener>(&raw, &context()).unwrap();
+        let read = decode::<Listener>(&raw, &with_others(Profile::Grpc)).unwrap();
         let is_said = filters.is_empty() && inbound.default.iter().all(|chain| chain.traffic == Traffic::Http);
         prop_assert_eq!(read.value.is_ok(), is_said);
     }
@@ -205,7 +239,7 @@ proptest! {
     #[test]
     fn servers_listeners_survive_the_wire_in_grpcs_shape(inbound in inbounds()) {
         let raw = Raw { type_url: Listener::KIND.type_url().into(), bytes: encode::inbound(&inbound, Profile::Grpc) };
-        let read = decode::<Listener>(&raw, &context()).unwrap();
+        let read = decode::<Listener>(&raw, &with_others(Profile::Grpc)).unwrap();
         let bytes = inbound.chains.iter().position(|chain| chain.traffic == Traffic::Tcp);
         let in_default = inbound.default.iter().any(|chain| chain.traffic == Traffic::Tcp);
         let at = match bytes {
@@ -242,6 +276,7 @@ fn a_server_that_lets_nobody_in_says_so_to_everyone() {
             name: Box::default(),
             matches: ChainMatch::default(),
             security: InboundSecurity::Mutual(Clients::Named(ExpectedPeers::new(Vec::new()))),
+            identity: ChainIdentity::default(),
             traffic: Traffic::Http,
             authorization: Arc::default(),
             limits: Arc::default(),

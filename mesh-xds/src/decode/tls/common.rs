@@ -12,10 +12,26 @@ use crate::proto::tls::{
     tls_parameters::TlsProtocol,
 };
 
+/// Whose context it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// A cluster's, whose peers are of the mesh: the workload's own identity is what they know.
+    Client,
+    /// A filter chain's: it may show and judge by what any provider of the bootstrap has.
+    Server,
+}
+
+/// A half of an identity.
+#[derive(Clone, Copy)]
+enum Half {
+    Certificate,
+    Roots,
+}
+
 /// What a context asks for.
 pub(super) struct Asked<'a> {
-    /// Whether it says where the own certificate comes from.
-    pub(super) identity: bool,
+    /// Where the own certificate comes from, if that is said; the inner `None`: from the workload's provider.
+    pub(super) certificate: Option<Option<Box<str>>>,
     /// What is asked of the peer; `None` when no peer is to be checked.
     pub(super) checks: Option<Checks<'a>>,
 }
@@ -23,11 +39,18 @@ pub(super) struct Asked<'a> {
 /// What is asked of a peer, besides a certificate of the workload's roots.
 pub(super) struct Checks<'a> {
     pub(super) validation: Cow<'a, CertificateValidationContext>,
+    /// The provider of the roots; `None`: the workload's.
+    pub(super) roots: Option<Box<str>>,
     /// The field they stand in.
     pub(super) at: &'static str,
 }
 
-pub(super) fn read<'a>(common: &'a CommonTlsContext, context: &Context, notes: &mut Notes) -> Result<Asked<'a>, Fault> {
+pub(super) fn read<'a>(
+    common: &'a CommonTlsContext,
+    end: End,
+    context: &Context,
+    notes: &mut Notes,
+) -> Result<Asked<'a>, Fault> {
     let sds = &common.tls_certificate_sds_secret_configs;
     let envoy = context.profile == Profile::Envoy;
     let refused = [
@@ -48,13 +71,13 @@ pub(super) fn read<'a>(common: &'a CommonTlsContext, context: &Context, notes: &
         let field = format!("tls_certificate_sds_secret_configs[{index}].name");
         secret_is(field, secret, SDS_IDENTITY)?;
     }
-    let instance = identity_instance(common);
-    if let Some((field, name)) = instance {
-        provided(field, name, context)?;
-    }
+    let certificate = match identity_instance(common) {
+        Some((field, name)) => Some(of_provider(field, name, Half::Certificate, end, context)?),
+        None => (!sds.is_empty()).then_some(None),
+    };
     Ok(Asked {
-        identity: instance.is_some() || !sds.is_empty(),
-        checks: checks(common, context)?,
+        certificate,
+        checks: checks(common, end, context)?,
     })
 }
 
@@ -89,12 +112,12 @@ pub(super) fn parameters(params: &TlsParameters, notes: &mut Notes) -> Result<()
     Ok(())
 }
 
-/// What is asked of the peer, and that the roots it is checked against are the workload's.
+/// What is asked of the peer, and whose the roots are that it is checked against.
 #[allow(
     deprecated,
     reason = "istiod writes both, older control planes only the deprecated one"
 )]
-fn checks<'a>(common: &'a CommonTlsContext, context: &Context) -> Result<Option<Checks<'a>>, Fault> {
+fn checks<'a>(common: &'a CommonTlsContext, end: End, context: &Context) -> Result<Option<Checks<'a>>, Fault> {
     const PLAIN: &str = "validation_context";
     const SDS: &str = "validation_context_sds_secret_config";
     const OLD: &str = "validation_context_certificate_provider_instance";
@@ -102,26 +125,29 @@ fn checks<'a>(common: &'a CommonTlsContext, context: &Context) -> Result<Option<
     let checks = match &common.validation_context_type {
         None => return Ok(None),
         Some(ValidationContextType::ValidationContext(plain)) => {
-            roots(plain, PLAIN, None, context)?;
+            let roots = roots(plain, PLAIN, None, end, context)?;
             Checks {
                 validation: Cow::Borrowed(plain),
+                roots,
                 at: PLAIN,
             }
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
-            return combined_checks(combined, context).map(Some);
+            return combined_checks(combined, end, context).map(Some);
         }
         Some(ValidationContextType::ValidationContextSdsSecretConfig(secret)) if context.profile == Profile::Envoy => {
             secret_is(format!("{SDS}.name"), secret, SDS_ROOTS)?;
             Checks {
                 validation: none(),
+                roots: None,
                 at: SDS,
             }
         }
         Some(ValidationContextType::ValidationContextCertificateProviderInstance(old)) => {
-            provided(OLD, &old.instance_name, context)?;
+            let roots = of_provider(OLD, &old.instance_name, Half::Roots, end, context)?;
             Checks {
                 validation: none(),
+                roots,
                 at: OLD,
             }
         }
@@ -141,54 +167,56 @@ fn checks<'a>(common: &'a CommonTlsContext, context: &Context) -> Result<Option<
 )]
 fn combined_checks<'a>(
     combined: &'a CombinedCertificateValidationContext,
+    end: End,
     context: &Context,
 ) -> Result<Checks<'a>, Fault> {
     const COMBINED: &str = "combined_validation_context.default_validation_context";
     const SDS: &str = "combined_validation_context.validation_context_sds_secret_config";
-    const OLD: &str = "validation_context_certificate_provider_instance";
+    const OLD: &str = "combined_validation_context.validation_context_certificate_provider_instance";
     let validation = match &combined.default_validation_context {
         Some(inner) => Cow::Borrowed(inner),
         None => Cow::Owned(CertificateValidationContext::default()),
     };
-    match &combined.validation_context_sds_secret_config {
+    let roots = match &combined.validation_context_sds_secret_config {
         Some(_) if context.profile == Profile::Grpc => return Err(Fault::new(SDS, "is not supported")),
         Some(secret) => {
             secret_is(format!("{SDS}.name"), secret, SDS_ROOTS)?;
             inline_roots(&validation, COMBINED, context)?;
+            None
         }
         None => {
             let old = combined.validation_context_certificate_provider_instance.as_ref();
-            roots(
-                &validation,
-                COMBINED,
-                old.map(|old| (OLD, &*old.instance_name)),
-                context,
-            )?;
+            let old = old.map(|old| (OLD, &*old.instance_name));
+            roots(&validation, COMBINED, old, end, context)?
         }
-    }
+    };
     Ok(Checks {
         validation,
+        roots,
         at: COMBINED,
     })
 }
 
-/// The roots come from the workload's provider: of the current field, or else of the deprecated one.
+/// The provider of the roots: of the current field, or else of the deprecated one.
 fn roots(
     validation: &CertificateValidationContext,
     at: &str,
     old: Option<(&str, &str)>,
+    end: End,
     context: &Context,
-) -> Result<(), Fault> {
+) -> Result<Option<Box<str>>, Fault> {
     let current = validation.ca_certificate_provider_instance.as_ref();
-    let current = current.map(|root| ("ca_certificate_provider_instance", &*root.instance_name));
+    let current_field = format!("{at}.ca_certificate_provider_instance");
+    let current = current.map(|root| (&*current_field, &*root.instance_name));
     let Some((field, instance)) = current.or(old) else {
         return Err(Fault::new(
-            format!("{at}.ca_certificate_provider_instance"),
+            current_field,
             "is missing: roots come from a certificate provider only (gRFC A29)",
         ));
     };
-    provided(field, instance, context)?;
-    inline_roots(validation, at, context)
+    let provider = of_provider(field, instance, Half::Roots, end, context)?;
+    inline_roots(validation, at, context)?;
+    Ok(provider)
 }
 
 /// Roots that a sidecar would trust besides its own; gRPC does not look at them.
@@ -211,6 +239,29 @@ pub(super) fn identity_instance(common: &CommonTlsContext) -> Option<(&'static s
     }
     let old = common.tls_certificate_certificate_provider_instance.as_ref()?;
     Some(("tls_certificate_certificate_provider_instance", &old.instance_name))
+}
+
+/// The provider, if it is another one than the workload's and has what is asked of it.
+fn of_provider(
+    field: &str,
+    instance: &str,
+    half: Half,
+    end: End,
+    context: &Context,
+) -> Result<Option<Box<str>>, Fault> {
+    let other = context.others.get(instance).filter(|_| end == End::Server);
+    let Some(other) = other.filter(|_| context.provider.as_deref() != Some(instance)) else {
+        return provided(field, instance, context).map(|()| None);
+    };
+    let (has, what) = match half {
+        Half::Certificate => (other.shows, "certificate"),
+        Half::Roots => (other.judges, "roots"),
+    };
+    if !has {
+        let reason = format!("names certificate provider {instance:?}, which has no {what}");
+        return Err(Fault::new(format!("{field}.instance_name"), reason));
+    }
+    Ok(Some(instance.into()))
 }
 
 pub(super) fn provided(field: &str, instance: &str, context: &Context) -> Result<(), Fault> {

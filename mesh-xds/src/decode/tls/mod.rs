@@ -1,8 +1,8 @@
 //! Transport sockets, by gRFC A29 and, in Envoy's profile, as istiod writes them for a sidecar.
 //!
 //! Keys and roots are the workload's own: A29 names a certificate provider of the bootstrap, Istio the secrets `default` and
-//! `ROOTCA`. For servers outside of the mesh they may be others, which are named and never sent ([`origination`]). What cannot
-//! be honoured is refused, since leaving out a check would leave out security.
+//! `ROOTCA`. A filter chain may name other providers of the bootstrap, each for its half (`downstream`). For servers outside of the
+//! mesh they may be others, which are named and never sent ([`origination`]). What cannot be honoured is refused, since leaving out a check would leave out security.
 
 use mesh_core::config::{MutualTls, TlsMode};
 use prost::Name;
@@ -46,7 +46,7 @@ fn read(upstream: &UpstreamTlsContext, context: &Context, notes: &mut Notes) -> 
     if let Some(outside) = origination::read(upstream, common, context, notes).map_err(inner)? {
         return Ok(TlsMode::Origination(Box::new(outside)));
     }
-    let asked = common::read(common, context, notes).map_err(inner)?;
+    let asked = common::read(common, common::End::Client, context, notes).map_err(inner)?;
     let checks = asked
         .checks
         .ok_or_else(|| inner(Fault::new("validation_context", "is missing (gRFC A29)")))?;
