@@ -7,7 +7,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::{Check, Verdict};
 
 /// Certificates begin three minutes in the past: a clock that is further behind takes its own for one of the future.
-const MAX_SKEW: u64 = 180;
+const TOLERATED_SKEW: u64 = 180;
 /// Above this somebody should look at the machine's time service.
 const NOTABLE_SKEW: u64 = 5;
 /// Below this a root is to be replaced (`meshctl rotate-root`), which takes as long as certificates live.
@@ -30,7 +30,7 @@ pub fn clock(date: Option<&str>, now: u64, asked: Duration) -> Check {
     let figure = format!("{apart} s {way} the control plane's");
     match apart {
         0 => Check::new(NAME, Verdict::Ok, "the same as the control plane's"),
-        apart if apart > MAX_SKEW => {
+        apart if apart > TOLERATED_SKEW => {
             let message = format!("{figure}: certificates count by it, and handshakes fail; set the time by NTP");
             Check::new(NAME, Verdict::Error, message)
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Check, Verdict};
 
 /// Above this share of the processors' time, in thousandths, a guest waits for its host often enough to be seen in the slowest calls.
-const MAX_STEAL: u64 = 20;
+const TOLERATED_STEAL: u64 = 20;
 /// `getrandom` (Linux 3.17), without which keys could be made before there is any entropy.
 const OLDEST_KERNEL: (u32, u32) = (3, 17);
 /// Each connection takes a descriptor, and a control plane has one for each client.
@@ -102,7 +102,7 @@ pub fn cpu_steal(before: Option<&Text>, after: &Text) -> Check {
     }
     let share = u64::try_from(u128::from(steal) * 1_000 / u128::from(all)).unwrap_or(u64::MAX);
     let figure = format!("{}.{} % {since}", share / 10, share % 10);
-    match share > MAX_STEAL {
+    match share > TOLERATED_STEAL {
         false => Check::new(NAME, Verdict::Ok, figure),
         true => {
             let message = format!(
