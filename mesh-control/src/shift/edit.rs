@@ -33,14 +33,6 @@ impl<'t> Text<'t> {
         let start = *self.lines.get(usize::try_from(place.line).ok()?.checked_sub(1)?)?;
         let column = usize::try_from(place.column).ok()?.checked_sub(1)?;
         let line = self.text[start..].split('\n').next().unwrap_or_default();
-        // A mark of byte order is no column.
-        let start = start
-            + if line.starts_with('\u{feff}') {
-                '\u{feff}'.len_utf8()
-            } else {
-                0
-            };
-        let line = line.trim_start_matches('\u{feff}');
         let mut offsets = line.char_indices().map(|(index, _)| index).chain([line.len()]);
         offsets.nth(column).map(|index| start + index)
     }

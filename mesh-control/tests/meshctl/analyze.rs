@@ -25,9 +25,11 @@ fn every_code_has_a_document_that_has_it_alone() {
         let path = case(code.as_str());
         assert!(path.exists(), "{code} has no document");
         let findings = analyze(&Reading::of_paths(&[path]), &Mesh::default());
-        assert!(!findings.is_empty(), "{code} is not found");
+        assert!(findings.iter().any(|finding| finding.code == *code), "{code} is not found");
         for finding in findings {
-            assert_eq!(finding.code, *code, "{finding}");
+            // Who sees two protocols of a port sees two definitions of its host.
+            let twice = *code == Code::ConflictingProtocols && finding.code == Code::Duplicate;
+            assert!(finding.code == *code || twice, "{code}: {finding}");
             assert!(finding.line > 1 && finding.column > 0, "{finding}");
         }
     }
@@ -80,10 +82,10 @@ fn colour_is_for_terminals() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_plane_says_the_same() {
     for code in ["IST0173", "IST0131", "IST0101"] {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::copy(case(code), folder.path().join("a.yaml")).unwrap();
         let builder = ControlPlane::builder(folder.path()).plaintext(([127, 0, 0, 1], 0).into());
-        let control_plane = builder.state(folder.path().join("state")).start().await.unwrap();
+        let control_plane = builder.state(state.path().join("state")).start().await.unwrap();
         let mut status = control_plane.status_changes();
         let told = status.wait_for(|status| status.accepted + status.rejected > 0).await;
         let told = told.unwrap().diagnostics.to_vec();

@@ -21,6 +21,7 @@ fn the_documentation_shows_what_the_program_prints() {
     let folder = tempfile::tempdir().unwrap();
     copy(&here().join("../examples"), &folder.path().join("examples"));
     copy(&here().join("testdata/machine"), &folder.path().join("machine"));
+    copy(&here().join("testdata/codes"), &folder.path().join("mistakes"));
     golden(&path, &with_table(&with_output(&text, folder.path())));
 }
 
