@@ -104,18 +104,17 @@ fn clocks_are_compared_with_the_control_planes() {
     let now = 1_796_062_668;
     assert_eq!(super::clock::seconds(there), Some(now));
     assert_eq!(super::clock::seconds("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
-    assert_eq!(super::clock::seconds("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
+    assert_eq!(
+        super::clock::seconds("Thu, 29 Feb 2024 12:00:00 GMT"),
+        Some(1_709_208_000)
+    );
     let judged = |now, asked| clock(Some(there), now, Duration::from_secs(asked));
     check(&judged(now + 1, 0), Verdict::Ok, "the same");
     check(&judged(now + 4, 1), Verdict::Ok, "2 s ahead of");
     check(&judged(now - 60, 0), Verdict::Warning, "59 s behind");
     check(&judged(now + 3600, 0), Verdict::Error, "3599 s ahead of");
     check(&clock(None, now, Duration::ZERO), Verdict::Info, "did not say");
-    check(
-        &clock(Some("yesterday"), now, Duration::ZERO),
-        Verdict::Info,
-        "no date",
-    );
+    check(&clock(Some("yesterday"), now, Duration::ZERO), Verdict::Info, "no date");
 }
 
 #[cfg(unix)]

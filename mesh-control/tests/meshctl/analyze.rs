@@ -25,7 +25,10 @@ fn every_code_has_a_document_that_has_it_alone() {
         let path = case(code.as_str());
         assert!(path.exists(), "{code} has no document");
         let findings = analyze(&Reading::of_paths(&[path]), &Mesh::default());
-        assert!(findings.iter().any(|finding| finding.code == *code), "{code} is not found");
+        assert!(
+            findings.iter().any(|finding| finding.code == *code),
+            "{code} is not found"
+        );
         for finding in findings {
             // Who sees two protocols of a port sees two definitions of its host.
             let twice = *code == Code::ConflictingProtocols && finding.code == Code::Duplicate;

@@ -1,5 +1,7 @@
 //! `DestinationRule`s against the services they are for: subsets of nobody, and TLS that the other end does not speak or nobody checks.
 
+use std::collections::BTreeMap;
+
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{
     ClientTls, DestinationRule, Document, Documents, Location, Mode, Port, TlsWord, TrafficPolicy, has_all,
@@ -34,12 +36,20 @@ pub(super) fn find(documents: &Documents, mesh: &Mesh, findings: &mut Findings) 
             })
         })
         .collect();
+    let mut by_host: BTreeMap<&str, Vec<&Known<'_>>> = BTreeMap::new();
+    for service in &services {
+        by_host.entry(&service.host).or_default().push(service);
+    }
     for rule in &documents.destination_rules {
         let pattern = host::resolve(&rule.spec.host, rule.meta.namespace(), &mesh.domain);
-        let meant: Vec<&Known<'_>> = services
-            .iter()
-            .filter(|service| host::fit(&pattern, &service.host).is_some())
-            .collect();
+        // Most rules are for one host, of thousands.
+        let meant: Vec<&Known<'_>> = match pattern.starts_with('*') {
+            false => by_host.get(pattern.as_str()).cloned().unwrap_or_default(),
+            true => services
+                .iter()
+                .filter(|service| host::fit(&pattern, &service.host).is_some())
+                .collect(),
+        };
         empty_subsets(rule, &meant, findings);
         let of_rule = rule.spec.policy.as_ref();
         let of_subsets = rule.spec.subsets.iter();
