@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use mesh_core::config::{ClusterName, Route};
@@ -56,12 +56,12 @@ impl Said {
     pub(crate) fn by(headers: &HeaderMap) -> Self {
         let mut said = Self::default();
         for (name, value) in headers {
-            if *name == CONTENT_TYPE {
-                said.grpc = is_grpc(value);
-            } else if *name == GRPC_TIMEOUT {
-                said.timeout = true;
-            } else if name.as_str().starts_with("x-envoy-") {
-                said.overrides = true;
+            match *name {
+                CONTENT_TYPE => said.grpc = is_grpc(value),
+                // Every gRPC call has them; their texts are not looked at.
+                TE | USER_AGENT | ACCEPT_ENCODING => {}
+                ref other if *other == GRPC_TIMEOUT => said.timeout = true,
+                ref other => said.overrides |= other.as_str().starts_with("x-envoy-"),
             }
         }
         said
@@ -166,6 +166,11 @@ impl<B> Routed<B> {
         self.call.extras.as_ref()
     }
 
+    /// Whether a fault may hold it up.
+    pub(crate) fn may_be_held(&self) -> bool {
+        self.extras().is_some_and(|extras| extras.may_hold())
+    }
+
     /// What the deadline room found out.
     pub(crate) fn timed(&mut self, asked: Option<Arc<Overrides>>, time: CallTime) {
         self.call.asked = asked;
@@ -231,16 +236,16 @@ impl<B: Body<Data = Bytes> + Unpin> Routed<B> {
     #[inline]
     pub(crate) fn into_payload(mut self) -> Result<(Payload<B>, Call), Error> {
         self.is_whole()?;
-        let payload = match self.peeked {
+        let Self { body, peeked, call, .. } = self;
+        let payload = match peeked {
             Peeked::Whole(bytes) => Payload::Whole(bytes.unwrap_or_default()),
             Peeked::Part(frames) => {
-                let limit = self.call.route.retry.replay_limit();
-                let replay = Replay::new(frames.into_iter().rev(), self.body, limit);
-                Payload::Streaming(Arc::new(replay))
+                let limit = call.route.retry.replay_limit();
+                Payload::Streaming(Arc::new(Replay::new(frames.into_iter().rev(), body, limit)))
             }
             Peeked::Unseen => unreachable!("it was looked at"),
         };
-        Ok((payload, self.call))
+        Ok((payload, call))
     }
 }
 

@@ -38,9 +38,16 @@ pub struct StatusService<S> {
     inner: S,
 }
 
+/// A call's future that knows what is spoken, since somebody below looked at the request's head: it is looked at once.
+pub trait Spoken {
+    /// Whether it is a call of gRPC.
+    fn is_grpc(&self) -> bool;
+}
+
 impl<S, B> Service<Request<B>> for StatusService<S>
 where
     S: Service<Request<B>, Response = Response<ResponseBody>, Error = Error>,
+    S::Future: Spoken,
 {
     type Response = Response<ResponseBody>;
     type Error = Error;
@@ -52,10 +59,8 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let grpc = is_grpc(request.headers());
         StatusFuture {
             inner: self.inner.call(request),
-            grpc,
         }
     }
 }
@@ -66,24 +71,23 @@ pin_project! {
     pub struct StatusFuture<F> {
         #[pin]
         inner: F,
-        grpc: bool,
     }
 }
 
 impl<F> Future for StatusFuture<F>
 where
-    F: Future<Output = Result<Response<ResponseBody>, Error>>,
+    F: Future<Output = Result<Response<ResponseBody>, Error>> + Spoken,
 {
     type Output = F::Output;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         // Changed where it is: an answer is large, and is moved by each room that takes it out.
-        let mut polled = this.inner.poll(cx);
+        let mut polled = this.inner.as_mut().poll(cx);
         if let Poll::Ready(result) = &mut polled {
             match result {
-                Ok(response) if *this.grpc => {
+                Ok(response) if this.inner.is_grpc() => {
                     let status = response.status();
                     response.body_mut().tell_as_grpc(status);
                     if status != StatusCode::OK && response.body().tells_no_status() {
@@ -91,7 +95,7 @@ where
                     }
                 }
                 Ok(_) => {}
-                Err(_) => fail(result, *this.grpc),
+                Err(_) => fail(result, this.inner.is_grpc()),
             }
         }
         polled

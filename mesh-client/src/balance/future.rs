@@ -216,7 +216,7 @@ where
         if let Some(request) = unsent {
             by_endpoint(
                 request,
-                set.endpoint(index),
+                || set.endpoint(index),
                 shared.authority.as_ref(),
                 &mut self.unnamed,
             );

@@ -69,9 +69,9 @@ pub(super) struct Unnamed {
 /// Has the try go by its endpoint's name, where its route asks for that. A try that looks elsewhere, since its first endpoint was gone
 /// before anything was sent, goes by no name of that one: what was there before is kept in `unnamed`.
 #[inline]
-pub(super) fn by_endpoint<B>(
+pub(super) fn by_endpoint<'a, B>(
     request: &mut Request<Attempt<B>>,
-    endpoint: &Endpoint,
+    endpoint: impl FnOnce() -> &'a Endpoint,
     target: Option<&Authority>,
     unnamed: &mut Option<Box<Unnamed>>,
 ) {
@@ -86,7 +86,7 @@ pub(super) fn by_endpoint<B>(
         request.uri_mut().clone_from(&unnamed.uri);
         request.headers_mut().clone_from(&unnamed.headers);
     }
-    let Some(name) = &endpoint.hostname else { return };
+    let Some(name) = &endpoint().hostname else { return };
     unnamed.get_or_insert_with(|| {
         Box::new(Unnamed {
             uri: request.uri().clone(),

@@ -154,21 +154,18 @@ fn authority(
 /// Takes out what belongs to an HTTP/1 connection and makes an HTTP/2 request malformed (RFC 9113 8.2.2); and `host`, which is
 /// handed back.
 fn drop_connection_headers(headers: &mut HeaderMap) -> Option<HeaderValue> {
-    const NEVER: [HeaderName; 5] = [
-        CONNECTION,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ];
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    let is_one = |(name, value): (&HeaderName, &HeaderValue)| match *name {
+        HOST | CONNECTION | TRANSFER_ENCODING | UPGRADE => true,
+        TE => value != "trailers",
+        ref other => *other == KEEP_ALIVE || *other == PROXY_CONNECTION,
+    };
     // One pass over the few headers of a call, which hashes nothing, tells that there is nothing to do.
-    if !headers
-        .iter()
-        .any(|(name, value)| name == HOST || NEVER.contains(name) || (name == TE && value != "trailers"))
-    {
+    if !headers.iter().any(is_one) {
         return None;
     }
-    for name in NEVER {
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
     if headers.get(TE).is_some_and(|value| value != "trailers") {

@@ -99,6 +99,7 @@ impl Deadline {
     pub(crate) const MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
     /// Runs for what is left of `total`, for as long as `idle` says, and for as long as the `answer` may take; `None` when none is a limit.
+    #[inline]
     pub(crate) fn new(
         alarms: &Arc<Alarms>,
         now: Instant,

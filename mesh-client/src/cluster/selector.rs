@@ -110,4 +110,10 @@ impl Extras {
     fn is_empty(&self) -> bool {
         self.edits.is_none() && self.faults.is_empty() && self.mirrors.is_empty()
     }
+
+    /// Whether a fault may hold a call up. What a request says can only lower how many are (Envoy).
+    pub(crate) fn may_hold(&self) -> bool {
+        let delays = self.faults.iter().filter_map(|fault| fault.delay.as_ref());
+        delays.map(|delay| delay.fraction.of).any(|of| of > 0)
+    }
 }

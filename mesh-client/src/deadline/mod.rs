@@ -18,7 +18,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use mesh_core::Link;
-use mesh_core::deadline::{self, Caller, GRPC_TIMEOUT, Of, parse_grpc_timeout};
+use mesh_core::config::TimeLimits;
+use mesh_core::deadline::{self, Caller, GRPC_TIMEOUT, Limit, Of, parse_grpc_timeout};
 use mesh_core::inherit;
 use mesh_core::retry::{Overrides, Rules};
 use tokio::time::Instant;
@@ -97,13 +98,17 @@ where
         };
         let above = inherit::with(|inherited| (inherited.deadline(), inherited.is_retry()));
         let (deadline, is_retry) = above.unwrap_or_default();
-        match time(
-            &self.alarms,
-            request.body_mut(),
-            grpc_timeout,
-            asked.as_deref(),
-            deadline,
-        ) {
+        let routed = request.body_mut();
+        let time = match asked.is_none() && deadline.is_none() && grpc_timeout.is_none() {
+            true => of_route_alone(&self.alarms, routed),
+            false => Ok(None),
+        };
+        let time = match time {
+            Ok(None) => time_of(&self.alarms, routed, grpc_timeout, asked.as_deref(), deadline),
+            Ok(Some(time)) => Ok(time),
+            Err(error) => Err(error),
+        };
+        match time {
             Err(error) => DeadlineFuture::late(error),
             Ok((time, deadline)) => {
                 let until = time.deadline;
@@ -114,8 +119,49 @@ where
     }
 }
 
+/// As [`time_of`] of most calls, whose route has a timeout and no other limit, and which say and inherit none: what begins with the end of
+/// the request begins now, since it is there. `None`: it is not one of them.
+#[inline]
+fn of_route_alone<B>(
+    alarms: &Arc<Alarms>,
+    routed: &mut Routed<B>,
+) -> Result<Option<(CallTime, Option<Deadline>)>, Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let (now, is_grpc) = (routed.routed_at(), routed.is_grpc());
+    let TimeLimits {
+        idle: None,
+        max_stream: None,
+        grpc_max: None,
+        untold,
+        ..
+    } = routed.route().limits
+    else {
+        return Ok(None);
+    };
+    let Some(total) = routed.route().timeout.filter(|total| *total <= Deadline::MAX) else {
+        return Ok(None);
+    };
+    if !routed.waited().is_zero() || total.is_zero() || routed.may_be_held() || !routed.is_whole()? {
+        return Ok(None);
+    }
+    let limit = Limit { total, of: Of::Route };
+    let time = CallTime {
+        deadline: Some(now + total),
+        fresh: Some(total),
+        expected: !untold,
+        grpc: is_grpc && !untold,
+        ..CallTime::default()
+    };
+    Ok(Some((
+        time,
+        Deadline::new(alarms, now, Some((total, limit)), None, None),
+    )))
+}
+
 /// How long the call may take, and what ends it then. An error when its time is over already, or its body failed.
-fn time<B>(
+fn time_of<B>(
     alarms: &Arc<Alarms>,
     routed: &mut Routed<B>,
     grpc_timeout: Option<Duration>,
@@ -148,8 +194,7 @@ where
             || limit.is_some_and(|limit| limit.of != Of::Route));
     let begins_later = limits.answer.is_some() || Rules::new(&route.retry, asked).per_try_timeout().is_some();
     let is_whole = !begins_later || routed.is_whole()?;
-    // A fault may hold it up.
-    let is_open = begins_later && (!is_whole || routed.extras().is_some_and(|extras| !extras.faults.is_empty()));
+    let is_open = begins_later && (!is_whole || routed.may_be_held());
     if limit.is_none() && idle.is_none() && !is_open {
         let time = CallTime {
             expected,

@@ -143,6 +143,10 @@ impl<B> Kept<B> {
         let call = self.aside.call();
         // The common end: neither policy nor budget is looked at.
         let plain = end.is_none_or(TryEnd::is_good) && call.asked.is_none() && !call.route.retry.minds_good_answers();
+        if plain && answer.is_ok() {
+            self.commit();
+            return None;
+        }
         let Some(end) = end.filter(|end| !plain && self.can_be_sent_again(*end)) else {
             self.give_up(answer, Why::NotNamed);
             return None;
@@ -234,12 +238,10 @@ impl<B> Kept<B> {
         request
     }
 
-    /// The answer is the caller's. No other try will need the body; a failing answer says why there is none, and the request
+    /// The answer is the caller's. A failing one says why there is none, and the request
     /// that the call is made for learns that trying again further up would only multiply.
     fn give_up(&self, answer: &mut Answer, why: Why) {
-        if let Payload::Streaming(replay) = &self.payload {
-            replay.commit();
-        }
+        self.commit();
         let end = RetriesEnd::of(why);
         // A limit of this process that is reached is not to be stormed from above either (Envoy answers `x-envoy-overloaded`).
         let full = answer.as_ref().is_err_and(Error::is_overflow);
@@ -256,6 +258,13 @@ impl<B> Kept<B> {
             }
             Ok(_) => {}
             Err(error) => error.not_tried_again(end, self.aside.may_have_run),
+        }
+    }
+
+    /// No other try will need the body.
+    fn commit(&self) {
+        if let Payload::Streaming(replay) = &self.payload {
+            replay.commit();
         }
     }
 

@@ -17,6 +17,7 @@ use super::{Decision, Given, Shared};
 use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::Routed;
+use crate::status::{Spoken, is_grpc};
 use crate::wait::until;
 
 pin_project! {
@@ -26,6 +27,7 @@ pin_project! {
     pub struct RouteFuture<F> {
         #[pin]
         state: State<F>,
+        grpc: bool,
     }
 }
 
@@ -56,15 +58,17 @@ struct Waiting<S, B> {
 impl<F> RouteFuture<F> {
     /// What comes is given this.
     #[inline]
-    pub(super) fn go(future: F, given: Option<Box<Given>>) -> Self {
+    pub(super) fn go(future: F, given: Option<Box<Given>>, grpc: bool) -> Self {
         Self {
             state: State::Inner { future, given },
+            grpc,
         }
     }
 
-    pub(super) fn done(result: Result<Box<Response<ResponseBody>>, Error>) -> Self {
+    pub(super) fn done(result: Result<Box<Response<ResponseBody>>, Error>, grpc: bool) -> Self {
         Self {
             state: State::Done { result: Some(result) },
+            grpc,
         }
     }
 
@@ -73,6 +77,7 @@ impl<F> RouteFuture<F> {
         S: Service<Request<Routed<B>>, Future = F> + Send + 'static,
         B: Send + 'static,
     {
+        let grpc = is_grpc(request.headers());
         let changed = Box::pin(first_answer(Arc::clone(&shared), limit));
         let waiting = Waiting {
             call: Some((inner, request)),
@@ -85,7 +90,15 @@ impl<F> RouteFuture<F> {
             state: State::Waiting {
                 waiting: Box::new(waiting),
             },
+            grpc,
         }
+    }
+}
+
+impl<F> Spoken for RouteFuture<F> {
+    #[inline]
+    fn is_grpc(&self) -> bool {
+        self.grpc
     }
 }
 
@@ -135,7 +148,8 @@ where
         Poll::Ready(match self.shared.decide(&request) {
             Decision::Go(call, given) => {
                 let request = Routed::new(request, call, self.began, self.began.elapsed());
-                RouteFuture::go(inner.call(request), given)
+                let grpc = request.body().is_grpc();
+                RouteFuture::go(inner.call(request), given, grpc)
             }
             Decision::Answer(response) => self.shared.unrouted(&request, self.began.elapsed(), Ok(response)),
             Decision::Fail(error) => self.shared.unrouted(&request, self.began.elapsed(), Err(error)),

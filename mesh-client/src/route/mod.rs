@@ -30,6 +30,7 @@ use crate::cluster::{ClusterManager, Selector, Target};
 use crate::deadline;
 use crate::error::{Error, Kind};
 use crate::request::{Call, Routed};
+use crate::status::is_grpc;
 use crate::telemetry::unrouted;
 
 pub use future::RouteFuture;
@@ -130,7 +131,8 @@ where
         match self.shared.decide(&request) {
             Decision::Go(call, given) => {
                 let request = Routed::new(request, call, Instant::now(), Duration::ZERO);
-                RouteFuture::go(self.inner.call(request), given)
+                let grpc = request.body().is_grpc();
+                RouteFuture::go(self.inner.call(request), given, grpc)
             }
             Decision::Answer(response) => self.shared.unrouted(&request, Duration::ZERO, Ok(response)),
             Decision::Fail(error) => self.shared.unrouted(&request, Duration::ZERO, Err(error)),
@@ -170,7 +172,7 @@ impl Shared {
         result: Result<Box<Response<ResponseBody>>, Error>,
     ) -> RouteFuture<F> {
         unrouted(&self.link, request, &self.target, took, &result);
-        RouteFuture::done(result)
+        RouteFuture::done(result, is_grpc(request.headers()))
     }
 
     fn decide<B>(&self, request: &Request<B>) -> Decision {
