@@ -40,6 +40,7 @@ pub mod config;
 pub mod crowd;
 pub mod deadline;
 pub mod entropy;
+mod escaped;
 pub mod ext_authz;
 pub mod hash;
 pub mod identity;

@@ -29,7 +29,7 @@ from peers import (
     GrpcioServer,
 )
 from prometheus import ANSWER_SECONDS, GRAFANA, KIALI, OURS, Prometheus
-from strangers import Strangers, grpcio, lets_in, openssl, plaintext, python_ssl
+from strangers import Strangers, envoy, grpcio, lets_in, openssl, plaintext, python_ssl
 
 # Where its programs are; the driver's `run` says.
 PROMETHEUS = os.environ.get("PROMETHEUS", "/usr/bin")
@@ -286,6 +286,26 @@ def calls_kept_out(mesh: Lab, strangers) -> dict:
     return figures
 
 
+def envoy_kept_out(mesh: Lab, strangers) -> dict:
+    """The same by an Envoy that passes calls on, with every wrong certificate; and by one that shows the right ones."""
+    before = strangers.handled()
+    shown = {"plaintext": None, **strangers.wrong, "another-member": strangers.member}
+    tallies = {name: envoy(strangers, name, files) for name, files in shown.items()}
+    ran = strangers.handled() - before
+    good = [envoy(strangers, name, files) for name, files in (("caller", strangers.caller), ("right", strangers.right))]
+    served = [name for name, tally in tallies.items() if tally["ok"] or tally["failed"] == 0]
+    unheard = [name for name, tally in tallies.items() if tally["connected"] == 0]
+    member = max(tallies["another-member"]["errors"], default="")
+    figures = {"tried": len(tallies), "handled": ran, "good": sum(tally["ok"] for tally in good), "member": member[-SAID:],
+               "connected": sum(tally["connected"] for tally in tallies.values())}
+    require(not served and ran == 0, figures, f"calls were served: {served}")
+    require(not unheard, figures, f"these never came as far as our server, and prove nothing: {unheard}")
+    require("RBAC" in member or "PERMISSION_DENIED" in member, figures, "another member is not refused by the policy")
+    wrong = [tally["errors"] for tally in good if tally["failed"] or not tally["ok"]]
+    require(not wrong, figures, f"the one who may call is refused: {wrong}")
+    return figures
+
+
 def judged(strangers, before: int, tried: dict, *good: bytes) -> dict:
     """Nobody of `tried` was let in, all of `good` were."""
     answered = [name for name, heard in tried.items() if lets_in(heard) or b"HTTP/1.1 200" in heard]
@@ -380,7 +400,7 @@ GROUPS = {
     "grpcio-other-server": (lambda mesh: GrpcioServer(mesh, "somebody-else"), (refused,)),
     "envoy-server": (lambda mesh: EnvoyServer(mesh, "payment"), (served,)),
     "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
-    "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out)),
+    "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out, envoy_kept_out)),
     "prometheus": (lambda mesh: Prometheus(mesh, PROMETHEUS), (scraped, kiali, grafana, ours)),
     "envoy-closed-server": (lambda mesh: EnvoyServer(mesh, "payment", caller="somebody-else"), (stranger,)),
 }

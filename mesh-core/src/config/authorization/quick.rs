@@ -213,7 +213,7 @@ fn literals(source: &str) -> Option<Vec<String>> {
         return None;
     }
     let mut all = vec![String::new()];
-    let mut rest = source.chars();
+    let mut rest = source.chars().peekable();
     while let Some(letter) = rest.next() {
         let literal = match letter {
             '\\' => {
@@ -233,6 +233,8 @@ fn literals(source: &str) -> Option<Vec<String>> {
                 }
                 None
             }
+            // A repetition may be repeated itself, and what stood there once may then be absent (`a+*`).
+            '+' if matches!(rest.peek(), Some('*' | '?' | '{' | '+')) => return None,
             '.' | '^' | '$' | '+' => None,
             '*' | '?' | '{' => {
                 // What stands before it may be absent.
@@ -287,9 +289,47 @@ mod tests {
             "a[[:alpha:]]b",
             r"a\x41b",
             r"a\",
+            "ab+*",
+            "ab+{0}",
+            "ab++*",
+            "ab+?",
         ] {
             assert_eq!(all(source), None, "{source}");
         }
+    }
+
+    /// What a pattern is passed over for must be in whatever matches it: random patterns, held against the engine that runs them.
+    #[test]
+    fn az_2_what_is_passed_over_could_not_have_matched() {
+        const SIGNS: [&str; 20] = [
+            "a", "b", "/", "a", "b", "/", "+", "*", "?", "{0}", "{2}", "{0,1}", "{1,}", ".", "[ab]", "[^/]", r"\.",
+            r"\w", "^", "$",
+        ];
+        let (entropy, mut judged, mut matched) = (crate::Entropy::seeded(10), 0, 0);
+        for _ in 0..30_000 {
+            let mut draw = entropy.draw();
+            let mut some = |all: &[&str], most: u64| -> String {
+                let count = draw.below(most);
+                (0..count).map(|_| all[draw.below(all.len() as u64) as usize]).collect()
+            };
+            let (source, text) = (some(&SIGNS, 7), some(&["a", "b", "/", ".", "aa"], 6));
+            let (Ok(pattern), Some(literals)) = (crate::config::Pattern::new(&source), literals(&source)) else {
+                continue;
+            };
+            judged += 1;
+            if !StringMatch::Regex(pattern).is_match(text.as_bytes()) {
+                continue;
+            }
+            matched += 1;
+            assert!(text.starts_with(&literals[0]), "{source} {text} {literals:?}");
+            let mut rest = &*text;
+            for literal in &literals {
+                let at = rest.find(&**literal);
+                let at = at.unwrap_or_else(|| panic!("{source} {text} {literals:?}"));
+                rest = &rest[at + literal.len()..];
+            }
+        }
+        assert!(judged > 5_000 && matched > 500, "{judged} {matched}");
     }
 
     #[test]
