@@ -120,8 +120,10 @@ fn forwarding(route: &Route, forward: &Forward) -> (RouteAction, Option<Metadata
 /// gRPC's clients look here for what Envoy and Istio's users call a timeout.
 fn max_stream_duration(route: &Route) -> Option<MaxStreamDuration> {
     let limits = &route.limits;
+    // Zero is no timeout. Said here it would end the search for a limit further out, which stands beside timeouts.
+    let timeout = route.timeout.filter(|timeout| !timeout.is_zero());
     let duration_of = MaxStreamDuration {
-        max_stream_duration: limits.max_stream.or(route.timeout).map(duration),
+        max_stream_duration: limits.max_stream.or(timeout).map(duration),
         grpc_timeout_header_max: limits.grpc_max.map(duration),
         grpc_timeout_header_offset: limits.grpc_offset.map(duration),
     };

@@ -19,6 +19,7 @@ pub(crate) mod routed;
 mod served;
 pub(crate) mod strategies;
 mod tokens;
+mod varied;
 mod weight;
 
 use std::fmt;
