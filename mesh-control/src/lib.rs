@@ -31,10 +31,12 @@ mod enrol;
 pub mod istio;
 mod jwks;
 mod page;
+pub mod precheck;
 mod publish;
 pub mod roster;
 mod rotation;
 mod serve;
+pub mod shift;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -43,12 +45,12 @@ pub mod translate;
 pub use ca::{
     Acknowledged, CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME,
     MIN_LEAF_LIFETIME, ReviewRefusal, RotationPhase, RotationRefusal, RotationStatus, RotationStep,
-    ServiceAccountTokens,
+    ServiceAccountTokens, mesh_roots,
 };
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, Dangerous, StartError};
 pub use enrol::{EnrolError, Enrolment, noted_admin, noted_plaintext};
 pub use jwks::{JwksConnector, JwksSource, JwksUri};
-pub use publish::{Status, check};
+pub use publish::{Status, analyze};
 pub use rotation::RootRotation;
 #[cfg(unix)]
 pub use rotation::rotate_root;

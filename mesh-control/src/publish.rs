@@ -44,8 +44,8 @@ impl Status {
     }
 }
 
-/// Everything there is to say about a folder, as the control plane would say it, in the order of files and positions.
-pub fn check(reading: &Reading, mesh: &Mesh) -> Vec<Diagnostic> {
+/// Everything there is to say about a folder, as the control plane says it before it publishes, in the order of files and positions.
+pub fn analyze(reading: &Reading, mesh: &Mesh) -> Vec<Diagnostic> {
     translate_all(reading, mesh).1.into_iter().collect()
 }
 
@@ -57,6 +57,7 @@ fn translate_all(reading: &Reading, mesh: &Mesh) -> (BTreeMap<Box<str>, Snapshot
     if diagnostics.iter().any(Diagnostic::is_error) {
         return (snapshots, diagnostics);
     }
+    diagnostics.extend(translate::analysis(&reading.documents, mesh));
     let named = translate::namespaces(&reading.documents, mesh);
     let places = translate::places(&reading.documents, mesh);
     let scopes = named
@@ -244,7 +245,7 @@ impl Publisher {
             match finding.severity {
                 Severity::Error => tracing::error!("{finding}"),
                 Severity::Warning => tracing::warn!("{finding}"),
-                Severity::Note => tracing::info!("{finding}"),
+                Severity::Info => tracing::info!("{finding}"),
             }
         }
         self.tally

@@ -18,6 +18,7 @@ mod issue;
 mod keys;
 mod limit;
 mod proto;
+mod public;
 mod records;
 mod review;
 mod root;
@@ -29,6 +30,7 @@ mod token;
 
 pub use error::CaError;
 pub use issue::{DEFAULT_LEAF_LIFETIME, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
+pub use public::mesh_roots;
 pub use review::{ReviewRefusal, ServiceAccountTokens};
 pub use rotation::{Acknowledged, RotationPhase, RotationRefusal, RotationStatus, RotationStep};
 pub use token::{JoinToken, Lifetime, MAX_SINGLE_USE_LIFETIME};

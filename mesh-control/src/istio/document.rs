@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::fields::Fields;
 use super::value::{Place, Sink, Value};
+use super::yaml::NodeKind;
 use super::{Documents, yaml};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 
@@ -165,8 +166,10 @@ fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sin
     let (file, kind, name, namespace, annotations) = names;
     let place = frame.place.clone();
     let spec = frame.take("spec");
-    // Written by a control plane, not by a user.
-    drop(frame.take("status"));
+    // Written by a control plane, not by a user: nothing in it is configuration.
+    if let Some(status) = frame.take("status") {
+        tell_status(status, sink);
+    }
     frame.finish(sink);
     let Some(name) = name else {
         return sink.schema(&place, "metadata.name is required");
@@ -184,6 +187,23 @@ fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sin
     };
     if let Some(spec) = spec.object(sink) {
         read_spec(documents, meta, spec, sink);
+    }
+}
+
+/// Says which conditions of a status are False; whatever else stands in one is whoever wrote it's own.
+fn tell_status(status: Value, sink: &mut Sink<'_>) {
+    let text = |item: &Value, name: &str| match item.get(name) {
+        Some(NodeKind::Text(text)) => Some(text.clone()),
+        _ => None,
+    };
+    for item in status.items_of("conditions") {
+        if text(&item, "status").as_deref() != Some("False") {
+            continue;
+        }
+        let kind = text(&item, "type").unwrap_or_default();
+        let why = text(&item, "message").or_else(|| text(&item, "reason"));
+        let message = format!("condition {kind:?} is False: {}", why.unwrap_or_default());
+        sink.say(Severity::Warning, Code::NegativeStatus, &item.place, message);
     }
 }
 
@@ -334,7 +354,7 @@ fn pass_over(treatment: Treatment, place: &Place, sink: &mut Sink<'_>) {
             Code::NotServed,
             "known Istio kind, not served by this version: it has no effect",
         ),
-        _ => (Severity::Note, Code::Skipped, "not a kind of the mesh: passed over"),
+        _ => (Severity::Info, Code::Skipped, "not a kind of the mesh: passed over"),
     };
     sink.say(severity, code, place, message);
 }

@@ -77,7 +77,7 @@ pub(super) fn provider(value: Value, sink: &mut Sink<'_>) -> Option<Authorizer> 
         }
         (None, None) => {
             let message = "is no authorizer: it has no effect here";
-            sink.say(Severity::Note, Code::NotServed, &place, message);
+            sink.say(Severity::Info, Code::NotServed, &place, message);
             fields.ignore_rest();
             return None;
         }

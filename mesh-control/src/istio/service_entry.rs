@@ -36,6 +36,8 @@ pub struct Port {
     pub name: At<String>,
     /// The endpoints' port, when it is not the same number.
     pub target_port: Option<At<u32>>,
+    /// What is spoken, as it is written, in capitals.
+    pub protocol: Option<At<&'static str>>,
     /// `HTTP`: of whichever version, and HTTP/1.1 where that is not agreed upon.
     pub is_http: bool,
 }
@@ -106,7 +108,8 @@ impl Port {
             number: number?,
             name: name?,
             target_port,
-            is_http: protocol.is_some_and(|is_http| is_http.value),
+            is_http: protocol.as_ref().is_some_and(|protocol| protocol.value == HTTP),
+            protocol,
         })
     }
 }
@@ -131,16 +134,19 @@ const RESOLUTIONS: [(&str, Resolution); 5] = [
     ("DYNAMIC_DNS", Resolution::Dns),
 ];
 
-// Whether it is HTTP of whichever version. Of the others no more is kept: what is not HTTP is nothing that is called here.
-const PROTOCOLS: [(&str, bool); 8] = [
-    ("HTTP", true),
-    ("HTTPS", false),
-    ("GRPC", false),
-    ("GRPC-WEB", false),
-    ("HTTP2", false),
-    ("MONGO", false),
-    ("TCP", false),
-    ("TLS", false),
+/// Of whichever version.
+const HTTP: &str = "HTTP";
+
+// Beside HTTP they are told apart for whoever compares two documents alone: what is not HTTP is nothing that is called here.
+const PROTOCOLS: [(&str, &str); 8] = [
+    (HTTP, HTTP),
+    ("HTTPS", "HTTPS"),
+    ("GRPC", "GRPC"),
+    ("GRPC-WEB", "GRPC-WEB"),
+    ("HTTP2", "HTTP2"),
+    ("MONGO", "MONGO"),
+    ("TCP", "TCP"),
+    ("TLS", "TLS"),
 ];
 
 /// Reads one of a set of words.

@@ -85,6 +85,38 @@ impl Value {
         Self { kind: node.kind, place }
     }
 
+    /// What stands under a key, where it is a map that has it.
+    pub(super) fn get(&self, name: &str) -> Option<&NodeKind> {
+        let NodeKind::Map(entries) = &self.kind else {
+            return None;
+        };
+        let entry = entries.iter().find(|(key, _)| key.name == name);
+        entry.map(|(_, node)| &node.kind)
+    }
+
+    /// The items of a list in it, where it is a map that has one: of what belongs to others, and may look otherwise.
+    pub(super) fn items_of(self, name: &str) -> Vec<Self> {
+        let NodeKind::Map(entries) = self.kind else {
+            return Vec::new();
+        };
+        let found = entries.into_iter().find(|(key, _)| key.name == name);
+        let Some((
+            _,
+            Node {
+                kind: NodeKind::List(items),
+                ..
+            },
+        )) = found
+        else {
+            return Vec::new();
+        };
+        let field = format!("{}.{name}", self.place.field);
+        let items = items.into_iter().enumerate();
+        items
+            .map(|(index, node)| Self::new(node, format!("{field}[{index}]")))
+            .collect()
+    }
+
     /// What it is, for a sentence.
     fn what(&self) -> &'static str {
         match self.kind {

@@ -118,6 +118,15 @@ impl JwksUri {
         self.host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
     }
 
+    /// Whether it is an address of a private network or of one link, as cloud machines have for what only they may ask.
+    pub(crate) fn is_private(&self) -> bool {
+        match self.host.parse::<std::net::IpAddr>() {
+            Ok(std::net::IpAddr::V4(address)) => address.is_private() || address.is_link_local(),
+            Ok(std::net::IpAddr::V6(address)) => address.is_unique_local() || address.is_unicast_link_local(),
+            Err(_) => false,
+        }
+    }
+
     pub(super) fn host(&self) -> &str {
         &self.host
     }

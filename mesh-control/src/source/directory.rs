@@ -11,7 +11,7 @@
 //! finds the same. What remains: writers of files that lie elsewhere and are linked here are not heard, so replace such files
 //! by renaming, as Kubernetes does.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,22 +40,59 @@ impl Reading {
         Self::parse(folder, &files::see(folder))
     }
 
+    /// Reads folders and single files, in this order, as if all their documents were in one folder. Files are called by the path that
+    /// leads to them from where the paths start. A file that is named is read whatever its name ends with.
+    pub fn of_paths(paths: &[PathBuf]) -> Self {
+        let mut all = Self::default();
+        for path in paths {
+            if path.is_dir() {
+                all.add(path, Some(path), &files::see(path));
+            } else {
+                let text = files::see_file(path);
+                all.add_file(&path.display().to_string(), &text);
+            }
+        }
+        all
+    }
+
+    /// Reads texts, in the order of their names.
+    pub fn of_texts(files: &BTreeMap<String, String>) -> Self {
+        let mut reading = Self::default();
+        for (name, text) in files {
+            reading.diagnostics.extend(reading.documents.read(name, text));
+        }
+        reading
+    }
+
     fn parse(folder: &Path, sight: &Sight) -> Self {
         let mut reading = Self::default();
-        let unreadable = |name: &str, why: &str| Diagnostic::of_file(name, Severity::Error, Code::Unreadable, why);
+        reading.add(folder, None, sight);
+        reading
+    }
+
+    fn add_file(&mut self, name: &str, text: &Result<Arc<str>, Arc<str>>) {
+        let found = match text {
+            Ok(text) => self.documents.read(name, text),
+            Err(why) => vec![Diagnostic::of_file(name, Severity::Error, Code::Unreadable, &**why)],
+        };
+        self.diagnostics.extend(found);
+    }
+
+    /// Files are called by their names, or by the path that leads to them from before `root`.
+    fn add(&mut self, folder: &Path, root: Option<&Path>, sight: &Sight) {
         match sight {
-            Err(why) => reading.diagnostics.push(unreadable(&folder.display().to_string(), why)),
+            Err(why) => {
+                let (name, why) = (folder.display().to_string(), &**why);
+                let finding = Diagnostic::of_file(&name, Severity::Error, Code::Unreadable, why);
+                self.diagnostics.push(finding);
+            }
             Ok(files) => {
                 for (name, text) in files {
-                    let name = name.to_string_lossy();
-                    match text {
-                        Ok(text) => reading.diagnostics.extend(reading.documents.read(&name, text)),
-                        Err(why) => reading.diagnostics.push(unreadable(&name, why)),
-                    }
+                    let path = root.map_or_else(|| PathBuf::from(name), |root| root.join(name));
+                    self.add_file(&path.to_string_lossy(), text);
                 }
             }
         }
-        reading
     }
 }
 

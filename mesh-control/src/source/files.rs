@@ -43,6 +43,26 @@ pub(super) fn see(folder: &Path) -> Sight {
     Ok(files)
 }
 
+/// The texts of the folder's files, by name.
+pub(crate) fn texts(folder: &Path) -> io::Result<BTreeMap<String, String>> {
+    let files = see(folder).map_err(|why| io::Error::other(format!("{}: {why}", folder.display())))?;
+    let texts = files.into_iter().map(|(name, text)| {
+        let name = name.to_string_lossy().into_owned();
+        match text {
+            Ok(text) => Ok((name, text.to_string())),
+            Err(why) => Err(io::Error::other(format!("{name}: {why}"))),
+        }
+    });
+    texts.collect()
+}
+
+/// One file, with as much room as all files of a folder have together.
+pub(super) fn see_file(path: &Path) -> Text {
+    let text = read(path, MAX_TOTAL_BYTES);
+    text.map(Arc::from)
+        .map_err(|error| format!("cannot be read: {error}").into())
+}
+
 /// Whether a file of that name is read. Hidden ones are not: editors and Kubernetes keep their own things there.
 pub(super) fn is_read(name: &OsStr) -> bool {
     let hidden = name.as_encoded_bytes().starts_with(b".");

@@ -10,3 +10,4 @@ mod tests;
 pub use directory::Reading;
 pub(crate) use directory::watch;
 pub use files::MAX_FILES;
+pub(crate) use files::texts;

@@ -234,12 +234,14 @@ impl<'a> Authentication<'a> {
         let policies = policies
             .iter()
             .map(|document| (&document.meta, &document.spec.selector));
-        for (meta, selector) in modes.chain(policies) {
+        let tokens = documents.request_authentications.iter();
+        let tokens = tokens.map(|document| (&document.meta, &document.spec.selector));
+        for (meta, selector) in modes.chain(policies).chain(tokens) {
             let Some(selector) = selector else { continue };
             let is_own = meta.namespace() == &*scope.namespace && meta.namespace() != &*mesh.root_namespace;
             if is_own && !workloads.iter().any(|workload| selector.selects(workload.labels)) {
                 let message = "selects no workload that a WorkloadEntry or ServiceEntry describes, and so nobody";
-                findings.say(meta, Severity::Warning, Code::NoEffect, &selector.place, message);
+                findings.say(meta, Severity::Warning, Code::NoWorkload, &selector.place, message);
             }
         }
     }

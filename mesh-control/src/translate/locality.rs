@@ -133,7 +133,7 @@ pub(super) fn arrange(
             // The mesh's is for those that are watched.
             if let (Some((meta, setting)), false) = (own, *rule == failover) {
                 let message = "failover needs outlierDetection, without which nothing fails over";
-                findings.say(meta, Severity::Warning, Code::NotServed, &setting.place, message);
+                findings.say(meta, Severity::Warning, Code::NoFailover, &setting.place, message);
             }
         }
         LocalityRule::Failover(rules) => {

@@ -7,6 +7,7 @@
 //! Istio decides much by the client's namespace (which rules it sees, which short names it may use), hence one snapshot
 //! for each namespace and not one for the mesh.
 
+mod analysis;
 mod authentication;
 mod authorization;
 mod check;
@@ -177,6 +178,19 @@ pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
         .filter(|name| !["", "*", ".", "~"].contains(name));
     let always = ["default", &*mesh.root_namespace];
     owners.chain(audiences).chain(always).map(Box::from).collect()
+}
+
+/// The full name of a host that a document of `namespace` names.
+pub(crate) fn full_host(name: &str, namespace: &str, mesh: &Mesh) -> String {
+    host::resolve(name, namespace, &mesh.domain)
+}
+
+/// What is to be said of documents whoever asks, beside what [`translate`] finds for a client: rules that can never do what they seem to.
+/// It finds no error: nothing in it keeps documents from being published.
+pub fn analysis(documents: &Documents, mesh: &Mesh) -> BTreeSet<Diagnostic> {
+    let mut findings = Findings::default();
+    analysis::find(documents, &mesh.told_by(documents), &mut findings);
+    findings.0
 }
 
 /// Translates `documents` for clients of `scope`.

@@ -1,14 +1,17 @@
 //! `meshctl`: the control plane as a program, and the tools beside it. A file per verb.
 //!
 //! Results go to standard output, the last line of it one JSON object; logs go to standard error (`RUST_LOG`, default
-//! `info`). Exit codes: 0 done, 1 failed, 2 not understood.
+//! `info`). Exit codes: 0 done, 1 failed, 2 not understood, 79 something was found.
 
+mod analyze;
 mod bootstrap;
-mod check;
 mod dashboard;
+mod precheck;
 mod rotate_root;
 mod run;
+mod shift;
 mod status;
+mod terminal;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -35,12 +38,16 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Say what about this machine would keep a mesh from working well.
+    Precheck(precheck::Arguments),
     /// Serve a folder of Istio YAML to the mesh until interrupted.
     Run(run::Arguments),
     /// Let a workload in: print the bootstrap it needs, with a join token.
     Bootstrap(bootstrap::Arguments),
-    /// Say what is wrong with a folder of Istio YAML.
-    Check(check::Arguments),
+    /// Say what is wrong with documents of Istio, before they are served.
+    Analyze(analyze::Arguments),
+    /// Give the destinations of a service other weights, in the document that is there.
+    Shift(shift::Arguments),
     /// Show who is connected, what each was sent, and what it said to that.
     Status(status::Arguments),
     /// Open the page of a control plane that runs.
@@ -58,9 +65,11 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .init();
     let done = match arguments.verb {
+        Verb::Precheck(arguments) => precheck::run(&arguments),
         Verb::Run(arguments) => run::run(arguments),
         Verb::Bootstrap(arguments) => bootstrap::run(arguments),
-        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Analyze(arguments) => analyze::run(&arguments),
+        Verb::Shift(arguments) => shift::run(arguments),
         Verb::Status(arguments) => status::run(&arguments),
         Verb::Dashboard(arguments) => dashboard::run(&arguments),
         Verb::RotateRoot(arguments) => rotate_root::run(&arguments),
