@@ -7,9 +7,12 @@ use crate::diagnostic::{Code, Severity};
 use crate::istio::{Document, Documents, Port, ServiceEntry};
 use crate::translate::{Findings, Mesh, host, namespaces};
 
+/// A port, and the entry that declares it.
+type Declared<'a> = (&'a Document<ServiceEntry>, &'a Port);
+
 pub(super) fn find(documents: &Documents, mesh: &Mesh, findings: &mut Findings) {
     let clients = namespaces(documents, mesh);
-    let mut seen: BTreeMap<(String, u32), Vec<(&Document<ServiceEntry>, &Port)>> = BTreeMap::new();
+    let mut seen: BTreeMap<(String, u32), Vec<Declared<'_>>> = BTreeMap::new();
     for document in &documents.service_entries {
         for name in &document.spec.hosts {
             let host = host::resolve(name, document.meta.namespace(), &mesh.domain);
