@@ -59,8 +59,12 @@ async fn see_the_page_says_what_was_called_and_how_it_ended() {
     })
     .await;
     let edges = answer["edges"].as_array().unwrap();
-    let edge = edges.iter().find(|edge| edge["id"] == "default/checkout>default/payment").unwrap();
-    let total = |numbers: &Value| ["calls", "failed", "secured", "tries"].map(|key| numbers[key]["total"].as_u64().unwrap());
+    let edge = edges
+        .iter()
+        .find(|edge| edge["id"] == "default/checkout>default/payment")
+        .unwrap();
+    let total =
+        |numbers: &Value| ["calls", "failed", "secured", "tries"].map(|key| numbers[key]["total"].as_u64().unwrap());
     // One caller, so nothing else was counted; failed calls of a handler are not tried again.
     assert_eq!(total(&edge["numbers"]), [CALLS, failed, CALLS, CALLS]);
     let of = |name: &str| {
@@ -73,10 +77,18 @@ async fn see_the_page_says_what_was_called_and_how_it_ended() {
     assert_eq!(configured, [Some(0.9), Some(0.1)]);
     let failures = of("v2")["failures"].as_array().unwrap().clone();
     let calls: u64 = failures.iter().map(|one| one["calls"].as_u64().unwrap()).sum();
-    assert!(calls == failed && failures.iter().all(|one| one["protocol"] == "grpc"), "{failures:?}");
+    assert!(
+        calls == failed && failures.iter().all(|one| one["protocol"] == "grpc"),
+        "{failures:?}"
+    );
     // Nobody who is connected refuses what was published.
     let clients = answer["clients"].as_array().unwrap();
     assert_eq!(clients.len(), 3);
-    let resources = clients.iter().flat_map(|client| client["resources"].as_array().unwrap());
-    assert!(resources.clone().count() > 3 && resources.clone().all(|one| one["state"] != "refused"), "{clients:?}");
+    let resources = clients
+        .iter()
+        .flat_map(|client| client["resources"].as_array().unwrap());
+    assert!(
+        resources.clone().count() > 3 && resources.clone().all(|one| one["state"] != "refused"),
+        "{clients:?}"
+    );
 }

@@ -142,7 +142,10 @@ impl ClusterHandle {
 
     /// Counts how calls end, if the control plane asks for it. Once it asked they are counted for good, and told while it does.
     fn tell_calls(&self, cluster: &Cluster, parts: &Parts) {
-        let asked = cluster.load_reporting.as_ref().filter(|reporting| reporting.asks_for_calls());
+        let asked = cluster
+            .load_reporting
+            .as_ref()
+            .filter(|reporting| reporting.asks_for_calls());
         match (asked, self.calls.get()) {
             (Some(reporting), None) => {
                 let calls = parts.loads.calls(&cluster.name, reporting);

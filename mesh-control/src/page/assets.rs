@@ -57,16 +57,30 @@ mod tests {
             }
             for part in text.split("from \"./").skip(1) {
                 let name = part.split('"').next().unwrap();
-                assert!(find(&format!("/assets/{name}")).is_some(), "{} names {name}", asset.path);
+                assert!(
+                    find(&format!("/assets/{name}")).is_some(),
+                    "{} names {name}",
+                    asset.path
+                );
             }
             let away = text.match_indices("//").filter(|(at, _)| {
                 let before = &text[..*at];
                 before.ends_with("http:") || before.ends_with("https:")
             });
             // The names of SVG's elements, which nothing is fetched from.
-            let away: Vec<_> = away.filter(|(at, _)| !text[*at..].starts_with("//www.w3.org/2000/svg")).collect();
+            let away: Vec<_> = away
+                .filter(|(at, _)| !text[*at..].starts_with("//www.w3.org/2000/svg"))
+                .collect();
             assert!(away.is_empty(), "{}: {away:?}", asset.path);
-            for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=\"", "onclick=\""] {
+            for forbidden in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                " style=\"",
+                "onclick=\"",
+            ] {
                 assert!(!text.contains(forbidden), "{} has {forbidden}", asset.path);
             }
         }

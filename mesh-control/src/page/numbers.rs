@@ -66,7 +66,11 @@ impl Numbers {
         let both = |window: u64, total: u64| api::Count { window, total };
         let all = std::mem::take(&mut total.report);
         Self {
-            rate: if seconds > 0.0 { window.calls as f64 / seconds } else { 0.0 },
+            rate: if seconds > 0.0 {
+                window.calls as f64 / seconds
+            } else {
+                0.0
+            },
             span_ms: u64::try_from(load.span.as_millis()).unwrap_or(u64::MAX),
             calls: both(window.calls, total.calls),
             failed: both(window.failed, total.failed),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Cluster, Health, HeaderMatch, PathMatch, QueryMatch, Route, RouteMatch, Service};
+use mesh_core::config::{Cluster, HeaderMatch, Health, PathMatch, QueryMatch, Route, RouteMatch, Service};
 use mesh_core::report::standard::{UNKNOWN, Workload};
 
 use super::api;
@@ -61,7 +61,12 @@ pub(super) struct Told {
 
 impl Told {
     pub(super) fn of(snapshot: &Snapshot) -> Self {
-        let clusters = || snapshot.clusters().iter().filter_map(|(_, cluster)| cluster.as_ref().ok());
+        let clusters = || {
+            snapshot
+                .clusters()
+                .iter()
+                .filter_map(|(_, cluster)| cluster.as_ref().ok())
+        };
         let applications = applications(clusters().map(|cluster| &**cluster));
         let mut ports: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for cluster in clusters() {
@@ -78,7 +83,9 @@ impl Told {
                 (subset, _) => subset.to_owned(),
             };
             let known = Known {
-                service: id.cloned().unwrap_or_else(|| Id::new(service.namespace(), service.name())),
+                service: id
+                    .cloned()
+                    .unwrap_or_else(|| Id::new(service.namespace(), service.name())),
                 host: service.is_known().then(|| service.host().to_owned()),
                 name: match ports.get(name.host) {
                     Some(ports) if ports.len() > 1 => format!("{version} :{}", name.port),
@@ -86,7 +93,11 @@ impl Told {
                 },
                 configured: None,
                 endpoints: [
-                    cluster.endpoints.iter().filter(|one| one.health == Health::Healthy).count(),
+                    cluster
+                        .endpoints
+                        .iter()
+                        .filter(|one| one.health == Health::Healthy)
+                        .count(),
                     cluster.endpoints.len(),
                 ],
             };
@@ -122,10 +133,15 @@ impl Told {
             let Some(rule) = self.rule(route) else { continue };
             let split = route.split().into_iter().flat_map(|split| split.clusters());
             for (cluster, share) in split.zip(&rule.shares) {
-                shares.entry(cluster.cluster.as_str()).or_default().insert(share.share.to_bits());
+                shares
+                    .entry(cluster.cluster.as_str())
+                    .or_default()
+                    .insert(share.share.to_bits());
             }
             let to = rule.shares.first().and_then(|first| self.clusters.get(&first.cluster));
-            let Some(to) = to.map(|known| known.service.clone()) else { continue };
+            let Some(to) = to.map(|known| known.service.clone()) else {
+                continue;
+            };
             let rules = self.rules.entry(to).or_default();
             // A target has several names, each with a tree of its own.
             if !rules.contains(&rule) && rules.len() < MAX_RULES {
@@ -216,7 +232,8 @@ fn workloads(cluster: &Cluster) -> impl Iterator<Item = Workload> {
     let mut last = None;
     let told = endpoints.filter_map(|endpoint| endpoint.metadata.value("istio", "workload"));
     // Neighbours mostly are the same.
-    told.filter(move |told| last.replace(*told) != Some(*told)).map(Workload::of_endpoint)
+    told.filter(move |told| last.replace(*told) != Some(*told))
+        .map(Workload::of_endpoint)
 }
 
 /// What a rule takes, in a few words.

@@ -92,11 +92,21 @@ pub(crate) fn serve(listener: TcpListener, page: Arc<Page>, mut closing: watch::
 fn answer(page: &Page, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response<Full<Bytes>> {
     if !is_for_this_machine(uri, headers) {
         let why = "This page answers to names of this machine alone, such as localhost.\n";
-        return respond(StatusCode::MISDIRECTED_REQUEST, TEXT, Bytes::from_static(why.as_bytes()));
+        return respond(
+            StatusCode::MISDIRECTED_REQUEST,
+            TEXT,
+            Bytes::from_static(why.as_bytes()),
+        );
     }
     if method != Method::GET && method != Method::HEAD {
-        let mut refusal = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, Bytes::from_static(b"It only reads.\n"));
-        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut refusal = respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            Bytes::from_static(b"It only reads.\n"),
+        );
+        refusal
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
     // hyper leaves the body of an answer to HEAD out, and tells how long it would be.
@@ -104,7 +114,11 @@ fn answer(page: &Page, method: &Method, uri: &Uri, headers: &HeaderMap) -> Respo
         API => respond(StatusCode::OK, JSON, page.json(Instant::now())),
         path => match assets::find(path) {
             Some(asset) => respond(StatusCode::OK, asset.kind, Bytes::from_static(asset.text.as_bytes())),
-            None => respond(StatusCode::NOT_FOUND, TEXT, Bytes::from_static(b"There is nothing here.\n")),
+            None => respond(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                Bytes::from_static(b"There is nothing here.\n"),
+            ),
         },
     }
 }
@@ -154,7 +168,16 @@ mod tests {
         for host in ["localhost", "LOCALHOST:1", "127.0.0.1:15014", "127.9.9.9", "[::1]:80"] {
             assert!(ask("/", &[("host", host)]), "{host}");
         }
-        for host in ["", "evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example", "[::2]", "a b", "localhost@evil"] {
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "127.0.0.1.evil.example",
+            "[::2]",
+            "a b",
+            "localhost@evil",
+        ] {
             assert!(!ask("/", &[("host", host)]), "{host}");
         }
         assert!(!ask("/", &[]));

@@ -31,7 +31,9 @@ async fn plane() -> (ControlPlane, TempDir) {
         let entry = entry.unwrap();
         fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
     }
-    let builder = ControlPlane::builder(folder.path()).plaintext(ANY.into()).admin(ANY.into());
+    let builder = ControlPlane::builder(folder.path())
+        .plaintext(ANY.into())
+        .admin(ANY.into());
     let plane = builder.load_interval(Duration::from_millis(100)).start().await.unwrap();
     (plane, folder)
 }
@@ -39,16 +41,28 @@ async fn plane() -> (ControlPlane, TempDir) {
 /// Sends a request as it is written; the head of the answer, and its body.
 async fn ask(address: SocketAddr, head: &str) -> (String, String) {
     let mut io = TcpStream::connect(address).await.unwrap();
-    io.write_all(format!("{head}\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    io.write_all(format!("{head}\r\nconnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     let mut text = String::new();
-    tokio::time::timeout(SOON, io.read_to_string(&mut text)).await.unwrap().unwrap();
+    tokio::time::timeout(SOON, io.read_to_string(&mut text))
+        .await
+        .unwrap()
+        .unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     (head.to_owned(), body.to_owned())
 }
 
 async fn mesh(plane: &ControlPlane) -> Value {
-    let (head, body) = ask(plane.admin_address().unwrap(), &format!("GET {API} HTTP/1.1\r\nhost: localhost")).await;
-    assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/json"), "{head}");
+    let (head, body) = ask(
+        plane.admin_address().unwrap(),
+        &format!("GET {API} HTTP/1.1\r\nhost: localhost"),
+    )
+    .await;
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.contains("application/json"),
+        "{head}"
+    );
     serde_json::from_str(&body).unwrap()
 }
 
@@ -74,15 +88,21 @@ async fn versions(link: &Link) -> [Arc<Cluster>; 2] {
 #[tokio::test]
 async fn every_number_is_what_clients_counted() {
     let (plane, _folder) = plane().await;
-    let link = XdsClient::start(plane.bootstrap("default", "checkout").unwrap()).unwrap().link();
+    let link = XdsClient::start(plane.bootstrap("default", "checkout").unwrap())
+        .unwrap()
+        .link();
     let _wanted = link.interest().watch(TARGET);
     let clusters = versions(&link).await;
-    let reportings = clusters.each_ref().map(|cluster| cluster.load_reporting.clone().expect("they are asked for"));
+    let reportings = clusters
+        .each_ref()
+        .map(|cluster| cluster.load_reporting.clone().expect("they are asked for"));
     assert!(reportings.iter().all(mesh_core::config::LoadReporting::asks_for_calls));
     let calls = [0, 1].map(|at| link.loads().calls(&clusters[at].name, &reportings[at]));
     calls.iter().for_each(|calls| calls.ask(true));
     let tries = |at: usize, number: usize| {
-        let load = link.loads().load(&clusters[at].name, &reportings[at], &clusters[at].endpoints[0].locality);
+        let load = link
+            .loads()
+            .load(&clusters[at].name, &reportings[at], &clusters[at].endpoints[0].locality);
         for _ in 0..number {
             let mut one = Counted::begin(Arc::clone(&load), false);
             one.saw_headers(http::StatusCode::OK, None, &http::HeaderMap::new());
@@ -105,25 +125,38 @@ async fn every_number_is_what_clients_counted() {
     };
     calls[1].count(lost, Duration::from_millis(20), false);
     tries(1, 12);
-    link.loads().drops(&clusters[1].name, &reportings[1]).count_uncategorised();
+    link.loads()
+        .drops(&clusters[1].name, &reportings[1])
+        .count_uncategorised();
 
     let loads = plane.loads().clone();
     let mut changes = loads.changes();
     let told = || {
         let all = loads.snapshot();
         let clusters = all.iter().flat_map(|client| &client.clusters);
-        clusters.map(|one| one.total.counts().issued + one.total.dropped()).sum::<u64>() == 103
+        clusters
+            .map(|one| one.total.counts().issued + one.total.dropped())
+            .sum::<u64>()
+            == 103
     };
-    tokio::time::timeout(SOON, changes.wait_for(|_| told())).await.unwrap().unwrap();
+    tokio::time::timeout(SOON, changes.wait_for(|_| told()))
+        .await
+        .unwrap()
+        .unwrap();
     let mesh = mesh(&plane).await;
 
     assert_eq!(mesh["interval_ms"], 100);
-    assert_eq!(mesh["bounds_ms"].as_array().unwrap().len() + 1, mesh["totals"]["buckets"].as_array().unwrap().len());
+    assert_eq!(
+        mesh["bounds_ms"].as_array().unwrap().len() + 1,
+        mesh["totals"]["buckets"].as_array().unwrap().len()
+    );
     let [edge] = &mesh["edges"].as_array().unwrap()[..] else {
         panic!("not one edge: {mesh:#}")
     };
     assert_eq!(edge["id"], "default/checkout>default/payment");
-    let total = |numbers: &Value| ["calls", "failed", "tries", "dropped", "secured"].map(|key| numbers[key]["total"].as_u64().unwrap());
+    let total = |numbers: &Value| {
+        ["calls", "failed", "tries", "dropped", "secured"].map(|key| numbers[key]["total"].as_u64().unwrap())
+    };
     assert_eq!(total(&edge["numbers"]), [100, 4, 102, 1, 99]);
     assert_eq!(total(&mesh["totals"]), [100, 4, 102, 1, 99]);
     let [v1, v2] = &edge["clusters"].as_array().unwrap()[..] else {
@@ -145,21 +178,41 @@ async fn every_number_is_what_clients_counted() {
 
     let service = |id: &str| {
         let all = mesh["services"].as_array().unwrap();
-        all.iter().find(|one| one["id"] == id).unwrap_or_else(|| panic!("no {id}: {mesh:#}")).clone()
+        all.iter()
+            .find(|one| one["id"] == id)
+            .unwrap_or_else(|| panic!("no {id}: {mesh:#}"))
+            .clone()
     };
     let payment = service("default/payment");
     assert_eq!(payment["host"], "payment-service.default.svc.cluster.local");
     assert_eq!(payment["inbound"], edge["numbers"]);
     let endpoints = payment["endpoints"].as_array().unwrap();
-    assert!(endpoints.contains(&json!({ "version": "v1", "healthy": 1, "all": 1 })), "{endpoints:?}");
-    assert_eq!((&service("default/checkout")["processes"], &service("default/checkout")["inbound"]), (&json!(1), &Value::Null));
+    assert!(
+        endpoints.contains(&json!({ "version": "v1", "healthy": 1, "all": 1 })),
+        "{endpoints:?}"
+    );
+    assert_eq!(
+        (
+            &service("default/checkout")["processes"],
+            &service("default/checkout")["inbound"]
+        ),
+        (&json!(1), &Value::Null)
+    );
     let [client] = &mesh["clients"].as_array().unwrap()[..] else {
         panic!("not one client: {mesh:#}")
     };
     assert_eq!(client["identity"], "spiffe://cluster.local/ns/default/sa/checkout");
     assert_eq!(edge["clients"], json!([client["stream"]]));
-    let kinds: Vec<_> = client["resources"].as_array().unwrap().iter().map(|one| one["kind"].as_str().unwrap()).collect();
-    assert!(["LDS", "RDS", "CDS", "EDS"].iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+    let kinds: Vec<_> = client["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["kind"].as_str().unwrap())
+        .collect();
+    assert!(
+        ["LDS", "RDS", "CDS", "EDS"].iter().all(|kind| kinds.contains(kind)),
+        "{kinds:?}"
+    );
     assert_eq!(mesh["configuration"]["accepted"], 1);
     plane.shutdown().await;
 }
@@ -169,7 +222,10 @@ async fn it_reads_and_answers_nobody_elses_page() {
     let (plane, _folder) = plane().await;
     let address = plane.admin_address().unwrap();
     let (head, body) = ask(address, "GET / HTTP/1.1\r\nhost: localhost:1").await;
-    assert!(head.starts_with("HTTP/1.1 200") && body.starts_with("<!doctype html>"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && body.starts_with("<!doctype html>"),
+        "{head}"
+    );
     let head = head.to_lowercase();
     for expected in [
         "content-security-policy: default-src 'none'; script-src 'self'",
@@ -190,7 +246,10 @@ async fn it_reads_and_answers_nobody_elses_page() {
         ("POST /api/v1/mesh HTTP/1.1\r\nhost: localhost", 405),
         ("DELETE / HTTP/1.1\r\nhost: localhost", 405),
         ("GET /api/v1/mesh HTTP/1.1\r\nhost: rebound.example", 421),
-        ("GET /api/v1/mesh HTTP/1.1\r\nhost: localhost\r\nsec-fetch-site: cross-site", 421),
+        (
+            "GET /api/v1/mesh HTTP/1.1\r\nhost: localhost\r\nsec-fetch-site: cross-site",
+            421,
+        ),
         ("GET /api/v1/mesh HTTP/1.1", 421),
     ] {
         let (head, body) = ask(address, request).await;

@@ -14,8 +14,8 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::report::CallReport;
 use mesh_core::report::calls::bounds_ms;
 use mesh_core::report::standard::Workload;
-use mesh_xds::{Node, ResourceKind};
 use mesh_xds::server::{Acknowledged, ClientLoad, ClientReport, ReportedLoad, SubscriptionReport};
+use mesh_xds::{Node, ResourceKind};
 
 use super::api;
 use super::numbers::Numbers;
@@ -81,7 +81,11 @@ struct ServiceSum {
 
 /// The answer.
 pub(super) fn mesh(seen: &Seen, now: SystemTime) -> api::Mesh {
-    let told: BTreeMap<&str, Told> = seen.snapshots.iter().map(|(group, one)| (&**group, Told::of(one))).collect();
+    let told: BTreeMap<&str, Told> = seen
+        .snapshots
+        .iter()
+        .map(|(group, one)| (&**group, Told::of(one)))
+        .collect();
     let processes = processes(&seen.clients, &seen.loads);
     let mut sums = Sums::default();
     for known in told.values().flat_map(Told::clusters) {
@@ -101,7 +105,10 @@ pub(super) fn mesh(seen: &Seen, now: SystemTime) -> api::Mesh {
         inbound.entry(to).or_default().add(&all);
         edges.push(edge.show(from, to, &all, &clients));
     }
-    let services = sums.services.iter().map(|(id, service)| service.show(id, inbound.get(id), &clients));
+    let services = sums
+        .services
+        .iter()
+        .map(|(id, service)| service.show(id, inbound.get(id), &clients));
     api::Mesh {
         now: moment(now),
         interval_ms: u64::try_from(seen.interval.as_millis()).unwrap_or(u64::MAX),
@@ -195,7 +202,11 @@ impl<'a> Sums<'a> {
             self.cluster(at, &own, load.total.cluster.as_str(), Some(load), told);
         }
         // What it asked for and did not call is an edge, too.
-        let asked = process.subscriptions.iter().copied().filter(|one| one.kind == ResourceKind::Cluster);
+        let asked = process
+            .subscriptions
+            .iter()
+            .copied()
+            .filter(|one| one.kind == ResourceKind::Cluster);
         for name in asked.flat_map(|one| &one.names) {
             if told.is_some_and(|told| told.cluster(name).is_some()) {
                 self.cluster(at, &own, name, None, told);
@@ -243,7 +254,11 @@ impl<'a> Sums<'a> {
             for locality in &load.total.localities {
                 cluster.report.add(&locality.figures);
             }
-            let drops = load.total.drops.iter().map(|(category, calls)| (Some(category.to_string()), *calls));
+            let drops = load
+                .total
+                .drops
+                .iter()
+                .map(|(category, calls)| (Some(category.to_string()), *calls));
             for (category, calls) in drops.chain([(None, load.total.uncategorised_drops)]) {
                 let sum = cluster.drops.entry(category).or_default();
                 *sum = sum.saturating_add(calls);
@@ -286,7 +301,12 @@ impl EdgeSum<'_> {
 fn is_of_use(cluster: &api::Cluster) -> bool {
     let numbers = &cluster.numbers;
     cluster.configured.is_none_or(|share| share > 0.0)
-        || [numbers.tries.total, numbers.calls.total, numbers.dropped.total, numbers.in_progress] != [0; 4]
+        || [
+            numbers.tries.total,
+            numbers.calls.total,
+            numbers.dropped.total,
+            numbers.in_progress,
+        ] != [0; 4]
 }
 
 impl ClusterSum {

@@ -43,7 +43,8 @@ impl LoadReporting {
         match self.asks_for_calls() {
             false => Arc::clone(&self.metrics),
             true => {
-                let own = |metric: &&ReportedMetric| !matches!(metric, ReportedMetric::Named(name) if **name == *Self::CALLS);
+                let own =
+                    |metric: &&ReportedMetric| !matches!(metric, ReportedMetric::Named(name) if **name == *Self::CALLS);
                 self.metrics.iter().filter(own).cloned().collect()
             }
         }

@@ -61,7 +61,9 @@ impl Calls {
         let bucket = &self.buckets[bucket_of(took)];
         bucket.calls.fetch_add(1, Ordering::Relaxed);
         // Half a million years.
-        bucket.microseconds.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+        bucket
+            .microseconds
+            .fetch_add(took.as_micros() as u64, Ordering::Relaxed);
         if secured {
             self.secured.fetch_add(1, Ordering::Relaxed);
         }

@@ -388,7 +388,9 @@ impl CallsEntry {
             return true;
         };
         let nothing = Figures::new();
-        readers.iter().all(|reader| *self.seen.get(reader).unwrap_or(&nothing) == now)
+        readers
+            .iter()
+            .all(|reader| *self.seen.get(reader).unwrap_or(&nothing) == now)
     }
 }
 

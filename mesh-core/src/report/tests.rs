@@ -371,7 +371,10 @@ fn calls_are_told_in_windows_to_who_asks() {
     let (loads, now) = (Loads::default(), moment());
     let reporting = LoadReporting::of("eds").with_calls();
     assert!(reporting.asks_for_calls() && !LoadReporting::of("eds").asks_for_calls());
-    assert!(!asking_for(&["named_metrics.*"]).asks_for_calls(), "all of the endpoints' is not ours");
+    assert!(
+        !asking_for(&["named_metrics.*"]).asks_for_calls(),
+        "all of the endpoints' is not ours"
+    );
     let (first, second) = (loads.reader(now), loads.reader(now));
     let calls = loads.calls(&cluster(), &reporting);
     let told = |reader: &LoadReader| {
@@ -398,9 +401,17 @@ fn calls_are_told_in_windows_to_who_asks() {
     assert_eq!(told(&first), (1, 0, 1));
     // An endpoint that reports such a name is not listened to, and what it reports besides is not asked for.
     let load = loads.load(&cluster(), &asking_for(&["named_metrics.*"]), &zone("a"));
-    grpc(&load, 0, &report("named_metrics.mesh.calls.secured=7,named_metrics.q=1"));
+    grpc(
+        &load,
+        0,
+        &report("named_metrics.mesh.calls.secured=7,named_metrics.q=1"),
+    );
     let window = first.take(now);
-    let figures: Vec<_> = window.clusters[0].localities.iter().flat_map(|one| one.figures.keys()).collect();
+    let figures: Vec<_> = window.clusters[0]
+        .localities
+        .iter()
+        .flat_map(|one| one.figures.keys())
+        .collect();
     assert_eq!(figures, [&Box::<str>::from("named_metrics.q")]);
     drop((load, second));
     // Its last numbers are told, and then it is gone.
