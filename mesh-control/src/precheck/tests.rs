@@ -102,12 +102,9 @@ fn a_port_that_is_taken_is_told_of() {
 fn clocks_are_compared_with_the_control_planes() {
     let there = "Mon, 30 Nov 2026 18:17:48 GMT";
     let now = 1_796_062_668;
-    assert_eq!(super::clock::seconds(there), Some(now));
-    assert_eq!(super::clock::seconds("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
-    assert_eq!(
-        super::clock::seconds("Thu, 29 Feb 2024 12:00:00 GMT"),
-        Some(1_709_208_000)
-    );
+    assert_eq!(clock::seconds(there), Some(now));
+    assert_eq!(clock::seconds("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+    assert_eq!(clock::seconds("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
     let judged = |now, asked| clock(Some(there), now, Duration::from_secs(asked));
     check(&judged(now + 1, 0), Verdict::Ok, "the same");
     check(&judged(now + 4, 1), Verdict::Ok, "2 s ahead of");

@@ -3,12 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-mod meshctl {
-    mod analyze;
-    mod documentation;
-}
+mod analyze;
+mod documentation;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// The crate's folder.
@@ -37,7 +35,7 @@ fn updates() -> bool {
 }
 
 /// Compares with a file, or writes it anew.
-fn golden(path: &PathBuf, actual: &str) {
+fn golden(path: &Path, actual: &str) {
     if updates() {
         std::fs::write(path, actual).unwrap();
     }
