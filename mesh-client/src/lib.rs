@@ -94,6 +94,7 @@ mod reuse;
 pub mod rewrite;
 pub mod route;
 pub mod status;
+mod target;
 pub mod telemetry;
 mod time;
 

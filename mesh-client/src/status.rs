@@ -7,13 +7,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use mesh_core::route;
 use pin_project_lite::pin_project;
+use tokio::task::coop::poll_proceed;
 use tower::{Layer, Service};
 
 use crate::body::{ResponseBody, code_of_http, trailers, without_status};
@@ -82,10 +83,14 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // A call that is over at its first poll, as one without a route or a host is, would otherwise never let the runtime go: who
+        // calls in a loop then would keep its thread, and with it the stream that says where to call instead.
+        let coop = ready!(poll_proceed(cx));
         let mut this = self.project();
         // Changed where it is: an answer is large, and is moved by each room that takes it out.
         let mut polled = this.inner.as_mut().poll(cx);
         if let Poll::Ready(result) = &mut polled {
+            coop.made_progress();
             match result {
                 Ok(response) if this.inner.is_grpc() => {
                     let status = response.status();

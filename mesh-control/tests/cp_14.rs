@@ -23,8 +23,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// The longest any wait may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest from a good save to its publication, by promise: of the median, and on a busy machine ten times that of any.
+/// The longest from a good save to its publication, by promise, whatever was broken before it.
 const RECOVERY: Duration = Duration::from_secs(1);
+/// How often a mending that was late is looked at again, on a machine that others use too.
+const TRIES: usize = 3;
 /// The most that the process may ever hold, the test and its client with it.
 const MAX_RESIDENT_KIB: u64 = 100 * 1024;
 /// What is too large: a hundred times what a file may have.
@@ -150,8 +152,23 @@ impl Watched {
         error
     }
 
-    /// A good save; how long until it was published.
+    /// A save is broken and another mends it; how long the mending took. Only what is late [`TRIES`] times in a row counts as late: what
+    /// else runs on the machine is not in the way of each.
     async fn recovers(&self, weight: u32) -> Duration {
+        let mut least = self.mended(weight).await;
+        for _ in 1..TRIES {
+            if least < RECOVERY {
+                break;
+            }
+            self.refused("once more", weight, |watched| watched.replace("a: ["))
+                .await;
+            least = least.min(self.mended(weight).await);
+        }
+        least
+    }
+
+    /// A good save; how long until it was published.
+    async fn mended(&self, weight: u32) -> Duration {
         let before = self.control.status().accepted;
         self.replace(self.weighing(weight));
         let start = Instant::now();
@@ -206,8 +223,7 @@ async fn cp_14_whatever_is_written_keeps_the_last_good_and_the_memory() {
         "CP-14: memory: {before} KiB before, {largest} KiB at most; recovery: median {median:?}, slowest {slowest:?}"
     );
     assert!(largest < MAX_RESIDENT_KIB, "{largest} KiB");
-    assert!(median < RECOVERY, "{recoveries:?}");
-    assert!(slowest < 10 * RECOVERY, "{recoveries:?}");
+    assert!(slowest < RECOVERY, "{recoveries:?}");
 }
 
 /// A writer that has not finished: its first half would parse, and is not believed. Another file that is saved meanwhile

@@ -29,6 +29,7 @@
 //! | [`link`] | where the data plane meets the source of its configuration |
 //! | [`entropy`] | randomness that is shared by clones and can be seeded |
 //! | [`hash`] | what endpoints and requests hash to |
+//! | [`race`] | in which order the addresses of a name are tried, and how soon after one another |
 //! | [`report`] | what is counted |
 
 pub mod adaptive;
@@ -40,6 +41,7 @@ pub mod config;
 pub mod crowd;
 pub mod deadline;
 pub mod entropy;
+mod escaped;
 pub mod ext_authz;
 pub mod hash;
 pub mod identity;
@@ -49,6 +51,7 @@ pub mod limit;
 pub mod link;
 pub mod live;
 pub mod outlier;
+pub mod race;
 pub mod report;
 pub mod retry;
 pub mod route;

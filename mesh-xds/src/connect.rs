@@ -99,6 +99,11 @@ impl Access {
         &self.server
     }
 
+    /// The control plane does not believe the tokens: before they are shown again their files are read, which may have others by now.
+    pub(crate) fn doubt_tokens(&self) {
+        self.tokens.doubt();
+    }
+
     /// Connects, showing `identity` over TLS unless the bootstrap names another certificate to show.
     pub(crate) async fn connect(&mut self, identity: Option<&Identity>) -> Result<Credentialed, ConnectError> {
         let tokens = Arc::clone(&self.tokens);

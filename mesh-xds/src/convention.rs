@@ -42,6 +42,9 @@ pub(crate) const PROVIDED: &str = "mesh:named";
 /// in it, which clients that do not know them ignore.
 pub(crate) const RETRY_IS_DEFAULT: (&str, &str) = ("mesh", "retry_is_default");
 
+/// Where a route says that its longest stream is its timeout said once more, for clients that go by that one, and no limit beside it.
+pub(crate) const STREAM_IS_TIMEOUT: (&str, &str) = ("mesh", "stream_is_timeout");
+
 /// The key of the filter state by which gRPC hashes requests "by their channel" (gRFC A42).
 pub(crate) const HASH_BY_CHANNEL: &str = "io.grpc.channel_id";
 

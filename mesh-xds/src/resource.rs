@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decode::Guarding;
+use crate::decode::{Discovered, Guarding};
 use mesh_core::config::{
     CallFilter, Cluster, ClusterName, DropOverload, Endpoint, FilterKind, Inbound, Localities, Locality, Metadata,
     RouteTree, TimeLimits, Weight,
@@ -95,28 +95,35 @@ pub(crate) enum Listener {
     Inbound(Arc<Inbound>),
     /// Where a sidecar sends what no other listener is for (Istio `virtualOutbound`: to `PassthroughCluster`, or to `BlackHoleCluster`).
     CatchAll(ClusterName),
-    /// The same, where the routes of a chain are a resource of their own.
+    /// The same, where routes or filters of a chain are resources of their own.
     Routed(Arc<Routed>),
     /// A good listener that means nothing in this process, and why.
     Other(Box<str>),
 }
 
-/// A server's listener that does not hold all of its routes (gRFC A36).
+/// A server's listener that does not hold all of what its chains ask: routes (gRFC A36) or filters (ECDS) are elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Routed {
-    /// What is known by it alone: by a chain whose routes are elsewhere nobody is served.
+    /// What is known by it alone: by a chain that is not known as a whole nobody is served.
     pub(crate) inbound: Arc<Inbound>,
-    pub(crate) elsewhere: Vec<RoutedElsewhere>,
+    pub(crate) elsewhere: Vec<ChainElsewhere>,
 }
 
-/// A chain whose routes are elsewhere.
+/// A chain of which something is elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RoutedElsewhere {
+pub(crate) struct ChainElsewhere {
     /// Its place among the chains; `None`: the default one.
     pub(crate) chain: Option<usize>,
-    /// The name of its route configuration.
-    pub(crate) routes: Arc<str>,
-    pub(crate) guarding: Guarding,
+    pub(crate) what: Elsewhere,
+}
+
+/// What of a chain is elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    /// Its route configuration, by name; and what it asks beside that.
+    Routes(Arc<str>, Guarding),
+    /// Some of its filters, and perhaps its routes as well.
+    Filters(Discovered),
 }
 
 /// Where an HTTP listener's routes are, and which of its filters are resources of their own.

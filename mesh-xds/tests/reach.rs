@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -36,6 +36,8 @@ const OPERATOR: &str = "spiffe://d/ns/shop/sa/operator";
 /// Serves one group, and tells what each stream had in `authorization`.
 struct Plane {
     cache: SnapshotCache,
+    /// The one that it believes; `None`: all.
+    believed: Arc<Mutex<Option<String>>>,
     tokens: mpsc::UnboundedReceiver<Option<String>>,
 }
 
@@ -48,20 +50,32 @@ impl Plane {
         cache.publish(GROUP, &snapshot.build().unwrap()).unwrap();
         let (sender, tokens) = mpsc::unbounded_channel();
         let served = cache.clone();
+        let believed = Arc::new(Mutex::new(None::<String>));
+        let believes = Arc::clone(&believed);
         let router = move || {
-            let sender = sender.clone();
+            let (sender, believes) = (sender.clone(), Arc::clone(&believes));
             let ads = AdsService::new(served.clone(), |_: &Caller| Ok::<_, Refusal>(Arc::from(GROUP)));
             let note = move |request: Request<()>| -> Result<Request<()>, Status> {
                 let token = request.metadata().get("authorization");
                 let token = token.map(|token| token.to_str().unwrap().to_owned());
+                let believed = believes.lock().unwrap();
+                let is_believed = believed.is_none() || *believed == token;
                 sender
                     .send(token)
                     .map_err(|_| Status::unavailable("the test is over"))?;
-                Ok(request)
+                match is_believed {
+                    true => Ok(request),
+                    false => Err(Status::unauthenticated("nobody signed that")),
+                }
             };
             tonic::transport::Server::builder().add_service(InterceptedService::new(ads, note))
         };
-        (Self { cache, tokens }, router)
+        let plane = Self {
+            cache,
+            believed,
+            tokens,
+        };
+        (plane, router)
     }
 
     /// At a socket file.
@@ -271,6 +285,33 @@ async fn a_token_that_ends_is_renewed_before_the_next_stream() {
     assert!(plane.tokens.try_recv().is_err(), "nothing was sent");
     files.write("token", &jwt_until(20_000));
     assert_eq!(token(&mut plane).await, bearer(20_000));
+}
+
+/// One that has an hour to go is not shown for an hour to a control plane that does not believe it.
+#[tokio::test]
+async fn a_token_that_is_not_believed_is_replaced_by_what_its_file_has() {
+    let files = Files::new();
+    let socket = files.path("xds");
+    let mut plane = Plane::at_file(Path::new(&socket));
+    let server = ServerEntry::insecure(&format!("unix://{socket}"));
+    let client = client(server.call_credentials(&files.write("token", &jwt())));
+    configured(&client).await;
+    let bearer = |token: &str| Some(format!("Bearer {token}"));
+    assert_eq!(token(&mut plane).await, bearer(&jwt()));
+    let first = served(&plane, 0).await;
+    // The issuer has a new key, and whoever renews the file was there before.
+    let renewed = jwt_until(NOT_AFTER_SECONDS - 1);
+    *plane.believed.lock().unwrap() = bearer(&renewed);
+    files.write("token", &renewed);
+    let _guard = client.link().interest().watch("t");
+    plane.cache.retire(GROUP);
+    assert_eq!(
+        token(&mut plane).await,
+        bearer(&jwt()),
+        "nobody has said yet that it is no good"
+    );
+    assert_eq!(token(&mut plane).await, bearer(&renewed));
+    served(&plane, first).await;
 }
 
 #[tokio::test]

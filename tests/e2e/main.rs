@@ -16,6 +16,7 @@ mod bad_yaml;
 mod clocks;
 mod drain;
 mod ext_authz;
+mod federation;
 mod foreign;
 mod from_disk;
 mod hops;

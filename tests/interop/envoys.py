@@ -46,9 +46,9 @@ class Envoy:
     def listens_on(self, port: int) -> bool:
         return f"127.0.0.1:{port}" in self.admin("listeners")
 
-    def port_of_inbound(self) -> int:
-        """What the kernel gave the listener of `server`."""
-        found = re.search(r"inbound::127\.0\.0\.1:(\d+)", self.admin("listeners"))
+    def port_of(self, listener: str) -> int:
+        """What the kernel gave a listener of `server` or `passing`."""
+        found = re.search(rf"{listener}::127\.0\.0\.1:(\d+)", self.admin("listeners"))
         return int(found[1]) if found else 0
 
 
@@ -114,6 +114,34 @@ def server(files: lab.Certificate, backend: int, callers: list[str]) -> dict:
         "static_resources": {
             "listeners": [{"name": "inbound", "address": address("127.0.0.1", 0), "filter_chains": [chain]}],
             "clusters": [h2_cluster("backend", "127.0.0.1", backend)],
+        },
+    }
+
+
+def passing(files: lab.Certificate | None, to: int) -> dict:
+    """An Envoy that passes calls on to a server of ours: over TLS with these files, or in plaintext without any. No control plane tells it
+    of anything, and it verifies nobody, so that who refuses is the server."""
+    cluster = h2_cluster("target", "127.0.0.1", to)
+    if files:
+        tls = {"@type": f"{TYPES}extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+               "common_tls_context": {"alpn_protocols": ["h2"], "tls_certificates": [pair(files)],
+                                      "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
+                                      "validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"}}}
+        cluster["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": tls}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "target", "timeout": "0s"}}
+    manager = {
+        "@type": f"{TYPES}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "outbound",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [{"name": "envoy.filters.http.router",
+                          "typed_config": {"@type": f"{TYPES}extensions.filters.http.router.v3.Router"}}],
+    }
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    return {
+        "admin": {"address": address("127.0.0.1", 0)},
+        "static_resources": {
+            "listeners": [{"name": "outbound", "address": address("127.0.0.1", 0), "filter_chains": [chain]}],
+            "clusters": [cluster],
         },
     }
 

@@ -156,4 +156,4 @@ class EnvoyServer(Server):
         backend = self._serve()
         config = envoys.server(self.files, backend, [spiffe(caller)])
         self.envoy = envoys.Envoy(mesh, f"envoy-{account}", config)
-        self.port = until("Envoy listens", self.envoy.port_of_inbound)
+        self.port = until("Envoy listens", lambda: self.envoy.port_of("inbound"))

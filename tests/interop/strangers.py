@@ -1,4 +1,4 @@
-"""Who must not get in, tried from outside: openssl, Python's ssl and grpcio against our server, with certificates of every wrong kind.
+"""Who must not get in, tried from outside: openssl, Python's ssl, grpcio and Envoy against our server, with certificates of every wrong kind.
 
 The mesh's own root signs most of them: its key is read from the state directory of the control plane that was started here, so what is
 tried is a leaf that is wrong in one way and right in all others. In TLS 1.3 a client has finished its half before the server has looked at
@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from lab import SERVICE, Certificate, Lab, spiffe
+import envoys
+from lab import SERVICE, Certificate, Lab, spiffe, until
 from peers import CALLER, HERE, Grpcio
 
 # How long a probe waits for the other end: the server gives a handshake five seconds.
@@ -200,6 +201,21 @@ def grpcio(strangers: Strangers, files: Certificate | None) -> dict:
         return peer.caller(SERVICE).ask({"do": "calls", "count": CALLS, "at_once": 1})
     command = [sys.executable, HERE / "caller.py", f"127.0.0.1:{strangers.port}", SERVICE]
     return strangers.mesh.start("caller-plaintext", command).ask({"do": "calls", "count": CALLS, "at_once": 1})
+
+
+def envoy(strangers: Strangers, name: str, files: Certificate | None) -> dict:
+    """What becomes of calls that an Envoy passes on with these files, or in plaintext without any; and how often it connected, and was refused
+    in its handshake."""
+    mesh = strangers.mesh
+    passing = envoys.Envoy(mesh, f"envoy-{name}", envoys.passing(files, strangers.port))
+    port = until(f"Envoy listens (see {passing.process.log})", lambda: passing.port_of("outbound"))
+    command = [sys.executable, HERE / "caller.py", f"127.0.0.1:{port}", SERVICE]
+    caller = mesh.start(f"caller-envoy-{name}", command)
+    tally = caller.ask({"do": "calls", "count": CALLS, "at_once": 1})
+    tally["connected"] = passing.total(r"cluster\.target\.upstream_cx_total$")
+    caller.end()
+    passing.process.end()
+    return tally
 
 
 class Showing(Grpcio):

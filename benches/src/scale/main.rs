@@ -8,8 +8,9 @@
 //! A third thing is measured by itself: the hosts of one cluster of 100,000 endpoints, beside those of one of 100
 //! ([`hosts`]): to make them, what each idle one keeps, to follow a change of one, and to pick one.
 //!
-//! Memory and allocations do not move with the machine's load, so they gate (`--check`). Times have a limit that is told, and
-//! gate at ten times that: a busy machine passes, and a full rebuild, which is a hundred times the limit, does not.
+//! Memory and allocations do not move with the machine's load, so they gate (`--check`). Times gate at their limit itself, by the best of
+//! many rounds: what else the machine does makes rounds slower and none faster, and what the work itself takes, each round
+//! takes. The median is told beside it.
 //!
 //! `cargo run --release -p benches --bin scale -- --check`
 
@@ -36,10 +37,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Target and route configuration.
 const TARGET: &str = "scale";
-/// How often one endpoint is changed; the median is told.
+/// How often one endpoint is changed; the best counts and the median is told.
 const CHANGES: u32 = 31;
-/// By how much a limit of time must be missed to fail the check.
-const NOISE: u32 = 10;
 /// The longest the data plane may take to follow before something is wrong with it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -48,8 +47,10 @@ struct Shape {
     name: &'static str,
     clusters: usize,
     endpoints_each: usize,
-    /// The longest that one changed endpoint may take to be assembled, its message already read.
+    /// The longest that one changed endpoint may take to be assembled.
     changed_within: Duration,
+    /// Whether the reading of its message counts: it does not where that is a hundred thousand endpoints.
+    with_decode: bool,
     /// The most allocations for that. A walk of ten thousand clusters is tens of thousands.
     changed_allocations: usize,
     /// The most bytes of heap per endpoint that stay after the first assembly, half as much again as when this was written:
@@ -63,6 +64,7 @@ const SHAPES: [Shape; 2] = [
         clusters: 10_000,
         endpoints_each: 10,
         changed_within: Duration::from_millis(1),
+        with_decode: true,
         changed_allocations: 400,
         bytes_per_endpoint: 700.0,
     },
@@ -71,6 +73,7 @@ const SHAPES: [Shape; 2] = [
         clusters: 1,
         endpoints_each: 100_000,
         changed_within: Duration::from_millis(20),
+        with_decode: false,
         changed_allocations: 400,
         bytes_per_endpoint: 150.0,
     },
@@ -143,6 +146,12 @@ async fn measure(shape: &Shape) -> Result<(Value, Vec<String>), Failure> {
             return Err("a changed endpoint was not published".into());
         }
     }
+    let counted = |(decode, assembly): (&Cost, &Cost)| match shape.with_decode {
+        true => decode.time + assembly.time,
+        false => assembly.time,
+    };
+    let best = decodes.iter().zip(&assemblies).map(counted).min();
+    let best = best.ok_or("nothing was changed")?;
     let (changed_decode, changed) = (Cost::median(decodes), Cost::median(assemblies));
     changed_decode.tell("one changed endpoint, decode", 1.0);
     changed.tell("one changed endpoint, assembly", 1.0);
@@ -162,14 +171,13 @@ async fn measure(shape: &Shape) -> Result<(Value, Vec<String>), Failure> {
     };
     let (limit, most) = (shape.changed_within, shape.changed_allocations);
     println!(
-        "  {:<34} {:>10.3} ms, and {most} allocations",
-        "limit of that assembly",
-        millis(limit)
+        "  {:<34} {:>10.3} ms of {:.3} ms{}, and {most} allocations",
+        "best of these, and their limit",
+        millis(best),
+        millis(limit),
+        if shape.with_decode { "" } else { ", decode apart" },
     );
-    gate(
-        changed.time > limit * NOISE,
-        format!("{} ms for one change", millis(changed.time)),
-    );
+    gate(best > limit, format!("{} ms for one change", millis(best)));
     gate(
         changed.allocations > most,
         format!("{} allocations for one change", changed.allocations),
@@ -179,7 +187,7 @@ async fn measure(shape: &Shape) -> Result<(Value, Vec<String>), Failure> {
         "shape": shape.name,
         "decode": decode.json(), "weigh_share": weigh_share, "assemble": assemble.json(), "kept_bytes_per_endpoint": kept.round(),
         "changed": { "decode": changed_decode.json(), "assemble": changed.json(), "applied_ms": millis(applied) },
-        "limit_ms": millis(limit), "within_limit": changed.time <= limit,
+        "best_ms": millis(best), "limit_ms": millis(limit), "within_limit": best <= limit,
     });
     Ok((report, missed))
 }

@@ -76,7 +76,7 @@ impl Balance {
     }
 
     pub(crate) fn allowing(link: &Link, target: &str, allowed: Allowed) -> Self {
-        let name = target.strip_prefix("xds:///").unwrap_or(target);
+        let name = crate::target::authority(target);
         let shared = Shared {
             manager: ClusterManager::of(link),
             authority: Authority::try_from(name).ok(),

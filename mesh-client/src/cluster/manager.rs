@@ -378,9 +378,10 @@ fn select(
     snapshot: &Snapshot,
     clusters: &HashMap<ClusterName, Arc<ClusterHandle>>,
 ) -> Target {
-    let Some(host) = route::virtual_host(tree, name) else {
+    let authority = crate::target::authority(name);
+    let Some(host) = route::virtual_host(tree, authority) else {
         let text = format!(
-            "no virtual host of route configuration {:?} serves the authority {name:?}",
+            "no virtual host of route configuration {:?} serves the authority {authority:?}",
             tree.name
         );
         return Target::Failed(Reason::new(ReasonKind::NoRoute, text));

@@ -49,7 +49,7 @@ impl FaultLayer {
     pub fn new(link: &Link, target: &str) -> Self {
         Self {
             manager: ClusterManager::of(link),
-            target: target.strip_prefix("xds:///").unwrap_or(target).into(),
+            target: crate::target::authority(target).into(),
         }
     }
 }

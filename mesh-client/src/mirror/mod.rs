@@ -64,7 +64,7 @@ impl MirrorLayer {
             balance,
             entropy: link.entropy().clone(),
             tally: link.tally().clone(),
-            target: target.strip_prefix("xds:///").unwrap_or(target).into(),
+            target: crate::target::authority(target).into(),
         };
         Self {
             shared: Arc::new(shared),

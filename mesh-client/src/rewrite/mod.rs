@@ -29,7 +29,7 @@ impl RewriteLayer {
     /// A request that names no authority has that of `target`, which is `xds:///name` or just `name`.
     pub fn new(target: &str) -> Self {
         Self {
-            target: target.strip_prefix("xds:///").unwrap_or(target).into(),
+            target: crate::target::authority(target).into(),
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::deadline;
 use crate::error::{Error, Kind};
 use crate::request::{Call, Routed};
 use crate::status::is_grpc;
+use crate::target;
 use crate::telemetry::unrouted;
 
 pub use future::RouteFuture;
@@ -60,19 +61,20 @@ struct Shared {
 }
 
 impl RouteLayer {
-    /// Routes by what `link` knows of `target`, which is `xds:///name` or just `name`.
+    /// Routes by what `link` knows of `target`, which is `name`, `xds:///name`, or `xds://AUTHORITY/name` where the bootstrap says whom
+    /// to ask for an authority's names (gRFC A47).
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime, if this is the first layer of `link`: the cluster manager's task is started then.
     pub fn new(link: &Link, target: &str) -> Self {
-        let name: Arc<str> = target.strip_prefix("xds:///").unwrap_or(target).into();
+        let name: Arc<str> = target::name(target).into();
         let interest = link.interest().watch(Arc::clone(&name));
         let manager = ClusterManager::of(link);
         let cell = manager.target(&name);
         let entropy = manager.entropy().clone();
         let shared = Shared {
-            target: name,
+            target: target::authority(target).into(),
             selector: cell.reader(),
             channel: entropy.draw().next(),
             entropy,

@@ -42,7 +42,7 @@ impl TelemetryLayer {
     /// Counts calls to `target`, by whose name calls are told that name none.
     pub fn new(target: &str) -> Self {
         Self {
-            target: target.strip_prefix("xds:///").unwrap_or(target).into(),
+            target: crate::target::authority(target).into(),
         }
     }
 }

@@ -49,6 +49,35 @@ async fn a_call_that_waits_goes_on_as_soon_as_configuration_comes() {
     assert!(begun.elapsed() < Duration::from_millis(1));
 }
 
+/// On a runtime of one thread, who calls in a loop must not keep out what would heal its calls, though each of them ends at its first poll.
+#[tokio::test]
+async fn cp_4_calls_that_fail_at_once_do_not_keep_the_runtime_from_what_heals_them() {
+    const MOST_CALLS: usize = 100_000;
+    let no_listener = || Reason::new(ReasonKind::NoListener, "no listener t");
+    let absent = Snapshot::builder().target("t", Err(no_listener()));
+    for broken in [one_cluster(&[], |_, _| {}), absent.build().unwrap()] {
+        let net = Net::default();
+        net.serve(1, |_, respond| async { say(respond, "ok") });
+        let (source, link) = net.link();
+        let channel = channel(&link);
+        source.snapshots.publish(broken);
+        channel.ready().await;
+        let calling = tokio::spawn(async move {
+            for calls in 0..MOST_CALLS {
+                if call(&channel, post("")).await.is_ok() {
+                    return Some(calls);
+                }
+            }
+            None
+        });
+        // It comes back when the calls let it.
+        tokio::task::yield_now().await;
+        source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+        let healed = calling.await.unwrap();
+        assert!(healed.is_some_and(|calls| calls > 0), "{healed:?}");
+    }
+}
+
 #[tokio::test]
 async fn every_hole_in_the_configuration_has_a_reason_and_a_flag() {
     let (source, link) = Net::default().link();

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use http::HeaderValue;
 use http::header::HOST;
 use mesh_core::Link;
-use mesh_core::config::{Action, Endpoint, HostRewrite, LbPolicy, RetryOn, RetryPolicy, Rewrite, Route};
+use mesh_core::config::{
+    Action, Domain, Endpoint, HostRewrite, LbPolicy, RetryOn, RetryPolicy, Rewrite, Route, RouteTree, Snapshot,
+    VirtualHost,
+};
 use mesh_core::link::Parts;
 use tokio::sync::{mpsc, watch};
 
-use super::net::{Net, address, call, channel, one_cluster, post, say_status};
+use super::net::{Net, Plain, address, call, channel, one_cluster, post, say_status};
+use crate::Channel;
 
 fn by_name(route: &mut Route) {
     let Action::Forward(forward) = &mut route.action else {
@@ -133,5 +137,45 @@ async fn a_try_that_looks_elsewhere_forgets_the_first_endpoints_name() {
             (authority.as_deref(), forwarded.as_deref()),
             (Some(expected.0), expected.1)
         );
+    }
+}
+
+/// The authority that a target names says whom to ask, and is none of its calls' (gRFC A47).
+#[tokio::test(start_paused = true)]
+async fn calls_have_the_name_of_their_target_in_whichever_form_it_is() {
+    for (target, asked, of_calls) in [
+        ("t", "t", "t"),
+        ("xds:t", "t", "t"),
+        ("xds:///t:80", "t:80", "t:80"),
+        ("xds://a.example/t", "xds://a.example/t", "t"),
+        ("xds://a.example/t:80", "xds://a.example/t:80", "t:80"),
+        ("xds://a.example/[::1]:80", "xds://a.example/[::1]:80", "[::1]:80"),
+    ] {
+        let net = Net::default();
+        let (seen, mut sees) = mpsc::unbounded_channel();
+        net.serve(1, move |request, respond| {
+            seen.send(request.uri().authority().map(ToString::to_string)).unwrap();
+            async move { say_status(respond, 200) }
+        });
+        let (source, link) = net.link();
+        let whole = one_cluster(&[1], |_, _| {});
+        let tree = whole.target("t").unwrap().as_ref().unwrap();
+        // A virtual host that is for the name alone.
+        let host = VirtualHost::new(
+            "h",
+            vec![Domain::parse(of_calls).unwrap()],
+            tree.virtual_hosts[0].routes.clone(),
+        );
+        let tree = RouteTree::new("r", vec![host]);
+        let cluster = whole.cluster(&"c".into()).unwrap().as_ref().unwrap();
+        let snapshot = Snapshot::builder()
+            .target(asked, Ok(Arc::new(tree)))
+            .cluster((**cluster).clone());
+        source.snapshots.publish(snapshot.build().unwrap());
+        let channel: Plain = Channel::builder(&link, target).dangerous().plaintext().build();
+        assert_eq!(link.interest().wanted(), [Arc::from(asked)], "{target}");
+        let response = call(&channel, post("")).await.unwrap();
+        assert_eq!(response.status(), 200, "{target}");
+        assert_eq!(sees.try_recv().unwrap().as_deref(), Some(of_calls), "{target}");
     }
 }

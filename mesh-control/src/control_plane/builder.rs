@@ -268,7 +268,7 @@ impl ControlPlaneBuilder {
         }
         let tally = Tally::default();
         let cache = SnapshotCache::counting(tally.clone());
-        let loads = LoadBoard::new(self.load_interval);
+        let loads = LoadBoard::counting(self.load_interval, tally.clone());
         let fetcher = Fetcher {
             connector: self.jwks_connector,
             roots: self.jwks_roots,

@@ -141,7 +141,7 @@ impl Authorization {
             (Some(head), hosts) => host(hosts, &head),
         };
         let asked = Asked::of(
-            facts.peer.map(|peer| peer.as_str()),
+            facts.peer.map(SpiffeId::hashed),
             facts.head.as_ref().map(RequestHead::path),
         );
         let begin = allowed.map_or(0, |index| self.checks()[index].after);

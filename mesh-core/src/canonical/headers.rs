@@ -1,6 +1,6 @@
 //! Headers: those that may stand there once, and those that a sender has no right to say.
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{NotCanonical, context};
@@ -17,6 +17,10 @@ pub(super) fn facts(headers: &HeaderMap) -> Result<Facts<'_>, NotCanonical> {
     let (mut types, mut credentials, mut lengths) = (0, 0, 0);
     let mut traced = false;
     for (name, value) in headers {
+        // The same bytes would mean two things by the version that they came in, and a policy about values sees only one.
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
+            return Err(NotCanonical::HeaderBlank);
+        }
         if *name == HOST {
             if host.replace(value).is_some() {
                 return Err(NotCanonical::HostRepeated);
@@ -51,16 +55,34 @@ pub fn is_spoofable(name: &HeaderName) -> bool {
         "x-envoy-attempt-count",
         "x-envoy-original-path",
     ];
+    // What proxies and networks say behind `x-`, which crates that look for "the client's address" believe.
+    const OF_PROXIES: [&str; 10] = [
+        "real-ip",
+        "client-ip",
+        "cluster-client-ip",
+        "originating-ip",
+        "remote-ip",
+        "forwarded",
+        "host",
+        "original-host",
+        "original-url",
+        "rewrite-url",
+    ];
+    const WITHOUT_X: [&str; 5] = [
+        "forwarded",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "fly-client-ip",
+        "fastly-client-ip",
+    ];
     let name = name.as_str();
     // Cheap for the many that begin with another letter.
     match name.strip_prefix("x-") {
-        None => name == FORWARDED.as_str(),
+        None => matches!(name.as_bytes().first(), Some(b'f' | b't' | b'c')) && WITHOUT_X.contains(&name),
         Some(rest) => {
             rest.starts_with("forwarded-")
                 || rest.starts_with("mesh-")
-                || rest == "real-ip"
-                || rest == "original-url"
-                || rest == "rewrite-url"
+                || OF_PROXIES.contains(&rest)
                 || (rest.starts_with("envoy-") && !SAID_BY_CALLERS.contains(&name))
         }
     }

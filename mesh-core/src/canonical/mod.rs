@@ -72,11 +72,13 @@ pub enum NotCanonical {
     AuthorityForm,
     /// A header that says one thing stands there several times: `content-type`, `authorization`, `content-length`.
     HeaderRepeated,
+    /// A header's value begins or ends with a blank: HTTP/1.1 has none there, and over HTTP/2 such a request is malformed (RFC 9113, 8.2.1).
+    HeaderBlank,
 }
 
 impl NotCanonical {
     /// Every one of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Method,
         Self::Connect,
         Self::PathForm,
@@ -89,6 +91,7 @@ impl NotCanonical {
         Self::AuthorityUserinfo,
         Self::AuthorityForm,
         Self::HeaderRepeated,
+        Self::HeaderBlank,
     ];
 
     /// A stable lower-case word, fit for a metric label.
@@ -106,6 +109,7 @@ impl NotCanonical {
             Self::AuthorityUserinfo => "authority_userinfo",
             Self::AuthorityForm => "authority_form",
             Self::HeaderRepeated => "header_repeated",
+            Self::HeaderBlank => "header_blank",
         }
     }
 
@@ -124,6 +128,7 @@ impl NotCanonical {
             Self::AuthorityUserinfo => "bad request: the authority names a user",
             Self::AuthorityForm => "bad request: the authority is not a host and a port",
             Self::HeaderRepeated => "bad request: a header that says one thing stands there several times",
+            Self::HeaderBlank => "bad request: a header's value begins or ends with a blank",
         }
     }
 }

@@ -59,8 +59,25 @@ fn unescaped(path: &[u8], slashes: bool) -> Result<String, NotCanonical> {
 
 /// What a segment may have in it as it is (RFC 3986 section 3.3, `pchar`).
 fn may_stand(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
+    MAY_STAND[usize::from(byte)]
 }
+
+/// Worked out once: every byte of every request's path is looked up.
+const MAY_STAND: [bool; 256] = {
+    let others = b"-._~!$&'()*+,;=:@";
+    let mut may = [false; 256];
+    let mut byte = 0;
+    while byte < may.len() {
+        may[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        may[others[at] as usize] = true;
+        at += 1;
+    }
+    may
+};
 
 fn escape(byte: u8, text: &mut String) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";

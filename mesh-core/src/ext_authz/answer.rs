@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use super::ask::is_framing;
 use super::{CheckFailure, FAILURE_ALLOWED, MAX_ANSWER_HEADERS, TO_REMOVE};
 use crate::config::{AppendAction, ExtAuthz, HttpCheck, OnFailure, StringMatch};
+use crate::escaped::{Plus, reads_as};
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -318,8 +319,8 @@ fn removable(name: &str) -> Option<HeaderName> {
 fn with_query(uri: &Uri, remove: &[Box<str>], set: &[(Box<str>, Box<str>)]) -> Option<Uri> {
     // However a name is spelled, a handler reads it as the same.
     let goes = |pair: &&str| {
-        let key = unescaped(pair.split('=').next().unwrap_or_default());
-        let is = |name: &str| name.as_bytes() == key;
+        let key = pair.split('=').next().unwrap_or_default();
+        let is = |name: &str| reads_as(key.as_bytes(), name, Plus::Blank);
         !remove.iter().any(|name| is(name)) && !set.iter().any(|(name, _)| is(name))
     };
     let query = uri.query().unwrap_or_default();
@@ -350,26 +351,6 @@ fn escaped(text: &str) -> String {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
             other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
-}
-
-fn unescaped(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, others @ ..] = rest {
-        let digits = others.get(..2).filter(|_| *first == b'%');
-        let byte = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &others[2..];
-            }
-            None => {
-                out.push(if *first == b'+' { b' ' } else { *first });
-                rest = others;
-            }
         }
     }
     out

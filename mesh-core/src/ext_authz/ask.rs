@@ -86,6 +86,10 @@ impl ExtAuthz {
         head: &RequestHead<'_>,
         body: Option<&ReadBody>,
     ) -> Result<Request<Bytes>, CheckFailure> {
+        // `OPTIONS *` has no path, and behind a host it would be another host.
+        if check.path_override.is_none() && !head.path().starts_with('/') {
+            return Err(CheckFailure::Malformed);
+        }
         let path: Cow<'_, str> = match &check.path_override {
             Some(path) => Cow::Borrowed(&**path),
             None if check.path_prefix.is_empty() => head.path_and_query().into(),

@@ -1,8 +1,8 @@
 //! When an authorizer is not asked for a while.
 //!
 //! One that is down costs every request its whole timeout, and a place of the server meanwhile. So after some failures in a row nobody
-//! asks for a moment, and then one request does, for all: what comes of it closes the circuit or opens it again. Requests are refused all
-//! the same while it is open, only sooner; this never lets one pass.
+//! asks for a moment, and then one request does, for all: what comes of it closes the circuit or opens it again. Requests are refused while
+//! it is open, also where a configuration lets pass what an authorizer fails at: nobody may open the door to others by making it fail.
 
 use std::time::{Duration, Instant};
 

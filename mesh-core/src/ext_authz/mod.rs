@@ -84,17 +84,19 @@ impl CheckFailure {
     }
 
     /// Whether a configuration may let a request pass because of it. What the application left out is no failure of anybody, and a
-    /// configuration that bears with failures does not mean it.
+    /// configuration that bears with failures does not mean it. Nor does it mean that nobody was asked about this request because of what
+    /// others did: whoever makes an authorizer fail would have the door opened to all.
     pub fn may_pass(self) -> bool {
-        !matches!(self, Self::NoAuthorizer | Self::BodyNotRead)
+        !matches!(
+            self,
+            Self::NoAuthorizer | Self::BodyNotRead | Self::CircuitOpen | Self::Busy
+        )
     }
 
-    /// Whether it says that the authorizer is not well. Of what is no matter of its own it does not know.
+    /// Whether it says that the authorizer is not well: it is not there, or not in time. An answer that says "failed", or that makes no sense, may be
+    /// an answer to this one request, which its sender chose.
     pub fn is_its_own(self) -> bool {
-        matches!(
-            self,
-            Self::TimedOut | Self::Unreachable | Self::Failed | Self::Malformed
-        )
+        matches!(self, Self::TimedOut | Self::Unreachable)
     }
 }
 

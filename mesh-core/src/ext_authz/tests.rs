@@ -135,6 +135,19 @@ fn by_http_nothing_is_sent_that_nobody_named_but_who_it_is() {
         grpc().http_request(&broken, "authz", &head, None).unwrap_err(),
         CheckFailure::Malformed
     );
+    // What has no path is asked about nobody else's: behind a host a `*` would be another host.
+    let server_wide = Request::options("*").header("host", "shop.test").body(()).unwrap();
+    let head = RequestHead::of(&server_wide, "");
+    for check in [
+        HttpCheck::default(),
+        HttpCheck {
+            path_prefix: "/check".into(),
+            ..HttpCheck::default()
+        },
+    ] {
+        let asked = grpc().http_request(&check, "authz:80", &head, None);
+        assert_eq!(asked.unwrap_err(), CheckFailure::Malformed);
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@
 mod bundle;
 mod credentials;
 mod forwarded;
+pub(crate) mod hashed;
 mod pins;
 mod spiffe;
 mod svid;

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::hashed::Hashed;
+
 /// What every id begins with.
 const SCHEME: &str = "spiffe://";
 
@@ -28,6 +30,8 @@ const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 pub struct SpiffeId {
     text: Arc<str>,
     trust_domain: TrustDomain,
+    /// Of the text, and so as equal as that.
+    hashed: Hashed,
 }
 
 impl SpiffeId {
@@ -50,7 +54,13 @@ impl SpiffeId {
         Ok(Self {
             text: text.into(),
             trust_domain,
+            hashed: Hashed::of(text),
         })
+    }
+
+    /// What policies find it by.
+    pub(crate) fn hashed(&self) -> Hashed {
+        self.hashed
     }
 
     /// The whole id.

@@ -16,7 +16,7 @@ pub struct JwtClaims {
 
 impl JwtClaims {
     /// `encoded`: the payload as it was in the token. `words`: claims that are words with spaces between.
-    pub(super) fn new(mut payload: Map<String, Value>, encoded: &str, words: &[Box<str>]) -> Self {
+    pub(crate) fn new(mut payload: Map<String, Value>, encoded: &str, words: &[Box<str>]) -> Self {
         let text = |name: &str| payload.get(name).and_then(Value::as_str);
         // Istio's name for whoever it is about; without either of both there is none.
         let principal = text("iss")

@@ -6,6 +6,7 @@ use http::HeaderName;
 use http::header::COOKIE;
 
 use crate::config::JwtPlaces;
+use crate::escaped::{Plus, readable, reads_as};
 use crate::route::RequestHead;
 
 /// Where a token was found.
@@ -37,14 +38,15 @@ pub(super) fn tokens<'a>(places: &JwtPlaces, head: &RequestHead<'a>, each: &mut 
     }
     for param in &places.params {
         for token in params(head.uri.query().unwrap_or_default(), param) {
-            each((JwtPlace::Param(param.clone()), token.into()));
+            each((JwtPlace::Param(param.clone()), token));
         }
     }
     for cookie in &places.cookies {
         for value in head.headers.get_all(COOKIE) {
-            let Ok(value) = value.to_str() else { continue };
-            for token in pairs(value).filter_map(|(name, token)| (name == &**cookie).then_some(token)) {
-                each((JwtPlace::Cookie(cookie.clone()), token.into()));
+            // One byte that is no text must not hide the cookies around it.
+            for token in cookies(value.as_bytes(), cookie) {
+                let text = String::from_utf8_lossy(token).into_owned();
+                each((JwtPlace::Cookie(cookie.clone()), text.into()));
             }
         }
     }
@@ -68,34 +70,54 @@ fn said(places: &JwtPlaces) -> Cow<'_, JwtPlaces> {
     }
 }
 
-/// What stands behind the prefix, in whatever case that is written (RFC 9110, 11.1: schemes have none).
+/// What stands behind the prefix, in whatever case that is written (RFC 9110, 11.1: schemes have none). Where it ends in a blank, any
+/// will do: a handler that splits at blanks finds a token behind a tab too.
 fn after_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     let text = text.trim();
-    let begins = text
-        .get(..prefix.len())
-        .is_some_and(|own| own.eq_ignore_ascii_case(prefix));
-    begins.then(|| text[prefix.len()..].trim())
+    let word = prefix.trim_end();
+    let begins = text.get(..word.len()).is_some_and(|own| own.eq_ignore_ascii_case(word));
+    let rest = begins.then(|| &text[word.len()..])?;
+    let is_apart = word.len() == prefix.len() || rest.starts_with(char::is_whitespace);
+    is_apart.then(|| rest.trim())
 }
 
-fn params<'q>(query: &'q str, name: &str) -> impl Iterator<Item = &'q str> {
+/// The values of the parameter `name`, however it is spelt (Envoy decodes both).
+fn params<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
     let values = query.split('&').filter_map(|pair| pair.split_once('='));
-    values.filter_map(move |(own, value)| (own == name).then_some(value))
+    let values = values.filter(move |(own, _)| reads_as(own.as_bytes(), name, Plus::Blank));
+    values.map(|(_, value)| readable(value))
 }
 
-fn pairs(cookies: &str) -> impl Iterator<Item = (&str, &str)> {
-    cookies.split(';').filter_map(|pair| pair.trim().split_once('='))
+fn cookies<'c>(header: &'c [u8], name: &str) -> impl Iterator<Item = &'c [u8]> {
+    let all = header.split(|byte| *byte == b';').filter_map(cookie);
+    all.filter_map(move |(own, value)| is_cookie(own, name).then_some(value))
 }
 
-/// A query without the parameter `name`; `None`: nothing is left.
+/// A cookie's name and value, without the blanks around them.
+fn cookie(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let equals = pair.iter().position(|byte| *byte == b'=')?;
+    Some((pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii()))
+}
+
+/// As it stands (Envoy), or as jars that decode names read it.
+fn is_cookie(own: &[u8], name: &str) -> bool {
+    own == name.as_bytes() || reads_as(own, name, Plus::Plus)
+}
+
+/// A query without the parameter `name`, however it is spelt; `None`: nothing is left.
 pub fn removed_param(query: &str, name: &str) -> Option<String> {
-    let is_other = |pair: &&str| pair.split_once('=').is_none_or(|(own, _)| own != name);
+    let is_other = |pair: &&str| {
+        let own = pair.split_once('=').map(|(own, _)| own);
+        own.is_none_or(|own| !reads_as(own.as_bytes(), name, Plus::Blank))
+    };
     let left: Vec<&str> = query.split('&').filter(is_other).collect();
     Some(left.join("&")).filter(|left| !left.is_empty())
 }
 
-/// A `Cookie` header without the cookie `name`; `None`: nothing is left.
-pub fn removed_cookie(cookies: &str, name: &str) -> Option<String> {
-    let is_other = |pair: &&str| pair.split_once('=').is_none_or(|(own, _)| own != name);
-    let left: Vec<&str> = cookies.split(';').map(str::trim).filter(is_other).collect();
-    Some(left.join("; ")).filter(|left| !left.is_empty())
+/// A `Cookie` header without the cookie `name`, however it is spelt; `None`: nothing is left.
+pub fn removed_cookie(header: &[u8], name: &str) -> Option<Vec<u8>> {
+    let is_other = |pair: &&[u8]| cookie(pair).is_none_or(|(own, _)| !is_cookie(own, name));
+    let all = header.split(|byte| *byte == b';');
+    let left: Vec<&[u8]> = all.filter(is_other).map(<[u8]>::trim_ascii).collect();
+    Some(left.join(&b"; "[..])).filter(|left| !left.is_empty())
 }

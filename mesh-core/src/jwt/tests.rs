@@ -327,10 +327,96 @@ fn az_12_two_tokens_are_refused_wherever_they_are() {
     assert_eq!(removed_param("a=b&t=x&c", "t"), Some("a=b&c".into()));
     assert_eq!(removed_param("t=x", "t"), None);
     assert_eq!(
-        removed_cookie("a=b; session=x; c=d", "session"),
-        Some("a=b; c=d".into())
+        removed_cookie(b"a=b; session=x; c=d", "session"),
+        Some(b"a=b; c=d".into())
     );
-    assert_eq!(removed_cookie("session=x", "session"), None);
+    assert_eq!(removed_cookie(b"session=x", "session"), None);
+}
+
+#[test]
+fn az_12_a_token_is_found_however_its_name_is_spelt() {
+    let issuer = TestIssuer::new("k1");
+    let token = issuer.token(&claims().to_string());
+    let mut special = provider(ISSUER, &issuer.jwks());
+    special.places = JwtPlaces {
+        headers: vec![("x-token".parse().unwrap(), "Token ".into())],
+        params: vec!["t ok".into()],
+        cookies: vec!["session".into()],
+    };
+    let all = rules(vec![provider(ISSUER, &issuer.jwks()), special]);
+    let raw = |headers: &[(&str, &[u8])], uri: &str| {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
+        let shown = all.judge(&RequestHead::of(&request, ""), NOW);
+        shown.map(|shown| shown.place.is_some())
+    };
+
+    // A bad one, and one beside a good one, are refused wherever a handler would read them.
+    let bearer = format!("Bearer {token}");
+    let params = [
+        "t+ok",
+        "t%20ok",
+        "%74+%6Fk",
+        "access_token",
+        "access%5Ftoken",
+        "acc%65ss_token",
+    ];
+    for param in params {
+        let uri = format!("/?a=b&{param}=x.y.z");
+        assert_eq!(raw(&[], &uri), Err(JwtRefusal::Malformed), "{uri}");
+        assert_eq!(
+            raw(&[("authorization", bearer.as_bytes())], &uri),
+            Err(JwtRefusal::Several),
+            "{uri}"
+        );
+    }
+    let cookies: [&[u8]; 5] = [
+        b"session=x.y.z; a=\xff",
+        b"a=\xff; session=x.y.z",
+        b"session =x.y.z",
+        b"s%65ssion=x.y.z",
+        b"a;session=x.y.z",
+    ];
+    for cookie in cookies {
+        assert_eq!(
+            raw(&[("cookie", cookie)], "/"),
+            Err(JwtRefusal::Malformed),
+            "{cookie:?}"
+        );
+        let both: [(&str, &[u8]); 2] = [("authorization", bearer.as_bytes()), ("cookie", cookie)];
+        assert_eq!(raw(&both, "/"), Err(JwtRefusal::Several), "{cookie:?}");
+    }
+    for (name, value) in [
+        ("authorization", "Bearer\tx.y.z"),
+        ("authorization", "bearer \t x.y.z"),
+        ("x-token", "token\tx.y.z"),
+    ] {
+        assert_eq!(
+            raw(&[(name, value.as_bytes())], "/"),
+            Err(JwtRefusal::Malformed),
+            "{value:?}"
+        );
+    }
+    // What is escaped is read as what it stands for, and other names and schemes are none of ours.
+    let escaped: String = token.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    assert_eq!(raw(&[], &format!("/?access_token={escaped}")), Ok(true));
+    assert_eq!(
+        raw(
+            &[("authorization", b"Bearerx x.y.z"), ("cookie", b"sessions=x.y.z")],
+            "/?access=x&t=x"
+        ),
+        Ok(false)
+    );
+
+    // Nor does a handler read what was taken out.
+    assert_eq!(removed_param("a=b&t%6Fk=x&tok=y&c", "tok"), Some("a=b&c".into()));
+    assert_eq!(
+        removed_cookie(b"a=\xff; s%65ssion=x;session =y; c", "session"),
+        Some(b"a=\xff; c".into())
+    );
 }
 
 #[test]

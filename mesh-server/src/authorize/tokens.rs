@@ -73,11 +73,8 @@ fn remove<B>(place: &JwtPlace, request: &mut Request<B>) {
             let values: Vec<HeaderValue> = headers.get_all(COOKIE).iter().cloned().collect();
             headers.remove(COOKIE);
             for value in values {
-                let left = match value.to_str() {
-                    Ok(text) => removed_cookie(text, name).and_then(|left| HeaderValue::from_str(&left).ok()),
-                    Err(_) => Some(value),
-                };
-                if let Some(value) = left {
+                let left = removed_cookie(value.as_bytes(), name);
+                if let Some(value) = left.and_then(|left| HeaderValue::from_bytes(&left).ok()) {
                     headers.append(COOKIE, value);
                 }
             }

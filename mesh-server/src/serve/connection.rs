@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
+use super::apart::Apart;
 use super::body::RequestBody;
 use super::conduct::{Conduct, Verdict};
 use super::head::Heads;
@@ -143,7 +144,6 @@ where
                 }
             }
         };
-        let mut aged = pin!(aged);
         let mut stop = self.stop;
         let builder = builder();
         // HTTP/2 has no heads that wait: what is not whole holds nothing but its stream.
@@ -151,23 +151,40 @@ where
         let io = TokioIo::new(io.watched(Heads::new(timed)));
         // Without upgrades, which would take the connection away from all that bounds it.
         let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
-        let (mut is_over, mut crowded) = (false, false);
-        tokio::select! {
-            biased;
-            // Who the peer is, and whether it may come in, was asked once; a connection must not outlive the answer.
-            () = &mut over => is_over = true,
-            _ = stop.changed() => {}
-            () = &mut aged => self.tally.count("connection_ended", "max_age"),
-            ended = &mut connection => return closed(ended),
-            verdict = conduct.judge(self.idle_timeout) => {
-                self.tally.count("connection_ended", verdict.as_str());
-                crowded = verdict == Verdict::CrowdedOut;
-                if matches!(verdict, Verdict::Stalled | Verdict::PrematureResets) {
-                    tracing::warn!(reason = verdict.as_str(), "ending the connection of a peer that misbehaves");
-                    return End::Closed;
+        let told = {
+            let beside = async {
+                tokio::select! {
+                    biased;
+                    // Who the peer is, and whether it may come in, was asked once; a connection must not outlive the answer.
+                    () = &mut over => Told::Over,
+                    _ = stop.changed() => Told::Stop,
+                    () = aged => Told::Aged,
+                    verdict = conduct.judge(self.idle_timeout) => Told::Verdict(verdict),
                 }
+            };
+            let mut beside = pin!(Apart::new(beside));
+            tokio::select! {
+                biased;
+                told = &mut beside => told,
+                ended = &mut connection => return closed(ended),
             }
+        };
+        let reason = match told {
+            Told::Over | Told::Stop => None,
+            Told::Aged => Some("max_age"),
+            Told::Verdict(verdict) => Some(verdict.as_str()),
+        };
+        if let Some(reason) = reason {
+            self.tally.count("connection_ended", reason);
         }
+        if let Told::Verdict(verdict @ (Verdict::Stalled | Verdict::PrematureResets)) = told {
+            tracing::warn!(
+                reason = verdict.as_str(),
+                "ending the connection of a peer that misbehaves"
+            );
+            return End::Closed;
+        }
+        let (is_over, crowded) = (told == Told::Over, told == Told::Verdict(Verdict::CrowdedOut));
         let (begun, mut drain_timeout) = (Instant::now(), self.drain_timeout);
         if crowded {
             // It asks for nothing, and need not be waited for.
@@ -193,6 +210,17 @@ where
             Err(_) => End::Cut,
         }
     }
+}
+
+/// Why a connection takes no more requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// What let its peer in holds no more.
+    Over,
+    /// Its server stops.
+    Stop,
+    Aged,
+    Verdict(Verdict),
 }
 
 /// How long a connection that gives way may take to say so.

@@ -5,6 +5,7 @@
 //! connection when a certificate behind it expires, and drains. Draining stops accepting first, then tells every peer to
 //! go elsewhere (GOAWAY, `connection: close`), and waits for the calls that are in flight.
 
+mod apart;
 mod body;
 mod conduct;
 mod connection;

@@ -40,7 +40,7 @@ fn asks(service: CheckService) -> ExtAuthz {
     }
 }
 
-fn by_http() -> ExtAuthz {
+pub(super) fn by_http() -> ExtAuthz {
     asks(CheckService::Http(Box::default()))
 }
 
@@ -359,7 +359,7 @@ async fn az_11_an_authorizer_that_fails_again_and_again_is_not_asked_for_a_while
     let count = Arc::clone(&calls);
     let server = Server::new(move |_| {
         count.fetch_add(1, Ordering::Relaxed);
-        ready(Ok(answer(500, &[], "")))
+        ready(Err::<Answering, Failure>("gone".into()))
     })
     .await;
     server.rules(Authorization::default(), by_http());
@@ -369,7 +369,7 @@ async fn az_11_an_authorizer_that_fails_again_and_again_is_not_asked_for_a_while
     assert_eq!(
         (
             calls.load(Ordering::Relaxed),
-            server.counted("ext_authz_failed", "failed")
+            server.counted("ext_authz_failed", "unreachable")
         ),
         (5, 5)
     );
@@ -387,6 +387,38 @@ async fn az_11_an_authorizer_that_fails_again_and_again_is_not_asked_for_a_while
     assert_eq!(server.ask(&[]).await.0, 403);
     assert!(open + server.counted("ext_authz_failed", "circuit_open") >= 1);
     assert_eq!(server.handled(), 0);
+}
+
+/// One caller can make an authorizer fail at its own requests. That opens nothing to anybody else, also where failures pass: who is not asked
+/// about was not let pass.
+#[tokio::test]
+async fn az_11_one_who_makes_an_authorizer_fail_opens_no_door_to_others() {
+    let server = Server::new(move |request: Request<CheckBody>| {
+        let status = match request.headers().get("x-do").map(HeaderValue::as_bytes) {
+            Some(b"boom") => 500,
+            Some(b"gone") => return ready(Err::<Answering, Failure>("gone".into())),
+            _ => 403,
+        };
+        ready(Ok(answer(status, &[], "")))
+    })
+    .await;
+    let mut check = by_http();
+    check.on_failure.allow = true;
+    check.headers.allowed = Some(vec![StringMatch::Exact("x-do".into())]);
+    server.rules(Authorization::default(), check);
+    // It passes alone, as in Envoy.
+    for _ in 0..20 {
+        assert_eq!(server.ask(&[("x-do", "boom")]).await.0, 200);
+    }
+    assert_eq!(server.ask(&[]).await.0, 403, "the authorizer's own no");
+    assert_eq!(server.counted("ext_authz_denied", "http"), 1);
+    // One that is not there is not asked for a while, and nobody passes by that.
+    for _ in 0..5 {
+        server.ask(&[("x-do", "gone")]).await;
+    }
+    let handled = server.handled();
+    assert_eq!((server.ask(&[]).await.0, server.handled()), (403, handled));
+    assert_eq!(server.counted("ext_authz_failed", "circuit_open"), 1);
 }
 
 #[tokio::test]

@@ -204,7 +204,9 @@ impl<V: Variant> Task<V> {
     }
 
     async fn talk(&mut self, requests: &mpsc::Sender<V::Request>, incoming: &mut Incoming<V>) -> Option<String> {
-        let Self { line, backoff, .. } = self;
+        let Self {
+            line, backoff, access, ..
+        } = self;
         loop {
             let (has_request, can_receive) = {
                 let state = line.state();
@@ -228,6 +230,9 @@ impl<V: Variant> Task<V> {
                         }
                         Err(ended) => {
                             backoff.asked_for(ended.pushback);
+                            if ended.unauthenticated {
+                                access.doubt_tokens();
+                            }
                             return Some(ended.why);
                         }
                     },

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -38,6 +39,9 @@ struct Source {
     credentials: CallCredentials,
     /// Held while the file is read, so that calls that need it wait for one reading.
     state: Mutex<State>,
+    /// Whoever it was shown to did not believe it, so that it is not to be shown again unread, however long it is good for: the issuer's key
+    /// may have been replaced, or the token taken back.
+    doubted: AtomicBool,
 }
 
 struct State {
@@ -53,10 +57,18 @@ impl CallTokens {
                 cache: Cache::default(),
                 backoff: Backoff::new(entropy.clone()),
             }),
+            doubted: AtomicBool::new(false),
         };
         Self {
             sources: credentials.iter().map(source).collect(),
             clock,
+        }
+    }
+
+    /// Has each file read again before the next call; a token goes on being shown where its file has nothing better.
+    pub(crate) fn doubt(&self) {
+        for source in &self.sources {
+            source.doubted.store(true, Ordering::Relaxed);
         }
     }
 
@@ -80,7 +92,9 @@ impl Source {
                 .ok_or_else(|| Failure::unreadable("the clock cannot tell the time"))
         };
         let mut state = self.state.lock().await;
+        let is_doubted = self.doubted.swap(false, Ordering::Relaxed);
         match state.cache.plan(wall()?, Instant::now().into_std()) {
+            Plan::Use(_) if is_doubted => {}
             Plan::Use(header) => return Ok(header),
             Plan::Fail(failure) => return Err(failure),
             Plan::Read => {}

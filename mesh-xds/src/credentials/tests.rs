@@ -170,6 +170,32 @@ async fn a_file_is_read_when_it_must_be_and_no_sooner() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_not_believed_is_read_again_before_it_is_shown_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    let credentials = [CallCredentials::JwtTokenFile(path.clone())];
+    let clock = Arc::new(SettableClock::at(NOW));
+    let tokens = CallTokens::new(&credentials, clock, &Entropy::seeded(1));
+    let claims = |exp: u64| jwt(&format!(r#"{{"exp":{exp}}}"#));
+    let write = |exp: u64| std::fs::write(&path, claims(exp)).unwrap();
+    let shown = async || tokens.headers().await.unwrap()[0].to_str().unwrap().to_owned();
+    let of = |exp: u64| format!("Bearer {}", claims(exp));
+    write(NOW + 1000);
+    assert_eq!(shown().await, of(NOW + 1000));
+    write(NOW + 2000);
+    assert_eq!(shown().await, of(NOW + 1000));
+    tokens.doubt();
+    assert_eq!(shown().await, of(NOW + 2000));
+    // Once for each doubt.
+    write(NOW + 3000);
+    assert_eq!(shown().await, of(NOW + 2000));
+    // And what is there goes on being shown where there is nothing else.
+    std::fs::remove_file(&path).unwrap();
+    tokens.doubt();
+    assert_eq!(shown().await, of(NOW + 2000));
+}
+
 #[tokio::test]
 async fn all_of_the_files_or_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -44,7 +44,7 @@ use crate::proto::discovery;
 use crate::resource::ResourceKind;
 use crate::wire::{Raw, time_to_live};
 
-pub(crate) use listener::Guarding;
+pub(crate) use listener::{Asks, Discovered, Guarding};
 #[cfg(feature = "server")]
 pub(crate) use matcher::string_match;
 pub use refusal::Rejected;

@@ -5,7 +5,7 @@ use mesh_core::config::{
 };
 
 use super::common::{ads, duration, texts, this_stream, uint};
-use super::{Dialect, breakers, lb, outlier, protocol, tls};
+use super::{Dialect, around, breakers, lb, outlier, protocol, tls};
 use crate::proto::cluster::{
     Cluster as Proto,
     cluster::{
@@ -33,6 +33,13 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         Dialect::Mesh | Dialect::Sidecar | Dialect::Envoy(_) => lb.starting(cluster.common_lb.slow_start),
         // gRPC's other clients have no such thing.
         Dialect::Grpc => lb,
+    };
+    let lb = match around::list(cluster, dialect) {
+        Some(list) => lb::Lb {
+            list: Some(list),
+            ..lb::Lb::default()
+        },
+        None => lb,
     };
     // Envoy knows no `lrs_server` of a cluster: its bootstrap says where it reports (`load_stats_config`), and it is asked there.
     let reporting = match dialect {
@@ -158,7 +165,8 @@ fn common_lb(cluster: &Cluster, dialect: Dialect) -> Option<CommonLbConfig> {
             ..CommonLbConfig::default()
         });
     }
-    let specifier = match (common.by_locality, common.fail_on_panic) {
+    let by_locality = common.by_locality && !around::says_locality(common);
+    let specifier = match (by_locality, common.fail_on_panic) {
         (true, _) => Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
             LocalityWeightedLbConfig::default(),
         )),

@@ -1,5 +1,5 @@
 //! How an endpoint is chosen. The enum says it where it can, since every reader knows it; what is newer is a list of which the
-//! first policy that a reader knows holds (gRFC A52), with round robin at its end.
+//! first policy that a reader knows holds (gRFC A52), with round robin at its end; and so is what stands [around](super::around) it.
 
 use mesh_core::config::{ClientWeights, LbPolicy, LeastRequest, Maglev, RingFunction, RingHash, SlowStart};
 use prost::{Message, Name};
@@ -84,7 +84,7 @@ pub(super) fn lb(policy: &LbPolicy, dialect: Dialect) -> Lb {
 }
 
 /// What a reader is told in the place of a policy that it would refuse the cluster for.
-fn told(policy: &LbPolicy, dialect: Dialect) -> LbPolicy {
+pub(super) fn told(policy: &LbPolicy, dialect: Dialect) -> LbPolicy {
     match (dialect, policy) {
         // C-core refuses LEAST_REQUEST by its number; none of them knows RANDOM.
         (Dialect::Grpc, LbPolicy::LeastRequest(_) | LbPolicy::Random) => LbPolicy::RoundRobin,
@@ -120,7 +120,7 @@ fn list<M: Message + Name>(first: &M) -> LoadBalancingPolicy {
     }
 }
 
-fn entry<M: Message + Name>(config: &M) -> Policy {
+pub(super) fn entry<M: Message + Name>(config: &M) -> Policy {
     Policy {
         typed_extension_config: Some(TypedExtensionConfig {
             name: M::full_name(),
@@ -130,15 +130,18 @@ fn entry<M: Message + Name>(config: &M) -> Policy {
 }
 
 fn least_request(config: LeastRequest) -> LbConfig {
-    let bias = (config.bias_per_mille != LeastRequest::DEFAULT.bias_per_mille).then(|| RuntimeDouble {
+    LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+        choice_count: uint(config.choices),
+        active_request_bias: least_request_bias(config),
+        ..LeastRequestLbConfig::default()
+    })
+}
+
+pub(super) fn least_request_bias(config: LeastRequest) -> Option<RuntimeDouble> {
+    (config.bias_per_mille != LeastRequest::DEFAULT.bias_per_mille).then(|| RuntimeDouble {
         default_value: f64::from(config.bias_per_mille) / 1_000.0,
         // Envoy asks for a key; nobody sets it.
         runtime_key: "upstream.least_request.active_request_bias".into(),
-    });
-    LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
-        choice_count: uint(config.choices),
-        active_request_bias: bias,
-        ..LeastRequestLbConfig::default()
     })
 }
 
@@ -160,7 +163,7 @@ fn maglev(config: Maglev) -> LbConfig {
     })
 }
 
-fn client_weights(config: &ClientWeights) -> ClientSideWeightedRoundRobin {
+pub(super) fn client_weights(config: &ClientWeights) -> ClientSideWeightedRoundRobin {
     let penalty = config.error_penalty_per_mille as f32 / 1_000.0;
     ClientSideWeightedRoundRobin {
         enable_oob_load_report: Some(BoolValue {
@@ -176,7 +179,7 @@ fn client_weights(config: &ClientWeights) -> ClientSideWeightedRoundRobin {
     }
 }
 
-fn long(value: u32) -> Option<UInt64Value> {
+pub(super) fn long(value: u32) -> Option<UInt64Value> {
     Some(UInt64Value {
         value: u64::from(value),
     })

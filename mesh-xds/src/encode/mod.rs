@@ -17,6 +17,7 @@
 
 mod action;
 mod aggregate;
+mod around;
 mod breakers;
 mod cluster;
 mod common;

@@ -30,14 +30,21 @@ const fn map(number: u64, inside: &'static [Way]) -> Way {
 }
 
 /// Of a `RouteConfiguration`: what it, its virtual hosts, their routes and the shares of these say of filters
-/// (`typed_per_filter_config`).
+/// (`typed_per_filter_config`), and how routes are marked.
 const ROUTES: &[Way] = &[
     map(16, &[]),
     way(
         2,
         &[
             map(15, &[]),
-            way(3, &[map(13, &[]), way(2, &[way(3, &[way(1, &[map(10, &[])])])])]),
+            way(
+                3,
+                &[
+                    map(13, &[]),
+                    way(4, METADATA),
+                    way(2, &[way(3, &[way(1, &[map(10, &[])])])]),
+                ],
+            ),
         ],
     ),
 ];

@@ -1,13 +1,9 @@
 //! What a route does about failures.
 
-use std::collections::HashMap;
-
 use mesh_core::config::{RateLimitedBackoff, ResetFormat, RetryPolicy};
 
 use super::common::{duration, uint};
 use super::matcher::header_match;
-use crate::convention::RETRY_IS_DEFAULT;
-use crate::proto::core::Metadata;
 use crate::proto::route::{
     HedgePolicy, RetryPolicy as Proto,
     retry_policy::{
@@ -21,9 +17,9 @@ use crate::proto::{PreviousHostsPredicate, PreviousPrioritiesConfig, pack, proto
 const PREVIOUS_HOSTS: &str = "envoy.retry_host_predicates.previous_hosts";
 const PREVIOUS_PRIORITIES: &str = "envoy.retry_priorities.previous_priorities";
 
-/// The policy, and the mark of one that nobody wrote. gRFC A44 refuses zero retries, so "never" is said by leaving the policy
+/// The policy, and whether it is to be marked as one that nobody wrote. gRFC A44 refuses zero retries, so "never" is said by leaving the policy
 /// out; but for the limits of the one try, which can be said in no other way.
-pub(super) fn policy(policy: &RetryPolicy) -> (Option<Proto>, Option<Metadata>) {
+pub(super) fn policy(policy: &RetryPolicy) -> (Option<Proto>, bool) {
     if policy.retries == 0 {
         let limits = Proto {
             num_retries: uint(0),
@@ -32,7 +28,7 @@ pub(super) fn policy(policy: &RetryPolicy) -> (Option<Proto>, Option<Metadata>) 
             ..Proto::default()
         };
         let limited = policy.per_try_timeout.is_some() || policy.per_try_idle_timeout.is_some();
-        return (limited.then_some(limits), None);
+        return (limited.then_some(limits), false);
     }
     let proto = Proto {
         retry_on: policy.on.to_string(),
@@ -52,7 +48,7 @@ pub(super) fn policy(policy: &RetryPolicy) -> (Option<Proto>, Option<Metadata>) 
         retry_priority: policy.hosts.other_priorities.map(previous_priorities),
         ..Proto::default()
     };
-    (Some(proto), (!policy.explicit).then(default_retry_mark))
+    (Some(proto), !policy.explicit)
 }
 
 pub(super) fn hedge(policy: &RetryPolicy) -> Option<HedgePolicy> {
@@ -96,19 +92,5 @@ fn previous_priorities(frequency: u32) -> RetryPriority {
     RetryPriority {
         name: PREVIOUS_PRIORITIES.into(),
         config_type: Some(retry_priority::ConfigType::TypedConfig(pack(&config))),
-    }
-}
-
-fn default_retry_mark() -> Metadata {
-    let (filter, key) = RETRY_IS_DEFAULT;
-    let yes = protobuf::Value {
-        kind: Some(protobuf::value::Kind::BoolValue(true)),
-    };
-    let fields = protobuf::Struct {
-        fields: HashMap::from([(key.into(), yes)]),
-    };
-    Metadata {
-        filter_metadata: HashMap::from([(filter.into(), fields)]),
-        ..Metadata::default()
     }
 }

@@ -8,6 +8,7 @@ use mesh_core::config::{
 use super::common::{duration, uint};
 use super::matcher::route_match;
 use super::{action, filter, hash, headers, retry};
+use crate::convention::{RETRY_IS_DEFAULT, STREAM_IS_TIMEOUT};
 use crate::proto::core::{Metadata, RoutingPriority as PriorityProto};
 use crate::proto::protobuf;
 use crate::proto::route::{
@@ -92,9 +93,15 @@ fn route(route: &Route) -> RouteProto {
     }
 }
 
-/// What is said of a route that sends its calls on, and the mark of retries that nobody wrote.
+/// What is said of a route that sends its calls on, and its marks.
 fn forwarding(route: &Route, forward: &Forward) -> (RouteAction, Option<Metadata>) {
-    let (retry_policy, metadata) = retry::policy(&route.retry);
+    let (retry_policy, retry_is_default) = retry::policy(&route.retry);
+    let stream_is_timeout = route.timeout.is_some() && route.limits.max_stream.is_none();
+    let marks = [
+        (retry_is_default, RETRY_IS_DEFAULT),
+        (stream_is_timeout, STREAM_IS_TIMEOUT),
+    ];
+    let marks = marks.into_iter().filter_map(|(holds, mark)| holds.then_some(mark));
     let mut action = RouteAction {
         cluster_specifier: Some(clusters(&forward.split)),
         // A zero that is said is no limit, and stops Envoy's 15 s.
@@ -114,14 +121,29 @@ fn forwarding(route: &Route, forward: &Forward) -> (RouteAction, Option<Metadata
     if let Some(rewrite) = &forward.rewrite {
         action::rewrite(rewrite, &mut action);
     }
-    (action, metadata)
+    (action, marked(marks))
+}
+
+/// What our own clients are told by filter metadata, and others pass over.
+fn marked(marks: impl Iterator<Item = (&'static str, &'static str)>) -> Option<Metadata> {
+    let mut metadata = Metadata::default();
+    for (filter, key) in marks {
+        let yes = protobuf::Value {
+            kind: Some(protobuf::value::Kind::BoolValue(true)),
+        };
+        let of_filter = metadata.filter_metadata.entry(filter.into()).or_default();
+        of_filter.fields.insert(key.into(), yes);
+    }
+    (!metadata.filter_metadata.is_empty()).then_some(metadata)
 }
 
 /// gRPC's clients look here for what Envoy and Istio's users call a timeout.
 fn max_stream_duration(route: &Route) -> Option<MaxStreamDuration> {
     let limits = &route.limits;
+    // Zero is no timeout. Said here it would end the search for a limit further out, which stands beside timeouts.
+    let timeout = route.timeout.filter(|timeout| !timeout.is_zero());
     let duration_of = MaxStreamDuration {
-        max_stream_duration: limits.max_stream.or(route.timeout).map(duration),
+        max_stream_duration: limits.max_stream.or(timeout).map(duration),
         grpc_timeout_header_max: limits.grpc_max.map(duration),
         grpc_timeout_header_offset: limits.grpc_offset.map(duration),
     };

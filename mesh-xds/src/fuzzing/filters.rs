@@ -11,7 +11,7 @@ use mesh_core::route::RequestHead;
 
 use super::resource::{bounded, check, contexts};
 use crate::decode::Rejected;
-use crate::resource::{Listener, ResourceKind};
+use crate::resource::{Elsewhere, Listener, ResourceKind};
 use crate::wire::filters;
 
 /// Requests that differ in what routes look at.
@@ -42,10 +42,13 @@ pub fn server_routes(input: &[u8]) {
             panic!("the listener is good, and its routes are elsewhere");
         };
         for elsewhere in &routed.elsewhere {
-            match elsewhere.guarding.routed(input) {
+            let Elsewhere::Routes(_, guarding) = &elsewhere.what else {
+                panic!("nothing but the routes is elsewhere");
+            };
+            match guarding.routed(input) {
                 Err(fault) => bounded(&Rejected::new(ResourceKind::Route, "r", fault)),
                 Ok((authorization, limits)) => {
-                    let again = elsewhere.guarding.routed(input).ok();
+                    let again = guarding.routed(input).ok();
                     guarded(&authorization);
                     assert_eq!(again, Some((authorization, limits)));
                 }

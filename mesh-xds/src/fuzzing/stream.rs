@@ -181,6 +181,8 @@ struct Server {
 struct Owed {
     nonce: String,
     is_refusal: bool,
+    /// The names that it refuses.
+    refused: Vec<Arc<str>>,
 }
 
 /// Everything about a resource that somebody may follow.
@@ -254,13 +256,24 @@ impl<V: Speak> Client<V> {
             assert_eq!(rejected.kind(), kind);
             resource::bounded(rejected);
         }
-        let is_refusal = !rejected.is_empty();
+        let is_bad = !rejected.is_empty();
+        let mut refused: Vec<Arc<str>> = rejected.iter().map(|rejected| rejected.resource().into()).collect();
         let owed = self.server.owed.entry(kind).or_default();
         if !V::ANSWERS_EACH {
-            owed.clear();
+            // What an answer would have refused that was not sent, the newest does, if it is refused still.
+            let earlier = std::mem::take(owed).into_iter().flat_map(|owed| owed.refused);
+            let is_refused = |name: &Arc<str>| {
+                let row = self.ads.cache().row(kind, name);
+                matches!(row.and_then(|row| row.trouble), Some(Trouble::Refused(_)))
+            };
+            refused.extend(earlier.filter(is_refused));
         }
-        owed.push_back(Owed { nonce, is_refusal });
-        if let Some(version) = version.filter(|_| !is_refusal) {
+        owed.push_back(Owed {
+            nonce,
+            is_refusal: !refused.is_empty(),
+            refused,
+        });
+        if let Some(version) = version.filter(|_| !is_bad) {
             self.server.accepted.insert(kind, version);
         }
     }

@@ -7,8 +7,8 @@
 //! - Only types that were asked for are sent; gRPC C-core stops reading a stream that brings another.
 //! - A listener or cluster response holds all that is subscribed, since absence deletes. A cluster that is no longer
 //!   published stays in it as long as the client may need it; clients fail calls otherwise.
-//! - A request with a nonce other than the newest is stale: no subscription is taken from it. What it does not name is told
-//!   again if the next does. One without a nonce is answered even if it is not the first.
+//! - A request with a nonce other than the newest is stale: no subscription is taken from it, and only what it refuses counts:
+//!   of routes and endpoints the newest response holds some, and not those. What it does not name is told again if the next does. One without a nonce is answered even if it is not the first.
 //! - A refusal is known by its error and nonce alone; its version may be anything.
 
 use tokio::time::Instant;

@@ -75,7 +75,7 @@ impl Later {
 
 /// What one client is told: the sets of its dialect.
 #[derive(Clone, Debug)]
-pub(crate) struct View([Arc<TypeSet>; ResourceKind::COUNT]);
+pub(crate) struct View(pub(super) [Arc<TypeSet>; ResourceKind::COUNT]);
 
 impl View {
     pub(crate) fn of(&self, kind: ResourceKind) -> &Arc<TypeSet> {
@@ -278,7 +278,7 @@ impl Encoded {
 }
 
 /// The set of these; the one before where nothing changed.
-fn type_set(
+pub(super) fn type_set(
     before: Option<&Arc<TypeSet>>,
     generation: u64,
     resources: Resources,

@@ -28,6 +28,10 @@ pub(super) const WILDCARD: &str = "*";
 /// costs some hundred bytes, here and in the client, and a client that adds names without end is broken or hostile.
 pub(super) const MAX_NAMES: usize = 100_000;
 
+/// The most unanswered responses of one kind that are remembered. A client that lags further behind goes on being served; what
+/// it says to older ones is not reported.
+pub(super) const MAX_UNANSWERED: usize = 64;
+
 /// The server's side of one stream: requests in, responses pulled out by whoever has room to send one.
 pub(super) trait Machine: Send + 'static {
     type Variant: Variant;

@@ -14,7 +14,7 @@
 //! The text is a stranger's. It is short by the time it comes here ([`MAX_REFUSAL_BYTES`](crate::wire::MAX_REFUSAL_BYTES)),
 //! and is read once, not once per resource.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::resource::ResourceKind;
@@ -34,6 +34,7 @@ pub(super) struct Nack {
     pub(super) why: Arc<str>,
     names: BTreeSet<Box<str>>,
     is_cut: bool,
+    is_ours: bool,
 }
 
 /// What a refusal says of one resource.
@@ -57,12 +58,21 @@ impl Nack {
             why: text.into(),
             names,
             is_cut: text.contains(CUT),
+            is_ours,
         }
     }
 
-    /// What it says of each of the resources in the response that it answers.
-    pub(super) fn judge<'a>(&self, in_it: &'a [Arc<str>]) -> Vec<(&'a Arc<str>, Verdict)> {
-        let names_some = in_it.iter().any(|name| self.names.contains(&**name));
+    /// Those of all that its client was told that it names. Only our own client speaks of more than one response at once: of what it
+    /// refuses of earlier ones, and did not come to say. In others' prose a word may be any name by chance.
+    pub(super) fn named<T>(&self, told: &BTreeMap<Arc<str>, T>) -> Vec<Arc<str>> {
+        let names = self.names.iter().filter(|_| self.is_ours);
+        let known = names.filter_map(|name| told.get_key_value(&**name));
+        known.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// What it says of each of the resources in the response that it answers. Whether it names others besides.
+    pub(super) fn judge<'a>(&self, in_it: &'a [Arc<str>], names_others: bool) -> Vec<(&'a Arc<str>, Verdict)> {
+        let names_some = names_others || in_it.iter().any(|name| self.names.contains(&**name));
         let verdict = |name: &Arc<str>| match (self.names.contains(&**name), names_some, self.is_cut) {
             (true, ..) | (_, false, _) => Verdict::Refused,
             (_, _, true) => Verdict::Unknown,
@@ -154,7 +164,7 @@ mod tests {
     fn check(text: &str, in_it: &[&str], refused: &[&str], unknown: &[&str]) {
         let in_it: Vec<Arc<str>> = in_it.iter().map(|name| Arc::from(*name)).collect();
         let nack = Nack::read(text);
-        let said = nack.judge(&in_it);
+        let said = nack.judge(&in_it, false);
         let of = |verdict| {
             let said = said.iter().filter(move |(_, said)| *said == verdict);
             said.map(|(name, _)| &***name).collect::<Vec<&str>>()

@@ -4,8 +4,8 @@
 //! calls fail:
 //!
 //! - a route, for the clusters that it leads to: [`warming`](super::warming);
-//! - that a cluster is no more to which routes led, or its endpoints, until a client that asks for all clusters has said something
-//!   to routes without it, since it then uses none of the old ones;
+//! - that a cluster is no more to which routes led, or its endpoints, until a client that asks for all clusters has said
+//!   that it uses routes without it, and so none of the old ones;
 //! - the same for one that asks by name, until it lets go of the name: [`release`](super::release).
 //!
 //! How a kind is told differs: one variant says all there is and the other what changed. That is [`Told`].
@@ -230,7 +230,8 @@ impl<T: Told> Kinds<T> {
                 Routes::Used | Routes::Refused => Waits::Nothing,
             };
         };
-        if clusters.is_wildcard() && routes != Routes::Unsettled {
+        // Who refuses the newest routes calls by the old ones.
+        if clusters.is_wildcard() && routes == Routes::Used {
             self.release.let_go();
             return Waits::Nothing;
         }

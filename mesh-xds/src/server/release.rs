@@ -9,8 +9,8 @@
 //! - Not without end: [`RELEASE_LIMIT`] after the client settled on routes without it. One whose routes are refused has the old
 //!   ones still, and the time does not begin.
 //! - A cluster that routes lead to still, and that is gone nevertheless, is gone because somebody deleted it. It is told.
-//! - Who asks for all clusters, as Envoy does, never lets go of one. For such a client its answer to the routes is all, and until then
-//!   it is told no end of a cluster that they led to.
+//! - Who asks for all clusters, as Envoy does, never lets go of one. For such a client it is all that it uses the
+//!   newest routes, and until it has said so it is told no end of a cluster that the older ones led to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

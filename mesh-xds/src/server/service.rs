@@ -66,8 +66,8 @@ where
     }
 }
 
-/// All discovery services of a control plane for tonic's router: the aggregated one, and those of listeners, routes, clusters
-/// and endpoints alone (LDS, RDS, CDS, EDS), each in both variants. `Fetch*`, the variant without a stream, is UNIMPLEMENTED.
+/// All discovery services of a control plane for tonic's router: the aggregated one, and those of listeners, routes, clusters,
+/// endpoints and extensions alone (LDS, RDS, CDS, EDS, ECDS), each in both variants. `Fetch*`, the variant without a stream, is UNIMPLEMENTED.
 ///
 /// A stream of one type follows the rules of the aggregated one, but nobody can promise an order among streams: a client
 /// that wants a cluster before the route to it (make before break) asks on one aggregated stream.

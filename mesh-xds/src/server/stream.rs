@@ -109,11 +109,7 @@ impl Streams {
         let shared = Arc::clone(&self.0);
         let line = extensions.get::<Line>().cloned().unwrap_or_default();
         let place = enter(&shared.room, &line, shared.authenticated).inspect_err(|refusal| {
-            let reason = match refusal.code() {
-                Code::ResourceExhausted => "too_many",
-                _ => "stranger",
-            };
-            shared.cache.tally().count(REFUSED, reason);
+            shared.cache.tally().count(REFUSED, unentered(refusal));
         })?;
         let (sender, receiver) = mpsc::channel(1);
         // Ends with the client's half of the stream, when the receiver is dropped, or when the cache is closed.
@@ -134,6 +130,14 @@ pub(super) fn enter(room: &Room, line: &Line, authenticated: bool) -> Result<Pla
     }
     room.take(line)
         .ok_or_else(|| Status::resource_exhausted("too many streams"))
+}
+
+/// As what it is counted that a stream got no place.
+pub(super) fn unentered(refusal: &Status) -> &'static str {
+    match refusal.code() {
+        Code::ResourceExhausted => "too_many",
+        _ => "stranger",
+    }
 }
 
 /// An appointment in gRPC's words, for whoever reads them (gRFC A6).

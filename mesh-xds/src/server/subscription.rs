@@ -1,11 +1,11 @@
 //! One kind of resource on one stream: what was asked for, what was sent, and so what is to be sent next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::clients::{Acknowledged, SubscriptionReport};
 use super::encoded::TypeSet;
-use super::machine::WILDCARD;
+use super::machine::{MAX_UNANSWERED, WILDCARD};
 use super::nack::{Nack, Verdict};
 use super::order::{Told, Waits};
 use super::warming::Answered;
@@ -21,8 +21,9 @@ pub(super) struct Subscription {
     owed: bool,
     /// Of the newest response; zero before there is one.
     nonce: u64,
-    /// The names of what was in it.
-    last: Vec<Arc<str>>,
+    /// The responses of which something is not answered for and was not sent again since, the oldest first, and the names of what
+    /// was in them. The last is the newest.
+    unanswered: VecDeque<(u64, Vec<Arc<str>>)>,
     version: Option<Arc<str>>,
     /// The newest version before that one of which the client uses everything.
     accepted: Option<Arc<str>>,
@@ -45,32 +46,50 @@ enum Doubt {
 }
 
 impl Subscription {
-    /// Takes what the client says to a response. Whether that is the newest one; nothing else counts of a request that
-    /// answers another.
+    /// Takes what the client says to a response. Whether that is the newest one; of a request that answers another nothing else counts
+    /// than what it refuses.
     pub(super) fn acknowledge(&mut self, nonce: u64, error: Option<&str>) -> bool {
         self.answered.answer(nonce, self.nonce);
-        if nonce != self.nonce || nonce == 0 {
+        let is_newest = nonce == self.nonce && nonce != 0;
+        let refused = error.map(|text| self.refuse(nonce, &Nack::read(text)));
+        // An answer stands for all before it.
+        let newest = self.nonce;
+        self.unanswered.retain(|(sent, _)| *sent > nonce || *sent == newest);
+        if !is_newest {
             return false;
         }
-        match error {
-            Some(text) => {
-                let nack = Nack::read(text);
-                for (name, verdict) in nack.judge(&self.last) {
-                    match verdict {
-                        Verdict::Accepted => self.doubts.remove(name),
-                        Verdict::Refused => self
-                            .doubts
-                            .insert(Arc::clone(name), Doubt::Refused(Arc::clone(&nack.why))),
-                        Verdict::Unknown => self.doubts.insert(Arc::clone(name), Doubt::Unknown),
-                    };
-                }
-                self.acknowledged = Acknowledged::Refused(nack.why);
-            }
+        match refused {
+            Some(why) => self.acknowledged = Acknowledged::Refused(why),
             // A change of names after a refusal carries the same nonce and no error: it takes nothing back.
             None if self.acknowledged == Acknowledged::Waiting => self.acknowledged = Acknowledged::Accepted,
             None => {}
         }
         true
+    }
+
+    /// Takes a refusal of a response, and of what was told before it. What was sent again since is not what was refused.
+    fn refuse(&mut self, nonce: u64, nack: &Nack) -> Arc<str> {
+        let later = self.unanswered.iter().filter(|(sent, _)| *sent > nonce);
+        let again: BTreeSet<Arc<str>> = later.flat_map(|(_, names)| names).cloned().collect();
+        let of_it = self.unanswered.iter().find(|(sent, _)| *sent == nonce);
+        let in_it: Vec<Arc<str>> = of_it.map(|(_, names)| names.clone()).unwrap_or_default();
+        let named = nack.named(&self.sent);
+        for (name, verdict) in nack.judge(&in_it, !named.is_empty()) {
+            if again.contains(name) {
+                continue;
+            }
+            match verdict {
+                Verdict::Accepted => self.doubts.remove(name),
+                Verdict::Refused => self
+                    .doubts
+                    .insert(Arc::clone(name), Doubt::Refused(Arc::clone(&nack.why))),
+                Verdict::Unknown => self.doubts.insert(Arc::clone(name), Doubt::Unknown),
+            };
+        }
+        for name in named.into_iter().filter(|name| !again.contains(name)) {
+            self.doubts.insert(name, Doubt::Refused(Arc::clone(&nack.why)));
+        }
+        Arc::clone(&nack.why)
     }
 
     /// What is known of what the client uses.
@@ -144,7 +163,8 @@ impl Subscription {
         nonce: u64,
     ) -> Option<Response> {
         let accepted = self.accepted();
-        self.doubts.retain(|name, _| set.resources.contains_key(name));
+        self.doubts
+            .retain(|name, _| set.resources.contains_key(name) || waits.keep(name));
         let whole = kind.absence_means_deleted();
         let mut wanted: BTreeMap<Arc<str>, Arc<[u8]>> = BTreeMap::new();
         for (name, bytes) in set.resources.iter() {
@@ -179,11 +199,17 @@ impl Subscription {
             errors,
         };
         self.nonce = nonce;
-        self.last = wanted.keys().cloned().collect();
-        for name in &self.last {
+        for name in wanted.keys() {
             self.doubts.remove(name);
             self.answered.told(name, nonce);
         }
+        if whole {
+            // Everything is in it again.
+            self.unanswered.clear();
+        } else if self.unanswered.len() == MAX_UNANSWERED {
+            self.unanswered.pop_front();
+        }
+        self.unanswered.push_back((nonce, wanted.keys().cloned().collect()));
         if whole {
             self.answered.retain(|name| wanted.contains_key(name));
             self.sent = wanted;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::Variant;
 use super::codec::Weighed;
@@ -59,6 +59,7 @@ impl<V: Variant> Incoming<V> {
                         Ok(None) => Err(Ended {
                             why: "ended by the control plane".into(),
                             pushback: None,
+                            unauthenticated: false,
                         }),
                         Err(status) => Err(ended(&status)),
                     };
@@ -75,6 +76,8 @@ pub(crate) struct Ended {
     pub(crate) why: String,
     /// When the control plane asks to come again (gRFC A6).
     pub(crate) pushback: Option<Duration>,
+    /// Whether the control plane does not believe what it was shown.
+    pub(crate) unauthenticated: bool,
 }
 
 /// A control plane's status is told to operators and never to callers (gRFC A54). Where the status stands for a broken
@@ -97,5 +100,6 @@ fn ended(status: &Status) -> Ended {
         why,
         // A negative one says "do not come again", which no client of a control plane may heed.
         pushback: pushback.and_then(|text| text.parse().ok()).map(Duration::from_millis),
+        unauthenticated: status.code() == Code::Unauthenticated,
     }
 }

@@ -88,6 +88,7 @@ offers! {
     RouteTrees: "envoy.service.route.v3.RouteDiscoveryService" "Routes" Some(ResourceKind::Route);
     Clusters: "envoy.service.cluster.v3.ClusterDiscoveryService" "Clusters" Some(ResourceKind::Cluster);
     EndpointLists: "envoy.service.endpoint.v3.EndpointDiscoveryService" "Endpoints" Some(ResourceKind::Endpoints);
+    ExtensionConfigs: "envoy.service.extension.v3.ExtensionConfigDiscoveryService" "ExtensionConfigs" Some(ResourceKind::ExtensionConfig);
 }
 
 /// A service around a [`Serve`]. `Fetch*`, and what else there is not, is UNIMPLEMENTED.
@@ -112,6 +113,7 @@ pub(crate) fn routes<S: Serve>(serve: S) -> Routes {
         .add_service(DiscoveryServer::<S, RouteTrees>::new(&serve))
         .add_service(DiscoveryServer::<S, Clusters>::new(&serve))
         .add_service(DiscoveryServer::<S, EndpointLists>::new(&serve))
+        .add_service(DiscoveryServer::<S, ExtensionConfigs>::new(&serve))
 }
 
 impl<S, O> DiscoveryServer<S, O> {

@@ -3,16 +3,18 @@
 //! `PROPTEST_CASES` says how many (256 when unset): the wide ring runs a million pairs.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Request, Version};
 use proptest::test_runner::Config;
+use serde_json::{Value, json};
 
 use super::super::*;
-use super::reference::{self, Plain};
+use super::reference::{self, Decided, Plain};
 use crate::Entropy;
 use crate::config::{
-    HeaderMatch, HeaderTest, IpPrefix, Pattern, Permission, PermissionTest, Principal, PrincipalTest, RbacPolicy, Rule,
-    StringMatch, Subject,
+    CheckService, ClaimShape, GrpcCheck, HeaderMatch, HeaderTest, IpPrefix, OnFailure, Pattern, Permission,
+    PermissionTest, Principal, PrincipalTest, RbacPolicy, Rule, SentHeaders, StringMatch, Subject, TokenTest,
 };
 use crate::entropy::Draw;
 
@@ -105,7 +107,8 @@ impl Maker {
     }
 
     fn principal(&mut self) -> Principal {
-        self.rule(0, &|own| match own.draw.below(6) {
+        self.rule(0, &|own| match own.draw.below(9) {
+            6..9 => PrincipalTest::Token(own.token_test()),
             0 => PrincipalTest::Header(own.header()),
             1 => PrincipalTest::Source(IpPrefix::new([10, 0, 0, 0].into(), 16).unwrap()),
             2 => PrincipalTest::Peer(None),
@@ -114,9 +117,54 @@ impl Maker {
         })
     }
 
+    fn token_test(&mut self) -> TokenTest {
+        match self.draw.below(5) {
+            0 => TokenTest::Principal(None),
+            1 => TokenTest::Principal(Some(self.text(&["a/b", "a/", "/b", "b/a"]))),
+            _ => {
+                let path: &[&str] = self.of(&[
+                    &["groups"][..],
+                    &["realm", "roles"],
+                    &["sub"],
+                    &["realm"],
+                    &["realm", "nothing"],
+                ]);
+                let path = path.iter().map(|name| (*name).into()).collect();
+                let shape = self.of(&[ClaimShape::Text, ClaimShape::List, ClaimShape::Any]);
+                TokenTest::Claim(path, shape, self.text(&TEXTS))
+            }
+        }
+    }
+
+    /// What a token may say: each claim of every kind, and none.
+    fn claims(&mut self) -> Option<Value> {
+        if self.chance(30) {
+            return None;
+        }
+        let mut claims = serde_json::Map::new();
+        for name in ["iss", "sub", "groups", "realm"] {
+            let kind = if name.len() == 3 && self.chance(70) {
+                0
+            } else {
+                self.draw.below(6)
+            };
+            let mut text = || Value::from(self.of(&["a", "b", "ab", "7"]));
+            let value = match kind {
+                0 => text(),
+                1 => json!([text(), text()]),
+                2 => json!([7, text(), [text()], {"a": text()}]),
+                3 => json!({"roles": [text(), text()]}),
+                4 => json!({"roles": text(), "b": 7}),
+                _ => continue,
+            };
+            claims.insert(name.into(), value);
+        }
+        Some(Value::Object(claims))
+    }
+
     fn policy(&mut self) -> RbacPolicy {
         RbacPolicy {
-            name: "p".into(),
+            name: format!("p{}", self.draw.below(1 << 32)).into(),
             permissions: (0..=self.draw.below(2)).map(|_| self.permission()).collect(),
             principals: (0..=self.draw.below(2)).map(|_| self.principal()).collect(),
         }
@@ -125,6 +173,55 @@ impl Maker {
     fn filter(&mut self, action: RbacAction) -> RbacFilter {
         let policies = (0..self.draw.below(4)).map(|_| self.policy()).collect();
         filter(action, policies)
+    }
+
+    /// Rules that are enforced, tried, both or neither.
+    fn rules(&mut self) -> FilterRules {
+        let actions = [RbacAction::Allow, RbacAction::Deny, RbacAction::Log];
+        let mut some = |percent| {
+            let action = self.of(&actions);
+            let policies = (0..self.draw.below(3)).map(|_| self.policy()).collect();
+            self.chance(percent).then_some(Rbac { action, policies })
+        };
+        FilterRules {
+            enforced: some(70),
+            shadow: some(40),
+        }
+    }
+
+    /// Somebody who is asked, about all or about some, somewhere in a chain.
+    fn check(&mut self) -> ExtAuthz {
+        let about = match self.draw.below(3) {
+            0 => AskedAbout::Everything,
+            _ => AskedAbout::Matched((0..self.draw.below(3)).map(|_| self.policy()).collect()),
+        };
+        ExtAuthz {
+            name: "check".into(),
+            after: self.draw.below(5) as usize,
+            disabled: self.chance(15),
+            about,
+            cluster: "authz".into(),
+            service: CheckService::Grpc(GrpcCheck::default()),
+            timeout: Duration::from_secs(1),
+            on_failure: OnFailure::default(),
+            body: None,
+            headers: SentHeaders::default(),
+            server_name: false,
+            claims: false,
+            max_denied_body: ExtAuthz::MAX_DENIED_BODY_BYTES,
+        }
+    }
+
+    /// All that a chain may have at once.
+    fn chain(&mut self) -> Authorization {
+        let filters = (0..self.draw.below(4)).map(|place| RbacFilter {
+            name: format!("f{place}").into(),
+            rules: self.rules(),
+        });
+        let filters = filters.collect();
+        let checks = (0..self.draw.below(3)).map(|_| self.check()).collect();
+        let authorization = Authorization::new(Vec::new(), filters, Vec::new()).unwrap();
+        authorization.with_checks(checks).unwrap()
     }
 
     fn authorization(&mut self) -> Authorization {
@@ -147,6 +244,7 @@ impl Maker {
             peer: self.chance(80).then(|| self.of(&IDS).to_owned()),
             source: self.of(&SOURCES).into(),
             port: if self.chance(50) { 80 } else { 443 },
+            claims: self.claims(),
         }
     }
 }
@@ -166,6 +264,43 @@ fn one(filters: Vec<RbacFilter>) -> Authorization {
 }
 
 fn allows(authorization: &Authorization, plain: &Plain) -> bool {
+    with_facts(plain, |facts| authorization.request_passes(facts, &mut |_| ()).is_ok())
+}
+
+/// As a server asks: on until it passes or does not, `yes` being what each says who is asked.
+fn decide(authorization: &Authorization, plain: &Plain, yes: &dyn Fn(usize) -> bool) -> Decided {
+    with_facts(plain, |facts| {
+        let (mut decided, mut allowed) = (Decided::default(), None);
+        loop {
+            let next = authorization.judge(facts, allowed, &mut |notice| {
+                let (kind, by) = match notice {
+                    Notice::WouldDeny(by) => ("would deny", by),
+                    Notice::WouldAllow(by) => ("would allow", by),
+                    Notice::Audited(by) => ("audited", by),
+                };
+                decided
+                    .noticed
+                    .push((kind, by.filter.to_owned(), by.policy.map(str::to_owned)));
+            });
+            match next {
+                Err(_) => return decided,
+                Ok(Next::Passes) => {
+                    decided.passes = true;
+                    return decided;
+                }
+                Ok(Next::Asks { index, policy }) => {
+                    decided.asked.push((index, policy.map(str::to_owned)));
+                    if !yes(index) {
+                        return decided;
+                    }
+                    allowed = Some(index);
+                }
+            }
+        }
+    })
+}
+
+fn with_facts<T>(plain: &Plain, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
     let query = plain
         .query
         .iter()
@@ -183,15 +318,16 @@ fn allows(authorization: &Authorization, plain: &Plain) -> bool {
             .append(name, HeaderValue::from_bytes(value).unwrap());
     }
     let peer = plain.peer.as_deref().map(|peer| SpiffeId::parse(peer).unwrap());
-    let facts = Facts {
+    let claims = plain.claims.as_ref().and_then(Value::as_object);
+    let claims = claims.map(|claims| JwtClaims::new(claims.clone(), "", &[]));
+    ask(&Facts {
         source: Some(plain.source),
         destination: Some(SocketAddr::from(([10, 0, 0, 1], plain.port as u16))),
         server_name: None,
         peer: peer.as_ref(),
-        claims: None,
+        claims: claims.as_ref(),
         head: Some(RequestHead::of(&request, "")),
-    };
-    authorization.request_passes(&facts, &mut |_| ()).is_ok()
+    })
 }
 
 fn each(seed: u64, mut check: impl FnMut(&mut Maker)) {
@@ -214,7 +350,7 @@ fn az_2_the_engine_answers_as_the_reference_does() {
             let request = maker.request();
             let (ours, theirs) = (
                 allows(&authorization, &request),
-                reference::allows(&authorization, &request),
+                reference::decide(&authorization, &request, &|_| true).passes,
             );
             answers[usize::from(ours)] += 1;
             let Plain {
@@ -230,6 +366,66 @@ fn az_2_the_engine_answers_as_the_reference_does() {
     // Both answers come often, or the comparison would say little.
     let [no, yes] = answers;
     assert!(no * 5 > yes && yes * 5 > no, "{answers:?}");
+}
+
+/// All that may stand in one chain: what is enforced, tried and reported, what tokens say, and those who are asked in between. The same
+/// passes, the same are asked for the same policies in the same order, and the same is noticed.
+#[test]
+fn az_2_chains_with_authorizers_dry_runs_and_audits_are_the_references() {
+    let (mut answers, mut asked, mut noticed) = ([0_u64; 2], 0, 0);
+    each(22, |maker| {
+        let chain = maker.chain();
+        // What is tried and what reports decides nothing and asks nobody.
+        let quiet = chain.request().iter().map(|filter| {
+            let enforced = filter.rules.enforced.clone();
+            let enforced = enforced.filter(|rules| rules.action != RbacAction::Log);
+            let rules = FilterRules { enforced, shadow: None };
+            RbacFilter {
+                name: filter.name.clone(),
+                rules,
+            }
+        });
+        let quiet = one(quiet.collect()).with_checks(chain.checks().to_vec()).unwrap();
+        for _ in 0..REQUESTS {
+            let (request, says) = (maker.request(), maker.draw.below(100));
+            // Of two one may say no.
+            let yes = |index: usize| says >= 40 || says as usize % 4 != index;
+            let (ours, theirs) = (
+                decide(&chain, &request, &yes),
+                reference::decide(&chain, &request, &yes),
+            );
+            answers[usize::from(ours.passes)] += 1;
+            asked += ours.asked.len();
+            noticed += ours.noticed.len();
+            assert_eq!(
+                ours, theirs,
+                "{chain:#?}\n{} {} {:?} {:?} {:?}",
+                request.method, request.path, request.headers, request.peer, request.claims
+            );
+            let without = decide(&quiet, &request, &yes);
+            assert_eq!(
+                (without.passes, &without.asked),
+                (ours.passes, &ours.asked),
+                "{chain:#?}"
+            );
+            assert_eq!(without.noticed, []);
+            // Whoever may be asked is known before anybody has looked at the token, whatever that says.
+            let unread = Plain {
+                claims: None,
+                ..request
+            };
+            let may_ask: Vec<usize> = with_facts(&unread, |facts| chain.may_ask(facts).collect());
+            assert!(
+                ours.asked.iter().all(|(index, _)| may_ask.contains(index)),
+                "{chain:#?}"
+            );
+        }
+    });
+    let [no, yes] = answers;
+    assert!(
+        no * 10 > yes && yes * 10 > no && asked * 10 > no as usize && noticed * 10 > no as usize,
+        "{answers:?} {asked} {noticed}"
+    );
 }
 
 #[test]

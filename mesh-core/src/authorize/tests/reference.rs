@@ -1,12 +1,15 @@
 //! Another reading of the same policies, written to be obviously right and in another way: what a request that can be read in several
-//! ways comes to is the set of answers of all readings. It shares no code with what it is held against but the values. It knows enforced
-//! policies of requests alone: what routes put in their place, dry runs, connections, server names and tokens are held by tables.
+//! ways comes to is the set of answers of all readings. It shares no code with what it is held against but the values. It knows policies of
+//! requests: what is enforced, what only reports (AUDIT) and what is only tried (dry runs), those who are asked outside of the process
+//! and when, and what tokens say. What routes put in their place, connections and server names are held by tables.
 
 use std::net::IpAddr;
 
+use serde_json::Value;
+
 use crate::config::{
-    Authorization, HeaderMatch, HeaderTest, IpPrefix, PermissionTest, PrincipalTest, RbacAction, Rule, StringMatch,
-    Subject,
+    AskedAbout, Authorization, ClaimShape, HeaderMatch, HeaderTest, IpPrefix, PermissionTest, PrincipalTest, Rbac,
+    RbacAction, RbacPolicy, Rule, StringMatch, Subject, TokenTest,
 };
 
 /// A request as a list of what it says.
@@ -19,38 +22,83 @@ pub(super) struct Plain {
     pub(super) peer: Option<String>,
     pub(super) source: IpAddr,
     pub(super) port: u32,
+    /// What its token says, where it has a good one.
+    pub(super) claims: Option<Value>,
 }
 
 /// Which answers there are: no, and yes.
 type Answers = (bool, bool);
 
-pub(super) fn allows(authorization: &Authorization, request: &Plain) -> bool {
-    authorization.request().iter().all(|filter| {
-        let Some(rules) = &filter.rules.enforced else {
-            return true;
-        };
-        let answers = rules.policies.iter().map(|policy| {
-            let what = some(
-                policy
-                    .permissions
-                    .iter()
-                    .map(|rule| tree(rule, &|test| permission(test, request))),
-            );
-            let who = some(
-                policy
-                    .principals
-                    .iter()
-                    .map(|rule| tree(rule, &|test| principal(test, request))),
-            );
-            every([what, who].into_iter())
-        });
-        let (_, yes) = some(answers.clone());
-        match rules.action {
-            RbacAction::Allow => answers.clone().any(|answers| answers == (false, true)),
-            RbacAction::Deny => !yes,
-            RbacAction::Log => true,
+/// What becomes of a request, and what was done and said on the way.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Decided {
+    pub(super) passes: bool,
+    /// Who was asked, and for which policy.
+    pub(super) asked: Vec<(usize, Option<String>)>,
+    /// What was noticed: its kind, the filter, the policy.
+    pub(super) noticed: Vec<(&'static str, String, Option<String>)>,
+}
+
+/// `yes`: what each of those says who are asked.
+pub(super) fn decide(authorization: &Authorization, request: &Plain, yes: &dyn Fn(usize) -> bool) -> Decided {
+    let mut decided = Decided::default();
+    let filters = authorization.request();
+    for place in 0..=filters.len() {
+        for (index, check) in authorization.checks().iter().enumerate() {
+            if check.after.min(filters.len()) != place || check.disabled {
+                continue;
+            }
+            let policy = match &check.about {
+                AskedAbout::Everything => None,
+                AskedAbout::Matched(policies) => match first(policies, request, &|(_, yes)| yes) {
+                    Some(policy) => Some(policy),
+                    None => continue,
+                },
+            };
+            decided.asked.push((index, policy));
+            if !yes(index) {
+                return decided;
+            }
         }
-    })
+        let Some(filter) = filters.get(place) else { break };
+        let mut notice = |kind, policy| decided.noticed.push((kind, filter.name.to_string(), policy));
+        if let Some(tried) = &filter.rules.shadow {
+            match (tried.action, matched(tried, request)) {
+                (RbacAction::Allow, Some(policy)) => notice("would allow", Some(policy)),
+                (RbacAction::Allow, None) => notice("would deny", None),
+                (RbacAction::Deny, Some(policy)) => notice("would deny", Some(policy)),
+                (RbacAction::Log, Some(policy)) => notice("audited", Some(policy)),
+                (RbacAction::Deny | RbacAction::Log, None) => {}
+            }
+        }
+        let Some(rules) = &filter.rules.enforced else { continue };
+        match (rules.action, matched(rules, request)) {
+            (RbacAction::Allow, None) | (RbacAction::Deny, Some(_)) => return decided,
+            (RbacAction::Log, Some(policy)) => notice("audited", Some(policy)),
+            (RbacAction::Allow, Some(_)) | (RbacAction::Deny | RbacAction::Log, None) => {}
+        }
+    }
+    decided.passes = true;
+    decided
+}
+
+/// The first policy that counts as matched: a permission has to be sure of it, and all others need only think it possible.
+fn matched(rules: &Rbac, request: &Plain) -> Option<String> {
+    match rules.action {
+        RbacAction::Allow => first(&rules.policies, request, &|answers| answers == (false, true)),
+        RbacAction::Deny | RbacAction::Log => first(&rules.policies, request, &|(_, yes)| yes),
+    }
+}
+
+fn first(policies: &[RbacPolicy], request: &Plain, counts: &dyn Fn(Answers) -> bool) -> Option<String> {
+    let found = policies.iter().find(|policy| {
+        let what = policy.permissions.iter();
+        let what = some(what.map(|rule| tree(rule, &|test| permission(test, request))));
+        let who = policy.principals.iter();
+        let who = some(who.map(|rule| tree(rule, &|test| principal(test, request))));
+        counts(every([what, who].into_iter()))
+    });
+    found.map(|policy| policy.name.to_string())
 }
 
 fn every(mut all: impl Iterator<Item = Answers> + Clone) -> Answers {
@@ -98,7 +146,33 @@ fn principal(test: &PrincipalTest, request: &Plain) -> Answers {
         PrincipalTest::Source(range) => sure(within(range, request.source)),
         PrincipalTest::Header(test) => header(test, request),
         PrincipalTest::Path(test) => text(test, request.path.as_bytes()),
-        PrincipalTest::Token(_) => sure(false),
+        PrincipalTest::Token(test) => match &request.claims {
+            Some(claims) => sure(token(test, claims)),
+            None => sure(false),
+        },
+    }
+}
+
+fn token(test: &TokenTest, claims: &Value) -> bool {
+    let passes = |test: &StringMatch, value: &Value| matches!(value, Value::String(value) if of_text(test, value));
+    match test {
+        TokenTest::Principal(test) => match (&claims["iss"], &claims["sub"]) {
+            (Value::String(iss), Value::String(sub)) => test
+                .as_ref()
+                .is_none_or(|test| of_text(test, &[iss.as_str(), "/", sub].concat())),
+            _ => false,
+        },
+        TokenTest::Claim(path, shape, test) => {
+            // A name that is not there is null, in which nothing is.
+            let value = path.iter().fold(claims, |value, name| &value[&**name]);
+            let (text, list) = match shape {
+                ClaimShape::Text => (true, false),
+                ClaimShape::List => (false, true),
+                ClaimShape::Any => (true, true),
+            };
+            let elements = value.as_array().map_or(&[][..], |all| all);
+            (text && passes(test, value)) || (list && elements.iter().any(|value| passes(test, value)))
+        }
     }
 }
 

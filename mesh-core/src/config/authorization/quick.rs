@@ -11,14 +11,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 use super::{PermissionTest, PrincipalTest, Rbac, Rule, StringMatch};
-use crate::hash::xxh64;
-
-/// Makes hashes of namespaces others than those of ids.
-const NAMESPACE_SEED: u64 = 1;
-
-/// Around the namespace in an id of a mesh (Istio).
-const BEFORE: &str = "/ns/";
-const AFTER: &str = "/sa/";
+use crate::identity::hashed::{Hashed, namespace, of_namespace};
 
 /// See the module. Compares as equal to any other: it says nothing that the policies do not.
 #[derive(Clone, Debug, Default)]
@@ -48,39 +41,16 @@ struct End {
 /// What of a request is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
-    peer: Peer,
+    /// `None`: nobody.
+    peer: Option<Hashed>,
     path: &'a [u8],
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Peer {
-    Nobody,
-    Of {
-        id: u64,
-        namespace: u64,
-    },
-    /// Its id has room for two namespaces.
-    Odd,
-}
-
 impl<'a> Asked<'a> {
-    pub(crate) fn of(id: Option<&str>, path: Option<&'a str>) -> Self {
+    pub(crate) fn of(peer: Option<Hashed>, path: Option<&'a str>) -> Self {
         Self {
-            peer: id.map_or(Peer::Nobody, Peer::of),
+            peer,
             path: path.unwrap_or_default().as_bytes(),
-        }
-    }
-}
-
-impl Peer {
-    fn of(id: &str) -> Self {
-        let begins = (0..id.len()).filter(|at| id.as_bytes()[*at..].starts_with(BEFORE.as_bytes()));
-        if begins.count() > 1 {
-            return Self::Odd;
-        }
-        Self::Of {
-            id: xxh64(id.as_bytes(), 0),
-            namespace: hash_of_namespace(namespace(id).unwrap_or_default()),
         }
     }
 }
@@ -113,9 +83,9 @@ impl Quick {
         let (hashes, ends) = (&self.hashes[range(named.hashes)], &self.ends[range(named.ends)]);
         let by_peer = hashes.is_empty()
             || match asked.peer {
-                Peer::Nobody => false,
-                Peer::Odd => true,
-                Peer::Of { id, namespace } => hashes.iter().any(|hash| *hash == id || *hash == namespace),
+                None => false,
+                Some(Hashed::Odd) => true,
+                Some(Hashed::Of { id, namespace }) => hashes.iter().any(|hash| *hash == id || *hash == namespace),
             };
         by_peer && (ends.is_empty() || ends.iter().any(|end| end.fits(asked.path)))
     }
@@ -149,15 +119,6 @@ fn range((begin, end): (u32, u32)) -> Range<usize> {
     begin as usize..end as usize
 }
 
-fn hash_of_namespace(namespace: &str) -> u64 {
-    xxh64(namespace.as_bytes(), NAMESPACE_SEED)
-}
-
-fn namespace(text: &str) -> Option<&str> {
-    let (_, rest) = text.split_once(BEFORE)?;
-    rest.split_once(AFTER).map(|(namespace, _)| namespace)
-}
-
 /// What all of the rules name together; `None`: one may hold for whatever. Of no rule nothing holds, which is not worth a case of its own.
 fn of_any<T, K>(rules: &[Rule<T>], name: &impl Fn(&T) -> Option<K>) -> Option<Vec<K>> {
     let each: Option<Vec<Vec<K>>> = rules.iter().map(|rule| named(rule, name)).collect();
@@ -177,14 +138,14 @@ fn named<T, K>(rule: &Rule<T>, name: &impl Fn(&T) -> Option<K>) -> Option<Vec<K>
 
 fn who(test: &PrincipalTest) -> Option<u64> {
     match test {
-        PrincipalTest::Peer(Some(StringMatch::Exact(id))) => match Peer::of(id) {
-            Peer::Of { id, .. } => Some(id),
-            Peer::Odd | Peer::Nobody => None,
+        PrincipalTest::Peer(Some(StringMatch::Exact(id))) => match Hashed::of(id) {
+            Hashed::Of { id, .. } => Some(id),
+            Hashed::Odd => None,
         },
         PrincipalTest::Peer(Some(StringMatch::Regex(pattern))) => {
             let literals = literals(pattern.as_str())?;
             let found = literals.iter().find_map(|literal| namespace(literal));
-            found.map(hash_of_namespace)
+            found.map(of_namespace)
         }
         _ => None,
     }
@@ -213,7 +174,7 @@ fn literals(source: &str) -> Option<Vec<String>> {
         return None;
     }
     let mut all = vec![String::new()];
-    let mut rest = source.chars();
+    let mut rest = source.chars().peekable();
     while let Some(letter) = rest.next() {
         let literal = match letter {
             '\\' => {
@@ -233,6 +194,8 @@ fn literals(source: &str) -> Option<Vec<String>> {
                 }
                 None
             }
+            // A repetition may be repeated itself, and what stood there once may then be absent (`a+*`).
+            '+' if matches!(rest.peek(), Some('*' | '?' | '{' | '+')) => return None,
             '.' | '^' | '$' | '+' => None,
             '*' | '?' | '{' => {
                 // What stands before it may be absent.
@@ -287,9 +250,47 @@ mod tests {
             "a[[:alpha:]]b",
             r"a\x41b",
             r"a\",
+            "ab+*",
+            "ab+{0}",
+            "ab++*",
+            "ab+?",
         ] {
             assert_eq!(all(source), None, "{source}");
         }
+    }
+
+    /// What a pattern is passed over for must be in whatever matches it: random patterns, held against the engine that runs them.
+    #[test]
+    fn az_2_what_is_passed_over_could_not_have_matched() {
+        const SIGNS: [&str; 20] = [
+            "a", "b", "/", "a", "b", "/", "+", "*", "?", "{0}", "{2}", "{0,1}", "{1,}", ".", "[ab]", "[^/]", r"\.",
+            r"\w", "^", "$",
+        ];
+        let (entropy, mut judged, mut matched) = (crate::Entropy::seeded(10), 0, 0);
+        for _ in 0..30_000 {
+            let mut draw = entropy.draw();
+            let mut some = |all: &[&str], most: u64| -> String {
+                let count = draw.below(most);
+                (0..count).map(|_| all[draw.below(all.len() as u64) as usize]).collect()
+            };
+            let (source, text) = (some(&SIGNS, 7), some(&["a", "b", "/", ".", "aa"], 6));
+            let (Ok(pattern), Some(literals)) = (crate::config::Pattern::new(&source), literals(&source)) else {
+                continue;
+            };
+            judged += 1;
+            if !StringMatch::Regex(pattern).is_match(text.as_bytes()) {
+                continue;
+            }
+            matched += 1;
+            assert!(text.starts_with(&literals[0]), "{source} {text} {literals:?}");
+            let mut rest = &*text;
+            for literal in &literals {
+                let at = rest.find(&**literal);
+                let at = at.unwrap_or_else(|| panic!("{source} {text} {literals:?}"));
+                rest = &rest[at + literal.len()..];
+            }
+        }
+        assert!(judged > 5_000 && matched > 500, "{judged} {matched}");
     }
 
     #[test]
@@ -308,10 +309,5 @@ mod tests {
         ] {
             assert_eq!(ends(beginning).fits(path.as_bytes()), expected, "{beginning} {path}");
         }
-        for odd in ["spiffe://a/ns/x/sa/ns/y/sa/z", "spiffe://a/ns/ns/x/sa/z"] {
-            assert!(matches!(Peer::of(odd), Peer::Odd), "{odd}");
-        }
-        assert_eq!(namespace("spiffe://a/ns/shop/sa/pay"), Some("shop"));
-        assert_eq!(namespace("spiffe://a/pay"), None);
     }
 }

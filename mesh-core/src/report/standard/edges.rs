@@ -56,6 +56,9 @@ impl Default for Shared {
 impl Edges {
     /// The most pairs of a process. What is beyond counts as one pair that names nobody, whose service is `other`.
     pub const MAX_EDGES: usize = 1024;
+    /// The most pairs of one caller at a server: what it calls the server is its own to say, and must not take the place of other callers. What
+    /// is beyond counts as one pair of that caller, whose service is `other`. Callers without a certificate are one.
+    pub const MAX_EDGES_OF_PEER: usize = 32;
     /// The most series of all pairs together; what is beyond counts in one series of its pair, whose `response_code` is `other`. Each
     /// is 67 samples of about 1 KiB, so this is what bounds a scrape: to some 130 MiB, where a process really has so many.
     pub const MAX_SERIES: u32 = 2048;
@@ -69,6 +72,16 @@ impl Edges {
     pub fn edge(&self, labels: &EdgeLabels) -> Arc<Edge> {
         let mut known = self.lock();
         let is_full = known.len() >= Self::MAX_EDGES;
+        let mut labels = labels.clone();
+        if labels.reporter == Reporter::Destination && !known.contains_key(&labels) {
+            let is_of_peer = |other: &&EdgeLabels| {
+                other.reporter == Reporter::Destination && other.source_principal == labels.source_principal
+            };
+            if known.keys().filter(is_of_peer).count() >= Self::MAX_EDGES_OF_PEER {
+                self.shared.refused.fetch_add(1, Ordering::Relaxed);
+                labels.service = Arc::new(Service::new("other", "other", ""));
+            }
+        }
         match known.entry(labels.clone()) {
             Entry::Occupied(known) => Arc::clone(&known.get().edge),
             Entry::Vacant(_) if is_full => {
@@ -76,7 +89,7 @@ impl Edges {
                 Arc::clone(&self.shared.others[labels.reporter as usize])
             }
             Entry::Vacant(place) => {
-                let edge = Arc::new(Edge::new(labels.clone(), Arc::clone(&self.shared.room)));
+                let edge = Arc::new(Edge::new(labels, Arc::clone(&self.shared.room)));
                 let known = Known {
                     edge: Arc::clone(&edge),
                     seen: None,

@@ -226,6 +226,42 @@ fn pairs_beyond_the_bound_count_as_one_that_names_nobody() {
     assert!(others.len() == 1 && others[0].ends_with(" 2"), "{others:?}");
 }
 
+/// What a caller calls a server is the caller's own to say: it fills no place but its own.
+#[test]
+fn one_caller_takes_the_places_of_no_other() {
+    let edges = Edges::default();
+    let of = |caller: Option<&str>, service: &str| EdgeLabels {
+        source_principal: caller.map(|id| SpiffeId::parse(id).unwrap()),
+        service: Service::new(service, "", "").into(),
+        ..pair(Reporter::Destination)
+    };
+    const EVIL: &str = "spiffe://mesh.test/ns/shop/sa/evil";
+    for caller in [Some(EVIL), None] {
+        for at in 0..10 * Edges::MAX_EDGES_OF_PEER {
+            edges
+                .edge(&of(caller, &format!("s{at}")))
+                .count(End::http(404), Amounts::default());
+        }
+    }
+    assert_eq!(edges.len(), 2 * (Edges::MAX_EDGES_OF_PEER + 1));
+    let good = of(Some("spiffe://mesh.test/ns/shop/sa/checkout"), "payment");
+    edges.edge(&good).count(End::http(200), Amounts::default());
+    let text = told(&edges, start());
+    let of_evil = lines(&text, "istio_requests_total")
+        .into_iter()
+        .filter(|line| line.contains(EVIL));
+    let others: Vec<_> = of_evil
+        .filter(|line| line.contains("destination_service=\"other\""))
+        .collect();
+    let beyond = 9 * Edges::MAX_EDGES_OF_PEER;
+    assert!(
+        others.len() == 1 && others[0].ends_with(&format!(" {beyond}")),
+        "{others:?}"
+    );
+    assert!(text.contains("sa/checkout") && text.contains("destination_service=\"payment\""));
+    assert_eq!(edges.overflown()[0], 2 * beyond as u64);
+}
+
 #[test]
 fn a_pair_lives_while_it_is_counted_in_and_until_scrapes_have_seen_it_still() {
     let edges = Edges::default();

@@ -86,6 +86,8 @@ pub(crate) struct Reply {
     pub(super) nonce: String,
     /// Set for a NACK: why.
     pub(super) refused: Option<String>,
+    /// The names that it refuses.
+    pub(super) names: Vec<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +167,11 @@ impl<M> TypeState<M> {
         }
         self.replies.push_back(reply);
         self.pace.at_once = self.pace.at_once.min(self.refusals());
+    }
+
+    /// The names that are refused by answers that were not sent.
+    pub(super) fn unsaid(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.replies.iter().flat_map(|reply| &reply.names)
     }
 
     /// The next answer. One that is held back goes with other news if it must: without it, that would be taken for consent.

@@ -20,8 +20,8 @@ use std::time::Instant;
 
 use mesh_core::config::RouteTree;
 
-use super::cache::{Cache, Cached, Changed, Despite};
-use crate::decode::Context;
+use super::cache::{Cache, Cached, Changed, Despite, Trouble};
+use crate::decode::{Context, Rejected};
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 use crate::wire;
@@ -275,14 +275,38 @@ impl<V: Variant> AdsState<V> {
             Items::Endpoints(items) => self.take::<Endpoints>(rest, items, now),
             Items::Extensions(items) => self.take::<Extension>(rest, items, now),
         };
-        let refused = (!taken.rejected.is_empty()).then(|| refusal(&self.node.id, &taken.rejected));
-        self.types[kind.index()].answer(Reply { nonce, refused }, V::ANSWERS_EACH);
+        let reply = self.reply(kind, nonce, &taken);
+        self.types[kind.index()].answer(reply, V::ANSWERS_EACH);
         if !self.can_receive() {
             self.deaf_since.get_or_insert(now);
         }
         Received {
             kind: Some(kind),
             taken,
+        }
+    }
+
+    /// The answer to what was taken. Where the newest answer stands for all before it, it says what those would have said that
+    /// were not sent: a response of routes or endpoints holds some of them, and what was refused of an earlier one is so still.
+    fn reply(&self, kind: ResourceKind, nonce: String, taken: &Taken) -> Reply {
+        let mut rejected: Vec<&Rejected> = taken.rejected.iter().collect();
+        if !V::ANSWERS_EACH {
+            let is_new = |name: &&Arc<str>| taken.rejected.iter().all(|rejected| *rejected.resource() != ***name);
+            for name in self.types[kind.index()].unsaid().filter(is_new) {
+                let trouble = self.cache.row(kind, name).and_then(|row| row.trouble);
+                if let Some(Trouble::Refused(why)) = trouble {
+                    rejected.push(why);
+                }
+            }
+        }
+        let names = match V::ANSWERS_EACH {
+            true => Vec::new(),
+            false => rejected.iter().map(|rejected| rejected.resource().into()).collect(),
+        };
+        Reply {
+            nonce,
+            refused: (!rejected.is_empty()).then(|| refusal(&self.node.id, &rejected)),
+            names,
         }
     }
 

@@ -92,6 +92,14 @@ impl Memo {
         self.looked_at == other.looked_at && self.refreshes == other.refreshes
     }
 
+    /// Whether both came of the same resource, so that what differs is where its endpoints are.
+    pub(super) fn has_spec_of(&self, other: &Self) -> bool {
+        match (self.made_of.first(), other.made_of.first()) {
+            (Some(this @ Part::Spec(_)), Some(other @ Part::Spec(_))) => this.is(other),
+            _ => false,
+        }
+    }
+
     /// Whether both came of the same values, or are the same error.
     pub(super) fn is_made_like(&self, other: &Self) -> bool {
         match (&self.resolved, &other.resolved) {

@@ -1,6 +1,7 @@
-//! Which listener is a server's, and what its chains ask of requests where their routes are resources of their own (gRFC A36).
+//! Which listener is a server's, and what its chains ask of requests where their routes (gRFC A36) or filters (ECDS) are resources of
+//! their own.
 //!
-//! A server may take connections before such routes are known, and serve nobody by them: what they would refuse is not known
+//! A server may take connections before such resources are known, and serve nobody by them: what they would refuse is not known
 //! either. So the first listener of an address is published at once, and its chains are closed until their routes come; one that
 //! takes another's place waits for its routes while the other goes on, as a target's tree does. Routes that are not there, were
 //! refused, or ask what cannot be kept here, leave their chain closed.
@@ -14,17 +15,39 @@ use mesh_core::config::{FilterChain, Inbound, RateLimits, Reason, ReasonKind, Re
 use super::target::{Naming, no_listener};
 use super::walk::{Walk, reason};
 use crate::bootstrap::{ListenerNames, Profile};
-use crate::client::cache::{Found, normal_form};
+use crate::client::cache::{Found, Trouble, normal_form};
 use crate::convention::VIRTUAL_INBOUND;
-use crate::resource::{Listener, ResourceKind, Routed, RoutedElsewhere};
+use crate::decode::{Asks, Discovered, Fault};
+use crate::resource::{ChainElsewhere, Elsewhere, Extension, ExtensionRef, Listener, ResourceKind, Routed};
 
 /// What a server's chains were last made of, so that what did not change is not made again.
 #[derive(Debug)]
 pub(super) struct Memo {
     listener: Arc<Routed>,
-    /// Of each chain whose routes are elsewhere.
-    routes: Vec<Found<Vec<u8>>>,
+    /// Of each chain of which something is elsewhere.
+    parts: Vec<Part>,
     made: Arc<Inbound>,
+}
+
+/// What is known of what a chain has elsewhere.
+#[derive(Debug, Default)]
+struct Part {
+    /// Its filters that are resources of their own.
+    filters: Vec<Found<Vec<u8>>>,
+    /// What comes of them; `None` while they are not known, or where there are none.
+    asked: Option<Arc<Result<Asks, Fault>>>,
+    /// Its routes, where they are a resource as well, and it is known which.
+    routes: Option<Found<Vec<u8>>>,
+}
+
+impl Part {
+    fn is_same(&self, other: &Self) -> bool {
+        let routes = match (&self.routes, &other.routes) {
+            (Some(a), Some(b)) => is_same(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        routes && are_same(&self.filters, &other.filters)
+    }
 }
 
 impl Walk<'_> {
@@ -55,26 +78,24 @@ impl Walk<'_> {
     }
 
     fn routed(&mut self, listener: &Arc<Routed>, memo: &mut Option<Memo>) -> Arc<Inbound> {
-        let elsewhere = listener.elsewhere.iter();
-        let routes: Vec<_> = elsewhere.map(|elsewhere| self.routes_of(&elsewhere.routes)).collect();
-        if let Some(memo) = memo
-            && Arc::ptr_eq(&memo.listener, listener)
-            && memo
-                .routes
-                .iter()
-                .zip(&routes)
-                .all(|(before, now)| is_same(before, now))
+        let before = memo.as_ref().filter(|memo| Arc::ptr_eq(&memo.listener, listener));
+        let mut parts = Vec::with_capacity(listener.elsewhere.len());
+        for (index, elsewhere) in listener.elsewhere.iter().enumerate() {
+            parts.push(self.part(elsewhere, before.and_then(|memo| memo.parts.get(index))));
+        }
+        if let Some(before) = before
+            && before.parts.iter().zip(&parts).all(|(before, now)| before.is_same(now))
         {
-            return Arc::clone(&memo.made);
+            return Arc::clone(&before.made);
         }
         let mut made = (*listener.inbound).clone();
-        for (elsewhere, routes) in listener.elsewhere.iter().zip(&routes) {
+        for (elsewhere, part) in listener.elsewhere.iter().zip(&parts) {
             let chain = match elsewhere.chain {
                 Some(index) => made.chains.get_mut(index),
                 None => made.default.as_mut(),
             };
             if let Some(chain) = chain {
-                route(chain, elsewhere, routes);
+                complete(chain, &elsewhere.what, part);
             }
         }
         let made = match memo.take() {
@@ -84,25 +105,72 @@ impl Walk<'_> {
         };
         *memo = Some(Memo {
             listener: Arc::clone(listener),
-            routes,
+            parts,
             made: Arc::clone(&made),
         });
         made
     }
 
+    /// What is known of what a chain has elsewhere. `before`: what was known of it last.
+    fn part(&mut self, elsewhere: &ChainElsewhere, before: Option<&Part>) -> Part {
+        let discovered = match &elsewhere.what {
+            Elsewhere::Routes(name, _) => {
+                return Part {
+                    routes: Some(self.routes_of(name)),
+                    ..Part::default()
+                };
+            }
+            Elsewhere::Filters(discovered) => discovered,
+        };
+        let found = discovered.filters.iter();
+        let filters: Vec<_> = found.map(|found| self.extension(&found.extension)).collect();
+        let same = before.filter(|before| are_same(&before.filters, &filters));
+        let asked = match same {
+            Some(before) => before.asked.clone(),
+            None => asked(discovered, &filters).map(Arc::new),
+        };
+        let routes = match asked.as_deref() {
+            Some(Ok(Asks::ByRoutes(name, _))) => Some(self.routes_of(name)),
+            _ => None,
+        };
+        Part { filters, asked, routes }
+    }
+
+    /// The resource of a filter, as it came.
+    fn extension(&mut self, extension: &ExtensionRef) -> Found<Vec<u8>> {
+        let missing_before = self.missing.len();
+        let name = &extension.name;
+        match self.look::<Extension>(name) {
+            Found::Value(found) if extension.types.contains(&found.type_url) => {
+                self.bytes(ResourceKind::ExtensionConfig, name)
+            }
+            Found::Value(_) => Found::None(Trouble::Absent(
+                format!("{name:?} is of a type that it may not be").into(),
+            )),
+            Found::None(trouble) => Found::None(trouble),
+            Found::Pending if extension.default_without_warming => {
+                self.missing.truncate(missing_before);
+                Found::None(Trouble::Absent(format!("{name:?} was not heard of yet").into()))
+            }
+            Found::Pending => Found::Pending,
+        }
+    }
+
     /// The route configuration of this name, as it came.
     fn routes_of(&mut self, name: &Arc<str>) -> Found<Vec<u8>> {
         match self.look::<RouteTree>(name) {
-            Found::Value(_) => {
-                let name: Cow<'_, str> = normal_form(name);
-                let row = self.sources.row(ResourceKind::Route, &name);
-                match row.and_then(|row| row.bytes) {
-                    Some(bytes) => Found::Value(Arc::clone(bytes)),
-                    None => Found::Pending,
-                }
-            }
+            Found::Value(_) => self.bytes(ResourceKind::Route, name),
             Found::None(trouble) => Found::None(trouble),
             Found::Pending => Found::Pending,
+        }
+    }
+
+    /// The bytes of a resource that is there.
+    fn bytes(&self, kind: ResourceKind, name: &str) -> Found<Vec<u8>> {
+        let name: Cow<'_, str> = normal_form(name);
+        match self.sources.row(kind, &name).and_then(|row| row.bytes) {
+            Some(bytes) => Found::Value(Arc::clone(bytes)),
+            None => Found::Pending,
         }
     }
 
@@ -165,13 +233,29 @@ fn served(listener: &Listener) -> Option<&Arc<Inbound>> {
     }
 }
 
-/// Has a chain ask what its routes say; closes it where they say nothing, or what cannot be kept here.
-fn route(chain: &mut FilterChain, elsewhere: &RoutedElsewhere, routes: &Found<Vec<u8>>) {
-    let name = &elsewhere.routes;
-    let why = match routes {
+/// Has a chain ask what is known of it by now; closes it where that is nothing, or what cannot be kept here.
+fn complete(chain: &mut FilterChain, what: &Elsewhere, part: &Part) {
+    let (name, guarding) = match (what, part.asked.as_deref()) {
+        (Elsewhere::Routes(name, guarding), _) => (name, guarding),
         // As the listener has it: closed.
-        Found::Pending => return,
-        Found::Value(bytes) => match elsewhere.guarding.routed(bytes) {
+        (Elsewhere::Filters(_), None) => return,
+        (Elsewhere::Filters(_), Some(Ok(Asks::ByRoutes(name, guarding)))) => (name, guarding),
+        (Elsewhere::Filters(_), Some(Ok(Asks::Now(authorization, limits)))) => {
+            (chain.authorization, chain.limits) = (Arc::new(authorization.clone()), Arc::new(limits.clone()));
+            return;
+        }
+        (Elsewhere::Filters(_), Some(Err(fault))) => {
+            let text = format!(
+                "the filters of chain {:?} cannot be kept by this server: {fault}",
+                chain.name
+            );
+            return close(chain, Reason::new(ReasonKind::Refused, text));
+        }
+    };
+    let why = match &part.routes {
+        // As the listener has it: closed.
+        None | Some(Found::Pending) => return,
+        Some(Found::Value(bytes)) => match guarding.routed(bytes) {
             Ok((authorization, limits)) => {
                 (chain.authorization, chain.limits) = (Arc::new(authorization), Arc::new(limits));
                 return;
@@ -181,10 +265,37 @@ fn route(chain: &mut FilterChain, elsewhere: &RoutedElsewhere, routes: &Found<Ve
                 format!("route configuration {name:?} cannot be kept by this server: {fault}"),
             ),
         },
-        Found::None(trouble) => reason(trouble.clone(), ReasonKind::NoRoute),
+        Some(Found::None(trouble)) => reason(trouble.clone(), ReasonKind::NoRoute),
     };
+    close(chain, why);
+}
+
+fn close(chain: &mut FilterChain, why: Reason) {
     let closed = (*chain.authorization).clone().with_routing(Routing::Nothing(why));
     (chain.authorization, chain.limits) = (Arc::new(closed), Arc::<RateLimits>::default());
+}
+
+/// What a chain asks whose filters are these; `None` while one of them is not known.
+fn asked(discovered: &Discovered, filters: &[Found<Vec<u8>>]) -> Option<Result<Asks, Fault>> {
+    let why = |trouble: &Trouble| reason(trouble.clone(), ReasonKind::Refused).to_string();
+    let troubles: Vec<String> = filters
+        .iter()
+        .map(|found| match found {
+            Found::None(trouble) => why(trouble),
+            Found::Value(_) | Found::Pending => String::new(),
+        })
+        .collect();
+    let known = filters.iter().zip(&troubles).map(|(found, why)| match found {
+        Found::Value(bytes) => Some(Ok(&bytes[..])),
+        Found::None(_) => Some(Err(why.as_str())),
+        Found::Pending => None,
+    });
+    let known: Option<Vec<_>> = known.collect();
+    known.map(|known| discovered.asked(&known))
+}
+
+fn are_same(a: &[Found<Vec<u8>>], b: &[Found<Vec<u8>>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b))
 }
 
 fn is_same(a: &Found<Vec<u8>>, b: &Found<Vec<u8>>) -> bool {

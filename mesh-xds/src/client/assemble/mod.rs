@@ -197,8 +197,13 @@ impl Assembler {
                 renewed.push((name.clone(), memo));
             }
         }
-        // Those of a tree that is not whole yet are in no snapshot.
-        let published = renewed.iter().filter(|(name, _)| self.last.cluster(name).is_some());
+        // Those of a tree that is not whole yet are in no snapshot, and one that is made otherwise may be what it was.
+        let is_news = |name: &ClusterName, memo: &Memo| match (self.last.cluster(name), self.clusters.get(name)) {
+            (None, _) => false,
+            (Some(_), Some(before)) if memo.has_spec_of(before) => true,
+            (Some(before), _) => *before != memo.resolved,
+        };
+        let published = renewed.iter().filter(|(name, memo)| is_news(name, memo));
         let mut changes = published
             .map(|(name, memo)| (name.clone(), memo.resolved.clone()))
             .peekable();

@@ -98,6 +98,7 @@ impl Walk<'_> {
             if candidate.is_deleted && !self.may_serve(http, target) {
                 continue;
             }
+            let needed_before = candidate.is_deleted.then(|| self.needs.clone());
             match self.routes(http) {
                 None => {
                     // Any of them may turn out to be it, or have been it so far.
@@ -111,8 +112,9 @@ impl Walk<'_> {
                     return Some(Ok((tree, http.limits)));
                 }
                 // What was deleted stands in where it serves, and is no reason where it does not: whether it is still
-                // remembered must not change what a caller is told.
-                Some(_) if candidate.is_deleted => {}
+                // remembered must not change what a caller is told. It is forgotten then, and nobody would come to take back what was
+                // asked for on its behalf.
+                Some(_) if candidate.is_deleted => self.needs = needed_before.unwrap_or_default(),
                 Some(Ok(tree)) => found = found.or(Some(Err(no_virtual_host(&tree, target)))),
                 Some(Err(reason)) => found = found.or(Some(Err(reason))),
             }

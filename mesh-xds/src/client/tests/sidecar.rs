@@ -229,3 +229,27 @@ fn cp_8_a_listener_under_another_name_takes_a_deleted_ones_place() {
     assert_eq!(listeners, ["virtualInbound", "zz_50051"]);
     assert_eq!(mesh.stands(), (Ok(istiod::sidecar::ROUTES.to_owned()), Ok(3)));
 }
+
+/// One that is deleted and cannot stand in is forgotten, and with it what only it asked for.
+#[test]
+fn cp_8_what_a_deleted_listener_asked_for_does_not_outlive_it() {
+    use istiod::sidecar::by_port_between;
+    let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
+    mesh.hear_listeners(vec![raw_of(&by_port_between("first", "last"))]);
+    assert_eq!(mesh.seen.needs[ResourceKind::ExtensionConfig.index()].len(), 2);
+    // The control plane does not have its filters.
+    mesh.time_out();
+    let told = |mesh: &Mesh| kind_of(mesh.published.as_ref().unwrap().target(TARGET).unwrap());
+    assert_eq!(told(&mesh), Some(ReasonKind::Refused));
+    mesh.hear_listeners(Vec::new());
+    assert_eq!(told(&mesh), Some(ReasonKind::NoListener));
+    assert!(mesh.seen.needs.names().next().is_none(), "{:?}", mesh.seen.needs);
+    assert_eq!(
+        mesh.ads
+            .cache()
+            .rows()
+            .filter(|row| row.kind != ResourceKind::Cluster)
+            .count(),
+        0
+    );
+}

@@ -531,3 +531,15 @@ fn a_cluster_that_a_tree_names_twice_is_waited_for_and_comes() {
     let cluster = snapshot.cluster(&istiod::subset("v2").into()).unwrap();
     assert_eq!(cluster.as_ref().unwrap().endpoints.len(), 2);
 }
+
+/// The one address of a name, by either kind of a cluster of names.
+#[test]
+fn a_cluster_that_is_found_otherwise_and_is_what_it_was_is_not_published_again() {
+    let found = |kind| Event::Clusters(vec![(1, kind)]);
+    let events = vec![
+        Event::Listeners(vec![(0, Routes::Inline(1))]),
+        found(Kind::Strict(vec![2])),
+        found(Kind::Logical(2)),
+    ];
+    World::of_grpc().holds(events).unwrap();
+}

@@ -276,7 +276,8 @@ fn one(filter: &HttpFilter, side: Side, context: &Context, notes: &mut Notes) ->
             }
         }
         Some(ConfigType::ConfigDiscovery(source)) if context.profile == Profile::Envoy => {
-            let found = reference(filter, source, context, notes).map_err(|fault| fault.within("config_discovery"))?;
+            let found = reference(&Place::of(filter), source, context, notes)
+                .map_err(|fault| fault.within("config_discovery"))?;
             return Ok(One::Elsewhere(found));
         }
         Some(ConfigType::ConfigDiscovery(_)) => ("config_discovery", "is not supported (gRFC A39)".into()),
@@ -289,9 +290,26 @@ fn one(filter: &HttpFilter, side: Side, context: &Context, notes: &mut Notes) ->
     Err(Fault::new(field, what))
 }
 
+/// Where a filter that is a resource of its own stands.
+pub(super) struct Place<'a> {
+    pub(super) name: &'a str,
+    pub(super) optional: bool,
+    pub(super) disabled: bool,
+}
+
+impl Place<'_> {
+    pub(super) fn of(filter: &HttpFilter) -> Place<'_> {
+        Place {
+            name: &filter.name,
+            optional: filter.is_optional,
+            disabled: filter.disabled,
+        }
+    }
+}
+
 /// A filter's resource goes by the filter's name (Envoy).
-fn reference(
-    filter: &HttpFilter,
+pub(super) fn reference(
+    filter: &Place<'_>,
     source: &ExtensionConfigSource,
     context: &Context,
     notes: &mut Notes,
@@ -313,12 +331,12 @@ fn reference(
         ));
     }
     Ok(ExtensionRef {
-        name: filter.name.as_str().into(),
+        name: filter.name.into(),
         behind: 0,
         types: source.type_urls.iter().map(|url| url.as_str().into()).collect(),
         default,
         default_without_warming: source.apply_default_config_without_warming,
-        optional: filter.is_optional || filter.disabled,
+        optional: filter.optional || filter.disabled,
         disabled: filter.disabled,
     })
 }
@@ -336,6 +354,6 @@ fn is_untold(filter: &HttpFilter) -> Result<bool, Fault> {
     Ok(router.suppress_envoy_headers)
 }
 
-fn may_only_be_router(extension: &ExtensionRef) -> bool {
+pub(super) fn may_only_be_router(extension: &ExtensionRef) -> bool {
     extension.types.iter().all(|url| type_name(url) == Router::full_name())
 }

@@ -11,6 +11,7 @@ use mesh_core::config::{
 };
 
 use super::chain::{self, Rules};
+use super::discovered::{self, Discovered};
 use super::manager::{self, ServedBy};
 use super::network::{Terminal, terminal};
 use super::routed::Guarding;
@@ -21,7 +22,7 @@ use crate::decode::{Context, Fault, Notes, tls};
 use crate::proto::listener::{
     FilterChain as ChainProto, Listener as Proto, ListenerFilter, listener_filter::ConfigType,
 };
-use crate::resource::{Listener, Routed, RoutedElsewhere};
+use crate::resource::{ChainElsewhere, Elsewhere, Listener, Routed};
 
 /// The most chains of a listener: Istio writes a few for each port of a workload, and each is held against all others.
 const MAX_CHAINS: usize = 1024;
@@ -66,10 +67,9 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
             let reason = format!("takes the same connections as filter_chains[{other}]");
             return Err(at(Fault::new("filter_chain_match", reason)));
         }
-        elsewhere.extend(read.elsewhere.map(|(routes, guarding)| RoutedElsewhere {
+        elsewhere.extend(read.elsewhere.map(|what| ChainElsewhere {
             chain: Some(chains.len()),
-            routes,
-            guarding,
+            what,
         }));
         let name = chain.name.as_str().into();
         chains.push((
@@ -88,11 +88,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
     let default = proto.default_filter_chain.as_ref().map(|chain| {
         let read = filter_chain(chain, context, notes).map_err(|fault| fault.within("default_filter_chain"));
         read.map(|read| {
-            elsewhere.extend(read.elsewhere.map(|(routes, guarding)| RoutedElsewhere {
-                chain: None,
-                routes,
-                guarding,
-            }));
+            elsewhere.extend(read.elsewhere.map(|what| ChainElsewhere { chain: None, what }));
             FilterChain {
                 name: chain.name.as_str().into(),
                 matches: ChainMatch::default(),
@@ -158,8 +154,8 @@ struct Read {
     traffic: Traffic,
     authorization: Arc<Authorization>,
     limits: Arc<RateLimits>,
-    /// The name of its routes, where they are a resource of their own, and what it asks beside them.
-    elsewhere: Option<(Arc<str>, Guarding)>,
+    /// What is known of it later.
+    elsewhere: Option<Elsewhere>,
 }
 
 #[allow(deprecated, reason = "a deprecated field that changes who the peer is")]
@@ -167,31 +163,20 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
     if chain.use_proxy_proto.is_some_and(|flag| flag.value) {
         return Err(Fault::new("use_proxy_proto", "is not supported"));
     }
-    let (terminal, connection) = terminal(chain, context, notes)?;
-    let mut elsewhere = None;
-    let (authorization, limits) = match &terminal {
-        Terminal::Http { manager, index } => {
-            let at = |fault: Fault| fault.within(format_args!("filters[{index}].typed_config"));
-            let (mut guarding, routes) = manager::server(manager, context, notes).map_err(at)?;
-            guarding.connection = connection;
-            match routes {
-                ServedBy::Inline(config) => {
-                    let said = guarding.inline(config);
-                    guarding.with(said.map_err(|fault| at(fault.within("route_config")))?)?
-                }
-                ServedBy::Named(name) => {
-                    let text = format!("route configuration {name:?} was not heard of yet");
-                    let nobody = Routing::Nothing(Reason::new(ReasonKind::Waiting, text));
-                    let closed = guarding.closed(nobody)?;
-                    elsewhere = Some((name, guarding));
-                    (closed, RateLimits::default())
-                }
-            }
+    let discovered = discovered::of(chain, context, notes)?;
+    let tried = discovered.as_ref().map(Discovered::tried).transpose()?;
+    let (traffic, asked) = read(tried.as_ref().unwrap_or(chain), context, notes)?;
+    let (authorization, limits, elsewhere) = match (asked, discovered) {
+        (asked, Some(discovered)) => {
+            let names = discovered.filters.iter().map(|found| &*found.extension.name);
+            let text = format!("filters {:?} were not heard of yet", names.collect::<Vec<_>>());
+            let closed = asked.authorization()?.with_routing(not_yet(text));
+            (closed, RateLimits::default(), Some(Elsewhere::Filters(discovered)))
         }
-        Terminal::Tcp => {
-            let authorization = Authorization::new(connection, Vec::new(), Vec::new());
-            let authorization = authorization.map_err(|error| Fault::new("filters", error))?;
-            (authorization, RateLimits::default())
+        (Asks::Now(authorization, limits), None) => (authorization, limits, None),
+        (Asks::ByRoutes(routes, guarding), None) => {
+            let closed = guarding.closed(unheard(&routes))?;
+            (closed, RateLimits::default(), Some(Elsewhere::Routes(routes, guarding)))
         }
     };
     let (security, identity) = match &chain.transport_socket {
@@ -201,9 +186,67 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
     Ok(Read {
         security,
         identity,
-        traffic: terminal.traffic(),
+        traffic,
         authorization: Arc::new(authorization),
         limits: Arc::new(limits),
         elsewhere,
     })
+}
+
+/// What a chain asks of requests.
+#[derive(Debug)]
+pub(crate) enum Asks {
+    /// This.
+    Now(Authorization, RateLimits),
+    /// What comes of its filters and of the routes of this name.
+    ByRoutes(Arc<str>, Guarding),
+}
+
+impl Asks {
+    /// As far as it is known: by a chain whose routes are not there nobody is served.
+    fn authorization(&self) -> Result<Authorization, Fault> {
+        match self {
+            Self::Now(authorization, _) => Ok(authorization.clone()),
+            Self::ByRoutes(name, guarding) => guarding.closed(unheard(name)),
+        }
+    }
+}
+
+fn unheard(routes: &str) -> Routing {
+    not_yet(format!("route configuration {routes:?} was not heard of yet"))
+}
+
+fn not_yet(text: String) -> Routing {
+    Routing::Nothing(Reason::new(ReasonKind::Waiting, text))
+}
+
+/// What a chain asks of requests whose filters all stand in it.
+pub(super) fn asks(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Result<Asks, Fault> {
+    read(chain, context, notes).map(|(_, asked)| asked)
+}
+
+fn read(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Result<(Traffic, Asks), Fault> {
+    let (terminal, connection) = terminal(chain, context, notes)?;
+    let asked = match &terminal {
+        Terminal::Http { manager, index } => {
+            let at = |fault: Fault| fault.within(format_args!("filters[{index}].typed_config"));
+            let (mut guarding, routes) = manager::server(manager, context, notes).map_err(at)?;
+            guarding.connection = connection;
+            match routes {
+                ServedBy::Inline(config) => {
+                    let said = guarding.inline(config);
+                    let (authorization, limits) =
+                        guarding.with(said.map_err(|fault| at(fault.within("route_config")))?)?;
+                    Asks::Now(authorization, limits)
+                }
+                ServedBy::Named(name) => Asks::ByRoutes(name, guarding),
+            }
+        }
+        Terminal::Tcp => {
+            let authorization = Authorization::new(connection, Vec::new(), Vec::new());
+            let authorization = authorization.map_err(|error| Fault::new("filters", error))?;
+            Asks::Now(authorization, RateLimits::default())
+        }
+    };
+    Ok((terminal.traffic(), asked))
 }

@@ -8,12 +8,11 @@ use super::routed::Guarding;
 use super::{Side, filters};
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
-use crate::decode::extension::is_guard;
 use crate::decode::route::time::said;
 use crate::decode::{Context, Fault, Notes, Resource};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
 use crate::proto::route::RouteConfiguration;
-use crate::resource::{ExtensionRef, Http, Routes};
+use crate::resource::{Http, Routes};
 
 /// Reads a client's connection manager.
 pub(super) fn http(
@@ -72,14 +71,9 @@ pub(super) fn server<'a>(
     notes: &mut Notes,
 ) -> Result<(Guarding, ServedBy<'a>), Fault> {
     let asked = common(manager, Side::Server, context, notes)?;
-    let guards = |extension: &&ExtensionRef| extension.types.iter().any(|url| is_guard(url)) && !extension.disabled;
-    let kept = |extension: &&ExtensionRef| !extension.optional || guards(extension);
-    if let Some(first) = asked.extensions.iter().find(kept) {
-        // It may be a guard, and nobody at a server looks into it yet. What is optional is so where its type is not known (Envoy).
-        let reason = format!(
-            "{:?} comes as a resource of its own, which is not supported at a server",
-            first.name
-        );
+    // Those of the chain's own stand in their places by now (`discovered`); a manager that is itself one brings none.
+    if let Some(first) = asked.extensions.first() {
+        let reason = format!("{:?} is a resource that a resource asks for", first.name);
         return Err(Fault::new("http_filters", reason));
     }
     let routes = match &manager.route_specifier {

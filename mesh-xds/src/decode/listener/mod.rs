@@ -11,6 +11,7 @@ use crate::proto::listener::Listener as Proto;
 use crate::resource::{Listener, ResourceKind};
 
 mod chain;
+mod discovered;
 mod filters;
 mod guarded;
 mod inbound;
@@ -19,6 +20,8 @@ mod network;
 mod outbound;
 mod routed;
 
+pub(crate) use discovered::Discovered;
+pub(crate) use inbound::Asks;
 pub(crate) use routed::Guarding;
 
 /// Which end of a call a listener's filters stand at.

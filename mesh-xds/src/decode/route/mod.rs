@@ -13,7 +13,9 @@ use mesh_core::config::{
 use super::overrides::overrides;
 use super::{Context, Fault, Notes, Resource, matcher};
 use crate::bootstrap::Profile;
+use crate::convention::STREAM_IS_TIMEOUT;
 use crate::proto::core::RoutingPriority as PriorityProto;
+use crate::proto::protobuf::value::Kind;
 use crate::proto::route::{
     Route as RouteProto, RouteAction, RouteConfiguration, VirtualHost as HostProto, WeightedCluster,
     route::Action as RouteActionProto, route_action::ClusterSpecifier, weighted_cluster::ClusterWeight,
@@ -97,6 +99,14 @@ fn virtual_host(places: &Places<'_>, context: &Context, notes: &mut Notes) -> Re
     })
 }
 
+/// Whether our own control plane marked the route so (`encode::route`).
+fn is_marked(proto: &RouteProto, (filter, key): (&str, &str)) -> bool {
+    let metadata = proto.metadata.as_ref();
+    let fields = metadata.and_then(|metadata| metadata.filter_metadata.get(filter));
+    let value = fields.and_then(|fields| fields.fields.get(key));
+    matches!(value.and_then(|value| value.kind.as_ref()), Some(Kind::BoolValue(true)))
+}
+
 enum Read {
     Taken(Box<Route>),
     Dropped(String),
@@ -126,7 +136,7 @@ fn route(proto: &RouteProto, places: &Places<'_>, context: &Context, notes: &mut
                 Forwarded::Action(action) => action,
                 Forwarded::Dropped(why) => return Ok(Read::Dropped(why)),
             };
-            (timeout, limits) = time::limits(action).map_err(inner)?;
+            (timeout, limits) = time::limits(action, is_marked(proto, STREAM_IS_TIMEOUT)).map_err(inner)?;
             retry = retry::read(proto, action, places.host, context.profile, notes).map_err(inner)?;
             priority = read_priority(action).map_err(inner)?;
             forward

@@ -7,13 +7,12 @@ use mesh_core::config::{
     Backoff, HeaderMatch, HostSelection, RateLimitedBackoff, ResetFormat, ResetHeader, RetryOn, RetryPolicy, Subject,
 };
 
+use super::is_marked;
 use super::predicates;
 use crate::bootstrap::Profile;
 use crate::convention::RETRY_IS_DEFAULT;
 use crate::decode::common::{duration, limit};
 use crate::decode::{Fault, Notes, matcher};
-use crate::proto::core::Metadata;
-use crate::proto::protobuf::value::Kind;
 use crate::proto::route::{
     HeaderMatcher, HedgePolicy, RetryPolicy as Proto, Route, RouteAction, VirtualHost,
     retry_policy::{RateLimitedRetryBackOff, ResetHeaderFormat, RetryBackOff},
@@ -39,7 +38,7 @@ pub(super) fn read(
         Some(policy) => self::policy(policy, profile, notes).map_err(|fault| fault.within("retry_policy"))?,
     };
     Ok(RetryPolicy {
-        explicit: policy.retries > 0 && !is_default(proto.metadata.as_ref()),
+        explicit: policy.retries > 0 && !is_marked(proto, RETRY_IS_DEFAULT),
         hedge: hedges(action.hedge_policy.as_ref().or(host.hedge_policy.as_ref()), notes),
         replay_bytes: buffer_limit(proto, host),
         announce_attempts: host.include_request_attempt_count,
@@ -204,13 +203,4 @@ fn buffer_limit(route: &Route, host: &VirtualHost) -> Option<u64> {
     let of_host = || host.request_body_buffer_limit.as_ref().map(|limit| limit.value);
     let of_host = || of_host().or_else(|| Some(host.per_request_buffer_limit_bytes.as_ref()?.value.into()));
     of_route.or_else(of_host)
-}
-
-/// Whether our own control plane marked the policy as one that nobody wrote (`encode::route`).
-fn is_default(metadata: Option<&Metadata>) -> bool {
-    let (filter, key) = RETRY_IS_DEFAULT;
-    let value = metadata
-        .and_then(|metadata| metadata.filter_metadata.get(filter))
-        .and_then(|fields| fields.fields.get(key));
-    matches!(value.and_then(|value| value.kind.as_ref()), Some(Kind::BoolValue(true)))
 }

@@ -10,9 +10,11 @@ use crate::proto::protobuf;
 use crate::proto::route::RouteAction;
 
 /// The timeout, where zero and absence both mean none and Envoy's 15 s default is not applied (Istio's users expect no limit
-/// where they wrote none), and the other limits, where a zero that is said ends the search for one.
+/// where they wrote none), and the other limits, where a zero that is said ends the search for one. `stream_is_timeout`: our own control
+/// plane says a timeout both ways, since gRPC's clients go by the other one, and it is one limit. Elsewhere they are two, even if they are as
+/// long: whoever says the longest stream of a route says that the connection manager's does not hold there (gRFC A31, Envoy).
 #[allow(deprecated, reason = "istiod writes max_grpc_timeout to sidecars")]
-pub(super) fn limits(action: &RouteAction) -> Result<(Option<Duration>, TimeLimits), Fault> {
+pub(super) fn limits(action: &RouteAction, stream_is_timeout: bool) -> Result<(Option<Duration>, TimeLimits), Fault> {
     let timeout = limit("timeout", action.timeout.as_ref())?;
     let mut limits = TimeLimits {
         grpc_max: said("max_grpc_timeout", action.max_grpc_timeout.as_ref())?,
@@ -23,8 +25,7 @@ pub(super) fn limits(action: &RouteAction) -> Result<(Option<Duration>, TimeLimi
     if let Some(max) = &action.max_stream_duration {
         let at = |fault: Fault| fault.within("max_stream_duration");
         let stream = said("max_stream_duration", max.max_stream_duration.as_ref()).map_err(at)?;
-        // Our own control plane says a timeout both ways, since gRPC's clients go by this one: it is one limit.
-        limits.max_stream = stream.filter(|stream| Some(*stream) != timeout);
+        limits.max_stream = stream.filter(|stream| !stream_is_timeout || Some(*stream) != timeout);
         let grpc = said("grpc_timeout_header_max", max.grpc_timeout_header_max.as_ref()).map_err(at)?;
         limits.grpc_max = grpc.or(limits.grpc_max);
         let offset = limit("grpc_timeout_header_offset", max.grpc_timeout_header_offset.as_ref()).map_err(at)?;

@@ -206,6 +206,75 @@ fn a_process_may_be_told_to_call_its_own_few() {
     refused(alone, "child_policy");
 }
 
+/// What the enum has no words for is said by a list, whatever the policy inside.
+#[test]
+fn what_is_said_around_a_policy_survives_the_wire() {
+    use mesh_core::config::{BalanceFactor, ClientWeights, Cluster, Endpoint, LeastRequest, Maglev, RingHash, TlsMode};
+
+    use crate::encode::{self, Dialect};
+    let balance = BalanceFactor::new(150);
+    let policies = [
+        LbPolicy::RoundRobin,
+        LbPolicy::Random,
+        LbPolicy::LeastRequest(LeastRequest {
+            choices: 3,
+            bias_per_mille: 1_500,
+        }),
+        LbPolicy::RingHash(RingHash {
+            balance,
+            ..RingHash::DEFAULT
+        }),
+        LbPolicy::Maglev(Maglev::DEFAULT.balanced(balance)),
+        LbPolicy::PickFirst { shuffle: true },
+        LbPolicy::ClientSideWeightedRoundRobin(ClientWeights::default()),
+    ];
+    for lb in policies {
+        let starts = matches!(lb, LbPolicy::RoundRobin | LbPolicy::LeastRequest(_));
+        let slow_start = starts.then(|| SlowStart::new(Duration::from_secs(60)));
+        for (size, by_locality, fail_on_panic) in [
+            (20, false, false),
+            (20, true, false),
+            (20, false, true),
+            (0, true, true),
+            (1, true, true),
+        ] {
+            let common_lb = CommonLb {
+                subset_size: NonZeroU32::new(size),
+                by_locality,
+                fail_on_panic,
+                slow_start,
+                ..CommonLb::ENVOY
+            };
+            let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+            let mut cluster = Cluster::new("c", TlsMode::Plaintext, vec![endpoint]);
+            (cluster.lb, cluster.common_lb) = (lb.clone(), common_lb);
+            let read = |cluster: &Cluster, dialect, by: &Context| {
+                let bytes = encode::cluster(cluster, dialect);
+                let raw = Raw {
+                    type_url: ClusterSpec::KIND.type_url().into(),
+                    bytes,
+                };
+                let spec = decode::<ClusterSpec>(&raw, by).unwrap().value.unwrap();
+                (spec.cluster.common_lb, spec.cluster.lb)
+            };
+            for (dialect, by) in [(Dialect::Mesh, context()), (Dialect::Sidecar, envoy())] {
+                assert_eq!(read(&cluster, dialect, &by), (common_lb, lb.clone()), "{dialect:?}");
+            }
+            // By gRPC's rules, with its own few of the endpoints.
+            cluster.common_lb = CommonLb {
+                subset_size: NonZeroU32::new(size),
+                slow_start,
+                ..CommonLb::GRPC
+            };
+            assert_eq!(read(&cluster, Dialect::Mesh, &context()).0, cluster.common_lb);
+            assert_eq!(
+                read(&cluster, Dialect::Grpc, &context()).0.subset_size,
+                NonZeroU32::new(size)
+            );
+        }
+    }
+}
+
 #[test]
 fn what_is_refused() {
     let refused = |field: &str, edit: &dyn Fn(&mut Proto)| {

@@ -3,6 +3,7 @@
 mod cluster;
 mod common_lb;
 mod cp6;
+pub(crate) mod discovered;
 mod endpoint;
 pub(crate) mod istiod;
 pub(crate) mod kinds;
@@ -19,6 +20,7 @@ pub(crate) mod routed;
 mod served;
 pub(crate) mod strategies;
 mod tokens;
+mod varied;
 mod weight;
 
 use std::fmt;
@@ -110,5 +112,24 @@ pub(crate) fn limited_listener(target: &str, routes: &str, idle: i64, max_stream
         nanos: 0,
     });
     *any = pack(&manager);
+    raw(&proto)
+}
+
+/// These routes, the first of which says this: longest stream, longest gRPC call, timeout.
+pub(crate) fn routes_saying(routes: &Raw, [stream, grpc, timeout]: [Option<i64>; 3]) -> Raw {
+    use crate::proto::protobuf;
+    use crate::proto::route::{RouteConfiguration, route, route_action::MaxStreamDuration};
+    let seconds = |seconds: i64| protobuf::Duration { seconds, nanos: 0 };
+    let mut proto = RouteConfiguration::decode(&*routes.bytes).unwrap();
+    let route = &mut proto.virtual_hosts[0].routes[0];
+    let Some(route::Action::Route(action)) = &mut route.action else {
+        panic!("{route:?}")
+    };
+    action.timeout = timeout.map(seconds);
+    action.max_stream_duration = Some(MaxStreamDuration {
+        max_stream_duration: stream.map(seconds),
+        grpc_timeout_header_max: grpc.map(seconds),
+        ..MaxStreamDuration::default()
+    });
     raw(&proto)
 }

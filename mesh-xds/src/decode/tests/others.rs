@@ -169,6 +169,12 @@ fn written_listener(http: &Http) -> ListenerProto {
     for one in http.extensions.iter().rev() {
         manager.http_filters.insert(one.behind, reference(one));
     }
+    // The router is the last.
+    let router = Router {
+        suppress_envoy_headers: http.limits.untold,
+        ..Router::default()
+    };
+    manager.http_filters.last_mut().unwrap().config_type = Some(ConfigType::TypedConfig(pack(&router)));
     manager.stream_idle_timeout = http.limits.idle.map(time);
     let options = manager.common_http_protocol_options.get_or_insert_default();
     options.max_stream_duration = http.limits.max_stream.map(time);
@@ -233,7 +239,7 @@ fn discoveries() -> impl Strategy<Value = Discovery> {
     ]
 }
 
-fn specs() -> impl Strategy<Value = ClusterSpec> {
+pub(super) fn specs() -> impl Strategy<Value = ClusterSpec> {
     (clusters(), discoveries()).prop_map(|(cluster, discovery)| {
         // Load is reported under the name of the endpoints, where they are a resource.
         let service: &str = match &discovery {
@@ -320,11 +326,12 @@ fn call_filters(see: fn(FilterKind) -> FilterKind) -> impl Strategy<Value = Arc<
     })
 }
 
-fn limits() -> impl Strategy<Value = TimeLimits> {
+pub(super) fn limits() -> impl Strategy<Value = TimeLimits> {
     let limit = || (1u64..1 << 40).prop_map(Duration::from_nanos);
-    (limit(), prop::option::of(limit())).prop_map(|(idle, max_stream)| TimeLimits {
+    (limit(), prop::option::of(limit()), any::<bool>()).prop_map(|(idle, max_stream, untold)| TimeLimits {
         idle: Some(idle),
         max_stream,
+        untold,
         ..TimeLimits::default()
     })
 }

@@ -57,7 +57,7 @@ pub(crate) fn routes_that_are(bad: Bad, name: &str) -> Raw {
 }
 
 /// Denies or allows everybody.
-fn rules(action: Action) -> rbac_http::Rbac {
+pub(crate) fn rules(action: Action) -> rbac_http::Rbac {
     let permission = permission::Rule::Any(true);
     let principal = principal::Identifier::Any(true);
     let policy = Policy {

@@ -7,15 +7,11 @@ use std::sync::Arc;
 use crate::resource::ResourceKind;
 use crate::server::clients::{Acknowledged, SubscriptionReport};
 use crate::server::encoded::TypeSet;
-use crate::server::machine::{MAX_NAMES, WILDCARD};
+use crate::server::machine::{MAX_NAMES, MAX_UNANSWERED, WILDCARD};
 use crate::server::nack::{Nack, Verdict};
 use crate::server::order::{self, Told as _, Waits};
 use crate::server::warming::Answered;
 use crate::wire::{DeltaResponse, Raw, Versioned};
-
-/// The most unanswered responses that are remembered. A client that lags further behind goes on being served; what it says
-/// to older ones is not reported.
-const MAX_UNANSWERED: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
@@ -72,7 +68,7 @@ impl Subscription {
             .unwrap_or_default();
         let nack = error.map(Nack::read);
         let verdicts = match &nack {
-            Some(nack) => nack.judge(&in_it),
+            Some(nack) => nack.judge(&in_it, false),
             None => in_it.iter().map(|name| (name, Verdict::Accepted)).collect(),
         };
         for (name, verdict) in verdicts {

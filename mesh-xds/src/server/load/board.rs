@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use mesh_core::config::{ClusterName, Locality};
 use mesh_core::identity::SpiffeId;
-use mesh_core::report::{ClusterLoad, Counts, Figure, LocalityLoad};
+use mesh_core::report::{ClusterLoad, Counts, Figure, LocalityLoad, Tally};
 use tokio::sync::watch;
 
 use crate::node::Node;
@@ -69,6 +69,7 @@ pub struct LoadBoard {
 
 struct Shared {
     interval: Duration,
+    tally: Tally,
     board: Mutex<Board>,
     changes: watch::Sender<u64>,
     closing: watch::Sender<bool>,
@@ -81,8 +82,15 @@ impl LoadBoard {
 
     /// A board whose clients report every `interval`. Clients keep to at least 100 ms.
     pub fn new(interval: Duration) -> Self {
+        Self::counting(interval, Tally::default())
+    }
+
+    /// The same, whose streams are counted in `tally`: `lrs_stream_refused` when one did not begin, `lrs_stream_dropped` when one was
+    /// ended from this side.
+    pub fn counting(interval: Duration, tally: Tally) -> Self {
         let shared = Shared {
             interval,
+            tally,
             board: Mutex::default(),
             changes: watch::Sender::default(),
             closing: watch::Sender::default(),
@@ -95,6 +103,10 @@ impl LoadBoard {
     /// What every connected client told, in the order in which their streams began.
     pub fn snapshot(&self) -> Vec<ClientLoad> {
         self.lock().clients.values().map(Client::show).collect()
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.shared.tally
     }
 
     /// Waits for a change: a client came, went, or reported.

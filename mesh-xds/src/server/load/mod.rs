@@ -25,10 +25,14 @@ use tower::Service;
 use super::peer::{Line, Peer};
 use super::room::Room;
 use super::service::{Caller, Grouping};
-use super::stream::enter;
+use super::stream::{enter, unentered};
 use crate::wire::load::{self, LoadResponse, LoadServer, Reports, Responses, TakeLoad};
 
 pub use board::{ClientLoad, LoadBoard, ReportedLoad};
+
+/// What is counted of streams, by reason: those that did not begin, and those that were ended here.
+const REFUSED: &str = "lrs_stream_refused";
+const DROPPED: &str = "lrs_stream_dropped";
 
 /// How long a client may keep a stream open without saying who it is.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -103,18 +107,51 @@ impl fmt::Debug for Sink {
 impl TakeLoad for Sink {
     fn begin(&self, extensions: &Extensions, reports: Reports) -> Result<Responses, Status> {
         let line = extensions.get::<Line>().cloned().unwrap_or_default();
-        let place = enter(&self.room, &line, self.authenticated)?;
+        let place = enter(&self.room, &line, self.authenticated).inspect_err(|refusal| {
+            self.board.tally().count(REFUSED, unentered(refusal));
+        })?;
         let peer = line.peer().clone();
         let (sender, receiver) = mpsc::channel(1);
         let (board, grouping) = (self.board.clone(), Arc::clone(&self.grouping));
         // Ends with the client's half of the stream, or when the board is closed.
         tokio::spawn(async move {
-            if let Err(status) = take(&board, &*grouping, peer, reports, &sender).await {
+            if let Err(End { event, reason, status }) = take(&board, &*grouping, peer, reports, &sender).await {
+                board.tally().count(event, reason);
                 drop(sender.send(Err(status)).await);
             }
             drop(place);
         });
         Ok(receiver)
+    }
+}
+
+/// Why a stream was ended from this side, and as what that is counted.
+struct End {
+    event: &'static str,
+    reason: &'static str,
+    status: Status,
+}
+
+impl End {
+    fn refused(reason: &'static str, status: Status) -> Self {
+        Self {
+            event: REFUSED,
+            reason,
+            status,
+        }
+    }
+
+    fn dropped(reason: &'static str, status: Status) -> Self {
+        Self {
+            event: DROPPED,
+            reason,
+            status,
+        }
+    }
+
+    /// A message that cannot be read, or would take too much room if it were.
+    fn unreadable(status: Status) -> Self {
+        Self::dropped("unreadable", status)
     }
 }
 
@@ -124,17 +161,17 @@ async fn take(
     peer: Peer,
     mut reports: Reports,
     sender: &mpsc::Sender<Result<LoadResponse, Status>>,
-) -> Result<(), Status> {
+) -> Result<(), End> {
     let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, reports.next()).await;
-    let late = |_| Status::deadline_exceeded("the first request did not come");
-    let Some(first) = first.map_err(late)?? else {
+    let late = |_| End::refused("late", Status::deadline_exceeded("the first request did not come"));
+    let Some(first) = first.map_err(late)?.map_err(End::unreadable)? else {
         return Ok(());
     };
     let node = first.node.clone().unwrap_or_default();
     let caller = Caller { node, peer };
     let group = grouping
         .group(&caller)
-        .map_err(|refusal| Status::permission_denied(refusal.to_string()))?;
+        .map_err(|refusal| End::refused("refused", Status::permission_denied(refusal.to_string())))?;
     let registered = board.add(caller, group);
     let asks = LoadResponse {
         clusters: Vec::new(),
@@ -150,12 +187,13 @@ async fn take(
     let mut closing = board.closing();
     loop {
         tokio::select! {
-            report = reports.next() => match report? {
+            report = reports.next() => match report.map_err(End::unreadable)? {
                 Some(report) => registered.take(report),
                 None => return Ok(()),
             },
             _ = closing.wait_for(|closing| *closing) => {
-                return Err(Status::unavailable("the control plane is shutting down"));
+                let status = Status::unavailable("the control plane is shutting down");
+                return Err(End::dropped("closed", status));
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_core::Entropy;
 use mesh_core::identity::SpiffeId;
-use mesh_core::report::{ClusterLoad, Counts, LocalityLoad};
+use mesh_core::report::{ClusterLoad, Counts, LocalityLoad, Tally};
 use rustls::time_provider::DefaultTimeProvider;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -74,7 +74,8 @@ fn open(channel: Credentialed) -> (mpsc::Sender<LoadRequest>, IncomingLoad) {
 
 #[tokio::test]
 async fn who_claims_to_be_somebody_else_is_refused_and_leaves_no_trace() {
-    let board = LoadBoard::default();
+    let tally = Tally::default();
+    let board = LoadBoard::counting(LoadBoard::DEFAULT_INTERVAL, tally.clone());
     let channel = connect(sink(&board).await).await;
     let (requests, mut incoming) = open(channel);
     requests.send(hello("payment")).await.unwrap();
@@ -87,11 +88,13 @@ async fn who_claims_to_be_somebody_else_is_refused_and_leaves_no_trace() {
         "{why}"
     );
     assert!(board.snapshot().is_empty());
+    assert_eq!(tally.all(), [("lrs_stream_refused", "refused", 1)]);
 }
 
 #[tokio::test]
 async fn a_client_is_asked_for_everything_told_how_often_and_believed() {
-    let board = LoadBoard::new(Duration::from_millis(1_500));
+    let tally = Tally::default();
+    let board = LoadBoard::counting(Duration::from_millis(1_500), tally.clone());
     let channel = connect(sink(&board).await).await;
     let (requests, mut incoming) = open(channel);
     requests.send(hello("billing")).await.unwrap();
@@ -137,4 +140,5 @@ async fn a_client_is_asked_for_everything_told_how_often_and_believed() {
     assert!(matches!(ended, Ended::Because(why) if why.contains("shutting down")));
     let gone = changes.wait_for(|_| board.snapshot().is_empty());
     tokio::time::timeout(SOON, gone).await.unwrap().unwrap();
+    assert_eq!(tally.all(), [("lrs_stream_dropped", "closed", 1)]);
 }

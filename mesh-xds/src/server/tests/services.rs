@@ -110,6 +110,28 @@ async fn each_type_has_a_service_of_its_own_that_serves_nothing_else() {
     }
 }
 
+/// Extensions are asked for alone, too; of ours none is a resource of its own, and who asks for one is told so.
+#[tokio::test]
+async fn extensions_have_a_service_of_their_own() {
+    const KIND: ResourceKind = ResourceKind::ExtensionConfig;
+    let channel = start().await;
+    let method =
+        |verb: &str| format!("/envoy.service.extension.v3.ExtensionConfigDiscoveryService/{verb}ExtensionConfigs");
+    for type_url in ["", KIND.type_url()] {
+        let (_, delta) = asks(type_url, KIND);
+        let told = first::<Delta>(&channel, method("Delta"), delta).await.unwrap();
+        assert_eq!(
+            (told.kind(), told.resources.len(), &*told.removed),
+            (Some(KIND), 0, &["c".into()][..])
+        );
+    }
+    let (sotw, delta) = asks(CDS.type_url(), CDS);
+    let refused = first::<Sotw>(&channel, method("Stream"), sotw).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let refused = first::<Delta>(&channel, method("Delta"), delta).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
 #[tokio::test]
 async fn the_aggregated_service_must_be_told_a_type() {
     let channel = start().await;

@@ -240,24 +240,27 @@ fn cp_6_servers_of_sidecars() {
                 manager(p, |m| m.http_filters.insert(0, guard("basic_auth.v3.BasicAuth", true)));
             },
         ),
-        ("filter_chains[1].filters[0].typed_config.http_filters", |p| {
-            manager(p, |m| {
-                let source = core::ExtensionConfigSource {
-                    config_source: Some(core::ConfigSource {
-                        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
-                            Default::default(),
-                        )),
+        (
+            "filter_chains[1].filters[0].typed_config.http_filters[0].config_discovery.type_urls",
+            |p| {
+                manager(p, |m| {
+                    let source = core::ExtensionConfigSource {
+                        config_source: Some(core::ConfigSource {
+                            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
+                                Default::default(),
+                            )),
+                            ..Default::default()
+                        }),
+                        // Of which type its resource may be.
+                        type_urls: Vec::new(),
                         ..Default::default()
-                    }),
-                    // An optional one is passed over where its type is not known, and of a guard it is.
-                    type_urls: vec!["type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC".into()],
-                    ..Default::default()
-                };
-                let mut elsewhere = guard("", true);
-                elsewhere.config_type = Some(crate::proto::hcm::http_filter::ConfigType::ConfigDiscovery(source));
-                m.http_filters.insert(0, elsewhere);
-            });
-        }),
+                    };
+                    let mut elsewhere = guard("", true);
+                    elsewhere.config_type = Some(crate::proto::hcm::http_filter::ConfigType::ConfigDiscovery(source));
+                    m.http_filters.insert(0, elsewhere);
+                });
+            },
+        ),
         (
             "filter_chains[1].filters[0].typed_config.http_filters[0].typed_config.services",
             |p| manager(p, |m| m.http_filters.insert(0, guard("ext_authz.v3.ExtAuthz", true))),

@@ -50,8 +50,8 @@ fn timeouts() {
             (seconds(9), None, seconds(0)),
         ),
         (Some((None, None)), proto(4), proto(9), (seconds(9), None, seconds(4))),
-        // One limit that is said both ways, as our own control plane does.
-        (Some((proto(9), None)), None, proto(9), (seconds(9), None, None)),
+        // As long, and still two: the manager's longest stream holds where a route says none.
+        (Some((proto(9), None)), None, proto(9), (seconds(9), seconds(9), None)),
         // What istiod writes to a sidecar when nothing is written, and to a gRPC client.
         (None, proto(0), proto(0), (None, None, seconds(0))),
         (Some((proto(0), None)), None, None, (None, seconds(0), None)),
@@ -59,6 +59,8 @@ fn timeouts() {
     ];
     for (max, max_grpc, timeout, expected) in cases {
         let tree = accepted::<RouteTree>(routes_proto(), |proto| {
+            // Of our own control plane's marks.
+            proto.virtual_hosts[0].routes[0].metadata = None;
             action(proto).timeout = timeout;
             action(proto).max_grpc_timeout = max_grpc;
             action(proto).max_stream_duration = max.map(|(max, grpc)| route::route_action::MaxStreamDuration {

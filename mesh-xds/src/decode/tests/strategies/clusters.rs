@@ -38,12 +38,17 @@ pub(crate) fn aggregates() -> impl Strategy<Value = Cluster> {
         let named = |(index, leaf): (usize, Cluster)| {
             // No two of one name.
             let name: ClusterName = format!("{index}|{}", leaf.name).into();
+            let (mut tls, mut matches) = (leaf.tls.clone(), leaf.tls_matches.to_vec());
+            let modes = matches.iter_mut().map(|one| &mut one.mode).chain([&mut tls]);
+            modes.for_each(|mode| say_its_name(mode, name.as_str()));
             Arc::new(Cluster {
                 load_reporting: leaf.load_reporting.map(|reporting| LoadReporting {
                     metrics: reporting.metrics,
                     ..LoadReporting::of(name.as_str())
                 }),
                 name,
+                tls,
+                tls_matches: matches.into(),
                 ..leaf
             })
         };
@@ -160,7 +165,17 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
         (metrics, connections(), common_lbs(), service),
     )
         .prop_map(
-            |(name, lb, tls, matches, nanos, (breakers, outlier), (metrics, connections, common_lb, service))| {
+            |(
+                name,
+                lb,
+                mut tls,
+                mut matches,
+                nanos,
+                (breakers, outlier),
+                (metrics, connections, common_lb, service),
+            )| {
+                let modes = matches.iter_mut().map(|one| &mut one.mode).chain([&mut tls]);
+                modes.for_each(|mode| say_its_name(mode, &name));
                 Cluster {
                     common_lb: CommonLb {
                         // Of others it cannot be said.
@@ -185,6 +200,15 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
                 }
             },
         )
+}
+
+/// Without a name, a part of the cluster's stands in where that has the form for it (Istio's, of four parts).
+fn say_its_name(mode: &mut TlsMode, cluster: &str) {
+    if let TlsMode::Origination(outside) = mode
+        && cluster.split('|').count() == 4
+    {
+        outside.sni.get_or_insert_with(|| "n".into());
+    }
 }
 
 fn connections() -> impl Strategy<Value = Connections> {
@@ -265,8 +289,7 @@ fn outside() -> impl Strategy<Value = TlsOrigination> {
         let names = names.into_iter().map(|(kind, test)| NameMatch { kind, test });
         names.collect::<Box<[_]>>()
     });
-    // Without a name, that of the cluster would stand in where it has the form for it.
-    let sni = "[a-z.]{1,9}".prop_map(|sni| Some(Box::from(sni)));
+    let sni = prop::option::of("[a-z.]{1,9}").prop_map(|sni| sni.map(Box::from));
     (roots, sni, names, shown, any::<bool>()).prop_map(|(roots, sni, names, shown, unverified)| TlsOrigination {
         sni,
         names,

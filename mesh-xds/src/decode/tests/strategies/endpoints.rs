@@ -1,15 +1,15 @@
 //! Endpoints, and what is said of their localities.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use mesh_core::config::{Endpoint, Health, Localities, Locality, LocalityWeight, TRANSPORT_SOCKET_MATCH, Weight};
 use proptest::prelude::*;
 
 use super::metadata;
-use crate::decode::tests::endpoint::in_zone;
 
-/// Up to three priorities without gaps; in each, localities in order, and endpoints with addresses of their own.
+/// Up to three priorities without gaps; in each, localities in order, and endpoints with addresses of their own, of both families.
 pub(crate) fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
     let health = prop::sample::select(vec![
         Health::Healthy,
@@ -17,24 +17,37 @@ pub(crate) fn endpoint_lists() -> impl Strategy<Value = Vec<Endpoint>> {
         Health::Draining,
         Health::Unhealthy,
     ]);
+    let ip = prop_oneof![
+        Just(IpAddr::from(Ipv4Addr::LOCALHOST)),
+        Just(IpAddr::from(Ipv6Addr::LOCALHOST)),
+        any::<[u8; 16]>().prop_map(|bytes| Ipv6Addr::from(bytes).into()),
+    ];
     let member = (
+        ip,
         1u32..1000,
         health,
         metadata(&[TRANSPORT_SOCKET_MATCH, "istio", "envoy.lb"]),
     );
-    let zones = prop::collection::btree_map("[a-c]{0,2}", prop::collection::vec(member, 1..4), 1..4);
-    prop::collection::vec(zones, 0..3).prop_map(|priorities| {
+    let place = ("[ab]{0,1}", "[a-c]{0,2}", "[ab]{0,1}");
+    let places = prop::collection::btree_map(place, prop::collection::vec(member, 1..4), 1..4);
+    prop::collection::vec(places, 0..3).prop_map(|priorities| {
         let mut all = Vec::new();
-        for (priority, zones) in (0..).zip(priorities) {
-            for (zone, members) in zones {
-                for (weight, health, metadata) in members {
-                    let port = 1 + all.len() as u16;
+        for (priority, places) in (0..).zip(priorities) {
+            for ((region, zone, sub_zone), members) in places {
+                let locality = Arc::new(Locality {
+                    region: region.into(),
+                    zone: zone.into(),
+                    sub_zone: sub_zone.into(),
+                });
+                for (ip, weight, health, metadata) in members {
                     all.push(Endpoint {
-                        hostname: (weight % 3 == 0).then(|| format!("host-{weight}:80").into()),
+                        address: (ip, 1 + all.len() as u16).into(),
+                        weight: Weight(weight),
                         health,
                         priority,
+                        locality: Arc::clone(&locality),
+                        hostname: (weight % 3 == 0).then(|| format!("host-{weight}:80").into()),
                         metadata: Arc::new(metadata),
-                        ..in_zone(&zone, port, weight)
                     });
                 }
             }

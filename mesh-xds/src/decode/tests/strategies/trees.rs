@@ -81,9 +81,15 @@ fn retries() -> impl Strategy<Value = RetryPolicy> {
     })
 }
 
-/// Of each limit nothing, none, or some time: whole seconds, and never a route's timeout, which is said the same way.
+/// Of each limit nothing, none, or some time.
 fn limits() -> impl Strategy<Value = TimeLimits> {
-    let limit = || prop::option::of(0u64..1000).prop_map(|seconds| seconds.map(Duration::from_secs));
+    let limit = || {
+        prop_oneof![
+            Just(None),
+            Just(Some(Duration::ZERO)),
+            (1u64..1000).prop_map(|seconds| Some(Duration::from_secs(seconds))),
+        ]
+    };
     let offset = millis(1000);
     (limit(), limit(), offset, limit()).prop_map(|(max_stream, grpc_max, grpc_offset, idle)| TimeLimits {
         max_stream,
@@ -106,9 +112,11 @@ fn by_template(matches: &RouteMatch, action: &mut Action, rewrites: bool) {
 }
 
 pub(crate) fn trees() -> impl Strategy<Value = RouteTree> {
-    // An odd number of nanoseconds is no whole number of seconds.
-    let timeout = prop::option::of(0..u64::from(u32::MAX) / 2);
-    let timeout = timeout.prop_map(|half| half.map(|half| Duration::from_nanos(2 * half + 1)));
+    let timeout = prop_oneof![
+        Just(None),
+        (1..u64::from(u32::MAX)).prop_map(|nanos| Some(Duration::from_nanos(nanos))),
+        (1u64..1000).prop_map(|seconds| Some(Duration::from_secs(seconds))),
+    ];
     let priority = prop::sample::select(vec![RoutingPriority::Default, RoutingPriority::High]);
     let policies = (timeout, limits(), retries(), header_rules(), overrides(), priority);
     let route = ("[a-z]{0,5}", route_matches(), actions(), policies).prop_map(
@@ -123,6 +131,8 @@ pub(crate) fn trees() -> impl Strategy<Value = RouteTree> {
             };
             if route.forward().is_some() {
                 (route.timeout, route.limits, route.retry) = (timeout, limits, retry);
+                // As long as the timeout it is the timeout, which is said the same way.
+                route.limits.max_stream = limits.max_stream.filter(|max| Some(*max) != timeout);
                 route.priority = priority;
             }
             route
