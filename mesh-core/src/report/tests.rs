@@ -384,7 +384,7 @@ fn calls_are_told_in_windows_to_who_asks() {
         }
         (report.calls(), report.failures(), report.secured)
     };
-    let end = |status| standard::End::grpc(status);
+    let end = standard::End::grpc;
     calls.count(end(0), Duration::from_millis(2), true);
     assert_eq!(told(&first), (0, 0, 0), "nobody asked yet");
     calls.ask(true);
