@@ -75,15 +75,19 @@ async fn a_server_without_a_document_goes_by_its_namespace_and_is_strict_without
     assert_eq!(calls(&mut client).await, 10);
     assert!(!answers_plaintext(&backend).await);
 
-    // What the namespace says of calls holds for it, and what a selector says does not: nobody knows its labels.
+    // What the namespace says of calls holds for it, and what a selector says too: nobody knows its labels, and it may be the one that is meant.
     const NOBODY: &str = "{}";
     mesh.save("a.yaml", &document("AuthorizationPolicy", "default", NOBODY));
     until(&mut client, 0).await;
+    // Another namespace's says nothing of it; the mesh's does.
+    mesh.save("a.yaml", &document("AuthorizationPolicy", "elsewhere", NOBODY));
+    until(&mut client, 10).await;
+    mesh.save("a.yaml", &document("AuthorizationPolicy", "istio-system", NOBODY));
+    until(&mut client, 0).await;
+    mesh.save("a.yaml", &document("AuthorizationPolicy", "elsewhere", NOBODY));
+    until(&mut client, 10).await;
     const SELECTED: &str = "{selector: {matchLabels: {app: payment}}}";
     mesh.save("a.yaml", &document("AuthorizationPolicy", "default", SELECTED));
-    until(&mut client, 10).await;
-    // Another namespace's says nothing of it; the mesh's does.
-    mesh.save("a.yaml", &document("AuthorizationPolicy", "istio-system", NOBODY));
     until(&mut client, 0).await;
     mesh.save("a.yaml", &document("AuthorizationPolicy", "elsewhere", NOBODY));
     until(&mut client, 10).await;
@@ -100,4 +104,40 @@ async fn a_server_without_a_document_goes_by_its_namespace_and_is_strict_without
     mesh.save("p.yaml", &both.concat());
     until_plaintext_is(false, &backend).await;
     assert_eq!(calls(&mut client).await, 10);
+}
+
+/// A workload whose document is taken away goes on being closed by the policies that meant it: nothing opens because a document is missing.
+#[tokio::test]
+async fn az_a_policy_that_closes_outlives_the_document_of_its_workload() {
+    let ((first, one), (_unserved, two)) = (listener().await, listener().await);
+    let closed = "{selector: {matchLabels: {app: payment}}, action: DENY, rules: [{}]}";
+    let mesh = Mesh::start(&[
+        ("workloads.yaml", &tests::workloads(one, two)),
+        ("a.yaml", &document("AuthorizationPolicy", "default", closed)),
+    ])
+    .await;
+    let (backend, _server) = mesh.serve(first, "v1").await;
+    let caller = mesh.join("checkout");
+    identity(&caller.link()).await;
+    let who = caller.link().identity().load().as_ref().clone().unwrap();
+    let link = Link::fixed(all_to(Endpoint::new(backend.address)), Some(who));
+    let mut client = PaymentClient::new(Channel::new(&link, "payment"));
+    until(&mut client, 0).await;
+    let read = mesh.control().status().accepted;
+    std::fs::remove_file(mesh.path("workloads.yaml")).unwrap();
+    mesh.until_read(|status| status.accepted > read).await;
+    // What it goes by from then on is that of no document, which is told by a rule that only it has.
+    let other =
+        document("AuthorizationPolicy", "default", "{action: AUDIT, rules: [{}]}").replace("name: one", "name: two");
+    mesh.save("b.yaml", &other);
+    let audited = async {
+        while backend.link.tally().get("authorization_audited", "rbac") == 0 {
+            assert_eq!(calls(&mut client).await, 0);
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    soon("the audit to reach the server", audited).await;
+    assert_eq!(calls(&mut client).await, 0);
+    std::fs::remove_file(mesh.path("a.yaml")).unwrap();
+    until(&mut client, 10).await;
 }

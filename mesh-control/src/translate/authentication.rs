@@ -134,8 +134,9 @@ impl<'a> Authentication<'a> {
     }
 
     /// What the scope's servers go by at an address that no document describes. Where a document knows the workload and not the port,
-    /// selectors mean it all the same: a policy is for a workload, by whatever port. At other addresses nobody knows whose server it is, and
-    /// what holds is what means every workload of the namespace; one that is to be meant by a selector has a `WorkloadEntry`.
+    /// selectors mean it all the same: a policy is for a workload, by whatever port. At other addresses nobody knows whose server it is: it may
+    /// be any of those that a selector means, one whose `WorkloadEntry` was taken away, or is misspelt, or to come. So what holds there is what
+    /// all of them ask together: a policy that closes goes on closing, and nobody is let in because a document is not there.
     pub(super) fn undescribed(
         &self,
         documents: &Documents,
@@ -156,6 +157,7 @@ impl<'a> Authentication<'a> {
             }
         };
         let workloads = workloads(documents, namespace, registry);
+        let selectors = selected(documents, namespace, policies.root());
         // A chain for a port hides those for every port, so each port of which a document says something has all of them.
         let documents = self.workloads.get(namespace).into_iter().flatten();
         let ports = documents.flat_map(|spec| spec.ports.keys().copied());
@@ -174,7 +176,10 @@ impl<'a> Authentication<'a> {
                     .and_modify(stricter)
                     .or_insert_with(|| own.clone());
             }
-            let others = asked(&Labels::new(), port);
+            let mut others = asked(&Labels::new(), port);
+            for labels in &selectors {
+                others = others.and(&asked(labels, port));
+            }
             let narrow = grouped(known.iter().map(|(ip, asked)| (*ip, asked)), &others);
             all.extend(
                 narrow
@@ -287,6 +292,25 @@ fn workloads<'a>(documents: &'a Documents, namespace: &str, registry: &Registry<
         });
     }
     all
+}
+
+/// The labels by which the namespace's documents, and those of the root namespace, select workloads, each once: a workload that has them is
+/// meant by all of them whose labels are among its own.
+fn selected(documents: &Documents, namespace: &str, root: &str) -> Vec<Labels> {
+    let modes = documents.peer_authentications.iter();
+    let modes = modes.map(|document| (&document.meta, &document.spec.selector));
+    let policies = documents.authorization_policies.iter();
+    let policies = policies.map(|document| (&document.meta, &document.spec.selector));
+    let tokens = documents.request_authentications.iter();
+    let tokens = tokens.map(|document| (&document.meta, &document.spec.selector));
+    let limits = documents.envoy_filters.iter();
+    let limits = limits.map(|document| (&document.meta, &document.spec.selector));
+    let all = modes.chain(policies).chain(tokens).chain(limits);
+    let own = all.filter(|(meta, _)| [namespace, root].contains(&meta.namespace()));
+    let labels: BTreeSet<&Labels> = own
+        .filter_map(|(_, selector)| Some(&selector.as_ref()?.labels))
+        .collect();
+    labels.into_iter().cloned().collect()
 }
 
 /// The addresses at which something else is asked than `others`, by what that is; the stricter modes first.

@@ -5,8 +5,9 @@
 //! drops the length before any service could see that there was one; so the bytes are looked at here, as they are read. To know a head from
 //! a body that looks like one, bodies are counted off by the same rules.
 //!
-//! Only heads are judged, and hyper still reads the requests. A head that cannot be followed here counts as one that means two things:
-//! what comes after it could not be told apart.
+//! Only heads are judged, and hyper still reads the requests. A head or a body that cannot be followed here counts as one that means two
+//! things, since what comes after it could not be told apart: one with a line that ends without its CR, and one with a line that is too long
+//! where that line says where the request ends. Extensions of chunks are passed over, as hyper does (RFC 9112, 7.1.1).
 
 /// The most of a line that is looked at: a name that counts, and a length with the spaces that anybody would write.
 const MAX_LINE_BYTES: usize = 256;
@@ -82,13 +83,25 @@ impl Framing {
 
     fn end_line(&mut self) -> Option<u64> {
         let mut line = std::mem::take(&mut self.line);
-        let text = line.strip_suffix(b"\r").unwrap_or(&line);
+        // What was cut says less than hyper reads.
+        let is_cut = line.len() >= MAX_LINE_BYTES;
+        let text = line.strip_suffix(b"\r");
+        // A line that ends without its CR ends for some readers and goes on for others (RFC 9112, 2.2). Of one that was cut the end is not seen.
+        let is_bare = text.is_none() && !is_cut;
+        let text = text.unwrap_or(&line);
         let unclear = match self.at {
-            At::Head if text.is_empty() => self.end_head(),
+            At::Head if text.is_empty() => {
+                // Blank lines before a request begin none.
+                self.head.unclear |= is_bare && self.head.begun;
+                self.end_head()
+            }
             At::Head => {
-                self.head.line(text);
+                self.head.line(text, is_cut);
+                self.head.unclear |= is_bare;
                 false
             }
+            At::ChunkSize | At::ChunkEnd | At::Trailers if is_bare => self.lost(),
+            At::ChunkSize if is_cut => self.lost(),
             At::ChunkSize => match chunk_size(text) {
                 Some(size) => {
                     self.at = if size == 0 { At::Trailers } else { At::Chunk(size) };
@@ -117,6 +130,12 @@ impl Framing {
         unclear.then_some(self.heads)
     }
 
+    /// Where the request ends whose body this is, nobody knows; neither it nor what follows is served.
+    fn lost(&mut self) -> bool {
+        self.at = At::Lost;
+        true
+    }
+
     /// Whether the head that ends here is unclear.
     fn end_head(&mut self) -> bool {
         let head = std::mem::take(&mut self.head);
@@ -137,7 +156,7 @@ impl Framing {
 }
 
 impl Head {
-    fn line(&mut self, line: &[u8]) {
+    fn line(&mut self, line: &[u8], is_cut: bool) {
         if !self.begun {
             self.begun = true;
             return;
@@ -148,11 +167,12 @@ impl Head {
         };
         if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.chunked = true;
+            self.unclear |= is_cut;
         } else if name.eq_ignore_ascii_case(b"content-length") {
             let value = value.trim_ascii();
             let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-            // Of several that differ, and of what is no number, hyper refuses the request.
-            self.unclear |= length.is_none() && line.len() >= MAX_LINE_BYTES;
+            // Of several that differ, and of what is no number, hyper refuses the request. Of a number that was cut it reads the rest.
+            self.unclear |= is_cut;
             self.length = length.or(Some(0));
         }
     }
@@ -202,6 +222,41 @@ mod tests {
             &format!("PUT / HTTP/1.1\r\ncontent-length:{spaces}5\r\n\r\nhello"),
             Some(1),
         );
+    }
+
+    /// What is cut, or ends a line in half, is read in another way by hyper: neither it nor what follows is served.
+    #[test]
+    fn fl_9_what_is_cut_or_ends_without_its_cr_is_unclear() {
+        for blanks in 230..=300 {
+            for digits in ["3", "32", "320", "000032"] {
+                let line = format!("content-length:{}{digits}", " ".repeat(blanks));
+                let expected = (line.len() + 1 >= MAX_LINE_BYTES).then_some(1);
+                let body = "x".repeat(digits.parse().unwrap());
+                check(&format!("PUT / HTTP/1.1\r\n{line}\r\n\r\n{body}"), expected);
+            }
+            let chunked = format!(
+                "PUT / HTTP/1.1\r\ntransfer-encoding:{}chunked\r\n\r\n0\r\n\r\n",
+                " ".repeat(blanks)
+            );
+            check(
+                &chunked,
+                ("transfer-encoding:chunked".len() + blanks + 1 >= MAX_LINE_BYTES).then_some(1),
+            );
+        }
+        let head = "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+        let zeros = "0".repeat(300);
+        for body in [
+            format!("{zeros}5\r\nhello\r\n0\r\n\r\n"),
+            "5\nhello\r\n0\r\n\r\n".into(),
+            "5\r\nhello\n0\r\n\r\n".into(),
+            "0\r\nt: v\n\nZ\ncontent-length: 100000\r\n\r\n".into(),
+        ] {
+            check(&format!("{head}{body}"), Some(1));
+        }
+        check("GET / HTTP/1.1\r\nhost: a\n\r\n", Some(1));
+        check("GET / HTTP/1.1\nhost: a\r\n\r\n", Some(1));
+        check("GET / HTTP/1.1\r\nhost: a\r\n\n", Some(1));
+        check(&format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1_000)), None);
     }
 
     #[test]

@@ -93,6 +93,11 @@ impl<'a> Policies<'a> {
         }
     }
 
+    /// The namespace whose documents mean every namespace.
+    pub(super) fn root(&self) -> &str {
+        &self.mesh.root_namespace
+    }
+
     /// What a workload's requests must pass: by the policies of the root namespace and of its own that select it.
     pub(super) fn of_workload(
         &self,
