@@ -147,6 +147,21 @@ impl Enrolment {
         Ok(self.authority.issue_token(&identity, lifetime)?)
     }
 
+    /// Believes no certificate and no join token of a service account any more that there is now: none renews, and none joins. How many
+    /// join tokens were taken away. A control plane that runs with this state directory goes by it from its next request on.
+    ///
+    /// Who holds the last certificate is believed by others until that ends, a day at most: keep them out at once by an
+    /// `AuthorizationPolicy` of `DENY`. The workload joins again with a token that is made afterwards, in the next second or later.
+    /// Tokens of somebody else, which the CA has reviewed, are that system's to take away.
+    ///
+    /// # Errors
+    ///
+    /// When the names do not make a SPIFFE id, or it cannot be written down.
+    pub fn deny(&self, namespace: &str, service_account: &str) -> Result<usize, EnrolError> {
+        let identity = self.identity(namespace, service_account)?;
+        Ok(self.authority.deny(&identity)?)
+    }
+
     /// Makes a join token and the bootstrap that holds it.
     ///
     /// # Errors

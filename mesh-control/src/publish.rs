@@ -301,7 +301,7 @@ mod tests {
     }
 
     fn publisher() -> Publisher {
-        let jwks = Arc::new(JwksStore::new(REFRESH_INTERVAL));
+        let jwks = Arc::new(JwksStore::new(REFRESH_INTERVAL, None));
         Publisher::new(Mesh::default(), SnapshotCache::new(), Tally::default(), jwks)
     }
 

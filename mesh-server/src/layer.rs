@@ -1,24 +1,20 @@
 //! The inbound assembly: what stands between a connection and the user's service, and in which order.
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use mesh_core::Link;
 use mesh_core::canonical::PathNormalization;
 use mesh_core::config::{LocalRateLimit, TooManyLimits};
+use tower::Layer;
 use tower::layer::util::Identity;
-use tower::{Layer, Service};
 
 use crate::authenticate::{Authenticate, AuthenticateLayer};
-use crate::authorize::{Authorize, AuthorizeLayer, CheckBody};
+use crate::authorize::{Authorize, AuthorizeLayer};
 use crate::canonical::{Canonical, CanonicalLayer, ForwardedClientCert};
 use crate::dangerous::Dangerous;
 use crate::deadline::{Deadline, DeadlineLayer};
-use crate::limit::{QuestionBody, RateLimitLayer, RateLimited};
+use crate::limit::{RateLimitLayer, RateLimited};
+use crate::outside::OutsideCaller;
 use crate::show_body::ShowBodyLayer;
 use crate::telemetry::{Telemetry, TelemetryLayer};
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Wraps any `Service<http::Request<_>>`: tonic's `Routes`, axum's `Router`, a bare function.
 ///
@@ -122,14 +118,7 @@ impl<C> MeshLayer<C> {
 
     /// Asks the authorizer that the configuration calls `target` by `service`: see [`AuthorizeLayer::ext_authz`].
     #[must_use]
-    pub fn ext_authz<S, R>(self, target: impl Into<Box<str>>, service: S) -> Self
-    where
-        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
+    pub fn ext_authz<S: OutsideCaller>(self, target: impl Into<Box<str>>, service: S) -> Self {
         Self {
             authorize: self.authorize.ext_authz(target, service),
             ..self
@@ -139,14 +128,7 @@ impl<C> MeshLayer<C> {
     /// Asks every authorizer that a configuration names through what `make` makes of its target: `Channel::new(&link, target)`, mostly.
     /// See [`AuthorizeLayer::ext_authz_by`].
     #[must_use]
-    pub fn ext_authz_by<S, R>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
-    where
-        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
+    pub fn ext_authz_by<S: OutsideCaller>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self {
         Self {
             authorize: self.authorize.ext_authz_by(make),
             ..self
@@ -156,14 +138,7 @@ impl<C> MeshLayer<C> {
     /// Asks rate limit services, where a configuration names one, through what `make` makes of its name: a client of the mesh, mostly. See
     /// [`RateLimitLayer::services`].
     #[must_use]
-    pub fn rate_limit_services<S, R>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
-    where
-        S: Service<Request<QuestionBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    pub fn rate_limit_services<S: OutsideCaller>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self {
         let [before, behind] = self.limits;
         let before = before.services(make);
         let behind = behind.same_services(&before);

@@ -43,6 +43,7 @@ mod layer;
 pub mod limit;
 mod log_limit;
 pub mod orca;
+mod outside;
 mod refusal;
 mod serve;
 pub mod show_body;
@@ -57,6 +58,7 @@ pub use bare::FromHyper;
 pub use canonical::ForwardedClientCert;
 pub use dangerous::Dangerous;
 pub use layer::MeshLayer;
+pub use outside::{CallFailed, OutsideCaller};
 pub use refusal::{MaybeRefused, ResponseFuture};
 pub use serve::{
     BODY_TIMEOUT, DRAIN_SPREAD, DRAIN_TIMEOUT, Drained, HEAD_TIMEOUT, IDLE_TIMEOUT, Listen, MAX_CONNECTIONS,

@@ -7,8 +7,20 @@
 //! then on, and the connection ends after [`DRAIN_TIMEOUT`].
 //!
 //! tonic's own builder leaves out two of hyper's limits unless it is told them: how many streams a peer may have open, and how many it may
-//! make the server reset (CVE-2025-8671). [`server`] is that builder with the limits of [`serve`](fn@crate::serve); what that bounds besides
-//! (requests over all connections, peers that take nothing or take most requests back) is not had on tonic's loop.
+//! make the server reset (CVE-2025-8671). [`server`] is that builder with the limits of [`serve`](fn@crate::serve). [`incoming`] bounds
+//! what can be bounded from below the loop; the rest is the loop's own, and tonic's has it not:
+//!
+//! | bound | [`serve`](fn@crate::serve) | tonic's loop |
+//! |---|---|---|
+//! | connections at once, handshakes, their time | yes | yes: [`incoming`] |
+//! | a connection without a first byte after its handshake ([`HEAD_TIMEOUT`]) | ended | ended: [`incoming`] |
+//! | a connection without a request ([`IDLE_TIMEOUT`]) | drained | ended: [`incoming`] with [`MeshLayer`](crate::MeshLayer), which knows the requests |
+//! | streams of a connection, resets, lists of headers | yes | yes: [`server`] |
+//! | a connection whose certificate ended, or that the rules admit no longer | drained, then cut | refused by the layer, then cut: [`incoming`] |
+//! | requests at once over all connections ([`MAX_REQUESTS`](crate::MAX_REQUESTS)), adaptive concurrency, memory | yes | no; of one connection by tonic's `concurrency_limit_per_connection` and `load_shed` |
+//! | bodies that stop ([`BODY_TIMEOUT`](crate::BODY_TIMEOUT)), long bodies | yes | no; the whole call by tonic's `timeout`, messages by its codec |
+//! | peers that take nothing, or take most requests back | yes | no |
+//! | connections that make room for others; a peer at a time is told to go when the server drains | yes | no |
 //!
 //! ```no_run
 //! # async fn doc(link: mesh_core::Link, routes: tonic::service::Routes) -> Result<(), Box<dyn std::error::Error>> {
@@ -25,6 +37,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::{fmt, io};
 
@@ -33,23 +46,23 @@ use mesh_core::Link;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tonic::transport::Server;
+use tokio::time::sleep;
 use tonic::transport::server::Connected;
 
 use crate::accept::{Acceptor, ConnectionInfo, MeshStream};
 use crate::serve::{
-    DRAIN_TIMEOUT, Incoming, Listen, MAX_CONNECTIONS, MAX_ERROR_RESETS, MAX_HEADER_LIST, MAX_PENDING_RESETS,
-    MAX_STREAMS, admit, door,
+    DRAIN_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, Incoming, Listen, MAX_CONNECTIONS, MAX_ERROR_RESETS, MAX_HEADER_LIST,
+    MAX_PENDING_RESETS, MAX_STREAMS, admit, door,
 };
-use crate::telemetry::Inbound;
+use crate::telemetry::{Inbound, Live};
 
 /// How many verified connections may wait for tonic to take them. It takes each at once; a place for a burst is enough.
 const WAITING: usize = 16;
 
 /// tonic's builder of servers with the limits that [`serve`](fn@crate::serve) has: [`MAX_STREAMS`] open streams of a
 /// connection, and bounds of resets and headers.
-pub fn server() -> Server {
-    Server::builder()
+pub fn server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEADER_LIST)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
@@ -57,7 +70,9 @@ pub fn server() -> Server {
 }
 
 /// Connections from `listener` that are let in, for `serve_with_incoming`: under STRICT mutual TLS unless the control plane says
-/// otherwise of this address, as with [`serve`](fn@crate::serve), and at most [`MAX_CONNECTIONS`].
+/// otherwise of this address, as with [`serve`](fn@crate::serve), and at most [`MAX_CONNECTIONS`]. One whose peer says nothing, or asks for
+/// nothing for too long, is ended (counted as `connection_ended`); hyper is told so as by the end of the stream, for this loop cannot be told to
+/// drain it.
 ///
 /// Handshakes go on in a task of their own, so that a slow one holds up no other. Dropping the stream ends it and closes
 /// the listener, which is how tonic begins a graceful shutdown.
@@ -78,7 +93,11 @@ pub fn incoming<L: Listen>(listener: L, link: &Link) -> VerifiedIncoming<L::Io> 
 /// Outside a tokio runtime.
 pub fn incoming_by<L: Listen>(listener: L, link: &Link, acceptor: Acceptor) -> VerifiedIncoming<L::Io> {
     let (sender, verified) = mpsc::channel(WAITING);
-    let task = tokio::spawn(accept(listener, acceptor, Inbound::of(link), sender));
+    let server = Server {
+        inbound: Inbound::of(link),
+        counts: Arc::default(),
+    };
+    let task = tokio::spawn(accept(listener, acceptor, server, sender));
     VerifiedIncoming {
         verified,
         task: task.abort_handle(),
@@ -88,10 +107,10 @@ pub fn incoming_by<L: Listen>(listener: L, link: &Link, acceptor: Acceptor) -> V
 async fn accept<L: Listen>(
     listener: L,
     acceptor: Acceptor,
-    inbound: Arc<Inbound>,
+    server: Server,
     sender: mpsc::Sender<VerifiedStream<L::Io>>,
 ) {
-    let _serving = inbound.serving();
+    let _serving = server.inbound.serving();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut incoming = Incoming::new(listener);
     let mut handshakes = JoinSet::new();
@@ -99,7 +118,7 @@ async fn accept<L: Listen>(
         tokio::select! {
             Some(_) = handshakes.join_next() => {}
             (place, (io, peer)) = admit(&places, &mut incoming) => {
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                let (acceptor, sender, server) = (acceptor.clone(), sender.clone(), server.clone());
                 let destination = incoming.destination(&io);
                 handshakes.spawn(async move {
                     let accepted = match destination {
@@ -108,12 +127,20 @@ async fn accept<L: Listen>(
                     };
                     // A refusal is logged and counted by the acceptor; a closed channel means that tonic has left.
                     if let Ok(stream) = accepted {
-                        let _ = sender.send(VerifiedStream::new(stream, place)).await;
+                        let _ = sender.send(VerifiedStream::new(stream, place, &server)).await;
                     }
                 });
             }
         }
     }
+}
+
+/// What the connections of one server have in common.
+#[derive(Clone, Debug)]
+struct Server {
+    inbound: Arc<Inbound>,
+    /// Whether its requests are counted.
+    counts: Arc<AtomicBool>,
 }
 
 /// See [`incoming`].
@@ -140,21 +167,40 @@ impl<IO> Drop for VerifiedIncoming<IO> {
 /// A connection that was let in, which holds its place among [`MAX_CONNECTIONS`].
 pub struct VerifiedStream<IO> {
     stream: MeshStream<IO>,
-    /// Resolves when the connection has been drained for long enough.
+    /// Whether its peer has said anything.
+    heard: Arc<AtomicBool>,
+    /// Resolves when the connection is to end: drained for long enough, silent or idle for too long.
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl<IO> VerifiedStream<IO> {
-    fn new(mut stream: MeshStream<IO>, place: OwnedSemaphorePermit) -> Self {
-        let over = stream.over();
-        let end = async {
-            over.await;
-            tokio::time::sleep(DRAIN_TIMEOUT).await;
+    fn new(mut stream: MeshStream<IO>, place: OwnedSemaphorePermit, server: &Server) -> Self {
+        let (over, heard) = (stream.over(), Arc::<AtomicBool>::default());
+        let live = Arc::new(Live::new(Arc::clone(&server.counts)));
+        stream.connection().tell(Arc::clone(&live));
+        let (inbound, spoke) = (Arc::clone(&server.inbound), Arc::clone(&heard));
+        let end = async move {
+            let silent = async {
+                sleep(HEAD_TIMEOUT).await;
+                if spoke.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let why = tokio::select! {
+                () = over => {
+                    sleep(DRAIN_TIMEOUT).await;
+                    return;
+                }
+                () = silent => "silent",
+                () = live.idle(IDLE_TIMEOUT) => "idle",
+            };
+            inbound.tally().count("connection_ended", why);
         };
         Self {
             stream,
+            heard,
             end: Box::pin(end),
             ended: false,
             _place: place,
@@ -185,7 +231,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for VerifiedStream<IO> {
             self.ended = true;
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 

@@ -30,8 +30,8 @@ async fn listen(router: Router) -> SocketAddr {
         let stream = stream?;
         let address = stream.peer_addr()?;
         let peer = Peer {
-            identity: None,
             address: Some(address),
+            ..Peer::default()
         };
         std::io::Result::Ok(Io::new(stream, peer))
     });

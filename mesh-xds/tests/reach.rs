@@ -103,6 +103,7 @@ impl Plane {
                 let peer = Peer {
                     identity: leaf.map(|leaf| verify::leaf_id(leaf).unwrap()),
                     address: Some(address),
+                    ..Peer::default()
                 };
                 drop(ready.send(Ok::<_, std::io::Error>(Io::new(stream, peer))).await);
             }

@@ -8,6 +8,10 @@
     reason = "the figures of a promise are shown with `--nocapture`"
 )]
 
+use std::alloc::System;
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
 mod adoption;
 mod affinity;
 mod aggregate;
@@ -38,6 +42,7 @@ mod rotation;
 mod routing;
 mod see;
 mod sessions;
+mod soak;
 mod split;
 mod static_stability;
 mod story;
@@ -46,3 +51,7 @@ mod tls_rules;
 mod tokens;
 mod undescribed;
 mod waiting;
+
+/// What is allocated in this process, to the byte: a few atomic additions each, for all tests alike.
+#[global_allocator]
+static LIVE: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

@@ -30,14 +30,14 @@ use tokio_rustls::TlsConnector;
 const TARGET: &str = "xds:///payment-service";
 
 /// A secret as Kubernetes mounts it.
-struct Secret {
+pub(crate) struct Secret {
     folder: TempDir,
     id: &'static str,
     version: usize,
 }
 
 impl Secret {
-    fn new(id: &'static str) -> Self {
+    pub(crate) fn new(id: &'static str) -> Self {
         let folder = TempDir::new().unwrap();
         for name in ["chain.pem", "key.pem", "roots.pem"] {
             symlink(Path::new("..data").join(name), folder.path().join(name)).unwrap();
@@ -46,7 +46,7 @@ impl Secret {
     }
 
     /// Swaps in a leaf of `signer` and the roots of `trusted`.
-    fn swap(&mut self, signer: &TestCa, trusted: &[&TestCa]) -> Vec<u8> {
+    pub(crate) fn swap(&mut self, signer: &TestCa, trusted: &[&TestCa]) -> Vec<u8> {
         let pem = |label: &str, der: &[u8]| {
             let text = STANDARD.encode(der);
             format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
@@ -65,10 +65,14 @@ impl Secret {
         }
         symlink(&name, root.join("..next")).unwrap();
         std::fs::rename(root.join("..next"), root.join("..data")).unwrap();
+        // Who read the version before has long done so; the one before that is nobody's.
+        if let Some(old) = self.version.checked_sub(2).filter(|old| *old > 0) {
+            std::fs::remove_dir_all(root.join(format!("..{old}"))).unwrap();
+        }
         issued.chain[0].to_vec()
     }
 
-    fn bootstrap(&self, mesh: &Mesh, account: &str) -> Bootstrap {
+    pub(crate) fn bootstrap(&self, mesh: &Mesh, account: &str) -> Bootstrap {
         let at = |name: &str| -> PathBuf { self.folder.path().join(name) };
         let plain = mesh.control().plaintext_bootstrap("default", account).unwrap();
         let mut file: serde_json::Value = serde_json::from_str(&plain.to_json()).unwrap();
@@ -208,7 +212,7 @@ impl Drop for Rig {
 }
 
 /// Waits until a member has this leaf.
-async fn has(link: &Link, leaf: &[u8]) {
+pub(crate) async fn has(link: &Link, leaf: &[u8]) {
     let bell = Arc::new(tokio::sync::Notify::new());
     let ring = Arc::clone(&bell);
     let _subscription = link.identity().on_change(move || ring.notify_one());

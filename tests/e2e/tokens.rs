@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use examples::load::Client;
 use examples::proto::ChargeRequest;
 use mesh_core::testing::TestIssuer;
 use tests::{Mesh, listener, routes, soon, workloads};
@@ -36,23 +37,26 @@ fn token(issuer: &TestIssuer, subject: &str) -> String {
     ))
 }
 
+/// What comes of a call with this token, or without any.
+async fn call(client: &Client, bearer: Option<&str>) -> Code {
+    let mut request = tonic::Request::new(ChargeRequest::default());
+    if let Some(token) = bearer {
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+    }
+    match soon("a call", client.clone().charge(request)).await {
+        Ok(_) => Code::Ok,
+        Err(status) => status.code(),
+    }
+}
+
 #[tokio::test]
 async fn az_12_tokens_are_believed_and_asked_for_by_what_documents_say() {
     let ((first, v1), (_unserved, v2)) = (listener().await, listener().await);
     let mesh = Mesh::start(&[("workloads.yaml", &workloads(v1, v2)), ("routes.yaml", &routes(100, 0))]).await;
     let (backend, _server) = mesh.serve(first, "v1").await;
-    let (mut client, _caller) = mesh.checkout("payment-service").await;
-    let mut call = async |bearer: Option<&str>| {
-        let mut request = tonic::Request::new(ChargeRequest::default());
-        if let Some(token) = bearer {
-            let value = format!("Bearer {token}").parse().unwrap();
-            request.metadata_mut().insert("authorization", value);
-        }
-        match soon("a call", client.charge(request)).await {
-            Ok(_) => Code::Ok,
-            Err(status) => status.code(),
-        }
-    };
+    let (client, _caller) = mesh.checkout("payment-service").await;
+    let call = async |bearer: Option<&str>| call(&client, bearer).await;
     let (issuer, stranger) = (TestIssuer::new("k1"), TestIssuer::new("k1"));
     let (alice, bob) = (token(&issuer, "alice"), token(&issuer, "bob"));
     let forged = token(&stranger, "alice");
@@ -159,18 +163,8 @@ async fn az_12_keys_are_fetched_and_kept_and_without_any_no_token_is_good() {
     )
     .await;
     let (backend, _server) = mesh.serve(first, "v1").await;
-    let (mut client, _caller) = mesh.checkout("payment-service").await;
-    let mut call = async |bearer: Option<&str>| {
-        let mut request = tonic::Request::new(ChargeRequest::default());
-        if let Some(token) = bearer {
-            let value = format!("Bearer {token}").parse().unwrap();
-            request.metadata_mut().insert("authorization", value);
-        }
-        match soon("a call", client.charge(request)).await {
-            Ok(_) => Code::Ok,
-            Err(status) => status.code(),
-        }
-    };
+    let (client, _caller) = mesh.checkout("payment-service").await;
+    let call = async |bearer: Option<&str>| call(&client, bearer).await;
     let (old, new, issuing) = (TestIssuer::new("k1"), TestIssuer::new("k2"), Issuing::default());
     let (with_old, with_new) = (token(&old, "alice"), token(&new, "alice"));
     let address = issuing.start().await;
@@ -235,4 +229,58 @@ async fn az_12_keys_are_fetched_and_kept_and_without_any_no_token_is_good() {
         }
     };
     soon("the keys that were found to reach the server", told).await;
+}
+
+/// A control plane that starts while an issuer is away has the keys that the one before it had fetched, and says so. One without a state
+/// directory has none.
+#[tokio::test]
+async fn az_12_fetched_keys_outlive_a_restart() {
+    let ((first, v1), (_unserved, v2)) = (listener().await, listener().await);
+    let (issuer, issuing, state) = (TestIssuer::new("k1"), Issuing::default(), tempfile::tempdir().unwrap());
+    let address = issuing.start().await;
+    issuing.say("/keys", &issuer.jwks());
+    let rule = format!("{{jwtRules: [{{issuer: '{ISSUER}', jwksUri: 'http://{address}/keys'}}]}}");
+    let documents = [
+        ("workloads.yaml", workloads(v1, v2)),
+        ("routes.yaml", routes(100, 0)),
+        ("tokens.yaml", document("RequestAuthentication", &rule)),
+    ];
+    let documents = documents.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let mut before = Mesh::start_with(&documents, |builder| builder.state(state.path())).await;
+    assert!(!lacks_keys(&before.control().status()));
+    before.stop_control().await;
+    // From now on it answers nothing.
+    issuing.0.lock().unwrap().clear();
+
+    let mesh = Mesh::start_with(&documents, |builder| builder.state(state.path())).await;
+    let said = mesh
+        .control()
+        .status()
+        .diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
+    assert!(
+        said.iter()
+            .any(|text| text.contains("those from before the restart stay")),
+        "{said:?}"
+    );
+    let (_backend, _server) = mesh.serve(first, "v1").await;
+    let (client, _caller) = mesh.checkout("payment-service").await;
+    let (good, forged) = (token(&issuer, "alice"), token(&TestIssuer::new("k1"), "alice"));
+    assert_eq!(call(&client, Some(&good)).await, Code::Ok);
+    assert_eq!(call(&client, Some(&forged)).await, Code::Unauthenticated);
+
+    let forgetful = Mesh::start(&documents).await;
+    let said = forgetful
+        .control()
+        .status()
+        .diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
+    assert!(
+        said.iter().any(|text| text.contains("are refused until there are")),
+        "{said:?}"
+    );
 }

@@ -13,13 +13,31 @@ use super::error::Kind;
 /// The most bytes of a state file; a root with its key has about a thousand.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Makes a directory that only its owner may enter, unless it is there.
-pub(super) fn make_directory(path: &Path) -> Result<(), CaError> {
+/// Makes a directory that only its owner may enter, unless it is there: then nobody else may write there, who could put other files in the
+/// place of those that are looked at.
+pub(crate) fn make_directory(path: &Path) -> Result<(), CaError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|error| CaError::io("create", path, error))
+    builder
+        .create(path)
+        .map_err(|error| CaError::io("create", path, error))?;
+    let metadata = fs::metadata(path).map_err(|error| CaError::io("read", path, error))?;
+    match is_open_to_others(&metadata) {
+        true => Err(Kind::Exposed(path.to_owned()).into()),
+        false => Ok(()),
+    }
+}
+
+#[cfg(unix)]
+fn is_open_to_others(metadata: &fs::Metadata) -> bool {
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o022 != 0
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_: &fs::Metadata) -> bool {
+    false
 }
 
 /// Replaces `path` by a file of mode 0600 that holds `bytes`: temporary file, sync, rename.
@@ -46,6 +64,11 @@ pub(super) fn create(path: &Path, bytes: &[u8]) -> Result<bool, CaError> {
 
 /// Reads a file that only its owner may read; `None` when there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, CaError> {
+    read_up_to(path, MAX_BYTES)
+}
+
+/// As [`read`], of a file that may have so many bytes; what is beyond is not read.
+pub(crate) fn read_up_to(path: &Path, most: u64) -> Result<Option<Zeroizing<String>>, CaError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -58,7 +81,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, CaError> {
     let read = File::open(path).and_then(|file| {
         // What was looked at is what was opened: between the two somebody may have put another file, or a link, there.
         match is_same(&metadata, &file.metadata()?) {
-            true => file.take(MAX_BYTES).read_to_string(&mut text).map(Some),
+            true => file.take(most).read_to_string(&mut text).map(Some),
             false => Ok(None),
         }
     });

@@ -12,6 +12,7 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use mesh_core::identity::verify::Leaf;
 use mesh_core::identity::{Identity, SpiffeId, Svid, TrustBundle, TrustDomain};
+use mesh_xds::server::Shown;
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
@@ -22,8 +23,10 @@ use zeroize::Zeroize as _;
 
 use super::audit::AuditLog;
 use super::common::{BACKDATED, date, hex, random_serial};
+use super::denied::Denied;
 use super::error::Kind;
 use super::keys::Keys;
+use super::renewals::Renewals;
 use super::review::Reviewer;
 use super::rotation::{Acknowledged, Roots, RotationPhase, RotationRefusal, RotationStatus, RotationStep};
 use super::token::{JoinToken, Lifetime, TokenStore};
@@ -48,6 +51,8 @@ pub(crate) struct Authority {
     pub(super) tokens: TokenStore,
     pub(super) audit: AuditLog,
     pub(super) keys: Keys,
+    pub(super) denied: Denied,
+    pub(super) renewals: Renewals,
     pub(super) reviewer: Option<Reviewer>,
     accepts_rsa: bool,
     /// The control plane's own identity, renewed at half its life.
@@ -75,16 +80,18 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<Self, CaError> {
         let now = clock.current_time().ok_or(Kind::Clock)?;
-        let (roots, tokens, audit) = match state {
+        let (roots, tokens, audit, denied) = match state {
             Some(directory) => (
                 Roots::open(directory, &domain, now)?,
                 TokenStore::open(directory)?,
                 AuditLog::open(directory)?,
+                Denied::open(directory)?,
             ),
             None => (
                 Roots::create(&domain, now)?,
                 TokenStore::in_memory(),
                 AuditLog::default(),
+                Denied::in_memory(),
             ),
         };
         Ok(Self {
@@ -96,6 +103,8 @@ impl Authority {
             tokens,
             audit,
             keys: Keys::default(),
+            denied,
+            renewals: Renewals::default(),
             reviewer: None,
             accepts_rsa: false,
             own: Mutex::default(),
@@ -173,6 +182,15 @@ impl Authority {
     /// Makes a join token.
     pub(crate) fn issue_token(&self, id: &SpiffeId, lifetime: Lifetime) -> Result<JoinToken, CaError> {
         self.tokens.issue(id, lifetime, self.now()?.as_secs())
+    }
+
+    /// Believes no certificate and no join token of `id` any more that there is now. How many tokens it had.
+    pub(crate) fn deny(&self, id: &SpiffeId) -> Result<usize, CaError> {
+        // The tokens first: whoever still joins by one has a certificate of before the moment that is written down.
+        let tokens = self.tokens.forget(id)?;
+        self.denied.deny(id, self.now()?.as_secs())?;
+        tracing::warn!(target: "audit", event = "denied", %id, tokens, "certificates and join tokens of before are believed no more");
+        Ok(tokens)
     }
 
     /// Signs a workload's key. `requested` is what the workload asked for; zero is "you choose".
@@ -274,6 +292,16 @@ impl Authority {
     /// What the public key is known by.
     pub(super) fn key_hash(key: &impl PublicKeyData) -> String {
         hex(digest::digest(&digest::SHA256, &key.subject_public_key_info()).as_ref())
+    }
+}
+
+/// What tells a leaf from others of its name.
+pub(crate) fn shown(leaf: &Leaf, der: &CertificateDer<'_>) -> Shown {
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    Shown {
+        not_before: leaf.not_before().as_secs(),
+        sha256,
     }
 }
 

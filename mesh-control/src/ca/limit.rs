@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const FAILURES_PER_MINUTE: u32 = 10;
 /// Joins, and likewise renewals, of all sources together in a minute: a few milliseconds of signing a second.
 const REQUESTS_PER_MINUTE: u32 = 6_000;
+/// Lines about refusals in a minute: more than are read, and less than fill a disk. What is beyond is counted.
+const REFUSALS_TOLD_PER_MINUTE: u32 = 600;
 /// Sources that are remembered at once. When there are more, the one that is nearest to being forgiven goes.
 const MAX_SOURCES: usize = 4_096;
 
@@ -32,6 +34,7 @@ struct State {
     joins: Bucket,
     renewals: Bucket,
     failures: HashMap<IpAddr, Bucket>,
+    told: Bucket,
 }
 
 impl Limiter {
@@ -41,6 +44,7 @@ impl Limiter {
                 joins: Bucket::full(REQUESTS_PER_MINUTE, now),
                 renewals: Bucket::full(REQUESTS_PER_MINUTE, now),
                 failures: HashMap::new(),
+                told: Bucket::full(REFUSALS_TOLD_PER_MINUTE, now),
             }),
         }
     }
@@ -48,6 +52,11 @@ impl Limiter {
     /// Counts a request with a join token that was found good; `false` refuses it.
     pub(super) fn admits_join(&self, now: Instant) -> bool {
         self.state().joins.take(now)
+    }
+
+    /// Whether there is room in the log for one more refusal.
+    pub(super) fn admits_line(&self, now: Instant) -> bool {
+        self.state().told.take(now)
     }
 
     /// Counts a request with a certificate; `false` refuses it.
@@ -145,6 +154,15 @@ mod tests {
         assert!(limiter.admits_failure(source, later));
         assert!(!limiter.admits_failure(source, later));
         assert!(limiter.admits_failure(source, start + MINUTE));
+    }
+
+    #[test]
+    fn refusals_are_told_so_many_times_a_minute() {
+        let now = Instant::now();
+        let limiter = Limiter::new(now);
+        let told = (0..10 * REFUSALS_TOLD_PER_MINUTE).filter(|_| limiter.admits_line(now));
+        assert_eq!(told.count(), REFUSALS_TOLD_PER_MINUTE as usize);
+        assert!(limiter.admits_line(now + MINUTE));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The certificate authority: it proves who its callers are, and gives each a certificate for that name and no other.
 //!
 //! ```text
-//! service (gRPC) ── who is calling? a join token, somebody else's, or a certificate ── token, review, limit
+//! service (gRPC) ── who is calling? a join token, somebody else's, or a certificate ── token, review, denied, limit
 //!        └──────── what key? the request's own, proven ── csr ── issue (the leaf) ── root (the only private key)
 //! ```
 //!
@@ -12,6 +12,7 @@
 mod audit;
 mod common;
 mod csr;
+mod denied;
 mod error;
 mod files;
 mod issue;
@@ -20,6 +21,7 @@ mod limit;
 mod proto;
 mod public;
 mod records;
+mod renewals;
 mod review;
 mod root;
 mod rotation;
@@ -35,7 +37,7 @@ pub use review::{ReviewRefusal, ServiceAccountTokens};
 pub use rotation::{Acknowledged, RotationPhase, RotationRefusal, RotationStatus, RotationStep};
 pub use token::{JoinToken, Lifetime, MAX_SINGLE_USE_LIFETIME};
 
-pub(crate) use files::write as write_file;
-pub(crate) use issue::{Authority, issued_at};
+pub(crate) use files::{make_directory, read_up_to as read_file, write as write_file};
+pub(crate) use issue::{Authority, issued_at, shown};
 pub(crate) use review::Reviewer;
 pub(crate) use service::CertificateService;

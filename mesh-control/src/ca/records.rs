@@ -96,29 +96,44 @@ impl Records {
 
     /// Removes what has expired and counts the rest.
     pub(super) fn sweep(&self, now: u64, is_id: fn(&str) -> bool) -> Result<usize, CaError> {
+        let (_, left) = self.part(is_id, |record| now >= record.expires)?;
+        Ok(left)
+    }
+
+    /// Removes those for which `goes` holds, and counts them.
+    pub(super) fn remove_where(
+        &self,
+        is_id: fn(&str) -> bool,
+        goes: impl Fn(&Record) -> bool,
+    ) -> Result<usize, CaError> {
+        let (gone, _) = self.part(is_id, goes)?;
+        Ok(gone)
+    }
+
+    /// How many went, and how many are left. One that cannot be read stays.
+    fn part(&self, is_id: fn(&str) -> bool, goes: impl Fn(&Record) -> bool) -> Result<(usize, usize), CaError> {
         match self {
             Self::Memory(records) => {
                 let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
-                records.retain(|_, record| now < record.expires);
-                Ok(records.len())
+                let before = records.len();
+                records.retain(|_, record| !goes(record));
+                Ok((before - records.len(), records.len()))
             }
             Self::Folder(folder) => {
                 let entries = fs::read_dir(folder).map_err(|error| CaError::io("read", folder, error))?;
-                let mut waiting = 0;
+                let (mut gone, mut left) = (0, 0);
                 for entry in entries.flatten() {
                     let name = entry.file_name();
                     let Some(id) = name.to_str().filter(|name| is_id(name)) else {
                         continue;
                     };
                     match self.get(id) {
-                        Ok(Some(record)) if now >= record.expires => {
-                            self.remove(id)?;
-                        }
+                        Ok(Some(record)) if goes(&record) => gone += usize::from(self.remove(id)?),
                         Ok(None) => {}
-                        _ => waiting += 1,
+                        _ => left += 1,
                     }
                 }
-                Ok(waiting)
+                Ok((gone, left))
             }
         }
     }

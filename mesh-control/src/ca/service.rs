@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mesh_core::identity::SpiffeId;
 use mesh_core::report::Tally;
-use mesh_xds::server::{Line, Peer};
+use mesh_xds::server::{Line, Peer, Shown};
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataMap;
@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::audit::Record;
+use super::common::BACKDATED;
 use super::issue::{Authority, Issued, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
 use super::limit::Limiter;
 use super::proto::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse, SERVICE};
@@ -58,7 +59,7 @@ impl std::fmt::Debug for Told {
 
 /// How a caller proved who it is.
 enum Proof {
-    Certificate(SpiffeId),
+    Certificate(SpiffeId, Shown),
     Token(Grant),
     Reviewed(SpiffeId),
 }
@@ -66,14 +67,14 @@ enum Proof {
 impl Proof {
     fn identity(&self) -> &SpiffeId {
         match self {
-            Self::Certificate(id) | Self::Reviewed(id) => id,
+            Self::Certificate(id, _) | Self::Reviewed(id) => id,
             Self::Token(grant) => &grant.identity,
         }
     }
 
     fn method(&self) -> &'static str {
         match self {
-            Self::Certificate(_) => "certificate",
+            Self::Certificate(..) => "certificate",
             Self::Token(_) => "join_token",
             Self::Reviewed(_) => "reviewed_token",
         }
@@ -120,7 +121,7 @@ impl CertificateService {
         let inner = &*self.inner;
         let proof = inner.authenticate(&peer, source, request.metadata()).await?;
         let admitted = match proof {
-            Proof::Certificate(_) => inner.limiter.admits_renewal(now()),
+            Proof::Certificate(..) => inner.limiter.admits_renewal(now()),
             Proof::Token(_) | Proof::Reviewed(_) => inner.limiter.admits_join(now()),
         };
         if !admitted {
@@ -139,12 +140,24 @@ impl Inner {
     /// Who is calling. The certificate was verified by the handshake, so its owner has nothing to guess and is never counted
     /// among those who fail, even behind an address where others do.
     async fn authenticate(&self, peer: &Peer, source: IpAddr, metadata: &MetadataMap) -> Result<Proof, Status> {
-        if let Some(id) = &peer.identity {
-            if self.authority.owns(id) {
-                return Ok(Proof::Certificate(id.clone()));
+        if let (Some(id), Some(shown)) = (&peer.identity, peer.certificate) {
+            if !self.authority.owns(id) {
+                self.refuse(source, "foreign_trust_domain", "a certificate of another trust domain");
+                return Err(Status::permission_denied("the caller is of another trust domain"));
             }
-            self.refuse(source, "foreign_trust_domain", "a certificate of another trust domain");
-            return Err(Status::permission_denied("the caller is of another trust domain"));
+            let issued = shown.not_before + BACKDATED.as_secs();
+            let denied = self.authority.denied.is_denied(id, issued);
+            if denied.map_err(|error| internal(&error))? {
+                self.refuse(
+                    source,
+                    "denied",
+                    &format!("{id}: a certificate of before it was denied"),
+                );
+                return Err(Status::permission_denied(
+                    "this certificate is believed no more; join anew",
+                ));
+            }
+            return Ok(Proof::Certificate(id.clone(), shown));
         }
         let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
         let Some(token) = header.and_then(|text| text.strip_prefix("Bearer ")) else {
@@ -215,6 +228,11 @@ impl Inner {
             redeemed.map_err(|refusal| self.bad_token_refused(source, &refusal))?;
         }
         self.authority.keys.remember(&key_hash, id, issued.not_after, now);
+        if let Proof::Certificate(_, shown) = proof
+            && self.authority.renewals.is_second(shown.sha256, &key_hash, now)
+        {
+            self.tell_of_two(id, source, &key_hash);
+        }
         Ok(issued)
     }
 
@@ -244,6 +262,19 @@ impl Inner {
         Ok(())
     }
 
+    /// A certificate was renewed with a second key.
+    fn tell_of_two(&self, id: &SpiffeId, source: IpAddr, key_sha256: &str) {
+        self.tally.count("certificate_renewed_twice", "");
+        tracing::warn!(
+            target: "audit",
+            event = "certificate_renewed_twice",
+            caller = %source,
+            %id,
+            key_sha256,
+            "one certificate was renewed with two keys: there is a copy of it, or its workload restarted just then"
+        );
+    }
+
     fn bad_token_refused(&self, source: IpAddr, refusal: &Refusal) -> Status {
         if let Refusal::Broken(error) = refusal {
             tracing::error!(%error, "a join token's record cannot be read");
@@ -271,6 +302,11 @@ impl Inner {
 
     fn refuse(&self, source: IpAddr, reason: &'static str, why: &str) {
         self.tally.count("certificate_refused", reason);
+        // Whoever is refused chooses how often, and must not bury what others are refused for.
+        if !self.limiter.admits_line(now()) {
+            self.tally.count("log_suppressed", "certificate_refused");
+            return;
+        }
         tracing::warn!(target: "audit", event = "certificate_refused", %source, reason, why, "certificate refused");
     }
 }

@@ -80,7 +80,7 @@ impl Refusal {
             Self::Unknown => "unknown or used",
             Self::WrongSecret => "wrong secret",
             Self::Expired => "expired",
-            Self::Used => "used by somebody else at this moment",
+            Self::Used => "used by somebody else, or taken away, at this moment",
             Self::Broken(_) => "the record cannot be read",
         }
     }
@@ -157,13 +157,23 @@ impl TokenStore {
         })
     }
 
-    /// Uses a token up, unless it is reusable. Of several that try, one succeeds.
+    /// Uses a token up, unless it is reusable. Of several that try, one succeeds. A reusable one has to be there still: it may have been
+    /// taken away since it was looked at.
     pub(super) fn redeem(&self, grant: &Grant) -> Result<(), Refusal> {
-        if grant.reusable || self.records.remove(&grant.id).map_err(Refusal::Broken)? {
-            Ok(())
-        } else {
-            Err(Refusal::Used)
+        let is_there = match grant.reusable {
+            true => self.records.get(&grant.id).map(|record| record.is_some()),
+            false => self.records.remove(&grant.id),
+        };
+        match is_there.map_err(Refusal::Broken)? {
+            true => Ok(()),
+            false => Err(Refusal::Used),
         }
+    }
+
+    /// Removes every token of `identity`; how many those were.
+    pub(super) fn forget(&self, identity: &SpiffeId) -> Result<usize, CaError> {
+        self.records
+            .remove_where(is_id, |record| record.identity == identity.as_str())
     }
 }
 

@@ -18,7 +18,7 @@ use super::ControlPlane;
 use super::error::{Kind, StartError};
 use crate::ca::{Authority, DEFAULT_LEAF_LIFETIME, ReviewRefusal, Reviewer, ServiceAccountTokens};
 use crate::enrol::Enrolment;
-use crate::jwks::{Fetcher, JwksConnector, JwksStore, REFRESH_INTERVAL};
+use crate::jwks::{Fetcher, JwksConnector, JwksStore, REFRESH_INTERVAL, Records};
 use crate::page::{self, Page};
 use crate::publish::Publisher;
 use crate::rotation::RootRotation;
@@ -275,7 +275,10 @@ impl ControlPlaneBuilder {
             clock: Arc::clone(&self.clock),
             plaintext: self.mesh.plaintext_jwks,
         };
-        let jwks = Arc::new(JwksStore::new(self.jwks_interval));
+        let records = state
+            .map(|state| Records::open(state, Arc::clone(&self.clock)))
+            .transpose();
+        let jwks = Arc::new(JwksStore::new(self.jwks_interval, records.map_err(Kind::Ca)?));
         let publisher = Publisher::new(self.mesh, cache.clone(), tally.clone(), Arc::clone(&jwks));
         let publisher = Arc::new(publisher);
         let mut status = publisher.status();

@@ -97,6 +97,8 @@ codes! {
         "add sni or subjectAltNames";
     NoSuchNamespace "MSH0013": "a policy names a namespace that no document is in",
         "check the spelling; a namespace that only callers are in is none that documents name, and then nothing is wrong";
+    UnreadFolder "MSH0014": "a folder in the watched folder, whose files are not read",
+        "put its files beside the others, or analyze it by its own path";
 }
 
 impl fmt::Display for Code {

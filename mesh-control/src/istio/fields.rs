@@ -49,6 +49,22 @@ impl Fields {
         }
     }
 
+    /// The text at the end of `names`, each in the map of the one before, without taking anything.
+    pub(super) fn glance(&self, names: &[&str]) -> Option<&str> {
+        let (first, others) = names.split_first()?;
+        let mut entries = &self.entries;
+        let mut wanted = first;
+        let mut others = others.iter();
+        loop {
+            let (_, node) = entries.iter().find(|(key, _)| is_named(&key.name, wanted))?;
+            match (&node.kind, others.next()) {
+                (NodeKind::Text(text), None) => return Some(text),
+                (NodeKind::Map(inner), Some(next)) => (entries, wanted) = (inner, next),
+                _ => return None,
+            }
+        }
+    }
+
     pub(super) fn string(&mut self, name: &str, sink: &mut Sink<'_>) -> Option<At<String>> {
         self.take(name)?.string(sink)
     }

@@ -24,6 +24,8 @@ struct Kept {
     timeout: Duration,
     /// The last good ones.
     keys: Option<Jwks>,
+    /// Until when they are good, where they were fetched before this process began.
+    until: Option<Instant>,
     /// Why the last fetch failed.
     failure: Option<String>,
     /// How many in a row did.
@@ -41,13 +43,25 @@ impl Keeper {
         }
     }
 
-    /// Other sources are wanted from now on. What is known of those that are not is forgotten.
-    pub(super) fn want(&mut self, sources: BTreeMap<JwksSource, Duration>, now: Instant) {
+    /// Other sources are wanted from now on. What is known of those that are not is forgotten; of those that are new, `restore` knows the
+    /// keys that were fetched before this process began, and how long they are good for.
+    pub(super) fn want(
+        &mut self,
+        sources: BTreeMap<JwksSource, Duration>,
+        now: Instant,
+        restore: impl Fn(&JwksSource) -> Option<(Jwks, Duration)>,
+    ) {
         self.kept.retain(|source, _| sources.contains_key(source));
         for (source, timeout) in sources {
+            let restored = match self.kept.contains_key(&source) {
+                true => None,
+                false => restore(&source),
+            };
+            let (keys, left) = restored.unzip();
             let kept = self.kept.entry(source).or_insert_with(|| Kept {
                 timeout,
-                keys: None,
+                keys,
+                until: left.map(|left| now + left),
                 failure: None,
                 failures: 0,
                 asked_once: false,
@@ -98,6 +112,7 @@ impl Keeper {
                 let recovered = kept.failure.take().is_some();
                 let changed = kept.keys.as_ref() != Some(&keys);
                 kept.keys = Some(keys);
+                kept.until = None;
                 first || changed || recovered
             }
             Err(why) => {
@@ -106,7 +121,12 @@ impl Keeper {
                 kept.due = Some(now + doubled.min(interval).mul_f64(0.5 + share(draw) * 0.5));
                 let another = kept.failure.as_ref() != Some(&why);
                 kept.failure = Some(why);
-                first || another
+                // Those from before a restart are not kept for ever: nobody here has seen that they are still told.
+                let over = kept.until.take_if(|until| *until <= now).is_some();
+                if over {
+                    kept.keys = None;
+                }
+                first || another || over
             }
         }
     }
@@ -124,6 +144,12 @@ impl Keeper {
         let kept = self.kept.get(source)?;
         let refused = format!("tokens of {issuer:?} are refused until there are");
         match (&kept.keys, &kept.failure) {
+            (Some(_), None) if !kept.asked_once => Some(format!(
+                "{source} has not been asked for keys yet: those from before the restart stay until it is"
+            )),
+            (Some(_), Some(why)) if kept.until.is_some() => Some(format!(
+                "{source} gives no keys now: those from before the restart stay, for a day since they were fetched: {why}"
+            )),
             (None, None) => Some(format!("{source} has not been asked for keys yet: {refused}")),
             (None, Some(why)) => Some(format!("{source} has given no keys: {refused}: {why}")),
             (Some(_), Some(why)) => Some(format!("{source} gives no keys now: the last good ones stay: {why}")),

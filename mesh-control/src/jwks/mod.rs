@@ -2,8 +2,8 @@
 //!
 //! The control plane fetches them, and nobody else: what is published has the keys themselves, so that no workload calls an address
 //! for a document's author, and none waits for an issuer. What is fetched is a value of the control plane and outlives readings of
-//! the folder: a source is asked again every [`REFRESH_INTERVAL`], the last good keys stay while it cannot be asked, and each change is
-//! published like a saved document. Until there are any, tokens of that issuer are refused: its provider has no key.
+//! the folder, and where there is a state directory of the process too (`records`): a source is asked again every [`REFRESH_INTERVAL`], the
+//! last good keys stay while it cannot be asked, and each change is published like a saved document. Until there are any, tokens of that issuer are refused: its provider has no key.
 //!
 //! `keeper` decides when what is asked, `fetch` asks, `dial` says where connections may lead. Whoever may write a document chooses
 //! addresses that this process then calls (the class of Istio's CVE-2026-41413): so only `https`, but on loopback; never a link-local
@@ -12,6 +12,7 @@
 mod dial;
 mod fetch;
 mod keeper;
+mod records;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep_until};
 
 pub use dial::JwksConnector;
 pub(crate) use fetch::Fetcher;
+pub(crate) use records::Records;
 pub use source::{JwksSource, JwksUri};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
@@ -58,14 +60,17 @@ pub(crate) struct JwksStore {
     wanted: Notify,
     /// Rings when a fetch has ended.
     ended: watch::Sender<()>,
+    /// Where the last good ones outlive this process; `None`: nowhere.
+    records: Option<Arc<Records>>,
 }
 
 impl JwksStore {
-    pub(crate) fn new(interval: Duration) -> Self {
+    pub(crate) fn new(interval: Duration, records: Option<Records>) -> Self {
         Self {
             keeper: Mutex::new(Keeper::new(interval.max(MIN_REFRESH_INTERVAL))),
             wanted: Notify::new(),
             ended: watch::Sender::new(()),
+            records: records.map(Arc::new),
         }
     }
 
@@ -78,7 +83,11 @@ impl JwksStore {
                 *timeout = fetched.timeout.max(*timeout);
             }
         }
-        self.keeper().want(sources, Instant::now());
+        if let Some(records) = &self.records {
+            records.keep_only(sources.keys());
+        }
+        let restore = |source: &JwksSource| self.records.as_ref()?.load(source);
+        self.keeper().want(sources, Instant::now(), restore);
         self.wanted.notify_one();
     }
 
@@ -165,6 +174,13 @@ impl JwksStore {
                 }
             }
             let outcome = outcome.map_err(|why| why.to_string());
+            if let (Some(records), Ok(keys)) = (&self.records, &outcome) {
+                let (records, source, keys) = (Arc::clone(records), source.clone(), keys.clone());
+                let saved = tokio::task::spawn_blocking(move || records.save(&source, &keys));
+                if saved.await.is_err_and(|error| error.is_cancelled()) {
+                    return;
+                }
+            }
             let news = self
                 .keeper()
                 .took(&source, outcome, Instant::now(), &mut entropy.draw());

@@ -34,7 +34,7 @@ fn keys() -> Jwks {
 fn wanting(sources: &[&str], now: Instant) -> Keeper {
     let mut keeper = Keeper::new(REFRESH_INTERVAL);
     let sources = sources.iter().map(|uri| (source(uri), DEFAULT_TIMEOUT));
-    keeper.want(sources.collect(), now);
+    keeper.want(sources.collect(), now, |_| None);
     keeper
 }
 
@@ -91,7 +91,7 @@ fn only_what_is_wanted_is_asked_and_never_more_than_there_is_room_for() {
         keeper.took(&source(uri), Ok(keys()), start, &mut entropy.draw());
     }
     assert!(keeper.asked_all_once());
-    keeper.want(BTreeMap::from([(source("https://b/"), MAX_TIMEOUT)]), start);
+    keeper.want(BTreeMap::from([(source("https://b/"), MAX_TIMEOUT)]), start, |_| None);
     assert!(keeper.keys(&source("https://a/")).is_none() && keeper.keys(&source("https://b/")).is_some());
     // What comes of it after that is nobody's.
     assert!(!keeper.took(&source("https://a/"), Ok(keys()), start, &mut entropy.draw()));
@@ -324,4 +324,84 @@ async fn az_12_over_tls_only_who_the_roots_vouch_for_by_that_name_is_believed() 
             .map_err(FetchError::as_str);
         assert_eq!(fetched, expected, "{host}");
     }
+}
+
+#[derive(Debug)]
+struct At(u64);
+
+impl rustls::time_provider::TimeProvider for At {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(
+            self.0,
+        )))
+    }
+}
+
+#[test]
+fn az_12_keys_outlive_a_restart_for_a_day_and_no_longer() {
+    const DAY: u64 = 24 * 3600;
+    let (folder, good) = (tempfile::tempdir().unwrap(), keys());
+    let at = |seconds: u64| Records::open(folder.path(), Arc::new(At(seconds))).unwrap();
+    let (a, b) = (source("https://a.example/keys"), source("https://b.example/keys"));
+    at(DAY).save(&a, &good);
+    let left = |seconds: u64| at(seconds).load(&a).map(|(keys, left)| (keys == good, left.as_secs()));
+    assert_eq!(left(DAY), Some((true, DAY)));
+    assert_eq!(left(2 * DAY - 1), Some((true, 1)));
+    // Too old, from the future, and another's.
+    assert_eq!(
+        (left(2 * DAY), left(DAY - 1), at(DAY).load(&b).is_none()),
+        (None, None, true)
+    );
+    let file = std::fs::read_dir(folder.path().join("jwks"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    std::fs::copy(&file, file.with_file_name("other")).unwrap();
+    let other = Records::open(folder.path(), Arc::new(At(DAY))).unwrap();
+    other.keep_only([&a].into_iter());
+    assert_eq!(std::fs::read_dir(folder.path().join("jwks")).unwrap().count(), 1);
+    // What somebody else could have written, or is no record, is nobody's keys.
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("a.example", "b.example")).unwrap();
+    assert_eq!(left(DAY), None);
+    std::fs::write(&file, &text[..text.len() / 2]).unwrap();
+    assert_eq!(left(DAY), None);
+    std::fs::write(&file, &text).unwrap();
+    assert!(left(DAY).is_some());
+    #[cfg(unix)]
+    {
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        assert_eq!(left(DAY), None);
+    }
+}
+
+#[test]
+fn az_12_keys_from_before_a_restart_are_let_go_of_in_time() {
+    let (entropy, start) = (Entropy::seeded(3), Instant::now());
+    let (a, good) = (source("https://a.example/keys"), keys());
+    let hour = Duration::from_secs(3600);
+    let mut keeper = Keeper::new(REFRESH_INTERVAL);
+    let wanted: BTreeMap<_, _> = [(a.clone(), DEFAULT_TIMEOUT)].into();
+    keeper.want(wanted.clone(), start, |_| Some((good.clone(), hour)));
+    assert_eq!(keeper.keys(&a), Some(&good));
+    assert!(keeper.complaint(&a, "i").unwrap().contains("before the restart"));
+    assert!(keeper.took(&a, Err("down".into()), start, &mut entropy.draw()));
+    assert!(!keeper.took(&a, Err("down".into()), start + hour / 2, &mut entropy.draw()));
+    assert!(keeper.complaint(&a, "i").unwrap().contains("for a day"));
+    // Another reading restores nothing anew, and gives no more time.
+    keeper.want(wanted.clone(), start + hour / 2, |_| Some((good.clone(), hour)));
+    assert!(
+        keeper.took(&a, Err("down".into()), start + hour, &mut entropy.draw()),
+        "that they are over is news"
+    );
+    assert_eq!(keeper.keys(&a), None);
+    assert!(keeper.complaint(&a, "i").unwrap().contains("are refused"));
+    // Once they were fetched by this process they stay as ever.
+    let mut keeper = Keeper::new(REFRESH_INTERVAL);
+    keeper.want(wanted, start, |_| Some((good.clone(), hour)));
+    assert!(keeper.took(&a, Ok(good.clone()), start, &mut entropy.draw()));
+    assert!(keeper.took(&a, Err("down".into()), start + 2 * hour, &mut entropy.draw()));
+    assert_eq!(keeper.keys(&a), Some(&good));
 }

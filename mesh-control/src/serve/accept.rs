@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Shared;
 use super::held::{End, Held, Places};
-use crate::ca::issued_at;
+use crate::ca::{issued_at, shown};
 
 /// The longest a TLS handshake may take; a peer that only holds a socket open holds it this long, unless others come.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,8 +42,8 @@ pub(super) async fn plaintext(listener: TcpListener, ready: Ready<TcpStream>, mu
             continue;
         };
         let peer = Peer {
-            identity: None,
             address: Some(address),
+            ..Peer::default()
         };
         let held = Held::new(stream, place, End::Never);
         if ready.send(Ok(Io::new(held, peer))).await.is_err() {
@@ -118,9 +118,9 @@ async fn handshake(
         Ok(Err(error)) => return refused("tls", &error),
         Err(late) => return refused("timeout", &late),
     };
-    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let der = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     // The verifier has accepted it, so it has a name.
-    let leaf = match leaf.map(Leaf::read).transpose() {
+    let leaf = match der.map(Leaf::read).transpose() {
         Ok(leaf) => leaf,
         Err(refusal) => return refused("peer", &refusal),
     };
@@ -129,14 +129,16 @@ async fn handshake(
             let end = End::Certificate(leaf.not_after(), Arc::clone(&shared.clock));
             (places.take_known(leaf.id()), end)
         }
-        None => (places.take_anonymous(address.ip()), End::anonymous()),
+        None => (Some(places.take_anonymous(address.ip())), End::anonymous()),
     };
     let Some(place) = place else {
         return refused("too_many", &"there are too many connections of its kind");
     };
     let issued = leaf.as_ref().map(|leaf| (leaf.id().clone(), issued_at(leaf)));
+    let certificate = leaf.as_ref().zip(der).map(|(leaf, der)| shown(leaf, der));
     let peer = Peer {
         identity: leaf.map(|leaf| leaf.id().clone()),
+        certificate,
         address: Some(address),
     };
     let held = Held::new(stream, place, end);

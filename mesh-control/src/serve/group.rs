@@ -139,7 +139,7 @@ mod tests {
                 node: Arc::new(serde_json::from_str::<Node>(node).unwrap()),
                 peer: Peer {
                     identity: Some(SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/checkout").unwrap()),
-                    address: None,
+                    ..Peer::default()
                 },
             };
             let told = authenticated_namespace(&caller);
@@ -152,7 +152,7 @@ mod tests {
         let reader = |identity: Option<&str>| Reader {
             peer: Peer {
                 identity: identity.map(|id| SpiffeId::parse(id).unwrap()),
-                address: None,
+                ..Peer::default()
             },
         };
         let table = [

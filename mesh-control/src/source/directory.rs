@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::belief::Belief;
 use super::events::{Events, RESCAN};
-use super::files::{self, Sight};
+use super::files::{self, Sight, Unread};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::Documents;
 
@@ -70,10 +70,14 @@ impl Reading {
         reading
     }
 
-    fn add_file(&mut self, name: &str, text: &Result<Arc<str>, Arc<str>>) {
+    fn add_file(&mut self, name: &str, text: &files::Text) {
         let found = match text {
             Ok(text) => self.documents.read(name, text),
-            Err(why) => vec![Diagnostic::of_file(name, Severity::Error, Code::Unreadable, &**why)],
+            Err(Unread::Because(why)) => vec![Diagnostic::of_file(name, Severity::Error, Code::Unreadable, &**why)],
+            Err(Unread::Folder) => {
+                let why = "a folder in the folder: what is in it is not read; put its files beside the others";
+                vec![Diagnostic::of_file(name, Severity::Warning, Code::UnreadFolder, why)]
+            }
         };
         self.diagnostics.extend(found);
     }

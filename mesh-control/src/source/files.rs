@@ -12,13 +12,22 @@ use std::sync::Arc;
 
 use crate::istio::Documents;
 
-/// The most files that are read.
+/// The most files that are read, with the folders that are not.
 pub const MAX_FILES: usize = 10_000;
 /// The most bytes that are read of all files together.
 const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
-/// The text of a file, or why it cannot be read. Shared: what is seen and what is believed are mostly the same.
-pub(super) type Text = Result<Arc<str>, Arc<str>>;
+/// The text of a file, or why there is none. Shared: what is seen and what is believed are mostly the same.
+pub(super) type Text = Result<Arc<str>, Unread>;
+
+/// Why something in the folder has no text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// It cannot be read.
+    Because(Arc<str>),
+    /// It is a folder, or a link to one: what is in there is nobody's configuration, and whoever put it there should know.
+    Folder,
+}
 
 /// The files by name, or why the folder cannot be read.
 pub(super) type Sight = Result<BTreeMap<OsString, Text>, Arc<str>>;
@@ -29,14 +38,19 @@ pub(super) fn see(folder: &Path) -> Sight {
     let mut files = BTreeMap::new();
     let mut total = 0;
     for path in paths {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        if path.is_dir() {
+            files.insert(name, Err(Unread::Folder));
+            continue;
+        }
         let text = read(&path, MAX_TOTAL_BYTES - total);
         match text {
             // Removed between the list and the read: as if it had not been there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             text => {
                 total += text.as_ref().map_or(0, String::len);
-                let name = path.file_name().unwrap_or_default().to_owned();
-                files.insert(name, text.map(Arc::from).map_err(|error| error.to_string().into()));
+                let why = |error: io::Error| Unread::Because(error.to_string().into());
+                files.insert(name, text.map(Arc::from).map_err(why));
             }
         }
     }
@@ -46,11 +60,12 @@ pub(super) fn see(folder: &Path) -> Sight {
 /// The texts of the folder's files, by name.
 pub(crate) fn texts(folder: &Path) -> io::Result<BTreeMap<String, String>> {
     let files = see(folder).map_err(|why| io::Error::other(format!("{}: {why}", folder.display())))?;
-    let texts = files.into_iter().map(|(name, text)| {
+    let texts = files.into_iter().filter_map(|(name, text)| {
         let name = name.to_string_lossy().into_owned();
         match text {
-            Ok(text) => Ok((name, text.to_string())),
-            Err(why) => Err(io::Error::other(format!("{name}: {why}"))),
+            Ok(text) => Some(Ok((name, text.to_string()))),
+            Err(Unread::Because(why)) => Some(Err(io::Error::other(format!("{name}: {why}")))),
+            Err(Unread::Folder) => None,
         }
     });
     texts.collect()
@@ -60,26 +75,32 @@ pub(crate) fn texts(folder: &Path) -> io::Result<BTreeMap<String, String>> {
 pub(super) fn see_file(path: &Path) -> Text {
     let text = read(path, MAX_TOTAL_BYTES);
     text.map(Arc::from)
-        .map_err(|error| format!("cannot be read: {error}").into())
+        .map_err(|error| Unread::Because(format!("cannot be read: {error}").into()))
 }
 
 /// Whether a file of that name is read. Hidden ones are not: editors and Kubernetes keep their own things there.
 pub(super) fn is_read(name: &OsStr) -> bool {
-    let hidden = name.as_encoded_bytes().starts_with(b".");
     let extension = Path::new(name).extension();
-    !hidden && extension.is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
+    !is_hidden(name)
+        && extension.is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
+}
+
+/// Hidden folders are nobody's either, and nothing to be told of: `..data` and what it points to, `.git`.
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }
 
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if !path.file_name().is_some_and(is_read) || path.is_dir() {
+        let name = path.file_name().unwrap_or_default();
+        if !is_read(name) && (is_hidden(name) || !path.is_dir()) {
             continue;
         }
         paths.push(path);
         if paths.len() > MAX_FILES {
-            return Err(io::Error::other(format!("more than {MAX_FILES} files")));
+            return Err(io::Error::other(format!("more than {MAX_FILES} files and folders")));
         }
     }
     // The room for all texts together is given out in the order of names, whatever order the system lists them in.

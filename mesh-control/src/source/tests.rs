@@ -209,6 +209,51 @@ async fn a_pipe_or_a_socket_is_named_and_not_opened() {
 }
 
 #[test]
+fn a_folder_in_the_folder_is_named_unless_it_is_hidden() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    for (name, text) in [("..2026", ENTRY), ("prod", "["), ("sub.yaml", "["), (".git", "[")] {
+        fs::create_dir(file(name)).unwrap();
+        fs::write(file(name).join("a.yaml"), text).unwrap();
+    }
+    #[cfg(unix)]
+    for (target, name) in [("..2026", "..data"), ("..data/a.yaml", "a.yaml"), ("prod", "link")] {
+        std::os::unix::fs::symlink(target, file(name)).unwrap();
+    }
+    let reading = Reading::of(folder.path());
+    let findings: Vec<String> = reading.diagnostics.iter().map(ToString::to_string).collect();
+    let why = "warning[MSH0014]: a folder in the folder: what is in it is not read; put its files beside the others";
+    let expected: &[&str] = if cfg!(unix) {
+        &["link", "prod", "sub.yaml"]
+    } else {
+        &["prod", "sub.yaml"]
+    };
+    assert_eq!(
+        findings,
+        expected.iter().map(|name| format!("{name}: {why}")).collect::<Vec<_>>()
+    );
+    assert_eq!(reading.documents.workload_entries.len(), usize::from(cfg!(unix)));
+}
+
+#[tokio::test]
+async fn a_folder_that_is_made_in_a_watched_one_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut watched = Watched::new(folder.path());
+    watched.until(0, 0).await;
+    fs::create_dir(folder.path().join("prod")).unwrap();
+    let told = async {
+        loop {
+            let reading = watched.readings.recv().await.unwrap();
+            if reading.diagnostics.iter().any(|finding| &*finding.file == "prod") {
+                return;
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(20), told).await;
+    told.expect("the folder is seen");
+}
+
+#[test]
 fn what_cannot_be_read_is_an_error_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(

@@ -216,7 +216,13 @@ spec:
         };
         assert_eq!(errors(&good), 0);
         for (from, to) in [
-            ("applyTo: HTTP_FILTER", "applyTo: CLUSTER"),
+            ("applyTo: HTTP_FILTER", "applyTo: NETWORK_FILTER"),
+            ("applyTo: HTTP_FILTER", "applyTo: LISTENER"),
+            ("applyTo: HTTP_FILTER", "applyTo: HTTP_ROUTE"),
+            ("applyTo: HTTP_FILTER", "applyTo: EXTENSION_CONFIG"),
+            ("applyTo: HTTP_FILTER", "applyTo: NOTHING"),
+            ("context: SIDECAR_INBOUND", "context: SIDECAR"),
+            ("http.local_ratelimit.v3.LocalRateLimit", "http.rbac.v3.RBAC"),
             ("context: SIDECAR_INBOUND", "context: ANY"),
             ("operation: INSERT_BEFORE", "operation: REPLACE"),
             ("http.local_ratelimit.v3.LocalRateLimit", "http.lua.v3.Lua"),
@@ -228,6 +234,45 @@ spec:
             let bad = good.replace(from, to);
             assert_ne!(bad, good);
             assert!(errors(&bad) > 0, "{to}");
+        }
+    }
+
+    /// What patches an Envoy elsewhere, or turns nobody away, is told of, and the rest is published.
+    #[test]
+    fn a_patch_that_means_nothing_in_process_is_a_warning_that_names_document_and_line() {
+        let good = LIMIT.replace("NAMESPACE", "shop");
+        for (from, to, why) in [
+            ("context: SIDECAR_INBOUND", "context: GATEWAY", "context GATEWAY"),
+            (
+                "context: SIDECAR_INBOUND",
+                "context: SIDECAR_OUTBOUND",
+                "context SIDECAR_OUTBOUND",
+            ),
+            ("applyTo: HTTP_FILTER", "applyTo: BOOTSTRAP", "applyTo BOOTSTRAP"),
+            ("applyTo: HTTP_FILTER", "applyTo: CLUSTER", "applyTo CLUSTER"),
+            ("operation: INSERT_BEFORE", "operation: REMOVE", "operation REMOVE"),
+            (
+                "http.local_ratelimit.v3.LocalRateLimit",
+                "http.grpc_stats.v3.FilterConfig",
+                "filter envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+            ),
+        ] {
+            let other = good.replace(from, to);
+            assert_ne!(other, good);
+            let mut documents = Documents::default();
+            let found = documents.read(
+                "a.yaml",
+                &(other + &good.replace("metadata: {name: ", "metadata: {name: good-")),
+            );
+            let [warning] = &*found else { panic!("{to}: {found:?}") };
+            let text = warning.to_string();
+            let place =
+                "a.yaml:8:7: warning[MSH0002]: EnvoyFilter shop/filter-local-ratelimit-svc: spec.configPatches[0]: ";
+            assert!(text.starts_with(&format!("{place}{why}")), "{text}");
+            // The document beside it holds.
+            let limits = Limits::new(&documents, &Mesh::default(), &mut Findings::default());
+            let labels = [("app".to_owned(), "productpage".to_owned())].into();
+            assert_eq!(limits.of_workload("shop", &labels, 9080).filters().len(), 1, "{to}");
         }
     }
 }

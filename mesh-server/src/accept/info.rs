@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::door::Now;
 use super::{PeerIdentity, UNSPECIFIED};
-use crate::telemetry::Pairs;
+use crate::telemetry::{Live, Pairs};
 
 /// The most protocols of a client hello that filter chains are matched with. Clients offer three; a chain that is for the
 /// seventeenth is not found.
@@ -47,6 +47,8 @@ struct Shared {
     buckets: OnceLock<Buckets>,
     /// What its requests are counted under.
     pairs: Pairs,
+    /// Whether it is in use, where a loop that is not ours wants to know.
+    live: OnceLock<Arc<Live>>,
 }
 
 /// When the first of the two certificates that a connection rests on ends, by the wall: no other clock counts what passes while a machine
@@ -171,6 +173,7 @@ impl ConnectionInfo {
                 limiter: Mutex::default(),
                 buckets: OnceLock::new(),
                 pairs: Pairs::default(),
+                live: OnceLock::new(),
             }),
         }
     }
@@ -227,6 +230,17 @@ impl ConnectionInfo {
     /// What its requests are counted under.
     pub(crate) fn pairs(&self) -> &Pairs {
         &self.shared.pairs
+    }
+
+    /// Whether it is in use, where somebody wants to know.
+    pub(crate) fn live(&self) -> Option<&Arc<Live>> {
+        self.shared.live.get()
+    }
+
+    /// Has requests tell `live` of themselves. The first to be given counts.
+    #[cfg(feature = "tonic")]
+    pub(crate) fn tell(&self, live: Arc<Live>) {
+        self.shared.live.get_or_init(|| live);
     }
 
     /// Whether the configuration let it in, whoever it is of.

@@ -21,12 +21,14 @@ use std::error::Error as StdError;
 use std::fmt::{self, Write};
 use std::future::{Future, IntoFuture};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::header::{self, HOST};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming as IncomingBody;
 use mesh_core::Link;
 use mesh_core::report::Exposition;
@@ -113,6 +115,7 @@ impl Admin {
             link: self.link,
             calls_only: self.calls_only,
             mounts: self.mounts,
+            anywhere: self.anywhere,
         };
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut incoming = Incoming::new(self.listener);
@@ -155,11 +158,35 @@ struct Pages {
     inbound: Arc<Inbound>,
     calls_only: bool,
     mounts: Mounts,
+    /// Whoever reaches it may ask, by whatever name.
+    anywhere: bool,
+}
+
+/// Whether a request names its host as only a program of this machine does. A page in a browser of this machine that has a name of its own
+/// lead here asks by that name (DNS rebinding), and could read the answer.
+fn is_of_this_host<B>(request: &Request<B>) -> bool {
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    let header = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    // HTTP/1.0 names nobody, and no browser speaks it.
+    let Some(named) = authority.or_else(header) else {
+        return true;
+    };
+    let Ok(authority) = named.parse::<Authority>() else {
+        return false;
+    };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
 }
 
 impl Pages {
     /// The answer to a request, from here or from what is mounted.
     async fn respond(self, request: Request<IncomingBody>) -> Response<Body> {
+        if !self.anywhere && !is_of_this_host(&request) {
+            return text(
+                StatusCode::FORBIDDEN,
+                "asked by another name than localhost or an address\n",
+            );
+        }
         let path = request.uri().path();
         match self.mounts.find(path).filter(|_| !PAGES.contains(&path)) {
             Some(service) => service.answer(request).await,

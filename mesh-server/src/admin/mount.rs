@@ -135,6 +135,7 @@ mod tests {
                 link: link.clone(),
                 calls_only: true,
                 mounts: Mounts::default(),
+                anywhere: false,
             };
             let (mut peer, io) = tokio::io::duplex(64);
             let begun = Instant::now();

@@ -48,10 +48,9 @@ use crate::accept::{ConnectionInfo, Guard};
 use crate::dangerous::Dangerous;
 use crate::ext_authz::{Asked, Authorizers};
 use crate::log_limit::LogLimit;
+use crate::outside::OutsideCaller;
 use crate::refusal::{Denial, MaybeRefused, Refusal};
 use crate::show_body::ShowBodyLayer;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What Envoy answers, and no more.
 const DENIED: &str = "RBAC: access denied";
@@ -96,28 +95,14 @@ impl AuthorizeLayer {
     /// A request that is to be asked about is refused while nobody is given who can be asked, also where the configuration lets requests
     /// pass when an authorizer fails.
     #[must_use]
-    pub fn ext_authz<S, R>(mut self, target: impl Into<Box<str>>, service: S) -> Self
-    where
-        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
+    pub fn ext_authz<S: OutsideCaller>(mut self, target: impl Into<Box<str>>, service: S) -> Self {
         self.authorizers.insert(target.into(), service);
         self
     }
 
     /// Asks every authorizer that is not given by its name through what `make` makes of its target, once for each.
     #[must_use]
-    pub fn ext_authz_by<S, R>(mut self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
-    where
-        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
+    pub fn ext_authz_by<S: OutsideCaller>(mut self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self {
         self.authorizers.others(make);
         self
     }
@@ -206,34 +191,35 @@ impl AuthorizeLayer {
             return Err(self.unserved(request, why));
         }
         let Some(rules) = authorization.tokens() else {
-            return match self.permits(request, info, &authorization, None, None)? {
-                Next::Passes => Ok(None),
-                Next::Asks { index, .. } => Ok(Some(self.asked(index, info, Arc::clone(&authorization), None))),
-            };
+            let next = self.permits(request, info, &authorization, None, None)?;
+            return Ok(self.asked(next, info, &authorization, None));
         };
         let info = info.clone();
         let claims = self.tokens(rules, request)?;
-        match self.permits(request, &info, &authorization, claims.as_deref(), None)? {
-            Next::Passes => Ok(None),
-            Next::Asks { index, .. } => Ok(Some(self.asked(index, &info, Arc::clone(&authorization), claims))),
-        }
+        let next = self.permits(request, &info, &authorization, claims.as_deref(), None)?;
+        Ok(self.asked(next, &info, &authorization, claims))
     }
 
+    /// Who is to be asked, if somebody is.
     fn asked(
         &self,
-        index: usize,
+        next: Next<'_>,
         info: &ConnectionInfo,
-        authorization: Arc<Authorization>,
+        authorization: &Arc<Authorization>,
         claims: Option<Arc<JwtClaims>>,
-    ) -> Asked {
-        Asked {
+    ) -> Option<Asked> {
+        let Next::Asks { index, policy } = next else {
+            return None;
+        };
+        Some(Asked {
             index,
+            policy: policy.map(Box::from),
             info: info.clone(),
-            authorization,
+            authorization: Arc::clone(authorization),
             claims,
             own: self.own(),
             now: self.clock.current_time().map(|now| now.as_secs()),
-        }
+        })
     }
 
     /// What a good token of the request says.
@@ -342,7 +328,11 @@ impl AuthorizeLayer {
         let next = self.permits(request, &asked.info, &asked.authorization, claims, Some(asked.index));
         match next.map_err(Refused::Plain)? {
             Next::Passes => Ok(None),
-            Next::Asks { index, .. } => Ok(Some(Asked { index, ..asked.clone() })),
+            Next::Asks { index, policy } => Ok(Some(Asked {
+                index,
+                policy: policy.map(Box::from),
+                ..asked.clone()
+            })),
         }
     }
 
@@ -364,7 +354,9 @@ impl AuthorizeLayer {
     /// Nobody is served by a route that is not there, whoever may call.
     fn unserved<B>(&self, request: &Request<B>, why: Unserved<'_>) -> Refusal {
         self.tally.count("authorization_denied", why.as_str());
-        tracing::warn!(reason = why.as_str(), "request refused: {why}");
+        if self.log.admits("unserved") {
+            tracing::warn!(reason = why.as_str(), "request refused: {why}");
+        }
         Refusal::unavailable(request, UNSERVED)
     }
 

@@ -31,7 +31,9 @@ impl ForwardedClientCert {
             Self::SanitizeSet => Some(verified.clone()),
             Self::AppendForward => {
                 let mut all = Vec::new();
-                for said in headers.get_all(XFCC).iter().filter(|said| !said.is_empty()) {
+                // What opens a quotation and does not close it would take what is verified for a part of itself.
+                let whole = |said: &&HeaderValue| !said.is_empty() && closes_its_quotes(said.as_bytes());
+                for said in headers.get_all(XFCC).iter().filter(whole) {
                     all.extend_from_slice(said.as_bytes());
                     all.push(b',');
                 }
@@ -46,6 +48,39 @@ impl ForwardedClientCert {
     pub(super) fn set(headers: &mut HeaderMap, value: Option<HeaderValue>) {
         if let Some(value) = value {
             headers.insert(XFCC, value);
+        }
+    }
+}
+
+/// Whether every quotation ends (Envoy escapes quotes in them by a backslash).
+fn closes_its_quotes(said: &[u8]) -> bool {
+    let (mut quoted, mut bytes) = (false, said.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => quoted = !quoted,
+            // One at the end would escape what comes behind it.
+            b'\\' if bytes.next().is_none() => return false,
+            _ => {}
+        }
+    }
+    !quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_before_is_whole_or_nothing() {
+        for whole in [
+            r#"URI=spiffe://a/b"#,
+            r#"Subject="CN=x,O=\"y\"";URI=a"#,
+            r#"Subject="""#,
+        ] {
+            assert!(closes_its_quotes(whole.as_bytes()), "{whole}");
+        }
+        for open in [r#"URI=a;Subject=""#, r#"Subject="x\""#, r#"URI=a\"#] {
+            assert!(!closes_its_quotes(open.as_bytes()), "{open}");
         }
     }
 }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use mesh_core::authorize::Matched;
 use mesh_core::config::{Authorization, CheckService, ExtAuthz, GrpcCheck, HttpCheck};
@@ -17,8 +16,9 @@ use mesh_core::route::RequestHead;
 use tokio::time::{Instant, timeout};
 use tower::{Service, ServiceExt};
 
-use super::{Answer, Authorizer, Authorizers, CallFailed, Caller, CheckBody, MAX_CHECKS, proto};
+use super::{Authorizer, Authorizers, CheckBody, MAX_CHECKS, proto};
 use crate::accept::ConnectionInfo;
+use crate::outside::{BoxCaller, OutsideBody};
 
 /// Where gRPC says what became of a call.
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -34,6 +34,8 @@ pub(crate) struct Asked {
     pub(crate) authorization: Arc<Authorization>,
     /// Which of those who are asked.
     pub(crate) index: usize,
+    /// The policy that wants it asked; `None`: everything is.
+    pub(crate) policy: Option<Box<str>>,
     /// The connection that it came by.
     pub(crate) info: ConnectionInfo,
     /// What its token says.
@@ -53,7 +55,7 @@ impl Asked {
     pub(crate) fn matched(&self) -> Matched<'_> {
         Matched {
             filter: &self.check().name,
-            policy: None,
+            policy: self.policy.as_deref(),
         }
     }
 }
@@ -188,7 +190,7 @@ impl Authorizer {
     }
 }
 
-async fn call(mut caller: Caller, check: &ExtAuthz, question: Request<CheckBody>) -> Result<Verdict, CheckFailure> {
+async fn call(mut caller: BoxCaller, check: &ExtAuthz, question: Request<CheckBody>) -> Result<Verdict, CheckFailure> {
     let ready = caller.ready().await.map_err(|error| unreachable(&error))?;
     let response = ready.call(question).await.map_err(|error| unreachable(&error))?;
     match &check.service {
@@ -202,13 +204,13 @@ fn unreachable(error: &dyn std::error::Error) -> CheckFailure {
     CheckFailure::Unreachable
 }
 
-async fn of_http(check: &ExtAuthz, http: &HttpCheck, response: Answer) -> Result<Verdict, CheckFailure> {
+async fn of_http(check: &ExtAuthz, http: &HttpCheck, response: Response<OutsideBody>) -> Result<Verdict, CheckFailure> {
     let (head, body) = response.into_parts();
     let (body, _) = whole(body).await?;
     Ok(check.http_verdict(http, head.status, &head.headers, body))
 }
 
-async fn of_grpc(check: &ExtAuthz, response: Answer) -> Result<Verdict, CheckFailure> {
+async fn of_grpc(check: &ExtAuthz, response: Response<OutsideBody>) -> Result<Verdict, CheckFailure> {
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
         return Err(CheckFailure::Failed);
@@ -236,7 +238,7 @@ fn one_message(body: &[u8]) -> Option<&[u8]> {
     (prefix[0] == 0 && usize::try_from(length).ok()? == message.len()).then_some(message)
 }
 
-async fn whole(body: UnsyncBoxBody<Bytes, CallFailed>) -> Result<(Bytes, Option<HeaderMap>), CheckFailure> {
+async fn whole(body: OutsideBody) -> Result<(Bytes, Option<HeaderMap>), CheckFailure> {
     let collected = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
     let collected = collected.map_err(|error| match error.is::<LengthLimitError>() {
         true => CheckFailure::Malformed,

@@ -13,41 +13,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use mesh_core::breaker::Breaker;
 use mesh_core::ext_authz::Circuit;
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceExt};
 
 pub(crate) use call::{Asked, check};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::outside::{BoxCaller, OutsideCaller};
 
 /// The body of a request to an authorizer.
 pub type CheckBody = Full<Bytes>;
 
-/// What an authorizer answers.
-type Answer = Response<UnsyncBoxBody<Bytes, CallFailed>>;
-
-/// What calls one.
-type Caller = BoxCloneSyncService<Request<CheckBody>, Answer, CallFailed>;
-
-/// Why there is no answer, or not all of it: in the words of whoever calls.
-#[derive(Debug)]
-pub(crate) struct CallFailed(BoxError);
-
-impl fmt::Display for CallFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for CallFailed {}
-
-type Make = dyn Fn(&str) -> Caller + Send + Sync;
+type Make = dyn Fn(&str) -> BoxCaller + Send + Sync;
 
 /// How many requests may be asked about at once, of one authorizer: each holds a place of its server until it is answered.
 pub(crate) const MAX_CHECKS: u32 = 1024;
@@ -58,39 +35,25 @@ pub(crate) const MAX_AUTHORIZERS: usize = 64;
 /// Whom the application gave, and how each of them does.
 #[derive(Clone, Default)]
 pub(crate) struct Authorizers {
-    named: HashMap<Box<str>, Caller>,
+    named: HashMap<Box<str>, BoxCaller>,
     others: Option<Arc<Make>>,
     living: Arc<Mutex<HashMap<Box<str>, Arc<Authorizer>>>>,
 }
 
 /// One authorizer.
 pub(crate) struct Authorizer {
-    caller: Mutex<Caller>,
+    caller: Mutex<BoxCaller>,
     in_flight: Breaker,
     circuit: Mutex<Circuit>,
 }
 
 impl Authorizers {
-    pub(crate) fn insert<S, R>(&mut self, target: Box<str>, service: S)
-    where
-        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
-        self.named.insert(target, caller(service));
+    pub(crate) fn insert<S: OutsideCaller>(&mut self, target: Box<str>, service: S) {
+        self.named.insert(target, service.boxed());
     }
 
-    pub(crate) fn others<S, R>(&mut self, make: impl Fn(&str) -> S + Send + Sync + 'static)
-    where
-        S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
-        self.others = Some(Arc::new(move |target: &str| caller(make(target))));
+    pub(crate) fn others<S: OutsideCaller>(&mut self, make: impl Fn(&str) -> S + Send + Sync + 'static) {
+        self.others = Some(Arc::new(move |target: &str| make(target).boxed()));
     }
 
     /// Who is called at `target`; `None`: the application gave nobody.
@@ -119,26 +82,13 @@ impl Authorizers {
 }
 
 impl Authorizer {
-    fn caller(&self) -> Caller {
+    fn caller(&self) -> BoxCaller {
         self.caller.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn circuit<T>(&self, look: impl FnOnce(&mut Circuit) -> T) -> T {
         look(&mut self.circuit.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-fn caller<S, R>(service: S) -> Caller
-where
-    S: Service<Request<CheckBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
-{
-    let boxed =
-        |response: Response<R>| response.map(|body| body.map_err(|error| CallFailed(error.into())).boxed_unsync());
-    BoxCloneSyncService::new(service.map_response(boxed).map_err(|error| CallFailed(error.into())))
 }
 
 impl fmt::Debug for Authorizers {

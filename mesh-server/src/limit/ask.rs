@@ -1,31 +1,23 @@
 //! Asking a rate limit service, within a time and a number.
 
 use std::collections::HashMap;
-use std::error::Error as StdError;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use http_body::Body;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use mesh_core::config::GlobalRateLimit;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceExt as _};
+use tower::ServiceExt as _;
 
 use super::service::{Answer, MAX_ANSWER_BYTES, answer, question};
-
-type BoxError = Box<dyn StdError + Send + Sync>;
+use crate::outside::{BoxCaller, OutsideCaller};
 
 /// The body of a question to a rate limit service.
 pub type QuestionBody = Full<Bytes>;
 
-type Asked = BoxCloneSyncService<Request<QuestionBody>, Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>;
-
-type Make = dyn Fn(&str) -> Asked + Send + Sync;
+type Make = dyn Fn(&str) -> BoxCaller + Send + Sync;
 
 /// The most questions at once. What comes beyond is as if it had no answer: a service that is slow must not hold up more than that.
 const MAX_QUESTIONS: usize = 1024;
@@ -34,7 +26,7 @@ const MAX_QUESTIONS: usize = 1024;
 #[derive(Clone)]
 pub(super) struct Services {
     make: Arc<Make>,
-    made: Arc<Mutex<HashMap<Box<str>, Asked>>>,
+    made: Arc<Mutex<HashMap<Box<str>, BoxCaller>>>,
     places: Arc<Semaphore>,
 }
 
@@ -42,23 +34,9 @@ pub(super) struct Services {
 const MAX_SERVICES: usize = 64;
 
 impl Services {
-    pub(super) fn new<S, R>(make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
-    where
-        S: Service<Request<QuestionBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
-        let boxed = move |target: &str| {
-            let service = make(target);
-            let service = service.map_response(|response: Response<R>| {
-                response.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)))
-            });
-            BoxCloneSyncService::new(service.map_err(Into::into))
-        };
+    pub(super) fn new<S: OutsideCaller>(make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self {
         Self {
-            make: Arc::new(boxed),
+            make: Arc::new(move |target: &str| make(target).boxed()),
             made: Arc::default(),
             places: Arc::new(Semaphore::new(MAX_QUESTIONS)),
         }
@@ -92,7 +70,7 @@ impl Services {
         timeout(limit.timeout, asked).await.ok().flatten()
     }
 
-    fn service(&self, target: &str) -> Asked {
+    fn service(&self, target: &str) -> BoxCaller {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(service) = made.get(target) {
             return service.clone();

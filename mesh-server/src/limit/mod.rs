@@ -30,12 +30,11 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::accept::ConnectionInfo;
+use crate::outside::OutsideCaller;
 use crate::refusal::{MaybeRefused, Refusal};
 pub use ask::QuestionBody;
 use ask::Services;
 pub use future::ResponseFuture;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What Envoy answers.
 const LIMITED: &str = "local_rate_limited";
@@ -109,14 +108,7 @@ impl RateLimitLayer {
     /// Asks rate limit services through what `make` makes of the name that a configuration gives them: a cluster's, or an address. A client of
     /// the mesh, mostly: `move |name| Channel::new(&link, name)`. Without this no service has an answer.
     #[must_use]
-    pub fn services<S, R>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self
-    where
-        S: Service<Request<QuestionBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
+    pub fn services<S: OutsideCaller>(self, make: impl Fn(&str) -> S + Send + Sync + 'static) -> Self {
         Self {
             services: Some(Services::new(make)),
             ..self

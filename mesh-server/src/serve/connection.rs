@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::future::{Future, pending};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +15,6 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use mesh_core::Entropy;
 use mesh_core::entropy::Draw;
-use mesh_core::report::Tally;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -23,11 +23,12 @@ use tower::Service;
 use super::apart::Apart;
 use super::body::RequestBody;
 use super::conduct::{Conduct, Verdict};
-use super::head::Heads;
+use super::head::{Heads, LateHead};
 use super::places::Places;
 use super::request::{Bodies, Introduced};
 use super::roster::Roster;
 use crate::accept::{Acceptor, Beginning, ConnectionInfo, Peeked};
+use crate::telemetry::{Early, Inbound};
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub(super) struct Connection<S> {
     /// How many requests are worked on at once, over all connections.
     pub(super) places: Arc<Places>,
     pub(super) roster: Arc<Roster>,
-    pub(super) tally: Tally,
+    pub(super) inbound: Arc<Inbound>,
     pub(super) drain_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) bodies: Bodies,
@@ -99,7 +100,9 @@ where
     }
 
     fn crowded_out(&self) -> End {
-        self.tally.count("connection_ended", Verdict::CrowdedOut.as_str());
+        self.inbound
+            .tally()
+            .count("connection_ended", Verdict::CrowdedOut.as_str());
         End::Closed
     }
 
@@ -133,7 +136,7 @@ where
             info,
             conduct: Arc::clone(&conduct),
             bodies: self.bodies,
-            tally: self.tally.clone(),
+            inbound: Arc::clone(&self.inbound),
         };
         let aged = {
             let age = jittered(self.max_age, &mut self.entropy.draw());
@@ -166,7 +169,7 @@ where
             tokio::select! {
                 biased;
                 told = &mut beside => told,
-                ended = &mut connection => return closed(ended),
+                ended = &mut connection => return closed(ended, &self.inbound),
             }
         };
         let reason = match told {
@@ -175,7 +178,7 @@ where
             Told::Verdict(verdict) => Some(verdict.as_str()),
         };
         if let Some(reason) = reason {
-            self.tally.count("connection_ended", reason);
+            self.inbound.tally().count("connection_ended", reason);
         }
         if let Told::Verdict(verdict @ (Verdict::Stalled | Verdict::PrematureResets)) = told {
             tracing::warn!(
@@ -199,14 +202,14 @@ where
                 biased;
                 () = &mut over, if !is_over => {}
                 ended = timeout(wait, &mut connection) => if let Ok(ended) = ended {
-                    return closed(ended);
+                    return closed(ended, &self.inbound);
                 }
             }
         }
         connection.as_mut().graceful_shutdown();
         match timeout_at(begun + drain_timeout, connection).await {
             _ if crowded => End::Closed,
-            Ok(ended) => closed(ended),
+            Ok(ended) => closed(ended, &self.inbound),
             Err(_) => End::Cut,
         }
     }
@@ -245,7 +248,14 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an HTTP/1.1 connection may wait for its next request.
 const HTTP1_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest list of headers in bytes (RFC 9113, 6.5.2), continuations included.
+/// The most of an HTTP/1.1 connection that is read and not taken yet, in bytes, and with that the longest head: 431 for a longer one. What
+/// HTTP/2 counts against [`MAX_HEADER_LIST`] is shorter on the wire, and clients of HTTP/1.1 are mostly browsers and proxies.
+const MAX_HTTP1_BUFFER: usize = 64 * 1024;
+
+/// The most headers of an HTTP/1.1 request (hyper's default, written out).
+const MAX_HTTP1_HEADERS: usize = 100;
+
+/// The longest list of headers of HTTP/2 in bytes (RFC 9113, 6.5.2), continuations included.
 pub(crate) const MAX_HEADER_LIST: u32 = 16 * 1024;
 
 /// Streams that the peer has reset and nobody has looked at yet (CVE-2023-44487): the next one ends the connection.
@@ -261,7 +271,9 @@ fn builder() -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HTTP1_HEAD_TIMEOUT);
+        .header_read_timeout(HTTP1_HEAD_TIMEOUT)
+        .max_buf_size(MAX_HTTP1_BUFFER)
+        .max_headers(MAX_HTTP1_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -272,9 +284,26 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-fn closed(ended: Result<(), Box<dyn StdError + Send + Sync>>) -> End {
+/// A connection ended by itself. Where its last request was none, hyper has answered that, and tells nobody but by this error.
+fn closed(ended: Result<(), Box<dyn StdError + Send + Sync>>, inbound: &Inbound) -> End {
     if let Err(error) = ended {
+        if let Some(why) = error.downcast_ref().and_then(refused) {
+            inbound.refused(why);
+        }
         tracing::debug!(%error, "connection ended with an error");
     }
     End::Closed
+}
+
+/// Why hyper took no request for one.
+fn refused(error: &hyper::Error) -> Option<Early> {
+    if error.is_parse_too_large() {
+        return Some(Early::HeadTooLarge);
+    }
+    if error.is_parse() {
+        return Some(Early::Malformed);
+    }
+    let source = error.source()?.downcast_ref::<io::Error>()?;
+    let is_late = source.get_ref().is_some_and(|inner| inner.is::<LateHead>());
+    is_late.then_some(Early::HeadTooSlow)
 }

@@ -4,10 +4,10 @@
 //! client would send into a connection that is just being closed; so that one stays as it is, and this one runs from the first
 //! byte of a head. Nothing of it costs where a head comes in one piece: the timer is made when a read has to wait in mid-head.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::{fmt, io};
 
 use tokio::time::{Sleep, sleep};
 
@@ -26,6 +26,18 @@ pub(super) struct Heads {
     /// When the head that has begun must be there.
     until: Option<Pin<Box<Sleep>>>,
 }
+
+/// Why a connection ends on which a head did not come to its end.
+#[derive(Debug)]
+pub(super) struct LateHead;
+
+impl fmt::Display for LateHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the head of a request took too long")
+    }
+}
+
+impl std::error::Error for LateHead {}
 
 impl Heads {
     /// Times heads where `conduct`, which counts the requests, is given.
@@ -62,7 +74,7 @@ impl Watch for Heads {
         }
         let until = self.until.get_or_insert_with(|| Box::pin(sleep(HEAD_TIMEOUT)));
         match until.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, LateHead))),
             Poll::Pending => Poll::Pending,
         }
     }

@@ -306,7 +306,7 @@ where
                     .memory(self.memory),
             ),
             roster: Arc::default(),
-            tally: self.link.tally().clone(),
+            inbound: Arc::clone(&self.inbound),
             drain_timeout: self.drain_timeout,
             idle_timeout: self.idle_timeout,
             bodies: Bodies {

@@ -15,6 +15,7 @@ use mesh_core::config::AdaptiveConcurrency;
 use tokio::time::Instant;
 
 use super::body::Waiting;
+use crate::telemetry::Early;
 
 /// How often it is looked at how much memory the process has. A hundred requests of a megabyte each may come in between.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(20);
@@ -48,12 +49,11 @@ pub(super) enum Full {
     Memory,
 }
 
-impl Full {
-    /// For a counter.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Requests => "overloaded",
-            Self::Memory => "memory",
+impl From<Full> for Early {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Requests => Self::Overloaded,
+            Full::Memory => Self::Memory,
         }
     }
 }

@@ -20,7 +20,6 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use mesh_core::report::Tally;
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -28,6 +27,7 @@ use super::body::{Exchange, RequestBody, State};
 use super::conduct::{Conduct, Place};
 use crate::accept::{ConnectionInfo, PeerIdentity};
 use crate::refusal::{MaybeRefused, Refusal, Unprocessed};
+use crate::telemetry::{Early, Inbound};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -44,7 +44,7 @@ pub(super) struct Introduced<S> {
     pub(super) conduct: Arc<Conduct>,
     /// How long a body may stop, and how long it may be.
     pub(super) bodies: Bodies,
-    pub(super) tally: Tally,
+    pub(super) inbound: Arc<Inbound>,
 }
 
 /// What a server asks of the bodies of requests.
@@ -72,23 +72,24 @@ where
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         if !self.conduct.begin() {
-            self.tally.count("request_refused", "ambiguous_length");
+            self.inbound.refused(Early::AmbiguousLength);
             return IntroducedFuture::Failed {
                 failed: Refusal::ambiguous(&request),
             };
         }
         no_upgrade(&mut request);
         if self.info.is_revoked() {
+            self.inbound.refused(Early::Revoked);
             return IntroducedFuture::Reset;
         }
         if request.body().size_hint().lower() > self.bodies.most as u64 {
-            self.tally.count("request_refused", "body_too_large");
+            self.inbound.refused(Early::BodyTooLarge);
             return IntroducedFuture::Failed {
                 failed: Refusal::failed(&request).too_large(),
             };
         }
         let taken = self.conduct.take_place();
-        let Ok(place) = taken.map_err(|full| self.tally.count("request_refused", full.as_str())) else {
+        let Ok(place) = taken.map_err(|full| self.inbound.refused(full.into())) else {
             return match request.version() {
                 Version::HTTP_2 => IntroducedFuture::Reset,
                 _ => IntroducedFuture::Overloaded {
@@ -113,10 +114,10 @@ where
                 exchange,
                 place: Some(place),
                 failed,
-                tally: self.tally.clone(),
+                inbound: Arc::clone(&self.inbound),
             },
             Err(_) => {
-                self.tally.count("request_failed", "panic");
+                self.inbound.tally().count("request_failed", "panic");
                 IntroducedFuture::Failed { failed }
             }
         }
@@ -127,7 +128,7 @@ pin_project! {
     /// The answer: the service's, or why there is none.
     #[project = IntroducedProjection]
     pub(super) enum IntroducedFuture<F> {
-        Served { #[pin] call: F, exchange: Option<Arc<Exchange>>, place: Option<Place>, failed: Refusal, tally: Tally },
+        Served { #[pin] call: F, exchange: Option<Arc<Exchange>>, place: Option<Place>, failed: Refusal, inbound: Arc<Inbound> },
         Failed { failed: Refusal },
         Overloaded { refusal: Refusal },
         Reset,
@@ -149,11 +150,11 @@ where
                 exchange,
                 place,
                 failed,
-                tally,
+                inbound,
             } => {
                 // A call that panicked is not polled again: its answer is the refusal, and the future ends with it.
                 let Ok(polled) = catch_unwind(AssertUnwindSafe(|| call.poll(cx))) else {
-                    tally.count("request_failed", "panic");
+                    inbound.tally().count("request_failed", "panic");
                     place.iter_mut().for_each(|place| place.answer(false));
                     return Poll::Ready(Ok(failed.response().map(Held::refusal)));
                 };
@@ -162,7 +163,7 @@ where
                 place.iter_mut().for_each(|place| place.answer(has_body));
                 // What the service makes of a body that was not let in is not what its sender should be told.
                 if let Some(state) = exchange.as_ref().and_then(|exchange| exchange.answer()) {
-                    tally.count("request_refused", reason(state));
+                    inbound.tally().count("request_refused", reason(state));
                     return Poll::Ready(Ok(refusal(*failed, state).response().map(Held::refusal)));
                 }
                 let response = polled.map_err(Into::into)?;
@@ -172,7 +173,7 @@ where
                 }
                 // It was not asked to, and there is nothing to switch to.
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    tally.count("request_failed", "upgrade");
+                    inbound.tally().count("request_failed", "upgrade");
                     return Poll::Ready(Ok(failed.response().map(Held::refusal)));
                 }
                 let place = place.take();

@@ -9,6 +9,7 @@ use http_body::Frame;
 use mesh_core::report::standard::{Amounts, Edge, End, Flags, Messages, Protocol};
 use tokio::time::Instant;
 
+use super::live::Answering;
 use crate::serve::Exchange;
 
 /// How much of a request's body came.
@@ -31,10 +32,12 @@ pub(super) struct Call {
     messages: Messages,
     sent_messages: u64,
     is_counted: bool,
+    /// For whoever asks whether its connection is in use.
+    _answering: Option<Answering>,
 }
 
 impl Call {
-    pub(super) fn begin(edge: Arc<Edge>, protocol: Protocol, received: Received) -> Self {
+    pub(super) fn begin(edge: Arc<Edge>, protocol: Protocol, received: Received, answering: Option<Answering>) -> Self {
         let end = End {
             protocol,
             ..End::default()
@@ -48,6 +51,7 @@ impl Call {
             messages: Messages::default(),
             sent_messages: 0,
             is_counted: false,
+            _answering: answering,
         }
     }
 

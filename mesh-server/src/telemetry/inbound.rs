@@ -8,12 +8,18 @@ use std::time::Instant;
 
 use mesh_core::Link;
 use mesh_core::config::Reason;
-use mesh_core::report::{Expose, Exposition, FamilyKind};
+use mesh_core::report::{Expose, Exposition, FamilyKind, Tally};
+
+use super::Early;
 
 /// The counts of one link.
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
     requests: AtomicU64,
+    /// Of each reason, in the order of [`Early::ALL`].
+    early: [AtomicU64; Early::ALL.len()],
+    /// That of the link, where everything is counted by event and reason.
+    tally: Tally,
     servers: AtomicUsize,
     waiting: Mutex<Waiting>,
 }
@@ -31,7 +37,10 @@ impl Inbound {
         let mut is_new = false;
         let inbound = link.attached(|| {
             is_new = true;
-            Self::default()
+            Self {
+                tally: link.tally().clone(),
+                ..Self::default()
+            }
         });
         if is_new {
             let told: Weak<dyn Expose> = Arc::<Self>::downgrade(&inbound);
@@ -43,6 +52,17 @@ impl Inbound {
     /// A request came in.
     pub(super) fn received(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request was refused before [`received`](Self::received) could count it.
+    pub(crate) fn refused(&self, why: Early) {
+        self.early[why as usize].fetch_add(1, Ordering::Relaxed);
+        why.count(&self.tally);
+    }
+
+    /// Where everything is counted by event and reason.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Says that a server accepts connections, until the guard is dropped.
@@ -89,6 +109,15 @@ impl Expose for Inbound {
             "Requests that came in, counted before anything may refuse them and whether or not they have ended.",
         );
         out.labelled(&[], self.requests());
+        out.family(
+            "mesh_requests_refused_total",
+            FamilyKind::Counter,
+            "Requests that were refused at the connection, before anything could count them as received.",
+        );
+        for why in Early::ALL {
+            let count = self.early[why as usize].load(Ordering::Relaxed);
+            out.labelled(&[("reason", why.as_str())], count);
+        }
         out.family(
             "mesh_servers",
             FamilyKind::Gauge,

@@ -10,8 +10,10 @@
 
 mod body;
 mod call;
+mod early;
 mod future;
 mod inbound;
+mod live;
 mod pairs;
 
 use std::any::Any;
@@ -33,11 +35,14 @@ use crate::serve::RequestBody;
 
 pub use body::CountedBody;
 pub(crate) use call::Received;
+pub(crate) use early::Early;
 pub use future::ResponseFuture;
 pub(crate) use inbound::{Inbound, WaitingGuard};
+pub(crate) use live::Live;
 pub(crate) use pairs::Pairs;
 
 use call::Call;
+use live::Answering;
 
 /// Counts requests. Part of [`MeshLayer`](crate::MeshLayer).
 #[derive(Clone, Debug)]
@@ -105,7 +110,7 @@ where
         if head.tells {
             self.shared.hear(&mut request);
         }
-        let edge = self.shared.edge(&request);
+        let (edge, answering) = self.shared.edge(&request);
         let received = match (request.body() as &dyn Any).downcast_ref::<RequestBody>() {
             Some(body) => {
                 body.counts(head.protocol);
@@ -113,7 +118,7 @@ where
             }
             None => Received::Length(request.body().size_hint().exact().unwrap_or_default()),
         };
-        let call = Call::begin(edge, head.protocol, received);
+        let call = Call::begin(edge, head.protocol, received, answering);
         ResponseFuture::new(self.inner.call(request), call)
     }
 }
@@ -170,17 +175,18 @@ impl Shared {
         });
     }
 
-    /// Where a request is counted.
-    fn edge<B>(&self, request: &Request<B>) -> Arc<Edge> {
+    /// Where a request is counted, and that it is one of its connection.
+    fn edge<B>(&self, request: &Request<B>) -> (Arc<Edge>, Option<Answering>) {
         let of_header = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
         let authority = request.uri().authority().map(|authority| authority.as_str());
         let authority = authority.or_else(of_header).unwrap_or_default();
         match ConnectionInfo::of(request.extensions()) {
             Some(connection) => {
                 let pairs = connection.pairs();
-                pairs.find(authority, || self.pair(authority, pairs.peer(), Some(connection)))
+                let edge = pairs.find(authority, || self.pair(authority, pairs.peer(), Some(connection)));
+                (edge, connection.live().map(Answering::begin))
             }
-            None => self.pairs.find(authority, || self.pair(authority, None, None)),
+            None => (self.pairs.find(authority, || self.pair(authority, None, None)), None),
         }
     }
 

@@ -17,10 +17,14 @@ async fn admin_port(mesh: &Mesh) -> SocketAddr {
 }
 
 async fn page(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    page_of("localhost", address, method, path).await
+}
+
+async fn page_of(host: &str, address: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let io = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "localhost");
+    let request = Request::builder().method(method).uri(path).header("host", host);
     let response = sender
         .send_request(request.body(Empty::<Bytes>::new()).unwrap())
         .await
@@ -94,6 +98,20 @@ async fn stats_are_the_counters_and_nothing_else_is_there() {
     assert!((90..180).contains(&age.trim_end().parse::<u64>().unwrap()), "{stats}");
     assert_eq!(page(address, "GET", "/").await.0, 404);
     assert_eq!(page(address, "POST", "/stats").await.0, 405);
+}
+
+/// A page in a browser of this machine, whose name was made to lead here, reads nothing.
+#[tokio::test]
+async fn the_port_answers_to_no_name_of_somebody_else() {
+    let mesh = Mesh::new();
+    let address = admin_port(&mesh).await;
+    for host in ["localhost", "LOCALHOST:15020", "127.0.0.1:1", "[::1]:1", "10.0.0.1"] {
+        assert_eq!(page_of(host, address, "GET", "/healthz").await.0, 200, "{host}");
+    }
+    for host in ["evil.example", "localhost.evil.example:80", "a@b", ""] {
+        let (code, body) = page_of(host, address, "GET", "/stats").await;
+        assert_eq!((code, body.contains("requests")), (403, false), "{host}");
+    }
 }
 
 #[tokio::test]

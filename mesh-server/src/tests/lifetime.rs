@@ -46,6 +46,7 @@ async fn id_11_a_connection_does_not_outlive_its_certificate_in_sleep() {
     // No time has passed for a timer, and the request is not served all the same.
     get(&mut asking).await.unwrap_err();
     assert_eq!(handler.calls(), 3);
+    assert_eq!(mesh.link.tally().get("request_refused", "connection_revoked"), 1);
     let begin = Instant::now();
     gone.await.unwrap().unwrap();
     assert!(begin.elapsed() <= Duration::from_secs(5), "{:?}", begin.elapsed());
@@ -151,6 +152,80 @@ async fn tonics_loop_has_a_floor_too() {
     let (mut plain, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
     get(&mut plain).await.unwrap_err();
     assert_eq!(call(address, mesh.client()).await.unwrap().0, 404);
+}
+
+/// A body that comes as it is fed.
+struct Fed(mpsc::UnboundedReceiver<Bytes>);
+
+impl http_body::Body for Fed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        let fed = self.0.poll_recv(cx);
+        fed.map(|bytes| bytes.map(|bytes| Ok(http_body::Frame::data(bytes))))
+    }
+}
+
+/// What tonic's own loop has no bounds for and `incoming` has: who says nothing after the handshake is ended, and so is who asks for nothing
+/// for an hour; an answer that goes on keeps its connection, however long it is silent.
+#[tokio::test(start_paused = true)]
+async fn fl_6_tonics_loop_ends_silent_and_idle_connections() {
+    let mesh = Mesh::new();
+    let (dial, listener) = pipes();
+    let connect = async || shake_hands(dial.connect(), mesh.client()).await.unwrap();
+    let answer = |request: Request<axum::body::Body>| async move {
+        let body = match request.uri().path() {
+            "/held" => axum::body::Body::new(request.into_body()),
+            _ => axum::body::Body::empty(),
+        };
+        Ok::<_, Infallible>(Response::new(body))
+    };
+    let routes = tonic::service::Routes::from(axum::Router::new().fallback_service(service_fn(answer)));
+    let server = crate::tonic::server()
+        .layer(MeshLayer::new(&mesh.link))
+        .add_routes(routes)
+        .serve_with_incoming(crate::tonic::incoming(listener, &mesh.link));
+    tokio::spawn(server);
+    let ended = |why: &'static str| mesh.link.tally().get("connection_ended", why);
+
+    let mut silent = connect().await;
+    let begin = Instant::now();
+    // It says what it speaks, and hears nothing.
+    drop(silent.read_to_end(&mut Vec::new()).await);
+    assert_eq!(begin.elapsed().as_secs(), crate::HEAD_TIMEOUT.as_secs());
+    assert_eq!(ended("silent"), 1);
+
+    // One that was never asked anything, one that was, and one whose answer has begun.
+    let (_unused, never) = h2(connect().await).await.unwrap();
+    let (mut used, once) = h2(connect().await).await.unwrap();
+    assert_eq!(get(&mut used).await.unwrap().0, 200);
+    let io = TokioIo::new(connect().await);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let held = tokio::spawn(connection);
+    let (feed, body) = mpsc::unbounded_channel();
+    let request = Request::post("http://payment.shop/held").body(Fed(body)).unwrap();
+    let mut answer = sender.send_request(request).await.unwrap().into_body();
+    let begin = Instant::now();
+    for gone in [never, once] {
+        drop(gone.await.unwrap());
+        let took = begin.elapsed();
+        assert!(
+            took >= crate::IDLE_TIMEOUT - Duration::from_secs(1)
+                && took <= crate::IDLE_TIMEOUT + Duration::from_secs(1),
+            "{took:?}"
+        );
+    }
+    assert_eq!(ended("idle"), 2);
+    tokio::time::sleep(3 * crate::IDLE_TIMEOUT).await;
+    feed.send(Bytes::from_static(b"late")).unwrap();
+    assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "late");
+    drop((feed, answer, sender));
+    assert_eq!(ended("idle"), 2);
+    drop(held.await.unwrap());
 }
 
 /// Connections that ask for nothing make room for one that does, those first that never asked; one with a request in flight stays.

@@ -7,12 +7,16 @@ use std::time::Instant;
 
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use mesh_core::config::{LocalRateLimit, TokenBucket};
+use mesh_core::config::{LocalRateLimit, PermissionTest, RbacAction, Rule, StringMatch, TokenBucket};
 use mesh_core::report::Exposition;
 use mesh_core::report::standard::{PEER_METADATA, PEER_METADATA_ID, PeerMetadata, Workload};
+use mesh_core::testing::TestIssuer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::authorize::{one_rule, open};
 use super::*;
+use crate::authorize::CheckBody;
 
 /// A sample: its labels, and its value.
 type Sample = (BTreeMap<String, String>, f64);
@@ -193,6 +197,146 @@ async fn what_is_refused_counts_as_its_sender_was_told() {
         ("grpc 200 14 RL", 1),
     ];
     assert_eq!(counted, expected.map(|(end, count)| (end.to_owned(), count)));
+}
+
+/// What a policy, a token or an authorizer keeps out is told with Istio's code and Envoy's flag, over HTTP and over gRPC.
+#[tokio::test]
+async fn who_may_not_is_counted_by_code_and_flag() {
+    let (mesh, issuer) = (Mesh::governed(), TestIssuer::new("k1"));
+    let authorizer = |request: Request<CheckBody>| async move {
+        let status = match request.uri().path() {
+            "/denied" => 403,
+            "/failing" => return Err("gone".into()),
+            _ => 200,
+        };
+        let answer = Response::builder().status(status).body(Full::<Bytes>::default());
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(answer.unwrap())
+    };
+    let layer = MeshLayer::new(&mesh.link).ext_authz("authz.shop:9000", service_fn(authorizer));
+    let answer = |_: Request<RequestBody>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("paid"))) };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, &mesh.link, layer.layer(service_fn(answer))).into_future());
+    let path = |path: &str| Rule::Is(PermissionTest::Path(StringMatch::Exact(path.into())));
+    let denied = one_rule(RbacAction::Deny, path("/policy"), Rule::Always);
+    let asked = denied.with_checks(vec![ext_authz::by_http()]).unwrap();
+    mesh.rules(address, open(tokens::believes(asked, tokens::provider(&issuer))));
+
+    let (mut sender, _connection) = h2(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    let grpc = [("content-type", "application/grpc")];
+    let bad = [("authorization", "Bearer x.y.z")];
+    for (path, headers, told) in [
+        ("/", &[][..], 200),
+        ("/", &bad, 401),
+        ("/policy", &[], 403),
+        ("/denied", &[], 403),
+        ("/failing", &[], 403),
+        ("/", &[grpc[0], bad[0]], 200),
+        ("/policy", &grpc, 200),
+        ("/denied", &grpc, 200),
+    ] {
+        assert_eq!(asks(&mut sender, path, headers).await, told, "{path}");
+    }
+    let mut counted = ended(&mesh.link, 8).await;
+    counted.sort();
+    let expected = [
+        ("grpc 200 16 -", 1),
+        ("grpc 200 7 -", 1),
+        ("grpc 200 7 UAEX", 1),
+        ("http 200  -", 1),
+        ("http 401  -", 1),
+        ("http 403  -", 1),
+        ("http 403  UAEX", 2),
+    ];
+    assert_eq!(counted, expected.map(|(end, count)| (end.to_owned(), count)));
+}
+
+/// How many requests were refused at the connection, by reason, where any were.
+fn early(link: &Link) -> Vec<(String, u64)> {
+    let all = samples(link, "mesh_requests_refused_total").into_iter();
+    let reasons = all.map(|(labels, count)| (labels["reason"].clone(), count as u64));
+    reasons.filter(|(_, count)| *count > 0).collect()
+}
+
+/// What never gets as far as a room of the layer is counted all the same, each once and by its reason.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_at_the_connection_is_counted_by_its_reason() {
+    let mesh = Mesh::new();
+    let (dial, listener) = pipes();
+    let stuck = |request: Request<RequestBody>| async move {
+        if request.uri().path() == "/stuck" {
+            std::future::pending::<()>().await;
+        }
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    };
+    let app = MeshLayer::new(&mesh.link)
+        .dangerous()
+        .plaintext()
+        .layer(service_fn(stuck));
+    let serving = serve(listener, &mesh.link, app).max_requests(1).max_request_body(8);
+    tokio::spawn(serving.dangerous().plaintext().into_future());
+    assert_eq!(
+        samples(&mesh.link, "mesh_requests_refused_total").len(),
+        8,
+        "all are there from the beginning"
+    );
+    assert_eq!(early(&mesh.link), []);
+
+    let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(1 << 20));
+    for (said, told, reason) in [
+        ("GET / HTTP/9.9\r\n\r\n", "HTTP/1.1 400", "malformed"),
+        ("GET / HTTP/1.1\r\na b: c\r\n\r\n", "HTTP/1.1 400", "malformed"),
+        (
+            "POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\n",
+            "HTTP/1.1 413",
+            "body_too_large",
+        ),
+        (
+            "POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 400",
+            "ambiguous_length",
+        ),
+        (&long, "HTTP/1.1 431", "head_too_large"),
+        ("GET / HTTP/1.1\r\nhalf: ", "", "head_too_slow"),
+    ] {
+        let before = early(&mesh.link);
+        let (mut answers, mut asks) = tokio::io::split(dial.connect());
+        let mut answer = Vec::new();
+        // What is too long is not read to its end.
+        let (_, _) = tokio::join!(asks.write_all(said.as_bytes()), async {
+            let mut some = [0; 16];
+            let read = answers.read(&mut some).await.unwrap_or(0);
+            answer.extend_from_slice(&some[..read]);
+        });
+        assert!(
+            answer.starts_with(told.as_bytes()),
+            "{reason}: {:?}",
+            String::from_utf8_lossy(&answer)
+        );
+        drop((answers, asks));
+        let mut expected: BTreeMap<_, _> = before.into_iter().collect();
+        *expected.entry(reason.to_owned()).or_default() += 1;
+        let expected: Vec<_> = expected.into_iter().collect();
+        while early(&mesh.link) != expected {
+            assert!(
+                early(&mesh.link).iter().map(|(_, count)| count).sum::<u64>()
+                    <= expected.iter().map(|(_, count)| count).sum(),
+                "{reason}"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+    let (mut sender, _connection) = h2(dial.connect()).await.unwrap();
+    let mut first = Box::pin(asks(&mut sender, "/stuck", &[]));
+    std::future::poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await;
+    let (mut other, _other) = h2(dial.connect()).await.unwrap();
+    while early(&mesh.link).iter().all(|(reason, _)| reason != "overloaded") {
+        // Served until the first has come.
+        let _ = get(&mut other).await;
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(1), &mut first).await;
+    }
+    let received = mesh.link.tally().get("request_refused", "overloaded");
+    assert_eq!(received, 1);
 }
 
 /// The beginning of a body, which breaks off or goes on for ever.

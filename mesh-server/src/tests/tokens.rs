@@ -30,7 +30,7 @@ async fn listen(mesh: &Mesh) -> (SocketAddr, Seen) {
     (address, seen)
 }
 
-fn provider(issuer: &TestIssuer) -> JwtProvider {
+pub(super) fn provider(issuer: &TestIssuer) -> JwtProvider {
     JwtProvider {
         name: "origins-00".into(),
         issuer: ISSUER.into(),
@@ -44,7 +44,7 @@ fn provider(issuer: &TestIssuer) -> JwtProvider {
     }
 }
 
-fn believes(authorization: Authorization, provider: JwtProvider) -> Authorization {
+pub(super) fn believes(authorization: Authorization, provider: JwtProvider) -> Authorization {
     let requires = JwtRequirement::Any(vec![
         JwtRequirement::Provider(0, Vec::new()),
         JwtRequirement::AllowMissing,

@@ -37,5 +37,5 @@ pub use cache::{SnapshotCache, Versions};
 pub use clients::{Acknowledged, ClientReport, SubscriptionReport};
 pub use encoded::Unpublishable;
 pub use load::{ClientLoad, LoadBoard, LoadService, ReportedLoad};
-pub use peer::{Io, Line, Peer};
+pub use peer::{Io, Line, Peer, Shown};
 pub use service::{AdsService, Caller, DiscoveryServices, Grouping, Refusal};

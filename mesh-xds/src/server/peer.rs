@@ -19,8 +19,19 @@ use super::pace::Rate;
 pub struct Peer {
     /// Whom its certificate names, if it showed one and that was verified.
     pub identity: Option<SpiffeId>,
+    /// Which one that was.
+    pub certificate: Option<Shown>,
     /// Where it is.
     pub address: Option<SocketAddr>,
+}
+
+/// What tells a certificate from others of the same name. Read from one that was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The first second of its validity, since 1970.
+    pub not_before: u64,
+    /// The SHA-256 of it.
+    pub sha256: [u8; 32],
 }
 
 /// A connection as each request on it knows it (in the request's extensions): who is there, and a way to hang up. Clones are

@@ -107,6 +107,7 @@ mod tests {
         Line::from(Peer {
             identity: identity.map(|id| SpiffeId::parse(id).unwrap()),
             address: Some(([127, 0, 0, host], 1).into()),
+            ..Peer::default()
         })
     }
 

@@ -6,6 +6,7 @@
 mod analyze;
 mod bootstrap;
 mod dashboard;
+mod deny;
 mod precheck;
 mod rotate_root;
 mod run;
@@ -52,6 +53,8 @@ enum Verb {
     Status(status::Arguments),
     /// Open the page of a control plane that runs.
     Dashboard(dashboard::Arguments),
+    /// Believe no certificate and no join token of a workload any more, since one was stolen.
+    Deny(deny::Arguments),
     /// Replace the root of a control plane that runs, in three phases.
     RotateRoot(rotate_root::Arguments),
 }
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Verb::Shift(arguments) => shift::run(arguments),
         Verb::Status(arguments) => status::run(&arguments),
         Verb::Dashboard(arguments) => dashboard::run(&arguments),
+        Verb::Deny(arguments) => deny::run(&arguments),
         Verb::RotateRoot(arguments) => rotate_root::run(&arguments),
     };
     done.unwrap_or_else(|error| {

@@ -143,8 +143,8 @@ async fn a_hook_that_hangs_is_waited_for_a_while_and_takes_no_more_than_its_plac
         request.metadata_mut().insert("authorization", token);
         let address = [[192, 0, 2, 1], [192, 0, 2, 2]][n % 2];
         request.extensions_mut().insert(Line::from(Peer {
-            identity: None,
             address: Some(SocketAddr::from((address, 1))),
+            ..Peer::default()
         }));
         let service = bench.service.clone();
         async move { service.create(&request).await.unwrap_err().code() }

@@ -1,6 +1,7 @@
 //! The CA's contract, asked through the service as a caller would, and its files.
 
 mod contract;
+mod denied;
 mod rotation;
 
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use mesh_core::identity::{SpiffeId, TrustDomain, verify};
 use mesh_core::report::Tally;
-use mesh_xds::server::{Line, Peer};
+use mesh_xds::server::{Line, Peer, Shown};
 use rcgen::{
     CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
     PKCS_RSA_SHA256, SanType,
@@ -127,6 +128,10 @@ impl Bench {
         }
         request.extensions_mut().insert(Line::from(Peer {
             identity: certificate.map(id),
+            certificate: certificate.map(|_| Shown {
+                not_before: NOW - BACKDATED.as_secs(),
+                sha256: [0; 32],
+            }),
             address: Some(SocketAddr::from(([192, 0, 2, 1], 1))),
         }));
         settled(self.service.create(&request))
@@ -427,6 +432,25 @@ fn secrets_on_disk_are_their_owners_alone() {
     std::fs::rename(&path, state.path().join("aside")).unwrap();
     std::os::unix::fs::symlink("aside", &path).unwrap();
     assert!(open(Some(state.path()), NOW).unwrap_err().is_exposed());
+    // Nor may others put other files in their places.
+    std::fs::remove_file(&path).unwrap();
+    open(Some(state.path()), NOW).unwrap();
+    for folder in [
+        state.path().to_owned(),
+        state.path().join("tokens"),
+        state.path().join("denied"),
+    ] {
+        let mode = |mode| std::fs::set_permissions(&folder, PermissionsExt::from_mode(mode)).unwrap();
+        for open_to_others in [0o777, 0o720, 0o702] {
+            mode(open_to_others);
+            assert!(
+                open(Some(state.path()), NOW).unwrap_err().is_exposed(),
+                "{folder:?} {open_to_others:o}"
+            );
+        }
+        mode(0o755);
+        open(Some(state.path()), NOW).unwrap();
+    }
 }
 
 #[test]

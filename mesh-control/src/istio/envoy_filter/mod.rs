@@ -3,8 +3,10 @@
 //!
 //! A patch may put `envoy.filters.http.local_ratelimit` among the HTTP filters of a workload's inbound listeners, and nothing else may be
 //! patched: there is no Envoy here whose configuration it would change, and a patch that is read and not made could be one that keeps
-//! calls out. So everything else is an error.
+//! calls out. So everything else is an error, but for what cannot keep anybody out (`elsewhere`): of that a warning says that it changes
+//! nothing.
 
+mod elsewhere;
 mod limit;
 
 use std::sync::Arc;
@@ -52,7 +54,7 @@ const STRUCTS: [&str; 2] = [
 
 /// What is said of every patch that is none of these.
 const ONLY: &str = "only HTTP_FILTER patches of SIDECAR_INBOUND that insert envoy.filters.http.local_ratelimit are served: \
-                    there is no Envoy whose configuration others would change";
+                    there is no Envoy whose configuration others would change, and what may be a guard is not left out";
 
 impl EnvoyFilter {
     pub(super) fn read(mut spec: Fields, sink: &mut Sink<'_>) -> Option<Self> {
@@ -94,6 +96,17 @@ fn word(fields: &mut Fields, name: &str, served: &[&str], sink: &mut Sink<'_>) -
 fn patch(value: Value, sink: &mut Sink<'_>) -> Option<LimitPatch> {
     let mut fields = value.object(sink)?;
     let place = fields.place.clone();
+    if let Some(why) = elsewhere::why(&fields) {
+        sink.say(
+            Severity::Warning,
+            Code::NotServed,
+            &place,
+            format!("{why}; it has no effect"),
+        );
+        // The rest belongs to another schema.
+        fields.ignore_rest();
+        return None;
+    }
     let apply_to = word(&mut fields, "applyTo", &["HTTP_FILTER"], sink);
     if apply_to.is_none() {
         // Told once: the rest belongs to another schema.

@@ -28,7 +28,7 @@ async fn sink(board: &LoadBoard) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let peer = Peer {
         identity: Some(SpiffeId::parse("spiffe://d/ns/shop/sa/billing").unwrap()),
-        address: None,
+        ..Peer::default()
     };
     let incoming = TcpListenerStream::new(listener).map(move |io| io.map(|io| Io::new(io, peer.clone())));
     let service = LoadService::new(board.clone(), |caller: &Caller| {
