@@ -139,13 +139,21 @@ impl fmt::Display for Resources<'_> {
         for told in resources() {
             let state = told.state.map_or_else(|| NOTHING.to_owned(), |state| state.to_string());
             let updated = told.updated.and_then(moment).unwrap_or_else(|| NOTHING.to_owned());
-            rows.push(vec![short(told), clean(&told.name), state, version(told), updated]);
+            rows.push(vec![short(told), named(told), state, version(told), updated]);
         }
         table(f, &rows)?;
         for told in resources().filter(|told| told.failure.is_some()) {
-            reason(f, &format!("{} {}", short(told), clean(&told.name)), told)?;
+            reason(f, &format!("{} {}", short(told), named(told)), told)?;
         }
         Ok(())
+    }
+}
+
+/// A client's resource by its name. What it refuses may have none that could be read.
+fn named(told: &ResourceView) -> String {
+    match &*told.name {
+        "" => "(without a name)".to_owned(),
+        name => clean(name),
     }
 }
 

@@ -51,6 +51,7 @@ pub mod limit;
 pub mod link;
 pub mod live;
 pub mod outlier;
+pub mod patience;
 pub mod race;
 pub mod report;
 pub mod retry;

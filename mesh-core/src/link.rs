@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
@@ -18,6 +18,7 @@ use crate::config::{ChainIdentity, Reason, ReasonKind, Snapshot, Version};
 use crate::entropy::Entropy;
 use crate::identity::{Credentials, Identity, Pins};
 use crate::live;
+use crate::patience::{self, Awaited};
 use crate::report::standard::{Edges, Workload};
 use crate::report::{Expose, Exposition, Loads, Tally};
 
@@ -37,6 +38,8 @@ struct Shared {
     interest: Interest,
     applied: live::Writer<Version>,
     waiting: live::Writer<Option<Reason>>,
+    awaited: Mutex<BTreeMap<Arc<str>, Arc<[Awaited]>>>,
+    resource_timer: Duration,
     heard: Mutex<Option<Instant>>,
     tally: Tally,
     loads: Loads,
@@ -84,6 +87,9 @@ pub struct Parts {
     /// Whether the source also says what servers ask of their clients, so that a server has to wait for its word. Default: no,
     /// and servers are STRICT. The source's to set.
     pub governs_servers: bool,
+    /// How long the source waits for a resource before it takes it for missing: calls wait for it a little longer
+    /// ([`Link::first_answer_limit`]). Default: [`DOES_NOT_EXIST_AFTER`](patience::DOES_NOT_EXIST_AFTER). The source's to set.
+    pub resource_timer: Duration,
 }
 
 impl Default for Parts {
@@ -96,6 +102,7 @@ impl Default for Parts {
             subset_size: None,
             identities: Identities::default(),
             governs_servers: false,
+            resource_timer: patience::DOES_NOT_EXIST_AFTER,
         }
     }
 }
@@ -143,6 +150,8 @@ impl Link {
             interest: Interest::default(),
             applied: live::channel(Version::default()).0,
             waiting: live::channel(None).0,
+            awaited: Mutex::default(),
+            resource_timer: parts.resource_timer,
             heard: Mutex::default(),
             tally: Tally::default(),
             loads: Loads::default(),
@@ -219,6 +228,22 @@ impl Link {
     /// Says why there is nothing to tell, or that there is again. The source's to call.
     pub fn set_waiting(&self, reason: Option<Reason>) {
         self.shared.waiting.publish(reason);
+    }
+
+    /// What a target waits for, and since when; nothing where it is there, or where the source does not tell.
+    pub fn awaited(&self, target: &str) -> Arc<[Awaited]> {
+        let awaited = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        awaited.get(target).cloned().unwrap_or_default()
+    }
+
+    /// Says what targets wait for. The source's to call.
+    pub fn set_awaited(&self, targets: BTreeMap<Arc<str>, Arc<[Awaited]>>) {
+        *self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = targets;
+    }
+
+    /// How long a call waits for a target's first configuration.
+    pub fn first_answer_limit(&self) -> Duration {
+        patience::first_answer_limit(self.shared.resource_timer)
     }
 
     /// When the source last heard of the configuration, whether or not anything was new in it: as old as that it may be.

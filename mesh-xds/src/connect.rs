@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use mesh_core::Entropy;
 use mesh_core::identity::{ClientCertificate, Identity, tls};
+use mesh_core::patience::CONNECT_TIMEOUT;
 use rustls::pki_types::ServerName;
 use rustls::time_provider::TimeProvider;
 use tokio_rustls::TlsConnector;
@@ -23,8 +24,6 @@ use crate::credentials::{CallTokens, Credentialed, Material, MaterialError};
 use crate::first_word::FirstWord;
 use crate::last_word::LastWord;
 
-/// The longest that dialling and both handshakes may take, until the first byte of the server's HTTP/2.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle connection is asked whether it lives, and how long it may take to say so. Without it a control plane
 /// that vanished behind a firewall would be listened to for hours.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);

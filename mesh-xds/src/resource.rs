@@ -187,6 +187,13 @@ pub(crate) struct Extension {
     pub(crate) filter: Filter,
 }
 
+impl Extension {
+    /// Whether it would do something that is not done here.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        matches!(self.filter, Filter::Unsupported(_))
+    }
+}
+
 /// A decoded cluster: how it is called, and where that can be learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClusterSpec {

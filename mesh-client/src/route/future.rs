@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response};
-use mesh_core::config::ReasonKind;
+use mesh_core::config::{Reason, ReasonKind};
 use mesh_core::live;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -19,6 +19,9 @@ use crate::error::Error;
 use crate::request::Routed;
 use crate::status::{Spoken, is_grpc};
 use crate::wait::until;
+
+/// The most parts of a target that a call's error names as awaited.
+const MAX_NAMED: usize = 3;
 
 pin_project! {
     /// Resolves to the answer of the chosen cluster.
@@ -163,13 +166,24 @@ where
 }
 
 impl<S, B> Waiting<S, B> {
-    fn gave_up(&self, reason: &mesh_core::config::Reason) -> Error {
-        let because = self.shared.link.waiting_reason();
+    /// What is told is what is waited for, and since when: of a target that lacks one cluster all else may have come.
+    fn gave_up(&self, reason: &Reason) -> Error {
+        let (now, Shared { link, name, .. }) = (Instant::now().into_std(), &*self.shared);
+        let because = link.waiting_reason();
         let because = because.as_ref().unwrap_or(reason);
+        let awaited = link.awaited(name);
+        let mut lacks: Vec<String> = awaited.iter().take(MAX_NAMED).map(|one| one.told(now)).collect();
+        if let Some(more @ 1..) = awaited.len().checked_sub(MAX_NAMED) {
+            lacks.push(format!("{more} more"));
+        }
+        let lacks = match lacks[..] {
+            [] => reason.to_string(),
+            _ => format!("target {name:?} lacks {}", lacks.join(", ")),
+        };
         Error::unavailable(
             ReasonKind::Waiting,
             format!(
-                "waiting for control plane: {because} ({reason}; waited {:?})",
+                "waiting for control plane: {because} ({lacks}; the call waited {:?})",
                 self.limit
             ),
         )

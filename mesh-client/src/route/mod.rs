@@ -5,8 +5,8 @@
 //!
 //! A route may also answer by itself: nothing below sees such a call.
 //!
-//! Before a target's first answer a call waits here, and nowhere else: at most [`FIRST_ANSWER_LIMIT`] or its own deadline, then
-//! it fails UNAVAILABLE with the reason. Once something was heard, nothing here ever waits for a control plane.
+//! Before a target's first answer a call waits here, and nowhere else: at most [`Link::first_answer_limit`], of which
+//! [`FIRST_ANSWER_LIMIT`] is the longest, or its own deadline; then it fails UNAVAILABLE with the reason. Once something was heard, nothing here ever waits for a control plane.
 
 mod future;
 mod own;
@@ -20,6 +20,7 @@ use http::{HeaderValue, Request, Response};
 use mesh_core::config::{Action, HashPolicy, Reason, ReasonKind};
 use mesh_core::entropy::Draw;
 use mesh_core::link::{Guard, Standing};
+use mesh_core::patience::{TIMED_OUT_AFTER, first_answer_limit};
 use mesh_core::route::{Caller, RequestHead};
 use mesh_core::{Entropy, Link, inherit, live, route};
 use tokio::time::Instant;
@@ -37,8 +38,9 @@ use crate::telemetry::unrouted;
 pub use future::RouteFuture;
 pub(crate) use future::heard_of;
 
-/// The longest a call waits for a target's first configuration: xDS clients take a resource for missing after as long.
-pub const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// The longest a call waits for a target's first configuration, whatever the source: longer than the longest time after which an xDS client
+/// takes a resource for missing. Most wait less ([`Link::first_answer_limit`]).
+pub const FIRST_ANSWER_LIMIT: Duration = first_answer_limit(TIMED_OUT_AFTER);
 
 /// Makes [`RouteService`]s for one target. All services of a layer, and their clones, share its subscription.
 #[derive(Clone, Debug)]
@@ -48,7 +50,10 @@ pub struct RouteLayer {
 
 #[derive(Debug)]
 struct Shared {
+    /// The authority of its calls that name none.
     target: Arc<str>,
+    /// By which it is asked for.
+    name: Arc<str>,
     selector: live::Reader<Target>,
     entropy: Entropy,
     /// What its calls have in common where hosts are chosen by the channel.
@@ -75,6 +80,7 @@ impl RouteLayer {
         let entropy = manager.entropy().clone();
         let shared = Shared {
             target: target::authority(target).into(),
+            name,
             selector: cell.reader(),
             channel: entropy.draw().next(),
             entropy,
@@ -142,8 +148,8 @@ where
                 // The service that was polled ready does the call; its clone stays behind.
                 let clone = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, clone);
-                let limit =
-                    deadline::of_caller(request.headers()).map_or(FIRST_ANSWER_LIMIT, |d| d.min(FIRST_ANSWER_LIMIT));
+                let limit = self.shared.link.first_answer_limit().min(FIRST_ANSWER_LIMIT);
+                let limit = deadline::of_caller(request.headers()).map_or(limit, |deadline| deadline.min(limit));
                 RouteFuture::wait(ready, request, Arc::clone(&self.shared), limit)
             }
         }

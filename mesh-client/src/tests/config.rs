@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use mesh_core::config::{Cluster, Endpoint, Reason, ReasonKind, Route, Snapshot, Split, TlsMode, Version};
+use mesh_core::link::Parts;
+use mesh_core::patience::{self, Awaited};
 
 use super::net::{Net, address, call, channel, grpc, grpc_status, one_cluster, post, say, text};
 
@@ -28,7 +30,54 @@ async fn without_configuration_a_call_fails_with_the_reason_inside_its_deadline(
     // Without a deadline of its own, the mesh's bound holds.
     let error = call(&channel, post("")).await.unwrap_err();
     assert_eq!(error.reason_kind(), Some(ReasonKind::Waiting));
-    assert_eq!(begun.elapsed(), Duration::from_millis(15_700));
+    assert_eq!(begun.elapsed(), Duration::from_millis(30_700));
+}
+
+/// A cluster that is not there is known to be missing when its timer is over, and not before: the calls that a process begins with are there
+/// then.
+#[tokio::test(start_paused = true)]
+async fn cp_4_the_first_call_waits_longer_than_a_missing_resource_is_waited_for() {
+    for timer in [patience::DOES_NOT_EXIST_AFTER, patience::TIMED_OUT_AFTER] {
+        let net = Net::default();
+        net.serve(1, |_, respond| async { say(respond, "ok") });
+        let (source, link) = net.link_with(Parts {
+            resource_timer: timer,
+            ..Parts::default()
+        });
+        let channel = channel(&link);
+        let waiting = tokio::spawn({
+            let channel = channel.clone();
+            async move { text(call(&channel, post("")).await.unwrap()).await }
+        });
+        // What is asked for is asked over a connection that has to be made first, and after what leads to it.
+        tokio::time::sleep(timer + patience::CONNECT_TIMEOUT + Duration::from_secs(1)).await;
+        source.snapshots.publish(one_cluster(&[1], |_, _| {}));
+        assert_eq!(waiting.await.unwrap(), "ok", "{timer:?}");
+    }
+}
+
+/// What the call is told is true: which part of its target did not come, and since when it is looked for.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_gives_up_says_which_part_it_waited_for_and_how_long() {
+    let net = Net::default();
+    let (_source, link) = net.link();
+    let begun = tokio::time::Instant::now().into_std();
+    let looked_for = |what: &str, after| Awaited {
+        what: what.into(),
+        since: begun + Duration::from_secs(after),
+    };
+    let parts = [
+        looked_for("cluster \"gone\"", 2),
+        looked_for("endpoints \"e\"", 3),
+        looked_for("a", 0),
+        looked_for("b", 0),
+    ];
+    link.set_awaited([("t".into(), parts.into())].into());
+    let error = call(&channel(&link), post("")).await.unwrap_err().to_string();
+    let told = "target \"t\" lacks cluster \"gone\", looked for since 28.0 s, endpoints \"e\", looked for since 27.0 s, \
+                a, looked for since 30.0 s, 1 more; the call waited 30s";
+    assert!(error.contains(told), "{error}");
+    assert!(!error.contains("nothing was heard"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

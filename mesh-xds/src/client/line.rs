@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::config::Reason;
+use mesh_core::config::{Reason, ReasonKind};
 use tokio::sync::Notify;
 
 use super::ads::{AdsState, Variant};
@@ -48,6 +48,14 @@ impl<V: Variant> Line<V> {
             failing: self.connection.is_failing,
             answers: self.answers,
         }
+    }
+
+    /// Nothing can be heard of it, and whether that counts as its failure (gRFC A57).
+    pub(super) fn fails(&mut self, fails: bool, why: &str) {
+        self.connection.failures += u64::from(fails && !self.connection.is_failing);
+        self.connection.is_failing = fails;
+        self.connection.last_error = Some(why.into());
+        self.trouble = Some(Reason::new(ReasonKind::Waiting, why));
     }
 
     /// Begins or ends being wanted. What is let go of is forgotten: others may have told other things by the time it is

@@ -170,7 +170,8 @@ fn updates(report: &Report, instrument: &dyn AsyncInstrument<u64>, count: fn(&Up
 
 fn resources(report: &Report, instrument: &dyn AsyncInstrument<u64>) {
     let mut counts: BTreeMap<(&str, ResourceKind, &'static str), u64> = BTreeMap::new();
-    for resource in report.resources.values() {
+    // What was refused without a name is none of those that are subscribed to.
+    for resource in report.resources.values().filter(|resource| !resource.name.is_empty()) {
         *counts.entry(place(resource)).or_default() += 1;
     }
     for ((authority, kind, state), count) in counts {

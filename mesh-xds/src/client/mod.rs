@@ -34,6 +34,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mesh_core::config::Credential;
 use mesh_core::identity::Pins;
@@ -190,6 +191,7 @@ impl XdsClientBuilder {
         let known = Arc::clone(&identities);
         let (source, link) = Link::new(Parts {
             governs_servers: bootstrap.governs_servers(),
+            resource_timer: resource_timer(&bootstrap),
             identities: Identities::new(move |of| known.find(of)),
             ..parts
         });
@@ -236,6 +238,13 @@ impl XdsClientBuilder {
         runtime.spawn(identities.run(maker, async move { drop(gone.await) }));
         Ok(XdsClient { link, status })
     }
+}
+
+/// The longest that any control plane of the bootstrap has for a resource.
+fn resource_timer(bootstrap: &Bootstrap) -> Duration {
+    let timers = Plan::of(bootstrap).servers.into_iter();
+    let timers = timers.map(|(server, _)| ads::Rules::from(&server.features).patience());
+    timers.max().unwrap_or(ads::Rules::default().patience())
 }
 
 /// The certificate providers beside the one that the workload's identity comes from.

@@ -27,7 +27,8 @@ pub struct Report {
     pub last_heard: Option<Instant>,
     /// The version of the snapshot that was published last.
     pub published: Version,
-    /// Every subscribed resource, by kind and name.
+    /// Every subscribed resource, by kind and name; and, by a kind and the empty name, what of the last response of that kind was refused
+    /// without that its name could be read.
     pub resources: SharedMap<(ResourceKind, Arc<str>), Arc<ResourceStatus>>,
     /// The targets without a whole configuration, and what each waits for.
     pub waiting: BTreeMap<Arc<str>, Vec<String>>,
@@ -118,7 +119,7 @@ pub enum Phase {
 pub struct ResourceStatus {
     /// Its kind.
     pub kind: ResourceKind,
-    /// Its name.
+    /// Its name; empty for what was refused without one.
     pub name: Arc<str>,
     /// How it stands.
     pub state: CacheState,

@@ -148,7 +148,7 @@ impl<V: Variant> Task<V> {
             self.until_wanted().await;
             while let Some(ended) = self.session().await {
                 let pause = self.backoff.next();
-                self.line.state().ended(self.line.id, &ended, now());
+                self.line.state().ended(self.line.id, &ended.why, ended.is_clean, now());
                 self.line.state().phase(self.line.id, Phase::BackingOff(pause));
                 if self.line.meanwhile(sleep(pause)).await.is_none() {
                     break;
@@ -171,7 +171,7 @@ impl<V: Variant> Task<V> {
     }
 
     /// One connection, to its end, and why it ended. `None` when there is no reason to have it any more.
-    async fn session(&mut self) -> Option<String> {
+    async fn session(&mut self) -> Option<Over> {
         let identity = match self.identity.clone() {
             Some(reader) => Some(self.line.meanwhile(joined(&self.line, &reader)).await?),
             None => None,
@@ -183,12 +183,15 @@ impl<V: Variant> Task<V> {
         let connecting = self.access.connect(identity.as_ref());
         match self.line.meanwhile(connecting).await? {
             Ok(channel) => self.stream(channel).await,
-            Err(error) => Some(format!("connecting to {}: {error}", self.access.server().uri)),
+            Err(error) => Some(Over::broken(format!(
+                "connecting to {}: {error}",
+                self.access.server().uri
+            ))),
         }
     }
 
     /// Talks until the stream ends.
-    async fn stream(&mut self, channel: Credentialed) -> Option<String> {
+    async fn stream(&mut self, channel: Credentialed) -> Option<Over> {
         let (requests, outgoing) = mpsc::channel::<V::Request>(1);
         // On the same connection, and ended with it.
         let reporter = self.reporter.clone();
@@ -200,10 +203,13 @@ impl<V: Variant> Task<V> {
             never = reporting => match never {},
         };
         self.kept = self.backoff.is_asked().then_some(channel);
-        Some(format!("stream to {}: {ended}", self.access.server().uri))
+        Some(Over {
+            why: format!("stream to {}: {}", self.access.server().uri, ended.why),
+            ..ended
+        })
     }
 
-    async fn talk(&mut self, requests: &mpsc::Sender<V::Request>, incoming: &mut Incoming<V>) -> Option<String> {
+    async fn talk(&mut self, requests: &mpsc::Sender<V::Request>, incoming: &mut Incoming<V>) -> Option<Over> {
         let Self {
             line, backoff, access, ..
         } = self;
@@ -216,7 +222,7 @@ impl<V: Variant> Task<V> {
             let step = async {
                 tokio::select! {
                     room = requests.reserve(), if has_request => {
-                        let Ok(room) = room else { return Some("closed by the control plane".into()) };
+                        let Ok(room) = room else { return Some(Over::broken("closed by the control plane")) };
                         if let Some(request) = line.state().next_request(line.id, now()) {
                             room.send(request);
                         }
@@ -225,7 +231,7 @@ impl<V: Variant> Task<V> {
                         Ok(response) => {
                             backoff.heard();
                             if let Err(why) = line.hear(response).await {
-                                return Some(why);
+                                return Some(Over::broken(why));
                             }
                         }
                         Err(ended) => {
@@ -233,7 +239,7 @@ impl<V: Variant> Task<V> {
                             if ended.unauthenticated {
                                 access.doubt_tokens();
                             }
-                            return Some(ended.why);
+                            return Some(Over { why: ended.why, is_clean: ended.is_clean });
                         }
                     },
                     () = line.bell.notified() => line.state().attend(now()),
@@ -247,6 +253,22 @@ impl<V: Variant> Task<V> {
             if let Some(ended) = step.await {
                 return Some(ended);
             }
+        }
+    }
+}
+
+/// Why a connection ended, or was none.
+struct Over {
+    why: String,
+    /// The control plane ended the stream in order.
+    is_clean: bool,
+}
+
+impl Over {
+    fn broken(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            is_clean: false,
         }
     }
 }

@@ -17,7 +17,7 @@ pub struct ClientView {
     pub node: Node,
     /// What the configuration is for (`client_scope`); `#mesh` is a whole process.
     pub scope: String,
-    /// Its resources. A client tells of each by name; a control plane of each type, under an empty name.
+    /// Its resources. A client tells of each by name; a control plane of each type, under an empty one.
     pub resources: Vec<ResourceView>,
 }
 
@@ -27,7 +27,8 @@ pub struct ClientView {
 pub struct ResourceView {
     /// The type's URL.
     pub type_url: String,
-    /// The name; empty when all resources of the type are meant.
+    /// The name. Where a control plane tells it is empty, for all resources of the type are meant; where a client does, an empty one is that
+    /// of what it refuses without that its name could be read.
     pub name: String,
     /// The version: of the value in use, at a client; of the type as the client accepted it last, at a control plane. Empty when
     /// there is none.

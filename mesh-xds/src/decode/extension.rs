@@ -9,11 +9,13 @@ use std::sync::Arc;
 use mesh_core::config::FilterKind;
 use prost::{Message, Name};
 
+use super::common::decode_whole;
 use super::{Context, Fault, Notes, Resource, fault, session};
 use crate::bootstrap::Profile;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::fault::HttpFault;
 use crate::proto::protobuf::Any;
+use crate::proto::rbac_http::Rbac;
 use crate::proto::router::Router;
 use crate::proto::stateful_session::StatefulSession;
 use crate::proto::{TYPED_STRUCTS, TypedStruct};
@@ -109,6 +111,9 @@ pub(super) fn meaning(any: &Any, context: &Context, notes: &mut Notes) -> Result
         };
         return Ok((type_url.into(), filter));
     }
+    if name == Rbac::full_name() && context.profile == Profile::Envoy && asks_nothing(any, &type_url, empty) {
+        return Ok((type_url.into(), Filter::NoOp));
+    }
     let known = NO_OPS.iter().find(|(known, _)| *known == name);
     let filter = match known {
         _ if name == Router::full_name() => Filter::Router,
@@ -124,6 +129,16 @@ pub(super) fn meaning(any: &Any, context: &Context, notes: &mut Notes) -> Result
         None => unsupported(&type_url),
     };
     Ok((type_url.into(), filter))
+}
+
+/// Whether an RBAC filter keeps nobody out: without `rules` and `matcher` it enforces nothing (Envoy: "If absent, no enforcing RBAC policy will
+/// be applied"), and its dry run changes nothing. Istio puts one in the place of a plugin that may be left out.
+fn asks_nothing(any: &Any, type_url: &str, empty: bool) -> bool {
+    if any.type_url != type_url {
+        return empty;
+    }
+    // What is not known of it may be what it enforces.
+    decode_whole::<Rbac>(&any.value).is_ok_and(|rbac| rbac.rules.is_none() && rbac.matcher.is_none())
 }
 
 /// Whether a type, by URL, is that of a filter that keeps calls out.

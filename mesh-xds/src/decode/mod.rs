@@ -107,7 +107,12 @@ pub(crate) enum Unwrapped {
     /// The resource itself.
     Plain(Raw),
     /// The resource, in an envelope that may say how long it lives.
-    Envelope { raw: Raw, ttl: Option<Duration> },
+    Envelope {
+        raw: Raw,
+        /// What the envelope says the resource is; empty where it says nothing.
+        name: Arc<str>,
+        ttl: Option<Duration>,
+    },
     /// An envelope without a resource: what the client holds lives on (xDS protocol, "TTL"). Its version is empty where it says
     /// none.
     Heartbeat {
@@ -117,9 +122,7 @@ pub(crate) enum Unwrapped {
     },
 }
 
-/// Takes a resource out of its envelope, if it has one.
-///
-/// The name on the envelope is not looked at: the one inside decides, as in grpc-go.
+/// Takes a resource out of its envelope, if it has one. Whoever calls this compares the name on it with the one inside.
 pub(crate) fn unwrap(raw: Raw) -> Result<Unwrapped, Fault> {
     if raw.type_url != ENVELOPE {
         return Ok(Unwrapped::Plain(raw));
@@ -127,7 +130,11 @@ pub(crate) fn unwrap(raw: Raw) -> Result<Unwrapped, Fault> {
     let envelope = discovery::Resource::decode(&*raw.bytes).map_err(|error| Fault::new("", error))?;
     let ttl = time_to_live(envelope.ttl.as_ref());
     match envelope.resource {
-        Some(inner) => Ok(Unwrapped::Envelope { raw: inner.into(), ttl }),
+        Some(inner) => Ok(Unwrapped::Envelope {
+            raw: inner.into(),
+            name: envelope.name.into(),
+            ttl,
+        }),
         None if ttl.is_some() && !envelope.name.is_empty() => Ok(Unwrapped::Heartbeat {
             name: envelope.name.into(),
             version: envelope.version.into(),

@@ -60,6 +60,7 @@ impl<V: Variant> Incoming<V> {
                             why: "ended by the control plane".into(),
                             pushback: None,
                             unauthenticated: false,
+                            is_clean: true,
                         }),
                         Err(status) => Err(ended(&status)),
                     };
@@ -78,6 +79,8 @@ pub(crate) struct Ended {
     pub(crate) pushback: Option<Duration>,
     /// Whether the control plane does not believe what it was shown.
     pub(crate) unauthenticated: bool,
+    /// Whether it ended in order: with the status OK.
+    pub(crate) is_clean: bool,
 }
 
 /// A control plane's status is told to operators and never to callers (gRFC A54). Where the status stands for a broken
@@ -101,5 +104,6 @@ fn ended(status: &Status) -> Ended {
         // A negative one says "do not come again", which no client of a control plane may heed.
         pushback: pushback.and_then(|text| text.parse().ok()).map(Duration::from_millis),
         unauthenticated: status.code() == Code::Unauthenticated,
+        is_clean: false,
     }
 }

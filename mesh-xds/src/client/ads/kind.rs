@@ -238,6 +238,14 @@ impl<M> TypeState<M> {
         names
     }
 
+    /// What was waited for until now is waited for until then.
+    pub(super) fn wait_again(&mut self, now: Instant, until: Instant) {
+        for name in self.gave_up(now) {
+            self.names.insert(name, Timer::Until(until));
+            self.waits.begin(until);
+        }
+    }
+
     /// When the first resource that has a time to live ends.
     pub(super) fn first_to_end(&self) -> Option<Instant> {
         self.lives.values().min().copied()

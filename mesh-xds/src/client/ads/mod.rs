@@ -6,7 +6,8 @@
 //!
 //! Rules (xDS protocol; gRFCs A27, A46, A57, A88): versions live across streams and nonces die with theirs; the node goes in
 //! the first request of a stream; valid resources of a refused response are used; only a listener or cluster is deleted by
-//! absence, and even then the last good value stays; a resource that does not come within 15 s does not exist.
+//! absence, and even then the last good value stays; a resource that does not come within 15 s does not exist, unless nothing at all
+//! came on the stream: that tells of whoever is at its other end, and of no resource.
 //!
 //! Of listeners and clusters everything can be asked for, as a sidecar's node does. A name that is looked for then is there
 //! or is not, as soon as the control plane has spoken.
@@ -89,6 +90,10 @@ pub(crate) struct AdsState<V: Variant> {
     types: [TypeState<V::Memory>; ResourceKind::COUNT],
     connected: bool,
     node_sent: bool,
+    /// Something came on the stream that is open.
+    heard: bool,
+    /// What did not come on it in time is waited for once more.
+    waits_again: bool,
     /// Since when nothing is read because too many answers wait to be sent.
     deaf_since: Option<Instant>,
 }
@@ -112,6 +117,8 @@ impl<V: Variant> AdsState<V> {
             types: Default::default(),
             connected: false,
             node_sent: false,
+            heard: false,
+            waits_again: false,
             deaf_since: None,
         }
     }
@@ -215,6 +222,7 @@ impl<V: Variant> AdsState<V> {
     pub(crate) fn stream_closed(&mut self) {
         self.connected = false;
         self.node_sent = false;
+        (self.heard, self.waits_again) = (false, false);
         self.deaf_since = None;
         self.types.iter_mut().for_each(TypeState::stream_closed);
     }
@@ -262,6 +270,7 @@ impl<V: Variant> AdsState<V> {
     /// The other half: takes in a response that was read. Responses come in the order in which they were sent.
     pub(crate) fn receive(&mut self, read: Read<V>, now: Instant) -> Received {
         let Read { rest, items } = read;
+        self.heard = true;
         // A type that is not known, or was not asked for, is neither accepted nor refused.
         let Some(kind) = items.kind().filter(|kind| self.types[kind.index()].asked) else {
             return Received::default();
@@ -344,6 +353,22 @@ impl<V: Variant> AdsState<V> {
         timers.chain(held).chain(lives).min()
     }
 
+    /// Whether a wait is over by now, and nothing at all was heard on the stream.
+    pub(crate) fn is_mute(&self, now: Instant) -> bool {
+        let mut waits = self.types.iter().filter_map(TypeState::first_to_give_up);
+        self.connected && !self.heard && self.deaf_since.is_none() && waits.any(|until| until <= now)
+    }
+
+    /// Gives what did not come as much time again, once on a stream: somebody else is asked meanwhile. Whether that was so.
+    pub(crate) fn wait_again(&mut self, now: Instant) -> bool {
+        if std::mem::replace(&mut self.waits_again, true) {
+            return false;
+        }
+        let until = now + self.rules.patience();
+        self.types.iter_mut().for_each(|state| state.wait_again(now, until));
+        true
+    }
+
     /// Gives up on what did not come in time, and ends what had its time; whether there was any.
     pub(crate) fn on_timer(&mut self, now: Instant) -> bool {
         let mut any = false;
@@ -355,7 +380,8 @@ impl<V: Variant> AdsState<V> {
                 Some(_) => Vec::new(),
             };
             for name in gave_up {
-                self.cache.trouble(kind, &name, self.rules.silence(kind, &name));
+                let silence = self.rules.silence(kind, &name, !self.heard);
+                self.cache.trouble(kind, &name, silence);
                 any = true;
             }
             for name in state.ended(now) {

@@ -143,7 +143,7 @@ fn item<R: Resource>(index: usize, unread: Unread, context: &Context, response: 
         version,
         mut ttl,
     } = unread;
-    let label = label.map(normal);
+    let mut label = label.map(normal);
     let light = |raw: Raw| match &*raw.type_url {
         ENVELOPE => admit(None, &raw.bytes, response)
             .map_err(|heavy| Fault::new("", heavy))
@@ -165,9 +165,20 @@ fn item<R: Resource>(index: usize, unread: Unread, context: &Context, response: 
             return Item { version, ttl, what };
         }
         Some(Ok(Unwrapped::Plain(raw))) => named::<R>(raw, context, response),
-        Some(Ok(Unwrapped::Envelope { raw, ttl: inside })) => {
+        Some(Ok(Unwrapped::Envelope { raw, name, ttl: inside })) => {
             ttl = inside.or(ttl);
-            named::<R>(raw, context, response)
+            // The name on an envelope is one outside as well as the protocol's own is (gRFC A53); an envelope in another has both.
+            let outer = Some(normal(name)).filter(|name| !name.is_empty());
+            match (&label, outer) {
+                (Some(said), Some(outer)) if *said != outer => {
+                    let fault = Fault::new("name", format!("is {outer:?} on the envelope inside"));
+                    Err((Rejected::new(R::KIND, "", fault), Vec::new()))
+                }
+                (_, outer) => {
+                    label = label.or(outer);
+                    named::<R>(raw, context, response)
+                }
+            }
         }
         Some(Err(fault)) => Err((Rejected::new(R::KIND, "", fault), Vec::new())),
     };

@@ -5,14 +5,11 @@
 
 use std::time::Duration;
 
+use mesh_core::patience::{DOES_NOT_EXIST_AFTER, TIMED_OUT_AFTER};
+
 use crate::bootstrap::{ServerFeature, ServerFeatures};
 use crate::client::cache::Trouble;
 use crate::resource::ResourceKind;
-
-/// How long a subscribed resource may stay unheard of before it counts as not existing (gRFC A57).
-const DOES_NOT_EXIST_AFTER: Duration = Duration::from_secs(15);
-/// The same where silence is the control plane's trouble and no answer (gRFC A88).
-const TIMED_OUT_AFTER: Duration = Duration::from_secs(30);
 
 /// See the module's documentation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,10 +38,14 @@ impl Rules {
         }
     }
 
-    /// What it means that it did not come in that time.
-    pub(crate) fn silence(self, kind: ResourceKind, name: &str) -> Trouble {
+    /// What it means that it did not come in that time. A stream on which nothing came at all tells of no resource: whoever is at its other
+    /// end is ill (`is_mute`).
+    pub(crate) fn silence(self, kind: ResourceKind, name: &str, is_mute: bool) -> Trouble {
         let seconds = self.patience().as_secs();
         match self.silence_is_transient {
+            _ if is_mute => Trouble::TimedOut(
+                format!("{kind} {name:?}: timed out, nothing was heard of the control plane in {seconds} s").into(),
+            ),
             true => {
                 Trouble::TimedOut(format!("{kind} {name:?}: the control plane did not send it in {seconds} s").into())
             }

@@ -23,8 +23,8 @@ pub(crate) struct Taking<'a, R> {
     table: &'a mut Table<R>,
     /// What the response spoke of.
     present: HashSet<Arc<str>>,
-    /// There was one whose name could not be read, which may be any.
-    has_nameless: bool,
+    /// The last one whose name could not be read, which may be any.
+    nameless: Option<Rejected>,
     /// There was more than word that something is as it was.
     has_news: bool,
     /// The version of the whole type, where there is one.
@@ -75,7 +75,7 @@ impl<'a, R: Cached> Taking<'a, R> {
             heard,
             table,
             present: HashSet::new(),
-            has_nameless: false,
+            nameless: None,
             has_news: false,
             version: None,
             taken: Taken::default(),
@@ -84,6 +84,7 @@ impl<'a, R: Cached> Taking<'a, R> {
 
     /// What came of it.
     pub(super) fn taken(self) -> Taken {
+        self.table.nameless(self.nameless, self.version.as_ref());
         self.taken
     }
 
@@ -94,7 +95,7 @@ impl<'a, R: Cached> Taking<'a, R> {
         match what {
             What::Heartbeat(name) => self.heartbeat(name, &version, ttl),
             What::Nameless(rejected) => {
-                self.has_nameless = true;
+                self.nameless = Some(rejected.clone());
                 self.taken.rejected.push(rejected);
             }
             What::Resource { decoded, bytes } => self.resource(decoded, bytes, &version, ttl),
@@ -178,7 +179,7 @@ impl<'a, R: Cached> Taking<'a, R> {
     /// What a response that lists everything did not speak of was deleted, if it was ever there. One of heartbeats alone lists
     /// nothing, and one with a resource whose name cannot be read may speak of any.
     pub(super) fn delete_the_rest(&mut self) {
-        if self.has_nameless || self.is_heartbeat() {
+        if self.nameless.is_some() || self.is_heartbeat() {
             return;
         }
         let told = self.table.told().filter(|name| !self.present.contains(*name));

@@ -26,7 +26,7 @@ use mesh_core::config::{ClusterName, Inbound, Resolved, RouteTree, Snapshot, Ver
 use super::ads::Needs;
 use super::cache::{Changed, Sources};
 use crate::bootstrap::Profile;
-use crate::resource::{ClusterSpec, Listener, ResourceKind};
+use crate::resource::{ClusterSpec, Extension, Listener, ResourceKind};
 
 mod cluster;
 mod hosts;
@@ -72,6 +72,8 @@ pub(crate) struct Assembler {
     /// The addresses whose chains are closed for want of routes that may come yet.
     unrouted: BTreeSet<Arc<str>>,
     hosts: Hosts,
+    /// The last filter of each name (ECDS) that could be used: what is not takes its place nowhere.
+    filters: BTreeMap<Arc<str>, Arc<Extension>>,
     /// What each cluster last resolved to.
     clusters: HashMap<ClusterName, Memo>,
     /// The clusters that look at a cluster or endpoints of this name, as of the last walk.
@@ -125,6 +127,7 @@ impl Assembler {
             routed: BTreeMap::new(),
             unrouted: BTreeSet::new(),
             hosts: Hosts::default(),
+            filters: BTreeMap::new(),
             clusters: HashMap::new(),
             dependents: HashMap::new(),
             needed: Needs::default(),
@@ -224,6 +227,7 @@ impl Assembler {
         self.complete = complete(sources);
         let hosts = std::mem::take(&mut self.hosts);
         let mut walk = Walk::new(sources, &hosts);
+        walk.filters = std::mem::take(&mut self.filters);
         if self.naming.profile == Profile::Envoy && *wanted != Wanted::default() {
             walk.needs.want_everything(ResourceKind::Listener);
             walk.needs.want_everything(ResourceKind::Cluster);
@@ -232,6 +236,9 @@ impl Assembler {
         self.walk_targets(&mut walk, &mut waiting);
         self.walk_inbound(&mut walk, &mut waiting);
         let (needs, lookups) = (walk.needs, walk.lookups);
+        self.filters = walk.filters;
+        self.filters
+            .retain(|name, _| needs[ResourceKind::ExtensionConfig.index()].contains(name));
         self.hosts = hosts;
         self.hosts.retain(|host| lookups.contains_key(host));
         self.dependents = dependents(&self.clusters);

@@ -187,12 +187,28 @@ impl Walk<'_> {
     fn filter(&mut self, extension: &ExtensionRef) -> Option<Result<Option<CallFilter>, Reason>> {
         let is_one_of = |found: &Extension| extension.types.is_empty() || extension.types.contains(&found.type_url);
         let missing_before = self.missing.len();
-        let filter = match self.look::<Extension>(&extension.name) {
-            Found::Value(found) if is_one_of(&found) => found.filter.clone(),
-            Found::Value(_) | Found::None(_) => match &extension.default {
-                Some(default) => default.clone(),
-                None => Filter::Unsupported("the control plane does not have it, or not of a type it may be".into()),
+        let name = &extension.name;
+        let filter = match self.look::<Extension>(name) {
+            Found::Value(found) if is_one_of(&found) && !found.is_unsupported() => {
+                self.filters.insert(Arc::clone(name), Arc::clone(&found));
+                found.filter.clone()
+            }
+            // Envoy takes none that is of another type, or that it does not have: it goes on with the last one that it took, or with
+            // the default.
+            Found::Value(found) => match (
+                self.filters.get(name).filter(|kept| is_one_of(kept)),
+                &extension.default,
+            ) {
+                (Some(kept), _) => kept.filter.clone(),
+                (None, Some(default)) => default.clone(),
+                (None, None) if is_one_of(&found) => found.filter.clone(),
+                (None, None) => Filter::Unsupported(format!("{:?} is not of its types", found.type_url).into()),
             },
+            Found::None(trouble) => {
+                self.filters.remove(name);
+                let why = || Filter::Unsupported(reason(trouble, ReasonKind::Refused).to_string().into());
+                extension.default.clone().unwrap_or_else(why)
+            }
             Found::Pending => match &extension.default {
                 Some(default) if extension.default_without_warming => {
                     self.missing.truncate(missing_before);

@@ -13,12 +13,15 @@ use super::hosts::{Answer, Hosts};
 use super::{Key, Missing};
 use crate::client::ads::Needs;
 use crate::client::cache::{Cached, Found, Sources, Trouble, normal_form};
+use crate::resource::Extension;
 
 /// A walk down the references of targets or clusters.
 pub(super) struct Walk<'a> {
     pub(super) sources: Sources<'a>,
     hosts: &'a Hosts,
     pub(super) needs: Needs,
+    /// The last filter of each name (ECDS) that could be used.
+    pub(super) filters: BTreeMap<Arc<str>, Arc<Extension>>,
     /// The names to be resolved, and how often.
     pub(super) lookups: BTreeMap<Arc<str>, Duration>,
     pub(super) missing: Lacks,
@@ -36,6 +39,7 @@ impl<'a> Walk<'a> {
             sources,
             hosts,
             needs: Needs::default(),
+            filters: BTreeMap::new(),
             lookups: BTreeMap::new(),
             missing: Lacks::default(),
             waits: false,

@@ -140,7 +140,7 @@ impl Cache {
         }
     }
 
-    /// Whether nothing at all was heard of a subscribed name.
+    /// Whether nothing definite was heard of a subscribed name: nothing at all, or silence that was the control plane's trouble.
     pub(crate) fn is_unknown(&self, kind: ResourceKind, name: &str) -> bool {
         self.of(kind).is_unknown(name)
     }
@@ -209,7 +209,7 @@ impl Cache {
         changed
     }
 
-    /// One row for the status page; `None` when the name is not subscribed to.
+    /// One row for the status page; `None` when the name is not subscribed to. The empty name is that of what was refused without one.
     pub(crate) fn row(&self, kind: ResourceKind, name: &str) -> Option<Row<'_>> {
         self.of(kind).row(name)
     }

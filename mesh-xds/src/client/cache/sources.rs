@@ -82,7 +82,11 @@ impl<'a> Sources<'a> {
 
     /// See [`Cache::row`].
     pub(crate) fn row(self, kind: ResourceKind, name: &str) -> Option<Row<'a>> {
-        self.cache(name).ok()?.row(kind, name)
+        match self {
+            // What has no name may be of any of them.
+            Self::Each(_, caches) if name.is_empty() => caches.iter().find_map(|cache| cache.row(kind, name)),
+            _ => self.cache(name).ok()?.row(kind, name),
+        }
     }
 
     fn cache<'n>(self, name: &'n str) -> Result<&'a Cache, Nobodys<'n>> {

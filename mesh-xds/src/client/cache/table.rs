@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::refused::{Kept, Room};
 use super::{Despite, Found, Row, Trouble};
-use crate::decode::{Decoded, Resource};
+use crate::decode::{Decoded, Rejected, Resource};
 
 /// The most resources of one kind that are kept where everything is asked for. Beyond them what a control plane sends is
 /// refused: it is not for this process to hold a registry of any size.
@@ -21,6 +21,8 @@ pub(crate) struct Table<R> {
     /// Of everything, the control plane has said what there is.
     complete: bool,
     entries: BTreeMap<Arc<str>, Entry<R>>,
+    /// What was refused of the last response without that its name could be read. It is shown by the empty name, which no resource has.
+    nameless: Option<Nameless>,
     /// The names of which something changed since that was last asked.
     changed: Vec<Arc<str>>,
     /// For what was refused.
@@ -36,6 +38,14 @@ struct Entry<R> {
     trouble: Option<Trouble>,
     /// What came and was refused. Only beside that trouble.
     refused: Option<Kept>,
+}
+
+/// What could not even be named.
+#[derive(Debug)]
+struct Nameless {
+    name: Arc<str>,
+    received: Arc<str>,
+    trouble: Trouble,
 }
 
 #[derive(Debug)]
@@ -154,6 +164,20 @@ impl<R: Resource> Table<R> {
                 });
             }
         }
+    }
+
+    /// Notes the refusal of what had no name, or that the last response had none such.
+    pub(crate) fn nameless(&mut self, rejected: Option<Rejected>, version: Option<&Arc<str>>) {
+        if rejected.is_none() && self.nameless.is_none() {
+            return;
+        }
+        let name: Arc<str> = "".into();
+        self.changed.push(Arc::clone(&name));
+        self.nameless = rejected.map(|rejected| Nameless {
+            name,
+            received: version.cloned().unwrap_or_default(),
+            trouble: Trouble::Refused(rejected),
+        });
     }
 
     /// Stores what a copy on disk holds, if it is subscribed. No control plane has said a word.
@@ -285,7 +309,7 @@ pub(crate) trait Names {
     fn clear(&mut self);
     /// Every name of which something is remembered.
     fn names(&self) -> Vec<Arc<str>>;
-    /// Whether nothing at all was heard of a name.
+    /// Whether nothing definite was heard of a name.
     fn is_unknown(&self, name: &str) -> bool;
     /// Whether everything was asked for and is not told yet.
     fn awaits_everything(&self) -> bool;
@@ -351,6 +375,7 @@ impl<R: Resource> Names for Table<R> {
 
     fn clear(&mut self) {
         self.changed.extend(mem::take(&mut self.entries).into_keys());
+        self.nameless(None, None);
         (self.everything, self.complete) = (false, false);
     }
 
@@ -359,7 +384,7 @@ impl<R: Resource> Names for Table<R> {
     }
 
     fn is_unknown(&self, name: &str) -> bool {
-        matches!(self.find(name), Found::Pending)
+        matches!(self.find(name), Found::Pending | Found::None(Trouble::TimedOut(_)))
     }
 
     fn awaits_everything(&self) -> bool {
@@ -392,6 +417,9 @@ impl<R: Resource> Names for Table<R> {
     }
 
     fn row(&self, name: &str) -> Option<Row<'_>> {
+        if let Some(nameless) = self.nameless.as_ref().filter(|_| name.is_empty()) {
+            return Some(nameless_row::<R>(nameless));
+        }
         let (name, entry) = self.entries.get_key_value(name)?;
         Some(row::<R>(name, entry))
     }
@@ -417,12 +445,27 @@ fn row<'a, R: Resource>(name: &'a Arc<str>, entry: &'a Entry<R>) -> Row<'a> {
     }
 }
 
+fn nameless_row<R: Resource>(nameless: &Nameless) -> Row<'_> {
+    Row {
+        kind: R::KIND,
+        name: &nameless.name,
+        received: &nameless.received,
+        accepted: None,
+        notes: &[],
+        bytes: None,
+        recalled: None,
+        trouble: Some(&nameless.trouble),
+        refused: None,
+    }
+}
+
 impl<R> Default for Table<R> {
     fn default() -> Self {
         Self {
             everything: false,
             complete: false,
             entries: BTreeMap::new(),
+            nameless: None,
             changed: Vec::new(),
             room: Room::default(),
         }

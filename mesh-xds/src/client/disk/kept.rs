@@ -84,7 +84,7 @@ pub(super) fn next(
         (false, None) => Default::default(),
     };
     for (key, status) in report.resources.iter() {
-        let Some(word) = word(&key.1).filter(|word| word.counts()) else {
+        let Some(word) = word(&key.1).filter(|word| word.counts() && !key.1.is_empty()) else {
             continue;
         };
         let good = match (&status.accepted, &status.bytes) {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_core::config::{Reason, ReasonKind, Snapshot};
+use mesh_core::config::{Reason, Snapshot};
 use mesh_core::link::{Interest, WeakLink};
 use mesh_core::live;
 use mesh_core::report::Tally;
@@ -27,7 +27,7 @@ pub(super) use self::recall::Disk;
 use self::switch::Ahead;
 pub(super) use self::switch::Authority;
 use super::ads::{Needs, Read, Reading, Variant};
-use super::assemble::{Assembler, Missing, Naming, Wanted};
+use super::assemble::{Assembler, Naming, Wanted};
 use super::cache::{Authorities, Cache, Changed, Sources};
 use super::line::Line;
 use super::lookups;
@@ -195,10 +195,7 @@ impl<V: Variant> State<V> {
             self.snapshots.publish(snapshot);
         }
         if let Some(waiting) = assembly.waiting {
-            let waiting = waiting.into_iter();
-            self.report.waiting = waiting
-                .map(|(target, names)| (target, names.iter().map(Missing::to_string).collect()))
-                .collect();
+            self.await_all(waiting, now);
         }
         if lookups_changed {
             self.look_up();
@@ -308,7 +305,8 @@ impl<V: Variant> State<V> {
     }
 
     pub(super) fn on_timer(&mut self, id: usize, now: Instant) {
-        let mut expired = self.lines[id].ads.on_timer(now);
+        let mut expired = self.suspect(id, now);
+        expired |= self.lines[id].ads.on_timer(now);
         if let Some(disk) = &self.disk {
             expired |= self.lines[disk.line].ads.on_timer(now);
         }
@@ -341,8 +339,8 @@ impl<V: Variant> State<V> {
     }
 
     /// A stream, or the attempt at one, ended. What is known stays. Only one that ended before a word came is a failure
-    /// (gRFC A57).
-    pub(super) fn ended(&mut self, id: usize, why: &str, now: Instant) {
+    /// (gRFC A57); one that answered and ended in order (`is_clean`) is not even worth a warning.
+    pub(super) fn ended(&mut self, id: usize, why: &str, is_clean: bool, now: Instant) {
         let is_source = self.authorities.iter().any(|authority| authority.source() == id);
         let line = &mut self.lines[id];
         if line.is_to_leave || !line.is_wanted {
@@ -350,14 +348,19 @@ impl<V: Variant> State<V> {
             return;
         }
         let server = &line.connection.server;
-        tracing::warn!(server, reason = why, "no stream to the control plane");
-        self.tally.count("xds_stream", "failed");
-        line.ads.stream_closed();
         let fails = !std::mem::take(&mut line.answers);
-        line.connection.failures += u64::from(fails && !line.connection.is_failing);
-        line.connection.is_failing = fails;
-        line.connection.last_error = Some(why.into());
-        line.trouble = Some(Reason::new(ReasonKind::Waiting, why));
+        match is_clean && !fails {
+            true => {
+                tracing::info!(server, reason = why, "the control plane ended its stream");
+                self.tally.count("xds_stream", "ended");
+            }
+            false => {
+                tracing::warn!(server, reason = why, "no stream to the control plane");
+                self.tally.count("xds_stream", "failed");
+            }
+        }
+        line.ads.stream_closed();
+        line.fails(fails, why);
         if !is_source && !fails {
             // It was to take over, perhaps, and did not get to it; by the next time it may have other things to say.
             line.ads.reset();

@@ -3,6 +3,8 @@
 //! The decision is [`Roles`]'; here it is given its facts, and carried out: the candidate is looked ahead for, and when it has
 //! told everything its cache is the one that counts from the next look on.
 
+use std::time::Instant;
+
 use super::State;
 use crate::client::ads::{Needs, Variant};
 use crate::client::assemble::{Assembler, Missing};
@@ -140,6 +142,28 @@ impl<V: Variant> State<V> {
             }
         }
         None
+    }
+
+    /// What a line was asked for did not come in time, and neither did anything else on its stream: one that takes streams and says nothing
+    /// has failed as if it had ended them (gRFC A57). Where another can be asked, what did not come is waited for once more meanwhile. Whether
+    /// it was so.
+    pub(super) fn suspect(&mut self, id: usize, now: Instant) -> bool {
+        let line = &mut self.lines[id];
+        if !line.ads.is_mute(now) {
+            return false;
+        }
+        let server = &line.connection.server;
+        let seconds = line.ads.rules().patience().as_secs();
+        let why = format!("stream to {server}: timed out, nothing was heard on it in {seconds} s");
+        tracing::warn!(server, reason = why, "a control plane says nothing");
+        self.tally.count("xds_stream", "mute");
+        line.fails(true, &why);
+        let may_help = |other: &usize| *other != id && !self.lines[*other].connection.is_failing;
+        let mut authorities = self.authorities.iter().filter(|authority| authority.asks(id));
+        if authorities.any(|authority| authority.lines.iter().any(may_help)) {
+            self.lines[id].ads.wait_again(now);
+        }
+        true
     }
 
     /// Begins to look ahead anew, if there is a candidate.

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mesh_core::config::{Reason, ReasonKind};
+use mesh_core::patience::Awaited;
 
 use super::State;
 use crate::client::ads::{Received, Variant};
+use crate::client::assemble::Missing;
 use crate::client::report::{self, Phase};
 
 /// The most names told in the reason for a wait; the report has them all.
@@ -38,6 +41,28 @@ impl<V: Variant> State<V> {
         if let Some(last) = taken.rejected.into_iter().next_back() {
             self.report.last_rejection = Some(last);
         }
+    }
+
+    /// Notes what targets wait for, and since when each part is looked for.
+    pub(super) fn await_all(&mut self, waiting: BTreeMap<Arc<str>, Vec<Missing>>, now: Instant) {
+        let Some(link) = self.link.upgrade() else { return };
+        let mut told = BTreeMap::new();
+        let mut awaited = BTreeMap::new();
+        for (target, missing) in waiting {
+            let before = link.awaited(&target);
+            let names: Vec<String> = missing.iter().map(Missing::to_string).collect();
+            let each = names.iter().map(|name| {
+                let known = before.iter().find(|known| *known.what == **name);
+                known.cloned().unwrap_or_else(|| Awaited {
+                    what: name.as_str().into(),
+                    since: now,
+                })
+            });
+            awaited.insert(Arc::clone(&target), each.collect());
+            told.insert(target, names);
+        }
+        link.set_awaited(awaited);
+        self.report.waiting = told;
     }
 
     pub(super) fn tell(&mut self) {

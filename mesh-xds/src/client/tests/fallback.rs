@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::plane::{BOTH, EVER, Net, Plane, Subject, Way, settle};
 use super::*;
 use crate::bootstrap::{Bootstrap, Protocol, ServerEntry, ServerFeature};
+use crate::client::CacheState;
 use crate::node::Node;
 
 const FIRST: &str = "first:1";
@@ -221,6 +222,50 @@ async fn cp_10_one_that_takes_connections_and_never_says_a_word_is_fallen_back_f
         subject.until("t", "away:1").await;
         assert!(begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
         assert_eq!(subject.history("t"), ["away:1"], "nothing was given up on");
+    }
+}
+
+/// One that takes streams and says nothing on them has failed when a resource would count as missing: nothing is said by it, least of all
+/// that something does not exist, and the next one is asked then and not when its connection is found dead.
+#[tokio::test(start_paused = true)]
+async fn cp_10_one_that_takes_streams_and_says_nothing_is_fallen_back_from_at_the_resource_timer() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (_, away) = (net.plane("home:1"), net.plane("away:1"));
+        away.tell("t", "away", 1);
+        let begun = tokio::time::Instant::now();
+        let subject = Subject::of(&net, protocol, &["home:1", "away:1"], &["t"]);
+        subject.until("t", "away:1").await;
+        let took = begun.elapsed();
+        assert!((15..=16).contains(&took.as_secs()), "{took:?}");
+        assert_eq!(subject.history("t"), ["away:1"], "nothing was given up on");
+        let report = subject.client.status().report();
+        let home = &report.connections[0];
+        assert!(home.is_failing && home.failures == 1, "{home:?}");
+        assert!(home.last_error.as_ref().unwrap().contains("timed out"), "{home:?}");
+        assert_eq!(subject.link.tally().get("xds_stream", "mute"), 1);
+    }
+}
+
+/// Where the next says nothing either, a caller is told what is known: that they time out, and not that something does not exist.
+#[tokio::test(start_paused = true)]
+async fn cp_10_silence_of_all_is_trouble_of_all_and_a_word_of_any_heals() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (_, away) = (net.plane("home:1"), net.plane("away:1"));
+        let subject = Subject::of(&net, protocol, &["home:1", "away:1"], &["t"]);
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        assert_eq!(subject.ports("t"), "nothing", "the other may help yet");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let told = subject.ports("t");
+        assert!(told.contains("timed out") && !told.contains("exist"), "{told}");
+        let report = subject.client.status().report();
+        assert_eq!(
+            report.resource(ResourceKind::Listener, "t").unwrap().state,
+            CacheState::Timeout
+        );
+        away.tell("t", "away", 1);
+        subject.until("t", "away:1").await;
     }
 }
 

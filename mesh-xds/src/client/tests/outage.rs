@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use super::plane::{BOTH, EVER, Net, Subject, Way, settle};
 use super::*;
-use crate::bootstrap::{Bootstrap, ServerEntry, ServerFeature};
+use crate::bootstrap::{Bootstrap, Protocol, ServerEntry, ServerFeature};
 use crate::client::{Phase, metrics};
 use crate::node::Node;
 
@@ -152,12 +152,72 @@ async fn cp_4_a_first_answer_within_15_s_is_in_time_and_a_later_one_heals() {
             let meanwhile = subject.ports("t");
             match is_in_time {
                 true => assert_eq!(meanwhile, "nothing"),
-                false => assert!(meanwhile.contains("listener \"t\" does not exist"), "{meanwhile}"),
+                // It had told nothing at all, which tells of itself.
+                false => assert!(meanwhile.contains("listener \"t\": timed out"), "{meanwhile}"),
             }
             home.tell("t", "home", 1);
             subject.until("t", "home:1").await;
             assert_eq!(subject.history("t").len(), if is_in_time { 1 } else { 2 });
         }
+    }
+}
+
+/// One that answers what it has, and is silent of the rest, says by that what it does not have. What the target waits for meanwhile is told.
+#[tokio::test(start_paused = true)]
+async fn cp_4_of_one_that_answers_silence_is_absence_and_until_then_is_told_as_awaited() {
+    let net = Net::default();
+    let home = net.plane(HOME);
+    home.tell("t", "home", 1);
+    home.delete(ResourceKind::Endpoints, "home");
+    let subject = Subject::of(&net, Protocol::Sotw, &[HOME], &["t"]);
+    let begun = Instant::now().into_std();
+    tokio::time::sleep(14 * SECOND).await;
+    let awaited = subject.link.awaited("t");
+    let told: Vec<(&str, Duration)> = awaited.iter().map(|one| (&*one.what, one.since - begun)).collect();
+    assert!(
+        matches!(told[..], [("endpoints \"home\"", since)] if since < SECOND),
+        "{told:?}"
+    );
+    tokio::time::sleep(2 * SECOND).await;
+    let (told, awaited) = (subject.ports("t"), subject.link.awaited("t"));
+    assert!(told.contains("does not exist") && awaited.is_empty(), "{told}");
+    assert!(!subject.client.status().report().connection.is_failing);
+}
+
+/// A call is to see what comes of a timer, whichever of a bootstrap's control planes has the longer one.
+#[tokio::test(start_paused = true)]
+async fn cp_4_calls_wait_for_longer_than_the_longest_timer_of_the_bootstrap() {
+    for (feature, limit) in [(None, 30), (Some(ServerFeature::ResourceTimerIsTransientError), 45)] {
+        let net = Net::default();
+        let away = ServerEntry::insecure("away:1");
+        let away = match feature {
+            Some(feature) => away.feature(feature),
+            None => away,
+        };
+        let builder = Bootstrap::builder(Node::default())
+            .server(ServerEntry::insecure(HOME))
+            .server(away);
+        let subject = Subject::start(&net, builder, &[]);
+        assert_eq!(subject.link.first_answer_limit(), limit * SECOND);
+    }
+}
+
+/// A57: a stream that answered and ended in order is no failure, neither to operators nor to who counts.
+#[tokio::test(start_paused = true)]
+async fn cp_9_a_stream_that_answered_and_ended_in_order_is_not_counted_as_failed() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let home = net.plane(HOME);
+        home.tell("t", "home", 1);
+        let subject = Subject::of(&net, protocol, &[HOME], &["t"]);
+        subject.until("t", "home:1").await;
+        home.end_streams();
+        let is_again =
+            |report: &crate::client::Report| report.connection.streams == 2 && report.connection.attempts == 0;
+        let report = subject.client.status().until(EVER, is_again).await.unwrap();
+        let tally = subject.link.tally();
+        let counted = ["opened", "ended", "failed"].map(|event| tally.get("xds_stream", event));
+        assert_eq!((counted, report.connection.failures), ([2, 1, 0], 0), "{protocol:?}");
     }
 }
 

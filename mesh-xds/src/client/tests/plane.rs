@@ -57,6 +57,8 @@ pub(super) struct Plane {
     log: Mutex<Log>,
     /// Streams are refused with this.
     refuses: Mutex<Option<Status>>,
+    /// Rung for each stream to end in order.
+    ends: watch::Sender<()>,
 }
 
 /// What happened to a plane.
@@ -90,6 +92,11 @@ impl Plane {
     /// Every stream is refused with this status from now on, or none.
     pub(super) fn refuse(&self, status: Option<Status>) {
         *self.refuses.lock().unwrap() = status;
+    }
+
+    /// Ends every stream that there is with the status OK.
+    pub(super) fn end_streams(&self) {
+        self.ends.send_replace(());
     }
 
     pub(super) fn set(&self, kind: ResourceKind, name: &str, raw: Raw) {
@@ -147,6 +154,7 @@ impl Net {
             arrivals,
             log: Mutex::default(),
             refuses: Mutex::default(),
+            ends: watch::channel(()).0,
         });
         let service = wire::service(Host(Arc::clone(&plane)));
         let router = tonic::transport::Server::builder().add_service(service);
@@ -239,7 +247,7 @@ impl Serve for Host {
         let (responses, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut talk = Talk::default();
-            let mut changes = plane.store.subscribe();
+            let (mut changes, mut ends) = (plane.store.subscribe(), plane.ends.subscribe());
             loop {
                 tokio::select! {
                     request = incoming.next() => match request.ok().flatten() {
@@ -247,6 +255,7 @@ impl Serve for Host {
                         None => break,
                     },
                     changed = changes.changed() => if changed.is_err() { break },
+                    _ = ends.changed() => break,
                     () = responses.closed() => break,
                 }
                 for response in talk.say(&plane) {
@@ -263,7 +272,7 @@ impl Serve for Host {
         let (responses, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut talk = Talk::default();
-            let mut changes = plane.store.subscribe();
+            let (mut changes, mut ends) = (plane.store.subscribe(), plane.ends.subscribe());
             loop {
                 tokio::select! {
                     request = incoming.next() => match request.ok().flatten() {
@@ -271,6 +280,7 @@ impl Serve for Host {
                         None => break,
                     },
                     changed = changes.changed() => if changed.is_err() { break },
+                    _ = ends.changed() => break,
                     () = responses.closed() => break,
                 }
                 for response in talk.say_delta(&plane) {

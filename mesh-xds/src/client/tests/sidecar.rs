@@ -12,6 +12,8 @@ use crate::client::ads::{AdsState, Rules};
 use crate::client::assemble::{Assembler, Naming};
 use crate::decode::tests::{envoy, istiod, raw as raw_of};
 use crate::node::Node;
+use crate::proto::core::TypedExtensionConfig;
+use crate::proto::protobuf::Any;
 
 const TARGET: &str = "payment.default.svc.cluster.local:50051";
 const SERVED: &str = "10.0.0.1:8080";
@@ -142,6 +144,90 @@ fn faults_that_are_resources_of_their_own_are_waited_for_and_used_each_at_its_pl
     // Istio's own, which does nothing by itself, is between them.
     let own = ("envoy.filters.http.fault", false);
     assert_eq!(filters, [("first", true), own, ("last", true)]);
+}
+
+/// What istiod says of a plugin, where a process cannot run one: Envoy goes on with the last filter that it took, or with the default; only
+/// where there is neither nobody may pass.
+#[test]
+fn a_filter_that_cannot_be_used_leaves_the_last_good_one_or_the_default_in_its_place() {
+    use istiod::sidecar::{RBAC, by_port_between_or, clusters, delay, routes};
+    let filter = |type_url: &str, value: &[u8]| Any {
+        type_url: type_url.into(),
+        value: value.to_vec(),
+    };
+    let wasm = filter("type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm", b"");
+    let stats = filter("type.googleapis.com/stats.PluginConfig", b"");
+    // `rules: {}`, which nobody passes; and none, which all do.
+    let (deny, pass) = (filter(RBAC, b"\x0a\x00"), filter(RBAC, b""));
+    let plugin = |config: Any| {
+        let named = |name: &str| {
+            raw_of(&TypedExtensionConfig {
+                name: name.into(),
+                typed_config: Some(config.clone()),
+            })
+        };
+        vec![named("first"), named("last")]
+    };
+    for (default, said, expected) in [
+        // What may not be, or is not understood, is the default.
+        (
+            Some(pass.clone()),
+            vec![wasm.clone(), stats.clone()],
+            vec![Ok(0), Ok(0)],
+        ),
+        (Some(deny.clone()), vec![wasm.clone()], vec![Err(ReasonKind::Refused)]),
+        // What is understood is better than that, and is kept.
+        (Some(deny.clone()), vec![pass.clone(), wasm.clone()], vec![Ok(0), Ok(0)]),
+        (
+            None,
+            vec![wasm.clone(), pass.clone(), wasm.clone()],
+            vec![Err(ReasonKind::Refused), Ok(0), Ok(0)],
+        ),
+        (None, vec![stats], vec![Err(ReasonKind::Refused)]),
+        (None, vec![deny], vec![Err(ReasonKind::Refused)]),
+    ] {
+        let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
+        mesh.hear(
+            ResourceKind::Listener,
+            vec![raw_of(&by_port_between_or("first", "last", default.clone()))],
+        );
+        mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
+        mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);
+        mesh.hear_endpoints();
+        for (said, expected) in said.into_iter().zip(expected) {
+            mesh.hear(ResourceKind::ExtensionConfig, plugin(said.clone()));
+            mesh.hear_endpoints();
+            let snapshot = mesh.published.clone().unwrap();
+            let acting = snapshot
+                .target(TARGET)
+                .unwrap()
+                .as_ref()
+                .map(|tree| tree.filters.len() - 1);
+            let about = (&default, said.type_url);
+            assert_eq!(acting.map_err(|reason| reason.kind()), expected, "{about:?}");
+        }
+    }
+    // One that acts is kept as it was.
+    let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
+    mesh.hear(
+        ResourceKind::Listener,
+        vec![raw_of(&by_port_between_or("first", "last", Some(pass)))],
+    );
+    mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
+    mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);
+    mesh.hear(
+        ResourceKind::ExtensionConfig,
+        vec![raw_of(&delay("first")), raw_of(&delay("last"))],
+    );
+    mesh.hear_endpoints();
+    let filters = |mesh: &Mesh| {
+        let snapshot = mesh.published.clone().unwrap();
+        snapshot.target(TARGET).unwrap().as_ref().unwrap().filters.clone()
+    };
+    let before = filters(&mesh);
+    assert_eq!(before.len(), 3);
+    mesh.hear(ResourceKind::ExtensionConfig, plugin(wasm));
+    assert_eq!(filters(&mesh), before);
 }
 
 impl Mesh {

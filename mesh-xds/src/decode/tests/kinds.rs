@@ -10,7 +10,7 @@ use crate::proto::cluster::cluster::{ClusterDiscoveryType, CustomClusterType, Di
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::listener::Listener as ListenerProto;
 use crate::proto::protobuf::{Any, Duration as DurationProto, Struct, UInt32Value, Value, value::Kind};
-use crate::proto::{aggregate, cluster, core, endpoint, hcm, pack, percent};
+use crate::proto::{aggregate, cluster, core, endpoint, hcm, pack, percent, rbac, rbac_http};
 use crate::resource::{ClusterSpec, Discovery, DnsKind, Endpoints, Extension, Filter, Http, Listener};
 
 /// A cluster of one resolved name, looked up again every `refresh_secs`.
@@ -384,10 +384,36 @@ fn what_a_filter_means() {
     assert_eq!(meaning(wrapped(cors, b"")).filter, Filter::NoOp);
     for guard in [
         wrapped(cors, b"\x0a\x00"),
-        typed("envoy.extensions.filters.http.rbac.v3.RBAC"),
+        pack(&rbac_http::Rbac {
+            rules: Some(rbac::Rbac::default()),
+            ..rbac_http::Rbac::default()
+        }),
+        pack(&rbac_http::Rbac {
+            matcher: Some(Default::default()),
+            ..rbac_http::Rbac::default()
+        }),
+        // A field of a later version may be what it enforces.
+        Any {
+            value: b"\xf8\x07\x01".to_vec(),
+            ..typed("envoy.extensions.filters.http.rbac.v3.RBAC")
+        },
+        wrapped("envoy.extensions.filters.http.rbac.v3.RBAC", b"\x0a\x00"),
         typed("envoy.extensions.filters.http.wasm.v3.Wasm"),
     ] {
         assert!(matches!(meaning(guard).filter, Filter::Unsupported(_)));
+    }
+    // Envoy of `rules`: "If absent, no enforcing RBAC policy will be applied"; and a dry run changes nothing. It is what Istio puts in the
+    // place of a plugin that may be left out: to refuse it would fail each call for a filter that keeps nobody out.
+    for nobody_is_kept_out in [
+        typed("envoy.extensions.filters.http.rbac.v3.RBAC"),
+        wrapped("envoy.extensions.filters.http.rbac.v3.RBAC", b""),
+        pack(&rbac_http::Rbac {
+            shadow_rules: Some(rbac::Rbac::default()),
+            shadow_rules_stat_prefix: "dry".into(),
+            ..rbac_http::Rbac::default()
+        }),
+    ] {
+        assert_eq!(meaning(nobody_is_kept_out).filter, Filter::NoOp);
     }
     let empty = TypedExtensionConfig {
         name: "filter".into(),

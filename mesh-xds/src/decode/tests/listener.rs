@@ -142,7 +142,10 @@ fn an_envelope_is_opened_and_another_type_is_refused() {
         resource: Some(pack(&listener_proto())),
         ..Default::default()
     };
-    let Ok(Unwrapped::Envelope { raw: inner, ttl: None }) = unwrap(raw(&envelope)) else {
+    let Ok(Unwrapped::Envelope {
+        raw: inner, ttl: None, ..
+    }) = unwrap(raw(&envelope))
+    else {
         panic!("an envelope with a listener")
     };
     assert_eq!(&*decode::<Listener>(&inner, &context()).unwrap().name, "target");

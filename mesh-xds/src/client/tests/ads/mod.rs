@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use mesh_core::config::RouteTree;
 
 use super::*;
+use crate::client::CacheState;
 use crate::client::ads::{AdsState, Needs, Rules};
 use crate::client::cache::{Found, Trouble};
 use crate::decode::Context;

@@ -2,6 +2,70 @@
 
 use super::*;
 
+/// A refusal that names no resource is as visible as any other, until the control plane says something better.
+#[test]
+fn cp_5_what_is_refused_without_a_name_has_a_row_until_the_next_response() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["a"])]);
+    let good = stream.answer(response(CDS, "1", vec![cluster("a")]));
+    assert_eq!((good.error, stream.ads.cache().row(CDS, "").is_none()), (None, true));
+    stream.ads.take_changed();
+    let unreadable = raw(CDS, vec![0xff; 9]);
+    let of_another_kind = enveloped("a", Some(listener("a", "r")), Duration::from_secs(9));
+    let twice = enveloped(
+        "",
+        Some(enveloped("a", Some(cluster("a")), Duration::from_secs(9))),
+        Duration::from_secs(9),
+    );
+    for (version, bad, says) in [
+        ("2", unreadable, "resources[1]"),
+        ("3", listener("a", "r"), "expected a cluster"),
+        ("4", twice, "expected a cluster"),
+    ] {
+        let nack = stream
+            .answer(response(CDS, version, vec![cluster("a"), bad]))
+            .error
+            .unwrap();
+        let row = stream.ads.cache().row(CDS, "").unwrap();
+        let Some(Trouble::Refused(why)) = row.trouble else {
+            panic!("{row:?}")
+        };
+        assert!(nack.contains(&why.to_string()) && nack.contains(says), "{nack} {why}");
+        assert_eq!((&**row.received, row.accepted), (version, None));
+        assert_eq!(CacheState::of(&row), CacheState::Nacked);
+        assert!(stream.ads.take_changed().contains(&(CDS, "".into())));
+    }
+    // One whose envelope says its name has a row of its own.
+    let nack = stream.answer(response(CDS, "5", vec![of_another_kind])).error.unwrap();
+    assert!(nack.contains("cluster \"a\": type_url: expected a cluster"), "{nack}");
+    assert!(stream.ads.cache().row(CDS, "").is_none());
+    assert!(
+        stream.ads.take_changed().contains(&(CDS, "".into())),
+        "and that is news"
+    );
+}
+
+/// One rule for both variants: what a resource is called outside is what it is called inside.
+#[test]
+fn cp_5_an_envelope_of_another_name_is_refused_as_delta_refuses_it() {
+    let (mut stream, _) = Stream::open(&[(CDS, &["a", "b"])]);
+    let ttl = Duration::from_secs(9);
+    let named = |outer: &str, inner: &str| enveloped(outer, Some(cluster(inner)), ttl);
+    let heard = stream.answer(response(CDS, "1", vec![named("a", "a"), named("", "b")]));
+    assert_eq!(heard.error, None, "an envelope need not say a name");
+    let nack = stream.answer(response(CDS, "2", vec![named("a", "b"), named("b", "b")]));
+    assert!(nack.error.unwrap().contains("cluster \"a\": name: is \"b\" inside"));
+    let cache = stream.ads.cache();
+    assert!(matches!(
+        cache.row(CDS, "a").unwrap().trouble,
+        Some(Trouble::Refused(_))
+    ));
+    assert_eq!(
+        cache.row(CDS, "a").unwrap().accepted.map(|version| &**version),
+        Some("1")
+    );
+    assert_eq!(cache.row(CDS, "b").unwrap().trouble, None);
+}
+
 /// The moments, from now on, at which a control plane that says something bad as soon as it is answered is refused.
 fn refusals(stream: &mut Stream, until: Duration) -> Vec<f64> {
     let (start, mut at) = (stream.now, Vec::new());

@@ -378,9 +378,17 @@ fn socket(config: Any) -> TransportSocket {
     }
 }
 
+/// A guard that asks nothing, where it is empty.
+pub(crate) const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+
 /// The listener of the port with more filters, which are resources of these names: one before all others, and one behind
 /// them, just before the router.
 pub(crate) fn by_port_between(first: &str, last: &str) -> Listener {
+    by_port_between_or(first, last, None)
+}
+
+/// The same, where they are `default` as long as those resources are not there. They may be of a few types.
+pub(crate) fn by_port_between_or(first: &str, last: &str, default: Option<Any>) -> Listener {
     let mut listener = by_port();
     let Some(filter::ConfigType::TypedConfig(any)) = &mut listener.filter_chains[0].filters[0].config_type else {
         panic!("the filter has a configuration")
@@ -390,7 +398,12 @@ pub(crate) fn by_port_between(first: &str, last: &str) -> Listener {
         name: name.into(),
         config_type: Some(http_filter::ConfigType::ConfigDiscovery(ExtensionConfigSource {
             config_source: ads(),
-            type_urls: vec![HttpFault::type_url()],
+            type_urls: vec![
+                HttpFault::type_url(),
+                RBAC.into(),
+                "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm".into(),
+            ],
+            default_config: default.clone(),
             ..Default::default()
         })),
         ..Default::default()
