@@ -34,9 +34,14 @@ pub(crate) const SDS_CERTIFICATE_FILES: &str = "file-cert:";
 pub(crate) const SDS_ROOTS_FILE: &str = "file-root:";
 
 /// The instance names by which our control plane says that a certificate or roots are in files of the client, or that the
-/// application has them by a name. No bootstrap defines them, so that clients of another make refuse what they cannot do.
+/// application has them by a name. No bootstrap defines them, and only our clients are told of them.
 pub(crate) const PROVIDED_FILES: &str = "mesh:file";
 pub(crate) const PROVIDED: &str = "mesh:named";
+
+/// The endpoints of clusters that gRPC's other clients cannot call: there are none. They are told a cluster without endpoints, whose calls fail
+/// at once, where one with certificates that they cannot have would be refused by them for ever, and one that is not there waited for.
+#[cfg(feature = "server")]
+pub(crate) const UNSERVED: &str = "mesh:unserved";
 
 /// Where a route says that its retry policy is the house's default and not what somebody wrote: filter metadata and a key
 /// in it, which clients that do not know them ignore.

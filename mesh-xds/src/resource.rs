@@ -217,6 +217,8 @@ pub(crate) enum Discovery {
     /// There are none: each request says where it goes (Istio's `PassthroughCluster`, where a proxy would take the address
     /// that the connection was going to before it was caught).
     OriginalDestination,
+    /// It may not be called: why. A sidecar is told of every cluster of the mesh, and one that only a proxy can call must not cost the others.
+    Unserved(Box<str>),
 }
 
 /// A cluster whose hosts are names.

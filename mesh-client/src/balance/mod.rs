@@ -76,10 +76,9 @@ impl Balance {
     }
 
     pub(crate) fn allowing(link: &Link, target: &str, allowed: Allowed) -> Self {
-        let name = crate::target::authority(target);
         let shared = Shared {
             manager: ClusterManager::of(link),
-            authority: Authority::try_from(name).ok(),
+            authority: crate::target::sent(target),
             allowed: Allowed {
                 pinned: link.pins().are_set(),
                 ..allowed

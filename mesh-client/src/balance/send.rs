@@ -148,7 +148,7 @@ fn authority(
     named
         .or_else(|| Authority::try_from(host?.as_bytes()).ok())
         .or_else(|| to.authority.cloned())
-        .ok_or_else(|| invalid("it names no authority, and the target's name is none"))
+        .ok_or_else(|| invalid("it names no authority, and the target's name cannot be one, as none with a slash can"))
 }
 
 /// Takes out what belongs to an HTTP/1 connection and makes an HTTP/2 request malformed (RFC 9113 8.2.2); and `host`, which is

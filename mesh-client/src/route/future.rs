@@ -169,8 +169,6 @@ impl<S, B> Waiting<S, B> {
     /// What is told is what is waited for, and since when: of a target that lacks one cluster all else may have come.
     fn gave_up(&self, reason: &Reason) -> Error {
         let (now, Shared { link, name, .. }) = (Instant::now().into_std(), &*self.shared);
-        let because = link.waiting_reason();
-        let because = because.as_ref().unwrap_or(reason);
         let awaited = link.awaited(name);
         let mut lacks: Vec<String> = awaited.iter().take(MAX_NAMED).map(|one| one.told(now)).collect();
         if let Some(more @ 1..) = awaited.len().checked_sub(MAX_NAMED) {
@@ -180,13 +178,12 @@ impl<S, B> Waiting<S, B> {
             [] => reason.to_string(),
             _ => format!("target {name:?} lacks {}", lacks.join(", ")),
         };
-        Error::unavailable(
-            ReasonKind::Waiting,
-            format!(
-                "waiting for control plane: {because} ({lacks}; the call waited {:?})",
-                self.limit
-            ),
-        )
+        let waited = self.limit;
+        let told = match link.waiting_reason() {
+            Some(because) => format!("waiting for control plane: {because} ({lacks}; the call waited {waited:?})"),
+            None => format!("waiting for control plane: {lacks}; the call waited {waited:?}"),
+        };
+        Error::unavailable(ReasonKind::Waiting, told)
     }
 }
 

@@ -6,14 +6,46 @@ use http::HeaderValue;
 use http::header::HOST;
 use mesh_core::Link;
 use mesh_core::config::{
-    Action, Domain, Endpoint, HostRewrite, LbPolicy, RetryOn, RetryPolicy, Rewrite, Route, RouteTree, Snapshot,
-    VirtualHost,
+    Action, Cluster, Domain, Endpoint, HostRewrite, LbPolicy, RetryOn, RetryPolicy, Rewrite, Route, RouteTree,
+    Snapshot, Split, TlsMode, VirtualHost,
 };
 use mesh_core::link::Parts;
 use tokio::sync::{mpsc, watch};
 
 use super::net::{Net, Plain, address, call, channel, one_cluster, post, say_status};
 use crate::Channel;
+
+/// gRPC would send `a%2Fb:80`; here such a target is called by requests that name somebody, and the others are told why not.
+#[tokio::test(start_paused = true)]
+async fn a_target_whose_name_is_no_authority_is_called_by_requests_that_name_one() {
+    for target in ["xds:///a/b:80", "xds:a/b:80", "xds://a.example/a/b:80", "a/b:80", "a b"] {
+        let net = Net::default();
+        net.serve(1, |request, respond| {
+            let named = request.uri().authority().map(ToString::to_string);
+            assert_eq!(named.as_deref(), Some("shop:80"));
+            async move { say_status(respond, 200) }
+        });
+        let (source, link) = net.link();
+        let name = match target.strip_prefix("xds:") {
+            Some(rest) if !rest.starts_with("//") => rest,
+            Some(rest) => rest.strip_prefix("///").unwrap_or(target),
+            None => target,
+        };
+        let cluster = Cluster::new("c", TlsMode::Plaintext, vec![Endpoint::new(address(1))]);
+        let route = Route::to(Split::all_to("c"));
+        let snapshot = Snapshot::builder().route(name, route).cluster(cluster).build().unwrap();
+        source.snapshots.publish(snapshot);
+        let channel: Plain = Channel::builder(&link, target).dangerous().plaintext().build();
+        let refused = call(&channel, post("")).await.unwrap_err().to_string();
+        assert!(
+            refused.contains("the target's name cannot be one"),
+            "{target}: {refused}"
+        );
+        let mut request = post("");
+        request.headers_mut().insert(HOST, "shop:80".parse().unwrap());
+        assert_eq!(call(&channel, request).await.unwrap().status(), 200, "{target}");
+    }
+}
 
 fn by_name(route: &mut Route) {
     let Action::Forward(forward) = &mut route.action else {

@@ -53,6 +53,15 @@ pub enum Credential {
     Workload,
 }
 
+impl TlsOrigination {
+    /// Whether it asks for files or credentials that each caller has for himself, beside those of the system and of the workload: a client
+    /// that knows its bootstrap's certificate providers alone has none of them.
+    pub fn asks_for_the_callers_own(&self) -> bool {
+        let roots = matches!(self.roots, Roots::File(_) | Roots::Named(_));
+        roots || matches!(self.shown, Some(Credential::Files { .. } | Credential::Named(_)))
+    }
+}
+
 /// A test of one of a certificate's names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NameMatch {

@@ -206,7 +206,8 @@ impl<'de> MapAccess<'de> for Entries {
             return Ok(None);
         };
         self.value = Some(value);
-        seed.deserialize(key.into_deserializer()).map(Some)
+        let key: StringDeserializer<Error> = key.into_deserializer();
+        seed.deserialize(key).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {

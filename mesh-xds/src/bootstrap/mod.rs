@@ -12,6 +12,7 @@ mod builder;
 mod error;
 mod features;
 mod file;
+mod json;
 mod options;
 mod provider;
 mod server;
@@ -46,6 +47,7 @@ pub use uri::{InvalidServerUri, ServerUri};
 pub(crate) use authority::ListenerNames;
 
 use file::File;
+use json::Json;
 
 /// Names the bootstrap file. Wins over [`CONFIG_VARIABLE`].
 pub const FILE_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP";
@@ -95,11 +97,11 @@ impl Bootstrap {
     ///
     /// # Errors
     ///
-    /// When it cannot be read, or is not a bootstrap.
+    /// When it cannot be read, or is not a bootstrap; the error names the file, and the path within it.
     pub fn from_file(path: impl Into<PathBuf>) -> Result<Self, BootstrapError> {
         let path = path.into();
         match read(&path) {
-            Ok(json) => Self::from_json(&json),
+            Ok(json) => Self::from_json(&json).map_err(|error| error.of(path)),
             Err(error) => Err(BootstrapError::unreadable(path, error)),
         }
     }
@@ -114,13 +116,15 @@ impl Bootstrap {
             return Err(BootstrapError::at("", "is longer than 1 MiB"));
         }
         let mut reader = serde_json::Deserializer::from_str(json);
-        let file: File = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let at = |error: serde_path_to_error::Error<serde_json::Error>| {
             let path = error.path().to_string();
             // Text that is not JSON leaves a question mark where it broke off.
             let path = path.strip_suffix('?').unwrap_or(&path).trim_matches('.');
             BootstrapError::at(path, error.into_inner())
-        })?;
+        };
+        let text: Json = serde_path_to_error::deserialize(&mut reader).map_err(at)?;
         reader.end().map_err(|error| BootstrapError::at("", error))?;
+        let file: File = serde_path_to_error::deserialize(text).map_err(at)?;
         Self::resolve(file)
     }
 
@@ -202,7 +206,8 @@ impl Bootstrap {
     /// made with the directory when something was accepted, replaced as a whole, readable by its owner alone, and at most
     /// 64 MiB. A file that is damaged, too large, of a later format, of somebody else, or that others may write, is not used:
     /// that is told, and the file is put aside as `.bad`. Keys and certificates are never in it; a workload whose identity
-    /// comes from a CA still needs that one. See [`client::DiskCopy`](crate::client::DiskCopy) for what a client says of it.
+    /// comes from a CA still needs that one. A control plane that comes back without something that is wanted deletes it by that: the copy's
+    /// value is served on, unless the bootstrap says `fail_on_data_errors`. See [`client::DiskCopy`](crate::client::DiskCopy) for what a client says of it.
     pub fn cache_directory(&self) -> Option<&Path> {
         self.file.x_mesh.cache_directory.as_deref().map(Path::new)
     }
@@ -225,6 +230,12 @@ impl Bootstrap {
             }
         };
         Some((name, provider))
+    }
+
+    /// The plugin of the provider `default`, which a workload's identity is looked for in first, where that is none that is known here.
+    pub fn unknown_identity_plugin(&self) -> Option<&str> {
+        let entry = self.file.certificate_providers.get(PROVIDER)?;
+        (!self.providers.contains_key(PROVIDER)).then_some(entry.plugin_name.as_str())
     }
 
     /// The roots of other trust domains, each in a file: `x_mesh.trust_bundles`, an object of paths by trust domain. A file is a SPIFFE

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::file::{CredsEntry, JwtTokenFileConfig, TlsConfig, XdsServer};
+use super::json::Json;
 use super::{BootstrapError, ServerFeatures, ServerUri};
 
 /// How often files are read again when nothing is said (gRFC A65, grpc-go).
@@ -180,8 +181,10 @@ fn call_credentials(
 
 /// Reads the configuration of one kind. Absent is empty.
 pub(super) fn config<T: DeserializeOwned>(at: &str, value: &Value) -> Result<T, BootstrapError> {
-    let empty = Value::Object(serde_json::Map::new());
-    let value = if value.is_null() { &empty } else { value };
+    let value = match Json::from(value) {
+        Json::Null => Json::Object(Vec::new()),
+        value => value,
+    };
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = match error.path().to_string().as_str() {
             "." => at.to_owned(),

@@ -18,7 +18,7 @@ const SOCKET_HOST: &str = "localhost";
 /// |---|---|
 /// | `host:port`, `[v6]:port` | |
 /// | `http://host:port`, `https://host:port` | port 80 and 443 if left out |
-/// | `dns:host:port`, `dns:///host:port`, `dns://server/host:port` | the system's resolver is asked, not `server` |
+/// | `dns:host:port`, `dns:///host:port` | the system's resolver is asked: one that names another (`dns://server/host:port`) is refused |
 /// | `ipv4:1.2.3.4:80`, `ipv6:[::1]:80` | one address |
 /// | `unix:relative/path`, `unix:/absolute/path`, `unix:///absolute/path` | |
 ///
@@ -102,7 +102,10 @@ fn place(text: &str) -> Result<Place, Why> {
     }
     if let Some(rest) = text.strip_prefix("dns:") {
         let endpoint = match rest.strip_prefix("//") {
-            Some(rest) => rest.split_once('/').ok_or(Why::Host)?.1,
+            Some(rest) => match rest.split_once('/').ok_or(Why::Host)? {
+                ("", endpoint) => endpoint,
+                _ => return Err(Why::Resolver),
+            },
             None => rest,
         };
         return tcp(endpoint, None);
@@ -187,6 +190,7 @@ enum Why {
     Host,
     Port,
     Address,
+    Resolver,
     Path,
     Abstract,
     Scheme,
@@ -198,6 +202,7 @@ impl fmt::Display for InvalidServerUri {
             Why::Host => "it has no host that could be looked up",
             Why::Port => "it needs a port from 1 to 65535",
             Why::Address => "it needs an address, as in ipv4:127.0.0.1:80 or ipv6:[::1]:80",
+            Why::Resolver => "a DNS server of its own is not asked here: leave it out, as in dns:///host:port",
             Why::Path => "it needs the path of a file, as in unix:///absolute/path or unix:relative/path",
             Why::Abstract => "sockets without a file (unix-abstract) are not supported; use unix: and a path",
             Why::Scheme => "its scheme is none of http, https, dns, ipv4, ipv6, unix",
@@ -222,7 +227,6 @@ mod tests {
             ("https://a.b", "a.b:443"),
             ("https://[::1]/", "[::1]:443"),
             ("dns:///a.b:2", "a.b:2"),
-            ("dns://8.8.8.8/a.b:2", "a.b:2"),
             ("dns:a:2", "a:2"),
             ("dns:///[::1]:2", "[::1]:2"),
             ("[::1]:3", "[::1]:3"),
@@ -267,6 +271,7 @@ mod tests {
             ("::1:2", Why::Host),
             ("[]:1", Why::Address),
             ("[::1", Why::Address),
+            ("dns://8.8.8.8/a.b:2", Why::Resolver),
             ("ipv4:a:1", Why::Address),
             ("ipv4:1.2.3.4:1,1.2.3.5:1", Why::Address),
             ("ipv6:::1:80", Why::Address),

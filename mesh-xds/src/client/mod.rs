@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mesh_core::config::Credential;
+use mesh_core::config::{Credential, Reason, ReasonKind};
 use mesh_core::identity::Pins;
 use mesh_core::link::{Identities, Parts};
 use mesh_core::{Link, Snapshot, live};
@@ -48,6 +48,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::bootstrap::{Authority, Bootstrap, Half, Profile, Protocol, Provider, Server, ServerFeature, TrustFile};
 use crate::connect::Access;
 use crate::connector::Connector;
+use crate::convention::PROVIDER;
 use crate::decode::{Context, Others, Provided};
 use crate::error::StartError;
 use crate::node::Node;
@@ -224,6 +225,13 @@ impl XdsClientBuilder {
         match bootstrap.protocol() {
             Protocol::Sotw => begin.tasks::<Sotw>(&bootstrap),
             Protocol::Delta => begin.tasks::<Delta>(&bootstrap),
+        }
+        if let (None, Some(plugin)) = (bootstrap.identity_provider(), bootstrap.unknown_identity_plugin()) {
+            let why =
+                format!("the certificate provider {PROVIDER:?} is of the plugin {plugin:?}, which is not known here");
+            tracing::warn!(plugin, "no identity: {why}");
+            let why = format!("the workload has no identity: {why}");
+            source.identity.publish(Err(Reason::new(ReasonKind::NoIdentity, why)));
         }
         if let Some((_, provider)) = bootstrap.identity_provider() {
             let (alive, gone) = oneshot::channel::<()>();

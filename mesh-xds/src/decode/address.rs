@@ -28,6 +28,15 @@ pub(super) fn socket_address(proto: Option<&Address>) -> Result<SocketAddr, Faul
     Ok(SocketAddr::new(ip, port))
 }
 
+/// Whether it is a pipe, or a listener inside Envoy.
+pub(super) fn is_at_no_port(proto: Option<&Address>) -> bool {
+    use address::Address::{EnvoyInternalAddress, Pipe};
+    matches!(
+        proto.and_then(|address| address.address.as_ref()),
+        Some(Pipe(_) | EnvoyInternalAddress(_))
+    )
+}
+
 /// Whether it is an address that only a proxy can use: a pipe, a listener inside Envoy, or a name where an IP address is
 /// asked for.
 pub(super) fn is_for_proxies(proto: Option<&Address>) -> bool {

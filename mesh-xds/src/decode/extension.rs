@@ -22,7 +22,7 @@ use crate::proto::{TYPED_STRUCTS, TypedStruct};
 use crate::resource::{Extension, Filter, ResourceKind};
 
 /// Filters that istiod gives every sidecar and that mean nothing in process, by type; and why they do not.
-const NO_OPS: [(&str, Means); 8] = [
+const NO_OPS: [(&str, Means); 9] = [
     // Which ALPN the proxy offers upstream: the data plane here offers its own.
     (
         "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
@@ -39,6 +39,11 @@ const NO_OPS: [(&str, Means); 8] = [
     // Tells the other proxy who this one is.
     ("io.istio.http.peer_metadata.Config", Means::Nothing),
     ("envoy.tcp.metadataexchange.config.MetadataExchange", Means::Nothing),
+    // Resolves where a request goes before its cluster is called: that is done when it is called.
+    (
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
+        Means::Nothing,
+    ),
     // Translate for clients that do not speak gRPC.
     ("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb", Means::Nothing),
     (

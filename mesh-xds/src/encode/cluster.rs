@@ -6,6 +6,7 @@ use mesh_core::config::{
 
 use super::common::{ads, duration, texts, this_stream, uint};
 use super::{Dialect, around, breakers, lb, outlier, protocol, tls};
+use crate::convention::UNSERVED;
 use crate::proto::cluster::{
     Cluster as Proto,
     cluster::{
@@ -50,9 +51,13 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         true => DiscoveryType::OriginalDst,
         false => DiscoveryType::Eds,
     };
+    let unserved = is_unserved(cluster, dialect);
     let eds = || EdsClusterConfig {
         eds_config: ads(),
-        service_name: cluster.name.to_string(),
+        service_name: match unserved {
+            true => UNSERVED.to_owned(),
+            false => cluster.name.to_string(),
+        },
     };
     Proto {
         name: cluster.name.to_string(),
@@ -70,7 +75,11 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         upstream_connection_options: cluster.connections.tcp_keep_alive.map(protocol::tcp),
         lrs_server: reporting.map(|_| this_stream()),
         lrs_report_endpoint_metrics: reporting.map(metrics).unwrap_or_default(),
-        transport_socket: socket(own_mode(cluster, dialect), dialect),
+        transport_socket: match unserved {
+            // Nobody is called by it.
+            true => None,
+            false => socket(own_mode(cluster, dialect), dialect),
+        },
         transport_socket_matches: match dialect {
             Dialect::Mesh | Dialect::Sidecar | Dialect::Envoy(_) => {
                 let matches = cluster.tls_matches.iter();
@@ -80,6 +89,13 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         },
         ..Proto::default()
     }
+}
+
+/// Whether a client of this kind is told that it has no endpoints: it has no certificate provider for what the cluster asks for, and would
+/// refuse it for ever.
+pub(super) fn is_unserved(cluster: &Cluster, dialect: Dialect) -> bool {
+    let mode = own_mode(cluster, dialect);
+    dialect == Dialect::Grpc && matches!(mode, TlsMode::Origination(outside) if outside.asks_for_the_callers_own())
 }
 
 /// Which service it is for, in Istio's words, which its sidecars read for metrics as well.

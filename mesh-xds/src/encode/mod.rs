@@ -160,6 +160,11 @@ pub(crate) fn cluster(cluster: &Cluster, dialect: Dialect) -> Vec<u8> {
     ordered::cluster(proto.encode_to_vec())
 }
 
+/// Whether a client of this kind cannot call a cluster, and asks for the endpoints [`UNSERVED`](crate::convention::UNSERVED) instead of its own.
+pub(crate) fn is_unserved(cluster: &Cluster, dialect: Dialect) -> bool {
+    cluster.leaves.is_empty() && cluster::is_unserved(cluster, dialect)
+}
+
 /// The endpoints of a cluster, the shares of its calls that are to fail without reaching one, and what its localities weigh.
 pub(crate) fn endpoints(
     cluster: &ClusterName,

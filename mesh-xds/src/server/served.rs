@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_core::Snapshot;
-use mesh_core::config::{Cluster, ClusterName, RouteTree};
+use mesh_core::config::{Cluster, ClusterName, Localities, RouteTree};
 
 use super::encoded::{Names, Resources};
+use crate::convention::UNSERVED;
 use crate::encode::{self, Dialect};
 
 /// See the module's documentation.
@@ -32,14 +33,23 @@ impl<'a> Served<'a> {
         self.0.iter().map(one).collect()
     }
 
-    /// One that stands for others has none of its own.
+    /// One that stands for others has none of its own. Clusters that some cannot call have endpoints of which there are none.
     pub(super) fn endpoints(&self) -> Resources {
         let own = self.0.iter().filter(|(_, cluster)| cluster.leaves.is_empty());
         let one = |(name, cluster): (&&ClusterName, &&Arc<Cluster>)| {
             let bytes = encode::endpoints(name, &cluster.endpoints, &cluster.drops, &cluster.localities);
             (name.as_str().into(), bytes.into())
         };
-        own.map(one).collect()
+        let mut endpoints: Resources = own.map(one).collect();
+        if self
+            .0
+            .values()
+            .any(|cluster| encode::is_unserved(cluster, Dialect::Grpc))
+        {
+            let nobody = encode::endpoints(&UNSERVED.into(), &[], &[], &Localities::default());
+            endpoints.insert(UNSERVED.into(), nobody.into());
+        }
+        endpoints
     }
 
     /// Where each of these route configurations leads: to clusters, and through them to their leaves.

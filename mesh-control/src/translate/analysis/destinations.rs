@@ -61,6 +61,7 @@ pub(super) fn find(documents: &Documents, mesh: &Mesh, findings: &mut Findings) 
             for (port, blocks) in blocks.chain(ports) {
                 let Some(tls) = &blocks.tls else { continue };
                 unverified(rule, tls, port, findings);
+                callers_files(rule, tls, findings);
                 let members = meant.iter().filter(|service| service.internal).flat_map(|service| {
                     let members = service.members.iter();
                     let members = members.filter(|member| labels.is_none_or(|labels| has_all(member.labels, labels)));
@@ -107,6 +108,22 @@ fn unverified(rule: &Document<DestinationRule>, tls: &ClientTls, port: Option<u3
     if !tls.unverified && tls.sni.is_none() && tls.names.is_empty() {
         let message = "neither sni nor subjectAltNames: there is no name to hold the server's certificate against";
         findings.say(&rule.meta, Severity::Warning, Code::Nameless, &tls.place, message);
+    }
+}
+
+/// What is in each caller's files is no certificate provider of a gRPC client's bootstrap: it is told a cluster without endpoints.
+fn callers_files(rule: &Document<DestinationRule>, tls: &ClientTls, findings: &mut Findings) {
+    let has_files = tls.certificate.is_some() || tls.roots.is_some() || tls.credential.is_some();
+    // Without a name it cannot be called by anybody, which is said already.
+    let has_name = tls.unverified || tls.sni.is_some() || !tls.names.is_empty();
+    if matches!(tls.mode, TlsWord::Simple | TlsWord::Mutual) && has_files && has_name {
+        let message = "gRPC clients of another make know certificate providers alone, and no files or secrets: their calls to this host fail";
+        let severity = match tls.mode {
+            TlsWord::Mutual => Severity::Warning,
+            // Roots in a file are what a server outside of the mesh is to be judged by, and most meshes have no such clients.
+            _ => Severity::Info,
+        };
+        findings.say(&rule.meta, severity, Code::CallersFiles, &tls.place, message);
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use mesh_core::config::RouteTree;
 
-use super::cache::{Cache, Cached, Changed, Despite, Trouble};
+use super::cache::{Cache, Cached, Changed, Trouble};
 use crate::decode::{Context, Rejected};
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
@@ -154,15 +154,16 @@ impl<V: Variant> AdsState<V> {
     }
 
     /// Takes over the last good values of another control plane, or of the copy on disk, where this one has told none:
-    /// what was good once is served on (gRFC A88), whoever told it, and as long as that was to live. `despite` says what may
-    /// be wrong with a name for that.
-    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool, despite: Despite) {
-        for (kind, name) in self.cache.inherit(&from.cache, belongs, despite) {
+    /// what was good once is served on (gRFC A88), whoever told it, and as long as that was to live. Says which those are.
+    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool) -> Vec<Changed> {
+        let inherited = self.cache.inherit(&from.cache, belongs);
+        for (kind, name) in &inherited {
             let from = &from.types[kind.index()].lives;
-            if let Some(ends) = from.get(&name) {
-                self.types[kind.index()].lives.insert(name, *ends);
+            if let Some(ends) = from.get(name) {
+                self.types[kind.index()].lives.insert(Arc::clone(name), *ends);
             }
         }
+        inherited
     }
 
     /// The resources that have a time to live, and when they end.

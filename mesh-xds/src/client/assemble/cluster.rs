@@ -239,6 +239,10 @@ impl Walk<'_> {
             // The specification holds them, and is a part already.
             Discovery::Static(endpoints) => Arc::new(endpoints.clone()),
             Discovery::Dns(dns) => Arc::new(self.dns(dns, &mut to.parts)?),
+            Discovery::Unserved(why) => {
+                let text = format!("cluster {name:?} cannot be called from within a process: {why}");
+                return Err(Reason::new(ReasonKind::Refused, text));
+            }
             // Which clusters go wherever a request says is in the specification.
             Discovery::OriginalDestination => Arc::new(Endpoints::default()),
             Discovery::Aggregate(members) => {

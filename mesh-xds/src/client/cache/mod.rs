@@ -57,15 +57,6 @@ pub(crate) enum Found<R> {
     Pending,
 }
 
-/// In spite of what a last good value of somebody else is taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Despite {
-    /// Whatever is said of the name now.
-    Anything,
-    /// Trouble that does not say that it is not there: it was refused, or could not be told.
-    Trouble,
-}
-
 /// One row for the status page.
 #[derive(Debug)]
 pub(crate) struct Row<'a> {
@@ -171,21 +162,20 @@ impl Cache {
     }
 
     /// Takes over the last good values of another cache where this one has none, and says which.
-    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool, despite: Despite) -> Vec<Changed> {
+    pub(crate) fn inherit(&mut self, from: &Self, belongs: impl Fn(&str) -> bool) -> Vec<Changed> {
         fn of<R: Cached>(
             to: &mut Cache,
             from: &Cache,
             belongs: &dyn Fn(&str) -> bool,
-            despite: Despite,
         ) -> impl Iterator<Item = Changed> + use<R> {
-            let inherited = R::table_mut(to).inherit(R::table(from), belongs, despite);
+            let inherited = R::table_mut(to).inherit(R::table(from), belongs);
             inherited.into_iter().map(|name| (R::KIND, name))
         }
-        let mut inherited: Vec<Changed> = of::<Listener>(self, from, &belongs, despite).collect();
-        inherited.extend(of::<RouteTree>(self, from, &belongs, despite));
-        inherited.extend(of::<ClusterSpec>(self, from, &belongs, despite));
-        inherited.extend(of::<Endpoints>(self, from, &belongs, despite));
-        inherited.extend(of::<Extension>(self, from, &belongs, despite));
+        let mut inherited: Vec<Changed> = of::<Listener>(self, from, &belongs).collect();
+        inherited.extend(of::<RouteTree>(self, from, &belongs));
+        inherited.extend(of::<ClusterSpec>(self, from, &belongs));
+        inherited.extend(of::<Endpoints>(self, from, &belongs));
+        inherited.extend(of::<Extension>(self, from, &belongs));
         inherited
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::refused::{Kept, Room};
-use super::{Despite, Found, Row, Trouble};
+use super::{Found, Row, Trouble};
 use crate::decode::{Decoded, Rejected, Resource};
 
 /// The most resources of one kind that are kept where everything is asked for. Beyond them what a control plane sends is
@@ -89,10 +89,7 @@ impl<R: Resource> Table<R> {
             Some(Entry {
                 trouble: Some(trouble), ..
             }) => Found::None(trouble.clone()),
-            _ if self.complete => {
-                let why = format!("{} {name:?} is none of those that the control plane lists", R::KIND);
-                Found::None(Trouble::Absent(why.into()))
-            }
+            _ if self.complete => Found::None(Trouble::Absent(unlisted::<R>(name))),
             _ => Found::Pending,
         }
     }
@@ -265,19 +262,25 @@ impl<R: Resource> Table<R> {
         }
     }
 
-    pub(super) fn inherit(&mut self, from: &Self, belongs: &dyn Fn(&str) -> bool, despite: Despite) -> Vec<Arc<str>> {
-        let is_heir = |entry: &Entry<R>| match (&entry.trouble, despite) {
-            (_, Despite::Anything) => true,
-            (Some(trouble), Despite::Trouble) => !matches!(trouble, Trouble::Absent(_)),
-            (None, Despite::Trouble) => false,
-        };
+    /// Takes over another table's good values of the names that have none here, and says which. Those that are said not to be there are
+    /// kept like any that was deleted.
+    pub(super) fn inherit(&mut self, from: &Self, belongs: &dyn Fn(&str) -> bool) -> Vec<Arc<str>> {
         let mut inherited = Vec::new();
         let mine = self.entries.iter_mut();
-        for (name, entry) in mine.filter(|(name, entry)| entry.good.is_none() && belongs(name) && is_heir(entry)) {
-            if let Some(good) = from.entries.get(name).and_then(|entry| entry.good.as_ref()) {
-                entry.good = Some(good.clone());
-                inherited.push(Arc::clone(name));
+        for (name, entry) in mine.filter(|(name, entry)| entry.good.is_none() && belongs(name)) {
+            let Some(good) = from.entries.get(name).and_then(|entry| entry.good.as_ref()) else {
+                continue;
+            };
+            entry.good = Some(good.clone());
+            let absent = match &entry.trouble {
+                Some(Trouble::Absent(why)) => Some(Arc::clone(why)),
+                None if self.complete => Some(unlisted::<R>(name)),
+                _ => None,
+            };
+            if let Some(why) = absent {
+                entry.trouble = Some(Trouble::Absent(format!("{why}; its last value is kept").into()));
             }
+            inherited.push(Arc::clone(name));
         }
         self.changed.extend(inherited.iter().cloned());
         inherited
@@ -401,8 +404,10 @@ impl<R: Resource> Names for Table<R> {
 
     fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {
         let undisputed = self.entries.iter().filter(|(_, entry)| entry.trouble.is_none());
-        undisputed
-            .filter_map(|(name, entry)| Some((Arc::clone(name), Arc::clone(&entry.good.as_ref()?.version))))
+        // A version of the copy on disk is no control plane's word.
+        let good = undisputed.filter_map(|(name, entry)| Some((name, entry.good.as_ref()?)));
+        good.filter(|(_, good)| good.recalled.is_none())
+            .map(|(name, good)| (Arc::clone(name), Arc::clone(&good.version)))
             .collect()
     }
 
@@ -428,6 +433,11 @@ impl<R: Resource> Names for Table<R> {
     fn rows(&self) -> Vec<Row<'_>> {
         self.entries.iter().map(|(name, entry)| row::<R>(name, entry)).collect()
     }
+}
+
+/// Why a name is not there that is not listed.
+fn unlisted<R: Resource>(name: &str) -> Arc<str> {
+    format!("{} {name:?} is none of those that the control plane lists", R::KIND).into()
 }
 
 fn row<'a, R: Resource>(name: &'a Arc<str>, entry: &'a Entry<R>) -> Row<'a> {

@@ -2,9 +2,10 @@
 //!
 //! To the rest of the client the copy is a source like a control plane, the one of lowest priority (see [`fallback`]): it
 //! answers what it is asked at once, what it says is decoded, judged and assembled like everything else, and the first control
-//! plane that has told everything takes over, tree by whole tree, so that no tree is ever made of both. What that one does
-//! not have is then not there. Only where it has trouble with a resource, or says a bad one, is the copy's value served on,
-//! as any last good one is (gRFC A88). From then on the copy is not looked at again in this process.
+//! plane that has told everything takes over, tree by whole tree, so that no tree is ever made of both. Where that one does not
+//! have a resource that is wanted, has trouble with it, or says a bad one, the copy's value is served on, as any last good one is
+//! (gRFC A88), and the resource's status says so; with `fail_on_data_errors` it is not. From then on the copy is not looked at again
+//! in this process, and the next copy does not hold what the control plane does not have.
 //!
 //! A version of the copy is never said to a control plane: the streams of this process begin with nothing, and are told
 //! everything anew. It would be allowed in the incremental variant for what is held byte for byte, and would save some bytes
@@ -48,7 +49,8 @@ pub(crate) use kept::{Entry, Good};
 pub struct DiskCopy {
     /// The file.
     pub path: Arc<Path>,
-    /// Set while something that is wanted comes from it: no control plane has told everything since the start.
+    /// Set while what is wanted comes from it: no control plane has told everything since the start. After that
+    /// [`is_from_disk`](super::ResourceStatus::is_from_disk) tells of single values that are still its.
     pub serving: Option<Serving>,
     /// Whether the file holds what is known. It is written at most every two seconds.
     pub is_current: bool,

@@ -135,6 +135,7 @@ impl<V: Variant> State<V> {
             self.assemble_all(&mut changed, now);
         }
         changed.extend(self.take_changed());
+        self.tell_of_kept();
         self.report.changes += u64::from(!changed.is_empty());
         let caches = caches(&self.lines, &self.authorities, Authority::source);
         let sources = Sources::Each(&self.directory, &caches);

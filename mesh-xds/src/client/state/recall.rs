@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use super::State;
 use crate::client::ads::{Recall, Variant};
+use crate::client::cache::{Changed, Trouble};
 use crate::client::disk::{DiskCopy, Holds, Kept, Key, Serving, moment};
 use crate::client::report::Word;
 
@@ -22,6 +23,8 @@ pub(in crate::client) struct Disk {
     copy: Option<Arc<Kept>>,
     /// It has answered something that nothing was made of yet.
     has_answered: bool,
+    /// Its values that a control plane took over, of which nothing was told yet.
+    pub(super) inherited: Vec<Changed>,
     status: DiskCopy,
     /// The count of changes that the file is up to.
     saved: u64,
@@ -33,6 +36,7 @@ impl Disk {
             line,
             copy: None,
             has_answered: false,
+            inherited: Vec::new(),
             status: DiskCopy::new(path),
             saved: 0,
         }
@@ -96,6 +100,22 @@ impl<V: Variant> State<V> {
         }
     }
 
+    /// A control plane has taken over from the copy, and these are still its values: what of them is needed and not had by the control plane
+    /// is as if it had deleted it.
+    pub(super) fn tell_of_kept(&mut self) {
+        let inherited = self.disk.as_mut().map(|disk| std::mem::take(&mut disk.inherited));
+        for (kind, name) in inherited.into_iter().flatten() {
+            let Ok(place) = self.directory.of(&name) else { continue };
+            let line = &self.lines[self.authorities[place].source()];
+            let row = line.ads.cache().row(kind, &name);
+            if let Some(Trouble::Absent(why)) = row.and_then(|row| row.trouble) {
+                let server = &line.connection.server;
+                tracing::warn!(server, %kind, name = &*name, why = &**why, "the value of the copy on disk is kept");
+                self.tally.count("xds_disk", "kept");
+            }
+        }
+    }
+
     /// Whose word each authority's is, and whether any of it is the copy's.
     pub(super) fn tell_of_disk(&mut self) {
         let Some(disk) = &mut self.disk else { return };
@@ -127,7 +147,7 @@ impl<V: Variant> State<V> {
                 disk.status.serving = Some(serving);
             }
             (false, Some(_)) => {
-                tracing::info!(%path, "nothing is served from the copy on disk any more");
+                tracing::info!(%path, "a control plane has told everything: the copy on disk is asked no more");
                 disk.status.serving = None;
             }
             _ => {}

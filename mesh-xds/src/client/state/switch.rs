@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::State;
 use crate::client::ads::{Needs, Variant};
 use crate::client::assemble::{Assembler, Missing};
-use crate::client::cache::{Changed, Despite};
+use crate::client::cache::Changed;
 use crate::client::fallback::{Condition, Roles};
 use crate::client::lookups;
 
@@ -208,8 +208,8 @@ impl<V: Variant> State<V> {
         everything || names.any(|(kind, name)| belongs(name) && (is_mute || cache.is_unknown(kind, name)))
     }
 
-    /// From now on the candidate's word counts. Of what it does not have, the last good values of another control plane go
-    /// on (gRFC A88), and those on disk do not: they are of another time.
+    /// From now on the candidate's word counts. Of what it does not have, the last good values go on (gRFC A88), another control plane's and
+    /// those on disk alike: one that comes back empty must not end the calls that it was missed for.
     fn take_over(&mut self, place: usize) -> Vec<Changed> {
         let authority = &mut self.authorities[place];
         let old = authority.source();
@@ -218,10 +218,6 @@ impl<V: Variant> State<V> {
         let from_disk = authority.disk.take_if(|disk| *disk == old).is_some();
         let (is_asked, directory) = (authority.asks(old), &self.directory);
         let belongs = |name: &str| directory.of(name) == Ok(place);
-        let despite = match from_disk {
-            true => Despite::Trouble,
-            false => Despite::Anything,
-        };
         if !from_disk {
             tracing::info!(
                 from = self.lines[old].connection.server,
@@ -235,7 +231,10 @@ impl<V: Variant> State<V> {
         if let Ok([old, new]) = self.lines.get_disjoint_mut([old, new])
             && !new.ads.rules().fail_on_data_errors
         {
-            new.ads.inherit(&old.ads, belongs, despite);
+            let inherited = new.ads.inherit(&old.ads, belongs);
+            if let Some(disk) = self.disk.as_mut().filter(|_| from_disk) {
+                disk.inherited.extend(inherited);
+            }
         }
         self.look_no_further();
         self.let_go_of_disk();

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::plane::{BOTH, EVER, Net, Plane, Subject, Way, settle};
 use super::*;
-use crate::bootstrap::{Bootstrap, BootstrapBuilder, Profile, Protocol};
+use crate::bootstrap::{Bootstrap, BootstrapBuilder, Profile, Protocol, ServerEntry, ServerFeature};
 use crate::client::disk::{Entry, Good, Kept};
 use crate::client::{CacheState, Report};
 use crate::node::Node;
@@ -127,13 +127,21 @@ async fn cp_2_a_process_that_starts_without_a_control_plane_serves_from_disk() {
             ["home:1", "elsewhere:2"],
             "no tree is made of both"
         );
-        let gone = subject.history("u").split_off(1);
-        assert!(
-            gone.len() == 1 && gone[0].contains("listener \"u\" does not exist"),
-            "{gone:?}"
-        );
+        // The one that is no more was deleted: its last value is kept, and told, and what only it needed stays with it.
         let report = kept(&subject).await;
-        assert!(report.resources.values().all(|row| !row.is_from_disk));
+        assert_eq!(subject.history("u"), ["other:5"]);
+        let of_copy = report.resources.values().filter(|row| row.is_from_disk);
+        let mut of_copy: Vec<(ResourceKind, &str, CacheState)> =
+            of_copy.map(|row| (row.kind, &*row.name, row.state)).collect();
+        of_copy.sort_unstable();
+        let kinds = [ResourceKind::Listener, ResourceKind::Route];
+        assert_eq!(of_copy, kinds.map(|kind| (kind, "u", CacheState::DoesNotExist)));
+        let row = report.resource(ResourceKind::Listener, "u").unwrap();
+        assert!(
+            row.absent.as_ref().unwrap().contains("its last value is kept"),
+            "{row:?}"
+        );
+        assert_eq!(subject.link.tally().get("xds_disk", "kept"), 2);
         assert!(report.connection.in_use && report.resource(ResourceKind::Cluster, "home").is_none());
         let log = site.home.log();
         assert!(
@@ -149,6 +157,64 @@ async fn cp_2_a_process_that_starts_without_a_control_plane_serves_from_disk() {
         third.until("t", "elsewhere:2").await;
         settle().await;
         assert_eq!(third.ports("u"), "nothing", "it waits for the control plane");
+    }
+}
+
+/// What a process serves that heard it before is served by one that has it from disk: it was missed as much.
+#[tokio::test(start_paused = true)]
+async fn cp_2_a_control_plane_that_comes_back_empty_ends_nothing_that_the_copy_serves() {
+    for protocol in BOTH {
+        for (feature, expected) in [(None, "home:1"), (Some(ServerFeature::FailOnDataErrors), "error")] {
+            let site = Site::new();
+            let bootstrap = || {
+                let entry = ServerEntry::insecure(HOME);
+                let entry = match feature {
+                    Some(feature) => entry.feature(feature),
+                    None => entry,
+                };
+                let directory = site.folder.path().to_str().unwrap();
+                let builder = Bootstrap::builder(Node::default()).protocol(protocol);
+                builder.cache_directory(directory).server(entry)
+            };
+            site.home.tell("t", "home", 1);
+            site.hear_and_stop(bootstrap(), &[("t", "home:1")]).await;
+            for kind in [
+                ResourceKind::Listener,
+                ResourceKind::Route,
+                ResourceKind::Cluster,
+                ResourceKind::Endpoints,
+            ] {
+                let name = if matches!(kind, ResourceKind::Listener | ResourceKind::Route) {
+                    "t"
+                } else {
+                    "home"
+                };
+                site.home.delete(kind, name);
+            }
+            // It has something, if nothing that this process knows: so it answers.
+            site.home.tell("v", "new", 7);
+            site.home.go(Way::Open);
+            let subject = Subject::start(&site.net, bootstrap(), &["t", "v"]);
+            subject.until("v", "new:7").await;
+            let is_gone = |report: &Report| {
+                let row = report.resource(ResourceKind::Listener, "t");
+                !is_serving(report) && row.is_some_and(|row| row.absent.is_some())
+            };
+            subject.client.status().until(EVER, is_gone).await.unwrap();
+            // Whatever is not heard of in time, and whatever the copy held.
+            tokio::time::sleep(60 * SECOND).await;
+            assert!(
+                subject.ports("t").starts_with(expected),
+                "{protocol:?} {}",
+                subject.ports("t")
+            );
+            let first = subject.history("t").into_iter().find(|one| one != "nothing");
+            assert_eq!(first.as_deref(), Some("home:1"));
+            if feature.is_none() {
+                assert_eq!(subject.history("t"), ["home:1"], "{protocol:?}");
+                assert!(site.home.log().claims.iter().all(|claim| !claim.contains("home")));
+            }
+        }
     }
 }
 

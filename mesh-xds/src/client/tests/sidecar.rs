@@ -198,11 +198,9 @@ fn a_filter_that_cannot_be_used_leaves_the_last_good_one_or_the_default_in_its_p
             mesh.hear(ResourceKind::ExtensionConfig, plugin(said.clone()));
             mesh.hear_endpoints();
             let snapshot = mesh.published.clone().unwrap();
-            let acting = snapshot
-                .target(TARGET)
-                .unwrap()
-                .as_ref()
-                .map(|tree| tree.filters.len() - 1);
+            let tree = snapshot.target(TARGET).unwrap().as_ref();
+            let of_resource = |filter: &&CallFilter| ["first", "last"].contains(&&*filter.name);
+            let acting = tree.map(|tree| tree.filters.iter().filter(of_resource).count());
             let about = (&default, said.type_url);
             assert_eq!(acting.map_err(|reason| reason.kind()), expected, "{about:?}");
         }

@@ -17,6 +17,25 @@ use crate::wire::{self, Delta, Request, Requests, Responses, Serve, Sotw};
 /// Longer than any step takes on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
+/// Who called a provider `default` meant an identity. One of a plugin that is not known gives none, and says so, in the log and to whoever asks.
+#[tokio::test]
+async fn a_default_provider_of_an_unknown_plugin_is_why_there_is_no_identity() {
+    for (providers, told) in [
+        (r#"{"default": {"plugin_name": "zz"}}"#, Some("\"zz\"")),
+        (r#"{"other": {"plugin_name": "zz"}}"#, None),
+    ] {
+        let servers = r#"[{"server_uri": "127.0.0.1:1", "channel_creds": [{"type": "insecure"}]}]"#;
+        let file = format!(r#"{{"xds_servers": {servers}, "certificate_providers": {providers}}}"#);
+        let client = XdsClient::start(Bootstrap::from_json(&file).unwrap()).unwrap();
+        let standing = client.link().identity().load_full();
+        let why = standing.as_ref().as_ref().unwrap_err().to_string();
+        match told {
+            Some(plugin) => assert!(why.contains(plugin) && why.contains("\"default\""), "{why}"),
+            None => assert!(why.contains("nothing was configured"), "{why}"),
+        }
+    }
+}
+
 /// One stream, from the server's side.
 struct Conversation {
     requests: mpsc::UnboundedReceiver<Request>,

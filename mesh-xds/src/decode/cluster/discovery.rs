@@ -4,6 +4,7 @@ use mesh_core::config::ClusterName;
 use prost::Name;
 
 use super::dns;
+use super::unserved::is_forward_proxy;
 use crate::bootstrap::Profile;
 use crate::decode::common::{from_this_stream, unpack};
 use crate::decode::{Context, Fault, Notes, endpoint};
@@ -23,6 +24,13 @@ pub(super) fn discovery(proto: &Proto, context: &Context, notes: &mut Notes) -> 
     let kind = match &proto.cluster_discovery_type {
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind)
             .map_err(|_| Fault::new("type", format!("{kind} is not a kind of cluster")))?,
+        Some(ClusterDiscoveryType::ClusterType(custom))
+            if context.profile == Profile::Envoy && is_forward_proxy(custom) =>
+        {
+            // What it says of its cache is a proxy's: here the process's resolver is asked.
+            notes.add("a request's authority is resolved by the process itself: dns_cache_config is not looked at");
+            return Ok(Discovery::OriginalDestination);
+        }
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
             return aggregate(custom).map_err(|fault| fault.within("cluster_type"));
         }

@@ -20,6 +20,7 @@ mod protocol;
 mod retries;
 mod slow_start;
 mod unread;
+mod unserved;
 
 /// The most entries of `transport_socket_matches`: istiod writes two, and each endpoint is held against all of them.
 const MAX_TLS_MATCHES: usize = 32;
@@ -35,6 +36,13 @@ impl Resource for ClusterSpec {
     fn decode(proto: &Proto, context: &Context, notes: &mut Notes) -> Result<Self, Fault> {
         unread::refuse(proto)?;
         unread::note(proto, notes);
+        if let Some(why) = unserved::reason(proto, context) {
+            notes.add(format_args!("calls to it are refused: {why}"));
+            return Ok(Self {
+                cluster: Cluster::new(proto.name.as_str(), TlsMode::Plaintext, Vec::new()),
+                discovery: Discovery::Unserved(why.into()),
+            });
+        }
         let discovery = discovery::discovery(proto, context, notes)?;
         let by_authority = discovery == Discovery::OriginalDestination;
         let (lb, around) = lb::policy(proto, notes)?;
@@ -118,6 +126,9 @@ fn named(mut mode: TlsMode, cluster: &str) -> TlsMode {
     if let TlsMode::Origination(outside) = &mut mode
         && outside.sni.is_none()
         && let [_, _, _, host] = cluster.split('|').collect::<Vec<_>>()[..]
+        // One of many hosts is none that could be called by its name.
+        && !host.is_empty()
+        && !host.contains('*')
     {
         outside.sni = Some(host.into());
     }

@@ -9,7 +9,7 @@ use prost::{Message as _, Name};
 
 use super::manager;
 use super::network::{Terminal, terminal};
-use crate::decode::address::socket_address;
+use crate::decode::address::{is_at_no_port, socket_address};
 use crate::decode::{Context, Fault, Notes};
 use crate::proto::hcm::HttpConnectionManager;
 use crate::proto::listener::{FilterChain, FilterChainMatch, Listener as Proto, filter::ConfigType};
@@ -26,6 +26,10 @@ pub(super) fn outbound(proto: &Proto, context: &Context, notes: &mut Notes) -> R
                 notes,
             ),
         });
+    }
+    // A pipe (Istio's `egress.bind` of `unix://`) or a place inside a proxy: who calls by name comes by neither.
+    if is_at_no_port(proto.address.as_ref()) {
+        return Ok(other("is at a pipe, or inside a proxy, and at no port", notes));
     }
     if proto.filter_chain_matcher.is_some() {
         return Ok(other("chooses among its chains by a matcher", notes));

@@ -20,6 +20,7 @@ pub(crate) mod routed;
 mod served;
 pub(crate) mod strategies;
 mod tokens;
+mod unserved;
 mod varied;
 mod weight;
 

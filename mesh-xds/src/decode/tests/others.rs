@@ -57,6 +57,7 @@ fn written(spec: &ClusterSpec) -> cluster::Cluster {
         }
         // It is written by the cluster's being called wherever a request says.
         Discovery::OriginalDestination => return proto,
+        Discovery::Unserved(why) => panic!("nobody writes what cannot be called: {why}"),
         Discovery::Static(own) => {
             proto.load_assignment = Some(message(&encode::endpoints(
                 name,
