@@ -113,7 +113,7 @@ pub fn verify(
         .verify_client_cert(leaf, signers, now)
         .map_err(refusal(JudgedBy::Server))?;
     let read = Leaf::read(leaf).map_err(|refusal| (JudgedBy::Client, refusal))?;
-    let expected = ExpectedPeers::exactly([expected.unwrap_or(read.id().as_str())]);
+    let expected = ExpectedPeers::exactly([expected.unwrap_or_else(|| read.id().as_str())]);
     let client = ServerVerifier::new(bundle.clone(), expected);
     // The name that was asked for plays no part in it.
     let name = ServerName::try_from("mesh").expect("a word is a name");
