@@ -18,6 +18,7 @@ mod files;
 mod issue;
 mod keys;
 mod limit;
+mod offline;
 mod proto;
 mod public;
 mod records;
@@ -32,6 +33,7 @@ mod token;
 
 pub use error::CaError;
 pub use issue::{DEFAULT_LEAF_LIFETIME, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
+pub use offline::IssuedCertificate;
 pub use public::mesh_roots;
 pub use review::{ReviewRefusal, ServiceAccountTokens};
 pub use rotation::{Acknowledged, RotationPhase, RotationRefusal, RotationStatus, RotationStep};
