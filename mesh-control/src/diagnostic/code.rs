@@ -99,7 +99,7 @@ codes! {
         "check the spelling; a namespace that only callers are in is none that documents name, and then nothing is wrong";
     UnreadFolder "MSH0014": "a folder in the watched folder, whose files are not read",
         "put its files beside the others, or analyze it by its own path";
-    CallersFiles "MSH0015": "TLS by files or secrets of each caller's: gRPC clients of another make cannot call the host",
+    CallersFiles "MSH0016": "TLS by files or secrets of each caller's: gRPC clients of another make cannot call the host",
         "nothing where all callers are of this mesh's library or Envoys; else have them call it through a service of the mesh";
 }
 
