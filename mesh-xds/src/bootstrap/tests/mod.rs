@@ -1,6 +1,7 @@
 //! Files that are read, and what is said of those that are not.
 
 mod federation;
+mod json;
 mod refused;
 mod servers;
 

@@ -4,6 +4,9 @@
 //! A plane says what it holds of the names that it is asked for, and nothing of those it does not hold. It keeps to the
 //! letter of the protocol: what a client claims to have is not sent again, so a client that carries a version from one plane
 //! to another never hears of its resources. All planes count versions in the same way, so such versions do look alike.
+//!
+//! One file, though a long one: what a plane holds, how it talks in each variant, the network and the subject are one apparatus, of which
+//! every test of this folder uses all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
