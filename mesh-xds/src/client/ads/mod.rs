@@ -92,6 +92,11 @@ pub(crate) struct AdsState<V: Variant> {
     node_sent: bool,
     /// Something came on the stream that is open.
     heard: bool,
+    /// When the stream will have been without a word for too long, counted from the first request that asks for what is not known. One that
+    /// is resumed may be silent for as long as nothing changes.
+    mute_at: Option<Instant>,
+    /// It was.
+    is_mute: bool,
     /// What did not come on it in time is waited for once more.
     waits_again: bool,
     /// Since when nothing is read because too many answers wait to be sent.
@@ -118,6 +123,8 @@ impl<V: Variant> AdsState<V> {
             connected: false,
             node_sent: false,
             heard: false,
+            mute_at: None,
+            is_mute: false,
             waits_again: false,
             deaf_since: None,
         }
@@ -224,6 +231,7 @@ impl<V: Variant> AdsState<V> {
         self.connected = false;
         self.node_sent = false;
         (self.heard, self.waits_again) = (false, false);
+        (self.mute_at, self.is_mute) = (None, false);
         self.deaf_since = None;
         self.types.iter_mut().for_each(TypeState::stream_closed);
     }
@@ -251,7 +259,12 @@ impl<V: Variant> AdsState<V> {
         let state = &mut self.types[kind.index()];
         let node = (!self.node_sent).then(|| Arc::clone(&self.node));
         let request = V::request(kind, state, &self.cache, reply, node);
-        state.ask(now + self.rules.patience());
+        let until = now + self.rules.patience();
+        state.ask(until);
+        let awaits = state.first_to_give_up().is_some() || self.cache.awaits_everything();
+        if awaits && !self.heard && !self.is_mute {
+            self.mute_at.get_or_insert(until);
+        }
         self.node_sent = true;
         Some(request)
     }
@@ -271,7 +284,7 @@ impl<V: Variant> AdsState<V> {
     /// The other half: takes in a response that was read. Responses come in the order in which they were sent.
     pub(crate) fn receive(&mut self, read: Read<V>, now: Instant) -> Received {
         let Read { rest, items } = read;
-        self.heard = true;
+        (self.heard, self.mute_at) = (true, None);
         // A type that is not known, or was not asked for, is neither accepted nor refused.
         let Some(kind) = items.kind().filter(|kind| self.types[kind.index()].asked) else {
             return Received::default();
@@ -351,13 +364,14 @@ impl<V: Variant> AdsState<V> {
         // One that is over waits for room to be sent, and not for the time.
         let held = self.types.iter().filter_map(TypeState::held_until);
         let held = held.filter(|until| now < *until);
-        timers.chain(held).chain(lives).min()
+        timers.chain(held).chain(lives).chain(self.mute_at).min()
     }
 
-    /// Whether a wait is over by now, and nothing at all was heard on the stream.
-    pub(crate) fn is_mute(&self, now: Instant) -> bool {
-        let mut waits = self.types.iter().filter_map(TypeState::first_to_give_up);
-        self.connected && !self.heard && self.deaf_since.is_none() && waits.any(|until| until <= now)
+    /// Whether by now nothing at all was heard on the stream for as long as a resource is waited for. It is said once on a stream.
+    pub(crate) fn is_found_mute(&mut self, now: Instant) -> bool {
+        let found = self.mute_at.take_if(|at| *at <= now).is_some();
+        self.is_mute |= found;
+        found
     }
 
     /// Gives what did not come as much time again, once on a stream: somebody else is asked meanwhile. Whether that was so.

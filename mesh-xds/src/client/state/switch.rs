@@ -144,12 +144,12 @@ impl<V: Variant> State<V> {
         None
     }
 
-    /// What a line was asked for did not come in time, and neither did anything else on its stream: one that takes streams and says nothing
-    /// has failed as if it had ended them (gRFC A57). Where another can be asked, what did not come is waited for once more meanwhile. Whether
+    /// Nothing came on a line's stream in the time that a resource has: one that takes streams and says nothing has failed as if it had ended
+    /// them (gRFC A57). Where another can be asked, what did not come is waited for once more meanwhile. Whether
     /// it was so.
     pub(super) fn suspect(&mut self, id: usize, now: Instant) -> bool {
         let line = &mut self.lines[id];
-        if !line.ads.is_mute(now) {
+        if !line.ads.is_found_mute(now) {
             return false;
         }
         let server = &line.connection.server;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::plane::{BOTH, EVER, Net, Plane, Subject, Way, settle};
 use super::*;
-use crate::bootstrap::{Bootstrap, Protocol, ServerEntry, ServerFeature};
+use crate::bootstrap::{Bootstrap, Profile, Protocol, ServerEntry, ServerFeature};
 use crate::client::CacheState;
 use crate::node::Node;
+use crate::wire::bytes;
 
 const FIRST: &str = "first:1";
 const SECOND: &str = "second:1";
@@ -244,6 +245,31 @@ async fn cp_10_one_that_takes_streams_and_says_nothing_is_fallen_back_from_at_th
         assert!(home.is_failing && home.failures == 1, "{home:?}");
         assert!(home.last_error.as_ref().unwrap().contains("timed out"), "{home:?}");
         assert_eq!(subject.link.tally().get("xds_stream", "mute"), 1);
+    }
+}
+
+/// A sidecar asks for everything, and so for nothing that could be missing: a word is waited for as long.
+#[tokio::test(start_paused = true)]
+async fn cp_10_one_that_says_nothing_to_a_sidecar_is_fallen_back_from_as_soon() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (_, away) = (net.plane("home:1"), net.plane("away:1"));
+        let listener = bytes::outbound_listener("0.0.0.0_80", 80, "t:80", None);
+        away.set(
+            ResourceKind::Listener,
+            "0.0.0.0_80",
+            raw(ResourceKind::Listener, listener),
+        );
+        away.set(ResourceKind::Route, "t:80", routes("t:80", "away"));
+        away.cluster("away", 1);
+        let begun = tokio::time::Instant::now();
+        let builder = Bootstrap::builder(Node::default())
+            .protocol(protocol)
+            .profile(Profile::Envoy);
+        let subject = Subject::start(&net, builder.insecure("home:1").insecure("away:1"), &["t:80"]);
+        subject.until("t:80", "away:1").await;
+        let took = begun.elapsed();
+        assert!((15..=16).contains(&took.as_secs()), "{took:?}");
     }
 }
 

@@ -217,6 +217,9 @@ async fn cp_9_a_stream_that_answered_and_ended_in_order_is_not_counted_as_failed
         let tally = subject.link.tally();
         let counted = ["opened", "ended", "failed"].map(|event| tally.get("xds_stream", event));
         assert_eq!((counted, report.connection.failures), ([2, 1, 0], 0), "{protocol:?}");
+        // A stream that is resumed is silent while nothing changes.
+        tokio::time::sleep(60 * SECOND).await;
+        assert!(!subject.client.status().report().connection.is_failing, "{protocol:?}");
     }
 }
 
