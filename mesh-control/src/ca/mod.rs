@@ -18,6 +18,7 @@ mod files;
 mod issue;
 mod keys;
 mod limit;
+mod offline;
 mod proto;
 mod proven;
 mod public;
@@ -33,6 +34,7 @@ mod token;
 
 pub use error::CaError;
 pub use issue::{DEFAULT_LEAF_LIFETIME, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
+pub use offline::IssuedCertificate;
 pub use proven::DEFAULT_MAX_RENEWAL;
 pub use public::mesh_roots;
 pub use review::{ReviewRefusal, ServiceAccountTokens};
