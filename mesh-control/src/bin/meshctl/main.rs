@@ -18,6 +18,7 @@ mod run;
 mod shift;
 mod status;
 mod terminal;
+mod workload;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
