@@ -103,7 +103,7 @@ codes! {
         "take the last one away by itself, some seconds after the others, or start with `meshctl run --allow-empty`";
     UnreadName "MSH0016": "a file that is not read, because its name ends in capital letters",
         "call it .yaml, .yml or .json";
-    CallersFiles "MSH0016": "TLS by files or secrets of each caller's: gRPC clients of another make cannot call the host",
+    CallersFiles "MSH0018": "TLS by files or secrets of each caller's: gRPC clients of another make cannot call the host",
         "nothing where all callers are of this mesh's library or Envoys; else have them call it through a service of the mesh";
 }
 
