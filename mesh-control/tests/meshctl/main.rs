@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod analyze;
+mod cert;
 mod documentation;
+mod explain;
 
 use std::path::Path;
 use std::process::{Command, Output};
