@@ -43,7 +43,10 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         None => lb,
     };
     // Envoy knows no `lrs_server` of a cluster: its bootstrap says where it reports (`load_stats_config`), and it is asked there.
+    let unserved = is_unserved(cluster, dialect);
     let reporting = match dialect {
+        // No call of it ends anywhere.
+        _ if unserved => None,
         Dialect::Mesh | Dialect::Grpc | Dialect::Sidecar => cluster.load_reporting.as_ref(),
         Dialect::Envoy(_) => None,
     };
@@ -51,7 +54,6 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         true => DiscoveryType::OriginalDst,
         false => DiscoveryType::Eds,
     };
-    let unserved = is_unserved(cluster, dialect);
     let eds = || EdsClusterConfig {
         eds_config: ads(),
         service_name: match unserved {

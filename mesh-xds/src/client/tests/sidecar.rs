@@ -178,11 +178,8 @@ fn a_filter_that_cannot_be_used_leaves_the_last_good_one_or_the_default_in_its_p
         (Some(deny.clone()), vec![wasm.clone()], vec![Err(ReasonKind::Refused)]),
         // What is understood is better than that, and is kept.
         (Some(deny.clone()), vec![pass.clone(), wasm.clone()], vec![Ok(0), Ok(0)]),
-        (
-            None,
-            vec![wasm.clone(), pass.clone(), wasm.clone()],
-            vec![Err(ReasonKind::Refused), Ok(0), Ok(0)],
-        ),
+        (None, vec![wasm.clone()], vec![Err(ReasonKind::Refused)]),
+        (None, vec![pass.clone(), wasm.clone()], vec![Ok(0), Ok(0)]),
         (None, vec![stats], vec![Err(ReasonKind::Refused)]),
         (None, vec![deny], vec![Err(ReasonKind::Refused)]),
     ] {

@@ -126,16 +126,20 @@ proptest! {
         let read = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Mesh));
         prop_assert_eq!(read.discovery, Discovery::Eds(cluster.name.as_str().into()));
         prop_assert_eq!(&read.cluster, &cluster);
-        // For others only the balancing differs, and that they know one kind of security and get the better one.
+        // For others only the balancing differs, and that they know one kind of security and get the better one, and cannot call what asks
+        // for files of their own.
         let told = bytes_of::<ClusterSpec>(encode::cluster(&cluster, Dialect::Grpc)).cluster;
         let secure = cluster.tls_matches.iter().map(|one| &one.mode).find(|mode| **mode != TlsMode::Plaintext);
         let tls = match (&cluster.tls, secure) {
             (TlsMode::Plaintext, Some(secure)) => secure.clone(),
             (own, _) => own.clone(),
         };
+        let is_served = |tls: &TlsMode| !matches!(tls, TlsMode::Origination(outside) if outside.asks_for_the_callers_own());
+        let load_reporting = cluster.load_reporting.clone().filter(|_| is_served(&tls));
+        let tls = Some(tls).filter(is_served).unwrap_or(TlsMode::Plaintext);
         let lb = policy_told_to_grpc(&cluster.lb);
         let common_lb = CommonLb { held: cluster.common_lb.held, ..CommonLb::GRPC };
-        let expected = Cluster { lb, common_lb, tls, tls_matches: Arc::default(), ..cluster };
+        let expected = Cluster { lb, common_lb, tls, load_reporting, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }
 
