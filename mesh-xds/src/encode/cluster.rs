@@ -42,8 +42,8 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect) -> Proto {
         },
         None => lb,
     };
-    // Envoy knows no `lrs_server` of a cluster: its bootstrap says where it reports (`load_stats_config`), and it is asked there.
     let unserved = is_unserved(cluster, dialect);
+    // Envoy knows no `lrs_server` of a cluster: its bootstrap says where it reports (`load_stats_config`), and it is asked there.
     let reporting = match dialect {
         // No call of it ends anywhere.
         _ if unserved => None,
