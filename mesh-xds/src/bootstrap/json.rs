@@ -20,9 +20,9 @@ pub(super) enum Json {
     Bool(bool),
     Number(Number),
     Text(String),
-    List(Vec<Json>),
+    List(Vec<Self>),
     /// In the order of the text; a key may be there twice.
-    Object(Vec<(String, Json)>),
+    Object(Vec<(String, Self)>),
 }
 
 impl<'de> Deserialize<'de> for Json {

@@ -252,7 +252,7 @@ impl XdsClientBuilder {
 fn resource_timer(bootstrap: &Bootstrap) -> Duration {
     let timers = Plan::of(bootstrap).servers.into_iter();
     let timers = timers.map(|(server, _)| ads::Rules::from(&server.features).patience());
-    timers.max().unwrap_or(ads::Rules::default().patience())
+    timers.max().unwrap_or_else(|| ads::Rules::default().patience())
 }
 
 /// The certificate providers beside the one that the workload's identity comes from.
