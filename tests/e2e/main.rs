@@ -18,6 +18,7 @@ mod aggregate;
 mod authorize;
 mod bad_yaml;
 mod clocks;
+mod clusters_by_provider;
 mod drain;
 mod ext_authz;
 mod federation;

@@ -12,7 +12,7 @@
 //! They are told to expect an identity that nobody can have, and so is ours, which knows it.
 
 use mesh_core::config::{
-    Credential, ExpectedPeers, MutualTls, NameKind, NameMatch, Roots, StringMatch, TlsOrigination,
+    ChainIdentity, Credential, ExpectedPeers, MutualTls, NameKind, NameMatch, Roots, StringMatch, TlsOrigination,
 };
 
 use prost::{Message, Name};
@@ -48,9 +48,11 @@ pub(super) fn raw_buffer() -> TransportSocket {
 }
 
 pub(super) fn upstream(mutual: &MutualTls, dialect: Dialect) -> TransportSocket {
+    // Istio's secrets are the workload's own; of other providers all speak alike, and Envoy, which knows of none, refuses it.
+    let is_own = mutual.identity.is_own() && !mutual.anonymous;
     let common = match dialect {
-        Dialect::Mesh | Dialect::Grpc => with_providers(mutual),
-        Dialect::Sidecar | Dialect::Envoy(_) => with_secrets(mutual),
+        Dialect::Sidecar | Dialect::Envoy(_) if is_own => with_secrets(mutual),
+        _ => with_providers(mutual),
     };
     socket(&UpstreamTlsContext {
         common_tls_context: Some(common),
@@ -105,6 +107,7 @@ pub(super) fn outside(outside: &TlsOrigination, dialect: Dialect) -> TransportSo
             common.tls_certificate_sds_secret_configs = vec![secret(SDS_IDENTITY)]
         }
         Some(Credential::Workload) => common.tls_certificate_provider_instance = instance(),
+        Some(Credential::Provider(name)) => common.tls_certificate_provider_instance = instance_of(Some(name)),
         Some(Credential::Named(name)) if envoy => common.tls_certificate_sds_secret_configs = vec![secret(name)],
         Some(Credential::Named(name)) => common.tls_certificate_provider_instance = provider(PROVIDED, &**name),
         Some(Credential::Files { certificate, key }) if envoy => {
@@ -167,10 +170,14 @@ fn file(path: &std::path::Path) -> DataSource {
 }
 
 fn with_providers(mutual: &MutualTls) -> CommonTlsContext {
+    let ChainIdentity { certificate, roots } = &mutual.identity;
     CommonTlsContext {
-        tls_certificate_provider_instance: instance(),
+        tls_certificate_provider_instance: match mutual.anonymous {
+            true => None,
+            false => instance_of(certificate.as_deref()),
+        },
         validation_context_type: Some(ValidationContextType::ValidationContext(CertificateValidationContext {
-            ca_certificate_provider_instance: instance(),
+            ca_certificate_provider_instance: instance_of(roots.as_deref()),
             ..naming(&mutual.expected)
         })),
         ..CommonTlsContext::default()

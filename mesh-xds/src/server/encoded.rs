@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use mesh_core::Snapshot;
-use mesh_core::config::{CallFilter, ChainIdentity, Inbound, RouteTree};
+use mesh_core::config::{CallFilter, ChainIdentity, Inbound, RouteTree, TlsMode};
 
 use super::layers::Layers;
 use super::served::{self, Served};
@@ -350,25 +350,41 @@ fn written<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> Resources {
     trees.map(one).collect()
 }
 
-/// The certificate providers that the bootstraps of servers must have, beside the one of their identity.
+/// The certificate providers that bootstraps must have, beside the one of the identity: whatever listeners and clusters name.
 fn providers(snapshot: &Snapshot) -> Others {
+    let mut others = Others::new();
     let inbounds = snapshot
         .inbounds()
         .iter()
         .filter_map(|(_, inbound)| inbound.as_ref().ok());
-    let mut others = Others::new();
     for inbound in inbounds.chain(snapshot.any_inbound()) {
         for chain in inbound.chains.iter().chain(&inbound.default) {
-            let ChainIdentity { certificate, roots } = &chain.identity;
-            if let Some(name) = certificate {
-                others.entry(name.clone()).or_default().shows = true;
-            }
-            if let Some(name) = roots {
-                others.entry(name.clone()).or_default().judges = true;
+            name(&chain.identity, &mut others);
+        }
+    }
+    let clusters = snapshot
+        .clusters()
+        .iter()
+        .filter_map(|(_, cluster)| cluster.as_ref().ok());
+    for whole in clusters {
+        for cluster in std::iter::once(whole).chain(&*whole.leaves) {
+            let modes = std::iter::once(&cluster.tls).chain(cluster.tls_matches.iter().map(|one| &one.mode));
+            for identity in modes.filter_map(TlsMode::identity) {
+                name(&identity, &mut others);
             }
         }
     }
     others
+}
+
+/// Each with the half that is asked of it.
+fn name(ChainIdentity { certificate, roots }: &ChainIdentity, others: &mut Others) {
+    if let Some(name) = certificate {
+        others.entry(name.clone()).or_default().shows = true;
+    }
+    if let Some(name) = roots {
+        others.entry(name.clone()).or_default().judges = true;
+    }
 }
 
 /// Reads everything back as a client of this profile would.

@@ -111,7 +111,7 @@ impl Seen {
         match mode {
             TlsMode::Plaintext => {}
             TlsMode::Mutual(mutual) => {
-                note!(self, mutual => MutualTls { expected, sni });
+                note!(self, mutual => MutualTls { expected, sni, identity, anonymous });
                 self.note("MutualTls.sni is said", &sni.is_some());
             }
             TlsMode::Origination(outside) => {
