@@ -48,11 +48,9 @@ pub(super) fn raw_buffer() -> TransportSocket {
 }
 
 pub(super) fn upstream(mutual: &MutualTls, dialect: Dialect) -> TransportSocket {
-    // Istio's secrets are the workload's own; of other providers all speak alike, and Envoy, which knows of none, refuses it.
-    let is_own = mutual.identity.is_own() && !mutual.anonymous;
     let common = match dialect {
-        Dialect::Sidecar | Dialect::Envoy(_) if is_own => with_secrets(mutual),
-        _ => with_providers(mutual),
+        Dialect::Mesh | Dialect::Grpc => with_providers(mutual),
+        Dialect::Sidecar | Dialect::Envoy(_) => with_secrets(mutual),
     };
     socket(&UpstreamTlsContext {
         common_tls_context: Some(common),
@@ -176,27 +174,43 @@ fn with_providers(mutual: &MutualTls) -> CommonTlsContext {
             true => None,
             false => instance_of(certificate.as_deref()),
         },
-        validation_context_type: Some(ValidationContextType::ValidationContext(CertificateValidationContext {
-            ca_certificate_provider_instance: instance_of(roots.as_deref()),
-            ..naming(&mutual.expected)
-        })),
+        validation_context_type: Some(by_provider(naming(&mutual.expected), roots.as_deref())),
         ..CommonTlsContext::default()
     }
 }
 
+/// Istio's secrets are the workload's own. Of other providers both shapes speak alike, and Envoy, which knows of none, refuses that.
 fn with_secrets(mutual: &MutualTls) -> CommonTlsContext {
+    let ChainIdentity { certificate, roots } = &mutual.identity;
     // As a client Envoy stops at TLS 1.2 unless it is told otherwise, and our servers begin at 1.3.
     let versions = TlsParameters {
         tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
         ..TlsParameters::default()
     };
-    CommonTlsContext {
+    let checks = naming(&mutual.expected);
+    let mut common = CommonTlsContext {
         tls_params: Some(versions),
-        tls_certificate_sds_secret_configs: vec![secret(SDS_IDENTITY)],
         alpn_protocols: vec![ALPN.into()],
-        validation_context_type: Some(by_secret(naming(&mutual.expected))),
+        validation_context_type: Some(match roots {
+            None => by_secret(checks),
+            roots => by_provider(checks, roots.as_deref()),
+        }),
         ..CommonTlsContext::default()
+    };
+    match certificate {
+        _ if mutual.anonymous => {}
+        None => common.tls_certificate_sds_secret_configs = vec![secret(SDS_IDENTITY)],
+        certificate => common.tls_certificate_provider_instance = instance_of(certificate.as_deref()),
     }
+    common
+}
+
+/// These checks, and the roots of one of the bootstrap's providers; `None`: of that of the workload's identity.
+pub(super) fn by_provider(checks: CertificateValidationContext, roots: Option<&str>) -> ValidationContextType {
+    ValidationContextType::ValidationContext(CertificateValidationContext {
+        ca_certificate_provider_instance: instance_of(roots),
+        ..checks
+    })
 }
 
 /// These checks, and the roots that a sidecar has under their name.

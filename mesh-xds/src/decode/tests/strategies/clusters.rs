@@ -331,17 +331,20 @@ fn common_lbs() -> impl Strategy<Value = CommonLb> {
         aggression_per_mille,
         min_weight: Percent::new(percent).unwrap(),
     });
-    let envoys = (0u32..=100, 0u32..3).prop_map(|(percent, sort)| CommonLb {
+    let envoys = (0u32..=100, any::<bool>(), any::<bool>());
+    let envoys = envoys.prop_map(|(percent, by_locality, fail_on_panic)| CommonLb {
         panic_threshold: Percent::new(percent).unwrap(),
-        by_locality: sort == 1,
-        fail_on_panic: sort == 2,
+        by_locality,
+        fail_on_panic,
         ..CommonLb::ENVOY
     });
     let rules = prop_oneof![Just(CommonLb::GRPC), envoys];
     let held = prop::sample::subsequence(Health::ALL.to_vec(), 0..=4).prop_map(HealthSet::from_iter);
-    (rules, prop::option::of(slow), held).prop_map(|(common, slow_start, held)| CommonLb {
+    let few = prop::option::of((1..=u32::MAX).prop_map(|size| NonZeroU32::new(size).unwrap()));
+    (rules, prop::option::of(slow), held, few).prop_map(|(common, slow_start, held, subset_size)| CommonLb {
         slow_start,
         held,
+        subset_size,
         ..common
     })
 }
