@@ -242,7 +242,12 @@ struct Scene {
 
 impl Scene {
     /// `first`: what there is beside nothing when the server comes.
-    async fn begin(profile: &str, protocol: &str, first: impl FnOnce(std::net::SocketAddr) -> Beside) -> Self {
+    async fn begin(
+        profile: &str,
+        protocol: &str,
+        features: &[&str],
+        first: impl FnOnce(std::net::SocketAddr) -> Beside,
+    ) -> Self {
         let mesh = Mesh::start(&[]).await;
         let (ads, port) = listener().await;
         let cache = SnapshotCache::new();
@@ -252,7 +257,11 @@ impl Scene {
         let (socket, address) = listener().await;
         cache.publish_with("all", &Snapshot::empty(), &first(address)).unwrap();
         let bootstrap = json!({
-            "xds_servers": [{"server_uri": port.to_string(), "channel_creds": [{"type": "insecure"}]}],
+            "xds_servers": [{
+                "server_uri": port.to_string(),
+                "channel_creds": [{"type": "insecure"}],
+                "server_features": features,
+            }],
             "node": {"id": "sidecar~127.0.0.1~payment.default~default.svc.cluster.local", "metadata": {}},
             "server_listener_resource_name_template": "server/%s",
             "certificate_providers": {"default": authority(&mesh, "payment")},
@@ -311,18 +320,20 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn az_10_a_servers_filter_of_its_own_is_enforced_from_the_moment_it_is_there_and_nobody_served_without_it() {
-    for protocol in ["sotw", "delta"] {
-        let inbound = |address: std::net::SocketAddr| {
-            let bytes = virtual_inbound(address.port());
-            Beside::new().with(Profile::Envoy, ResourceKind::Listener, "virtualInbound", &bytes)
-        };
-        let scene = Scene::begin("envoy", protocol, inbound).await;
+    let inbound = |address: std::net::SocketAddr| {
+        let bytes = virtual_inbound(address.port());
+        Beside::new().with(Profile::Envoy, ResourceKind::Listener, "virtualInbound", &bytes)
+    };
+    for (protocol, features) in [
+        ("sotw", &[][..]),
+        ("delta", &[]),
+        ("sotw", &["fail_on_data_errors"]),
+        ("delta", &["fail_on_data_errors"]),
+    ] {
+        let about = format!("{protocol} {features:?}");
+        let scene = Scene::begin("envoy", protocol, features, inbound).await;
         // The listener asks for what is not there.
-        assert_eq!(
-            scene.calls().await,
-            (Code::Unavailable, Code::Unavailable),
-            "{protocol}"
-        );
+        assert_eq!(scene.calls().await, (Code::Unavailable, Code::Unavailable), "{about}");
         let with = |everybody: bool| {
             let resource = TypedExtensionConfig {
                 name: FILTER.into(),
@@ -332,22 +343,26 @@ async fn az_10_a_servers_filter_of_its_own_is_enforced_from_the_moment_it_is_the
             inbound(scene.address).with(Profile::Envoy, ResourceKind::ExtensionConfig, FILTER, &bytes)
         };
         scene.says(&with(false)).await;
-        assert_eq!(scene.calls().await, (Code::Ok, Code::PermissionDenied), "{protocol}");
+        assert_eq!(scene.calls().await, (Code::Ok, Code::PermissionDenied), "{about}");
         scene.says(&with(true)).await;
-        assert_eq!(
-            scene.calls().await,
-            (Code::PermissionDenied, Code::PermissionDenied),
-            "{protocol}"
-        );
+        let nobody = (Code::PermissionDenied, Code::PermissionDenied);
+        assert_eq!(scene.calls().await, nobody, "{about}");
         scene.says(&with(false)).await;
-        assert_eq!(scene.calls().await, (Code::Ok, Code::PermissionDenied), "{protocol}");
-        // Taken away, it leaves nobody served rather than everybody.
-        scene.says(&inbound(scene.address)).await;
-        assert_eq!(
-            scene.calls().await,
-            (Code::Unavailable, Code::Unavailable),
-            "{protocol}"
-        );
+        assert_eq!(scene.calls().await, (Code::Ok, Code::PermissionDenied), "{about}");
+        // Taken away, it is kept as it was (gRFC A88), or nobody is served where that is asked for; never everybody.
+        let gone = inbound(scene.address);
+        if features.is_empty() {
+            scene.cache.publish_with("all", &Snapshot::empty(), &gone).unwrap();
+            let is_gone = |report: &mesh_xds::client::Report| {
+                let resource = report.resource(ResourceKind::ExtensionConfig, FILTER);
+                resource.is_some_and(|resource| resource.absent.is_some())
+            };
+            scene.payment.status().until(PATIENCE, is_gone).await.unwrap();
+            assert_eq!(scene.calls().await, (Code::Ok, Code::PermissionDenied), "{about}");
+        } else {
+            scene.says(&gone).await;
+            assert_eq!(scene.calls().await, (Code::Unavailable, Code::Unavailable), "{about}");
+        }
     }
 }
 
@@ -359,7 +374,7 @@ async fn az_10_a_server_whose_routes_come_late_serves_nobody_until_then_and_its_
             let bytes = routed(&name, address);
             Beside::new().with(Profile::Grpc, ResourceKind::Listener, &name, &bytes)
         };
-        let scene = Scene::begin("grpc", protocol, listener).await;
+        let scene = Scene::begin("grpc", protocol, &[], listener).await;
         let (open, denied) = scene.calls().await;
         assert_eq!(open, Code::Unavailable, "{protocol}");
         assert_ne!(denied, Code::Ok, "{protocol}");

@@ -5,6 +5,7 @@
 
 mod analyze;
 mod documentation;
+mod status;
 
 use std::path::Path;
 use std::process::{Command, Output};
