@@ -165,24 +165,32 @@ fn globals() -> impl Strategy<Value = GlobalFilter> {
             }
         },
     );
-    prop::option::of(limit).prop_map(|limit| GlobalFilter {
-        name: "envoy.filters.http.ratelimit".into(),
+    let name = prop::sample::select(vec!["envoy.filters.http.ratelimit", "global"]);
+    (prop::option::of(limit), name, any::<bool>()).prop_map(|(limit, name, after_guards)| GlobalFilter {
+        name: name.into(),
         limit: limit.map(Arc::new),
-        after_guards: false,
+        after_guards,
     })
 }
 
 /// What a chain of HTTP may say of how many requests there may be; `hosts`: also what virtual hosts may.
 pub(super) fn of_requests() -> impl Strategy<Value = RateLimits> {
+    let name = prop::sample::select(vec![FILTER, "second"]);
+    name.prop_flat_map(named)
+}
+
+/// The same, of a filter of this name.
+fn named(name: &'static str) -> impl Strategy<Value = RateLimits> {
     let shared = |limit: LocalRateLimit| Some(Arc::new(limit));
-    let filter = prop::option::of(limits()).prop_map(move |limit| LimitFilter {
-        name: FILTER.into(),
+    let filter = (prop::option::of(limits()), any::<bool>());
+    let filter = filter.prop_map(move |(limit, after_guards)| LimitFilter {
+        name: name.into(),
         limit: limit.and_then(shared),
-        after_guards: false,
+        after_guards,
     });
     let instead = move || {
         prop::option::of(limits()).prop_map(move |limit| Instead {
-            filter: FILTER.into(),
+            filter: name.into(),
             limit: limit.and_then(shared),
         })
     };

@@ -21,9 +21,13 @@ use super::{others, served};
 const VALUES: usize = 200;
 
 /// What no generator varies, and where it is said instead.
-const ELSEWHERE: [&str; 1] = [
+const ELSEWHERE: [&str; 4] = [
     // Travel with the listener: `filters_survive_the_wire`.
     "RouteTree.filters",
+    // A server of gRPC forwards nothing, so its routes cannot say these; of a sidecar's they are told in `rate_limits`.
+    "LimitRoute.cluster",
+    "LimitRoute.describing",
+    "LimitRoute.includes_host",
 ];
 
 /// The values that each field took, two of them at most.
