@@ -8,13 +8,17 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::identity::{SpiffeId, TrustDomain};
 use mesh_xds::{Bootstrap, Node};
 use rustls::time_provider::TimeProvider;
 use serde::{Deserialize, Serialize};
 
-use crate::ca::{Authority, CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, write_file};
+use crate::ca::{
+    Authority, CaError, DEFAULT_LEAF_LIFETIME, IssuedCertificate, JoinToken, Lifetime, MAX_LEAF_LIFETIME,
+    MIN_LEAF_LIFETIME, write_file,
+};
 
 /// What a running control plane leaves in its state directory for `meshctl bootstrap`, `meshctl status` and
 /// `meshctl dashboard`.
@@ -162,6 +166,26 @@ impl Enrolment {
         Ok(self.authority.deny(&identity)?)
     }
 
+    /// Makes a key and a certificate of a service account, for what is no workload of this library and cannot ask for one itself. It lives
+    /// `lifetime`, between [`MIN_LEAF_LIFETIME`](crate::MIN_LEAF_LIFETIME) and [`MAX_LEAF_LIFETIME`](crate::MAX_LEAF_LIFETIME); zero is a day.
+    /// The audit log of the state directory says so.
+    ///
+    /// # Errors
+    ///
+    /// When the names do not make a SPIFFE id, the lifetime is none of these, or it cannot be signed or written down.
+    pub fn issue(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        lifetime: Duration,
+    ) -> Result<IssuedCertificate, EnrolError> {
+        let identity = self.identity(namespace, service_account)?;
+        if !lifetime.is_zero() && !(MIN_LEAF_LIFETIME..=MAX_LEAF_LIFETIME).contains(&lifetime) {
+            return Err(Kind::Lifetime(lifetime).into());
+        }
+        Ok(self.authority.issue(&identity, lifetime)?)
+    }
+
     /// Makes a join token and the bootstrap that holds it.
     ///
     /// # Errors
@@ -213,6 +237,7 @@ enum Kind {
     Name(String),
     Ca(CaError),
     Bootstrap(mesh_xds::BootstrapError),
+    Lifetime(Duration),
 }
 
 impl EnrolError {
@@ -240,6 +265,10 @@ impl fmt::Display for EnrolError {
             Kind::Name(text) => write!(f, "{text:?} is not a name that a certificate could hold"),
             Kind::Ca(error) => write!(f, "{error}"),
             Kind::Bootstrap(_) => f.write_str("the bootstrap would not be usable"),
+            Kind::Lifetime(asked) => write!(
+                f,
+                "a certificate lives between {MIN_LEAF_LIFETIME:?} and {MAX_LEAF_LIFETIME:?}, and not {asked:?}"
+            ),
         }
     }
 }
@@ -247,7 +276,7 @@ impl fmt::Display for EnrolError {
 impl std::error::Error for EnrolError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
-            Kind::Name(_) => None,
+            Kind::Name(_) | Kind::Lifetime(_) => None,
             Kind::Ca(error) => error.source(),
             Kind::Bootstrap(error) => Some(error),
         }

@@ -25,9 +25,12 @@
 //! ```
 
 mod ca;
+pub mod certificate;
 mod control_plane;
 pub mod diagnostic;
+mod emptied;
 mod enrol;
+pub mod explain;
 pub mod istio;
 mod jwks;
 mod page;
@@ -43,9 +46,9 @@ mod tests;
 pub mod translate;
 
 pub use ca::{
-    Acknowledged, CaError, DEFAULT_LEAF_LIFETIME, JoinToken, Lifetime, MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME,
-    MIN_LEAF_LIFETIME, ReviewRefusal, RotationPhase, RotationRefusal, RotationStatus, RotationStep,
-    ServiceAccountTokens, mesh_roots,
+    Acknowledged, CaError, DEFAULT_LEAF_LIFETIME, DEFAULT_MAX_RENEWAL, IssuedCertificate, JoinToken, Lifetime,
+    MAX_LEAF_LIFETIME, MAX_SINGLE_USE_LIFETIME, MIN_LEAF_LIFETIME, ReviewRefusal, RotationPhase, RotationRefusal,
+    RotationStatus, RotationStep, ServiceAccountTokens, mesh_roots,
 };
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, Dangerous, StartError};
 pub use enrol::{EnrolError, Enrolment, noted_admin, noted_plaintext};

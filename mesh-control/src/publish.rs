@@ -14,6 +14,7 @@ use mesh_xds::server::{SnapshotCache, Unpublishable, Versions};
 use tokio::sync::watch;
 
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::emptied::Emptied;
 use crate::jwks::JwksStore;
 use crate::source::Reading;
 use crate::translate::{self, ClientPlace, ClientScope, Mesh};
@@ -98,16 +99,21 @@ struct Published {
     good: Reading,
     /// What the newest reading, good or not, has to be told of its documents.
     found: BTreeSet<Diagnostic>,
+    /// Whether there is too little of it to be meant.
+    emptied: Emptied,
 }
 
 impl Publisher {
-    pub(crate) fn new(mesh: Mesh, cache: SnapshotCache, tally: Tally, jwks: Arc<JwksStore>) -> Self {
+    pub(crate) fn new(mesh: Mesh, cache: SnapshotCache, tally: Tally, jwks: Arc<JwksStore>, emptied: Emptied) -> Self {
         Self {
             mesh,
             cache,
             tally,
             jwks,
-            published: Mutex::default(),
+            published: Mutex::new(Published {
+                emptied,
+                ..Published::default()
+            }),
             status: watch::Sender::default(),
         }
     }
@@ -129,11 +135,20 @@ impl Publisher {
     /// Takes a new reading: published when nothing in it is an error, told in any case.
     pub(crate) fn take(&self, mut reading: Reading) {
         let mut published = self.published();
+        let now = tokio::time::Instant::now().into_std();
+        // Documents with holes say nothing of what is there.
+        if !reading.diagnostics.iter().any(Diagnostic::is_error)
+            && let Some(emptied) = published.emptied.judge(&reading.documents, now)
+        {
+            self.tally.count("configuration", "emptied");
+            reading.diagnostics.push(emptied);
+        }
         self.jwks.fill(&mut reading.documents);
         let (snapshots, found) = translate_all(&reading, &self.mesh);
         let accepted = !found.iter().any(Diagnostic::is_error) && self.publish(&mut published.groups, &snapshots);
         if accepted {
             published.snapshots = snapshots;
+            published.emptied.published(&reading.documents, now);
             self.jwks.want(&reading.documents);
             published.good = reading;
         }
@@ -302,7 +317,8 @@ mod tests {
 
     fn publisher() -> Publisher {
         let jwks = Arc::new(JwksStore::new(REFRESH_INTERVAL, None));
-        Publisher::new(Mesh::default(), SnapshotCache::new(), Tally::default(), jwks)
+        let emptied = Emptied::open(std::path::Path::new("f"), None, true).unwrap();
+        Publisher::new(Mesh::default(), SnapshotCache::new(), Tally::default(), jwks, emptied)
     }
 
     #[test]

@@ -12,7 +12,7 @@ use mesh_xds::{Bootstrap, Node, ResourceKind, XdsClient};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use crate::{ControlPlane, Lifetime};
+use crate::{ControlPlane, Enrolment, Lifetime};
 
 const TARGET: &str = "payment-service";
 
@@ -385,4 +385,53 @@ async fn a_client_whose_namespace_is_named_later_or_no_more_is_told_so() {
         }
     })
     .await;
+}
+
+/// A state directory is one control plane's; once that has ended in any way, it is the next one's.
+#[tokio::test]
+async fn cp_two_control_planes_do_not_share_a_state_directory() {
+    let (folder, state) = (folder(), tempfile::tempdir().unwrap());
+    let start = || ControlPlane::builder(folder.path()).state(state.path()).start();
+    let first = start().await.unwrap();
+    let error = start().await.unwrap_err();
+    assert!(error.is_state_in_use() && error.is_state(), "{error}");
+    assert!(error.to_string().contains("of a control plane that runs"), "{error}");
+    // Who only lets workloads in works beside it.
+    let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
+    Enrolment::open(state.path(), None, None, clock)
+        .unwrap()
+        .issue_token("default", "checkout", Lifetime::default())
+        .unwrap();
+    first.shutdown().await;
+    drop(start().await.unwrap());
+    drop(start().await.unwrap());
+}
+
+/// The folder is emptied, as by a mount that failed: what was published stays, also through a restart, unless it is allowed.
+#[tokio::test]
+async fn cp_an_emptied_folder_changes_nothing() {
+    let (folder, state) = (folder(), tempfile::tempdir().unwrap());
+    let empty = tempfile::tempdir().unwrap();
+    let served = empty.path().join("served");
+    fs::rename(folder.path(), &served).unwrap();
+    let start = || ControlPlane::builder(&served).state(state.path());
+    let control_plane = start().start().await.unwrap();
+    let told = control_plane.status().versions("default").cloned();
+    assert!(told.is_some());
+    fs::rename(&served, empty.path().join("aside")).unwrap();
+    fs::create_dir(&served).unwrap();
+    let mut status = control_plane.status_changes();
+    let emptied = |status: &crate::Status| {
+        let mut found = status.diagnostics.iter();
+        found.any(|finding| finding.code == crate::diagnostic::Code::Emptied && finding.is_error())
+    };
+    within("the refusal", status.wait_for(emptied)).await.unwrap();
+    assert_eq!(control_plane.status().versions("default").cloned(), told);
+    assert_eq!(control_plane.tally().get("configuration", "emptied"), 1);
+    control_plane.shutdown().await;
+    let restarted = start().start().await.unwrap();
+    assert!(emptied(&restarted.status()) && restarted.status().accepted == 0);
+    restarted.shutdown().await;
+    let allowed = start().dangerous().allow_empty().start().await.unwrap();
+    assert_eq!((allowed.status().accepted, allowed.status().is_rejected()), (1, false));
 }

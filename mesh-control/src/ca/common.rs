@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use rcgen::SerialNumber;
 use time::OffsetDateTime;
 
@@ -27,4 +28,8 @@ pub(super) fn date(seconds: u64) -> Result<OffsetDateTime, CaError> {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }

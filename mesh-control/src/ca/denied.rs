@@ -6,27 +6,21 @@
 //! holds it, and no join token from before works. Its owner joins again with a token made afterwards; the thief's last
 //! certificate ends with its lifetime.
 //!
-//! As with tokens, the folder is the only truth and nothing is cached: it is read at each renewal, and `meshctl` writes it for a
-//! control plane that runs. There is a file for each identity, named by its hash, since the text of an id may be long and holds
-//! slashes. What cannot be read renews nobody.
+//! `meshctl` writes it for a control plane that runs, which reads it at each renewal. What cannot be read renews nobody.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
-use aws_lc_rs::digest;
 use mesh_core::identity::SpiffeId;
 use serde::{Deserialize, Serialize};
 
-use super::common::hex;
-use super::error::Kind;
-use super::{CaError, files};
+use super::CaError;
+use super::records::{Records, name_of};
 
 /// Where the records are in a state directory.
 const FOLDER: &str = "denied";
 
-#[derive(Serialize, Deserialize)]
-struct Record {
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Record {
     /// Whom, for who looks into the folder.
     identity: String,
     /// The last second whose certificates are not believed, since 1970.
@@ -34,60 +28,26 @@ struct Record {
 }
 
 /// Who is denied.
-pub(super) enum Denied {
-    Memory(Mutex<BTreeMap<SpiffeId, u64>>),
-    Folder(PathBuf),
-}
+pub(super) struct Denied(Records<Record>);
 
 impl Denied {
     pub(super) fn in_memory() -> Self {
-        Self::Memory(Mutex::default())
+        Self(Records::in_memory())
     }
 
     pub(super) fn open(state: &Path) -> Result<Self, CaError> {
-        let folder = state.join(FOLDER);
-        files::make_directory(&folder)?;
-        Ok(Self::Folder(folder))
+        Records::open(state, FOLDER, "is not a record of who is denied").map(Self)
     }
 
     /// Believes no certificate of `id` that was issued up to `until`.
     pub(super) fn deny(&self, id: &SpiffeId, until: u64) -> Result<(), CaError> {
-        match self {
-            Self::Memory(all) => {
-                all.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(id.clone(), until);
-                Ok(())
-            }
-            Self::Folder(folder) => {
-                let record = Record {
-                    identity: id.as_str().to_owned(),
-                    until,
-                };
-                let json = serde_json::to_vec(&record).expect("a record of a text and a number is JSON");
-                files::write(&folder.join(name(id)), &json)
-            }
-        }
+        let identity = id.as_str().to_owned();
+        self.0.put(&name_of(id), Record { identity, until })
     }
 
     /// Whether a certificate of `id` that was issued then is not believed.
     pub(super) fn is_denied(&self, id: &SpiffeId, issued: u64) -> Result<bool, CaError> {
-        let until = match self {
-            Self::Memory(all) => all.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied(),
-            Self::Folder(folder) => {
-                let path = folder.join(name(id));
-                let why = "is not a record of who is denied";
-                let text = files::read(&path)?;
-                let record = text.map(|text| serde_json::from_str::<Record>(&text)).transpose();
-                record
-                    .map_err(|_| CaError::from(Kind::Malformed { path, why }))?
-                    .map(|record| record.until)
-            }
-        };
-        Ok(until.is_some_and(|until| issued <= until))
+        let record = self.0.get(&name_of(id))?;
+        Ok(record.is_some_and(|record| issued <= record.until))
     }
-}
-
-fn name(id: &SpiffeId) -> String {
-    hex(digest::digest(&digest::SHA256, id.as_str().as_bytes()).as_ref())
 }

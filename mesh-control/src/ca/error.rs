@@ -18,6 +18,7 @@ pub(super) enum Kind {
         source: io::Error,
     },
     Exposed(PathBuf),
+    InUse(PathBuf),
     Malformed {
         path: PathBuf,
         why: &'static str,
@@ -48,6 +49,11 @@ impl CaError {
         matches!(self.kind, Kind::Exposed(_))
     }
 
+    /// Whether another control plane has the state directory.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.kind, Kind::InUse(_))
+    }
+
     /// Whether the file system refused.
     pub fn is_io(&self) -> bool {
         matches!(self.kind, Kind::Io { .. })
@@ -67,6 +73,12 @@ impl fmt::Display for CaError {
             Kind::Exposed(path) => write!(
                 f,
                 "{} holds a secret and must be a regular file that only its owner may read (mode 0600)",
+                path.display()
+            ),
+            Kind::InUse(path) => write!(
+                f,
+                "{} is the state directory of a control plane that runs: two would each keep tokens, keys and roots of their own; give one \
+                 of them another directory",
                 path.display()
             ),
             Kind::Malformed { path, why } => write!(f, "{}: {why}", path.display()),

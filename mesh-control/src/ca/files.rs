@@ -30,6 +30,23 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), CaError> {
     }
 }
 
+/// Takes a directory for the process that serves it, until the file that is given is closed. The system takes it back from a process that
+/// ends in any way, so there is no stale one to be removed by hand.
+pub(crate) fn lock_directory(directory: &Path) -> Result<File, CaError> {
+    make_directory(directory)?;
+    let path = directory.join("lock");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(&path).map_err(|error| CaError::io("open", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Kind::InUse(directory.to_owned()).into()),
+        Err(fs::TryLockError::Error(error)) => Err(CaError::io("lock", &path, error)),
+    }
+}
+
 #[cfg(unix)]
 fn is_open_to_others(metadata: &fs::Metadata) -> bool {
     std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o022 != 0

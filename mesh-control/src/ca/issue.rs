@@ -26,6 +26,7 @@ use super::common::{BACKDATED, date, hex, random_serial};
 use super::denied::Denied;
 use super::error::Kind;
 use super::keys::Keys;
+use super::proven::Proven;
 use super::renewals::Renewals;
 use super::review::Reviewer;
 use super::rotation::{Acknowledged, Roots, RotationPhase, RotationRefusal, RotationStatus, RotationStep};
@@ -52,6 +53,7 @@ pub(crate) struct Authority {
     pub(super) audit: AuditLog,
     pub(super) keys: Keys,
     pub(super) denied: Denied,
+    pub(super) proven: Proven,
     pub(super) renewals: Renewals,
     pub(super) reviewer: Option<Reviewer>,
     accepts_rsa: bool,
@@ -80,18 +82,20 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<Self, CaError> {
         let now = clock.current_time().ok_or(Kind::Clock)?;
-        let (roots, tokens, audit, denied) = match state {
+        let (roots, tokens, audit, denied, proven) = match state {
             Some(directory) => (
                 Roots::open(directory, &domain, now)?,
                 TokenStore::open(directory)?,
                 AuditLog::open(directory)?,
                 Denied::open(directory)?,
+                Proven::open(directory)?,
             ),
             None => (
                 Roots::create(&domain, now)?,
                 TokenStore::in_memory(),
                 AuditLog::default(),
                 Denied::in_memory(),
+                Proven::in_memory(),
             ),
         };
         Ok(Self {
@@ -104,6 +108,7 @@ impl Authority {
             audit,
             keys: Keys::default(),
             denied,
+            proven,
             renewals: Renewals::default(),
             reviewer: None,
             accepts_rsa: false,
@@ -120,6 +125,11 @@ impl Authority {
     /// Signs RSA keys of 2048 bits and more too.
     pub(crate) fn accept_rsa(&mut self) {
         self.accepts_rsa = true;
+    }
+
+    /// For how long after a token certificates are renewed; for ever, if that is zero.
+    pub(crate) fn limit_renewal(&mut self, most: Duration) {
+        self.proven.limit(most);
     }
 
     /// Adds names that the control plane's own certificate is valid for.

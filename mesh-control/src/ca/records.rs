@@ -1,4 +1,7 @@
-//! Where the records of join tokens are kept: in memory, or each in a file of the state directory.
+//! Records by name: in memory, or each in a file of its own in a folder of the state directory.
+//!
+//! The folder is the only truth and nothing of it is cached: a record is read when it is asked for, so that `meshctl` can write one for a
+//! control plane that runs. What cannot be read is an error and never as good as absent.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,44 +9,42 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use mesh_core::identity::SpiffeId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::common::sha256_hex;
 use super::error::Kind;
 use super::{CaError, files};
 
-/// Where the records are in a state directory.
-const FOLDER: &str = "tokens";
-
-/// What is kept of a token.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Record {
-    /// The SPIFFE id it proves.
-    pub(super) identity: String,
-    /// SHA-256 of the secret.
-    pub(super) secret_sha256: String,
-    /// The Unix second it ends.
-    pub(super) expires: u64,
-    pub(super) reusable: bool,
+/// The records.
+pub(super) enum Records<R> {
+    Memory(Mutex<BTreeMap<String, R>>),
+    Folder {
+        folder: PathBuf,
+        /// What is wrong with a file that is none of them.
+        unlike: &'static str,
+    },
 }
 
-/// The records, by the tokens' public ids.
-pub(super) enum Records {
-    Memory(Mutex<BTreeMap<String, Record>>),
-    Folder(PathBuf),
+/// What the record of an identity is called: the text of an id may be long, and holds slashes.
+pub(super) fn name_of(id: &SpiffeId) -> String {
+    sha256_hex(id.as_str().as_bytes())
 }
 
-impl Records {
+impl<R: Clone + Serialize + DeserializeOwned> Records<R> {
     pub(super) fn in_memory() -> Self {
         Self::Memory(Mutex::default())
     }
 
-    pub(super) fn open(state: &Path) -> Result<Self, CaError> {
-        let folder = state.join(FOLDER);
+    /// Those in `folder` of a state directory. `unlike` says of a file what it is not: "is not a token record".
+    pub(super) fn open(state: &Path, folder: &str, unlike: &'static str) -> Result<Self, CaError> {
+        let folder = state.join(folder);
         files::make_directory(&folder)?;
-        Ok(Self::Folder(folder))
+        Ok(Self::Folder { folder, unlike })
     }
 
-    pub(super) fn put(&self, id: &str, record: Record) -> Result<(), CaError> {
+    pub(super) fn put(&self, id: &str, record: R) -> Result<(), CaError> {
         match self {
             Self::Memory(records) => {
                 records
@@ -52,25 +53,23 @@ impl Records {
                     .insert(id.to_owned(), record);
                 Ok(())
             }
-            Self::Folder(folder) => {
+            Self::Folder { folder, .. } => {
                 let json = serde_json::to_vec(&record).expect("a record of texts and numbers is JSON");
                 files::write(&folder.join(id), &json)
             }
         }
     }
 
-    pub(super) fn get(&self, id: &str) -> Result<Option<Record>, CaError> {
+    pub(super) fn get(&self, id: &str) -> Result<Option<R>, CaError> {
         match self {
             Self::Memory(records) => Ok(records.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()),
-            Self::Folder(folder) => {
+            Self::Folder { folder, unlike } => {
                 let path = folder.join(id);
                 let Some(text) = files::read(&path)? else {
                     return Ok(None);
                 };
-                let why = "is not a token record";
-                serde_json::from_str(&text)
-                    .map(Some)
-                    .map_err(|_| Kind::Malformed { path, why }.into())
+                let record = serde_json::from_str(&text).map(Some);
+                record.map_err(|_| Kind::Malformed { path, why: unlike }.into())
             }
         }
     }
@@ -83,7 +82,7 @@ impl Records {
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(id)
                 .is_some()),
-            Self::Folder(folder) => {
+            Self::Folder { folder, .. } => {
                 let path = folder.join(id);
                 match fs::remove_file(&path) {
                     Ok(()) => Ok(true),
@@ -94,24 +93,8 @@ impl Records {
         }
     }
 
-    /// Removes what has expired and counts the rest.
-    pub(super) fn sweep(&self, now: u64, is_id: fn(&str) -> bool) -> Result<usize, CaError> {
-        let (_, left) = self.part(is_id, |record| now >= record.expires)?;
-        Ok(left)
-    }
-
-    /// Removes those for which `goes` holds, and counts them.
-    pub(super) fn remove_where(
-        &self,
-        is_id: fn(&str) -> bool,
-        goes: impl Fn(&Record) -> bool,
-    ) -> Result<usize, CaError> {
-        let (gone, _) = self.part(is_id, goes)?;
-        Ok(gone)
-    }
-
-    /// How many went, and how many are left. One that cannot be read stays.
-    fn part(&self, is_id: fn(&str) -> bool, goes: impl Fn(&Record) -> bool) -> Result<(usize, usize), CaError> {
+    /// Removes those for which `goes` holds: how many went, and how many are left. One that cannot be read stays.
+    pub(super) fn part(&self, is_id: fn(&str) -> bool, goes: impl Fn(&R) -> bool) -> Result<(usize, usize), CaError> {
         match self {
             Self::Memory(records) => {
                 let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +102,7 @@ impl Records {
                 records.retain(|_, record| !goes(record));
                 Ok((before - records.len(), records.len()))
             }
-            Self::Folder(folder) => {
+            Self::Folder { folder, .. } => {
                 let entries = fs::read_dir(folder).map_err(|error| CaError::io("read", folder, error))?;
                 let (mut gone, mut left) = (0, 0);
                 for entry in entries.flatten() {

@@ -27,6 +27,7 @@ use super::common::BACKDATED;
 use super::issue::{Authority, Issued, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
 use super::limit::Limiter;
 use super::proto::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse, SERVICE};
+use super::proven::Renewal;
 use super::review::Reviewer;
 use super::token::{Grant, Refusal};
 
@@ -157,6 +158,7 @@ impl Inner {
                     "this certificate is believed no more; join anew",
                 ));
             }
+            self.renews(id, source)?;
             return Ok(Proof::Certificate(id.clone(), shown));
         }
         let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
@@ -174,6 +176,40 @@ impl Inner {
             },
             Err(refusal) => Err(self.bad_token_refused(source, &refusal)),
         }
+    }
+
+    /// Whether certificates of `id` are proof enough still, so long after its last token.
+    fn renews(&self, id: &SpiffeId, source: IpAddr) -> Result<(), Status> {
+        let now_s = self.authority.now().map_err(|error| internal(&error))?.as_secs();
+        match self
+            .authority
+            .proven
+            .renewal(id, now_s)
+            .map_err(|error| internal(&error))?
+        {
+            Renewal::Granted => {}
+            Renewal::Ending(left) => {
+                self.tally.count("certificate_renewal_ending", "");
+                if self.limiter.admits_line(now()) {
+                    tracing::warn!(
+                        target: "audit",
+                        event = "certificate_renewal_ending",
+                        caller = %source,
+                        %id,
+                        left_s = left,
+                        "renewed by its certificate, and not for much longer: it has to join by a token again"
+                    );
+                }
+            }
+            Renewal::Ended => {
+                self.refuse(source, "renewed_for_too_long", &format!("{id}: no token for too long"));
+                // The code of who has to prove itself by something else: our client shows its token then.
+                return Err(Status::unauthenticated(
+                    "this identity was renewed for too long without a token; show one",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Whose a token is that is none of ours. Another system may be asked, so who failed too often does not get that far.
@@ -221,6 +257,10 @@ impl Inner {
         // Before the token is used up. Of one that somebody else uses at this moment the log then has a certificate too many, and never
         // one too few.
         self.record(proof, source, &issued, now)?;
+        if let Proof::Token(_) | Proof::Reviewed(_) = proof {
+            let proven = self.authority.proven.prove(id, now);
+            proven.map_err(|error| internal(&error))?;
+        }
         // Last, so that neither a mistake in the request nor one of ours costs the token. Of several who come at once with
         // one token each gets here, and one leaves with a certificate.
         if let Proof::Token(grant) = proof {

@@ -12,13 +12,14 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use aws_lc_rs::{constant_time, digest};
+use aws_lc_rs::constant_time;
 use mesh_core::identity::SpiffeId;
+use serde::{Deserialize, Serialize};
 
 use super::CaError;
-use super::common::hex;
+use super::common::{hex, sha256_hex};
 use super::error::Kind;
-use super::records::{Record, Records};
+use super::records::Records;
 
 /// The longest a single-use token waits for its use.
 pub const MAX_SINGLE_USE_LIFETIME: Duration = Duration::from_secs(600);
@@ -26,6 +27,9 @@ pub const MAX_SINGLE_USE_LIFETIME: Duration = Duration::from_secs(600);
 const MAX_REUSABLE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The most tokens that wait at once; a caller in a loop must not fill the disk.
 const MAX_TOKENS: usize = 10_000;
+
+/// Where the records are in a state directory.
+const FOLDER: &str = "tokens";
 
 const ID_BYTES: usize = 8;
 const SECRET_BYTES: usize = 16;
@@ -94,9 +98,21 @@ pub(super) struct Grant {
     reusable: bool,
 }
 
+/// What is kept of a token, by its public id.
+#[derive(Clone, Serialize, Deserialize)]
+struct Record {
+    /// The SPIFFE id it proves.
+    identity: String,
+    /// SHA-256 of the secret.
+    secret_sha256: String,
+    /// The Unix second it ends.
+    expires: u64,
+    reusable: bool,
+}
+
 /// Every token that waits for its use.
 pub(super) struct TokenStore {
-    records: Records,
+    records: Records<Record>,
 }
 
 impl TokenStore {
@@ -108,7 +124,7 @@ impl TokenStore {
 
     pub(super) fn open(state: &Path) -> Result<Self, CaError> {
         Ok(Self {
-            records: Records::open(state)?,
+            records: Records::open(state, FOLDER, "is not a token record")?,
         })
     }
 
@@ -118,7 +134,8 @@ impl TokenStore {
             Lifetime::SingleUse(lasting) => (lasting.min(MAX_SINGLE_USE_LIFETIME), false),
             Lifetime::Reusable(lasting) => (lasting.min(MAX_REUSABLE_LIFETIME), true),
         };
-        if self.records.sweep(now, is_id)? >= MAX_TOKENS {
+        let (_, waiting) = self.records.part(is_id, |record| now >= record.expires)?;
+        if waiting >= MAX_TOKENS {
             return Err(Kind::TooManyTokens.into());
         }
         let (mut id, mut secret) = ([0; ID_BYTES], [0; SECRET_BYTES]);
@@ -127,7 +144,7 @@ impl TokenStore {
         let (id, secret) = (hex(&id), hex(&secret));
         let record = Record {
             identity: identity.as_str().to_owned(),
-            secret_sha256: sha256(&secret),
+            secret_sha256: sha256_hex(secret.as_bytes()),
             expires: now + lasting.as_secs(),
             reusable,
         };
@@ -143,7 +160,10 @@ impl TokenStore {
             return Err(Refusal::Malformed);
         }
         let record = self.records.get(id).map_err(Refusal::Broken)?.ok_or(Refusal::Unknown)?;
-        let same = constant_time::verify_slices_are_equal(sha256(secret).as_bytes(), record.secret_sha256.as_bytes());
+        let same = constant_time::verify_slices_are_equal(
+            sha256_hex(secret.as_bytes()).as_bytes(),
+            record.secret_sha256.as_bytes(),
+        );
         if same.is_err() {
             return Err(Refusal::WrongSecret);
         }
@@ -172,13 +192,11 @@ impl TokenStore {
 
     /// Removes every token of `identity`; how many those were.
     pub(super) fn forget(&self, identity: &SpiffeId) -> Result<usize, CaError> {
-        self.records
-            .remove_where(is_id, |record| record.identity == identity.as_str())
+        let (gone, _) = self
+            .records
+            .part(is_id, |record| record.identity == identity.as_str())?;
+        Ok(gone)
     }
-}
-
-fn sha256(text: &str) -> String {
-    hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
 }
 
 fn is_id(text: &str) -> bool {

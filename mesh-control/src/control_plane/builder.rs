@@ -16,7 +16,11 @@ use tokio::sync::watch;
 
 use super::ControlPlane;
 use super::error::{Kind, StartError};
-use crate::ca::{Authority, DEFAULT_LEAF_LIFETIME, ReviewRefusal, Reviewer, ServiceAccountTokens};
+use crate::ca::{
+    Authority, DEFAULT_LEAF_LIFETIME, DEFAULT_MAX_RENEWAL, ReviewRefusal, Reviewer, ServiceAccountTokens,
+    lock_directory,
+};
+use crate::emptied::Emptied;
 use crate::enrol::Enrolment;
 use crate::jwks::{Fetcher, JwksConnector, JwksStore, REFRESH_INTERVAL, Records};
 use crate::page::{self, Page};
@@ -39,6 +43,8 @@ pub struct ControlPlaneBuilder {
     names: Vec<String>,
     clock: Arc<dyn TimeProvider>,
     leaf_lifetime: Duration,
+    max_renewal: Duration,
+    allow_empty: bool,
     review: Option<Review>,
     accepts_rsa: bool,
     load_interval: Duration,
@@ -73,6 +79,8 @@ impl ControlPlaneBuilder {
             names: ["localhost", "127.0.0.1", "::1"].map(String::from).into(),
             clock: Arc::new(DefaultTimeProvider),
             leaf_lifetime: DEFAULT_LEAF_LIFETIME,
+            max_renewal: DEFAULT_MAX_RENEWAL,
+            allow_empty: false,
             review: None,
             accepts_rsa: false,
             load_interval: LoadBoard::DEFAULT_INTERVAL,
@@ -186,6 +194,14 @@ impl ControlPlaneBuilder {
         self
     }
 
+    /// For how long after a token a workload's certificates are renewed by certificates alone; then it has to show a token again. Default:
+    /// 90 days. Zero: for ever. A workload whose token worked once needs another one in time: the log of target `audit` says so from three
+    /// quarters of the time on (`certificate_renewal_ending`).
+    pub fn max_renewal(mut self, most: Duration) -> Self {
+        self.max_renewal = most;
+        self
+    }
+
     /// How often clients report their load. Default: 10 s. Clients keep to at least 100 ms.
     pub fn load_interval(mut self, interval: Duration) -> Self {
         self.load_interval = interval;
@@ -223,7 +239,7 @@ impl ControlPlaneBuilder {
     /// # Errors
     ///
     /// When a port cannot be bound, the plaintext port or that of the page is not on loopback, the trust domain is no name, or the state
-    /// directory cannot be used.
+    /// directory cannot be used, or is used by another control plane.
     pub async fn start(self) -> Result<ControlPlane, StartError> {
         let domain = TrustDomain::parse(&self.mesh.trust_domain)
             .map_err(|_| Kind::TrustDomain(self.mesh.trust_domain.clone()))?;
@@ -243,6 +259,8 @@ impl ControlPlaneBuilder {
         let plaintext_address = plaintext.as_ref().map(local_address).transpose()?;
         let admin_address = admin.as_ref().map(local_address).transpose()?;
         let state = self.state.as_deref();
+        let lock = state.map(lock_directory).transpose()?;
+        let emptied = Emptied::open(&self.folder, state, self.allow_empty)?;
         let mut authority = Authority::open(state, domain.clone(), Arc::clone(&self.clock), self.leaf_lifetime)?;
         match self.review {
             None => {}
@@ -252,6 +270,7 @@ impl ControlPlaneBuilder {
                 authority.review_by(Reviewer::of_service_accounts(*tokens, domain, clock));
             }
         }
+        authority.limit_renewal(self.max_renewal);
         if self.accepts_rsa {
             authority.accept_rsa();
         }
@@ -279,7 +298,7 @@ impl ControlPlaneBuilder {
             .map(|state| Records::open(state, Arc::clone(&self.clock)))
             .transpose();
         let jwks = Arc::new(JwksStore::new(self.jwks_interval, records.map_err(Kind::Ca)?));
-        let publisher = Publisher::new(self.mesh, cache.clone(), tally.clone(), Arc::clone(&jwks));
+        let publisher = Publisher::new(self.mesh, cache.clone(), tally.clone(), Arc::clone(&jwks), emptied);
         let publisher = Arc::new(publisher);
         let mut status = publisher.status();
         let (closing, closed) = watch::channel(false);
@@ -337,6 +356,7 @@ impl ControlPlaneBuilder {
             closing,
             tasks,
             endless,
+            _lock: lock,
         })
     }
 }
@@ -347,6 +367,13 @@ impl ControlPlaneBuilder {
 pub struct Dangerous(ControlPlaneBuilder);
 
 impl Dangerous {
+    /// Believes it when all documents of the folder, or all those of security, vanish at once. Default: that is refused, what was published
+    /// stays, and the [status](ControlPlane::status) says so, since a folder that was lost looks like this.
+    pub fn allow_empty(mut self) -> ControlPlaneBuilder {
+        self.0.allow_empty = true;
+        self.0
+    }
+
     /// Fetches keys of issuers in plaintext from other hosts than this one, where a document says `http`: whoever is on the way there may
     /// sign tokens.
     pub fn plaintext_jwks(mut self) -> ControlPlaneBuilder {

@@ -34,6 +34,11 @@ impl StartError {
         matches!(self.kind, Kind::NotLoopback(_))
     }
 
+    /// Whether another control plane runs with the state directory.
+    pub fn is_state_in_use(&self) -> bool {
+        matches!(&self.kind, Kind::Ca(error) if error.is_in_use())
+    }
+
     /// Whether the state directory cannot be used.
     pub fn is_state(&self) -> bool {
         matches!(self.kind, Kind::Ca(_) | Kind::Enrol(_))

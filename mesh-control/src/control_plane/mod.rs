@@ -6,6 +6,7 @@
 mod builder;
 mod error;
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct ControlPlane {
     tasks: Vec<JoinHandle<()>>,
     /// How many of them, the first, go on for ever.
     endless: usize,
+    /// Held for as long as nobody else may use the state directory.
+    _lock: Option<File>,
 }
 
 impl ControlPlane {
@@ -118,7 +121,7 @@ impl ControlPlane {
         &self.loads
     }
 
-    /// Counts: `configuration` accepted and rejected, `certificate_issued`, `certificate_refused`, `handshake_refused`, `jwks_fetched`,
+    /// Counts: `configuration` accepted, rejected and emptied, `certificate_issued`, `certificate_refused`, `handshake_refused`, `jwks_fetched`,
     /// `jwks_failed`, `jwks_published`.
     pub fn tally(&self) -> &Tally {
         &self.tally

@@ -99,6 +99,10 @@ codes! {
         "check the spelling; a namespace that only callers are in is none that documents name, and then nothing is wrong";
     UnreadFolder "MSH0014": "a folder in the watched folder, whose files are not read",
         "put its files beside the others, or analyze it by its own path";
+    Emptied "MSH0015": "all documents, or all of security, vanished at once: not believed, since a folder that was lost looks like this",
+        "take the last one away by itself, some seconds after the others, or start with `meshctl run --allow-empty`";
+    UnreadName "MSH0016": "a file that is not read, because its name ends in capital letters",
+        "call it .yaml, .yml or .json";
 }
 
 impl fmt::Display for Code {

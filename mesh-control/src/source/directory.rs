@@ -78,6 +78,10 @@ impl Reading {
                 let why = "a folder in the folder: what is in it is not read; put its files beside the others";
                 vec![Diagnostic::of_file(name, Severity::Warning, Code::UnreadFolder, why)]
             }
+            Err(Unread::Name) => {
+                let why = "not read: .yaml, .yml and .json are, in small letters";
+                vec![Diagnostic::of_file(name, Severity::Warning, Code::UnreadName, why)]
+            }
         };
         self.diagnostics.extend(found);
     }

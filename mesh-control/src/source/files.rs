@@ -27,6 +27,8 @@ pub(super) enum Unread {
     Because(Arc<str>),
     /// It is a folder, or a link to one: what is in there is nobody's configuration, and whoever put it there should know.
     Folder,
+    /// Its name is nearly one that is read: somebody may think that it is in effect.
+    Name,
 }
 
 /// The files by name, or why the folder cannot be read.
@@ -41,6 +43,10 @@ pub(super) fn see(folder: &Path) -> Sight {
         let name = path.file_name().unwrap_or_default().to_owned();
         if path.is_dir() {
             files.insert(name, Err(Unread::Folder));
+            continue;
+        }
+        if !is_read(&name) {
+            files.insert(name, Err(Unread::Name));
             continue;
         }
         let text = read(&path, MAX_TOTAL_BYTES - total);
@@ -65,7 +71,7 @@ pub(crate) fn texts(folder: &Path) -> io::Result<BTreeMap<String, String>> {
         match text {
             Ok(text) => Some(Ok((name, text.to_string()))),
             Err(Unread::Because(why)) => Some(Err(io::Error::other(format!("{name}: {why}")))),
-            Err(Unread::Folder) => None,
+            Err(Unread::Folder | Unread::Name) => None,
         }
     });
     texts.collect()
@@ -85,6 +91,16 @@ pub(super) fn is_read(name: &OsStr) -> bool {
         && extension.is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
 }
 
+/// Whether a file of that name would be read but for its case: `deny.YAML`, which somebody may take for being in effect.
+fn is_nearly_read(name: &OsStr) -> bool {
+    let extension = Path::new(name).extension();
+    let known = |extension: &OsStr| {
+        let known = ["yaml", "yml", "json"];
+        known.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    };
+    !is_hidden(name) && !is_read(name) && extension.is_some_and(known)
+}
+
 /// Hidden folders are nobody's either, and nothing to be told of: `..data` and what it points to, `.git`.
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
@@ -95,7 +111,7 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default();
-        if !is_read(name) && (is_hidden(name) || !path.is_dir()) {
+        if !is_read(name) && !is_nearly_read(name) && (is_hidden(name) || !path.is_dir()) {
             continue;
         }
         paths.push(path);

@@ -235,6 +235,22 @@ fn a_folder_in_the_folder_is_named_unless_it_is_hidden() {
     assert_eq!(reading.documents.workload_entries.len(), usize::from(cfg!(unix)));
 }
 
+#[test]
+fn a_file_whose_ending_is_in_capitals_is_named_and_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.yaml", "deny.YAML", "deny.Json", ".deny.YAML", "readme.MD"] {
+        fs::write(folder.path().join(name), ENTRY).unwrap();
+    }
+    let reading = Reading::of(folder.path());
+    let findings: Vec<String> = reading.diagnostics.iter().map(ToString::to_string).collect();
+    let why = "warning[MSH0016]: not read: .yaml, .yml and .json are, in small letters";
+    assert_eq!(
+        findings,
+        ["deny.Json", "deny.YAML"].map(|name| format!("{name}: {why}"))
+    );
+    assert_eq!(reading.documents.workload_entries.len(), 1);
+}
+
 #[tokio::test]
 async fn a_folder_that_is_made_in_a_watched_one_is_told_of() {
     let folder = tempfile::tempdir().unwrap();

@@ -19,10 +19,10 @@ use mesh_core::config::{
 use super::authorization::{self, Policies};
 use super::limits::{self, Limits};
 use super::service::Registry;
-use super::{ClientScope, Findings, Mesh};
+use super::{ClientScope, Findings, Mesh, Origin};
 use crate::SERVER_LISTENERS;
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{Documents, Mode, PeerAuthentication};
+use crate::istio::{Document, Documents, Meta, Mode, PeerAuthentication};
 
 type Labels = BTreeMap<String, String>;
 
@@ -53,23 +53,22 @@ impl Asked {
 /// The documents by what they are for.
 #[derive(Debug, Default)]
 pub(super) struct Authentication<'a> {
-    mesh: Option<Mode>,
-    namespaces: BTreeMap<&'a str, Option<Mode>>,
+    mesh: Option<&'a Document<PeerAuthentication>>,
+    namespaces: BTreeMap<&'a str, &'a Document<PeerAuthentication>>,
     /// Oldest first.
-    workloads: BTreeMap<&'a str, Vec<&'a PeerAuthentication>>,
+    workloads: BTreeMap<&'a str, Vec<&'a Document<PeerAuthentication>>>,
     limits: Limits<'a>,
 }
 
 impl<'a> Authentication<'a> {
     pub(super) fn new(documents: &'a Documents, mesh: &Mesh, findings: &mut Findings) -> Self {
         let mut all = Self::default();
-        let mut of_mesh = None;
         for document in &documents.peer_authentications {
             let (namespace, spec) = (document.meta.namespace(), &document.spec);
             match (&spec.selector, namespace == &*mesh.root_namespace) {
-                (None, true) => drop(of_mesh.get_or_insert(spec.mode)),
-                (None, false) => drop(all.namespaces.entry(namespace).or_insert(spec.mode)),
-                (Some(_), false) => all.workloads.entry(namespace).or_default().push(spec),
+                (None, true) => drop(all.mesh.get_or_insert(document)),
+                (None, false) => drop(all.namespaces.entry(namespace).or_insert(document)),
+                (Some(_), false) => all.workloads.entry(namespace).or_default().push(document),
                 (Some(selector), true) => {
                     let message = "a document with a selector has no effect in the root namespace (Istio)";
                     findings.say(
@@ -82,22 +81,49 @@ impl<'a> Authentication<'a> {
                 }
             }
         }
-        all.mesh = of_mesh.flatten();
         all.limits = Limits::new(documents, mesh, findings);
         all
     }
 
     /// What a workload of `namespace` with `labels` asks on its own port `port`.
     pub(super) fn mode(&self, namespace: &str, labels: &Labels, port: u16) -> Mode {
+        self.decided(namespace, labels, port)
+            .map_or(Mode::Strict, |(mode, _)| mode)
+    }
+
+    /// The same, and the document that says so; `None`: none does.
+    fn decided(&self, namespace: &str, labels: &Labels, port: u16) -> Option<(Mode, &'a Meta)> {
         let workloads = self.workloads.get(namespace).into_iter().flatten();
-        let selects = |spec: &&&PeerAuthentication| spec.selector.as_ref().is_some_and(|one| one.selects(labels));
-        let own = workloads.clone().find(selects);
-        let of_port = own.and_then(|spec| spec.ports.get(&port).copied().flatten());
+        let selects = |one: &&&Document<PeerAuthentication>| {
+            let selector = one.spec.selector.as_ref();
+            selector.is_some_and(|selector| selector.selects(labels))
+        };
+        let own = workloads.copied().find(|one| selects(&one));
+        let of_port = own.and_then(|one| Some((one.spec.ports.get(&port).copied().flatten()?, &one.meta)));
+        let of = |one: Option<&'a Document<PeerAuthentication>>| one.and_then(|one| Some((one.spec.mode?, &one.meta)));
         of_port
-            .or_else(|| own.and_then(|spec| spec.mode))
-            .or_else(|| self.namespaces.get(namespace).copied().flatten())
-            .or(self.mesh)
-            .unwrap_or(Mode::Strict)
+            .or_else(|| of(own))
+            .or_else(|| of(self.namespaces.get(namespace).copied()))
+            .or_else(|| of(self.mesh))
+    }
+
+    /// Which document says how connections to an address are taken (the strictest workload's, where several are there), and the labels of
+    /// all workloads there.
+    pub(super) fn origin<'d>(
+        &self,
+        documents: &'d Documents,
+        namespace: &str,
+        registry: &Registry<'d>,
+        address: SocketAddr,
+    ) -> (Option<Origin>, Vec<&'d Labels>) {
+        let there = workloads(documents, namespace, registry).into_iter();
+        let there = there.filter(|one| one.ip == address.ip() && one.ports.contains(&address.port()));
+        let labels: Vec<&Labels> = there.map(|one| one.labels).collect();
+        let decided = labels
+            .iter()
+            .filter_map(|one| self.decided(namespace, one, address.port()));
+        let strictest = decided.max_by_key(|(mode, _)| *mode);
+        (strictest.map(|(_, meta)| Origin::new(meta, &meta.place)), labels)
     }
 
     /// The listeners that servers of the scope's namespace go by: one for each address where a workload is, and one for each
@@ -160,7 +186,7 @@ impl<'a> Authentication<'a> {
         let selectors = selected(documents, namespace, policies.root());
         // A chain for a port hides those for every port, so each port of which a document says something has all of them.
         let documents = self.workloads.get(namespace).into_iter().flatten();
-        let ports = documents.flat_map(|spec| spec.ports.keys().copied());
+        let ports = documents.flat_map(|one| one.spec.ports.keys().copied());
         let ports: BTreeSet<u16> = ports.chain(self.limits.ports(namespace)).collect();
         let mut all = Vec::new();
         for port in ports.into_iter().map(Some).chain([None]) {

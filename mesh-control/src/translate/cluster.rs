@@ -12,7 +12,7 @@ use mesh_core::config::{
 
 use super::authentication::Authentication;
 use super::service::Service;
-use super::{ClientScope, Findings, Mesh, endpoint, host};
+use super::{ClientScope, Findings, Mesh, Origin, endpoint, host};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{DestinationRule, Document, Documents, Port, Subset};
 
@@ -127,6 +127,22 @@ pub(super) fn governing<'a>(
         .flatten()
         .map(|namespace| rules(service, documents, mesh, client, namespace));
     level.into_iter().find(|rules| !rules.is_empty()).unwrap_or_default()
+}
+
+/// What makes a cluster what it is: its service, the rules that count, and the subset of one of them.
+pub(super) fn origins(
+    service: &Service<'_>,
+    rules: &[&Document<DestinationRule>],
+    subset: Option<&Subset>,
+) -> Vec<Origin> {
+    let own = Origin::new(service.meta, &service.meta.place);
+    let of_rules = rules.iter().map(|rule| match subset {
+        Some(subset) if rule.spec.subsets.iter().any(|one| std::ptr::eq(one, subset)) => {
+            Origin::new(&rule.meta, &subset.place)
+        }
+        _ => Origin::new(&rule.meta, &rule.spec.host.place),
+    });
+    std::iter::once(own).chain(of_rules).collect()
 }
 
 /// Whether any rule of any namespace, seen by this client or not, defines a subset of a service.

@@ -223,6 +223,11 @@ impl Member<'_> {
     }
 
     /// Its address.
+    /// Where it was written.
+    pub(super) fn origin(&self) -> super::Origin {
+        super::Origin::new(self.meta, self.place)
+    }
+
     pub(super) fn ip(&self) -> IpAddr {
         self.address
     }

@@ -11,16 +11,16 @@ use crate::istio::{At, HttpMatch, HttpRoute, Meta, Place, StringMatch};
 /// Header names that Istio ignores in a match: they have fields of their own.
 const IGNORED_HEADERS: [&str; 4] = ["uri", "scheme", "method", "authority"];
 
-/// The matches of a rule that can concern this client, with their names in logs (Istio: `rule.match`).
+/// The matches of a rule that can concern this client, with their names in logs (Istio: `rule.match`) and where they stand.
 pub(super) fn applicable(
     view: &mut View<'_, '_>,
     meta: &Meta,
     http: &HttpRoute,
     port: Option<u32>,
-) -> Vec<(String, RouteMatch)> {
+) -> Vec<(String, RouteMatch, Place)> {
     let rule_name = http.name.as_ref().map_or("", |name| name.as_str());
     if http.matches.is_empty() {
-        return vec![(rule_name.to_owned(), RouteMatch::any())];
+        return vec![(rule_name.to_owned(), RouteMatch::any(), http.place.clone())];
     }
     let client = view.scope.namespace.clone();
     let mut all = Vec::new();
@@ -38,7 +38,7 @@ pub(super) fn applicable(
                 .name
                 .as_ref()
                 .map_or_else(|| rule_name.to_owned(), |name| format!("{rule_name}.{}", **name));
-            all.push((name, matches));
+            all.push((name, matches, one.place.clone()));
         }
     }
     all

@@ -17,6 +17,7 @@ mod host;
 mod limits;
 mod locality;
 mod matches;
+mod origins;
 mod policy;
 #[cfg(test)]
 mod policy_tests;
@@ -36,10 +37,11 @@ use std::fmt;
 use mesh_core::config::{Cluster, ClusterName, HashPolicy, Reason, ReasonKind, Snapshot};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
-use crate::istio::{Document, Documents, Meta, Place, VirtualService};
+use crate::istio::{Document, Documents, Meta, Place, PolicyAction, Selector, VirtualService};
 use authentication::Authentication;
 use authorization::Policies;
 pub use locality::{ClientPlace, places};
+pub use origins::{Origin, Origins};
 use service::Registry;
 
 /// What holds for the whole mesh (Istio's mesh config).
@@ -154,6 +156,8 @@ pub struct Translation {
     pub snapshot: Option<Snapshot>,
     /// Everything found, in the order of files and positions.
     pub diagnostics: Vec<Diagnostic>,
+    /// Where it was all written, if that was asked for ([`trace`]).
+    pub origins: Option<Origins>,
 }
 
 /// Every namespace that a document is in or is exported to. Clients of any other are all told the same
@@ -185,6 +189,47 @@ pub(crate) fn full_host(name: &str, namespace: &str, mesh: &Mesh) -> String {
     host::resolve(name, namespace, &mesh.domain)
 }
 
+/// What was written for a server at an address.
+#[derive(Debug)]
+pub(crate) struct ServerOrigins {
+    /// What says how it takes connections; `None`: nothing does, and it is STRICT.
+    pub(crate) mode: Option<Origin>,
+    /// Its policies, with what they do.
+    pub(crate) policies: Vec<(PolicyAction, Origin)>,
+    /// What says whose tokens it believes.
+    pub(crate) tokens: Vec<Origin>,
+}
+
+/// The documents that mean a server of `namespace` at an address.
+pub(crate) fn server_origins(
+    documents: &Documents,
+    mesh: &Mesh,
+    namespace: &str,
+    address: std::net::SocketAddr,
+) -> ServerOrigins {
+    let mesh = &*mesh.told_by(documents);
+    // What is wrong with documents was said when they were translated.
+    let mut said = Findings::default();
+    let registry = Registry::new(documents, mesh, &ClientScope::namespace(namespace), &mut said);
+    let authentication = Authentication::new(documents, mesh, &mut said);
+    let (mode, labels) = authentication.origin(documents, namespace, &registry, address);
+    let means = |meta: &Meta, selector: Option<&Selector>| {
+        let mut labels = labels.iter();
+        labels.any(|labels| authorization::means((meta, selector), namespace, labels, mesh))
+    };
+    let policies = documents.authorization_policies.iter();
+    let policies = policies.filter(|one| means(&one.meta, one.spec.selector.as_ref()));
+    let tokens = documents.request_authentications.iter();
+    let tokens = tokens.filter(|one| means(&one.meta, one.spec.selector.as_ref()));
+    ServerOrigins {
+        mode,
+        policies: policies
+            .map(|one| (one.spec.action, Origin::new(&one.meta, &one.meta.place)))
+            .collect(),
+        tokens: tokens.map(|one| Origin::new(&one.meta, &one.meta.place)).collect(),
+    }
+}
+
 /// What is to be said of documents whoever asks, beside what [`translate`] finds for a client: rules that can never do what they seem to.
 /// It finds no error: nothing in it keeps documents from being published.
 pub fn analysis(documents: &Documents, mesh: &Mesh) -> BTreeSet<Diagnostic> {
@@ -195,6 +240,15 @@ pub fn analysis(documents: &Documents, mesh: &Mesh) -> BTreeSet<Diagnostic> {
 
 /// Translates `documents` for clients of `scope`.
 pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Translation {
+    translated(documents, mesh, scope, None)
+}
+
+/// Translates `documents` for clients of `scope`, and keeps where everything was written.
+pub fn trace(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Translation {
+    translated(documents, mesh, scope, Some(Origins::default()))
+}
+
+fn translated(documents: &Documents, mesh: &Mesh, scope: &ClientScope, mut origins: Option<Origins>) -> Translation {
     let mesh = &*mesh.told_by(documents);
     let mut findings = Findings::default();
     let registry = Registry::new(documents, mesh, scope, &mut findings);
@@ -202,7 +256,14 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     tokens::check_sources(documents, mesh, &mut findings);
     let policies = Policies::new(documents, mesh, &mut findings);
     let policies = policies.with_providers(scope, &registry, &mut findings);
-    let (clusters, hashes) = clusters(documents, mesh, scope, (&registry, &authentication), &mut findings);
+    let (clusters, hashes) = clusters(
+        documents,
+        mesh,
+        scope,
+        (&registry, &authentication),
+        origins.as_mut(),
+        &mut findings,
+    );
     let listeners = authentication.listeners(documents, &policies, (scope, &registry), &mut findings);
     let undescribed = authentication.undescribed(documents, &policies, (scope, &registry), &mut findings);
     authentication.warn_of_nobody(documents, mesh, (scope, &registry), &mut findings);
@@ -214,6 +275,7 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
         clusters: &clusters,
         hashes: &hashes,
         missing: BTreeMap::new(),
+        origins: origins.as_mut(),
         findings: &mut findings,
     };
     check::check_rules(&mut view);
@@ -224,6 +286,7 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
         return Translation {
             snapshot: None,
             diagnostics,
+            origins,
         };
     }
     let mut builder = Snapshot::builder();
@@ -246,6 +309,7 @@ pub fn translate(documents: &Documents, mesh: &Mesh, scope: &ClientScope) -> Tra
     Translation {
         snapshot: Some(snapshot),
         diagnostics,
+        origins,
     }
 }
 
@@ -261,6 +325,8 @@ struct View<'d, 'v> {
     hashes: &'v BTreeMap<ClusterName, HashPolicy>,
     /// Clusters that routes name and this client must not see, with the reason.
     missing: BTreeMap<ClusterName, String>,
+    /// Where everything was written, if that is asked for.
+    origins: Option<&'v mut Origins>,
     findings: &'v mut Findings,
 }
 
@@ -291,6 +357,7 @@ fn clusters(
     mesh: &Mesh,
     scope: &ClientScope,
     (registry, authentication): (&Registry<'_>, &Authentication<'_>),
+    mut origins: Option<&mut Origins>,
     findings: &mut Findings,
 ) -> (BTreeMap<ClusterName, Cluster>, BTreeMap<ClusterName, HashPolicy>) {
     let (mut clusters, mut hashes) = (BTreeMap::new(), BTreeMap::new());
@@ -311,6 +378,11 @@ fn clusters(
                 }
                 cluster::speak(port, &mut cluster);
                 locality::arrange(policy.as_ref(), of_mesh, scope, &mut cluster, findings);
+                if let Some(origins) = origins.as_deref_mut() {
+                    let written = cluster::origins(service, &rules, subset);
+                    origins.clusters.insert(cluster.name.clone(), written);
+                    origins.endpoints.extend(service.origins(port));
+                }
                 clusters.insert(cluster.name.clone(), cluster);
             }
         }

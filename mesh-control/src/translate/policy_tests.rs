@@ -42,6 +42,7 @@ fn translated(policy: &str, place: &[&str]) -> Translation {
         return Translation {
             snapshot: None,
             diagnostics,
+            origins: None,
         };
     }
     let scope = ClientScope::namespace("default").at(ClientPlace::new(place.iter().copied()));

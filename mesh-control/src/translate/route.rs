@@ -9,16 +9,22 @@ use std::sync::Arc;
 use mesh_core::config::{Action, HashPolicy, PathMatch, Route, RouteMatch, Split, TimeLimits};
 
 use super::service::Service;
-use super::{View, cluster, host, matches, retry, split};
+use super::{Origin, View, cluster, host, matches, retry, split};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{At, Document, VirtualService};
 
 /// The routes of one port of a service.
 pub(super) fn routes(view: &mut View<'_, '_>, service: &Service<'_>, port: u32) -> Vec<Arc<Route>> {
     let rule = governing(view, &service.host);
-    let routes = rule.map_or_else(Vec::new, |rule| build(view, rule, Some(port)));
+    let (routes, mut places) = rule.map_or_else(Built::default, |rule| build(view, rule, Some(port)));
+    let own = cluster::name(&service.host, port, "");
+    if let Some(origins) = view.origins.as_deref_mut() {
+        if routes.is_empty() {
+            places = vec![vec![Origin::new(service.meta, &service.meta.place)]];
+        }
+        origins.routes.insert(own.as_str().into(), places);
+    }
     if routes.is_empty() {
-        let own = cluster::name(&service.host, port, "");
         return vec![Arc::new(hashed(view, Route::to(Split::all_to(own))))];
     }
     routes
@@ -45,9 +51,12 @@ fn breadth(export_to: &[At<String>]) -> u8 {
     }
 }
 
+/// Routes, and where each was written, if that is asked for.
+type Built = (Vec<Arc<Route>>, Vec<Vec<Origin>>);
+
 /// Builds every route of a rule for a client that addressed `port`; `None` only checks the rule.
-pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, port: Option<u32>) -> Vec<Arc<Route>> {
-    let mut routes = Vec::new();
+pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, port: Option<u32>) -> Built {
+    let (mut routes, mut places) = (Vec::new(), Vec::new());
     let mut taken = false;
     for http in &rule.spec.http {
         if taken {
@@ -60,7 +69,7 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
         let split = split::split(view, &rule.meta, http, port);
         let retry = retry::policy(&rule.meta, http.retries.as_ref(), view.findings);
         let Some(split) = split else { continue };
-        for (name, matches) in matches {
+        for (name, matches, place) in matches {
             taken |= takes_everything(&matches);
             let route = Route {
                 name: name.into(),
@@ -71,9 +80,12 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
                 ..Route::to(split.clone())
             };
             routes.push(Arc::new(hashed(view, route)));
+            if view.origins.is_some() {
+                places.push(vec![Origin::new(&rule.meta, &place)]);
+            }
         }
     }
-    routes
+    (routes, places)
 }
 
 /// Has a route's calls hashed by what the rules of its destinations say. Tries of such calls do not look for other hosts: that

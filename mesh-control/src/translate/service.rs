@@ -5,9 +5,10 @@
 //! same: a rule may name it, and then the reason is not that there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use super::endpoint::{self, Member};
-use super::{ClientScope, Findings, Mesh, host};
+use super::{ClientScope, Findings, Mesh, Origin, host};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{At, Document, Documents, Location, Meta, Port, Resolution, ServiceEntry};
 
@@ -31,6 +32,12 @@ impl Service<'_> {
 
     pub(super) fn port(&self, number: u32) -> Option<&Port> {
         self.ports.iter().find(|port| *port.number == number)
+    }
+
+    /// Where its endpoints on a port were written, by the host and their address.
+    pub(super) fn origins(&self, port: &Port) -> impl Iterator<Item = ((Box<str>, SocketAddr), Origin)> {
+        let members = self.members.iter();
+        members.filter_map(move |member| Some(((self.host.as_str().into(), member.address_at(port)?), member.origin())))
     }
 
     /// Whose definition of a host counts; the smaller. Between equals the older.

@@ -17,8 +17,11 @@ fn case(code: &str) -> PathBuf {
 #[test]
 fn every_code_has_a_document_that_has_it_alone() {
     for code in Code::ALL {
-        // One is about a file that cannot be read, one about a folder, and one about what happens while a control plane runs.
-        if matches!(code, Code::Unreadable | Code::UnreadFolder | Code::KeysUnavailable) {
+        // About a file that cannot be read, a folder, a file's name, and what happens while a control plane runs.
+        if matches!(
+            code,
+            Code::Unreadable | Code::UnreadFolder | Code::UnreadName | Code::KeysUnavailable | Code::Emptied
+        ) {
             assert!(!case(code.as_str()).exists());
             continue;
         }

@@ -22,6 +22,10 @@ fn the_documentation_shows_what_the_program_prints() {
     copy(&here().join("../examples"), &folder.path().join("examples"));
     copy(&here().join("testdata/machine"), &folder.path().join("machine"));
     copy(&here().join("testdata/codes"), &folder.path().join("mistakes"));
+    copy(
+        &here().join("testdata/certificates"),
+        &folder.path().join("certificates"),
+    );
     golden(&path, &with_table(&with_output(&text, folder.path())));
 }
 

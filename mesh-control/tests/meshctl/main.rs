@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod analyze;
+mod cert;
 mod documentation;
+mod explain;
 mod status;
 
 use std::path::Path;

@@ -43,8 +43,13 @@ async fn settled(control_plane: &ControlPlane, clients: usize) {
 }
 
 async fn meshctl(arguments: &[&str]) -> Output {
+    let arguments: Vec<&str> = std::iter::once("status").chain(arguments.iter().copied()).collect();
+    program(&arguments).await
+}
+
+async fn program(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meshctl"));
-    command.arg("status").args(arguments);
+    command.args(arguments);
     // It gives up by itself when it is not answered.
     tokio::task::spawn_blocking(move || command.output())
         .await
@@ -165,6 +170,27 @@ async fn a_refusal_is_shown_with_its_reason_and_ends_in_code_1() {
     assert!(
         bad["error"]["details"].as_str().unwrap().contains("instance_name"),
         "{bad}"
+    );
+    // And by kind: what is refused of one is nothing against the others.
+    let config = async |arguments: &[&str]| {
+        let arguments: Vec<&str> = std::iter::once("config").chain(arguments.iter().copied()).collect();
+        program(&arguments).await
+    };
+    let clusters = config(&["clusters", &own]).await;
+    let shown = String::from_utf8_lossy(&clusters.stdout).into_owned();
+    assert_eq!(clusters.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("NACKED") && !shown.contains("LDS"), "{shown}");
+    let json = last_line(&config(&["listeners", &own, "--name", "payment", "-o", "json"]).await);
+    let resources = json["clients"][0]["resources"].as_array().unwrap();
+    assert!(!resources.is_empty(), "{json}");
+    for one in resources {
+        assert_eq!(one["type"], "envoy.config.listener.v3.Listener");
+        assert_eq!(one["state"], "ACKED");
+    }
+    let secrets = config(&["secrets", &own]).await;
+    assert_eq!(
+        (secrets.status.code(), &last_line(&secrets)["resources"]),
+        (Some(0), &0.into())
     );
     control_plane.shutdown().await;
 }

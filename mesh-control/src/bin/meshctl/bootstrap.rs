@@ -4,13 +4,13 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use mesh_control::{Enrolment, Lifetime, MAX_SINGLE_USE_LIFETIME, istio, write_secret};
-use rustls::time_provider::DefaultTimeProvider;
+use mesh_control::{Lifetime, MAX_SINGLE_USE_LIFETIME, istio, write_secret};
 use serde_json::json;
+
+use crate::workload::Workload;
 
 /// Let a workload in: print the bootstrap it needs, with a join token.
 ///
@@ -18,15 +18,8 @@ use serde_json::json;
 /// which goes to a file that only its owner may read.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The workload's service account.
-    #[arg(long)]
-    service_account: String,
-    /// The workload's namespace.
-    #[arg(long)]
-    namespace: String,
-    /// The state directory of the control plane.
-    #[arg(long, default_value = crate::DEFAULT_STATE)]
-    state: PathBuf,
+    #[command(flatten)]
+    workload: Workload,
     /// The HOST:PORT of the control plane. Default: what the control plane noted in its state directory.
     #[arg(long)]
     server: Option<String>,
@@ -46,10 +39,9 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let lifetime = lifetime(arguments.reusable, arguments.ttl)?;
-    let clock = Arc::new(DefaultTimeProvider);
-    let enrolment = Enrolment::open(&arguments.state, arguments.server, arguments.trust_domain, clock)?;
-    let bootstrap = enrolment.bootstrap(&arguments.namespace, &arguments.service_account, lifetime)?;
-    let identity = enrolment.identity(&arguments.namespace, &arguments.service_account)?;
+    let workload = &arguments.workload;
+    let (enrolment, identity) = workload.open(arguments.server, arguments.trust_domain)?;
+    let bootstrap = enrolment.bootstrap(&workload.namespace, &workload.service_account, lifetime)?;
     tracing::info!(%identity, server = enrolment.server(), ?lifetime, "join token made");
     match arguments.output {
         Some(path) => {
@@ -73,6 +65,14 @@ fn lifetime(reusable: bool, ttl: Option<Duration>) -> Result<Lifetime, TooLong> 
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = istio::parse_duration(text).filter(|duration| *duration >= Duration::from_secs(1));
     duration.ok_or_else(|| "not a duration between 1s and a year, such as 24h or 90s".to_owned())
+}
+
+/// As [`duration`], or none at all.
+pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
 }
 
 /// A single-use token that waits too long.

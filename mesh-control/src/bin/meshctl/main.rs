@@ -5,14 +5,20 @@
 
 mod analyze;
 mod bootstrap;
+mod cert;
+mod completion;
+mod config;
 mod dashboard;
 mod deny;
+mod describe;
+mod explain;
 mod precheck;
 mod rotate_root;
 mod run;
 mod shift;
 mod status;
 mod terminal;
+mod workload;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -39,6 +45,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show what a workload holds of one kind.
+    Config(config::Arguments),
+    /// Say which documents apply to a service, in the order in which they count.
+    Describe(describe::Arguments),
+    /// Say what would become of a request, and which document says so.
+    Explain(explain::Arguments),
     /// Say what about this machine would keep a mesh from working well.
     Precheck(precheck::Arguments),
     /// Serve a folder of Istio YAML to the mesh until interrupted.
@@ -51,12 +63,16 @@ enum Verb {
     Shift(shift::Arguments),
     /// Show who is connected, what each was sent, and what it said to that.
     Status(status::Arguments),
+    /// Make, read and judge certificates of the mesh.
+    Cert(cert::Arguments),
     /// Open the page of a control plane that runs.
     Dashboard(dashboard::Arguments),
     /// Believe no certificate and no join token of a workload any more, since one was stolen.
     Deny(deny::Arguments),
     /// Replace the root of a control plane that runs, in three phases.
     RotateRoot(rotate_root::Arguments),
+    /// Print a script that has a shell complete verbs and options.
+    Completion(completion::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +84,9 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .init();
     let done = match arguments.verb {
+        Verb::Config(arguments) => config::run(&arguments),
+        Verb::Describe(arguments) => describe::run(&arguments),
+        Verb::Explain(arguments) => explain::run(&arguments),
         Verb::Precheck(arguments) => precheck::run(&arguments),
         Verb::Run(arguments) => run::run(arguments),
         Verb::Bootstrap(arguments) => bootstrap::run(arguments),
@@ -77,6 +96,8 @@ fn main() -> ExitCode {
         Verb::Dashboard(arguments) => dashboard::run(&arguments),
         Verb::Deny(arguments) => deny::run(&arguments),
         Verb::RotateRoot(arguments) => rotate_root::run(&arguments),
+        Verb::Cert(arguments) => cert::run(arguments),
+        Verb::Completion(arguments) => completion::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         tracing::error!(error = &*error as &dyn Error, "failed");

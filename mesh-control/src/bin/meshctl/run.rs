@@ -4,6 +4,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use mesh_control::ControlPlane;
@@ -35,6 +36,12 @@ pub(crate) struct Arguments {
     /// The HOST:PORT that bootstraps name, when it is not the address that is listened on.
     #[arg(long)]
     advertise: Option<String>,
+    /// For how long after its token a workload renews its certificate by certificates alone, as 2160h; 0s: for ever.
+    #[arg(long, default_value = "2160h", value_parser = crate::bootstrap::duration_or_zero)]
+    max_renewal: Duration,
+    /// Believes it when all documents, or all those of security, vanish from the folder at once. Who may call what then is nobody's word.
+    #[arg(long)]
+    allow_empty: bool,
     /// The roots (PEM) that vouch for servers of issuers' keys (jwksUri), in the place of the system's.
     #[arg(long)]
     jwks_roots: Option<PathBuf>,
@@ -55,7 +62,8 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         .listen(arguments.listen)
         .plaintext(arguments.plaintext_ads)
         .state(&arguments.state)
-        .trust_domain(&arguments.trust_domain);
+        .trust_domain(&arguments.trust_domain)
+        .max_renewal(arguments.max_renewal);
     builder = match arguments.admin {
         Some(address) => builder.admin(address),
         // Two control planes on one machine are no mistake.
@@ -73,6 +81,9 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(path) = &arguments.jwks_roots {
         let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&std::fs::read(path)?).collect();
         builder = builder.jwks_roots(roots?);
+    }
+    if arguments.allow_empty {
+        builder = builder.dangerous().allow_empty();
     }
     if arguments.dangerous_plaintext_jwks {
         builder = builder.dangerous().plaintext_jwks();

@@ -108,3 +108,41 @@ fn id_a_certificate_that_is_renewed_with_two_keys_is_told_of() {
     renew(&bench, &own).unwrap();
     assert_eq!(told(), 1);
 }
+
+/// A pod that was deleted, or a copy of its certificate, renews for so long after the last token and no longer.
+#[test]
+fn id_a_chain_of_renewals_ends_until_a_token_is_shown_again() {
+    const LIMIT: u64 = 10 * 24 * 3600;
+    let folder = tempfile::tempdir().unwrap();
+    for state in [None, Some(folder.path())] {
+        let clock = Arc::new(Settable(AtomicU64::new(NOW)));
+        let at = |now: u64| clock.0.store(now, Ordering::Relaxed);
+        let opened = || {
+            let domain = TrustDomain::parse("cluster.local").unwrap();
+            let clock: Arc<dyn TimeProvider> = Arc::clone(&clock) as _;
+            let mut authority = Authority::open(state, domain, clock, DEFAULT_LEAF_LIFETIME).unwrap();
+            authority.limit_renewal(Duration::from_secs(LIMIT));
+            Bench::new(Arc::new(authority))
+        };
+        let bench = opened();
+        let lasting = Lifetime::Reusable(Duration::from_secs(100 * 24 * 3600));
+        let token = bench.token(lasting);
+        let mut own = bench.ask(&csr(&key(), &[CHECKOUT]), Some(&token), None).unwrap();
+        for (after, ending) in [(LIMIT / 2, 0), (LIMIT / 4 * 3, 1), (LIMIT - 1, 2)] {
+            at(NOW + after);
+            own = renew(&bench, &own).unwrap();
+            assert_eq!(bench.tally.get("certificate_renewal_ending", ""), ending);
+        }
+        at(NOW + LIMIT);
+        refused(renew(&bench, &own), Code::Unauthenticated);
+        assert_eq!(bench.tally.get("certificate_refused", "renewed_for_too_long"), 1);
+        // A control plane that starts later knows it too, where there is a folder.
+        let later = if state.is_some() { opened() } else { bench };
+        refused(renew(&later, &own), Code::Unauthenticated);
+        // By a token it begins anew, and so for whoever has the same id.
+        let new = later.ask(&csr(&key(), &[CHECKOUT]), Some(&token), None).unwrap();
+        at(NOW + LIMIT + LIMIT / 2);
+        renew(&later, &new).unwrap();
+        renew(&later, &own).unwrap();
+    }
+}

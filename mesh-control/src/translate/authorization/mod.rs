@@ -16,7 +16,7 @@ use mesh_core::config::{Authorization, ExtAuthz, FilterRules, Rbac, RbacAction, 
 use super::service::Registry;
 use super::{ClientScope, Findings, Mesh, tokens};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{AuthorizationPolicy, Document, Documents, Meta, PolicyAction};
+use crate::istio::{AuthorizationPolicy, Document, Documents, Meta, PolicyAction, Selector};
 use custom::{Providers, Wanted};
 use rule::Reader;
 
@@ -34,6 +34,17 @@ pub(super) struct Policies<'a> {
     mesh: &'a Mesh,
     providers: Providers,
     read: Vec<(&'a Document<AuthorizationPolicy>, Vec<RbacPolicy>)>,
+}
+
+/// Whether a document means a workload: it is of its namespace or of the mesh, and selects it.
+pub(super) fn means(
+    (meta, selector): (&Meta, Option<&Selector>),
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    mesh: &Mesh,
+) -> bool {
+    let there = [namespace, &*mesh.root_namespace].contains(&meta.namespace());
+    there && selector.is_none_or(|selector| selector.selects(labels))
 }
 
 impl<'a> Policies<'a> {
@@ -109,11 +120,12 @@ impl<'a> Policies<'a> {
         let (mut audit, mut deny, mut allow) = (Both::default(), Both::default(), Both::default());
         let mut last = None;
         for (document, policies) in &self.read {
-            let own = document.meta.namespace();
-            let selector = document.spec.selector.as_ref();
-            if (own != namespace && own != &*self.mesh.root_namespace)
-                || selector.is_some_and(|selector| !selector.selects(labels))
-            {
+            if !means(
+                (&document.meta, document.spec.selector.as_ref()),
+                namespace,
+                labels,
+                self.mesh,
+            ) {
                 continue;
             }
             last = Some(&document.meta);

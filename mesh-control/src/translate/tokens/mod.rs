@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mesh_core::config::{JwtProvider, JwtRequirement, JwtRule, JwtRules, RouteMatch};
 
-use super::{Findings, Mesh};
+use super::{Findings, Mesh, authorization};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::Documents;
 use crate::jwks::MAX_KEY_SOURCES;
@@ -51,9 +51,8 @@ pub(super) fn of_workload(
     findings: &mut Findings,
 ) -> Option<Arc<JwtRules>> {
     let meant = documents.request_authentications.iter().filter(|document| {
-        let own = document.meta.namespace();
         let selector = document.spec.selector.as_ref();
-        (own == namespace || own == &*mesh.root_namespace) && selector.is_none_or(|selector| selector.selects(labels))
+        authorization::means((&document.meta, selector), namespace, labels, mesh)
     });
     let mut providers: Vec<JwtProvider> = Vec::new();
     for document in meant {
