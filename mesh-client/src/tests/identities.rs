@@ -42,7 +42,7 @@ fn snapshot(clusters: &[(&str, u8, TlsMode)]) -> Snapshot {
     let mut builder = Snapshot::builder();
     for (name, server, tls) in clusters {
         let cluster = Cluster::new(*name, tls.clone(), vec![Endpoint::new(address(*server))]);
-        builder = builder.route(*name, Route::to(Split::all_to(*name))).cluster(cluster);
+        builder = builder.route(name, Route::to(Split::all_to(*name))).cluster(cluster);
     }
     builder.build().unwrap()
 }
