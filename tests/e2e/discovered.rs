@@ -128,7 +128,7 @@ fn routes(action: rds::route::Action) -> rds::RouteConfiguration {
 }
 
 /// A chain that asks for mutual TLS and has this manager.
-fn chain(common: CommonTlsContext, manager: HttpConnectionManager) -> lds::FilterChain {
+fn chain(common: CommonTlsContext, manager: &HttpConnectionManager) -> lds::FilterChain {
     let downstream = DownstreamTlsContext {
         common_tls_context: Some(common),
         require_client_certificate: Some(BoolValue { value: true }),
@@ -138,7 +138,7 @@ fn chain(common: CommonTlsContext, manager: HttpConnectionManager) -> lds::Filte
         name: "chain".into(),
         filters: vec![lds::Filter {
             name: "envoy.filters.network.http_connection_manager".into(),
-            config_type: Some(filter::ConfigType::TypedConfig(pack(&manager))),
+            config_type: Some(filter::ConfigType::TypedConfig(pack(manager))),
         }],
         transport_socket: Some(TransportSocket {
             name: "envoy.transport_sockets.tls".into(),
@@ -182,7 +182,7 @@ fn virtual_inbound(port: u16) -> Vec<u8> {
             transport_protocol: "tls".into(),
             ..lds::FilterChainMatch::default()
         }),
-        ..chain(common, manager)
+        ..chain(common, &manager)
     };
     lds::Listener {
         name: "virtualInbound".into(),
@@ -224,7 +224,7 @@ fn routed(name: &str, address: std::net::SocketAddr) -> Vec<u8> {
     lds::Listener {
         name: name.into(),
         address: at(&address.ip().to_string(), address.port().into()),
-        filter_chains: vec![chain(common, manager)],
+        filter_chains: vec![chain(common, &manager)],
         ..lds::Listener::default()
     }
     .encode_to_vec()
