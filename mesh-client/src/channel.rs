@@ -1,5 +1,6 @@
 //! `Channel`: the default assembly of the rooms. Their order is decided here and nowhere else.
 
+use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -15,23 +16,26 @@ use tower::{Layer, Service, ServiceBuilder};
 use crate::attempt::{AttemptLayer, AttemptService};
 use crate::balance::{Allowed, Balance};
 use crate::body::ResponseBody;
-use crate::cluster::{AlreadyRunning, is_on_its_way, with_connector};
+use crate::cluster::{AlreadyRunning, ClusterManager, is_on_its_way, with_connector};
 use crate::connect::Connect;
-use crate::deadline::{DeadlineFuture, DeadlineLayer, DeadlineService};
-use crate::erase::{Erased, Rooms};
+use crate::deadline::{DeadlineLayer, DeadlineService};
+use crate::erase::Rooms;
 use crate::error::Error;
 use crate::fault::{FaultLayer, FaultService};
 use crate::mirror::{MirrorLayer, MirrorService};
 use crate::request::{Attempt, Routed};
 use crate::retry::{RetryLayer, RetryService};
 use crate::rewrite::{RewriteLayer, RewriteService};
-use crate::route::{RouteFuture, RouteLayer, RouteService, heard_of};
-use crate::status::{StatusFuture, StatusLayer, StatusService};
-use crate::telemetry::{TelemetryFuture, TelemetryLayer, TelemetryService};
+use crate::route::{RouteLayer, RouteService, heard_of};
+use crate::status::{StatusLayer, StatusService};
+use crate::straight::{Below, Straight};
+use crate::telemetry::{TelemetryLayer, TelemetryService};
 use crate::wait::until;
 
+pub use crate::straight::CallFuture;
+
 /// The rooms that the application may add to, erased; and around them those that it may not.
-type All<B> = StatusService<RouteService<TelemetryService<DeadlineService<Rooms<B>>>>>;
+pub(crate) type All<B> = StatusService<RouteService<TelemetryService<DeadlineService<Rooms<B>>>>>;
 
 /// What an application calls: a `tower::Service` that takes HTTP requests to a target of the mesh.
 ///
@@ -45,6 +49,8 @@ type All<B> = StatusService<RouteService<TelemetryService<DeadlineService<Rooms<
 /// Dropping a call's future or its response body cancels it at the peer.
 pub struct Channel<B> {
     service: All<B>,
+    /// The same rooms as one, where the application put none among them.
+    straight: Option<Straight>,
     route: RouteLayer,
 }
 
@@ -163,18 +169,8 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
     {
         let route = RouteLayer::new(&self.link, &self.target);
         let balance = Balance::allowing(&self.link, &self.target, self.allowed);
-        let service = ServiceBuilder::new()
-            // Outermost of the rooms, since it must see every failure, whichever room it comes from.
-            .layer(StatusLayer)
-            // Everything below depends on which route took the call.
-            .layer(route.clone())
-            // Above deadline: whatever ends a call below is an end to be counted, and all its tries are one call.
-            .layer(TelemetryLayer::new(&self.target))
-            // Above retry: the limit is for all tries together.
-            .layer(DeadlineLayer::new(&self.link))
-            // Erased once, here: the rooms below are one future in one allocation. Those above have no types of the
-            // application's in them, and what they add to the future need not be moved into it.
-            .layer_fn(Rooms::new)
+        let telemetry = TelemetryLayer::new(&self.target);
+        let below = ServiceBuilder::new()
             // The application's own, within the deadline and before the first try.
             .layer(self.per_call)
             // Before anything is done for the call, and once: what is ended here is not edited, mirrored or retried (Envoy's
@@ -191,7 +187,29 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
             .layer(self.per_attempt)
             // Innermost: the destination is chosen here, so connections are made here.
             .service(balance);
-        Channel { service, route }
+        // Only rooms of ours have this type: there is no layer of the application's among them.
+        let straight = (&below as &dyn Any).downcast_ref::<Below>().map(|below| {
+            let alarms = Arc::clone(ClusterManager::of(&self.link).alarms());
+            Straight::new(route.clone(), telemetry.clone(), alarms, below.clone())
+        });
+        let service = ServiceBuilder::new()
+            // Outermost of the rooms, since it must see every failure, whichever room it comes from.
+            .layer(StatusLayer)
+            // Everything below depends on which route took the call.
+            .layer(route.clone())
+            // Above deadline: whatever ends a call below is an end to be counted, and all its tries are one call.
+            .layer(telemetry)
+            // Above retry: the limit is for all tries together.
+            .layer(DeadlineLayer::new(&self.link))
+            // Erased once, here: the rooms below are one future in one allocation. Those above have no types of the
+            // application's in them, and what they add to the future need not be moved into it.
+            .layer_fn(Rooms::new)
+            .service(below);
+        Channel {
+            service,
+            straight,
+            route,
+        }
     }
 }
 
@@ -245,7 +263,7 @@ where
 {
     type Response = Response<ResponseBody>;
     type Error = Error;
-    type Future = StatusFuture<RouteFuture<TelemetryFuture<DeadlineFuture<Erased>>>>;
+    type Future = CallFuture;
 
     /// Always ready: the destination is chosen by the request.
     #[inline]
@@ -254,8 +272,11 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.service.call(request)
+    fn call(&mut self, request: Request<B>) -> CallFuture {
+        match &self.straight {
+            Some(straight) => straight.call(request, &mut self.service),
+            None => CallFuture::whole(self.service.call(request)),
+        }
     }
 }
 
@@ -263,6 +284,7 @@ impl<B> Clone for Channel<B> {
     fn clone(&self) -> Self {
         Self {
             service: self.service.clone(),
+            straight: self.straight.clone(),
             route: self.route.clone(),
         }
     }

@@ -94,6 +94,7 @@ mod reuse;
 pub mod rewrite;
 pub mod route;
 pub mod status;
+mod straight;
 mod target;
 pub mod telemetry;
 mod time;
@@ -104,7 +105,7 @@ pub mod transport;
 mod wait;
 
 pub use body::ResponseBody;
-pub use channel::{Channel, ChannelBuilder, use_connector};
+pub use channel::{CallFuture, Channel, ChannelBuilder, use_connector};
 #[cfg(feature = "measuring")]
 #[doc(hidden)]
 pub use cluster::measuring;

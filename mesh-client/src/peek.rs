@@ -18,6 +18,8 @@ pub(crate) enum Peeked {
     Whole(Option<Bytes>),
     /// It streams, and this is its begin, the last first.
     Part(Vec<Frame<Bytes>>),
+    /// It failed, and is not to be asked again.
+    Failed,
 }
 
 /// Looks at what the body has ready: at most one frame and the end behind it. `None` when the caller's body failed: nothing was sent

@@ -4,6 +4,7 @@
 //! a `Service<http::Request<...>>`, leaving out the route room does not compile, and a layer that only looks at heads fits
 //! between any two. Nothing travels in the request's extensions.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -133,13 +134,22 @@ impl<B> Routed<B> {
         let said = Said::by(request.headers());
         call.grpc = said.grpc;
         request.map(|body| Self {
+            waited,
+            ..Self::peeked(body, Peeked::Unseen, call, began, said)
+        })
+    }
+
+    /// Of a body that was looked at, for a call that waited for nothing and knows already what its head says.
+    #[inline]
+    pub(crate) fn peeked(body: B, peeked: Peeked, call: Call, began: Instant, said: Said) -> Self {
+        Self {
             body,
-            peeked: Peeked::Unseen,
+            peeked,
             call,
             began,
-            waited,
+            waited: Duration::ZERO,
             said,
-        })
+        }
     }
 
     /// When the call began.
@@ -223,9 +233,13 @@ impl<B: Body<Data = Bytes> + Unpin> Routed<B> {
     #[inline]
     pub(crate) fn is_whole(&mut self) -> Result<bool, Error> {
         if matches!(self.peeked, Peeked::Unseen) {
-            self.peeked = peek(&mut self.body).ok_or_else(body_failed)?;
+            self.peeked = peek(&mut self.body).unwrap_or(Peeked::Failed);
         }
-        Ok(matches!(self.peeked, Peeked::Whole(_)))
+        match self.peeked {
+            Peeked::Failed => Err(body_failed()),
+            Peeked::Whole(_) => Ok(true),
+            Peeked::Part(_) | Peeked::Unseen => Ok(false),
+        }
     }
 
     /// The body as tries send it, and the decision.
@@ -243,7 +257,7 @@ impl<B: Body<Data = Bytes> + Unpin> Routed<B> {
                 let limit = call.route.retry.replay_limit();
                 Payload::Streaming(Arc::new(Replay::new(frames.into_iter().rev(), body, limit)))
             }
-            Peeked::Unseen => unreachable!("it was looked at"),
+            Peeked::Unseen | Peeked::Failed => unreachable!("it was looked at"),
         };
         Ok((payload, call))
     }
@@ -265,6 +279,7 @@ impl<B: Body<Data = Bytes>> Body for Routed<B> {
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
             Peeked::Part(frames) if !frames.is_empty() => Poll::Ready(frames.pop().map(Ok)),
+            Peeked::Failed => Poll::Ready(None),
             Peeked::Part(_) | Peeked::Unseen => this.body.poll_frame(cx),
         }
     }
@@ -274,6 +289,7 @@ impl<B: Body<Data = Bytes>> Body for Routed<B> {
             Peeked::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Peeked::Part(frames) => frames.is_empty() && self.body.is_end_stream(),
             Peeked::Unseen => self.body.is_end_stream(),
+            Peeked::Failed => true,
         }
     }
 
@@ -285,6 +301,7 @@ impl<B: Body<Data = Bytes>> Body for Routed<B> {
                 .filter_map(Frame::data_ref)
                 .map(|data| data.len() as u64)
                 .sum(),
+            Peeked::Failed => return SizeHint::with_exact(0),
             Peeked::Unseen => 0,
         };
         let rest = self.body.size_hint();
@@ -382,5 +399,26 @@ impl<B> Attempt<B> {
     /// The cluster that this and every other try of the call goes to.
     pub fn cluster(&self) -> &ClusterName {
         self.call.cluster.name()
+    }
+}
+
+/// The body of a request whose own was whole, and is kept beside it: whoever sends it needs no type of the application's.
+#[derive(Debug)]
+pub(crate) struct Taken;
+
+impl Body for Taken {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(0)
     }
 }

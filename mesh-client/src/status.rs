@@ -60,9 +60,14 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        StatusFuture {
-            inner: self.inner.call(request),
-        }
+        StatusFuture::new(self.inner.call(request))
+    }
+}
+
+impl<S> StatusService<S> {
+    /// The service below.
+    pub(crate) fn inner_mut(&mut self) -> &mut S {
+        &mut self.inner
     }
 }
 
@@ -72,6 +77,42 @@ pin_project! {
     pub struct StatusFuture<F> {
         #[pin]
         inner: F,
+        // It was not polled yet.
+        fresh: bool,
+    }
+}
+
+impl<F> StatusFuture<F> {
+    #[inline]
+    pub(crate) fn new(inner: F) -> Self {
+        Self { inner, fresh: true }
+    }
+}
+
+/// A call that is over at its first poll, as one without a route or a host is, would otherwise never let the runtime go: who calls in a loop
+/// then would keep its thread, and with it the stream that says where to call instead. One that waits was let go by what it waits for.
+#[inline]
+pub(crate) fn spend(fresh: &mut bool, cx: &mut Context<'_>) -> Poll<()> {
+    if *fresh {
+        ready!(poll_proceed(cx)).made_progress();
+        *fresh = false;
+    }
+    Poll::Ready(())
+}
+
+/// Makes of what came what the caller speaks.
+#[inline]
+pub(crate) fn told(result: &mut Result<Response<ResponseBody>, Error>, grpc: bool) {
+    match result {
+        Ok(response) if grpc => {
+            let status = response.status();
+            response.body_mut().tell_as_grpc(status);
+            if status != StatusCode::OK && response.body().tells_no_status() {
+                response.headers_mut().extend(without_status(code_of_http(status)));
+            }
+        }
+        Ok(_) => {}
+        Err(_) => fail(result, grpc),
     }
 }
 
@@ -83,25 +124,12 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // A call that is over at its first poll, as one without a route or a host is, would otherwise never let the runtime go: who
-        // calls in a loop then would keep its thread, and with it the stream that says where to call instead.
-        let coop = ready!(poll_proceed(cx));
         let mut this = self.project();
+        ready!(spend(this.fresh, cx));
         // Changed where it is: an answer is large, and is moved by each room that takes it out.
         let mut polled = this.inner.as_mut().poll(cx);
         if let Poll::Ready(result) = &mut polled {
-            coop.made_progress();
-            match result {
-                Ok(response) if this.inner.is_grpc() => {
-                    let status = response.status();
-                    response.body_mut().tell_as_grpc(status);
-                    if status != StatusCode::OK && response.body().tells_no_status() {
-                        response.headers_mut().extend(without_status(code_of_http(status)));
-                    }
-                }
-                Ok(_) => {}
-                Err(_) => fail(result, this.inner.is_grpc()),
-            }
+            told(result, this.inner.is_grpc());
         }
         polled
     }

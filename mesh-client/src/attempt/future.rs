@@ -33,7 +33,7 @@ pin_project! {
 
 /// What limits a try of its own.
 #[derive(Debug, Default)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     whole: Option<(TryLimit, Alarm)>,
     /// Where the limit of the whole begins with the end of the request, and that was not there when the call began.
     activity: Option<Arc<Activity>>,
@@ -54,6 +54,24 @@ impl Limits {
         limits.whole = limit.map(|limit| (limit, alarms.from(limit.began, limit.after)));
         limits.idle = idle.map(|idle| (idle, Arc::clone(alarms)));
         limits
+    }
+
+    /// The limit of being idle goes on with an answer that came; what is waited for is ended when it is too late.
+    #[inline]
+    pub(crate) fn bound(&mut self, polled: &mut Poll<Result<Response<ResponseBody>, Error>>, cx: &mut Context<'_>) {
+        match polled {
+            Poll::Ready(Ok(response)) => {
+                if let Some((idle, alarms)) = &self.idle {
+                    response.body_mut().idle_at_most(*idle, alarms);
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                if let Poll::Ready(late) = self.poll_late(cx) {
+                    *polled = Poll::Ready(Err(late));
+                }
+            }
+        }
     }
 
     /// Ready once the try is too late. The alarm may go off early: while the request is not at its end, the limit cannot end before as
@@ -109,15 +127,7 @@ where
         // Changed where it is: an answer is large, and is moved by each room that takes it out.
         let mut polled = this.inner.poll(cx);
         if let Some(limits) = this.limits {
-            match &mut polled {
-                Poll::Ready(Ok(response)) => {
-                    if let Some((idle, alarms)) = &limits.idle {
-                        response.body_mut().idle_at_most(*idle, alarms);
-                    }
-                }
-                Poll::Ready(Err(_)) => {}
-                Poll::Pending => return limits.poll_late(cx).map(Err),
-            }
+            limits.bound(&mut polled, cx);
         }
         polled
     }

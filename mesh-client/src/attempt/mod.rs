@@ -15,9 +15,10 @@ use crate::body::ResponseBody;
 use crate::cluster::ClusterManager;
 use crate::error::Error;
 use crate::request::Attempt;
+use crate::reuse::Reused;
 
 pub use future::AttemptFuture;
-use future::Limits;
+pub(crate) use future::Limits;
 
 /// Makes [`AttemptService`]s.
 #[derive(Clone, Debug)]
@@ -70,15 +71,26 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<Attempt<B>>) -> Self::Future {
-        tell::tell(&mut request);
-        let (limit, idle) = (request.body().limit, request.body().route().retry.per_try_idle_timeout);
-        let limits = match (limit, idle) {
-            (None, None) => None,
-            _ => {
-                let activity = request.body().call.time.activity.as_ref();
-                Some(Limits::begin(&self.alarms, limit, idle, activity))
-            }
-        };
+        let limits = self.begin(&mut request);
         AttemptFuture::new(self.inner.call(request), limits)
+    }
+}
+
+impl<S> AttemptService<S> {
+    /// The service below.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// Tells the peer about a try, and limits it.
+    #[inline]
+    pub(crate) fn begin<B>(&self, request: &mut Request<Attempt<B>>) -> Option<Reused<Limits>> {
+        tell::tell(request);
+        let (limit, idle) = (request.body().limit, request.body().route().retry.per_try_idle_timeout);
+        if limit.is_none() && idle.is_none() {
+            return None;
+        }
+        let activity = request.body().call.time.activity.as_ref();
+        Some(Limits::begin(&self.alarms, limit, idle, activity))
     }
 }

@@ -74,15 +74,15 @@ where
 {
     /// Picks a host and, when it has a connection with room, sends.
     #[inline]
-    pub(super) fn begin(request: Request<Attempt<B>>, shared: &Arc<Shared>) -> Self {
+    pub(super) fn begin(request: &mut Option<Request<Attempt<B>>>, shared: &Arc<Shared>) -> Self {
         let mut live = Reused::<Live>::take();
-        live.expires = request.body().expires();
+        live.expires = request.as_ref().expect("a try is sent once").body().expires();
         let mut this = Self {
             live: Some(live),
             state: State::Failed(None),
             unnamed: None,
         };
-        let begun = this.start(&mut Some(request), shared, 0);
+        let begun = this.start(request, shared, 0);
         this.state = this.goes_on(begun).unwrap_or_else(|error| State::Failed(Some(error)));
         this
     }

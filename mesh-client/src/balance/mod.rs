@@ -108,6 +108,18 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Attempt<B>>) -> BalanceFuture<B> {
+        self.begin(&mut Some(request))
+    }
+}
+
+impl Balance {
+    /// Begins a try, whose request is taken from where it is.
+    #[inline]
+    pub(crate) fn begin<B>(&self, request: &mut Option<Request<Attempt<B>>>) -> BalanceFuture<B>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display + Send,
+    {
         BalanceFuture::begin(request, &self.shared)
     }
 }

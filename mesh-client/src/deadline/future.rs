@@ -28,7 +28,7 @@ pin_project! {
 
 impl<F> DeadlineFuture<F> {
     #[inline]
-    pub(super) fn new(inner: F, deadline: Option<Deadline>, until: Option<Instant>) -> Self {
+    pub(crate) fn new(inner: F, deadline: Option<Deadline>, until: Option<Instant>) -> Self {
         Self {
             inner: Some(inner),
             deadline,
@@ -63,15 +63,28 @@ where
         };
         // Changed where it is: an answer is large, and is moved by each room that takes it out.
         let mut polled = inner.poll(cx);
-        match &mut polled {
-            Poll::Ready(Ok(response)) => response.body_mut().bound_by(this.deadline, *this.until),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => {
-                if let Some(deadline) = this.deadline {
-                    return deadline.poll_expired(cx).map(Err);
-                }
+        bound(this.deadline, *this.until, &mut polled, cx);
+        polled
+    }
+}
+
+/// The limit goes on with an answer that came, or ends what is waited for.
+#[inline]
+pub(crate) fn bound(
+    deadline: &mut Option<Deadline>,
+    until: Option<Instant>,
+    polled: &mut Poll<Result<Response<ResponseBody>, Error>>,
+    cx: &mut Context<'_>,
+) {
+    match polled {
+        Poll::Ready(Ok(response)) => response.body_mut().bound_by(deadline, until),
+        Poll::Ready(Err(_)) => {}
+        Poll::Pending => {
+            if let Some(deadline) = deadline
+                && let Poll::Ready(late) = deadline.poll_expired(cx)
+            {
+                *polled = Poll::Ready(Err(late));
             }
         }
-        polled
     }
 }

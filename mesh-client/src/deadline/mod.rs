@@ -30,10 +30,11 @@ use crate::body::{Deadline, Idle, ResponseBody};
 use crate::cluster::ClusterManager;
 use crate::error::{Error, Kind};
 use crate::headers::find;
-use crate::request::Routed;
+use crate::request::{Routed, Said};
 use crate::time::{Activity, CallTime};
 
 pub use future::DeadlineFuture;
+pub(crate) use future::bound;
 
 /// Makes [`DeadlineService`]s.
 #[derive(Clone, Debug)]
@@ -88,35 +89,68 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<Routed<B>>) -> Self::Future {
         let said = request.body().said();
-        let grpc_timeout = match said.timeout {
-            true => find(request.headers(), &GRPC_TIMEOUT).and_then(parse_grpc_timeout),
-            false => None,
-        };
-        let asked = match said.overrides {
-            true => Overrides::take(request.headers_mut()).map(Arc::from),
-            false => None,
-        };
-        let above = inherit::with(|inherited| (inherited.deadline(), inherited.is_retry()));
-        let (deadline, is_retry) = above.unwrap_or_default();
-        let routed = request.body_mut();
-        let time = match asked.is_none() && deadline.is_none() && grpc_timeout.is_none() {
-            true => of_route_alone(&self.alarms, routed),
-            false => Ok(None),
-        };
-        let time = match time {
-            Ok(None) => time_of(&self.alarms, routed, grpc_timeout, asked.as_deref(), deadline),
-            Ok(Some(time)) => Ok(time),
-            Err(error) => Err(error),
-        };
-        match time {
+        let asked = Asked::take(said, request.headers_mut());
+        match limit(&self.alarms, request.body_mut(), asked) {
             Err(error) => DeadlineFuture::late(error),
-            Ok((time, deadline)) => {
-                let until = time.deadline;
-                request.body_mut().timed(asked, CallTime { is_retry, ..time });
-                DeadlineFuture::new(self.inner.call(request), deadline, until)
-            }
+            Ok((deadline, until)) => DeadlineFuture::new(self.inner.call(request), deadline, until),
         }
     }
+}
+
+/// What a request's head asks for of its time and its tries.
+#[derive(Default)]
+pub(crate) struct Asked {
+    grpc_timeout: Option<Duration>,
+    overrides: Option<Arc<Overrides>>,
+}
+
+impl Asked {
+    /// Reads it, and takes out what is for the rooms alone.
+    #[inline]
+    pub(crate) fn take(said: Said, headers: &mut HeaderMap) -> Self {
+        Self {
+            grpc_timeout: match said.timeout {
+                true => find(headers, &GRPC_TIMEOUT).and_then(parse_grpc_timeout),
+                false => None,
+            },
+            overrides: match said.overrides {
+                true => Overrides::take(headers).map(Arc::from),
+                false => None,
+            },
+        }
+    }
+}
+
+/// Limits a call's time, and tells it: what ends it then, and when it is over as a whole.
+///
+/// # Errors
+///
+/// When its time is over already, or its body failed.
+#[inline]
+pub(crate) fn limit<B>(
+    alarms: &Arc<Alarms>,
+    routed: &mut Routed<B>,
+    Asked {
+        grpc_timeout,
+        overrides,
+    }: Asked,
+) -> Result<(Option<Deadline>, Option<Instant>), Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let above = inherit::with(|inherited| (inherited.deadline(), inherited.is_retry()));
+    let (above, is_retry) = above.unwrap_or_default();
+    let time = match overrides.is_none() && above.is_none() && grpc_timeout.is_none() {
+        true => of_route_alone(alarms, routed)?,
+        false => None,
+    };
+    let (time, deadline) = match time {
+        Some(time) => time,
+        None => time_of(alarms, routed, grpc_timeout, overrides.as_deref(), above)?,
+    };
+    let until = time.deadline;
+    routed.timed(overrides, CallTime { is_retry, ..time });
+    Ok((deadline, until))
 }
 
 /// As [`time_of`] of most calls, whose route has a timeout and no other limit, and which say and inherit none: what begins with the end of

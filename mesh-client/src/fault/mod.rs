@@ -19,7 +19,7 @@ use mesh_core::route::{Injection, RequestHead, inject};
 use tower::{Layer, Service};
 
 use crate::body::ResponseBody;
-use crate::cluster::ClusterManager;
+use crate::cluster::{ClusterManager, Extras};
 use crate::error::{Abort, Error, Kind};
 use crate::request::Routed;
 
@@ -88,14 +88,52 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Routed<B>>) -> FaultFuture<S, B> {
-        let Some(extras) = request.body().extras().filter(|extras| !extras.faults.is_empty()) else {
-            return FaultFuture::go(self.inner.call(request));
-        };
-        let active = self.manager.active_faults().enter();
-        let injection = self.draw(&extras.faults, &request, active.others);
-        if injection.is_nothing() {
-            return FaultFuture::go(self.inner.call(request));
+        let extras = request.body().extras();
+        let head = RequestHead::of(&request, &self.target);
+        match extras.and_then(|extras| self.injects(extras, head)) {
+            None => FaultFuture::go(self.inner.call(request)),
+            Some(injected) => self.inject(injected, request),
         }
+    }
+}
+
+/// What breaks a call, and its place among those that are held.
+pub(crate) struct Injected {
+    injection: Injection,
+    active: Active,
+}
+
+impl<S> FaultService<S> {
+    /// The service below.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// The name that requests have which name nobody.
+    pub(crate) fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// What breaks a request with such a head; mostly nothing.
+    #[inline]
+    pub(crate) fn injects(&self, extras: &Extras, head: RequestHead<'_>) -> Option<Injected> {
+        if extras.faults.is_empty() {
+            return None;
+        }
+        let active = self.manager.active_faults().enter();
+        let injection = self.draw(&extras.faults, &head, active.others);
+        (!injection.is_nothing()).then_some(Injected { injection, active })
+    }
+
+    /// Breaks it.
+    pub(crate) fn inject<B>(
+        &mut self,
+        Injected { injection, active }: Injected,
+        request: Request<Routed<B>>,
+    ) -> FaultFuture<S, B>
+    where
+        S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error> + Clone,
+    {
         let delay = injection.delay;
         let abort = injection.abort.map(|(status, body)| {
             Error::new(Kind::Fault(Abort {
@@ -116,12 +154,9 @@ where
         let ready = std::mem::replace(&mut self.inner, clone);
         FaultFuture::hold(Some((ready, request)), None, delay, active)
     }
-}
 
-impl<S> FaultService<S> {
-    fn draw<B>(&self, faults: &[Arc<Fault>], request: &Request<Routed<B>>, active: u32) -> Injection {
-        let head = RequestHead::of(request, &self.target);
-        let injection = inject(faults, &head, active, &mut self.manager.entropy().draw());
+    fn draw(&self, faults: &[Arc<Fault>], head: &RequestHead<'_>, active: u32) -> Injection {
+        let injection = inject(faults, head, active, &mut self.manager.entropy().draw());
         let tally = self.manager.tally();
         for (happened, what) in [
             (!injection.delay.is_zero(), "delay"),

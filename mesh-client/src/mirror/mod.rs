@@ -104,12 +104,25 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Attempt<B>>) -> S::Future {
+        self.copy(&request);
+        self.inner.call(request)
+    }
+}
+
+impl<S> MirrorService<S> {
+    /// The service below.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// Copies a first try to whom its route says.
+    #[inline]
+    pub(crate) fn copy<B>(&self, request: &Request<Attempt<B>>) {
         if let Some(extras) = &request.body().call.extras
             && request.body().number == 1
         {
-            self.shared.copy(&request, extras);
+            self.shared.copy(request, extras);
         }
-        self.inner.call(request)
     }
 }
 

@@ -8,19 +8,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use mesh_core::retry::RetryState;
-use mesh_core::route::RequestHead;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower::Service;
 
 use super::Shared;
-use super::kept::{Aside, Kept, Place, is_within};
+use super::kept::{Kept, Place, is_within};
 use super::race::Race;
 use crate::body::ResponseBody;
 use crate::error::Error;
-use crate::request::{Attempt, Payload, Routed};
-use crate::reuse::Reused;
+use crate::request::{Attempt, Call, Payload, Routed};
 
 pin_project! {
     /// Resolves to the answer of the last try, or of the first that is good enough where tries race.
@@ -56,8 +53,6 @@ where
     /// Makes the first try at once: its request never moves into this future, which every room above has to move.
     #[inline]
     pub(super) fn begin(mut inner: S, request: Request<Routed<B>>, shared: Arc<Shared>) -> Self {
-        let mut aside = Reused::<Aside>::take();
-        aside.head.keep(&request);
         let (parts, routed) = request.into_parts();
         let (payload, call) = match routed.into_payload() {
             Ok(both) => both,
@@ -71,24 +66,8 @@ where
                 };
             }
         };
-        let policy = &call.route.retry;
-        call.cluster.budget().deposit();
-        let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
-        let hedged = hedges && matches!(&payload, Payload::Whole(body) if is_within(body, policy));
-        let limit = call.try_limit(hedged);
-        let head = RequestHead {
-            method: &parts.method,
-            uri: &parts.uri,
-            headers: &parts.headers,
-            // One that names nobody is listed by no authority.
-            target: "",
-        };
-        aside.retries = RetryState::begin(policy, &head, call.time.is_retry);
-        aside.hedged = hedged;
-        aside.call = Some(call.clone());
-        let first = Attempt::first(payload.clone(), call, limit, hedged);
-        aside.gone_to = first.gone_to.clone();
-        let kept = Kept { aside, payload };
+        let hedged = is_hedged(&call, &payload);
+        let (kept, first) = Kept::begin(&parts, payload, call, hedged);
         let future = inner.call(Request::from_parts(parts, first));
         Self {
             state: running(future, Some(&kept)),
@@ -98,6 +77,32 @@ where
             shared,
         }
     }
+}
+
+impl<S, B> RetryFuture<S, B>
+where
+    S: Service<Request<Attempt<B>>>,
+{
+    /// Of a call whose first try was made, and is to be followed by another.
+    pub(crate) fn another(inner: S, kept: Kept<B>, place: Place, shared: Arc<Shared>) -> Self {
+        Self {
+            inner,
+            kept: Some(kept),
+            state: State::Pausing {
+                sleep: Box::pin(tokio::time::sleep(place.pause())),
+            },
+            place: Some(Box::new(place)),
+            shared,
+        }
+    }
+}
+
+/// Whether slow tries of a call are raced.
+#[inline]
+pub(crate) fn is_hedged<B>(call: &Call, payload: &Payload<B>) -> bool {
+    let policy = &call.route.retry;
+    let hedges = (policy.hedge || call.asked.is_some()) && call.rules().hedges();
+    hedges && matches!(payload, Payload::Whole(body) if is_within(body, policy))
 }
 
 impl<S, B> Future for RetryFuture<S, B>

@@ -5,6 +5,7 @@
 //! what is copied is their handles. It is large all the same, so it stands in a box that is used again
 //! ([`Aside`](super::kept::Aside)).
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use smallvec::SmallVec;
 
@@ -25,12 +26,12 @@ impl Head {
         self.method = Method::GET;
     }
 
-    /// Keeps the head of `request`, in place.
+    /// Keeps a head, in place.
     #[inline]
-    pub(super) fn keep<B>(&mut self, request: &Request<B>) {
-        self.method = request.method().clone();
-        self.uri = request.uri().clone();
-        for (name, value) in request.headers() {
+    pub(super) fn keep(&mut self, parts: &Parts) {
+        self.method = parts.method.clone();
+        self.uri = parts.uri.clone();
+        for (name, value) in &parts.headers {
             self.headers.push((name.clone(), value.clone()));
         }
     }
@@ -64,7 +65,9 @@ mod tests {
             .body(())
             .unwrap();
         let mut head = Head::default();
-        head.keep(&request);
+        let (parts, ()) = request.into_parts();
+        head.keep(&parts);
+        let request = Request::from_parts(parts, ());
         let rebuilt = head.rebuild(());
         assert_eq!(rebuilt.headers(), request.headers());
         assert_eq!((rebuilt.uri(), rebuilt.method()), (request.uri(), request.method()));

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::LocalKey;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use mesh_core::config::{RetryPolicy, RoutingPriority};
 use mesh_core::inherit;
 use mesh_core::outlier::Observation;
 use mesh_core::retry::{Again, RetryState, TryEnd, Verdict, Why, World};
+use mesh_core::route::RequestHead;
 
 use super::Shared;
 use super::head::Head;
@@ -26,7 +28,8 @@ const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc
 pub(super) type Answer = Result<Response<ResponseBody>, Error>;
 
 /// What another try would need.
-pub(super) struct Kept<B> {
+#[derive(Debug)]
+pub(crate) struct Kept<B> {
     pub(super) aside: Reused<Aside>,
     pub(super) payload: Payload<B>,
 }
@@ -90,7 +93,7 @@ const CALL: &str = "there from the first try to the last";
 
 /// What a retry took out of its cluster's budget. Dropping it gives back the place in flight, and what was paid if the try was
 /// not begun: a call that is cancelled while it waits costs nobody anything.
-pub(super) struct Place {
+pub(crate) struct Place {
     cluster: Arc<ClusterHandle>,
     /// Where it counts as in flight.
     counted: Arc<ClusterHandle>,
@@ -120,10 +123,34 @@ impl Drop for Place {
     }
 }
 
+impl<B> Kept<B> {
+    /// What a call keeps, and its first try.
+    #[inline]
+    pub(crate) fn begin(parts: &Parts, payload: Payload<B>, call: Call, hedged: bool) -> (Self, Attempt<B>) {
+        let mut aside = Reused::<Aside>::take();
+        aside.head.keep(parts);
+        call.cluster.budget().deposit();
+        let limit = call.try_limit(hedged);
+        let head = RequestHead {
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            // One that names nobody is listed by no authority.
+            target: "",
+        };
+        aside.retries = RetryState::begin(&call.route.retry, &head, call.time.is_retry);
+        aside.hedged = hedged;
+        aside.call = Some(call.clone());
+        let first = Attempt::first(payload.clone(), call, limit, hedged);
+        aside.gone_to = first.gone_to.clone();
+        (Self { aside, payload }, first)
+    }
+}
+
 impl<B: Send + 'static> Kept<B> {
     /// What was sent of the request, for whoever counts calls.
     #[inline]
-    pub(super) fn tell_sent(&self, answer: &mut Answer) {
+    pub(crate) fn tell_sent(&self, answer: &mut Answer) {
         if let Ok(response) = answer {
             response.body_mut().answers(match &self.payload {
                 Payload::Whole(bytes) => Sent::whole(bytes, self.aside.call().grpc),
@@ -135,7 +162,7 @@ impl<B: Send + 'static> Kept<B> {
 
 impl<B> Kept<B> {
     /// Whether there is another try after `answer`; if there is none, the answer is made what the caller is to have.
-    pub(super) fn judge(&mut self, answer: &mut Answer, shared: &Shared) -> Option<Place> {
+    pub(crate) fn judge(&mut self, answer: &mut Answer, shared: &Shared) -> Option<Place> {
         let (end, peer) = match &*answer {
             Ok(response) => (Some(answered(response)), response.body().peer()),
             Err(error) => (error.try_end(), error.peer()),

@@ -28,6 +28,8 @@ use crate::error::Error;
 use crate::request::{Attempt, Routed};
 
 pub use future::RetryFuture;
+pub(crate) use future::is_hedged;
+pub(crate) use kept::{Kept, Place};
 
 /// Makes [`RetryService`]s.
 #[derive(Clone, Debug)]
@@ -37,7 +39,7 @@ pub struct RetryLayer {
 
 /// What decisions need of the world.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     entropy: Entropy,
     clock: Arc<dyn TimeProvider>,
 }
@@ -92,5 +94,17 @@ where
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
         RetryFuture::begin(ready, request, Arc::clone(&self.shared))
+    }
+}
+
+impl<S> RetryService<S> {
+    /// The service below.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// What decisions need of the world.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }

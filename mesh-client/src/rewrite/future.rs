@@ -32,7 +32,7 @@ pin_project! {
 
 impl<F> RewriteFuture<F> {
     #[inline]
-    pub(super) fn go(inner: F, answer: Option<Answer>) -> Self {
+    pub(crate) fn go(inner: F, answer: Option<Answer>) -> Self {
         let state = match answer {
             None => State::Plain { inner },
             Some(answer) => State::Edited { inner, answer },

@@ -10,10 +10,13 @@ mod future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::request::Parts;
 use http::{Request, Response};
+use mesh_core::route::Answer;
 use tower::{Layer, Service};
 
 use crate::body::ResponseBody;
+use crate::cluster::Extras;
 use crate::error::{Error, Kind};
 use crate::request::Routed;
 
@@ -66,16 +69,35 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Routed<B>>) -> Self::Future {
-        let Some(edits) = request.body().extras().and_then(|extras| extras.edits.clone()) else {
+        let Some(extras) = request.body().extras().filter(|extras| extras.edits.is_some()) else {
             return RewriteFuture::go(self.inner.call(request), None);
         };
+        let extras = Arc::clone(extras);
         let (mut parts, body) = request.into_parts();
-        match edits.apply(&parts.method, &mut parts.uri, &mut parts.headers, &self.target) {
+        match self.edit(&extras, &mut parts) {
             Ok(answer) => RewriteFuture::go(self.inner.call(Request::from_parts(parts, body)), answer),
-            Err(_) => {
-                let why = "what the route rewrites its path to is not a path";
-                RewriteFuture::fail(Error::new(Kind::InvalidRequest(why)))
-            }
+            Err(error) => RewriteFuture::fail(error),
         }
+    }
+}
+
+impl<S> RewriteService<S> {
+    /// The service below.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// Edits a request's head; what is to be edited in its answer's.
+    ///
+    /// # Errors
+    ///
+    /// When its path would become none.
+    #[inline]
+    pub(crate) fn edit(&self, extras: &Extras, parts: &mut Parts) -> Result<Option<Answer>, Error> {
+        let Some(edits) = &extras.edits else { return Ok(None) };
+        let why = "what the route rewrites its path to is not a path";
+        edits
+            .apply(&parts.method, &mut parts.uri, &mut parts.headers, &self.target)
+            .map_err(|_| Error::new(Kind::InvalidRequest(why)))
     }
 }

@@ -95,6 +95,12 @@ impl RouteLayer {
     pub(crate) fn selector(&self) -> &live::Reader<Target> {
         &self.shared.selector
     }
+
+    /// What is to become of a request, without waiting.
+    #[inline]
+    pub(crate) fn decide<B>(&self, request: &Request<B>) -> Decision {
+        self.shared.decide(request)
+    }
 }
 
 impl<S> Layer<S> for RouteLayer {
@@ -130,12 +136,21 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> RouteFuture<S::Future> {
-        match self.shared.decide(&request) {
-            Decision::Go(call, given) => {
-                let request = Routed::new(request, call, Instant::now(), Duration::ZERO);
-                let grpc = request.body().is_grpc();
-                RouteFuture::go(self.inner.call(request), given, grpc)
-            }
+        let decision = self.shared.decide(&request);
+        self.decided(request, decision)
+    }
+}
+
+impl<S> RouteService<S> {
+    /// Goes on with a request that was decided on.
+    #[inline]
+    pub(crate) fn decided<B>(&mut self, request: Request<B>, decision: Decision) -> RouteFuture<S::Future>
+    where
+        S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error> + Clone + Send + 'static,
+        B: Send + 'static,
+    {
+        match decision {
+            Decision::Go(call, given) => self.routed(Routed::new(request, call, Instant::now(), Duration::ZERO), given),
             Decision::Answer(response) => self.shared.unrouted(&request, Duration::ZERO, Ok(response)),
             Decision::Fail(error) => self.shared.unrouted(&request, Duration::ZERO, Err(error)),
             Decision::Wait(_) => {
@@ -148,16 +163,26 @@ where
             }
         }
     }
+
+    /// Goes on with a request that has its cluster.
+    #[inline]
+    pub(crate) fn routed<B>(&mut self, request: Request<Routed<B>>, given: Option<Box<Given>>) -> RouteFuture<S::Future>
+    where
+        S: Service<Request<Routed<B>>>,
+    {
+        let grpc = request.body().is_grpc();
+        RouteFuture::go(self.inner.call(request), given, grpc)
+    }
 }
 
 /// What the caller is given with its answer, to come back with.
 #[derive(Debug, Default)]
-struct Given {
+pub(crate) struct Given {
     cookies: Vec<HeaderValue>,
     session: Option<session::Kept>,
 }
 
-enum Decision {
+pub(crate) enum Decision {
     /// Most callers are given nothing.
     Go(Call, Option<Box<Given>>),
     Answer(Box<Response<ResponseBody>>),

@@ -59,7 +59,7 @@ impl Given {
     }
 
     /// Puts it into the answer's head.
-    pub(super) fn write(self, response: &mut Response<ResponseBody>) {
+    pub(crate) fn write(self, response: &mut Response<ResponseBody>) {
         let peer = response.body().peer();
         let headers = response.headers_mut();
         for cookie in self.cookies {

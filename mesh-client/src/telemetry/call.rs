@@ -75,7 +75,7 @@ pub(crate) struct Counting {
 impl Counting {
     /// Of a call that began then.
     #[inline]
-    pub(super) fn begin(cluster: Arc<ClusterHandle>, grpc: bool, began: Instant) -> Self {
+    pub(crate) fn begin(cluster: Arc<ClusterHandle>, grpc: bool, began: Instant) -> Self {
         let protocol = match grpc {
             true => Protocol::Grpc,
             false => Protocol::Http,

@@ -24,7 +24,7 @@ pin_project! {
 
 impl<F> TelemetryFuture<F> {
     #[inline]
-    pub(super) fn new(inner: F, counting: Counting) -> Self {
+    pub(crate) fn new(inner: F, counting: Counting) -> Self {
         Self {
             inner,
             counting: Some(counting),
@@ -44,16 +44,22 @@ where
         // Changed where it is: an answer is large, and is moved by each room that takes it out.
         let mut polled = this.inner.poll(cx);
         if let Poll::Ready(result) = &mut polled
-            && let Some(mut counting) = this.counting.take()
+            && let Some(counting) = this.counting.take()
         {
-            match result {
-                Ok(response) => {
-                    counting.answered(response, response.body().outcome());
-                    response.body_mut().counted_by(counting);
-                }
-                Err(error) => counting.failed(error),
-            }
+            settle(counting, result);
         }
         polled
+    }
+}
+
+/// A call's tries are over: what came of them is counted, or the answer goes on with the count.
+#[inline]
+pub(crate) fn settle(mut counting: Counting, result: &mut Result<Response<ResponseBody>, Error>) {
+    match result {
+        Ok(response) => {
+            counting.answered(response, response.body().outcome());
+            response.body_mut().counted_by(counting);
+        }
+        Err(error) => counting.failed(error),
     }
 }

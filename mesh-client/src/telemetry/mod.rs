@@ -24,12 +24,14 @@ use mesh_core::report::standard::{Amounts, EdgeLabels, End, Protocol, Reporter, 
 use tower::{Layer, Service};
 
 use crate::body::ResponseBody;
+use crate::cluster::ClusterHandle;
 use crate::error::Error;
 use crate::request::Routed;
 use crate::status::is_grpc;
 
 pub(crate) use call::{Counting, Sending, Sent};
 pub use future::TelemetryFuture;
+pub(crate) use future::settle;
 pub(crate) use pairs::{INTRODUCTION, Pairs, Party};
 
 /// Makes [`TelemetryService`]s.
@@ -45,6 +47,14 @@ impl TelemetryLayer {
             target: crate::target::authority(target).into(),
         }
     }
+
+    /// The first call to a cluster says which service it is for.
+    #[inline]
+    pub(crate) fn meet<B>(&self, cluster: &ClusterHandle, request: &Request<B>) {
+        if cluster.pairs().is_unasked() {
+            cluster.pairs().ask(authority(request, &self.target));
+        }
+    }
 }
 
 impl<S> Layer<S> for TelemetryLayer {
@@ -53,7 +63,7 @@ impl<S> Layer<S> for TelemetryLayer {
     fn layer(&self, inner: S) -> TelemetryService<S> {
         TelemetryService {
             inner,
-            target: Arc::clone(&self.target),
+            layer: self.clone(),
         }
     }
 }
@@ -62,7 +72,7 @@ impl<S> Layer<S> for TelemetryLayer {
 #[derive(Clone, Debug)]
 pub struct TelemetryService<S> {
     inner: S,
-    target: Arc<str>,
+    layer: TelemetryLayer,
 }
 
 impl<S, B> Service<Request<Routed<B>>> for TelemetryService<S>
@@ -81,9 +91,7 @@ where
     fn call(&mut self, request: Request<Routed<B>>) -> Self::Future {
         let routed = request.body();
         let (cluster, grpc, began) = (Arc::clone(routed.cluster_handle()), routed.is_grpc(), routed.began());
-        if cluster.pairs().is_unasked() {
-            cluster.pairs().ask(authority(&request, &self.target));
-        }
+        self.layer.meet(&cluster, &request);
         let counting = Counting::begin(cluster, grpc, began);
         TelemetryFuture::new(self.inner.call(request), counting)
     }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use mesh_core::Link;
 use mesh_core::config::{RetryOn, RetryPolicy};
 use mesh_core::retry::{MAX_SAVED, SHARE};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -161,8 +162,35 @@ async fn goes_away(mut io: Box<dyn Io>) {
     }
 }
 
-/// How often the request was executed, and how often it was tried.
+/// How often the request was executed, and how often it was tried: through the rooms, with a layer of the application's among them that
+/// counts. Straight through, as without one, the same comes of it.
 async fn cell(kind: &str, failure: &str, explicit: bool) -> (usize, usize) {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tries);
+    let counting = tower::util::MapRequestLayer::new(move |request: Request<Attempt<Boxed>>| {
+        count.fetch_add(1, Ordering::Relaxed);
+        request
+    });
+    let (executed, told) = called(kind, failure, explicit, |link| {
+        let builder = Channel::builder(link, "t").per_attempt(counting);
+        builder.dangerous().plaintext().build()
+    })
+    .await;
+    let straight = called(kind, failure, explicit, |link| {
+        Channel::builder(link, "t").dangerous().plaintext().build()
+    })
+    .await;
+    assert_eq!(straight, (executed, told), "{kind}, {failure}");
+    (executed, tries.load(Ordering::Relaxed))
+}
+
+/// How often a request of a channel was executed, and what its caller was told.
+async fn called(
+    kind: &str,
+    failure: &str,
+    explicit: bool,
+    channel: impl FnOnce(&Link) -> Channel<Boxed>,
+) -> (usize, String) {
     let (net, executed) = server(failure, kind);
     let (source, link) = net.link();
     source.snapshots.publish(one_cluster(&[1], |route, _| {
@@ -176,27 +204,21 @@ async fn cell(kind: &str, failure: &str, explicit: bool) -> (usize, usize) {
         };
         route.timeout = Some(Duration::from_secs(10));
     }));
-    let tries = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&tries);
-    let counting = tower::util::MapRequestLayer::new(move |request: Request<Attempt<Boxed>>| {
-        count.fetch_add(1, Ordering::Relaxed);
-        request
-    });
-    let builder = Channel::builder(&link, "t").per_attempt(counting);
-    let mut channel = builder.dangerous().plaintext().build();
-    let outcome = channel.call(request(kind)).await;
-    match outcome {
+    let outcome = channel(&link).call(request(kind)).await;
+    let executed = executed.load(Ordering::Relaxed);
+    let told = match outcome {
         Ok(response) => {
             let failed = response.status().is_server_error() || response.headers().contains_key("grpc-status");
             assert!(failed, "{kind}, {failure}: {response:?}");
+            let flags = response.extensions().get::<crate::ResponseFlags>();
+            format!("{} {:?} {flags:?}", response.status(), response.headers())
         }
-        Err(error) => assert_eq!(
-            error.was_processed().is_none(),
-            executed.load(Ordering::Relaxed) > 0,
-            "{kind}, {failure}"
-        ),
-    }
-    (executed.load(Ordering::Relaxed), tries.load(Ordering::Relaxed))
+        Err(error) => {
+            assert_eq!(error.was_processed().is_none(), executed > 0, "{kind}, {failure}");
+            format!("{error} {:?}", error.response_flags())
+        }
+    };
+    (executed, told)
 }
 
 fn is_idempotent(kind: &str) -> bool {

@@ -23,6 +23,7 @@ use tower::Service;
 use super::apart::Apart;
 use super::body::RequestBody;
 use super::conduct::{Conduct, Verdict};
+use super::gather::Gather;
 use super::head::{Heads, LateHead};
 use super::places::Places;
 use super::request::{Bodies, Introduced};
@@ -151,9 +152,10 @@ where
         let builder = builder();
         // HTTP/2 has no heads that wait: what is not whole holds nothing but its stream.
         let timed = (beginning != Beginning::Http2).then(|| Arc::clone(&conduct));
-        let io = TokioIo::new(io.watched(Heads::new(timed)));
+        let io = Gather::new(io.watched(Heads::new(timed)));
         // Without upgrades, which would take the connection away from all that bounds it.
-        let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
+        let service = TowerToHyperService::new(service);
+        let mut connection = pin!(io.with(|io| builder.serve_connection(TokioIo::new(io), service)));
         let told = {
             let beside = async {
                 tokio::select! {
@@ -206,7 +208,7 @@ where
                 }
             }
         }
-        connection.as_mut().graceful_shutdown();
+        connection.as_mut().connection().graceful_shutdown();
         match timeout_at(begun + drain_timeout, connection).await {
             _ if crowded => End::Closed,
             Ok(ended) => closed(ended, &self.inbound),

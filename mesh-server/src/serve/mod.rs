@@ -10,6 +10,7 @@ mod body;
 mod conduct;
 mod connection;
 mod framing;
+mod gather;
 mod head;
 mod listen;
 mod places;

@@ -1,6 +1,6 @@
 //! What is negotiated around the certificates: no resumption (ID-8), no older TLS and no anonymity (ID-7).
 
-use rustls::HandshakeKind;
+use rustls::{CipherSuite, HandshakeKind};
 
 use super::*;
 use crate::testing::NOT_BEFORE_SECONDS;
@@ -160,5 +160,35 @@ fn id_8_the_key_exchange_is_post_quantum() {
             group.map(|group| group.name()),
             Some(rustls::NamedGroup::X25519MLKEM768)
         );
+    }
+}
+
+/// Members agree on the cheapest suite; a client of another make gets the one that it puts first, of those that TLS 1.3 has.
+#[test]
+fn id_8_the_cipher_suite_is_the_clients_choice_and_aes_128_is_ours() {
+    let ca = TestCa::new(TRUST_DOMAIN);
+    let server = good_server(&ca);
+    let agreed = |client: &Arc<ClientConfig>| {
+        let (outcome, client, server) = handshake(client, &server);
+        outcome.accepted();
+        let suite = client.negotiated_cipher_suite().map(|suite| suite.suite());
+        assert_eq!(suite, server.negotiated_cipher_suite().map(|suite| suite.suite()));
+        suite
+    };
+    assert_eq!(agreed(&good_client(&ca)), Some(CipherSuite::TLS13_AES_128_GCM_SHA256));
+    for first in [
+        CipherSuite::TLS13_AES_256_GCM_SHA384,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    ] {
+        let mut theirs = (**provider()).clone();
+        theirs.cipher_suites.sort_by_key(|suite| suite.suite() != first);
+        let verifier = super::super::verify::ServerVerifier::new(ca.bundle(), ExpectedPeers::exactly([SERVER]));
+        let client = ClientConfig::builder_with_details(Arc::new(theirs), clock())
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(resolver(ca.leaf(CLIENT).issue()));
+        assert_eq!(agreed(&Arc::new(client)), Some(first));
     }
 }
