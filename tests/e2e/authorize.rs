@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use examples::load::{Client, Tally};
 use examples::proto::payment_client::PaymentClient;
+use examples::proto::{ChargeReply, ChargeRequest};
 use mesh_client::Channel;
 use mesh_xds::XdsClient;
 use tests::{Mesh, listener, routes, soon, workloads};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Code, Streaming};
 
 /// A pause between two looks: a server does not say what it goes by.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -99,5 +103,44 @@ async fn policies_hold_for_the_next_request_and_a_broken_one_changes_nothing() {
     until(&mut stranger, 0).await;
     assert_eq!(calls(&mut checkout).await.0, 0);
     // Open connections stayed open through all of it.
+    assert_eq!(backend.link.tally().total("connection_revoked"), 0);
+}
+
+/// A stream that both ends keep open: what says the next request, and what brings the replies.
+async fn stream(client: &Client) -> (mpsc::UnboundedSender<ChargeRequest>, Streaming<ChargeReply>) {
+    let (sender, requests) = mpsc::unbounded_channel();
+    sender.send(ChargeRequest::default()).unwrap();
+    let mut client = client.clone();
+    let replies = client.charge_many(UnboundedReceiverStream::new(requests));
+    let replies = soon("the answer to begin", replies).await.unwrap();
+    (sender, replies.into_inner())
+}
+
+/// A stream ends with the rule that let it in, whatever its two ends still have to say, and so for the handler too; another's goes on.
+#[tokio::test]
+async fn az_a_stream_ends_with_the_rule_that_let_it_in() {
+    let ((first, v1), (_unserved, v2)) = (listener().await, listener().await);
+    let mesh = Mesh::start(&[("workloads.yaml", &workloads(v1, v2)), ("routes.yaml", &routes(100, 0))]).await;
+    let (backend, _member) = mesh.serve(first, "v1").await;
+    let ((checkout, _one), (stranger, _other)) = (caller(&mesh, "checkout").await, caller(&mesh, "stranger").await);
+    let ((ask, mut replies), (ask_too, mut others)) = (stream(&checkout).await, stream(&stranger).await);
+    for replies in [&mut replies, &mut others] {
+        assert!(soon("a reply", replies.message()).await.unwrap().is_some());
+    }
+    mesh.save("policies.yaml", &only("checkout"));
+    // Nobody says anything more on it: the rule alone ends it.
+    let ended = soon("the stream to end", others.message()).await.unwrap_err();
+    assert_eq!(ended.code(), Code::PermissionDenied, "{ended}");
+    let gone = async {
+        while ask_too.send(ChargeRequest::default()).is_ok() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    soon("the requests to be taken back", gone).await;
+    let handled = backend.handled();
+    ask.send(ChargeRequest::default()).unwrap();
+    assert!(soon("a reply", replies.message()).await.unwrap().is_some());
+    assert_eq!(backend.handled(), handled + 1);
+    assert_eq!(backend.link.tally().get("request_withdrawn", "rbac"), 1);
     assert_eq!(backend.link.tally().total("connection_revoked"), 0);
 }

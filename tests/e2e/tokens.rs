@@ -145,6 +145,12 @@ impl Issuing {
     }
 }
 
+/// What the control plane complains of.
+fn said(mesh: &Mesh) -> Vec<String> {
+    let status = mesh.control().status();
+    status.diagnostics.iter().map(ToString::to_string).collect()
+}
+
 /// Whether the control plane complains of keys.
 fn lacks_keys(status: &mesh_control::Status) -> bool {
     status
@@ -253,17 +259,12 @@ async fn az_12_fetched_keys_outlive_a_restart() {
     issuing.0.lock().unwrap().clear();
 
     let mesh = Mesh::start_with(&documents, |builder| builder.state(state.path())).await;
-    let said = mesh
-        .control()
-        .status()
-        .diagnostics
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>();
+    let complaints = said(&mesh);
     assert!(
-        said.iter()
+        complaints
+            .iter()
             .any(|text| text.contains("those from before the restart stay")),
-        "{said:?}"
+        "{complaints:?}"
     );
     let (_backend, _server) = mesh.serve(first, "v1").await;
     let (client, _caller) = mesh.checkout("payment-service").await;
@@ -272,15 +273,11 @@ async fn az_12_fetched_keys_outlive_a_restart() {
     assert_eq!(call(&client, Some(&forged)).await, Code::Unauthenticated);
 
     let forgetful = Mesh::start(&documents).await;
-    let said = forgetful
-        .control()
-        .status()
-        .diagnostics
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>();
+    let complaints = said(&forgetful);
     assert!(
-        said.iter().any(|text| text.contains("are refused until there are")),
-        "{said:?}"
+        complaints
+            .iter()
+            .any(|text| text.contains("are refused until there are")),
+        "{complaints:?}"
     );
 }

@@ -24,7 +24,7 @@ use crate::config::{
 use crate::identity::SpiffeId;
 use crate::jwt::JwtClaims;
 use crate::route::RequestHead;
-use rules::Lean;
+use rules::{Headers, Lean};
 
 pub use record::{DecisionRecord, Outcome, Shown};
 
@@ -88,7 +88,7 @@ impl Authorization {
             ..*facts
         };
         let mut filters = self.connection().iter();
-        filters.try_for_each(|filter| passes(filter, (&filter.rules, None), &facts, notice))
+        filters.try_for_each(|filter| passes(filter, (&filter.rules, None), (&facts, Headers::Known), notice))
     }
 
     /// Whether a request may pass: `Err` names what is against it. That of its connection is asked again, so that a rule that came
@@ -126,11 +126,44 @@ impl Authorization {
         allowed: Option<usize>,
         notice: &mut dyn FnMut(Notice<'a>),
     ) -> Result<Next<'a>, Matched<'a>> {
+        self.judge_knowing((facts, Headers::Known), allowed, notice)
+    }
+
+    /// Whether a request that was let in may go on, for as long as it is open, now that these are the rules. Its headers are not at hand
+    /// any more: `facts` have a head without them. Dry runs are not looked at, and nobody outside of the process is asked.
+    pub fn goes_on<'a>(&'a self, facts: &Facts<'_>) -> GoesOn<'a> {
+        match self.passes_all((facts, Headers::Against)) {
+            Ok(asks) => GoesOn::Yes { asks },
+            Err(_) => match self.passes_all((facts, Headers::For)) {
+                Ok(_) => GoesOn::Unclear,
+                Err(matched) => GoesOn::No(matched),
+            },
+        }
+    }
+
+    /// Whether a request passes where everybody who is asked lets it; and whether somebody is.
+    fn passes_all<'a>(&'a self, known: Known<'_>) -> Result<bool, Matched<'a>> {
+        let mut allowed = None;
+        // Each turn asks somebody who stands behind the one before.
+        while let Next::Asks { index, .. } = self.judge_knowing(known, allowed, &mut |_| {})? {
+            allowed = Some(index);
+        }
+        Ok(allowed.is_some())
+    }
+
+    fn judge_knowing<'a>(
+        &'a self,
+        (facts, headers): Known<'_>,
+        allowed: Option<usize>,
+        notice: &mut dyn FnMut(Notice<'a>),
+    ) -> Result<Next<'a>, Matched<'a>> {
+        let to_ask = Lean::TO_YES.knowing(headers);
         if allowed.is_none() {
             if !self.connection().is_empty() {
                 self.connection_passes(facts, notice)?;
             }
-            if let Some(head) = &facts.head
+            if headers == Headers::Known
+                && let Some(head) = &facts.head
                 && self.serves(head).is_err()
             {
                 return Err(UNSERVED);
@@ -140,6 +173,15 @@ impl Authorization {
             (None, _) | (_, []) => None,
             (Some(head), hosts) => host(hosts, &head),
         };
+        // Which route it takes may turn on its headers, and with that which rules are its own.
+        if let (Headers::Against, Some((host, _))) = (headers, &replaced)
+            && host
+                .routes
+                .iter()
+                .any(|route| !route.matches.headers.is_empty() || route.matches.grpc)
+        {
+            return Err(UNSERVED);
+        }
         let asked = Asked::of(
             facts.peer.map(SpiffeId::hashed),
             facts.head.as_ref().map(RequestHead::path),
@@ -153,7 +195,7 @@ impl Authorization {
         .peekable();
         for (place, (filter, quick)) in self.request().iter().zip(self.quick()).enumerate().skip(begin) {
             while let Some((index, check)) = checks.next_if(|(_, check)| check.after <= place) {
-                if let Some(policy) = asks(check, replaced.as_ref(), facts, Lean::TO_YES) {
+                if let Some(policy) = asks(check, replaced.as_ref(), facts, to_ask) {
                     return Ok(Next::Asks { index, policy });
                 }
             }
@@ -162,10 +204,10 @@ impl Authorization {
                 None => own,
                 Some((host, head)) => in_place(host, head, &filter.name).map_or(own, |rules| (rules, None)),
             };
-            passes(filter, rules, facts, notice)?;
+            passes(filter, rules, (facts, headers), notice)?;
         }
         for (index, check) in checks {
-            if let Some(policy) = asks(check, replaced.as_ref(), facts, Lean::TO_YES) {
+            if let Some(policy) = asks(check, replaced.as_ref(), facts, to_ask) {
                 return Ok(Next::Asks { index, policy });
             }
         }
@@ -201,6 +243,20 @@ pub enum Next<'a> {
         /// The policy that wants it asked; `None`: everything is.
         policy: Option<&'a str>,
     },
+}
+
+/// Whether a request that was let in may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoesOn<'a> {
+    /// It may, whatever its headers said.
+    Yes {
+        /// Somebody outside of the process would be asked first.
+        asks: bool,
+    },
+    /// That turns on its headers, and nobody has them.
+    Unclear,
+    /// It may not.
+    No(Matched<'a>),
 }
 
 /// Whether somebody is asked about a request, and for which policy.
@@ -253,13 +309,16 @@ fn in_place<'a>(host: &'a HostRules, head: &RequestHead<'_>, filter: &str) -> Op
         .map(|replaced| &replaced.with)
 }
 
+/// What is known of a request, and whether its headers are.
+type Known<'a> = (&'a Facts<'a>, Headers);
+
 /// What tells quickly which policies are not about the request, and what it looks at.
 type Quickly<'a> = Option<(&'a Quick, &'a Asked<'a>)>;
 
 fn passes<'a>(
     filter: &'a RbacFilter,
     (rules, quickly): (&'a FilterRules, Quickly<'_>),
-    facts: &Facts<'_>,
+    known: Known<'_>,
     notice: &mut dyn FnMut(Notice<'a>),
 ) -> Result<(), Matched<'a>> {
     let by = |policy| Matched {
@@ -267,7 +326,7 @@ fn passes<'a>(
         policy,
     };
     if let Some(shadow) = &rules.shadow {
-        match judge(shadow, facts, None) {
+        match judge(shadow, known, None) {
             Judged::Denied(policy) => notice(Notice::WouldDeny(by(policy))),
             Judged::Allowed(Some(policy)) => notice(Notice::WouldAllow(by(Some(policy)))),
             Judged::Audited(policy) => notice(Notice::Audited(by(Some(policy)))),
@@ -277,7 +336,7 @@ fn passes<'a>(
     let Some(enforced) = &rules.enforced else {
         return Ok(());
     };
-    match judge(enforced, facts, quickly) {
+    match judge(enforced, known, quickly) {
         Judged::Denied(policy) => Err(by(policy)),
         Judged::Audited(policy) => {
             notice(Notice::Audited(by(Some(policy))));
@@ -294,11 +353,12 @@ enum Judged<'a> {
     Audited(&'a str),
 }
 
-fn judge<'a>(rules: &'a Rbac, facts: &Facts<'_>, quickly: Quickly<'_>) -> Judged<'a> {
+fn judge<'a>(rules: &'a Rbac, (facts, headers): Known<'_>, quickly: Quickly<'_>) -> Judged<'a> {
     let lean = match rules.action {
         RbacAction::Allow => Lean::TO_NO,
         RbacAction::Deny | RbacAction::Log => Lean::TO_YES,
     };
+    let lean = lean.knowing(headers);
     let may_match = |index: usize| quickly.is_none_or(|(quick, asked)| quick.may_match(index, asked));
     let mut policies = rules.policies.iter().enumerate();
     let matched = policies.find(|(index, policy)| may_match(*index) && rules::matches(policy, facts, lean));

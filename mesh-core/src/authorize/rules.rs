@@ -15,20 +15,38 @@ pub(super) struct Lean {
     to_yes: bool,
     /// Nobody has looked at the request's token yet: what is asked of it has room for both, too.
     unread: bool,
+    /// Its headers are not at hand.
+    headers: Headers,
+}
+
+/// What is known of a request's headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Headers {
+    Known,
+    /// Nothing, and whatever is asked of them speaks for the answer that lets less through.
+    Against,
+    /// Nothing, and it speaks for the other.
+    For,
 }
 
 impl Lean {
     pub(super) const TO_YES: Self = Self {
         to_yes: true,
         unread: false,
+        headers: Headers::Known,
     };
     pub(super) const TO_NO: Self = Self {
         to_yes: false,
         unread: false,
+        headers: Headers::Known,
     };
 
     pub(super) fn before_tokens(self) -> Self {
         Self { unread: true, ..self }
+    }
+
+    pub(super) fn knowing(self, headers: Headers) -> Self {
+        Self { headers, ..self }
     }
 
     fn turned(self) -> Self {
@@ -108,6 +126,11 @@ fn header_holds(header: &HeaderMatch, facts: &Facts<'_>, lean: Lean) -> bool {
         return false;
     };
     if let Subject::Header(name) = &header.subject {
+        match lean.headers {
+            Headers::Known => {}
+            Headers::Against => return lean.to_yes,
+            Headers::For => return !lean.to_yes,
+        }
         let mut values = head.headers.get_all(name).iter();
         if values.next().is_some() && values.next().is_some() {
             let mut values = head.headers.get_all(name).iter();

@@ -20,7 +20,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use answer::{Allowed, CheckAnswer, Denied, Mutation, Said, Verdict};
-pub use circuit::Circuit;
+pub use circuit::{Caller, Circuit};
 
 /// The most of an answer's headers that are looked at, and the most edits that it may ask for.
 pub const MAX_ANSWER_HEADERS: usize = 100;

@@ -2,18 +2,20 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{Extensions, HeaderValue};
+use mesh_core::authorize;
 use mesh_core::config::{Authorization, ConnectionFacts, Entered, ServerRules, Transport};
 use mesh_core::identity::{SpiffeId, forwarded_client_cert};
+use mesh_core::jwt::JwtClaims;
 use mesh_core::limit::{Buckets, Limiter, Places};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ClientHello;
 use rustls::time_provider::TimeProvider;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::door::Now;
@@ -49,6 +51,11 @@ struct Shared {
     pairs: Pairs,
     /// Whether it is in use, where a loop that is not ours wants to know.
     live: OnceLock<Arc<Live>>,
+    /// How often the rules of its server changed while it was open, and what tells its open requests of that.
+    changes: AtomicU64,
+    bell: Arc<Notify>,
+    /// The rules do not let it in any more.
+    unfit: AtomicBool,
 }
 
 /// When the first of the two certificates that a connection rests on ends, by the wall: no other clock counts what passes while a machine
@@ -174,6 +181,9 @@ impl ConnectionInfo {
                 buckets: OnceLock::new(),
                 pairs: Pairs::default(),
                 live: OnceLock::new(),
+                changes: AtomicU64::new(0),
+                bell: Arc::default(),
+                unfit: AtomicBool::new(false),
             }),
         }
     }
@@ -259,6 +269,18 @@ impl ConnectionInfo {
         self.shared.expiry.as_ref().map(Expiry::left)
     }
 
+    /// What a decision is told of it, and of what a request's token says.
+    pub(crate) fn facts_of<'a>(&'a self, claims: Option<&'a JwtClaims>) -> authorize::Facts<'a> {
+        authorize::Facts {
+            source: Some(self.source().ip()),
+            destination: self.known_destination(),
+            server_name: self.server_name(),
+            peer: self.peer_id(),
+            claims,
+            head: None,
+        }
+    }
+
     /// What its requests must pass now.
     pub(crate) fn guard(&self) -> Guard {
         let Some(follow) = &self.shared.follow else {
@@ -298,6 +320,37 @@ impl ConnectionInfo {
                 limiter
             }
         }
+    }
+
+    /// How often its open requests had to be looked at again.
+    pub(crate) fn changes(&self) -> u64 {
+        self.shared.changes.load(Ordering::Acquire)
+    }
+
+    /// What rings when that is once more.
+    pub(crate) fn bell(&self) -> &Arc<Notify> {
+        &self.shared.bell
+    }
+
+    /// Has its open requests looked at again.
+    pub(super) fn change(&self) {
+        self.shared.changes.fetch_add(1, Ordering::Release);
+        self.shared.bell.notify_waiters();
+    }
+
+    /// Whether the rules would not let it in now.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.shared.unfit.load(Ordering::Acquire)
+    }
+
+    /// The rules would not let it in now: what is open on it may not go on.
+    pub(super) fn no_longer_fits(&self) {
+        self.shared.unfit.store(true, Ordering::Release);
+    }
+
+    /// Whether there are rules that may change.
+    pub(crate) fn has_rules(&self) -> bool {
+        self.shared.follow.is_some()
     }
 
     /// Takes no further request from it.

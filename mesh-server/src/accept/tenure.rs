@@ -2,7 +2,8 @@
 //!
 //! Who a peer is and whether it may come in was asked once, so a connection ends with whatever the answer rested on: the first
 //! of the two certificates, the roots they were judged by, the rules of the listener. From that moment on nothing new is taken
-//! from it ([`ConnectionInfo::is_revoked`]), also if the peer pays no attention to a GOAWAY; what is in flight may end.
+//! from it ([`ConnectionInfo::is_revoked`]), also if the peer pays no attention to a GOAWAY; what is in flight may end, but for what the
+//! rules of the listener forbid from then on: each open request is judged again when they change (`authorize/open.rs`).
 //!
 //! Two clocks count the time of a certificate, and the first that says it is over is believed. The one that timers go by stands still while
 //! a machine sleeps, so wall time is read too: with each request, and every [`LOOK_AGAIN`] for a connection that only answers. And wall time
@@ -111,6 +112,7 @@ async fn unfit(info: &ConnectionInfo, under: Option<Under>) -> &'static str {
     // The door is gone with its server, which ends the connection by itself.
     while under.follow.changed().await.is_ok() {
         let now = Arc::clone(&under.follow.borrow_and_update());
+        info.change();
         if let Some((trust, identity)) = &under.shown
             && info.peer_id().is_some()
             && now.trust_of(identity) != *trust
@@ -121,6 +123,8 @@ async fn unfit(info: &ConnectionInfo, under: Option<Under>) -> &'static str {
             .facts()
             .with(|facts| now.rules.holds(facts, info.entered(), under.floor));
         if let Err(why) = verdict {
+            info.no_longer_fits();
+            info.change();
             return why.as_str();
         }
         if let Some((_, identity)) = &under.shown

@@ -12,9 +12,12 @@
 //! | `/stats/prometheus`, `/metrics` | all that the process measures, in Prometheus' text format 0.0.4: Istio's standard metrics and its own |
 //! | what [`Admin::mount`] adds | such as client status over gRPC, of whoever has something to tell |
 //!
+//! Where there is no place for one more connection, the one gives way that has been without a request for longest.
+//!
 //! It speaks HTTP/1 and HTTP/2 without TLS, whichever a connection begins with.
 
 mod mount;
+mod quiet;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -40,9 +43,10 @@ use tower::Service;
 
 use crate::accept::usable_identity;
 use crate::dangerous::Dangerous;
-use crate::serve::{Incoming, admit};
+use crate::serve::Incoming;
 use crate::telemetry::Inbound;
 use mount::{Body, Mounts};
+use quiet::Quiet;
 
 /// What the port answers by itself.
 const PAGES: [&str; 5] = ["/healthz", "/readyz", "/stats", "/stats/prometheus", "/metrics"];
@@ -120,17 +124,21 @@ impl Admin {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut incoming = Incoming::new(self.listener);
         let mut connections = JoinSet::new();
+        let quiet = Quiet::new(MAX_CONNECTIONS);
         loop {
-            tokio::select! {
-                Some(_) = connections.join_next() => {}
-                (place, (io, _)) = admit(&places, &mut incoming) => {
-                    let pages = pages.clone();
-                    connections.spawn(async move {
-                        let _place = place;
-                        mount::connection(io, pages).await;
-                    });
-                }
+            let (io, _) = incoming.next().await;
+            // One more than there are places, and no more: whoever comes next stays in the kernel's backlog.
+            if places.available_permits() == 0 {
+                quiet.make_room();
             }
+            let place = Arc::clone(&places).acquire_owned().await;
+            let place = place.expect("this semaphore is never closed");
+            while connections.try_join_next().is_some() {}
+            let (pages, seat) = (pages.clone(), quiet.enter());
+            connections.spawn(async move {
+                let _place = place;
+                mount::connection(io, pages, &seat).await;
+            });
         }
     }
 }

@@ -21,9 +21,9 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
 use super::Pages;
+use super::quiet::Seat;
 
-/// How long a connection may take to begin a request, as hyper gives a request's head. Without it a few silent peers would
-/// hold all places.
+/// How long a connection may take to begin a request, as hyper gives a request's head. Where places run out it gives way earlier.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the peer of an HTTP/2 connection is asked whether it lives; it has hyper's 20 s to say so.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -83,20 +83,31 @@ pub(super) fn whole(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Serves one connection until its peer is done or does not begin.
-pub(super) async fn connection(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, pages: Pages) {
+/// Serves one connection until its peer is done, does not begin, or gives way to another.
+pub(super) async fn connection(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    pages: Pages,
+    seat: &Arc<Seat>,
+) {
     let begun = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {
         begun.store(true, Ordering::Relaxed);
-        let answer = pages.clone().respond(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let (answer, asking) = (pages.clone().respond(request), seat.asks());
+        async move {
+            let _asking = asking;
+            Ok::<_, Infallible>(answer.await)
+        }
     });
     let builder = builder();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = seat.gives_way() => return,
         () = sleep(FIRST_REQUEST_TIMEOUT) => match begun.load(Ordering::Relaxed) {
-            true => connection.await,
+            true => tokio::select! {
+                ended = &mut connection => ended,
+                () = seat.gives_way() => return,
+            },
             false => return,
         },
     };
@@ -122,6 +133,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::Instant;
 
+    use super::super::quiet::Quiet;
     use super::*;
     use crate::telemetry::Inbound;
 
@@ -139,7 +151,7 @@ mod tests {
             };
             let (mut peer, io) = tokio::io::duplex(64);
             let begun = Instant::now();
-            let serving = tokio::spawn(connection(io, pages));
+            let serving = tokio::spawn(async move { connection(io, pages, &Quiet::new(1).enter()).await });
             peer.write_all(beginning).await.unwrap();
             serving.await.unwrap();
             assert_eq!(begun.elapsed().as_secs(), FIRST_REQUEST_TIMEOUT.as_secs());

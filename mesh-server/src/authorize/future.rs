@@ -1,8 +1,10 @@
 //! The answer of the room that authorizes: the service's, a refusal, or first an authorizer's.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,7 +14,9 @@ use mesh_core::ext_authz::{Mutation, Verdict};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::open::{Open, OpenBody, Watch};
 use super::{AuthorizeLayer, Refused};
+use crate::accept::ConnectionInfo;
 use crate::ext_authz::{Asked, check};
 use crate::refusal::{Denial, MaybeRefused, Refusal};
 
@@ -32,6 +36,8 @@ pin_project! {
         Admitted {
             #[pin]
             call: F,
+            #[pin]
+            watch: Watch,
             // For the answer, by authorizers. Empty without any.
             downstream: Vec<Mutation>,
         },
@@ -45,7 +51,9 @@ pin_project! {
 
 /// A request that somebody is asked about. In a box: few requests are.
 struct Asking<S, B> {
-    rules: AuthorizeLayer,
+    rules: Arc<AuthorizeLayer>,
+    /// The connection, and how often its rules had changed when the request came.
+    followed: Option<(ConnectionInfo, u64)>,
     service: S,
     request: Request<B>,
     asked: Asked,
@@ -54,10 +62,11 @@ struct Asking<S, B> {
 }
 
 impl<S, B, F> ResponseFuture<S, B, F> {
-    pub(super) fn admitted(call: F) -> Self {
+    pub(super) fn admitted(call: F, open: Option<Open>) -> Self {
         Self {
             state: State::Admitted {
                 call,
+                watch: Watch::new(open),
                 downstream: Vec::new(),
             },
         }
@@ -69,10 +78,16 @@ impl<S, B, F> ResponseFuture<S, B, F> {
         }
     }
 
-    pub(super) fn asking(rules: AuthorizeLayer, service: S, request: Request<B>, asked: Asked) -> Self {
+    pub(super) fn asking(
+        rules: Arc<AuthorizeLayer>,
+        service: S,
+        request: Request<B>,
+        (asked, followed): (Asked, Option<(ConnectionInfo, u64)>),
+    ) -> Self {
         let question = check(&rules.authorizers, &asked, &request);
         let asking = Asking {
             rules,
+            followed,
             service,
             request,
             asked,
@@ -118,18 +133,32 @@ where
     S: Service<Request<B>, Future = F>,
     F: Future<Output = Result<Response<R>, E>>,
     R: Body<Data = Bytes>,
+    R::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    type Output = Result<Response<MaybeRefused<R>>, E>;
+    type Output = Result<Response<MaybeRefused<OpenBody<R>>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         // At most as often as there are authorizers on a chain, and once more.
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Admitted { call, downstream } => {
-                    let mut response = ready!(call.poll(cx))?;
+                StateProjection::Admitted {
+                    call,
+                    mut watch,
+                    downstream,
+                } => {
+                    let Poll::Ready(answered) = call.poll(cx) else {
+                        let refusal = ready!(watch.poll(cx));
+                        // The call ends with it, as when its caller goes away.
+                        this.state.set(State::Refused { refusal });
+                        continue;
+                    };
+                    let mut response = answered?;
                     downstream.iter().for_each(|one| one.apply(response.headers_mut()));
-                    return Poll::Ready(Ok(response.map(MaybeRefused::admitted)));
+                    let watch = watch.as_mut().take();
+                    return Poll::Ready(Ok(
+                        response.map(|body| MaybeRefused::admitted(OpenBody::new(body, watch)))
+                    ));
                 }
                 StateProjection::Refused { refusal } => return Poll::Ready(Ok(refusal.response())),
                 StateProjection::Denied { denial } => {
@@ -144,13 +173,22 @@ where
                         Answered::Again(again) => *asking = Some(again),
                         Answered::Passes(asking) => {
                             let Asking {
+                                rules,
+                                followed,
                                 mut service,
                                 request,
+                                asked,
                                 downstream,
                                 ..
                             } = *asking;
+                            let open =
+                                followed.map(|followed| Open::new(&rules, followed, &request, asked.claims, true));
                             let call = service.call(request);
-                            this.state.set(State::Admitted { call, downstream });
+                            this.state.set(State::Admitted {
+                                call,
+                                watch: Watch::new(open),
+                                downstream,
+                            });
                         }
                         Answered::Refused(Refused::Plain(refusal)) => this.state.set(State::Refused { refusal }),
                         Answered::Refused(Refused::Told(denial)) => {

@@ -14,14 +14,18 @@
 //! `token_refused`, `token_checked` (requests whose token cost a signature), `authorization_denied`, `authorization_shadow_denied` (a dry run would have refused),
 //! `authorization_shadow_allowed` and `authorization_audited`.
 //!
+//! A request that is still open when the rules change is judged again, and ends where it would not be let in now ([`open`]).
+//!
 //! Where an authorizer outside of the process is to be asked, the request waits for its answer and is judged further then. What of it the
 //! authorizer changed is what the rules behind it, and the handler, see. Nothing passes because nobody could be asked, unless the
 //! configuration says so of that authorizer. Counts: `ext_authz_allowed`, `ext_authz_denied`, `ext_authz_failed` (by what failed) and
 //! `ext_authz_failed_open` (of those, what passed all the same).
 
 mod future;
+mod open;
 mod tokens;
 
+use std::error::Error as StdError;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -43,6 +47,7 @@ use tower::{Layer, Service};
 
 pub use crate::ext_authz::CheckBody;
 pub use future::ResponseFuture;
+pub use open::OpenBody;
 
 use crate::accept::{ConnectionInfo, Guard};
 use crate::dangerous::Dangerous;
@@ -51,6 +56,7 @@ use crate::log_limit::LogLimit;
 use crate::outside::OutsideCaller;
 use crate::refusal::{Denial, MaybeRefused, Refusal};
 use crate::show_body::ShowBodyLayer;
+use open::Open;
 
 /// What Envoy answers, and no more.
 const DENIED: &str = "RBAC: access denied";
@@ -134,7 +140,7 @@ impl<S> Layer<S> for AuthorizeLayer {
     fn layer(&self, inner: S) -> Authorize<S> {
         Authorize {
             inner,
-            rules: self.clone(),
+            rules: Arc::new(self.clone()),
         }
     }
 }
@@ -143,15 +149,16 @@ impl<S> Layer<S> for AuthorizeLayer {
 #[derive(Clone, Debug)]
 pub struct Authorize<S> {
     inner: S,
-    rules: AuthorizeLayer,
+    rules: Arc<AuthorizeLayer>,
 }
 
 impl<S, B, R> Service<Request<B>> for Authorize<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
     R: Body<Data = Bytes>,
+    R::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    type Response = Response<MaybeRefused<R>>;
+    type Response = Response<MaybeRefused<OpenBody<R>>>;
     type Error = S::Error;
     type Future = ResponseFuture<S, B, S::Future>;
 
@@ -160,13 +167,19 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // From before it is judged: a change that comes meanwhile is looked at afterwards.
+        let of_connection = ConnectionInfo::of(request.extensions()).filter(|info| info.has_rules());
+        let followed = of_connection.map(|info| (info.clone(), info.changes()));
         match self.rules.judge(&mut request) {
-            Ok(None) => ResponseFuture::admitted(self.inner.call(request)),
-            Ok(Some(asked)) => {
+            Ok(Judged { asked: None, claims }) => {
+                let open = followed.map(|followed| Open::new(&self.rules, followed, &request, claims, false));
+                ResponseFuture::admitted(self.inner.call(request), open)
+            }
+            Ok(Judged { asked: Some(asked), .. }) => {
                 // The one that said it was ready goes along; what stays is its clone.
                 let clone = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, clone);
-                ResponseFuture::asking(self.rules.clone(), ready, request, asked)
+                ResponseFuture::asking(Arc::clone(&self.rules), ready, request, (asked, followed))
             }
             Err(refusal) => ResponseFuture::refused(refusal),
         }
@@ -174,16 +187,15 @@ where
 }
 
 impl AuthorizeLayer {
-    /// `Some`: somebody is to be asked first.
-    fn judge<B>(&self, request: &mut Request<B>) -> Result<Option<Asked>, Refusal> {
+    fn judge<B>(&self, request: &mut Request<B>) -> Result<Judged, Refusal> {
         let Some(info) = ConnectionInfo::of(request.extensions()) else {
             return match self.plaintext {
-                true => Ok(None),
+                true => Ok(Judged::default()),
                 false => Err(self.unknown(request, "no_connection")),
             };
         };
         let authorization = match info.guard() {
-            Guard::Free => return Ok(None),
+            Guard::Free => return Ok(Judged::default()),
             Guard::Closed => return Err(self.unknown(request, "not_serving")),
             Guard::By(authorization) => authorization,
         };
@@ -192,12 +204,14 @@ impl AuthorizeLayer {
         }
         let Some(rules) = authorization.tokens() else {
             let next = self.permits(request, info, &authorization, None, None)?;
-            return Ok(self.asked(next, info, &authorization, None));
+            let asked = self.asked(next, info, &authorization, None);
+            return Ok(Judged { asked, claims: None });
         };
         let info = info.clone();
         let claims = self.tokens(rules, request)?;
         let next = self.permits(request, &info, &authorization, claims.as_deref(), None)?;
-        Ok(self.asked(next, &info, &authorization, claims))
+        let asked = self.asked(next, &info, &authorization, claims.clone());
+        Ok(Judged { asked, claims })
     }
 
     /// Who is to be asked, if somebody is.
@@ -250,12 +264,8 @@ impl AuthorizeLayer {
         allowed: Option<usize>,
     ) -> Result<Next<'a>, Refusal> {
         let facts = Facts {
-            source: Some(info.source().ip()),
-            destination: info.known_destination(),
-            server_name: info.server_name(),
-            peer: info.peer_id(),
-            claims,
             head: Some(RequestHead::of(request, "")),
+            ..info.facts_of(claims)
         };
         let next = authorization.judge(&facts, allowed, &mut |notice| self.notice(info, claims, &notice));
         next.map_err(|matched| {
@@ -400,6 +410,15 @@ impl AuthorizeLayer {
             "authorization decided"
         );
     }
+}
+
+/// A request that may pass.
+#[derive(Default)]
+struct Judged {
+    /// Who is to be asked first, if somebody is.
+    asked: Option<Asked>,
+    /// What its token says.
+    claims: Option<Arc<JwtClaims>>,
 }
 
 /// How a request is refused.

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use mesh_core::authorize::Matched;
 use mesh_core::config::{Authorization, CheckService, ExtAuthz, GrpcCheck, HttpCheck};
-use mesh_core::ext_authz::{CheckFailure, Denied, MAX_ANSWER_BYTES, ReadBody, Verdict};
+use mesh_core::ext_authz::{Caller, CheckFailure, Denied, MAX_ANSWER_BYTES, ReadBody, Verdict};
 use mesh_core::jwt::JwtClaims;
 use mesh_core::route::RequestHead;
 use tokio::time::{Instant, timeout};
@@ -69,9 +69,13 @@ pub(crate) fn check<B>(
     match begin(authorizers, asked, request) {
         Ok((authorizer, question)) => {
             let (authorization, index) = (Arc::clone(&asked.authorization), asked.index);
+            let caller = Caller::of(asked.info.peer_id(), asked.info.source().ip());
             Box::pin(async move {
                 let check = &authorization.checks()[index];
-                authorizer.ask(check, question).await.unwrap_or_else(Verdict::Failed)
+                authorizer
+                    .ask(check, question, caller)
+                    .await
+                    .unwrap_or_else(Verdict::Failed)
             })
         }
         Err(verdict) => Box::pin(std::future::ready(verdict)),
@@ -167,8 +171,8 @@ impl Drop for Place<'_> {
 }
 
 impl Authorizer {
-    async fn ask(&self, check: &ExtAuthz, question: Request<CheckBody>) -> Result<Verdict, CheckFailure> {
-        if !self.circuit(|circuit| circuit.lets(Instant::now().into_std())) {
+    async fn ask(&self, check: &ExtAuthz, question: Request<CheckBody>, who: Caller) -> Result<Verdict, CheckFailure> {
+        if !self.circuit(|circuit| circuit.lets(who, Instant::now().into_std())) {
             return Err(CheckFailure::CircuitOpen);
         }
         if !self.in_flight.take(MAX_CHECKS) {
@@ -185,7 +189,7 @@ impl Authorizer {
             Err(why) | Ok(Verdict::Failed(why)) => why.is_its_own(),
             Ok(_) => false,
         };
-        self.circuit(|circuit| circuit.saw(!failed, Instant::now().into_std()));
+        self.circuit(|circuit| circuit.saw(!failed, who, Instant::now().into_std()));
         verdict
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use mesh_core::ext_authz::Denied;
 use mesh_core::report::standard::Flags;
 
-use super::{MaybeRefused, is_grpc};
+use super::{MaybeRefused, NotServed, is_grpc};
 
 /// The most of a body that becomes a gRPC message: header lists are small.
 const MAX_MESSAGE: usize = 1024;
@@ -49,6 +49,7 @@ impl Denial {
         };
         headers.iter().for_each(|one| one.apply(response.headers_mut()));
         response.extensions_mut().insert(Flags::UNAUTHORIZED_EXTERNALLY);
+        response.extensions_mut().insert(NotServed);
         if !self.grpc {
             *response.status_mut() = status;
             return response;

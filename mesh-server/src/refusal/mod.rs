@@ -41,6 +41,10 @@ pub(crate) struct Refusal {
     flags: Flags,
 }
 
+/// Among the extensions of every answer that is not the service's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotServed;
+
 /// Among the extensions of a refusal of which the protocol itself shall tell that nothing was processed, by the loop that serves the
 /// connection if that is one of ours.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +173,7 @@ impl Refusal {
         let text = if self.grpc { "" } else { self.message };
         let mut response = http::Response::new(MaybeRefused::refused(text));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(NotServed);
         let headers = response.headers_mut();
         if self.grpc {
             headers.insert(CONTENT_TYPE, GRPC);

@@ -10,6 +10,9 @@ use mesh_core::report::standard::{Amounts, Edge, End, Flags, Messages, Protocol}
 use tokio::time::Instant;
 
 use super::live::Answering;
+use super::{Shared, UNKNOWN_HOST};
+use crate::accept::ConnectionInfo;
+use crate::refusal::NotServed;
 use crate::serve::Exchange;
 
 /// How much of a request's body came.
@@ -21,9 +24,39 @@ pub(crate) enum Received {
     Counted(Arc<Exchange>),
 }
 
+/// Where a call is counted.
+#[derive(Debug)]
+pub(super) enum Pair {
+    Known(Arc<Edge>),
+    /// By what its caller calls the server, which counts for nothing until a request that says so was served.
+    Said(Box<Said>),
+}
+
+/// See [`Pair::Said`].
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) shared: Arc<Shared>,
+    pub(super) authority: Box<str>,
+    pub(super) connection: Option<ConnectionInfo>,
+}
+
+impl Pair {
+    /// The pair, as a request of it was served or not. The first word counts.
+    fn settle(&mut self, served: bool) -> &Edge {
+        if let Self::Said(said) = self {
+            let authority = if served { &*said.authority } else { UNKNOWN_HOST };
+            *self = Self::Known(said.shared.make(authority, said.connection.as_ref()));
+        }
+        match self {
+            Self::Known(edge) => edge,
+            Self::Said(_) => unreachable!("it was settled a line ago"),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Call {
-    edge: Arc<Edge>,
+    pair: Pair,
     began: Instant,
     end: End,
     received: Received,
@@ -37,13 +70,13 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn begin(edge: Arc<Edge>, protocol: Protocol, received: Received, answering: Option<Answering>) -> Self {
+    pub(super) fn begin(pair: Pair, protocol: Protocol, received: Received, answering: Option<Answering>) -> Self {
         let end = End {
             protocol,
             ..End::default()
         };
         Self {
-            edge,
+            pair,
             began: Instant::now(),
             end,
             received,
@@ -55,8 +88,9 @@ impl Call {
         }
     }
 
-    /// The service answers.
+    /// The service answers, or a room before it does.
     pub(super) fn answered<R>(&mut self, response: &Response<R>) {
+        self.pair.settle(response.extensions().get::<NotServed>().is_none());
         self.end.code = response.status().as_u16();
         if let Some(flags) = response.extensions().get::<Flags>() {
             self.end.flags = *flags;
@@ -66,6 +100,7 @@ impl Call {
 
     /// The service did not survive it, and its caller is told so.
     pub(super) fn failed(&mut self) {
+        self.pair.settle(true);
         self.end.code = match self.end.protocol {
             Protocol::Http => StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
             Protocol::Grpc => StatusCode::OK.as_u16(),
@@ -119,8 +154,10 @@ impl Call {
             request_bytes,
             response_bytes: self.sent,
         };
-        self.edge.count(self.end, amounts);
-        self.edge.messages(messages, self.sent_messages);
+        // Nobody has answered: whoever goes away before that has said nothing that counts.
+        let edge = self.pair.settle(false);
+        edge.count(self.end, amounts);
+        edge.messages(messages, self.sent_messages);
     }
 }
 

@@ -6,7 +6,9 @@
 //!
 //! Who calls is known of the connection: principal and namespace from its certificate, the workload from what the peer says of
 //! itself on the connection's first request ([`PEER_METADATA`]), which is believed of verified peers only and goes no further. So the
-//! labels are put together once for a connection and an authority, and a request finds them by comparing the authority.
+//! labels are put together once for a connection and an authority, and a request finds them by comparing the authority. What the server is
+//! called is its caller's word, too: it becomes a label when a request that says so was served, and is `unknown` until then, so that who may do
+//! nothing makes none.
 
 mod body;
 mod call;
@@ -41,8 +43,11 @@ pub(crate) use inbound::{Inbound, WaitingGuard};
 pub(crate) use live::Live;
 pub(crate) use pairs::Pairs;
 
-use call::Call;
+use call::{Call, Pair, Said};
 use live::Answering;
+
+/// What is called by requests that were refused, whatever they said.
+const UNKNOWN_HOST: &str = "unknown";
 
 /// Counts requests. Part of [`MeshLayer`](crate::MeshLayer).
 #[derive(Clone, Debug)]
@@ -110,7 +115,7 @@ where
         if head.tells {
             self.shared.hear(&mut request);
         }
-        let (edge, answering) = self.shared.edge(&request);
+        let (pair, answering) = self.shared.pair_of(&request);
         let received = match (request.body() as &dyn Any).downcast_ref::<RequestBody>() {
             Some(body) => {
                 body.counts(head.protocol);
@@ -118,7 +123,7 @@ where
             }
             None => Received::Length(request.body().size_hint().exact().unwrap_or_default()),
         };
-        let call = Call::begin(edge, head.protocol, received, answering);
+        let call = Call::begin(pair, head.protocol, received, answering);
         ResponseFuture::new(self.inner.call(request), call)
     }
 }
@@ -176,18 +181,29 @@ impl Shared {
     }
 
     /// Where a request is counted, and that it is one of its connection.
-    fn edge<B>(&self, request: &Request<B>) -> (Arc<Edge>, Option<Answering>) {
+    fn pair_of<B>(self: &Arc<Self>, request: &Request<B>) -> (Pair, Option<Answering>) {
         let of_header = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
         let authority = request.uri().authority().map(|authority| authority.as_str());
         let authority = authority.or_else(of_header).unwrap_or_default();
-        match ConnectionInfo::of(request.extensions()) {
-            Some(connection) => {
-                let pairs = connection.pairs();
-                let edge = pairs.find(authority, || self.pair(authority, pairs.peer(), Some(connection)));
-                (edge, connection.live().map(Answering::begin))
-            }
-            None => (self.pairs.find(authority, || self.pair(authority, None, None)), None),
-        }
+        let connection = ConnectionInfo::of(request.extensions());
+        let pairs = connection.map_or(&self.pairs, ConnectionInfo::pairs);
+        let pair = match pairs.known(authority) {
+            Some(edge) => Pair::Known(edge),
+            None => Pair::Said(Box::new(Said {
+                shared: Arc::clone(self),
+                authority: authority.into(),
+                connection: connection.cloned(),
+            })),
+        };
+        let live = connection.and_then(ConnectionInfo::live);
+        (pair, live.map(Answering::begin))
+    }
+
+    /// The pair of requests to `authority` by a connection.
+    #[cold]
+    fn make(&self, authority: &str, connection: Option<&ConnectionInfo>) -> Arc<Edge> {
+        let pairs = connection.map_or(&self.pairs, ConnectionInfo::pairs);
+        pairs.find(authority, || self.pair(authority, pairs.peer(), connection))
     }
 
     #[cold]
@@ -209,6 +225,8 @@ impl Shared {
         let called = told.unwrap_or_else(|| match authority {
             // What it is asked for without a name is what it is.
             "" => Called::new(own.canonical_name(), "", own.namespace()),
+            // Nobody is called so: what a request says that was not served is its sender's invention.
+            UNKNOWN_HOST => Called::new(UNKNOWN_HOST, UNKNOWN_HOST, UNKNOWN_HOST),
             authority => Called::of_authority(authority),
         });
         let labels = EdgeLabels {

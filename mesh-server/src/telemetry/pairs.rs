@@ -40,13 +40,16 @@ impl Pairs {
         self.lock().peer.clone()
     }
 
-    /// The pair of requests to `authority`.
+    /// The pair of requests to `authority`, if there were any.
+    pub(super) fn known(&self, authority: &str) -> Option<Arc<Edge>> {
+        let state = self.lock();
+        let found = state.known.iter().find(|(known, _)| **known == *authority);
+        found.map(|(_, edge)| Arc::clone(edge))
+    }
+
+    /// The pair of requests to `authority`, which may have come to be known meanwhile.
     pub(super) fn find(&self, authority: &str, make: impl FnOnce() -> Arc<Edge>) -> Arc<Edge> {
-        let known = |state: &State| {
-            let found = state.known.iter().find(|(known, _)| **known == *authority);
-            found.map(|(_, edge)| Arc::clone(edge))
-        };
-        if let Some(edge) = known(&self.lock()) {
+        if let Some(edge) = self.known(authority) {
             return edge;
         }
         let edge = make();

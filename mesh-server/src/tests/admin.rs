@@ -114,6 +114,39 @@ async fn the_port_answers_to_no_name_of_somebody_else() {
     }
 }
 
+/// Whoever connects and says nothing, or has asked once and waits, keeps nobody from being answered.
+#[tokio::test]
+async fn fl_6_silent_connections_to_the_admin_port_give_way() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mesh = Mesh::new();
+    let address = admin_port(&mesh).await;
+    for asks in [false, true] {
+        let mut silent = Vec::new();
+        // More than there are places: each of them is accepted, since the oldest of all gives way to the newest.
+        for _ in 0..2 * admin::MAX_CONNECTIONS {
+            let mut io = TcpStream::connect(address).await.unwrap();
+            if asks {
+                io.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                    .await
+                    .unwrap();
+                let mut answer = Vec::new();
+                while !answer.ends_with(b"\r\n\r\nok\n") {
+                    assert_ne!(io.read_buf(&mut answer).await.unwrap(), 0);
+                }
+            }
+            silent.push(io);
+        }
+        assert_eq!(page(address, "GET", "/healthz").await, (200, "ok\n".into()));
+        // The first has gone, the last is still there.
+        assert_eq!(silent[0].read(&mut [0]).await.unwrap_or_default(), 0);
+        let last = silent.last_mut().unwrap();
+        last.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        assert_ne!(last.read(&mut [0]).await.unwrap(), 0);
+    }
+}
+
 #[tokio::test]
 async fn what_is_mounted_answers_below_its_path_over_both_versions() {
     let mesh = Mesh::new();

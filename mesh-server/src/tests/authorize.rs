@@ -46,7 +46,7 @@ pub(super) fn open(authorization: Authorization) -> FilterChain {
     }
 }
 
-fn mutual(authorization: Authorization) -> FilterChain {
+pub(super) fn mutual(authorization: Authorization) -> FilterChain {
     FilterChain {
         security: InboundSecurity::Mutual(Clients::Trusted),
         ..open(authorization)

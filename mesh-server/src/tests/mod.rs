@@ -22,6 +22,7 @@ mod services;
 mod strict;
 mod telemetry;
 mod tokens;
+mod withdrawn;
 
 use std::convert::Infallible;
 use std::io;

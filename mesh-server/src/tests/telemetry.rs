@@ -165,6 +165,43 @@ async fn a_peer_in_plaintext_is_nobody() {
     );
 }
 
+/// What a server is called is a label when a request that says so was served. Who may do nothing makes no series of its own.
+#[tokio::test]
+async fn fl_what_a_refused_request_calls_the_server_is_no_label() {
+    let (mesh, handler) = (Mesh::governed(), Handler::default());
+    let (address, _server) = handler.listen(&mesh.link).await;
+    let secret = Rule::Is(PermissionTest::Path(StringMatch::Exact("/secret".into())));
+    let rules = one_rule(RbacAction::Deny, secret, Rule::Always);
+    mesh.rules(address, open(rules));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(TcpStream::connect(address).await.unwrap()))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut ask = async |host: String, path: &str| {
+        let request = Request::get(path).header("host", host);
+        let response = sender
+            .send_request(request.body(Empty::<Bytes>::new()).unwrap())
+            .await
+            .unwrap();
+        let code = response.status().as_u16();
+        drop(response.into_body().collect().await.unwrap());
+        code
+    };
+    for number in 0..100 {
+        assert_eq!(ask(format!("made-up-{number}.example"), "/secret").await, 403);
+    }
+    assert_eq!(ask("payment.shop".into(), "/").await, 200);
+    // Known by then, and so not by what was made up.
+    assert_eq!(ask("payment.shop".into(), "/secret").await, 403);
+    let mut services: Vec<_> = samples(&mesh.link, "istio_requests_total")
+        .into_iter()
+        .map(|(labels, _)| labels["destination_service"].clone())
+        .collect();
+    services.sort();
+    services.dedup();
+    assert_eq!(services, ["payment.shop", "unknown"]);
+}
+
 #[tokio::test]
 async fn what_is_refused_counts_as_its_sender_was_told() {
     let mesh = Mesh::new();

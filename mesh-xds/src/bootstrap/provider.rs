@@ -143,6 +143,8 @@ const ISTIO_CREDENTIALS: &str = "/var/run/secrets/workload-spiffe-credentials";
 const ISTIO_TOKEN: &str = "/var/run/secrets/tokens/istio-token";
 const ISTIO_ROOT: &str = "/var/run/secrets/istio/root-cert.pem";
 const ISTIO_CA: &str = "istiod.istio-system.svc:15012";
+/// What names the socket of somebody who serves the workload's certificate by SDS.
+const ISTIO_SOCKET_VARIABLE: &str = "CREDENTIAL_UDS";
 /// Istio's agent watches the files; who renews them there does it long before they end.
 const ISTIO_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -167,7 +169,11 @@ pub(super) fn known(
                 Part(half) => Provider::Half(half),
             },
             "mesh_ca" => Provider::MeshCa(mesh_ca(&at, config(&at, &entry.config)?)?),
-            "istio_agent" => Provider::IstioAgent(Box::new(istio_agent(&at, config(&at, &entry.config)?, node)?)),
+            "istio_agent" => {
+                let socket = std::env::var(ISTIO_SOCKET_VARIABLE).ok();
+                no_socket(&at, socket.as_deref())?;
+                Provider::IstioAgent(Box::new(istio_agent(&at, config(&at, &entry.config)?, node)?))
+            }
             WORKLOAD_API => workload_api(&at, &entry.config)?,
             _ => continue,
         };
@@ -235,6 +241,21 @@ fn workload_id(at: &str, domain: &str, namespace: &str, account: &str) -> Result
     let domain = TrustDomain::parse(domain).map_err(|error| BootstrapError::at(field("trust_domain"), error))?;
     let text = format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
     SpiffeId::parse(&text).map_err(|error| BootstrapError::at(field("service_account"), error))
+}
+
+/// Whoever set the variable meant certificates that somebody else issues. To ask istiod for others instead would give the process an identity
+/// of another authority, and nobody would know why peers refuse it.
+fn no_socket(at: &str, socket: Option<&str>) -> Result<(), BootstrapError> {
+    match socket.filter(|socket| !socket.is_empty()) {
+        None => Ok(()),
+        Some(socket) => Err(BootstrapError::at(
+            at,
+            format!(
+                "{ISTIO_SOCKET_VARIABLE} names {socket:?}, which serves certificates by SDS, and that is not spoken here: have them in files, \
+                 or by the SPIFFE Workload API ({WORKLOAD_API})"
+            ),
+        )),
+    }
 }
 
 /// What is not said is as Istio's injector lays it out, or what the node's metadata say, which Istio's agent fills in.
@@ -341,5 +362,20 @@ mod tests {
             let error = resolve(bad, None).unwrap_err().to_string();
             assert!(error.contains("p.endpoint_socket"), "{bad:?}: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod socket_tests {
+    use super::*;
+
+    #[test]
+    fn certificates_by_sds_are_refused_by_the_name_that_asks_for_them() {
+        assert!(no_socket("p", None).is_ok() && no_socket("p", Some("")).is_ok());
+        let error = no_socket("p", Some("/var/run/secrets/workload-spiffe-uds/socket")).unwrap_err();
+        assert!(
+            error.to_string().contains("CREDENTIAL_UDS") && error.to_string().contains("SDS"),
+            "{error}"
+        );
     }
 }

@@ -12,6 +12,7 @@ use http::uri::PathAndQuery;
 use mesh_core::Entropy;
 use mesh_core::identity::Identity;
 use rustls::pki_types::CertificateDer;
+use tonic::Code;
 use tonic::metadata::AsciiMetadataValue;
 use tonic_prost::ProstCodec;
 
@@ -36,8 +37,14 @@ pub(super) async fn supply(ca: &MeshCa, connector: &Connector, outlet: &Outlet, 
     let mut backoff = Backoff::new(entropy.clone());
     let mut trusted = Vec::new();
     let mut applicant = None;
+    let mut by_token = false;
     loop {
-        let failure = match attempt(ca, connector, outlet, &mut applicant, &trusted).await {
+        let asked = attempt(ca, connector, outlet, &mut applicant, (&trusted, by_token)).await;
+        // A CA that renews by certificates for so long and no longer: once by the token, and if that is not good any more, the certificate
+        // may be again.
+        by_token =
+            !by_token && matches!(&asked, Err(IssueError::Refused(status)) if status.code() == Code::Unauthenticated);
+        let failure = match asked {
             Ok((identity, roots)) => {
                 applicant = None;
                 let now = outlet.now();
@@ -70,7 +77,7 @@ async fn attempt(
     connector: &Connector,
     outlet: &Outlet,
     applicant: &mut Option<Applicant>,
-    trusted: &[CertificateDer<'static>],
+    (trusted, by_token): (&[CertificateDer<'static>], bool),
 ) -> Result<(Identity, Vec<CertificateDer<'static>>), IssueError> {
     let applicant = match applicant {
         Some(applicant) => applicant,
@@ -78,6 +85,7 @@ async fn attempt(
     };
     let current = match ca.proof {
         // Nobody believes a certificate of the future, the CA included.
+        Proof::TokenOnce if by_token => None,
         Proof::TokenOnce => outlet
             .valid()
             .filter(|current| current.svid().not_before() <= outlet.now()),

@@ -29,6 +29,7 @@ mod service;
 mod stream;
 mod subscription;
 mod undescribed;
+mod unfinished;
 mod warming;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use mesh_core::report::Tally;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
+use tonic::body::Body;
 use tonic::{Code, Extensions, Status};
 
 use super::ads::StreamState;
@@ -24,6 +25,7 @@ use super::pace::Pace;
 use super::peer::Line;
 use super::room::{Place, Room, Whose};
 use super::service::{Caller, Grouping};
+use super::unfinished::Unfinished;
 use crate::convention::PUSHBACK;
 use crate::encode::Dialect;
 use crate::resource::ResourceKind;
@@ -55,6 +57,7 @@ pub(super) struct Streams(Arc<Shared>);
 
 struct Shared {
     room: Room,
+    unfinished: Unfinished,
     /// Only whose connection showed a certificate is served.
     authenticated: bool,
     pace: Mutex<Pace>,
@@ -66,6 +69,7 @@ impl Streams {
     pub(super) fn new(cache: SnapshotCache, grouping: Box<dyn Grouping>, authenticated: bool) -> Self {
         Self(Arc::new(Shared {
             room: Room::default(),
+            unfinished: Unfinished::default(),
             authenticated,
             pace: Mutex::default(),
             cache,
@@ -91,6 +95,10 @@ impl fmt::Debug for Streams {
 }
 
 impl Serve for Streams {
+    fn watch(&self, request: http::Request<Body>) -> http::Request<Body> {
+        self.0.unfinished.watch(request)
+    }
+
     fn begin(&self, extensions: &Extensions, requests: Requests<Sotw>) -> Result<Responses<Sotw>, Status> {
         self.start::<StreamState>(extensions, requests)
     }

@@ -71,11 +71,11 @@ where
 /// Whether an error of a stream is about a message of it, and not about its connection: whoever sent that is there to be told.
 #[cfg(feature = "server")]
 pub(super) fn is_of_a_message(status: &Status) -> bool {
-    use tonic::Code::{Internal, InvalidArgument, OutOfRange, ResourceExhausted, Unimplemented};
+    use tonic::Code::{DeadlineExceeded, Internal, InvalidArgument, OutOfRange, ResourceExhausted, Unimplemented};
     let of_connection = std::error::Error::source(status).is_some();
     !of_connection
         && matches!(
             status.code(),
-            Internal | InvalidArgument | OutOfRange | ResourceExhausted | Unimplemented
+            DeadlineExceeded | Internal | InvalidArgument | OutOfRange | ResourceExhausted | Unimplemented
         )
 }

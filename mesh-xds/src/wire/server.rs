@@ -22,6 +22,11 @@ use crate::resource::ResourceKind;
 
 /// What serves streams.
 pub(crate) trait Serve: Send + Sync + 'static {
+    /// The call of a stream, before anything is read of it.
+    fn watch(&self, request: Request<Body>) -> Request<Body> {
+        request
+    }
+
     /// Begins a state-of-the-world stream of the connection with these extensions; responses are pulled out of what it
     /// returns.
     fn begin(&self, extensions: &Extensions, requests: Requests<Sotw>) -> Result<Responses<Sotw>, Status>;
@@ -153,6 +158,7 @@ impl<S: Serve, O: Offer> Service<Request<Body>> for DiscoveryServer<S, O> {
     fn call(&mut self, request: Request<Body>) -> Answering {
         let serve = Arc::clone(&self.serve);
         let method = [O::SOTW, O::DELTA].map(|method| request.uri().path() == method);
+        let request = serve.watch(request);
         Box::pin(async move {
             Ok(match method {
                 [true, _] => {

@@ -66,6 +66,8 @@ struct Authority {
     token_is_good: Mutex<bool>,
     /// Set to have every request refused.
     is_ill: Arc<AtomicBool>,
+    /// Set to have the next renewal refused until there was a token, which is good then.
+    wants_token: Arc<AtomicBool>,
     served: mpsc::UnboundedSender<Proof>,
 }
 
@@ -82,6 +84,10 @@ impl Authority {
             .unwrap_or_default();
         let token = request.metadata().get("authorization");
         let proof = match (peer.identity, token) {
+            (Some(_), None) if self.wants_token.swap(false, Ordering::Relaxed) => {
+                *self.token_is_good.lock().unwrap() = true;
+                return Err(Status::unauthenticated("no token for too long"));
+            }
             (Some(id), None) => Proof::Certificate(id),
             (None, Some(token)) if token == &format!("Bearer {TOKEN}") => {
                 let mut good = self.token_is_good.lock().unwrap();
@@ -149,6 +155,7 @@ struct Plane {
     cache: SnapshotCache,
     root: String,
     is_ill: Arc<AtomicBool>,
+    wants_token: Arc<AtomicBool>,
     served: mpsc::UnboundedReceiver<Proof>,
 }
 
@@ -163,13 +170,14 @@ async fn plane(lifetime: Duration) -> Plane {
     let issuer = Issuer::new(params, key);
     let own = own_identity(&issuer, root.der().clone());
     let (sender, served) = mpsc::unbounded_channel();
-    let is_ill = Arc::new(AtomicBool::new(false));
+    let (is_ill, wants_token) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
     let authority = Authority {
         issuer,
         root: root.pem(),
         lifetime,
         token_is_good: Mutex::new(true),
         is_ill: Arc::clone(&is_ill),
+        wants_token: Arc::clone(&wants_token),
         served: sender,
     };
     let cache = SnapshotCache::new();
@@ -206,6 +214,7 @@ async fn plane(lifetime: Duration) -> Plane {
         cache,
         root: root.pem(),
         is_ill,
+        wants_token,
         served,
     }
 }
@@ -270,6 +279,25 @@ async fn a_workload_joins_with_its_token_and_renews_with_its_certificate() {
     assert!(renewed.svid().not_after() > first.svid().not_after());
     // The stream that the first certificate opened went on.
     assert_eq!(client.status().report().connection.streams, 1);
+}
+
+/// A CA that renews by certificates for so long and no longer is shown the token again, before the identity ends.
+#[tokio::test]
+async fn id_a_workload_shows_its_token_to_a_ca_that_wants_one_again() {
+    let mut plane = plane(Duration::from_secs(8)).await;
+    plane.wants_token.store(true, Ordering::Relaxed);
+    let client = XdsClient::start(bootstrap(&plane, &plane.root)).unwrap();
+    let link = client.link();
+    assert_eq!(served(&mut plane).await, Proof::Token);
+    assert_eq!(
+        served(&mut plane).await,
+        Proof::Token,
+        "its certificate was refused once"
+    );
+    assert!(link.identity().load().is_ok());
+    assert_eq!(link.tally().get("identity", "failed"), 1);
+    let expected = Proof::Certificate(SpiffeId::parse(ID).unwrap());
+    assert_eq!(served(&mut plane).await, expected);
 }
 
 #[tokio::test]

@@ -1,0 +1,249 @@
+//! A request that was let in, for as long as it is open.
+//!
+//! A stream may be open for days, and the rule that let it in may be withdrawn a moment after. So each request that still waits, for its
+//! answer or for more of it, hears of every change of its server's rules, and is judged again: one that would not be let in now ends. A
+//! request that is over when the rules change costs nothing but a look at a counter.
+//!
+//! Only toward less: nobody who was refused is let in by this. Of the request there are its method, its URI, its token's claims and its
+//! connection left; its headers went to the handler, and to keep a copy of each request's would cost every call what few need. Where the
+//! answer turns on a header the stream ends too, and whoever comes again is judged by all there is. An authorizer outside of the process is
+//! not asked again about what it has allowed; where it is asked about what it never saw, the stream ends.
+//!
+//! It ends as `serve` and tonic's loop can tell: an answer that has not begun is the refusal of any other request; one that has is reset
+//! with INADEQUATE_SECURITY, which gRPC reads as PERMISSION_DENIED, and over HTTP/1.1 cut off with its connection. Where it is the connection
+//! that would not be let in, that is drained besides, and what waits for its answer may still have it. Counted as `request_withdrawn`.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Uri};
+use http_body::{Body, Frame, SizeHint};
+use mesh_core::authorize::{Facts, GoesOn, Matched, Outcome};
+use mesh_core::jwt::JwtClaims;
+use mesh_core::route::RequestHead;
+use pin_project_lite::pin_project;
+use tokio::sync::futures::OwnedNotified;
+
+use super::{AuthorizeLayer, DENIED};
+use crate::accept::{ConnectionInfo, Guard};
+use crate::refusal::Refusal;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What is left of a request.
+pub(super) struct Open {
+    rules: Arc<AuthorizeLayer>,
+    info: ConnectionInfo,
+    /// How often the rules had changed when it was judged.
+    seen: u64,
+    method: Method,
+    uri: Uri,
+    claims: Option<Arc<JwtClaims>>,
+    /// Whether somebody was asked about it.
+    asked: bool,
+    /// Whether its answer has begun.
+    answered: bool,
+    refusal: Refusal,
+}
+
+impl Open {
+    /// `seen`: from before it was judged.
+    pub(super) fn new<B>(
+        rules: &Arc<AuthorizeLayer>,
+        (info, seen): (ConnectionInfo, u64),
+        request: &Request<B>,
+        claims: Option<Arc<JwtClaims>>,
+        asked: bool,
+    ) -> Self {
+        Self {
+            rules: Arc::clone(rules),
+            info,
+            seen,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            claims,
+            asked,
+            answered: false,
+            refusal: Refusal::forbidden(request, DENIED),
+        }
+    }
+
+    /// Why it may not go on, if the rules have changed since it was judged.
+    fn look(&mut self) -> Option<&'static str> {
+        let changes = self.info.changes();
+        if changes == self.seen {
+            return None;
+        }
+        self.seen = changes;
+        let reason = self.judge();
+        if let Some(reason) = reason {
+            self.rules.tally.count("request_withdrawn", reason);
+        }
+        reason
+    }
+
+    fn judge(&self) -> Option<&'static str> {
+        // The connection is drained. What has no answer yet has as long for it as any other on a connection that ends.
+        if self.info.is_unfit() {
+            return self.answered.then_some("connection");
+        }
+        let authorization = match self.info.guard() {
+            Guard::Free => return None,
+            Guard::Closed => return Some("not_serving"),
+            Guard::By(authorization) => authorization,
+        };
+        let headers = HeaderMap::new();
+        let facts = Facts {
+            head: Some(RequestHead {
+                method: &self.method,
+                uri: &self.uri,
+                headers: &headers,
+                target: "",
+            }),
+            ..self.info.facts_of(self.claims.as_deref())
+        };
+        let (reason, matched) = match authorization.goes_on(&facts) {
+            GoesOn::Yes { asks: true } if !self.asked => ("ext_authz", None),
+            GoesOn::Yes { .. } => return None,
+            GoesOn::Unclear => ("headers", None),
+            GoesOn::No(matched) => ("rbac", Some(matched)),
+        };
+        let unclear = Matched {
+            filter: reason,
+            policy: None,
+        };
+        let claims = self.claims.as_deref();
+        self.rules
+            .tell(&self.info, claims, Outcome::Denied, matched.unwrap_or(unclear));
+        Some(reason)
+    }
+}
+
+pin_project! {
+    /// [`Open`], and what tells of a change.
+    pub(super) struct Watch {
+        // `None`: nothing may change, or it has ended.
+        open: Option<Open>,
+        #[pin]
+        bell: Option<OwnedNotified>,
+    }
+}
+
+impl Watch {
+    pub(super) fn new(open: Option<Open>) -> Self {
+        Self { open, bell: None }
+    }
+
+    /// Moves what is watched to where the answer is, which has begun. What it listens by stays behind.
+    pub(super) fn take(self: Pin<&mut Self>) -> Self {
+        let open = self.project().open.take();
+        Self::new(open.map(|open| Open { answered: true, ..open }))
+    }
+
+    /// What its sender is told, if it may not go on. Without a wait: for whoever has something to do.
+    pub(super) fn look(self: Pin<&mut Self>) -> Option<Refusal> {
+        let this = self.project();
+        let open = this.open.as_mut()?;
+        open.look()?;
+        let refusal = open.refusal;
+        *this.open = None;
+        Some(refusal)
+    }
+
+    /// The same, for whoever waits: it is woken then.
+    pub(super) fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Refusal> {
+        // Each turn is a change that it may stay under.
+        loop {
+            let mut this = self.as_mut().project();
+            let Some(open) = this.open else { return Poll::Pending };
+            if this.bell.is_none() {
+                let rung = Arc::clone(open.info.bell()).notified_owned();
+                this.bell.set(Some(rung));
+            }
+            let bell = this.bell.as_mut().as_pin_mut().expect("it was set a line ago");
+            if bell.poll(cx).is_ready() {
+                this.bell.set(None);
+            }
+            let is_registered = this.bell.is_some();
+            // Registered first and looked at second, so that no change is lost.
+            if let Some(refusal) = self.as_mut().look() {
+                return Poll::Ready(refusal);
+            }
+            if is_registered {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("open", &self.open.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The body of an answer, for as long as its request may go on.
+    #[derive(Debug)]
+    pub struct OpenBody<B> {
+        // `None`: it was ended.
+        #[pin]
+        body: Option<B>,
+        #[pin]
+        watch: Watch,
+    }
+}
+
+impl<B: Body> OpenBody<B> {
+    pub(super) fn new(body: B, watch: Watch) -> Self {
+        let watch = if body.is_end_stream() { Watch::new(None) } else { watch };
+        Self {
+            body: Some(body),
+            watch,
+        }
+    }
+}
+
+impl<B> Body for OpenBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let Some(body) = this.body.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        // Of a body that always has more nobody ever waits.
+        let mut withdrawn = this.watch.as_mut().look().is_some();
+        if !withdrawn {
+            if let Poll::Ready(frame) = body.poll_frame(cx) {
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            }
+            withdrawn = this.watch.poll(cx).is_ready();
+        }
+        if !withdrawn {
+            return Poll::Pending;
+        }
+        this.body.set(None);
+        Poll::Ready(Some(Err(h2::Error::from(h2::Reason::INADEQUATE_SECURITY).into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
