@@ -58,6 +58,7 @@ fn snapshot(server: &Server, asked: Asked) -> Result<Snapshot, Failure> {
         let tls = TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly([SERVER_ID]),
             sni: None,
+            ..MutualTls::default()
         });
         let mut cluster = Cluster::new(name, tls, vec![Endpoint::new(server.address)]);
         cluster.outlier = Some(OutlierDetection::new(OutlierRules::Envoy));

@@ -15,7 +15,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // Usually an `XdsClient` provides the link; a fixed configuration does too.
 //! let expected = ExpectedPeers::exactly(["spiffe://cluster.local/ns/default/sa/payment"]);
-//! let tls = TlsMode::Mutual(MutualTls { expected, sni: None });
+//! let tls = TlsMode::Mutual(MutualTls { expected, sni: None, ..MutualTls::default() });
 //! let snapshot = Snapshot::builder()
 //!     .route("payment", Route::to(Split::all_to("payment-v1")))
 //!     .cluster(Cluster::new("payment-v1", tls, vec![]))

@@ -108,14 +108,14 @@ impl Default for Parts {
 }
 
 /// Identities beside the workload's own, by the certificate providers that they come from (gRFC A29): a server may be told to show one of
-/// them.
+/// them, and a client to call a cluster by one.
 #[derive(Clone, Default)]
 pub struct Identities(Option<Arc<Lookup>>);
 
 type Lookup = dyn Fn(&ChainIdentity) -> Option<live::Reader<Standing>> + Send + Sync;
 
 impl Identities {
-    /// Those that `find` knows. It is asked whenever a server needs one, also for one that nobody needed before, which it has fetched then:
+    /// Those that `find` knows. It is asked whenever somebody needs one, also for one that nobody needed before, which it has fetched then:
     /// until that is there the reader says why there is none. It is called while a configuration is published, so it must not wait, and
     /// for one identity it answers with readers of one cell.
     pub fn new(find: impl Fn(&ChainIdentity) -> Option<live::Reader<Standing>> + Send + Sync + 'static) -> Self {

@@ -40,6 +40,7 @@ fn expecting(id: &str) -> TlsMode {
     TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly([id]),
         sni: None,
+        ..MutualTls::default()
     })
 }
 

@@ -66,6 +66,7 @@ fn named(backend: &Backend, expected: &str) -> Snapshot {
     let tls = TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly([expected]),
         sni: None,
+        ..MutualTls::default()
     });
     let builder = Snapshot::builder().route("payment", Route::to(Split::all_to("v1")));
     builder

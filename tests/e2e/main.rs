@@ -18,6 +18,8 @@ mod aggregate;
 mod authorize;
 mod bad_yaml;
 mod clocks;
+mod clusters_by_provider;
+mod discovered;
 mod drain;
 mod ext_authz;
 mod federation;

@@ -44,14 +44,14 @@ fn showing(address: &str, certificate: Option<&str>, roots: Option<&str>) -> Sna
 }
 
 /// Where a control plane's authority is, and what proves `account` to it.
-fn authority(mesh: &Mesh, account: &str) -> Value {
+pub(crate) fn authority(mesh: &Mesh, account: &str) -> Value {
     let bootstrap = mesh.control().bootstrap("default", account).unwrap();
     let file: Value = serde_json::from_str(&bootstrap.to_json()).unwrap();
     file["certificate_providers"]["default"].clone()
 }
 
 /// A member's identity.
-async fn joined(mesh: &Mesh, account: &str) -> Identity {
+pub(crate) async fn joined(mesh: &Mesh, account: &str) -> Identity {
     let client = mesh.join(account);
     identity(&client.link()).await;
     let standing = client.link().identity().load_full();

@@ -103,6 +103,7 @@ fn configuration(address: SocketAddr) -> Snapshot {
     let mutual = TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly([PAYMENT]),
         sni: None,
+        ..MutualTls::default()
     });
     let workload = workload("payment", "v1").endpoint_metadata();
     let endpoint = Endpoint {

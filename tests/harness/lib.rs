@@ -54,6 +54,7 @@ pub fn mutual() -> TlsMode {
     TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly([PAYMENT]),
         sni: None,
+        ..MutualTls::default()
     })
 }
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 
 import page
-from lab import IMPOSTOR, SERVICE, Failed, Lab, spiffe, until
+from lab import HERE, IMPOSTOR, SERVICE, Failed, Lab, spiffe, until
 from peers import (
     CALLER,
     EnvoyDelta,
@@ -365,6 +365,33 @@ def ours(mesh: Lab, peer) -> dict:
     return figures
 
 
+def discovered(mesh: Lab, plane) -> dict:
+    """Our server goes by a filter that is a resource of its own at another's control plane: without it nobody is served, and then
+    it decides."""
+    figures = {}
+
+    def says(filter_kind: str | None, reached: bool, said: str):
+        heard = plane.ask({"filter": filter_kind})
+        require(heard["asked"] and not heard["refused"], figures, f"the server does not take what it is told: {heard}")
+
+        def is_so() -> bool:
+            report = checkout(mesh, 1)
+            return bool(report["ok"]) == reached and all(said in error for error in report["errors"])
+
+        until(f"calls while the filter is {filter_kind}", is_so, EFFECT_SECONDS)
+        report = checkout(mesh, REFUSED)
+        step = f"{len(figures)}_{filter_kind or 'absent'}"
+        figures[step] = report["ok"]
+        require(report["ok"] == (REFUSED if reached else 0), figures, f"{step}: {report['errors']}")
+
+    mesh.publish_peer(plane.port, "payment")
+    says(None, False, "Unavailable")
+    says("open", True, "")
+    says("closed", False, "PermissionDenied")
+    says("open", True, "")
+    return figures
+
+
 def checkout(mesh: Lab, calls: int) -> dict:
     """Our client, as a process of its own that joins the mesh."""
     command = [mesh.binaries / "checkout", "--target", f"xds:///{SERVICE}", "--calls", calls, "--concurrency", AT_ONCE]
@@ -375,6 +402,12 @@ def checkout(mesh: Lab, calls: int) -> dict:
 def require(kept: bool, figures: dict, otherwise: str):
     if not kept:
         raise Failed(otherwise, figures)
+
+
+def guarded(mesh: Lab):
+    plane, _, port = mesh.serve_by([sys.executable, HERE / "plane.py"])
+    plane.port = port
+    return plane
 
 
 def client(make):
@@ -394,6 +427,7 @@ GROUPS = {
     "envoy-delta": (client(EnvoyDelta), (split, swaps, subsets, restarted, moved, identity, accepted_updates)),
     "grpcio-server": (lambda mesh: GrpcioServer(mesh, "payment"), (served,)),
     "grpcio-other-server": (lambda mesh: GrpcioServer(mesh, "somebody-else"), (refused,)),
+    "grpcio-plane": (guarded, (discovered,)),
     "envoy-server": (lambda mesh: EnvoyServer(mesh, "payment"), (served,)),
     "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
     "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out, envoy_kept_out)),

@@ -232,6 +232,22 @@ class Lab:
         """The root of the control plane: its key and its certificate, in PEM."""
         return (self._state / "root.pem").read_bytes()
 
+    def serve_by(self, plane: list) -> tuple[Process, Process, int]:
+        """Starts our payment service as the server of another control plane, a program that is told the server's port, which it is
+        the sidecar's of; its identity is of our CA. Returns that plane, the service and the port."""
+        port = free_port()
+        theirs = self.start("plane", [*plane, port])
+        bootstrap = self.bootstrap("payment")
+        said = json.loads(bootstrap.read_text())
+        address = f"127.0.0.1:{theirs.answer()['port']}"
+        said["xds_servers"] = [{"server_uri": address, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}]
+        said.setdefault("x_mesh", {})["profile"] = "envoy"
+        bootstrap.write_text(json.dumps(said))
+        command = [self.binaries / "payment", "--version", "v1", "--listen", f"127.0.0.1:{port}"]
+        ours = self.start("payment-by-plane", command, GRPC_XDS_BOOTSTRAP=str(bootstrap))
+        ours.logged("serving address=127.0.0.1:")
+        return theirs, ours, port
+
     def replace_v2(self, version: str) -> Process:
         """Publishes another process, which calls itself `version`, where v2 was; returns the old one, which still serves."""
         old, _ = self._payments["v2"]

@@ -1,4 +1,4 @@
-//! A wait for a connection, and for the workload's identity where it is still being given one.
+//! A wait for a connection, and for the identity to make it by where that is still being given.
 //!
 //! Off the common path, so all of it is in a box that a call which finds a connection never makes.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::Request;
 use mesh_core::balance::Load as _;
-use mesh_core::config::{Credential, Reason, Roots, RoutingPriority, TlsMode};
+use mesh_core::config::{ChainIdentity, Reason, ReasonKind, RoutingPriority};
 use mesh_core::identity::Identity;
 
 use super::Shared;
@@ -85,9 +85,9 @@ fn connect(
         let security = match tls {
             None => Security::Plaintext,
             Some((mode, configs)) => {
-                let identity = match needs_identity(&mode) {
-                    false => None,
-                    true => Some(own_identity(&manager, timeout).await.map_err(|reason| {
+                let identity = match mode.identity() {
+                    None => None,
+                    Some(of) => Some(identity(&manager, &of, timeout).await.map_err(|reason| {
                         let error = ConnectError::new(ConnectKind::NoIdentity(reason));
                         manager.tally().count("connect_failed", error.as_str());
                         Error::at(Kind::Connect(error), peer)
@@ -114,22 +114,15 @@ fn connect(
     })
 }
 
-/// The workload's identity. One that is on its way is waited for as long as a connection would be; one that is lacking for a
+/// The identity to call by. One that is on its way is waited for as long as a connection would be; one that is lacking for a
 /// reason is not.
-async fn own_identity(manager: &ClusterManager, limit: Duration) -> Result<Identity, Reason> {
-    let standing = manager.identity();
-    let known = until(standing, |standing| !is_on_its_way(standing));
+async fn identity(manager: &ClusterManager, of: &ChainIdentity, limit: Duration) -> Result<Identity, Reason> {
+    let standing = manager.identity_of(of).ok_or_else(|| {
+        let text = "the cluster is called by a certificate provider that this process does not have";
+        Reason::new(ReasonKind::NoIdentity, text)
+    })?;
+    let known = until(&standing, |standing| !is_on_its_way(standing));
     // Whether it came or time ran out, what stands then is the answer.
     let _ = tokio::time::timeout(limit, known).await;
     (**standing.load()).clone()
-}
-
-fn needs_identity(mode: &TlsMode) -> bool {
-    match mode {
-        TlsMode::Plaintext => false,
-        TlsMode::Mutual(_) => true,
-        TlsMode::Origination(outside) => {
-            outside.shown == Some(Credential::Workload) || outside.roots == Roots::Workload
-        }
-    }
 }

@@ -10,7 +10,7 @@ use mesh_core::Entropy;
 use mesh_core::balance::levels::{Warming, subset};
 use mesh_core::balance::{Load as _, LoadReport};
 use mesh_core::breaker::ClusterBreakers;
-use mesh_core::config::{Cluster, ClusterName, LbPolicy, RoutingPriority, alike};
+use mesh_core::config::{ChainIdentity, Cluster, ClusterName, LbPolicy, RoutingPriority, TlsMode, alike};
 use mesh_core::identity::{Credentials, Pins};
 use mesh_core::link::WeakLink;
 use mesh_core::live;
@@ -164,9 +164,11 @@ impl ClusterHandle {
         }
     }
 
-    /// Takes no new call on connections that were agreed under an identity that holds no more.
-    pub(crate) fn drain_secured(&self) {
-        for host in self.hosts.load_full().hosts.iter().filter(|host| host.tls().is_some()) {
+    /// Takes no new call on connections that were agreed under an identity that holds no more: that of these providers.
+    pub(super) fn drain_secured(&self, of: &ChainIdentity) {
+        let is_agreed_by = |mode: &Arc<TlsMode>| mode.identity().unwrap_or_default() == *of;
+        let set = self.hosts.load_full();
+        for host in set.hosts.iter().filter(|host| host.tls().is_some_and(is_agreed_by)) {
             host.pool().drain();
         }
     }

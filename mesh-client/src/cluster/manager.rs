@@ -9,15 +9,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use mesh_core::config::{Cluster, ClusterName, LbPolicy, Reason, ReasonKind, Resolved, RouteTree, Snapshot};
-use mesh_core::identity::Identity;
-use mesh_core::link::{Standing, WeakLink};
+use mesh_core::config::{
+    ChainIdentity, Cluster, ClusterName, LbPolicy, Reason, ReasonKind, Resolved, RouteTree, Snapshot,
+};
+use mesh_core::link::{Identities, Standing, WeakLink};
 use mesh_core::report::{Expose, Tally};
 use mesh_core::{Entropy, Link, SharedMap, live, route};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::followed::Followed;
 use super::handle::{Gone, Parts};
 use super::pace::Pace;
 use super::{ClusterHandle, Selector, Target};
@@ -33,24 +35,22 @@ const RETIRE_AFTER: Duration = Duration::from_secs(30);
 pub(crate) struct ClusterManager {
     snapshots: live::Reader<Snapshot>,
     identity: live::Reader<Standing>,
+    identities: Identities,
     parts: Parts,
     active_faults: ActiveFaults,
     alarms: Arc<Alarms>,
     link: WeakLink,
     state: Mutex<State>,
-    task: Mutex<Option<([live::Subscription; 2], AbortHandle)>>,
+    task: Mutex<Option<(live::Subscription, AbortHandle)>>,
 }
 
-#[derive(Default)]
 struct State {
     /// What the clusters were last reconciled with.
     snapshot: Weak<Snapshot>,
     /// The clusters of that one: its routes are let go of, since snapshots that come in the midst of a reconcile must not pile up.
     wanted: SharedMap<ClusterName, Resolved<Cluster>>,
-    /// How the workload's identity stood then.
-    standing: Option<Arc<Standing>>,
-    /// Under whose name and by whose roots connections were last made.
-    identity: Option<Identity>,
+    /// By which connections are made.
+    followed: Followed,
     clusters: HashMap<ClusterName, Arc<ClusterHandle>>,
     retired: HashMap<ClusterName, (Arc<ClusterHandle>, Instant)>,
     /// The clusters that watch for outliers, have hosts that are slow to start or weigh them by reports, which are looked at again
@@ -99,6 +99,7 @@ impl ClusterManager {
         let manager = Arc::new(Self {
             snapshots: link.snapshots().clone(),
             identity: link.identity().clone(),
+            identities: link.identities().clone(),
             parts: Parts {
                 entropy: link.entropy().clone(),
                 wall_clock: Arc::clone(link.wall_clock()),
@@ -121,23 +122,33 @@ impl ClusterManager {
             active_faults: ActiveFaults::default(),
             alarms: Alarms::start(),
             link: link.downgrade(),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                snapshot: Weak::new(),
+                wanted: SharedMap::default(),
+                followed: Followed::new(link.identity(), link.identities(), Arc::clone(&bell)),
+                clusters: HashMap::new(),
+                retired: HashMap::new(),
+                watched: HashSet::new(),
+                aggregates: HashMap::new(),
+                targets: HashMap::new(),
+            }),
             task: Mutex::default(),
         });
-        let ring = || {
-            let bell = Arc::clone(&bell);
-            move || bell.notify_one()
-        };
-        let subscriptions = [manager.snapshots.on_change(ring()), manager.identity.on_change(ring())];
+        let ring = Arc::clone(&bell);
+        let subscription = manager.snapshots.on_change(move || ring.notify_one());
         let told: Weak<dyn Expose> = Arc::<Self>::downgrade(&manager);
         link.expose(told);
         let task = tokio::spawn(run(Arc::downgrade(&manager), bell, attention)).abort_handle();
-        *manager.task.lock().unwrap_or_else(PoisonError::into_inner) = Some((subscriptions, task));
+        *manager.task.lock().unwrap_or_else(PoisonError::into_inner) = Some((subscription, task));
         manager
     }
 
-    pub(crate) fn identity(&self) -> &live::Reader<Standing> {
-        &self.identity
+    /// The identity of these certificate providers; `None`: the process has no such provider.
+    pub(crate) fn identity_of(&self, of: &ChainIdentity) -> Option<live::Reader<Standing>> {
+        match of.is_own() {
+            true => Some(self.identity.clone()),
+            false => self.identities.find(of),
+        }
     }
 
     pub(crate) fn entropy(&self) -> &Entropy {
@@ -181,7 +192,7 @@ impl ClusterManager {
     /// Brings clusters and selectors up to the newest snapshot.
     pub(crate) fn reconcile(&self) {
         let mut state = self.lock();
-        state.reconcile_identity(self.identity.load_full());
+        state.reconcile_identities();
         let snapshot = self.snapshots.load_full();
         state.reconcile_clusters(&snapshot, &self.parts);
         let State { clusters, targets, .. } = &mut *state;
@@ -198,10 +209,8 @@ impl ClusterManager {
 
     /// Whether there is something to reconcile. A bell that rang often is heard twice: once by who waited, once by what it kept.
     fn is_behind(&self) -> bool {
-        let (state, snapshot, standing) = (self.lock(), self.snapshots.load(), self.identity.load());
-        let seen = state.standing.as_ref();
-        !std::ptr::eq(state.snapshot.as_ptr(), Arc::as_ptr(&snapshot))
-            || seen.is_none_or(|seen| !Arc::ptr_eq(seen, &standing))
+        let (state, snapshot) = (self.lock(), self.snapshots.load());
+        !std::ptr::eq(state.snapshot.as_ptr(), Arc::as_ptr(&snapshot)) || state.followed.is_behind()
     }
 
     /// Does what time asks for; when to look again.
@@ -233,14 +242,11 @@ impl ClusterManager {
 impl State {
     /// Connections outlive the renewal of an identity, up to the end of their certificates. They do not outlive another name
     /// or other roots: what a peer proved under those says nothing under these.
-    fn reconcile_identity(&mut self, standing: Arc<Standing>) {
-        let standing = &**self.standing.insert(standing);
-        let Ok(now) = standing else { return };
-        let before = self.identity.replace(now.clone());
-        if before.is_some_and(|before| !now.is_renewal_of(&before)) {
+    fn reconcile_identities(&mut self) {
+        for of in self.followed.take_replaced() {
             let retired = self.retired.values().map(|(handle, _)| handle);
             for handle in self.clusters.values().chain(retired) {
-                handle.drain_secured();
+                handle.drain_secured(&of);
             }
         }
     }
@@ -282,6 +288,7 @@ impl State {
     fn live(&mut self, cluster: &Arc<Cluster>, parts: &Parts, gone: &mut Gone) -> Arc<ClusterHandle> {
         let leaves: Vec<_> = cluster.leaves.iter().map(|leaf| self.live(leaf, parts, gone)).collect();
         let name = &cluster.name;
+        self.followed.follow(cluster);
         let known = self
             .clusters
             .get(name)

@@ -4,6 +4,7 @@
 mod anywhere;
 mod breakers;
 mod counting;
+mod followed;
 mod handle;
 mod host;
 mod leaves;

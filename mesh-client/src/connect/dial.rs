@@ -22,7 +22,7 @@ pub(crate) enum Security {
     Plaintext,
     Tls {
         mode: Arc<TlsMode>,
-        /// The workload's, where the mode needs it.
+        /// The one that the mode needs, where it needs one.
         identity: Option<Identity>,
         configs: Arc<TlsConfigs>,
     },

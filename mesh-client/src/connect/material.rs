@@ -46,6 +46,7 @@ pub(super) struct Material {
 /// Whoever has what a configuration names.
 pub(super) struct Sources<'a> {
     pub(super) credentials: &'a Credentials,
+    /// The one that the mode asks for ([`TlsMode::identity`](mesh_core::config::TlsMode::identity)).
     pub(super) identity: Option<&'a Identity>,
 }
 
@@ -66,7 +67,9 @@ impl Sources<'_> {
                 stamps.push(stamp(key).await?);
             }
             Some(Credential::Named(name)) => stamps.push(self.named(name)?),
-            Some(Credential::Workload) => stamps.push(Stamp::Generation(self.own()?.generation())),
+            Some(Credential::Workload | Credential::Provider(_)) => {
+                stamps.push(Stamp::Generation(self.own()?.generation()));
+            }
         }
         Ok(Stamps(stamps))
     }
@@ -99,7 +102,7 @@ impl Sources<'_> {
                 let provided = self.credentials.get(name).and_then(|provided| provided.certificate);
                 Some(provided.ok_or_else(|| MaterialError::NotProvided(name.clone()))?)
             }
-            Some(Credential::Workload) => Some(ClientCertificate::from(self.own()?)),
+            Some(Credential::Workload | Credential::Provider(_)) => Some(ClientCertificate::from(self.own()?)),
         };
         Ok(Material { roots, shown })
     }

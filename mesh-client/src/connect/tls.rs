@@ -91,7 +91,15 @@ impl TlsConfigs {
         let made_of = MadeOf::Identity(identity.generation());
         self.cached(made_of, mode, carrier, || {
             let clock = Arc::clone(&self.wall_clock);
-            client_config_within(&self.pins, identity, &mutual.expected, clock, offer(carrier)).map_err(config)
+            client_config_within(
+                &self.pins,
+                identity,
+                !mutual.anonymous,
+                &mutual.expected,
+                clock,
+                offer(carrier),
+            )
+            .map_err(config)
         })
     }
 
@@ -137,7 +145,7 @@ impl TlsConfigs {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         // Nothing is agreed any more under an identity that was replaced, or by a file that was.
         cached.retain(|one| match (&one.made_of, &made_of) {
-            (MadeOf::Identity(older), MadeOf::Identity(newest)) => older >= newest,
+            (MadeOf::Identity(older), MadeOf::Identity(newest)) => older >= newest || !is_of_one(&one.mode, mode),
             (MadeOf::Material(_), MadeOf::Material(_)) => one.made_of == made_of || !is_judged_alike(&one.mode, mode),
             _ => true,
         });
@@ -170,11 +178,21 @@ impl Cached {
 /// Whether two modes make the same configuration: the name that is sent is no part of it.
 fn is_judged_alike(one: &TlsMode, other: &TlsMode) -> bool {
     match (one, other) {
-        (TlsMode::Mutual(one), TlsMode::Mutual(other)) => one.expected == other.expected,
+        (TlsMode::Mutual(one), TlsMode::Mutual(other)) => {
+            (&one.expected, &one.identity, one.anonymous) == (&other.expected, &other.identity, other.anonymous)
+        }
         (TlsMode::Origination(one), TlsMode::Origination(other)) => {
             (&one.roots, &one.names, &one.shown, one.unverified)
                 == (&other.roots, &other.names, &other.shown, other.unverified)
         }
+        _ => false,
+    }
+}
+
+/// Whether both go by the same certificate providers, so that the newest identity of these is the one of both.
+fn is_of_one(one: &TlsMode, other: &TlsMode) -> bool {
+    match (one, other) {
+        (TlsMode::Mutual(one), TlsMode::Mutual(other)) => one.identity == other.identity,
         _ => false,
     }
 }
@@ -240,7 +258,8 @@ pub(super) async fn handshake<T: Io>(
     let of_peer = leaf.and_then(|leaf| verify::not_after(leaf).ok());
     let peer = leaf.filter(|_| matches!(&**mode, TlsMode::Mutual(_)));
     let peer = peer.and_then(|leaf| verify::leaf_id(leaf).ok());
-    let own = identity.map(|identity| identity.svid().not_after());
+    let shows = !matches!(&**mode, TlsMode::Mutual(mutual) if mutual.anonymous);
+    let own = identity.filter(|_| shows).map(|identity| identity.svid().not_after());
     let not_after = match (own, of_peer) {
         (Some(own), Some(of_peer)) => Some(own.min(of_peer)),
         (one, other) => one.or(other),
@@ -302,7 +321,7 @@ fn explain(error: std::io::Error) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::config::ExpectedPeers;
+    use mesh_core::config::{ChainIdentity, ExpectedPeers};
     use mesh_core::testing::TestCa;
     use rustls::time_provider::DefaultTimeProvider;
 
@@ -313,6 +332,7 @@ mod tests {
         Arc::new(TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly([id.as_str()]),
             sni: None,
+            ..MutualTls::default()
         }))
     }
 
@@ -347,5 +367,31 @@ mod tests {
             of(&second, n);
         }
         assert_eq!(configs.cached.lock().unwrap().len(), MAX_CACHED);
+    }
+
+    /// Endpoints of one cluster may be called by two identities: neither displaces what was made by the other, however old it is.
+    #[test]
+    fn identities_of_two_providers_do_not_displace_one_another() {
+        let ca = TestCa::new("d");
+        let id = "spiffe://d/ns/n/sa/me";
+        let (older, newer) = (ca.identity(id), ca.identity(id));
+        let configs = TlsConfigs::new(Arc::new(DefaultTimeProvider));
+        let of = |identity: &Identity, provider: Option<&str>| {
+            let mutual = MutualTls {
+                expected: ExpectedPeers::exactly([id]),
+                identity: ChainIdentity {
+                    certificate: provider.map(Into::into),
+                    roots: None,
+                },
+                ..MutualTls::default()
+            };
+            let mode = Arc::new(TlsMode::Mutual(mutual.clone()));
+            configs.mutual(&mode, &mutual, identity, Carrier::Http2).unwrap()
+        };
+        let (own, other) = (of(&older, None), of(&newer, Some("other")));
+        assert!(Arc::ptr_eq(&own, &of(&older, None)));
+        assert!(Arc::ptr_eq(&other, &of(&newer, Some("other"))));
+        // And nothing made by the one is used for the other.
+        assert!(!Arc::ptr_eq(&other, &of(&newer, None)));
     }
 }

@@ -496,6 +496,7 @@ fn meshed(
     let mode = TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly([PAYMENT]),
         sni: None,
+        ..MutualTls::default()
     });
     let cluster = Cluster {
         connections: Arc::new(Connections {

@@ -93,6 +93,7 @@ fn mutual_as(expected: &str, sni: &str) -> TlsMode {
     TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly([expected]),
         sni: Some(sni.into()),
+        ..MutualTls::default()
     })
 }
 
@@ -354,6 +355,7 @@ async fn ep_13_clusters_of_different_security_share_no_connection() {
         TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly(both),
             sni: Some("payment".into()),
+            ..MutualTls::default()
         }),
         mutual_as("spiffe://cluster.local/ns/default/sa/other", "payment"),
     ];

@@ -12,6 +12,7 @@ mod flags;
 mod hedges;
 mod hostile;
 mod http1;
+mod identities;
 mod levels;
 mod lifecycle;
 mod load;

@@ -248,6 +248,7 @@ async fn a_caller_who_goes_away_says_nothing_of_the_host_and_neither_does_what_i
         cluster.tls = mesh_core::config::TlsMode::Mutual(mesh_core::config::MutualTls {
             expected: mesh_core::config::ExpectedPeers::exactly(["spiffe://d/ns/n/sa/a"]),
             sni: None,
+            ..Default::default()
         });
     }));
     settled().await;

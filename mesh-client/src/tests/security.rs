@@ -23,6 +23,7 @@ fn mutual(expected: ExpectedPeers) -> Snapshot {
     let tls = TlsMode::Mutual(MutualTls {
         expected,
         sni: Some("outbound_.80_.v1_.payment".into()),
+        ..MutualTls::default()
     });
     let cluster = Cluster::new("c", tls, vec![Endpoint::new(address(1))]);
     Snapshot::builder()
@@ -145,6 +146,7 @@ fn mixed(version: u64, meshed: [bool; 2]) -> Snapshot {
         mode: TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly([PAYMENT]),
             sni: None,
+            ..MutualTls::default()
         }),
     };
     let endpoints = (1..).zip(meshed).map(endpoint).collect();
@@ -225,6 +227,7 @@ async fn a_host_is_kept_over_a_swap_unless_its_own_tls_changes() {
         mode: TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly([PAYMENT]),
             sni: Some("renamed".into()),
+            ..MutualTls::default()
         }),
     });
     let mut endpoints = again.endpoints.to_vec();

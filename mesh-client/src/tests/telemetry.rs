@@ -283,6 +283,7 @@ async fn a_peer_is_told_once_who_calls() {
             TlsMode::Mutual(MutualTls {
                 expected: ExpectedPeers::exactly([PAYMENT]),
                 sni: None,
+                ..MutualTls::default()
             }),
             vec![Endpoint::new(address(1))],
         )

@@ -45,6 +45,7 @@ pub(super) fn build(
         TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly(endpoints.identities.iter().map(String::as_str)),
             sni: Some(format!("outbound_.{number}_.{subset}_.{}", service.host).into()),
+            ..MutualTls::default()
         })
     } else {
         TlsMode::Plaintext

@@ -276,6 +276,7 @@ fn secure(tls: &ClientTls, cluster: &mut Cluster) {
             TlsMode::Mutual(MutualTls {
                 expected,
                 sni: sni.or(auto),
+                ..MutualTls::default()
             })
         }
         TlsWord::Simple | TlsWord::Mutual => {

@@ -19,6 +19,7 @@ impl Cluster {
         let nobody = TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::default(),
             sni: None,
+            ..MutualTls::default()
         });
         let Some(first) = leaves.first() else {
             return Self::new(name, nobody, Vec::new());

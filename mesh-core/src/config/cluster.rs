@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    CircuitBreakers, CommonLb, Connections, DropOverload, Endpoint, LbPolicy, LoadReporting, Localities, Metadata,
-    OutlierDetection, Service, StringMatch, TlsOrigination,
+    ChainIdentity, CircuitBreakers, CommonLb, Connections, Credential, DropOverload, Endpoint, LbPolicy, LoadReporting,
+    Localities, Metadata, OutlierDetection, Roots, Service, StringMatch, TlsOrigination,
 };
 
 /// The name of a cluster, opaque. Cheap to clone.
@@ -160,19 +160,43 @@ pub struct TlsMatch {
 pub enum TlsMode {
     /// Not at all. The data plane refuses it unless plaintext was allowed in code.
     Plaintext,
-    /// Mutual TLS with the workload's SPIFFE identity.
+    /// Mutual TLS with a SPIFFE identity: the workload's, or one of another certificate provider.
     Mutual(MutualTls),
     /// TLS with a server outside of the mesh.
     Origination(Box<TlsOrigination>),
 }
 
-/// What is asked of the peer under mutual TLS.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+impl TlsMode {
+    /// The identity that a handshake needs, by the certificate providers that it comes from; `None`: it needs none.
+    pub fn identity(&self) -> Option<ChainIdentity> {
+        match self {
+            Self::Plaintext => None,
+            Self::Mutual(mutual) => Some(mutual.identity.clone()),
+            Self::Origination(outside) => match (&outside.shown, &outside.roots) {
+                (Some(Credential::Provider(name)), roots) => Some(ChainIdentity {
+                    certificate: Some(name.clone()),
+                    // The workload's roots beside it, where it is those that judge; else whatever comes with it.
+                    roots: (*roots != Roots::Workload).then(|| name.clone()),
+                }),
+                (Some(Credential::Workload), _) | (_, Roots::Workload) => Some(ChainIdentity::default()),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// What is asked of the peer under mutual TLS. Default: nobody is expected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MutualTls {
     /// Who the peer may be.
     pub expected: ExpectedPeers,
     /// The server name to send, if any (Istio: `outbound_.port_.subset_.host`).
     pub sni: Option<Box<str>>,
+    /// Whose certificate is shown, and by whose roots the peer is judged. Default: the workload's own.
+    pub identity: ChainIdentity,
+    /// Whether no certificate is shown, so that the peer is judged and not told who calls (gRFC A29: roots without a
+    /// certificate). Default: no.
+    pub anonymous: bool,
 }
 
 /// The identities a destination may show: its SPIFFE id must pass one of these tests.
@@ -220,6 +244,7 @@ mod tests {
             TlsMode::Mutual(MutualTls {
                 expected: ExpectedPeers::exactly([name]),
                 sni: None,
+                ..MutualTls::default()
             })
         };
         let one = |name: &str, values| TlsMatch {

@@ -51,6 +51,8 @@ pub enum Credential {
     Named(Box<str>),
     /// The workload's own.
     Workload,
+    /// What the certificate provider of this name in the bootstrap has, which is no file (gRFC A29).
+    Provider(Box<str>),
 }
 
 impl TlsOrigination {

@@ -57,10 +57,10 @@ pub fn client_config(
     clock: Arc<dyn TimeProvider>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    client_config_within(&Pins::default(), identity, expected, clock, alpn)
+    client_config_within(&Pins::default(), identity, true, expected, clock, alpn)
 }
 
-/// As [`client_config`], within what the application pinned.
+/// As [`client_config`], within what the application pinned. Unless `shows`, the peer is judged all the same and shown nothing.
 ///
 /// # Errors
 ///
@@ -68,15 +68,19 @@ pub fn client_config(
 pub fn client_config_within(
     pins: &Pins,
     identity: &Identity,
+    shows: bool,
     expected: &ExpectedPeers,
     clock: Arc<dyn TimeProvider>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier = ServerVerifier::new(identity.bundle().clone(), expected.clone()).pinned(pins.clone());
-    let config = client_builder(clock)?
+    let builder = client_builder(clock)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(resolver(identity));
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let config = match shows {
+        true => builder.with_client_cert_resolver(resolver(identity)),
+        false => builder.with_no_client_auth(),
+    };
     Ok(finish_client(config, alpn))
 }
 

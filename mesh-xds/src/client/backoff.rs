@@ -170,8 +170,9 @@ mod tests {
                 .map(|at| *at.iter().find(|at| **at >= back).unwrap())
                 .collect();
             first.sort_unstable();
-            let within = |from: &Duration| first.iter().filter(|at| (*from..*from + FIRST).contains(*at)).count();
-            let later = first.iter().filter(|at| **at >= back + FIRST);
+            let before = |end: Duration| first.partition_point(|at| *at < end);
+            let within = |place: usize| before(first[place] + FIRST) - before(first[place]);
+            let later = before(back + FIRST)..first.len();
             let most = later.map(within).max().unwrap_or_default();
             worst = worst.max((most, outage));
         }

@@ -78,9 +78,9 @@ pub(crate) struct Provided {
     pub(crate) identity: Option<Credential>,
     /// A file, which they are judged by. `None` also where roots are told per trust domain.
     pub(crate) roots: Option<Box<Path>>,
-    /// Whether it has a certificate that a server can show.
+    /// Whether it has a certificate that can be shown.
     pub(crate) shows: bool,
-    /// Whether it has roots that a server can judge its clients by.
+    /// Whether it has roots that peers can be judged by.
     pub(crate) judges: bool,
 }
 

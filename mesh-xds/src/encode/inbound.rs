@@ -28,9 +28,7 @@ use crate::proto::protobuf::{Any, BoolValue};
 use crate::proto::route::{
     NonForwardingAction, RouteAction, RouteConfiguration, route, route_action::ClusterSpecifier,
 };
-use crate::proto::tls::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, common_tls_context::ValidationContextType,
-};
+use crate::proto::tls::{CertificateValidationContext, CommonTlsContext, DownstreamTlsContext};
 use crate::proto::{pack, tcp_proxy};
 
 /// Where a sidecar passes on what it lets in, whatever the port (Istio).
@@ -190,12 +188,6 @@ fn security(chain: &FilterChain, shape: Profile) -> Option<TransportSocket> {
     };
     let required = checks.is_some();
     let ChainIdentity { certificate, roots } = &chain.identity;
-    let by_provider = |checks| {
-        ValidationContextType::ValidationContext(CertificateValidationContext {
-            ca_certificate_provider_instance: tls::instance_of(roots.as_deref()),
-            ..checks
-        })
-    };
     let mut common = CommonTlsContext::default();
     // Istio's secrets are the workload's own; of other providers both shapes speak alike.
     match (shape, certificate) {
@@ -204,7 +196,7 @@ fn security(chain: &FilterChain, shape: Profile) -> Option<TransportSocket> {
     }
     common.validation_context_type = match (shape, roots) {
         (Profile::Envoy, None) => checks.map(tls::by_secret),
-        _ => checks.map(by_provider),
+        _ => checks.map(|checks| tls::by_provider(checks, roots.as_deref())),
     };
     if shape == Profile::Envoy {
         common.alpn_protocols = vec!["h2".into(), "http/1.1".into()];

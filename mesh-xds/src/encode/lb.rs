@@ -88,10 +88,11 @@ pub(super) fn told(policy: &LbPolicy, dialect: Dialect) -> LbPolicy {
     match (dialect, policy) {
         // C-core refuses LEAST_REQUEST by its number; none of them knows RANDOM.
         (Dialect::Grpc, LbPolicy::LeastRequest(_) | LbPolicy::Random) => LbPolicy::RoundRobin,
-        // They have one of the two policies that keep calls to their endpoints, and one hash for it.
+        // They have one of the two policies that keep calls to their endpoints, one hash for it, and no bound on a host's share.
         (Dialect::Grpc, LbPolicy::Maglev(_)) => LbPolicy::RingHash(RingHash::DEFAULT),
         (Dialect::Grpc, LbPolicy::RingHash(config)) => LbPolicy::RingHash(RingHash {
             function: RingFunction::XxHash,
+            balance: None,
             ..*config
         }),
         _ => policy.clone(),

@@ -110,6 +110,7 @@ fn mutual(ids: &[&str]) -> Cluster {
     let tls = TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly(ids.iter().copied()),
         sni: Some("outbound_.80_._.a".into()),
+        ..MutualTls::default()
     });
     Cluster {
         lb: LbPolicy::LeastRequest(LeastRequest {

@@ -12,7 +12,7 @@
 //! They are told to expect an identity that nobody can have, and so is ours, which knows it.
 
 use mesh_core::config::{
-    Credential, ExpectedPeers, MutualTls, NameKind, NameMatch, Roots, StringMatch, TlsOrigination,
+    ChainIdentity, Credential, ExpectedPeers, MutualTls, NameKind, NameMatch, Roots, StringMatch, TlsOrigination,
 };
 
 use prost::{Message, Name};
@@ -105,6 +105,7 @@ pub(super) fn outside(outside: &TlsOrigination, dialect: Dialect) -> TransportSo
             common.tls_certificate_sds_secret_configs = vec![secret(SDS_IDENTITY)]
         }
         Some(Credential::Workload) => common.tls_certificate_provider_instance = instance(),
+        Some(Credential::Provider(name)) => common.tls_certificate_provider_instance = instance_of(Some(name)),
         Some(Credential::Named(name)) if envoy => common.tls_certificate_sds_secret_configs = vec![secret(name)],
         Some(Credential::Named(name)) => common.tls_certificate_provider_instance = provider(PROVIDED, &**name),
         Some(Credential::Files { certificate, key }) if envoy => {
@@ -167,29 +168,49 @@ fn file(path: &std::path::Path) -> DataSource {
 }
 
 fn with_providers(mutual: &MutualTls) -> CommonTlsContext {
+    let ChainIdentity { certificate, roots } = &mutual.identity;
     CommonTlsContext {
-        tls_certificate_provider_instance: instance(),
-        validation_context_type: Some(ValidationContextType::ValidationContext(CertificateValidationContext {
-            ca_certificate_provider_instance: instance(),
-            ..naming(&mutual.expected)
-        })),
+        tls_certificate_provider_instance: match mutual.anonymous {
+            true => None,
+            false => instance_of(certificate.as_deref()),
+        },
+        validation_context_type: Some(by_provider(naming(&mutual.expected), roots.as_deref())),
         ..CommonTlsContext::default()
     }
 }
 
+/// Istio's secrets are the workload's own. Of other providers both shapes speak alike, and Envoy, which knows of none, refuses that.
 fn with_secrets(mutual: &MutualTls) -> CommonTlsContext {
+    let ChainIdentity { certificate, roots } = &mutual.identity;
     // As a client Envoy stops at TLS 1.2 unless it is told otherwise, and our servers begin at 1.3.
     let versions = TlsParameters {
         tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
         ..TlsParameters::default()
     };
-    CommonTlsContext {
+    let checks = naming(&mutual.expected);
+    let mut common = CommonTlsContext {
         tls_params: Some(versions),
-        tls_certificate_sds_secret_configs: vec![secret(SDS_IDENTITY)],
         alpn_protocols: vec![ALPN.into()],
-        validation_context_type: Some(by_secret(naming(&mutual.expected))),
+        validation_context_type: Some(match roots {
+            None => by_secret(checks),
+            roots => by_provider(checks, roots.as_deref()),
+        }),
         ..CommonTlsContext::default()
+    };
+    match certificate {
+        _ if mutual.anonymous => {}
+        None => common.tls_certificate_sds_secret_configs = vec![secret(SDS_IDENTITY)],
+        certificate => common.tls_certificate_provider_instance = instance_of(certificate.as_deref()),
     }
+    common
+}
+
+/// These checks, and the roots of one of the bootstrap's providers; `None`: of that of the workload's identity.
+pub(super) fn by_provider(checks: CertificateValidationContext, roots: Option<&str>) -> ValidationContextType {
+    ValidationContextType::ValidationContext(CertificateValidationContext {
+        ca_certificate_provider_instance: instance_of(roots),
+        ..checks
+    })
 }
 
 /// These checks, and the roots that a sidecar has under their name.

@@ -2,7 +2,7 @@
 //!
 //! Not part of the API: it is there with the feature `fuzzing` alone, hidden from the documentation, and may change with any
 //! commit. It exists because what is worth fuzzing is private, and because a target that is a plain function is replayed by
-//! stable Rust too: `tests/corpus.rs` hands every file of `tests/fuzz/corpus` to the function that its folder names, with
+//! stable Rust too: `tests/wire/corpus.rs` hands every file of `tests/fuzz/corpus` to the function that its folder names, with
 //! every run of the tests.
 //!
 //! Each target panics when a promise is broken: nothing that a peer sent may panic; what was decoded and encoded again

@@ -1,6 +1,6 @@
 //! What fuzzing begins with: small real resources as the serving end writes them, and the ways of peers that hurt.
 //!
-//! They are code, so that they follow the encoder; `tests/corpus.rs` says how they are written to the corpus.
+//! They are code, so that they follow the encoder; `tests/wire/corpus.rs` says how they are written to the corpus.
 
 use std::time::Duration;
 
@@ -107,6 +107,7 @@ fn mutual() -> TlsMode {
     TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::new(exact.into_iter().chain([prefix]).collect()),
         sni: Some("outbound_.1_._.c".into()),
+        ..MutualTls::default()
     })
 }
 

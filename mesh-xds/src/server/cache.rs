@@ -11,6 +11,7 @@ use mesh_core::Snapshot;
 use mesh_core::report::Tally;
 use tokio::sync::watch;
 
+use super::beside::Beside;
 use super::clients::{ClientReport, Registry};
 use super::encoded::{Encoded, Unpublishable};
 use crate::encode::Dialect;
@@ -68,10 +69,20 @@ impl SnapshotCache {
     ///
     /// When a client would refuse it. The group keeps what it had.
     pub fn publish(&self, group: &str, snapshot: &Snapshot) -> Result<Versions, Unpublishable> {
+        self.publish_with(group, snapshot, &Beside::default())
+    }
+
+    /// As [`publish`](Self::publish), with resources that somebody else encoded beside the snapshot's. They are there until the
+    /// next publish, which says anew what there is beside.
+    ///
+    /// # Errors
+    ///
+    /// When a client would refuse any of them. The group keeps what it had.
+    pub fn publish_with(&self, group: &str, snapshot: &Snapshot, beside: &Beside) -> Result<Versions, Unpublishable> {
         let mut groups = self.lock();
         let entry = groups.entry(group);
         let previous = entry.sender.borrow().clone();
-        let encoded = Encoded::new(snapshot, previous.as_deref(), entry.generation + 1)?;
+        let encoded = Encoded::with(snapshot, beside, previous.as_deref(), entry.generation + 1)?;
         entry.generation += 1;
         let ours = encoded.view(Dialect::Mesh);
         let versions = ResourceKind::ALL.map(|kind| Arc::clone(&ours.of(kind).version));

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use mesh_core::Snapshot;
-use mesh_core::config::{CallFilter, ChainIdentity, Inbound, RouteTree};
+use mesh_core::config::{CallFilter, ChainIdentity, Inbound, RouteTree, TlsMode};
 
+use super::beside::Beside;
 use super::layers::Layers;
 use super::served::{self, Served};
 use super::undescribed::Undescribed;
@@ -15,7 +16,7 @@ use crate::bootstrap::Profile;
 use crate::convention::{PROVIDER, VIRTUAL_INBOUND};
 use crate::decode::{self, Context, Others, Rejected, Resource};
 use crate::encode::{self, Dialect, EGRESS_ADDRESS};
-use crate::resource::{ClusterSpec, Endpoints, Listener, ResourceKind};
+use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 use crate::wire::Raw;
 
 /// The resources of one kind and the version they go by.
@@ -46,6 +47,7 @@ pub(crate) struct Encoded {
     /// For Envoys whose listeners are on the usual address.
     envoy: Later,
     egress_routes: Arc<TypeSet>,
+    sidecar_extensions: Arc<TypeSet>,
     /// The ports of Envoy's listeners, with the filters of each.
     ports: Arc<[(u16, Vec<CallFilter>)]>,
     undescribed: Option<Undescribed>,
@@ -137,8 +139,19 @@ const VIRTUAL_INBOUND_PORT: u16 = 15006;
 pub(super) type Resources = BTreeMap<Arc<str>, Arc<[u8]>>;
 
 impl Encoded {
-    /// Encodes and checks. Kinds whose resources are those of `previous` keep their version; the others get `generation`.
+    /// As [`with`](Self::with), with nothing beside.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn new(snapshot: &Snapshot, previous: Option<&Self>, generation: u64) -> Result<Self, Unpublishable> {
+        Self::with(snapshot, &Beside::default(), previous, generation)
+    }
+
+    /// Encodes and checks. Kinds whose resources are those of `previous` keep their version; the others get `generation`.
+    pub(super) fn with(
+        snapshot: &Snapshot,
+        beside: &Beside,
+        previous: Option<&Self>,
+        generation: u64,
+    ) -> Result<Self, Unpublishable> {
         if let Some(name) = served::twice(snapshot) {
             let kind = Kind::TwoClusters(name.as_str().into());
             return Err(Unpublishable { kind });
@@ -146,11 +159,11 @@ impl Encoded {
         let served = Served::of(snapshot);
         let (mut listeners, trees) = listeners_and_trees(snapshot)?;
         serve(&mut listeners, snapshot, Profile::Grpc)?;
-        let routes = written(trees.values().map(|tree| &***tree));
+        let mut routes = written(trees.values().map(|tree| &***tree));
         let leading = served.leading(trees.values().map(|tree| &***tree));
         let endpoints = served.endpoints();
         let egress = encode::by_port(snapshot);
-        let egress_routes = written(egress.values());
+        let mut egress_routes = written(egress.values());
         let egress_leading = served.leading(egress.values());
         let ports: Arc<[_]> = egress.into_iter().map(|(port, tree)| (port, tree.filters)).collect();
         let sockets = sockets(&ports, EGRESS_ADDRESS);
@@ -174,12 +187,25 @@ impl Encoded {
                 &others,
             )?;
         }
+        beside.over(Profile::Grpc, ResourceKind::Listener, &mut listeners);
+        beside.over(Profile::Grpc, ResourceKind::Route, &mut routes);
+        beside.over(Profile::Envoy, ResourceKind::Listener, &mut for_sidecars);
+        beside.over(Profile::Envoy, ResourceKind::Route, &mut egress_routes);
+        let extensions_of = |profile| {
+            let mut extensions = Resources::new();
+            beside.over(profile, ResourceKind::ExtensionConfig, &mut extensions);
+            extensions
+        };
+        // No filter of ours is a resource of its own.
+        let (extensions, sidecars_extensions) = (extensions_of(Profile::Grpc), extensions_of(Profile::Envoy));
         let for_mesh = served.clusters(Dialect::Mesh);
         let for_grpc = served.clusters(Dialect::Grpc);
         check::<Listener>(&listeners, Profile::Grpc, &others)?;
         check::<Listener>(&for_sidecars, Profile::Envoy, &others)?;
         check::<RouteTree>(&routes, Profile::Grpc, &others)?;
         check::<RouteTree>(&egress_routes, Profile::Grpc, &others)?;
+        check::<Extension>(&extensions, Profile::Grpc, &others)?;
+        check::<Extension>(&sidecars_extensions, Profile::Envoy, &others)?;
         check::<Endpoints>(&endpoints, Profile::Grpc, &others)?;
         check::<ClusterSpec>(&for_mesh, Profile::Grpc, &others)?;
         check::<ClusterSpec>(&for_grpc, Profile::Grpc, &others)?;
@@ -190,8 +216,7 @@ impl Encoded {
         let listeners = set(|e| e.mesh.of(ResourceKind::Listener), listeners);
         let routes = leads(|e| e.mesh.of(ResourceKind::Route), routes, leading);
         let endpoints = set(|e| e.mesh.of(ResourceKind::Endpoints), endpoints);
-        // No filter of ours is a resource of its own.
-        let extensions = set(|e| e.mesh.of(ResourceKind::ExtensionConfig), Resources::new());
+        let extensions = set(|e| e.mesh.of(ResourceKind::ExtensionConfig), extensions);
         let grpc = |clusters| {
             View([
                 listeners.clone(),
@@ -211,6 +236,7 @@ impl Encoded {
             sidecar: Later::new(Dialect::Sidecar, for_sidecars, previous.map(|e| &e.sidecar)),
             envoy: Later::new(Dialect::Envoy(EGRESS_ADDRESS), sockets, previous.map(|e| &e.envoy)),
             egress_routes: leads(|e| &e.egress_routes, egress_routes, egress_leading),
+            sidecar_extensions: set(|e| &e.sidecar_extensions, sidecars_extensions),
             ports,
             undescribed,
         })
@@ -226,7 +252,7 @@ impl Encoded {
             Arc::clone(&self.egress_routes),
             Arc::clone(later.clusters.get_or_init(write)),
             Arc::clone(self.mesh.of(ResourceKind::Endpoints)),
-            Arc::clone(self.mesh.of(ResourceKind::ExtensionConfig)),
+            Arc::clone(&self.sidecar_extensions),
         ])
     }
 
@@ -350,25 +376,41 @@ fn written<'a>(trees: impl Iterator<Item = &'a RouteTree>) -> Resources {
     trees.map(one).collect()
 }
 
-/// The certificate providers that the bootstraps of servers must have, beside the one of their identity.
+/// The certificate providers that bootstraps must have, beside the one of the identity: whatever listeners and clusters name.
 fn providers(snapshot: &Snapshot) -> Others {
+    let mut others = Others::new();
     let inbounds = snapshot
         .inbounds()
         .iter()
         .filter_map(|(_, inbound)| inbound.as_ref().ok());
-    let mut others = Others::new();
     for inbound in inbounds.chain(snapshot.any_inbound()) {
         for chain in inbound.chains.iter().chain(&inbound.default) {
-            let ChainIdentity { certificate, roots } = &chain.identity;
-            if let Some(name) = certificate {
-                others.entry(name.clone()).or_default().shows = true;
-            }
-            if let Some(name) = roots {
-                others.entry(name.clone()).or_default().judges = true;
+            name(&chain.identity, &mut others);
+        }
+    }
+    let clusters = snapshot
+        .clusters()
+        .iter()
+        .filter_map(|(_, cluster)| cluster.as_ref().ok());
+    for whole in clusters {
+        for cluster in std::iter::once(whole).chain(&*whole.leaves) {
+            let modes = std::iter::once(&cluster.tls).chain(cluster.tls_matches.iter().map(|one| &one.mode));
+            for identity in modes.filter_map(TlsMode::identity) {
+                name(&identity, &mut others);
             }
         }
     }
     others
+}
+
+/// Each with the half that is asked of it.
+fn name(ChainIdentity { certificate, roots }: &ChainIdentity, others: &mut Others) {
+    if let Some(name) = certificate {
+        others.entry(name.clone()).or_default().shows = true;
+    }
+    if let Some(name) = roots {
+        others.entry(name.clone()).or_default().judges = true;
+    }
 }
 
 /// Reads everything back as a client of this profile would.

@@ -8,6 +8,7 @@
 //! first read back as a client would read it, so that nothing goes out that would be refused.
 
 mod ads;
+mod beside;
 mod cache;
 mod clients;
 mod delta;
@@ -34,6 +35,7 @@ mod warming;
 #[cfg(test)]
 mod tests;
 
+pub use beside::Beside;
 pub use cache::{SnapshotCache, Versions};
 pub use clients::{Acknowledged, ClientReport, SubscriptionReport};
 pub use encoded::Unpublishable;

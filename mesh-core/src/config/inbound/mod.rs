@@ -49,8 +49,8 @@ pub struct FilterChain {
     pub limits: Arc<RateLimits>,
 }
 
-/// Which of several identities of a process a chain shows, and by the roots of which it judges clients: the instances of certificate
-/// providers that a `DownstreamTlsContext` names (gRFC A29). Default: the workload's own.
+/// Which of several identities of a process is shown, and by the roots of which peers are judged: the instances of certificate
+/// providers that a filter chain or a cluster names in its TLS context (gRFC A29). Default: the workload's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainIdentity {
     /// The provider of the certificate; `None`: the workload's own identity.

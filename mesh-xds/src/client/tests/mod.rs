@@ -74,6 +74,7 @@ fn bad_cluster(name: &str) -> Raw {
         TlsMode::Mutual(mesh_core::config::MutualTls {
             expected: mesh_core::config::ExpectedPeers::default(),
             sni: None,
+            ..Default::default()
         }),
         Vec::new(),
     );

@@ -13,6 +13,7 @@ fn mutual() -> TlsMode {
     TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly(["spiffe://d/ns/n/sa/a"]),
         sni: None,
+        ..MutualTls::default()
     })
 }
 

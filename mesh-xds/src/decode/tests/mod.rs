@@ -34,7 +34,16 @@ use crate::convention::PROVIDER;
 pub(crate) fn context() -> Context {
     Context {
         provider: Some(PROVIDER.into()),
+        others: authorities(),
         ..Context::default()
+    }
+}
+
+/// How much of something is tried: what the quick ring has time for, unless the wide ring says otherwise.
+pub(crate) fn count(variable: &str, quick: usize) -> usize {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().expect("a number"),
+        Err(_) => quick,
     }
 }
 
@@ -42,8 +51,25 @@ pub(crate) fn context() -> Context {
 pub(crate) fn envoy() -> Context {
     Context {
         profile: Profile::Envoy,
+        others: authorities(),
         ..Context::default()
     }
+}
+
+/// A second authority of the bootstrap, and roots by trust domain: neither is a file that a cluster could name.
+pub(crate) const CA: &str = "second-ca";
+pub(crate) const BUNDLE_MAP: &str = "bundle-map";
+
+fn authorities() -> Arc<Others> {
+    let judges = Provided {
+        judges: true,
+        ..Provided::default()
+    };
+    let whole = Provided {
+        shows: true,
+        ..judges.clone()
+    };
+    Arc::new(Others::from([(CA.into(), whole), (BUNDLE_MAP.into(), judges)]))
 }
 
 pub(crate) fn raw<P: Message + Name>(proto: &P) -> Raw {

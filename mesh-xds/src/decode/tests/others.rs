@@ -264,6 +264,8 @@ pub(super) fn specs() -> impl Strategy<Value = ClusterSpec> {
                 common_lb: CommonLb {
                     slow_start: None,
                     subset_size: None,
+                    // Both are said of who chooses.
+                    fail_on_panic: cluster.common_lb.fail_on_panic && !cluster.common_lb.by_locality,
                     ..cluster.common_lb
                 },
                 ..cluster

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use mesh_core::config::{
-    ChainIdentity, ChainMatch, Clients, Cluster, Credential, FilterChain, Inbound, InboundSecurity, Roots, TlsMode,
-    TlsOrigination, Traffic,
+    ChainIdentity, ChainMatch, Clients, Cluster, Credential, ExpectedPeers, FilterChain, Inbound, InboundSecurity,
+    MutualTls, Roots, TlsMode, TlsOrigination, Traffic,
 };
 
 use super::*;
@@ -31,7 +31,7 @@ fn roots(name: &str) -> Box<Path> {
     Path::new(&format!("/{name}/roots")).into()
 }
 
-/// A bootstrap with three instances beside the one that gives the identity.
+/// A bootstrap with five instances beside the one that gives the identity.
 fn with_others() -> Context {
     let ca = Provided {
         shows: true,
@@ -52,8 +52,15 @@ fn with_others() -> Context {
         };
         (Box::from(name), provided)
     };
-    // A second CA has no files that a cluster could name.
-    let others = others.map(one).into_iter().chain([("ca".into(), ca)]);
+    let map = Provided {
+        judges: true,
+        ..Provided::default()
+    };
+    // A second CA has no files that a cluster could name, and a bundle map none that is in PEM.
+    let others = others
+        .map(one)
+        .into_iter()
+        .chain([("ca".into(), ca), ("map".into(), map)]);
     Context {
         others: Arc::new(others.collect()),
         ..context()
@@ -126,6 +133,12 @@ fn instances_are_told_apart_by_name() {
             Roots::File(roots("roots")),
             Some(Credential::Workload),
         ),
+        (
+            "roots",
+            Some("ca"),
+            Roots::File(roots("roots")),
+            Some(Credential::Provider("ca".into())),
+        ),
     ] {
         let Ok(TlsMode::Origination(outside)) = told(named, shows) else {
             panic!("{named} {shows:?}");
@@ -143,6 +156,36 @@ fn instances_are_told_apart_by_name() {
     assert!(matches!(told(PROVIDER, Some(PROVIDER)), Ok(TlsMode::Mutual(_))));
 }
 
+/// Where roots are a trust domain's, of a CA or a bundle map, peers are of a mesh: known by their ids, whatever is shown to them.
+#[test]
+fn by_an_authoritys_roots_peers_are_of_a_mesh() {
+    let of = |name: Option<&str>| name.map(Box::from);
+    for (judged_by, shows, certificate, roots, anonymous) in [
+        (PROVIDER, Some("ca"), Some("ca"), None, false),
+        ("ca", Some(PROVIDER), None, Some("ca"), false),
+        ("ca", Some("ca"), Some("ca"), Some("ca"), false),
+        ("ca", Some("both"), Some("both"), Some("ca"), false),
+        ("ca", None, Some("ca"), Some("ca"), true),
+        ("map", Some(PROVIDER), None, Some("map"), false),
+        ("map", Some("ca"), Some("ca"), Some("map"), false),
+        ("map", None, None, Some("map"), true),
+    ] {
+        let Ok(TlsMode::Mutual(mutual)) = told(judged_by, shows) else {
+            panic!("{judged_by} {shows:?}");
+        };
+        let expected = MutualTls {
+            expected: ExpectedPeers::exactly(["spiffe://d/a"]),
+            sni: None,
+            identity: ChainIdentity {
+                certificate: of(certificate),
+                roots: of(roots),
+            },
+            anonymous,
+        };
+        assert_eq!(mutual, expected, "{judged_by} {shows:?}");
+    }
+}
+
 #[test]
 fn an_instance_that_is_not_there_or_has_not_what_is_asked_of_it_is_refused_by_its_field() {
     const ROOTS: &str = "ca_certificate_provider_instance.instance_name";
@@ -153,8 +196,11 @@ fn an_instance_that_is_not_there_or_has_not_what_is_asked_of_it_is_refused_by_it
         ("certificate", None, ROOTS),
         (PROVIDER, Some("nobody"), CERTIFICATE),
         (PROVIDER, Some("roots"), CERTIFICATE),
-        (PROVIDER, Some("ca"), CERTIFICATE),
-        ("ca", None, ROOTS),
+        ("nobody", Some("ca"), ROOTS),
+        ("ca", Some("nobody"), CERTIFICATE),
+        ("ca", Some("roots"), CERTIFICATE),
+        ("certificate", Some("ca"), ROOTS),
+        ("map", Some("map"), CERTIFICATE),
         ("both", Some("nobody"), CERTIFICATE),
         ("both", Some("roots"), CERTIFICATE),
     ] {

@@ -106,8 +106,8 @@ proptest! {
         for of in [&mut breakers.default, &mut breakers.high] {
             of.retries.max = Some(of.retries.max.unwrap_or(of.max_requests));
         }
-        // It knows no other rules of failover than its own.
-        let common_lb = match cluster.common_lb.failover {
+        // It knows no other rules of failover than its own, and an Envoy no few of its own.
+        let rules = match cluster.common_lb.failover {
             Failover::Spill => cluster.common_lb,
             Failover::FirstReady => CommonLb {
                 slow_start: cluster.common_lb.slow_start,
@@ -115,6 +115,7 @@ proptest! {
                 ..CommonLb::ENVOY
             },
         };
+        let common_lb = CommonLb { subset_size: cluster.common_lb.subset_size.filter(|_| ours), ..rules };
         // An Envoy is not asked for load reports.
         let load_reporting = cluster.load_reporting.filter(|_| ours);
         let expected = Cluster { load_reporting, breakers, common_lb, ..cluster };
@@ -138,7 +139,8 @@ proptest! {
         let load_reporting = cluster.load_reporting.clone().filter(|_| is_served(&tls));
         let tls = Some(tls).filter(is_served).unwrap_or(TlsMode::Plaintext);
         let lb = policy_told_to_grpc(&cluster.lb);
-        let common_lb = CommonLb { held: cluster.common_lb.held, ..CommonLb::GRPC };
+        let CommonLb { held, subset_size, .. } = cluster.common_lb;
+        let common_lb = CommonLb { held, subset_size, ..CommonLb::GRPC };
         let expected = Cluster { lb, common_lb, tls, load_reporting, tls_matches: Arc::default(), ..cluster };
         prop_assert_eq!(told, expected);
     }

@@ -166,7 +166,7 @@ fn chains() -> impl Strategy<Value = FilterChain> {
 }
 
 /// Listeners with a chain or a default one; no two chains take the same connections.
-fn inbounds() -> impl Strategy<Value = Inbound> {
+pub(super) fn inbounds() -> impl Strategy<Value = Inbound> {
     let address = (ips(), 1..=u16::MAX).prop_map(SocketAddr::from);
     let default = prop::option::of(chains()).prop_map(|chain| {
         chain.map(|chain| FilterChain {

@@ -12,15 +12,6 @@ use crate::proto::tls::{
     tls_parameters::TlsProtocol,
 };
 
-/// Whose context it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// A cluster's, whose peers are of the mesh: the workload's own identity is what they know.
-    Client,
-    /// A filter chain's: it may show and judge by what any provider of the bootstrap has.
-    Server,
-}
-
 /// A half of an identity.
 #[derive(Clone, Copy)]
 enum Half {
@@ -45,12 +36,7 @@ pub(super) struct Checks<'a> {
     pub(super) at: &'static str,
 }
 
-pub(super) fn read<'a>(
-    common: &'a CommonTlsContext,
-    end: End,
-    context: &Context,
-    notes: &mut Notes,
-) -> Result<Asked<'a>, Fault> {
+pub(super) fn read<'a>(common: &'a CommonTlsContext, context: &Context, notes: &mut Notes) -> Result<Asked<'a>, Fault> {
     let sds = &common.tls_certificate_sds_secret_configs;
     let envoy = context.profile == Profile::Envoy;
     let refused = [
@@ -72,12 +58,12 @@ pub(super) fn read<'a>(
         secret_is(field, secret, SDS_IDENTITY)?;
     }
     let certificate = match identity_instance(common) {
-        Some((field, name)) => Some(of_provider(field, name, Half::Certificate, end, context)?),
+        Some((field, name)) => Some(of_provider(field, name, Half::Certificate, context)?),
         None => (!sds.is_empty()).then_some(None),
     };
     Ok(Asked {
         certificate,
-        checks: checks(common, end, context)?,
+        checks: checks(common, context)?,
     })
 }
 
@@ -117,7 +103,7 @@ pub(super) fn parameters(params: &TlsParameters, notes: &mut Notes) -> Result<()
     deprecated,
     reason = "istiod writes both, older control planes only the deprecated one"
 )]
-fn checks<'a>(common: &'a CommonTlsContext, end: End, context: &Context) -> Result<Option<Checks<'a>>, Fault> {
+fn checks<'a>(common: &'a CommonTlsContext, context: &Context) -> Result<Option<Checks<'a>>, Fault> {
     const PLAIN: &str = "validation_context";
     const SDS: &str = "validation_context_sds_secret_config";
     const OLD: &str = "validation_context_certificate_provider_instance";
@@ -125,7 +111,7 @@ fn checks<'a>(common: &'a CommonTlsContext, end: End, context: &Context) -> Resu
     let checks = match &common.validation_context_type {
         None => return Ok(None),
         Some(ValidationContextType::ValidationContext(plain)) => {
-            let roots = roots(plain, PLAIN, None, end, context)?;
+            let roots = roots(plain, PLAIN, None, context)?;
             Checks {
                 validation: Cow::Borrowed(plain),
                 roots,
@@ -133,7 +119,7 @@ fn checks<'a>(common: &'a CommonTlsContext, end: End, context: &Context) -> Resu
             }
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
-            return combined_checks(combined, end, context).map(Some);
+            return combined_checks(combined, context).map(Some);
         }
         Some(ValidationContextType::ValidationContextSdsSecretConfig(secret)) if context.profile == Profile::Envoy => {
             secret_is(format!("{SDS}.name"), secret, SDS_ROOTS)?;
@@ -144,7 +130,7 @@ fn checks<'a>(common: &'a CommonTlsContext, end: End, context: &Context) -> Resu
             }
         }
         Some(ValidationContextType::ValidationContextCertificateProviderInstance(old)) => {
-            let roots = of_provider(OLD, &old.instance_name, Half::Roots, end, context)?;
+            let roots = of_provider(OLD, &old.instance_name, Half::Roots, context)?;
             Checks {
                 validation: none(),
                 roots,
@@ -167,7 +153,6 @@ fn checks<'a>(common: &'a CommonTlsContext, end: End, context: &Context) -> Resu
 )]
 fn combined_checks<'a>(
     combined: &'a CombinedCertificateValidationContext,
-    end: End,
     context: &Context,
 ) -> Result<Checks<'a>, Fault> {
     const COMBINED: &str = "combined_validation_context.default_validation_context";
@@ -187,7 +172,7 @@ fn combined_checks<'a>(
         None => {
             let old = combined.validation_context_certificate_provider_instance.as_ref();
             let old = old.map(|old| (OLD, &*old.instance_name));
-            roots(&validation, COMBINED, old, end, context)?
+            roots(&validation, COMBINED, old, context)?
         }
     };
     Ok(Checks {
@@ -202,7 +187,6 @@ fn roots(
     validation: &CertificateValidationContext,
     at: &str,
     old: Option<(&str, &str)>,
-    end: End,
     context: &Context,
 ) -> Result<Option<Box<str>>, Fault> {
     let current = validation.ca_certificate_provider_instance.as_ref();
@@ -214,7 +198,7 @@ fn roots(
             "is missing: roots come from a certificate provider only (gRFC A29)",
         ));
     };
-    let provider = of_provider(field, instance, Half::Roots, end, context)?;
+    let provider = of_provider(field, instance, Half::Roots, context)?;
     inline_roots(validation, at, context)?;
     Ok(provider)
 }
@@ -242,14 +226,8 @@ pub(super) fn identity_instance(common: &CommonTlsContext) -> Option<(&'static s
 }
 
 /// The provider, if it is another one than the workload's and has what is asked of it.
-fn of_provider(
-    field: &str,
-    instance: &str,
-    half: Half,
-    end: End,
-    context: &Context,
-) -> Result<Option<Box<str>>, Fault> {
-    let other = context.others.get(instance).filter(|_| end == End::Server);
+fn of_provider(field: &str, instance: &str, half: Half, context: &Context) -> Result<Option<Box<str>>, Fault> {
+    let other = context.others.get(instance);
     let Some(other) = other.filter(|_| context.provider.as_deref() != Some(instance)) else {
         return provided(field, instance, context).map(|()| None);
     };

@@ -41,7 +41,7 @@ fn read(
         .common_tls_context
         .as_ref()
         .ok_or_else(|| Fault::new("common_tls_context", "is missing"))?;
-    let asked = common::read(common, common::End::Server, context, notes).map_err(inner)?;
+    let asked = common::read(common, context, notes).map_err(inner)?;
     let Some(certificate) = asked.certificate else {
         let reason = "is missing: a server needs a certificate of its own";
         return Err(inner(Fault::new("tls_certificate_provider_instance", reason)));

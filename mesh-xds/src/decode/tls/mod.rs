@@ -1,10 +1,11 @@
 //! Transport sockets, by gRFC A29 and, in Envoy's profile, as istiod writes them for a sidecar.
 //!
 //! Keys and roots are the workload's own: A29 names a certificate provider of the bootstrap, Istio the secrets `default` and
-//! `ROOTCA`. A filter chain may name other providers of the bootstrap, each for its half (`downstream`). For servers outside of the
-//! mesh they may be others, which are named and never sent ([`origination`]). What cannot be honoured is refused, since leaving out a check would leave out security.
+//! `ROOTCA`. A cluster and a filter chain may name other providers of the bootstrap, each for its half. For servers outside of the
+//! mesh they may be others, which are named and never sent ([`origination`]). What cannot be honoured is refused, since leaving out a
+//! check would leave out security.
 
-use mesh_core::config::{MutualTls, TlsMode};
+use mesh_core::config::{ChainIdentity, MutualTls, TlsMode};
 use prost::Name;
 
 use super::{Context, Fault, Notes};
@@ -46,13 +47,27 @@ fn read(upstream: &UpstreamTlsContext, context: &Context, notes: &mut Notes) -> 
     if let Some(outside) = origination::read(upstream, common, context, notes).map_err(inner)? {
         return Ok(TlsMode::Origination(Box::new(outside)));
     }
-    let asked = common::read(common, common::End::Client, context, notes).map_err(inner)?;
+    let asked = common::read(common, context, notes).map_err(inner)?;
     let checks = asked
         .checks
         .ok_or_else(|| inner(Fault::new("validation_context", "is missing (gRFC A29)")))?;
     let expected = peers::expected(&checks.validation, notes).map_err(|fault| inner(fault.within(checks.at)))?;
     let sni = (!upstream.sni.is_empty()).then(|| upstream.sni.as_str().into());
-    Ok(TlsMode::Mutual(MutualTls { expected, sni }))
+    // Who shows nothing to a peer of another provider's roots.
+    let anonymous = asked.certificate.is_none() && checks.roots.is_some();
+    let certificate = match (asked.certificate, &checks.roots) {
+        (Some(certificate), _) => certificate,
+        // What has a certificate too needs none of the workload's beside its roots.
+        (None, Some(roots)) if context.others.get(roots).is_some_and(|other| other.shows) => Some(roots.clone()),
+        (None, _) => None,
+    };
+    let roots = checks.roots;
+    Ok(TlsMode::Mutual(MutualTls {
+        expected,
+        sni,
+        identity: ChainIdentity { certificate, roots },
+        anonymous,
+    }))
 }
 
 /// The configuration of a TLS socket; `None` for one in the clear.

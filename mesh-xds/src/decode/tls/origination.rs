@@ -1,7 +1,8 @@
 //! TLS to servers outside of the mesh (Istio's `SIMPLE` and `MUTUAL`): contexts whose roots are others than the workload's.
 //!
-//! A context that names other certificate providers of the bootstrap than the workload's own, or its roots without its certificate
-//! (gRFC A29), is one of these too: the files are the provider's, and nobody is told of them.
+//! A context whose roots are a provider's file in PEM (gRFC A29), or the workload's without a certificate of the mesh, is one of
+//! these too: the files are the provider's, and nobody is told of them. Where a provider's roots are a trust domain's, of a CA or a
+//! SPIFFE bundle map, its peers are of a mesh and known by their ids.
 //!
 //! What is named is never sent: files are the client's own, and secrets have names that the application stands behind. istiod
 //! writes both as names of SDS (`file-root:`, `file-cert:`, `kubernetes://`), gRPC the system's roots as gRFC A82 has them, and
@@ -155,6 +156,15 @@ fn provided_roots(
             // Who shows the workload's certificate to a peer of the workload's roots speaks with the mesh.
             match shown {
                 Some(name) if context.provider.as_deref() == Some(name) => return Ok(None),
+                // And who shows a certificate that another authority gives it, for it is no file.
+                Some(name)
+                    if context
+                        .others
+                        .get(name)
+                        .is_some_and(|other| other.shows && other.identity.is_none()) =>
+                {
+                    return Ok(None);
+                }
                 // By a secret, which only a sidecar is told of.
                 None if !common.tls_certificate_sds_secret_configs.is_empty() => return Ok(None),
                 // A context that is refused, with its own word for it.
@@ -166,12 +176,8 @@ fn provided_roots(
         }
         other => match context.others.get(other) {
             Some(Provided { roots: Some(path), .. }) => Roots::File(path.clone()),
-            Some(_) => {
-                let reason =
-                    format!("names certificate provider {other:?}, which has no roots of its own in a PEM file");
-                return Err(Fault::new("instance_name", reason));
-            }
-            None => return Ok(None),
+            // Those of a trust domain, or of several.
+            Some(_) | None => return Ok(None),
         },
     };
     Ok(Some(roots))
@@ -186,9 +192,12 @@ fn shown(common: &CommonTlsContext, context: &Context) -> Result<Option<Credenti
         return match &*instance.instance_name {
             PROVIDED_FILES => files(&instance.certificate_name, format!("{AT}.certificate_name")).map(Some),
             PROVIDED => Ok(Some(Credential::Named(instance.certificate_name.as_str().into()))),
-            other if context.others.contains_key(other) => match &context.others[other].identity {
-                Some(files) => Ok(Some(files.clone())),
-                None => {
+            other if context.others.contains_key(other) => match &context.others[other] {
+                Provided {
+                    identity: Some(files), ..
+                } => Ok(Some(files.clone())),
+                Provided { shows: true, .. } => Ok(Some(Credential::Provider(other.into()))),
+                Provided { shows: false, .. } => {
                     let reason = format!("names certificate provider {other:?}, which has no certificate");
                     Err(Fault::new(format!("{AT}.instance_name"), reason))
                 }

@@ -24,6 +24,7 @@ use crate::wire::{Delta, DeltaRequest, DeltaResponse, Request, Response, Sotw, V
 type Mutator<P> = (&'static str, fn(&mut P));
 
 const GOOD: usize = 999;
+const FEW: usize = 19;
 const BAD: &str = "the-bad-one";
 
 /// Says a resource's name in its place.
@@ -94,23 +95,32 @@ impl Speak for Delta {
     }
 }
 
-/// Runs a table in both variants of the protocol: `base` is good, and bad after any of `mutators`; `small` is what the 999
-/// are.
+/// Runs a table in both variants of the protocol: `base` is good, and bad after any of `mutators`; `small` is what the others
+/// are. There are 999 of those beside the first, which is what CP-6 asks; that they are used does not depend on what is wrong with the
+/// bad one, so each of the rest stands among fewer, unless the wide ring asks for all.
 #[track_caller]
 fn table<R: Cached>(context: Context, base: &R::Proto, small: &R::Proto, mutators: &[Mutator<R::Proto>])
 where
     R::Proto: Name + Named + Clone,
 {
-    spoken::<Sotw, R>(context.clone(), base, small, mutators);
-    spoken::<Delta, R>(context, base, small, mutators);
+    let few = count("CP_6_OTHERS", FEW);
+    spoken::<Sotw, R>(context.clone(), base, small, GOOD, &mutators[..1]);
+    spoken::<Delta, R>(context.clone(), base, small, GOOD, &mutators[..1]);
+    spoken::<Sotw, R>(context.clone(), base, small, few, mutators);
+    spoken::<Delta, R>(context, base, small, few, mutators);
 }
 
 #[track_caller]
-fn spoken<V: Speak, R: Cached>(context: Context, base: &R::Proto, small: &R::Proto, mutators: &[Mutator<R::Proto>])
-where
+fn spoken<V: Speak, R: Cached>(
+    context: Context,
+    base: &R::Proto,
+    small: &R::Proto,
+    others: usize,
+    mutators: &[Mutator<R::Proto>],
+) where
     R::Proto: Name + Named + Clone,
 {
-    let names: Vec<String> = (0..GOOD).map(|n| format!("good-{n:03}")).collect();
+    let names: Vec<String> = (0..others).map(|n| format!("good-{n:03}")).collect();
     let mut ads = AdsState::<V>::new(Arc::new(Node::default()), context);
     let mut needs = Needs::default();
     needs[R::KIND.index()].extend(names.iter().map(|name| Arc::from(name.as_str())));

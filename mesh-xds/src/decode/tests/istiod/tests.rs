@@ -32,6 +32,7 @@ fn mutual(sni: Option<&str>) -> TlsMode {
     TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::exactly([IDENTITY]),
         sni: sni.map(Into::into),
+        ..MutualTls::default()
     })
 }
 

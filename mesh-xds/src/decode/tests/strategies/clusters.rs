@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::{
-    BalanceFactor, ClientWeights, Cluster, ClusterName, CommonLb, Connections, Credential, DropOverload, ExpectedPeers,
-    Health, HealthSet, Http2Settings, KeepAlive, LbPolicy, LeastRequest, LoadReporting, Maglev, MutualTls, NameKind,
-    NameMatch, OutlierRules, Percent, Protocol, ReportedMetric, RingFunction, RingHash, Roots, Service, SlowStart,
-    StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch, TlsMode, TlsOrigination,
+    BalanceFactor, ChainIdentity, ClientWeights, Cluster, ClusterName, CommonLb, Connections, Credential, DropOverload,
+    ExpectedPeers, Health, HealthSet, Http2Settings, KeepAlive, LbPolicy, LeastRequest, LoadReporting, Maglev,
+    MutualTls, NameKind, NameMatch, OutlierRules, Percent, Protocol, ReportedMetric, RingFunction, RingHash, Roots,
+    Service, SlowStart, StringMatch, TRANSPORT_SOCKET_MATCH, TcpKeepAlive, TlsMatch, TlsMode, TlsOrigination,
 };
 use proptest::prelude::*;
 
 use super::endpoints::{endpoint_lists, localities_of};
 use super::{metadata, string_tests, text};
 use crate::decode::tests::limits::{breakers, outliers};
+use crate::decode::tests::{BUNDLE_MAP, CA};
 
 /// A cluster that stands for up to three others, each with endpoints, weights of localities and drops of its own.
 pub(crate) fn aggregates() -> impl Strategy<Value = Cluster> {
@@ -134,10 +135,12 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     let lb = policies();
     let expected = prop::collection::btree_map(text(), string_tests(), 0..3);
     let sni = prop::option::of("[a-z_.]{1,20}").prop_map(|sni| sni.map(Box::from));
-    let mutual = (expected, sni).prop_map(|(expected, sni)| {
+    let mutual = (expected, sni, identities()).prop_map(|(expected, sni, (identity, anonymous))| {
         TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::new(expected.into_iter().map(|(text, test)| unlike(text, &test)).collect()),
             sni,
+            identity,
+            anonymous,
         })
     });
     let outside = outside().prop_map(|outside| TlsMode::Origination(Box::new(outside)));
@@ -266,6 +269,23 @@ fn connections() -> impl Strategy<Value = Connections> {
     )
 }
 
+/// Whose certificate is shown, if any, and by whose roots peers are judged: of providers that [`context`](crate::decode::tests::context)
+/// has.
+fn identities() -> impl Strategy<Value = (ChainIdentity, bool)> {
+    let (ca, map) = (|| Some(Box::from(CA)), || Some(Box::from(BUNDLE_MAP)));
+    let of = |certificate, roots, anonymous| (ChainIdentity { certificate, roots }, anonymous);
+    prop::sample::select(vec![
+        of(None, None, false),
+        of(ca(), None, false),
+        of(None, ca(), false),
+        of(ca(), ca(), false),
+        of(ca(), ca(), true),
+        of(None, map(), false),
+        of(ca(), map(), false),
+        of(None, map(), true),
+    ])
+}
+
 fn outside() -> impl Strategy<Value = TlsOrigination> {
     let path = || "/[a-z/.]{1,9}".prop_map(|path| Path::new(&path).into());
     let name = || "[a-z:/.-]{1,9}".prop_map(Box::from);
@@ -278,6 +298,7 @@ fn outside() -> impl Strategy<Value = TlsOrigination> {
     let shown = prop_oneof![
         Just(None),
         Just(Some(Credential::Workload)),
+        Just(Some(Credential::Provider(CA.into()))),
         name().prop_map(|name| Some(Credential::Named(name))),
         (path(), path()).prop_map(|(certificate, key)| Some(Credential::Files { certificate, key })),
     ];
@@ -293,8 +314,11 @@ fn outside() -> impl Strategy<Value = TlsOrigination> {
     (roots, sni, names, shown, any::<bool>()).prop_map(|(roots, sni, names, shown, unverified)| TlsOrigination {
         sni,
         names,
-        // That of the mesh and the mesh's roots are mutual TLS with the mesh.
-        shown: shown.filter(|shown| (&roots, shown) != (&Roots::Workload, &Credential::Workload)),
+        // A certificate of an authority and the mesh's roots are mutual TLS with the mesh.
+        shown: shown.filter(|shown| {
+            let of_authority = matches!(shown, Credential::Workload | Credential::Provider(_));
+            roots != Roots::Workload || !of_authority
+        }),
         roots,
         unverified,
     })
@@ -307,17 +331,20 @@ fn common_lbs() -> impl Strategy<Value = CommonLb> {
         aggression_per_mille,
         min_weight: Percent::new(percent).unwrap(),
     });
-    let envoys = (0u32..=100, 0u32..3).prop_map(|(percent, sort)| CommonLb {
+    let envoys = (0u32..=100, any::<bool>(), any::<bool>());
+    let envoys = envoys.prop_map(|(percent, by_locality, fail_on_panic)| CommonLb {
         panic_threshold: Percent::new(percent).unwrap(),
-        by_locality: sort == 1,
-        fail_on_panic: sort == 2,
+        by_locality,
+        fail_on_panic,
         ..CommonLb::ENVOY
     });
     let rules = prop_oneof![Just(CommonLb::GRPC), envoys];
     let held = prop::sample::subsequence(Health::ALL.to_vec(), 0..=4).prop_map(HealthSet::from_iter);
-    (rules, prop::option::of(slow), held).prop_map(|(common, slow_start, held)| CommonLb {
+    let few = prop::option::of((1..=u32::MAX).prop_map(|size| NonZeroU32::new(size).unwrap()));
+    (rules, prop::option::of(slow), held, few).prop_map(|(common, slow_start, held, subset_size)| CommonLb {
         slow_start,
         held,
+        subset_size,
         ..common
     })
 }

@@ -1,7 +1,5 @@
 //! The metrics of gRFC A78 as a collector sees them, over loopback.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -100,6 +98,7 @@ fn snapshot() -> Snapshot {
     let mutual = TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::default(),
         sni: None,
+        ..MutualTls::default()
     });
     Snapshot::builder()
         .route("good", Route::to(Split::all_to("good-cluster")))

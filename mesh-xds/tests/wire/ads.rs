@@ -1,7 +1,5 @@
 //! Both ends of ADS over loopback, in both variants: one stream for many targets, updates, refusals, restarts.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,6 @@
 //! The ways to a control plane that a bootstrap can describe, walked over real sockets: a socket file, a certificate in
 //! files, a token on the stream, and roots of several trust domains.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

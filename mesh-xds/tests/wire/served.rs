@@ -1,8 +1,6 @@
 //! A server asks our control plane what to accept connections by, over a real stream, and is told in the shape that its node
 //! reads: gRPC's by the name that the bootstrap's template makes of its address, a sidecar's by the address.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

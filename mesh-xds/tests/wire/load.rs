@@ -1,7 +1,5 @@
 //! Load reports over loopback: what a process counts arrives at its control plane, from the first call to the last.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

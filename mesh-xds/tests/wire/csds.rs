@@ -1,7 +1,5 @@
 //! Client status over loopback, asked of both ends: what a client holds and refuses, and what its control plane knows of that.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -60,6 +58,7 @@ fn snapshot() -> Snapshot {
     let mutual = TlsMode::Mutual(MutualTls {
         expected: ExpectedPeers::default(),
         sni: None,
+        ..MutualTls::default()
     });
     good()
         .route("bad", Route::to(Split::all_to("bad-cluster")))

@@ -1,7 +1,7 @@
 //! Every file of the fuzz corpora, and every seed, through the target it was found with: what fuzzing found once is a test of
 //! stable Rust for ever.
 //!
-//! `WRITE_CORPUS=1 cargo test -p mesh-xds --test corpus` writes the seeds to `tests/fuzz/corpus`. What a fuzzer found goes
+//! `WRITE_CORPUS=1 cargo test -p mesh-xds --test wire corpus` writes the seeds to `tests/fuzz/corpus`. What a fuzzer found goes
 //! there beside them, minimised, as `tests/fuzz/README.md` tells.
 
 use std::env;

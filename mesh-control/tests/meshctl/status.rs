@@ -1,7 +1,5 @@
 //! `meshctl status` against a running control plane: the library's part, and the program.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

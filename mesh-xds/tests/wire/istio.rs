@@ -1,8 +1,6 @@
 //! Istio's certificate service as its agent uses it, against a stand-in written from the protocol: real sockets, TLS to istiod's name
 //! by Istio's root, the projected token each time. Unproven against a real istiod.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::net::SocketAddr;

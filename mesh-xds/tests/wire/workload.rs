@@ -1,8 +1,6 @@
 //! The SPIFFE Workload API as a source of identity, against an agent written from the protocol: on a real Unix socket, over real
 //! HTTP/2. Unproven against SPIRE.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};

@@ -1,7 +1,5 @@
 //! A workload joins a CA and then shows its certificate to the control plane, over real sockets and real TLS.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::net::SocketAddr;

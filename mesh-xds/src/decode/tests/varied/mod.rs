@@ -5,26 +5,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use mesh_core::config::{
-    Action, ClientWeights, Cluster, CommonLb, Connections, Endpoint, Forward, HostSelection, Http2Settings, KeepAlive,
-    LbPolicy, LeastRequest, LoadReporting, Localities, Locality, LocalityWeight, MutualTls, RetryPolicy, RingHash,
-    Route, RouteMatch, RouteTree, SlowStart, TcpKeepAlive, TimeLimits, TlsMatch, TlsMode, TlsOrigination, VirtualHost,
+    ChainIdentity, ClientWeights, Cluster, CommonLb, Connections, DropOverload, Endpoint, HostSelection, Http2Settings,
+    KeepAlive, LbPolicy, LeastRequest, LoadReporting, Localities, Locality, LocalityWeight, MutualTls, NameMatch,
+    RateLimitedBackoff, ResetHeader, RetryPolicy, RingHash, Route, RouteTree, SlowStart, TcpKeepAlive, TimeLimits,
+    TlsMatch, TlsMode, TlsOrigination, VirtualHost,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use super::others;
 use super::strategies::{aggregates, clusters, endpoint_lists, localities_of, trees};
+use super::{others, served};
 
 /// How many values of each generator are looked at. Each field takes another value in one of ten or more.
 const VALUES: usize = 200;
 
 /// What no generator varies, and where it is said instead.
-const ELSEWHERE: [&str; 2] = [
+const ELSEWHERE: [&str; 9] = [
     // Travel with the listener: `filters_survive_the_wire`.
     "RouteTree.filters",
-    // Our control plane has no word for it yet.
-    "CommonLb.subset_size",
+    // Limits of servers are told of one filter each, before all guards: `rate_limits` has the places and the routes.
+    "GlobalFilter.after_guards",
+    "GlobalFilter.name",
+    "Instead.filter",
+    "LimitFilter.after_guards",
+    "LimitFilter.name",
+    "LimitRoute.cluster",
+    "LimitRoute.describing",
+    "LimitRoute.includes_host",
 ];
 
 /// The values that each field took, two of them at most.
@@ -47,6 +55,10 @@ macro_rules! note {
         $($seen.note(concat!(stringify!($of), ".", stringify!($field)), $field);)*
     };
 }
+
+mod limits;
+mod routes;
+mod servers;
 
 fn each<S: Strategy>(strategy: S, mut look: impl FnMut(S::Value)) {
     let mut runner = TestRunner::deterministic();
@@ -86,6 +98,13 @@ impl Seen {
         if let Some(reporting) = load_reporting {
             note!(self, reporting => LoadReporting { service, metrics });
         }
+        self.breakers(breakers);
+        if let Some(outlier) = outlier {
+            self.outlier(outlier);
+        }
+        for share in &**drops {
+            note!(self, share => DropOverload { category, per_million });
+        }
         self.localities(localities);
         leaves.iter().for_each(|leaf| self.cluster(leaf));
     }
@@ -103,7 +122,12 @@ impl Seen {
                     out_of_band, blackout, expiration, update, error_penalty_per_mille, metrics,
                 });
             }
-            LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::Maglev(_) | LbPolicy::PickFirst { .. } => {}
+            LbPolicy::Maglev(maglev) => {
+                self.note("Maglev.size", &maglev.size());
+                self.note("Maglev.balance", &maglev.balance);
+            }
+            LbPolicy::PickFirst { shuffle } => self.note("PickFirst.shuffle", shuffle),
+            LbPolicy::RoundRobin | LbPolicy::Random => {}
         }
     }
 
@@ -111,12 +135,16 @@ impl Seen {
         match mode {
             TlsMode::Plaintext => {}
             TlsMode::Mutual(mutual) => {
-                note!(self, mutual => MutualTls { expected, sni });
+                note!(self, mutual => MutualTls { expected, sni, identity, anonymous });
                 self.note("MutualTls.sni is said", &sni.is_some());
+                note!(self, identity => ChainIdentity { certificate, roots });
             }
             TlsMode::Origination(outside) => {
                 note!(self, &**outside => TlsOrigination { roots, sni, names, shown, unverified });
                 self.note("TlsOrigination.sni is said", &sni.is_some());
+                for name in &**names {
+                    note!(self, name => NameMatch { kind, test });
+                }
             }
         }
     }
@@ -138,8 +166,12 @@ impl Seen {
         note!(self, tree => RouteTree {
             name, virtual_hosts, ignore_port, headers, closest_rules_last, filters, filter_overrides,
         });
+        self.headers(headers.as_deref());
+        self.overrides(filter_overrides);
         for host in virtual_hosts {
             note!(self, host => VirtualHost { name, domains, routes, headers, filter_overrides });
+            self.headers(headers.as_deref());
+            self.overrides(filter_overrides);
             routes.iter().for_each(|route| self.route(route));
         }
     }
@@ -151,16 +183,22 @@ impl Seen {
         if let Some(timeout) = timeout {
             self.note("Route.timeout is whole seconds", &(timeout.subsec_nanos() == 0));
         }
-        note!(self, matches => RouteMatch { path, ignore_case, headers, query, grpc, fraction });
+        self.route_match(matches);
         self.limits(limits);
-        if let Action::Forward(forward) = action {
-            note!(self, forward => Forward { split, rewrite, mirrors, hash });
-        }
+        self.action(action);
+        self.headers(headers.as_deref());
+        self.overrides(filter_overrides);
         note!(self, retry => RetryPolicy {
             retries, on, statuses, headers, request_headers, per_try_timeout, per_try_idle_timeout, hedge, backoff,
             rate_limited, hosts, replay_bytes, announce_attempts, explicit,
         });
         note!(self, hosts => HostSelection { other_hosts, max_attempts, other_priorities });
+        if let Some(limited) = rate_limited {
+            note!(self, limited => RateLimitedBackoff { headers, max });
+            for header in &**headers {
+                note!(self, header => ResetHeader { name, format });
+            }
+        }
     }
 
     fn limits(&mut self, limits: &TimeLimits) {
@@ -193,6 +231,7 @@ fn no_field_of_the_model_is_left_as_it_is() {
         seen.localities(&localities_of(&list, &weights, factor, by_weight));
     });
     each(trees(), |tree| seen.tree(&tree));
+    each(served::inbounds(), |inbound| seen.inbound(&inbound));
     let alike = seen.0.iter().filter(|(_, values)| values.len() < 2);
     let alike: Vec<&str> = alike.map(|(field, _)| *field).collect();
     let left: Vec<&&str> = alike.iter().filter(|field| !ELSEWHERE.contains(field)).collect();
