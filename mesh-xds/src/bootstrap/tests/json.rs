@@ -69,7 +69,7 @@ fn null_is_what_is_not_there() {
     }"#;
     let bare = Bootstrap::from_json(bare).unwrap();
     let but_for_config = |bootstrap: &Bootstrap| {
-        let mut file: serde_json::Value = serde_json::from_str(&bootstrap.to_json()).unwrap();
+        let mut file: Value = serde_json::from_str(&bootstrap.to_json()).unwrap();
         file["certificate_providers"]["z"]["config"]
             .as_object_mut()
             .unwrap()

@@ -186,7 +186,7 @@ fn a_filter_that_cannot_be_used_leaves_the_last_good_one_or_the_default_in_its_p
         let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
         mesh.hear(
             ResourceKind::Listener,
-            vec![raw_of(&by_port_between_or("first", "last", default.clone()))],
+            vec![raw_of(&by_port_between_or("first", "last", default.as_ref()))],
         );
         mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
         mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);
@@ -206,7 +206,7 @@ fn a_filter_that_cannot_be_used_leaves_the_last_good_one_or_the_default_in_its_p
     let mut mesh = sidecar_mesh(TARGET, true, Rules::default());
     mesh.hear(
         ResourceKind::Listener,
-        vec![raw_of(&by_port_between_or("first", "last", Some(pass)))],
+        vec![raw_of(&by_port_between_or("first", "last", Some(&pass)))],
     );
     mesh.hear(ResourceKind::Cluster, clusters().iter().map(raw_of).collect());
     mesh.hear(ResourceKind::Route, vec![raw_of(&routes(true))]);

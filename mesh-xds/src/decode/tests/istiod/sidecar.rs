@@ -388,7 +388,7 @@ pub(crate) fn by_port_between(first: &str, last: &str) -> Listener {
 }
 
 /// The same, where they are `default` as long as those resources are not there. They may be of a few types.
-pub(crate) fn by_port_between_or(first: &str, last: &str, default: Option<Any>) -> Listener {
+pub(crate) fn by_port_between_or(first: &str, last: &str, default: Option<&Any>) -> Listener {
     let mut listener = by_port();
     let Some(filter::ConfigType::TypedConfig(any)) = &mut listener.filter_chains[0].filters[0].config_type else {
         panic!("the filter has a configuration")
@@ -403,7 +403,7 @@ pub(crate) fn by_port_between_or(first: &str, last: &str, default: Option<Any>) 
                 RBAC.into(),
                 "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm".into(),
             ],
-            default_config: default.clone(),
+            default_config: default.cloned(),
             ..Default::default()
         })),
         ..Default::default()
