@@ -36,9 +36,9 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// The most a call through the mesh may allocate with one in flight, lean and with everything, and what its rooms may over its
 /// own connections; and write: one write a call. Of both a little for the connection's own upkeep (a WINDOW_UPDATE now and then).
-const MAX_ALLOCATIONS: f64 = 26.1;
-const MAX_ALLOCATIONS_OF_EVERYTHING: f64 = 26.1;
-const MAX_ALLOCATIONS_OF_ROOMS: f64 = 2.0;
+const MAX_ALLOCATIONS: f64 = 25.2;
+const MAX_ALLOCATIONS_OF_EVERYTHING: f64 = 25.2;
+const MAX_ALLOCATIONS_OF_ROOMS: f64 = 0.2;
 const MAX_WRITES: f64 = 1.01;
 /// Calls before counting starts: connections, tables and buffers have their size then.
 const WARM_UP: usize = 320;
