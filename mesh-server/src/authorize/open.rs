@@ -9,7 +9,8 @@
 //! answer turns on a header the stream ends too, and whoever comes again is judged by all there is. An authorizer outside of the process is
 //! not asked again about what it has allowed; where it is asked about what it never saw, the stream ends.
 //!
-//! It ends as `serve` and tonic's loop can tell: an answer that has not begun is the refusal of any other request; one that has is reset
+//! What ends is what waits. An answer that is there when the rules change, and has its end in the next few frames, is told whole: its handler
+//! has run, and a change of rules is to cost no call. It ends as `serve` and tonic's loop can tell: an answer that has not begun is the refusal of any other request; one that has is reset
 //! with INADEQUATE_SECURITY, which gRPC reads as PERMISSION_DENIED, and over HTTP/1.1 cut off with its connection. Where it is the connection
 //! that would not be let in, that is drained besides, and what waits for its answer may still have it. Counted as `request_withdrawn`.
 
@@ -34,6 +35,10 @@ use crate::accept::{ConnectionInfo, Guard};
 use crate::refusal::Refusal;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Frames that an answer may still have after the rule was withdrawn, if they need no wait: those of one message, so that a call whose
+/// handler has run gets what it did, and not those of a body that always has more.
+const MAX_FRAMES_AFTER: u8 = 4;
 
 /// What is left of a request.
 pub(super) struct Open {
@@ -198,6 +203,8 @@ pin_project! {
         body: Option<B>,
         #[pin]
         watch: Watch,
+        // Once it may not go on: the frames that it still may have.
+        left: Option<u8>,
     }
 }
 
@@ -207,6 +214,7 @@ impl<B: Body> OpenBody<B> {
         Self {
             body: Some(body),
             watch,
+            left: None,
         }
     }
 }
@@ -225,14 +233,16 @@ where
             return Poll::Ready(None);
         };
         // Of a body that always has more nobody ever waits.
-        let mut withdrawn = this.watch.as_mut().look().is_some();
-        if !withdrawn {
-            if let Poll::Ready(frame) = body.poll_frame(cx) {
-                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-            }
-            withdrawn = this.watch.poll(cx).is_ready();
+        if this.watch.as_mut().look().is_some() {
+            *this.left = Some(MAX_FRAMES_AFTER);
         }
-        if !withdrawn {
+        if *this.left != Some(0)
+            && let Poll::Ready(frame) = body.poll_frame(cx)
+        {
+            *this.left = this.left.map(|left| left - 1);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        if this.left.is_none() && this.watch.poll(cx).is_pending() {
             return Poll::Pending;
         }
         this.body.set(None);

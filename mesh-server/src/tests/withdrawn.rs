@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::authorize::{mutual, one_rule, open};
 use super::*;
 
+/// Words of an answer that always has more: beyond what a window and a test hold.
+const MORE: u32 = 40_000;
 const OTHER: &str = "spiffe://mesh.test/ns/shop/sa/other";
 
 /// An answer that has a word whenever somebody says one, and no end.
@@ -48,7 +50,7 @@ impl News {
     }
 }
 
-/// A service whose answers never end; `/late` has none.
+/// A service whose answers never end; `/late` has none, and those of `/more` have words that nobody waits for.
 fn endless(link: &Link, news: &News) -> BoxCloneSyncService<Request<RequestBody>, Response<Answer>, Infallible> {
     let news = news.clone();
     let answer = move |request: Request<RequestBody>| {
@@ -57,7 +59,11 @@ fn endless(link: &Link, news: &News) -> BoxCloneSyncService<Request<RequestBody>
             if request.uri().path() == "/late" {
                 std::future::pending::<()>().await;
             }
-            Ok::<_, Infallible>(Response::new(news.words()))
+            let words = news.words();
+            if request.uri().path() == "/more" {
+                (1..MORE).for_each(|word| news.say(word));
+            }
+            Ok::<_, Infallible>(Response::new(words))
         }
     };
     let app = MeshLayer::new(link).layer(service_fn(answer));
@@ -171,6 +177,22 @@ async fn az_a_stream_ends_with_the_rule_that_let_it_in_and_nobody_elses_does() {
         ),
         (2, 0)
     );
+}
+
+/// An answer that always has more is never waited for, and ends all the same.
+#[tokio::test]
+async fn az_an_answer_without_a_pause_ends_with_its_rule_too() {
+    let stage = Stage::new().await;
+    stage.mutual(everybody());
+    let (_one, _, mut more) = stage.begin(CLIENT, "/more").await;
+    assert_eq!(word(&mut more).await.unwrap(), "0");
+    stage.mutual(one_rule(RbacAction::Deny, Rule::Always, peer(CLIENT)));
+    let mut words = 1;
+    while word(&mut more).await.is_ok() {
+        words += 1;
+    }
+    assert!(words < MORE, "{words}");
+    assert_eq!(stage.withdrawn("rbac"), 1);
 }
 
 #[tokio::test]
