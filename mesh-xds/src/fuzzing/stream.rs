@@ -290,6 +290,8 @@ impl<V: Speak> Client<V> {
 
     fn wait(&mut self, time: Duration) {
         self.now += time;
+        // There is no other control plane that could be asked where this one is mute.
+        self.ads.is_found_mute(self.now);
         // Whatever a time to live ended is forgotten; what is good without one stays.
         self.ads.on_timer(self.now);
         for key in self.rows.keys().cloned().collect::<Vec<_>>() {

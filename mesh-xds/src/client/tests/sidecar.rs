@@ -10,10 +10,9 @@ use super::*;
 use crate::bootstrap::Profile;
 use crate::client::ads::{AdsState, Rules};
 use crate::client::assemble::{Assembler, Naming};
+use crate::decode::tests::discovered::{Any, TypedExtensionConfig};
 use crate::decode::tests::{envoy, istiod, raw as raw_of};
 use crate::node::Node;
-use crate::proto::core::TypedExtensionConfig;
-use crate::proto::protobuf::Any;
 
 const TARGET: &str = "payment.default.svc.cluster.local:50051";
 const SERVED: &str = "10.0.0.1:8080";

@@ -2,14 +2,14 @@
 
 use super::routed::rules;
 use super::*;
-use crate::proto::core::{ConfigSource, TypedExtensionConfig, config_source::ConfigSourceSpecifier};
+use crate::proto::core::{ConfigSource, config_source::ConfigSourceSpecifier};
 use crate::proto::hcm::{HttpConnectionManager, http_filter};
 use crate::proto::listener::{Filter, Listener, filter};
-use crate::proto::protobuf::Any;
 use crate::proto::{pack, rbac_http, rbac_network};
 
-pub(crate) use crate::proto::core::ExtensionConfigSource;
+pub(crate) use crate::proto::core::{ExtensionConfigSource, TypedExtensionConfig};
 pub(crate) use crate::proto::hcm::HttpFilter;
+pub(crate) use crate::proto::protobuf::Any;
 pub(crate) use crate::proto::rbac::rbac::Action;
 
 /// The chain that such a filter stands in, and the filter's name.
