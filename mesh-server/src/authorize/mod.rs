@@ -14,7 +14,7 @@
 //! `token_refused`, `token_checked` (requests whose token cost a signature), `authorization_denied`, `authorization_shadow_denied` (a dry run would have refused),
 //! `authorization_shadow_allowed` and `authorization_audited`.
 //!
-//! A request that is still open when the rules change is judged again, and ends where it would not be let in now ([`open`]).
+//! A request that is still open when the rules change is judged again, and ends where it would not be let in now (`open.rs` says how).
 //!
 //! Where an authorizer outside of the process is to be asked, the request waits for its answer and is judged further then. What of it the
 //! authorizer changed is what the rules behind it, and the handler, see. Nothing passes because nobody could be asked, unless the
