@@ -47,6 +47,13 @@ impl Counts {
             + documents.envoy_filters.len()
             + documents.service_entries.len()
             + documents.workload_entries.len()
+            + documents.workload_groups.len()
+            + documents.services.len()
+            + documents.endpoint_slices.len()
+            + documents.pods.len()
+            + documents.gateway_routes.len()
+            + documents.reference_grants.len()
+            + documents.sidecars.len()
             + documents.mesh_configs.len();
         Self {
             documents: security + others,

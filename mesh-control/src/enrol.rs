@@ -5,7 +5,7 @@
 //! the workload's name, and the token.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,6 +166,33 @@ impl Enrolment {
         Ok(self.authority.deny(&identity)?)
     }
 
+    /// The same of a workload that registers itself in a `WorkloadGroup` of its namespace, at `address` or else where its connection comes
+    /// from. It is one of the group's while its stream is there, if the group is of this service account.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue_token`](Self::issue_token).
+    pub fn registering(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        lifetime: Lifetime,
+        (group, address): (&str, Option<IpAddr>),
+    ) -> Result<Bootstrap, EnrolError> {
+        let mut node = node(namespace, service_account);
+        // A workload and another of its account are two nodes.
+        let address_text = address.map(|address| address.to_string());
+        node.id = format!(
+            "sidecar~{}~{service_account}.{namespace}~{namespace}.svc.cluster.local",
+            address_text.as_deref().unwrap_or("127.0.0.1")
+        );
+        node.metadata.insert("AUTO_REGISTER_GROUP".to_owned(), group.into());
+        if let Some(address) = address_text {
+            node.metadata.insert("INSTANCE_IPS".to_owned(), address.into());
+        }
+        self.bootstrap_of(node, namespace, service_account, lifetime)
+    }
+
     /// Makes a key and a certificate of a service account, for what is no workload of this library and cannot ask for one itself. It lives
     /// `lifetime`, between [`MIN_LEAF_LIFETIME`](crate::MIN_LEAF_LIFETIME) and [`MAX_LEAF_LIFETIME`](crate::MAX_LEAF_LIFETIME); zero is a day.
     /// The audit log of the state directory says so.
@@ -197,10 +224,20 @@ impl Enrolment {
         service_account: &str,
         lifetime: Lifetime,
     ) -> Result<Bootstrap, EnrolError> {
+        self.bootstrap_of(node(namespace, service_account), namespace, service_account, lifetime)
+    }
+
+    fn bootstrap_of(
+        &self,
+        node: Node,
+        namespace: &str,
+        service_account: &str,
+        lifetime: Lifetime,
+    ) -> Result<Bootstrap, EnrolError> {
         let token = self.issue_token(namespace, service_account, lifetime)?;
         let (server, roots) = (self.server(), self.root_pem());
         let domain = self.authority.trust_domain().as_str();
-        Bootstrap::builder(node(namespace, service_account))
+        Bootstrap::builder(node)
             .tls(server, &roots)
             .server_listener_template(crate::SERVER_LISTENERS)
             .mesh_ca(server, &roots, domain, namespace, service_account, token.expose())

@@ -36,6 +36,7 @@ mod jwks;
 mod page;
 pub mod precheck;
 mod publish;
+mod registration;
 pub mod roster;
 mod rotation;
 mod serve;

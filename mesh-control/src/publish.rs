@@ -5,6 +5,7 @@
 //! document begins or ceases to name a namespace, streams that were grouped otherwise are ended; their clients keep what they
 //! have and come again.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::emptied::Emptied;
 use crate::jwks::JwksStore;
+use crate::registration::{self, Registration};
 use crate::source::Reading;
 use crate::translate::{self, ClientPlace, ClientScope, Mesh};
 
@@ -77,6 +79,16 @@ fn translate_all(reading: &Reading, mesh: &Mesh) -> (BTreeMap<Box<str>, Snapshot
     (snapshots, diagnostics)
 }
 
+/// A reading with those who registered themselves.
+fn with_registered<'r>(reading: &'r Reading, registered: &[Registration]) -> Cow<'r, Reading> {
+    if registered.is_empty() {
+        return Cow::Borrowed(reading);
+    }
+    let mut reading = reading.clone();
+    registration::add(registered, &mut reading.documents);
+    Cow::Owned(reading)
+}
+
 /// Translates and publishes.
 #[derive(Debug)]
 pub(crate) struct Publisher {
@@ -97,6 +109,8 @@ struct Published {
     snapshots: BTreeMap<Box<str>, Snapshot>,
     /// The last good reading: what is published again when keys change.
     good: Reading,
+    /// Who registered itself, which is no part of any reading either.
+    registered: Vec<Registration>,
     /// What the newest reading, good or not, has to be told of its documents.
     found: BTreeSet<Diagnostic>,
     /// Whether there is too little of it to be meant.
@@ -144,7 +158,7 @@ impl Publisher {
             reading.diagnostics.push(emptied);
         }
         self.jwks.fill(&mut reading.documents);
-        let (snapshots, found) = translate_all(&reading, &self.mesh);
+        let (snapshots, found) = translate_all(&with_registered(&reading, &published.registered), &self.mesh);
         let accepted = !found.iter().any(Diagnostic::is_error) && self.publish(&mut published.groups, &snapshots);
         if accepted {
             published.snapshots = snapshots;
@@ -165,10 +179,11 @@ impl Publisher {
             groups,
             good,
             snapshots: told,
+            registered,
             ..
         } = &mut *published;
         if self.jwks.fill(&mut good.documents) {
-            let (snapshots, _) = translate_all(good, &self.mesh);
+            let (snapshots, _) = translate_all(&with_registered(good, registered), &self.mesh);
             let accepted = self.publish(groups, &snapshots);
             if accepted {
                 *told = snapshots;
@@ -181,6 +196,38 @@ impl Publisher {
         drop(published);
         self.status
             .send_modify(|status| status.diagnostics = diagnostics.into_iter().collect());
+    }
+
+    /// Takes who is registered now: the last good reading is published again with them.
+    pub(crate) fn take_registered(&self, registered: Vec<Registration>) {
+        let mut published = self.published();
+        let count = registered.len();
+        published.registered = registered;
+        let Published {
+            groups,
+            good,
+            snapshots: told,
+            registered,
+            ..
+        } = &mut *published;
+        let (snapshots, found) = translate_all(&with_registered(good, registered), &self.mesh);
+        let accepted = !found.iter().any(Diagnostic::is_error) && self.publish(groups, &snapshots);
+        if accepted {
+            *told = snapshots;
+        }
+        self.tally
+            .count("registered_published", if accepted { "accepted" } else { "rejected" });
+        tracing::info!(accepted, count, "other workloads are registered");
+    }
+
+    /// Whether the documents have groups of workloads that register themselves.
+    pub(crate) fn has_groups(&self) -> bool {
+        !self.published().good.documents.workload_groups.is_empty()
+    }
+
+    /// What holds for the whole mesh.
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     fn diagnostics(&self, published: &Published) -> BTreeSet<Diagnostic> {

@@ -27,7 +27,7 @@ use crate::page::{self, Page};
 use crate::publish::Publisher;
 use crate::rotation::RootRotation;
 use crate::translate::Mesh;
-use crate::{serve, source};
+use crate::{registration, serve, source};
 
 /// See [`ControlPlane::builder`].
 #[derive(Debug)]
@@ -51,6 +51,7 @@ pub struct ControlPlaneBuilder {
     jwks_connector: JwksConnector,
     jwks_roots: Option<Vec<CertificateDer<'static>>>,
     jwks_interval: Duration,
+    registration_grace: Duration,
 }
 
 /// Who says whose a token is that is none of the CA's own.
@@ -87,6 +88,7 @@ impl ControlPlaneBuilder {
             jwks_connector: JwksConnector::tcp(),
             jwks_roots: None,
             jwks_interval: REFRESH_INTERVAL,
+            registration_grace: registration::GRACE,
         }
     }
 
@@ -228,6 +230,12 @@ impl ControlPlaneBuilder {
         self
     }
 
+    /// How long a workload of a `WorkloadGroup` stays registered when its stream has gone. Default: 10 s (Istio).
+    pub fn registration_grace(mut self, grace: Duration) -> Self {
+        self.registration_grace = grace;
+        self
+    }
+
     /// Choices that give up the protection of the mesh.
     pub fn dangerous(self) -> Dangerous {
         Dangerous(self)
@@ -319,7 +327,12 @@ impl ControlPlaneBuilder {
         let fetching = Arc::clone(&jwks).keep(fetcher, Entropy::from_os(), tally.clone(), move || {
             publisher.take_keys()
         });
-        let mut tasks = vec![tokio::spawn(watching), tokio::spawn(fetching)];
+        let registering = registration::keep(cache.clone(), Arc::clone(&shared.publisher), self.registration_grace);
+        let mut tasks = vec![
+            tokio::spawn(watching),
+            tokio::spawn(fetching),
+            tokio::spawn(registering),
+        ];
         #[cfg(unix)]
         if let Some(state) = state {
             match crate::rotation::listen(state) {

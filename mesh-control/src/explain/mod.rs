@@ -12,11 +12,15 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use mesh_core::config::{Action, Cluster, Route, TlsMode};
+use http::Request;
+use mesh_core::config::{
+    Abort, Action, Cluster, ClusterName, Delay, FilterKind, Fraction, Override, Route, TlsMode, WeightedCluster,
+};
 use mesh_core::entropy::Entropy;
 use mesh_core::identity::SpiffeId;
-use mesh_core::route::{RequestHead, first_match, virtual_host};
+use mesh_core::route::{Edits, RequestHead, first_match, location, virtual_host};
 use serde::Serialize;
 
 use crate::diagnostic::Diagnostic;
@@ -58,6 +62,12 @@ pub struct RouteTaken {
     pub per_try_timeout_ms: Option<u128>,
     /// Where it was written.
     pub origins: Vec<Origin>,
+    /// What it is answered without any server; `None`: it is sent on.
+    pub answer: Option<String>,
+    /// How often a fault that is put in on purpose strikes, and how.
+    pub faults: Vec<String>,
+    /// Where copies go.
+    pub mirrors: Vec<String>,
     /// Where the request goes, and with which share.
     pub shares: Vec<Share>,
 }
@@ -177,11 +187,16 @@ pub fn explain(reading: &Reading, mesh: &Mesh, asked: &Asked) -> Result<Explanat
         let index = first_match(&host.routes, &head, &mut entropy.draw())?;
         Some((index, &host.routes[index]))
     });
-    let mut servers = Servers::new(documents, mesh, &identity, (&request, target));
-    let route = found.map(|(index, route)| {
+    let mut servers = Servers::new(documents, mesh, &identity, target);
+    let route = host.zip(found).map(|(host, (index, route))| {
         let written = origins.routes.get(&*tree.name).and_then(|routes| routes.get(index));
-        let shares = shares(route, origins, |name| snapshot.cluster(name).cloned(), &mut servers);
-        taken(index, route, written.cloned().unwrap_or_default(), shares)
+        let find = |name: &ClusterName| snapshot.cluster(name).cloned();
+        let sent = |share: &WeightedCluster| sent(&request, target, Edits::of(tree, host, route, Some(share)));
+        let shares = shares(route, origins, (&find, &sent), &mut servers);
+        RouteTaken {
+            answer: answer(route, &head),
+            ..taken(index, route, written.cloned().unwrap_or_default(), shares)
+        }
     });
     Ok(Explanation {
         from: identity.to_string(),
@@ -208,18 +223,84 @@ fn taken(index: usize, route: &Route, origins: Vec<Origin>, shares: Vec<Share>) 
         retry_on: route.retry.on.to_string(),
         per_try_timeout_ms: route.retry.per_try_timeout.map(|timeout| timeout.as_millis()),
         origins,
+        answer: None,
+        faults: faults(route),
+        mirrors: mirrors(route),
         shares,
     }
 }
 
+/// The request as it leaves the client for a share of the route.
+fn sent(request: &Request<()>, target: &str, edits: Option<Edits>) -> Result<Request<()>, String> {
+    let mut sent = request.clone();
+    if let Some(edits) = edits {
+        let (mut uri, mut headers) = (sent.uri().clone(), sent.headers().clone());
+        let edited = Arc::new(edits).apply(sent.method(), &mut uri, &mut headers, target);
+        edited.map_err(|error| error.to_string())?;
+        (*sent.uri_mut(), *sent.headers_mut()) = (uri, headers);
+    }
+    Ok(sent)
+}
+
+/// What a route that sends nothing on answers.
+fn answer(route: &Route, head: &RequestHead<'_>) -> Option<String> {
+    match &route.action {
+        Action::Forward(_) => None,
+        Action::Redirect(redirect) => {
+            let place = location(redirect, &route.matches, head);
+            Some(format!("{}, to {place}", redirect.status.as_u16()))
+        }
+        Action::Respond(response) => Some(format!(
+            "{}, with a body of {} bytes",
+            response.status.as_u16(),
+            response.body.len()
+        )),
+        Action::Unserved(why) => Some(format!("an error, since {why} is not served")),
+    }
+}
+
+fn faults(route: &Route) -> Vec<String> {
+    let said = route.filter_overrides.iter().filter_map(|one| match &one.what {
+        Override::With(FilterKind::Fault(fault)) => Some(fault),
+        _ => None,
+    });
+    let each = said.flat_map(|fault| {
+        let delay = fault.delay.as_ref().map(|delay| match delay.delay {
+            Delay::Fixed(time) => format!("{} are held up for {time:?}", part(delay.fraction)),
+            Delay::Header => format!("{} are held up as they ask", part(delay.fraction)),
+        });
+        let abort = fault.abort.as_ref().map(|abort| match abort.abort {
+            Abort::Http(status) => format!("{} are answered {}", part(abort.fraction), status.as_u16()),
+            Abort::Grpc(code) => format!("{} are answered gRPC status {code}", part(abort.fraction)),
+            Abort::Header => format!("{} are answered as they ask", part(abort.fraction)),
+        });
+        delay.into_iter().chain(abort)
+    });
+    each.collect()
+}
+
+fn mirrors(route: &Route) -> Vec<String> {
+    let mirrors = route.forward().map_or(&[][..], |forward| &forward.mirrors);
+    let each = mirrors.iter().map(|mirror| {
+        let share = mirror.fraction.map_or_else(|| "all".to_owned(), part);
+        format!("{share} to {}", mirror.cluster)
+    });
+    each.collect()
+}
+
+fn part(fraction: Fraction) -> String {
+    format!("{} of {}", fraction.of, fraction.per.count())
+}
+
 type FoundCluster = mesh_core::config::Resolved<Cluster>;
 
-fn shares(
-    route: &Route,
-    origins: &Origins,
-    find: impl Fn(&mesh_core::config::ClusterName) -> Option<FoundCluster>,
-    servers: &mut Servers<'_>,
-) -> Vec<Share> {
+/// What is behind a name, and what is sent there.
+type Lookups<'a> = (
+    &'a dyn Fn(&ClusterName) -> Option<FoundCluster>,
+    &'a dyn Fn(&WeightedCluster) -> Result<Request<()>, String>,
+);
+
+fn shares(route: &Route, origins: &Origins, (find, sent): Lookups<'_>, servers: &mut Servers<'_>) -> Vec<Share> {
     let Action::Forward(forward) = &route.action else {
         return Vec::new();
     };
@@ -238,7 +319,7 @@ fn shares(
             Some(Ok(cluster)) => {
                 explained.called_by = called_by(&cluster.tls).to_owned();
                 explained.balancing = word(&format!("{:?}", cluster.lb));
-                explained.endpoints = servers.of(&cluster, &origins.endpoints);
+                explained.endpoints = servers.of(&cluster, &origins.endpoints, &sent(share));
             }
             Some(Err(why)) => explained.called_by = format!("nobody: {why}"),
             None => {}

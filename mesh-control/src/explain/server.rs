@@ -35,38 +35,36 @@ pub(super) struct Servers<'a> {
     documents: &'a Documents,
     mesh: &'a Mesh,
     caller: &'a SpiffeId,
-    request: &'a Request<()>,
     target: &'a str,
     /// What servers of a namespace are told.
     told: BTreeMap<Box<str>, Option<Snapshot>>,
 }
 
 impl<'a> Servers<'a> {
-    pub(super) fn new(
-        documents: &'a Documents,
-        mesh: &'a Mesh,
-        caller: &'a SpiffeId,
-        (request, target): (&'a Request<()>, &'a str),
-    ) -> Self {
+    pub(super) fn new(documents: &'a Documents, mesh: &'a Mesh, caller: &'a SpiffeId, target: &'a str) -> Self {
         Self {
             target,
             documents,
             mesh,
             caller,
-            request,
             told: BTreeMap::new(),
         }
     }
 
     /// What the servers of a cluster do.
-    pub(super) fn of(&mut self, cluster: &Cluster, written: &Written) -> Vec<Server> {
+    pub(super) fn of(
+        &mut self,
+        cluster: &Cluster,
+        written: &Written,
+        sent: &Result<Request<()>, String>,
+    ) -> Vec<Server> {
         let (host, namespace) = cluster
             .service
             .as_ref()
             .map_or(("", ""), |service| (service.host(), service.namespace()));
         let endpoints = cluster.endpoints.iter();
         let each = endpoints.map(|endpoint| {
-            let (verdict, decided_by) = self.judge(cluster, endpoint, namespace);
+            let (verdict, decided_by) = self.judge(cluster, endpoint, namespace, sent);
             Server {
                 address: endpoint.address.to_string(),
                 weight: endpoint.weight.0,
@@ -78,7 +76,17 @@ impl<'a> Servers<'a> {
         each.collect()
     }
 
-    fn judge(&mut self, cluster: &Cluster, endpoint: &Endpoint, namespace: &str) -> (Verdict, Vec<Origin>) {
+    fn judge(
+        &mut self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        namespace: &str,
+        sent: &Result<Request<()>, String>,
+    ) -> (Verdict, Vec<Origin>) {
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(why) => return (Verdict::Refused(format!("before it is sent: {why}")), Vec::new()),
+        };
         let tls = cluster.tls_for(endpoint);
         let (documents, mesh) = (self.documents, self.mesh);
         let told = self.told.entry(namespace.into()).or_insert_with(|| {
@@ -121,7 +129,7 @@ impl<'a> Servers<'a> {
             }
             _ => None,
         };
-        let request = match arrived(self.request, self.target) {
+        let request = match arrived(sent, self.target) {
             Ok(request) => request,
             Err(why) => return (Verdict::Refused(why), decided_by),
         };

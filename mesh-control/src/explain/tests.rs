@@ -168,3 +168,44 @@ fn what_cannot_be_explained_says_why() {
         );
     }
 }
+
+#[test]
+fn what_is_rewritten_answered_broken_and_copied_is_said() {
+    let rules = "  - name: old
+    match: [{uri: {prefix: /old}}]
+    rewrite: {uri: /admin}
+    route: [{destination: {host: pay, subset: v1}}]
+  - name: gone
+    match: [{uri: {prefix: /gone}}]
+    redirect: {uri: \"%PREFIX()%/here\", redirectCode: 307}
+  - name: said
+    match: [{uri: {exact: /said}}]
+    directResponse: {status: 418, body: {string: tea}}
+  - name: broken
+    match: [{uri: {exact: /broken}}]
+    fault: {delay: {fixedDelay: 2s, percentage: {value: 50}}, abort: {httpStatus: 503, percentage: {value: 1}}}
+    mirror: {host: pay, subset: v2}
+    route: [{destination: {host: pay, subset: v1}}]
+";
+    let mesh = MESH.replacen("  - name: beta\n", &format!("{rules}  - name: beta\n"), 1);
+    let taken = |path: &str| explained(&mesh, &asked("shop/web", path, &[])).unwrap().route.unwrap();
+    // The server's policy is asked about the path that it gets.
+    let server = taken("/old").shares[0].endpoints[0].clone();
+    assert_eq!(
+        server.verdict,
+        Verdict::Refused("by ns[shop]-policy[closed]-rule[0]".into())
+    );
+    let gone = taken("/gone/by");
+    assert_eq!(gone.answer.as_deref(), Some("307, to http://pay.shop/here/by"));
+    assert!(gone.shares.is_empty());
+    assert_eq!(taken("/said").answer.as_deref(), Some("418, with a body of 3 bytes"));
+    let broken = taken("/broken");
+    assert_eq!(
+        broken.faults,
+        [
+            "500000 of 1000000 are held up for 2s",
+            "10000 of 1000000 are answered 503"
+        ]
+    );
+    assert_eq!(broken.mirrors, ["all to outbound|80|v2|pay.shop.svc.cluster.local"]);
+}

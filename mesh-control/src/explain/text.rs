@@ -20,6 +20,9 @@ impl fmt::Display for RouteTaken {
         let name = if self.name.is_empty() { "" } else { " " };
         writeln!(f, "  route {}{name}{}", self.index, self.name)?;
         written(&self.origins, 4, f)?;
+        if let Some(answer) = &self.answer {
+            return write!(f, "    answered by the client itself: {answer}");
+        }
         let limit = |limit: Option<u128>| limit.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit} ms"));
         writeln!(f, "    timeout: {}", limit(self.timeout_ms))?;
         match self.retries {
@@ -32,6 +35,9 @@ impl fmt::Display for RouteTaken {
                     self.retry_on
                 )?;
             }
+        }
+        for (what, each) in [("fault", &self.faults), ("copies", &self.mirrors)] {
+            each.iter().try_for_each(|one| writeln!(f, "    {what}: {one}"))?;
         }
         let last = self.shares.len().saturating_sub(1);
         for (index, share) in self.shares.iter().enumerate() {

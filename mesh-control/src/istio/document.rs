@@ -78,6 +78,9 @@ enum Treatment {
 }
 
 const NETWORKING: (&str, [&str; 3]) = ("networking.istio.io", ["v1", "v1beta1", "v1alpha3"]);
+const GATEWAY: [&str; 3] = ["v1", "v1beta1", "v1alpha2"];
+/// Kubernetes' own.
+const CORE: [&str; 3] = ["v1", "v1", "v1"];
 const SECURITY: (&str, [&str; 3]) = ("security.istio.io", ["v1", "v1beta1", "v1beta1"]);
 
 pub(super) fn read_file(documents: &mut Documents, file: &str, text: &str, diagnostics: &mut Vec<Diagnostic>) {
@@ -125,23 +128,26 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
             .into_iter()
             .for_each(|item| read_document(documents, file, item, sink));
     }
-    let (name, namespace, annotations) = read_names(&mut frame, sink);
-    let label = name.as_deref().unwrap_or("?");
-    sink.document = Some(format!("{} {}/{label}", *kind, namespace.as_deref().unwrap_or("default")).into());
+    let names = read_names(&mut frame, file, sink);
+    let label = names.name.as_deref().unwrap_or("?");
+    sink.document = Some(format!("{} {}/{label}", *kind, names.namespace.as_deref().unwrap_or("default")).into());
     match treatment(group, &kind) {
-        Treatment::Skip if group.is_empty() && *kind == "ConfigMap" && name.as_deref() == Some("istio") => {
-            read_mesh_config(
-                documents,
-                frame,
-                (file, "ConfigMap", name, namespace, annotations),
-                sink,
-            );
+        Treatment::Skip if group.is_empty() && *kind == "ConfigMap" && names.name.as_deref() == Some("istio") => {
+            read_mesh_config(documents, frame, names, sink);
         }
         Treatment::Serve(served) => {
+            let version = if group.is_empty() {
+                api_version.as_ref().map_or("", |text| text.as_str())
+            } else {
+                version
+            };
             if let Some(place) = api_version.as_ref().filter(|_| !versions(group).contains(&version)) {
-                sink.schema(&place.place, format!("{group}/{version} is not a version of {served}"));
+                sink.schema(&place.place, format!("{} is not a version of {served}", **place));
             }
-            read_body(documents, frame, (file, served, name, namespace, annotations), sink);
+            match served {
+                "EndpointSlice" | "Pod" => read_flat(documents, frame, (served, names), sink),
+                _ => read_body(documents, frame, (served, names), sink),
+            }
         }
         other => {
             pass_over(other, &kind.place, sink);
@@ -151,19 +157,49 @@ fn read_document(documents: &mut Documents, file: &Arc<str>, value: Value, sink:
     sink.document = None;
 }
 
-type Annotations = BTreeMap<String, String>;
+/// What stands around a body.
+struct Names {
+    file: Arc<str>,
+    name: Option<Box<str>>,
+    namespace: Option<Box<str>>,
+    annotations: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+}
 
-/// What stands around a body: the file, the kind, the name, the namespace and the annotations.
-type Names<'a> = (
-    &'a Arc<str>,
-    &'static str,
-    Option<Box<str>>,
-    Option<Box<str>>,
-    BTreeMap<String, String>,
-);
+impl Names {
+    /// What a document is called, if it has a name.
+    fn meta(self, kind: &'static str, place: Place) -> Option<Meta> {
+        Some(Meta {
+            file: self.file,
+            kind,
+            name: self.name?,
+            namespace: self.namespace,
+            annotations: self.annotations,
+            place,
+        })
+    }
+}
 
-fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sink: &mut Sink<'_>) {
-    let (file, kind, name, namespace, annotations) = names;
+/// Of the kinds whose fields stand beside the metadata.
+fn read_flat(documents: &mut Documents, mut frame: Fields, (kind, names): (&'static str, Names), sink: &mut Sink<'_>) {
+    let place = frame.place.clone();
+    let labels = names.labels.clone();
+    let Some(meta) = names.meta(kind, place.clone()) else {
+        frame.ignore_rest();
+        return sink.schema(&place, "metadata.name is required");
+    };
+    if kind == "Pod" {
+        let spec = super::Pod::read(frame, labels, sink);
+        return documents.pods.push(Document { meta, spec });
+    }
+    let slice = super::EndpointSlice::read(&mut frame, &labels, sink);
+    frame.finish(sink);
+    documents
+        .endpoint_slices
+        .extend(slice.map(|spec| Document { meta, spec }));
+}
+
+fn read_body(documents: &mut Documents, mut frame: Fields, (kind, names): (&'static str, Names), sink: &mut Sink<'_>) {
     let place = frame.place.clone();
     let spec = frame.take("spec");
     // Written by a control plane, not by a user: nothing in it is configuration.
@@ -171,19 +207,12 @@ fn read_body(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sin
         tell_status(status, sink);
     }
     frame.finish(sink);
-    let Some(name) = name else {
+    let body = spec.as_ref().map_or_else(|| place.clone(), |spec| spec.place.clone());
+    let Some(meta) = names.meta(kind, body) else {
         return sink.schema(&place, "metadata.name is required");
     };
     let Some(spec) = spec else {
         return sink.schema(&place, "spec is required");
-    };
-    let meta = Meta {
-        file: Arc::clone(file),
-        kind,
-        name,
-        namespace,
-        annotations,
-        place: spec.place.clone(),
     };
     if let Some(spec) = spec.object(sink) {
         read_spec(documents, meta, spec, sink);
@@ -208,22 +237,16 @@ fn tell_status(status: Value, sink: &mut Sink<'_>) {
 }
 
 /// What else such a map holds is other programs' own.
-fn read_mesh_config(documents: &mut Documents, mut frame: Fields, names: Names<'_>, sink: &mut Sink<'_>) {
-    let (file, kind, name, namespace, annotations) = names;
+fn read_mesh_config(documents: &mut Documents, mut frame: Fields, names: Names, sink: &mut Sink<'_>) {
     let mut data = frame.take("data").and_then(|value| value.object(sink));
     frame.ignore_rest();
     let text = data.as_mut().and_then(|data| data.string("mesh", sink));
     if let Some(data) = data {
         data.ignore_rest();
     }
-    let (Some(text), Some(name)) = (text, name) else { return };
-    let meta = Meta {
-        file: Arc::clone(file),
-        kind,
-        name,
-        namespace,
-        annotations,
-        place: text.place.clone(),
+    let Some(text) = text else { return };
+    let Some(meta) = names.meta("ConfigMap", text.place.clone()) else {
+        return;
     };
     let config = super::MeshConfig::read(&text, sink);
     documents
@@ -282,6 +305,25 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
                 sink,
             );
         }
+        "Service" => {
+            let spec = super::KubernetesService::read(spec, &meta.annotations, sink);
+            keep(&mut documents.services, meta, spec);
+        }
+        kind @ ("HTTPRoute" | "GRPCRoute") => {
+            let spec = super::GatewayRoute::read(spec, kind, sink);
+            keep(&mut documents.gateway_routes, meta, spec);
+        }
+        "ReferenceGrant" => keep(
+            &mut documents.reference_grants,
+            meta,
+            super::ReferenceGrant::read(spec, sink),
+        ),
+        "Sidecar" => keep(&mut documents.sidecars, meta, super::Sidecar::read(spec, sink)),
+        "WorkloadGroup" => keep(
+            &mut documents.workload_groups,
+            meta,
+            super::WorkloadGroup::read(spec, sink),
+        ),
         "EnvoyFilter" => keep(&mut documents.envoy_filters, meta, super::EnvoyFilter::read(spec, sink)),
         "ServiceEntry" => keep(
             &mut documents.service_entries,
@@ -296,25 +338,41 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
     }
 }
 
-/// `metadata.name`, `metadata.namespace` and `metadata.annotations`; the rest of the metadata is Kubernetes' own.
-fn read_names(frame: &mut Fields, sink: &mut Sink<'_>) -> (Option<Box<str>>, Option<Box<str>>, Annotations) {
+/// `metadata.name`, `metadata.namespace`, `metadata.annotations` and `metadata.labels`; the rest of the metadata is Kubernetes' own.
+fn read_names(frame: &mut Fields, file: &Arc<str>, sink: &mut Sink<'_>) -> Names {
+    let mut names = Names {
+        file: Arc::clone(file),
+        name: None,
+        namespace: None,
+        annotations: BTreeMap::new(),
+        labels: BTreeMap::new(),
+    };
     let Some(mut metadata) = frame.take("metadata").and_then(|value| value.object(sink)) else {
-        return (None, None, BTreeMap::new());
+        return names;
     };
     let mut text = |field: &str| {
         let text = metadata.string(field, sink).filter(|text| !text.is_empty());
         text.map(|text| Box::<str>::from(text.value))
     };
-    let (name, namespace) = (text("name"), text("namespace"));
-    let annotations = metadata.labels("annotations", sink);
+    (names.name, names.namespace) = (text("name"), text("namespace"));
+    names.annotations = metadata.labels("annotations", sink);
+    names.labels = metadata.labels("labels", sink);
     metadata.ignore_rest();
-    (name, namespace, annotations)
+    names
 }
 
 fn treatment(group: &str, kind: &str) -> Treatment {
     match (group, kind) {
+        ("gateway.networking.k8s.io", "HTTPRoute") => Treatment::Serve("HTTPRoute"),
+        ("gateway.networking.k8s.io", "GRPCRoute") => Treatment::Serve("GRPCRoute"),
+        ("gateway.networking.k8s.io", "ReferenceGrant") => Treatment::Serve("ReferenceGrant"),
+        ("", "Service") => Treatment::Serve("Service"),
+        ("", "Pod") => Treatment::Serve("Pod"),
+        ("discovery.k8s.io", "EndpointSlice") => Treatment::Serve("EndpointSlice"),
         ("networking.istio.io", "VirtualService") => Treatment::Serve("VirtualService"),
         ("networking.istio.io", "DestinationRule") => Treatment::Serve("DestinationRule"),
+        ("networking.istio.io", "Sidecar") => Treatment::Serve("Sidecar"),
+        ("networking.istio.io", "WorkloadGroup") => Treatment::Serve("WorkloadGroup"),
         ("networking.istio.io", "EnvoyFilter") => Treatment::Serve("EnvoyFilter"),
         ("networking.istio.io", "ServiceEntry") => Treatment::Serve("ServiceEntry"),
         ("networking.istio.io", "WorkloadEntry") => Treatment::Serve("WorkloadEntry"),
@@ -334,7 +392,12 @@ fn treatment(group: &str, kind: &str) -> Treatment {
 }
 
 fn versions(group: &str) -> [&'static str; 3] {
-    if group == SECURITY.0 { SECURITY.1 } else { NETWORKING.1 }
+    match group {
+        "" | "discovery.k8s.io" => CORE,
+        "gateway.networking.k8s.io" => GATEWAY,
+        group if group == SECURITY.0 => SECURITY.1,
+        _ => NETWORKING.1,
+    }
 }
 
 fn pass_over(treatment: Treatment, place: &Place, sink: &mut Sink<'_>) {

@@ -135,10 +135,10 @@ const RESOLUTIONS: [(&str, Resolution); 5] = [
 ];
 
 /// Of whichever version.
-const HTTP: &str = "HTTP";
+pub(super) const HTTP: &str = "HTTP";
 
 // Beside HTTP they are told apart for whoever compares two documents alone: what is not HTTP is nothing that is called here.
-const PROTOCOLS: [(&str, &str); 8] = [
+pub(super) const PROTOCOLS: [(&str, &str); 8] = [
     (HTTP, HTTP),
     ("HTTPS", "HTTPS"),
     ("GRPC", "GRPC"),

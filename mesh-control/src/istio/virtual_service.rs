@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::fields::Fields;
+use super::http_effects::{HeaderOps, HttpDirectResponse, HttpFault, HttpMirror, HttpRedirect, HttpRewrite};
 use super::value::{At, Place, Sink, Value};
 use super::values::{self, StringMatch};
 
@@ -33,6 +34,18 @@ pub struct HttpRoute {
     pub timeout: Option<At<Duration>>,
     /// Whether to try again.
     pub retries: Option<Retries>,
+    /// Answers with another place to go to, in place of `route`.
+    pub redirect: Option<HttpRedirect>,
+    /// Answers by itself, in place of `route`.
+    pub direct_response: Option<HttpDirectResponse>,
+    /// Another authority or path.
+    pub rewrite: Option<HttpRewrite>,
+    /// Breaks calls on purpose.
+    pub fault: Option<HttpFault>,
+    /// Where copies go.
+    pub mirrors: Vec<HttpMirror>,
+    /// Edits of headers.
+    pub headers: Option<HeaderOps>,
     /// Where the rule stands.
     pub place: Place,
 }
@@ -44,6 +57,18 @@ pub struct HttpMatch {
     pub name: Option<At<String>>,
     /// A test of the path.
     pub uri: Option<At<StringMatch>>,
+    /// Whether a prefix is one of whole segments, as the Gateway API has it.
+    pub segments: bool,
+    /// Whether case counts in `uri`, where that is no pattern.
+    pub ignore_uri_case: bool,
+    /// A test of the method.
+    pub method: Option<At<StringMatch>>,
+    /// A test of the scheme.
+    pub scheme: Option<At<StringMatch>>,
+    /// A test of the authority.
+    pub authority: Option<At<StringMatch>>,
+    /// Tests of parameters of the query.
+    pub query_params: BTreeMap<String, At<StringMatch>>,
     /// Tests of headers.
     pub headers: BTreeMap<String, At<StringMatch>>,
     /// Tests of headers that must fail.
@@ -69,6 +94,8 @@ pub struct Destination {
     pub port: Option<At<u32>>,
     /// Its share of the sum.
     pub weight: Option<At<u32>>,
+    /// Edits of the headers of its share.
+    pub headers: Option<HeaderOps>,
     /// Where the destination stands.
     pub place: Place,
 }
@@ -125,29 +152,69 @@ impl HttpRoute {
             route: fields.list("route", sink, Destination::read),
             timeout: fields.take("timeout").and_then(|value| values::duration(value, sink)),
             retries: fields.take("retries").and_then(|value| Retries::read(value, sink)),
+            redirect: fields
+                .take("redirect")
+                .and_then(|value| HttpRedirect::read(value, sink)),
+            direct_response: fields
+                .take("directResponse")
+                .and_then(|value| HttpDirectResponse::read(value, sink)),
+            rewrite: fields.take("rewrite").and_then(|value| HttpRewrite::read(value, sink)),
+            fault: fields.take("fault").and_then(|value| HttpFault::read(value, sink)),
+            mirrors: HttpMirror::read_all(&mut fields, sink),
+            headers: fields.take("headers").and_then(|value| HeaderOps::read(value, sink)),
             place: fields.place.clone(),
         };
-        let effect_free = [
-            "fault",
-            "mirror",
-            "mirrorPercentage",
-            "mirrorPercent",
-            "mirrors",
-            "corsPolicy",
-            "headers",
-        ];
-        fields.unserved(&effect_free, sink);
+        fields.unserved(&["corsPolicy"], sink);
         let misroutes = "requests would get a different answer without it";
-        fields.refused(&["redirect", "directResponse", "delegate", "rewrite"], misroutes, sink);
+        fields.refused(&["delegate"], misroutes, sink);
         fields.finish(sink);
-        if rule.route.is_empty() {
-            sink.schema(&rule.place, "route is required: at least one destination");
-        }
+        rule.check(sink);
         Some(rule)
+    }
+
+    /// What becomes of its requests is said once (Istio).
+    fn check(&self, sink: &mut Sink<'_>) {
+        let answers = usize::from(self.redirect.is_some()) + usize::from(self.direct_response.is_some());
+        match (self.route.is_empty(), answers) {
+            (true, 0) => sink.schema(&self.place, "route is required: at least one destination"),
+            (true, 1) => {}
+            _ => sink.schema(
+                &self.place,
+                "only one of route, redirect and directResponse can be given",
+            ),
+        }
+        let on_the_way = [
+            ("rewrite", self.rewrite.is_some()),
+            ("mirror", !self.mirrors.is_empty()),
+            ("retries", self.retries.is_some()),
+        ];
+        for (name, _) in on_the_way.iter().filter(|(_, is_there)| *is_there && answers > 0) {
+            sink.schema(&self.place, format!("{name} needs a route: nothing is sent on"));
+        }
     }
 }
 
 impl HttpMatch {
+    /// No condition.
+    pub(super) fn nothing(place: &Place) -> Self {
+        Self {
+            name: None,
+            uri: None,
+            segments: false,
+            ignore_uri_case: false,
+            method: None,
+            scheme: None,
+            authority: None,
+            query_params: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            without_headers: BTreeMap::new(),
+            port: None,
+            source_namespace: None,
+            gateways: Vec::new(),
+            place: place.clone(),
+        }
+    }
+
     fn read(value: Value, sink: &mut Sink<'_>) -> Option<Self> {
         let mut fields = value.object(sink)?;
         let tests = |fields: &mut Fields, name: &str, sink: &mut Sink<'_>| {
@@ -159,6 +226,15 @@ impl HttpMatch {
         let matches = Self {
             name: fields.string("name", sink),
             uri: fields.take("uri").and_then(|value| StringMatch::read(value, sink)),
+            segments: false,
+            ignore_uri_case: fields
+                .take("ignoreUriCase")
+                .and_then(|value| value.boolean(sink))
+                .is_some_and(|ignore| ignore.value),
+            method: whole(&mut fields, "method", sink),
+            scheme: whole(&mut fields, "scheme", sink),
+            authority: whole(&mut fields, "authority", sink),
+            query_params: tests(&mut fields, "queryParams", sink),
             headers: tests(&mut fields, "headers", sink),
             without_headers: tests(&mut fields, "withoutHeaders", sink),
             port: fields.take("port").and_then(|value| value.number(MAX_PORT, sink)),
@@ -168,15 +244,7 @@ impl HttpMatch {
         };
         fields.unserved(&["statPrefix"], sink);
         let widens = "a match without it would take requests that it should not";
-        let conditions = [
-            "scheme",
-            "method",
-            "authority",
-            "queryParams",
-            "ignoreUriCase",
-            "sourceLabels",
-        ];
-        fields.refused(&conditions, widens, sink);
+        fields.refused(&["sourceLabels"], widens, sink);
         fields.finish(sink);
         if matches
             .uri
@@ -195,13 +263,24 @@ impl Destination {
         let place = share.place.clone();
         let weight = share.take("weight").and_then(|value| value.number(u32::MAX, sink));
         let destination = share.take("destination");
-        share.unserved(&["headers"], sink);
+        let headers = share.take("headers").and_then(|value| HeaderOps::read(value, sink));
         share.finish(sink);
         let Some(destination) = destination else {
             sink.schema(&place, "destination is required");
             return None;
         };
-        let mut fields = destination.object(sink)?;
+        Some(Self {
+            weight,
+            headers,
+            place,
+            ..Self::of(destination, sink)?
+        })
+    }
+
+    /// One without a weight: what stands under `destination`.
+    pub(super) fn of(value: Value, sink: &mut Sink<'_>) -> Option<Self> {
+        let mut fields = value.object(sink)?;
+        let place = fields.place.clone();
         let host = fields.required_string("host", sink);
         let subset = fields.string("subset", sink).filter(|name| !name.is_empty());
         let port = fields.take("port").and_then(|value| read_port(value, sink));
@@ -210,10 +289,21 @@ impl Destination {
             host: host?,
             subset,
             port,
-            weight,
+            weight: None,
+            headers: None,
             place,
         })
     }
+}
+
+/// A test of what every request has.
+fn whole(fields: &mut Fields, name: &str, sink: &mut Sink<'_>) -> Option<At<StringMatch>> {
+    let test = StringMatch::read(fields.take(name)?, sink)?;
+    if test.value == StringMatch::Present {
+        sink.schema(&test.place, format!("{name} needs one of exact, prefix and regex"));
+        return None;
+    }
+    Some(test)
 }
 
 /// `port: { number: N }`

@@ -27,6 +27,23 @@ pub struct WorkloadEntry {
 impl WorkloadEntry {
     pub(super) fn read(mut spec: Fields, sink: &mut Sink<'_>) -> Option<Self> {
         let address = spec.required_string("address", sink);
+        let place = spec.place.clone();
+        let entry = Self::read_at(
+            At {
+                value: String::new(),
+                place,
+            },
+            spec,
+            sink,
+        );
+        Some(Self {
+            address: address?,
+            ..entry
+        })
+    }
+
+    /// All but its address.
+    pub(super) fn read_at(address: At<String>, mut spec: Fields, sink: &mut Sink<'_>) -> Self {
         let ports = spec.take("ports");
         let ports = ports.and_then(|value| value.map(sink, |port, sink| port.number(MAX_PORT, sink)));
         let labels = spec.labels("labels", sink);
@@ -35,13 +52,13 @@ impl WorkloadEntry {
         let locality = spec.string("locality", sink);
         spec.unserved(&["network"], sink);
         spec.finish(sink);
-        Some(Self {
-            address: address?,
+        Self {
+            address,
             ports: ports.unwrap_or_default(),
             labels,
             service_account,
             weight,
             locality,
-        })
+        }
     }
 }

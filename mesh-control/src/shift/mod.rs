@@ -8,6 +8,7 @@ mod diff;
 mod edit;
 mod file;
 mod refusal;
+mod traffic;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ pub use diff::unified;
 use edit::{Edit, Text};
 pub use file::{Folder, replace};
 pub use refusal::ShiftRefusal;
+pub use traffic::{Calls, MIN_CALLS, Target, Traffic};
 
 use crate::istio::{Destination, Document, Documents, HttpRoute, VirtualService};
 use crate::source::Reading;
@@ -49,6 +51,8 @@ pub struct Shifted {
     pub document: String,
     /// The routes, as `spec.http[0]`.
     pub routes: Vec<String>,
+    /// The destinations, with the weights that they get.
+    pub targets: Vec<Target>,
 }
 
 impl Shift {
@@ -98,10 +102,29 @@ impl Shift {
         Ok(Shifted {
             before: before.clone(),
             after,
+            targets: self.targets(rule, &routes, mesh),
             document,
             routes: routes.iter().map(|route| route.place.field.to_string()).collect(),
             file,
         })
+    }
+
+    /// Each destination once.
+    fn targets(&self, rule: &Document<VirtualService>, routes: &[&HttpRoute], mesh: &Mesh) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::new();
+        for one in routes.iter().flat_map(|route| &route.route) {
+            let host = full_host(&one.host, rule.meta.namespace(), mesh);
+            let subset = one.subset.as_ref().map_or("", |subset| subset.as_str());
+            let target = Target {
+                name: name(one).to_owned(),
+                weight: self.weight(one).unwrap_or(0),
+                cluster: format!("{subset}|{host}"),
+            };
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        targets
     }
 
     fn check(&self) -> Result<(), ShiftRefusal> {

@@ -26,7 +26,7 @@ use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::Documents;
 
 /// What one look at the folder found.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// The documents; with holes, if a diagnostic is an error.
     pub documents: Documents,

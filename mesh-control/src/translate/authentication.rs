@@ -300,6 +300,14 @@ fn workloads<'a>(documents: &'a Documents, namespace: &str, registry: &Registry<
             });
         }
     }
+    for pod in documents.pods.iter().filter(|pod| pod.meta.namespace() == namespace) {
+        let ip = pod.spec.ip.as_ref().and_then(|ip| ip.parse().ok());
+        all.extend(ip.map(|ip| Workload {
+            ip,
+            ports: Vec::new(),
+            labels: &pod.spec.labels,
+        }));
+    }
     // Those that no service has selected yet listen all the same.
     for entry in documents
         .workload_entries

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{View, host, route};
+use super::{View, gateway, host, route};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::Meta;
 
@@ -37,6 +37,7 @@ pub(super) fn check_rules(view: &mut View<'_, '_>) {
         }
         route::build(view, rule, None);
     }
+    gateway::check(view);
     for rule in &view.documents.destination_rules {
         let full = host::resolve(&rule.spec.host, rule.meta.namespace(), &view.mesh.domain);
         if !view

@@ -71,7 +71,12 @@ pub(super) fn build(
 pub(super) fn speak(port: &Port, cluster: &mut Cluster) {
     if port.is_http {
         let agrees = cluster.tls != TlsMode::Plaintext && cluster.tls_matches.is_empty();
-        let protocol = if agrees { Protocol::Negotiated } else { Protocol::Http1 };
+        let protocol = match (&port.protocol, agrees) {
+            // Of a port of which nobody said anything: what its callers speak (Istio).
+            (None, _) => Protocol::Request,
+            (Some(_), true) => Protocol::Negotiated,
+            (Some(_), false) => Protocol::Http1,
+        };
         Arc::make_mut(&mut cluster.connections).protocol = protocol;
     }
 }

@@ -18,21 +18,21 @@ use crate::diagnostic::{Code, Severity};
 use crate::istio::{At, Document, Documents, Meta, Mode, Place, Port, ServiceEntry, WorkloadEntry, has_all};
 
 /// The service account of a workload that names none, as in Kubernetes.
-const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+pub(crate) const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
 /// A workload that belongs to a service.
 #[derive(Clone, Debug)]
 pub(super) struct Member<'a> {
-    meta: &'a Meta,
+    pub(super) meta: &'a Meta,
     /// Its name, where it is a document of its own.
-    name: Option<&'a str>,
-    place: &'a Place,
-    address: IpAddr,
-    ports: &'a BTreeMap<String, At<u32>>,
+    pub(super) name: Option<&'a str>,
+    pub(super) place: &'a Place,
+    pub(super) address: IpAddr,
+    pub(super) ports: &'a BTreeMap<String, At<u32>>,
     pub(super) labels: &'a BTreeMap<String, String>,
-    identities: Vec<String>,
-    weight: u32,
-    locality: Arc<Locality>,
+    pub(super) identities: Vec<String>,
+    pub(super) weight: u32,
+    pub(super) locality: Arc<Locality>,
 }
 
 /// The members of a service: those it writes out, or the workload entries of its namespace that it selects.
@@ -59,7 +59,17 @@ pub(super) fn members<'a>(
         .collect()
 }
 
-fn member<'a>(
+/// Whom a caller expects of a service account, by each name of the trust domain.
+pub(super) fn identities(namespace: &str, account: &str, mesh: &Mesh) -> Result<Vec<String>, String> {
+    let of_domain = |domain: &str| format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
+    let identities: Vec<String> = mesh.trust_domains().map(of_domain).collect();
+    for identity in &identities {
+        SpiffeId::parse(identity).map_err(|error| format!("{identity:?} is not a SPIFFE id: {error}"))?;
+    }
+    Ok(identities)
+}
+
+pub(super) fn member<'a>(
     (meta, name, place): (&'a Meta, Option<&'a str>, &'a Place),
     entry: &'a WorkloadEntry,
     mesh: &Mesh,
@@ -74,17 +84,14 @@ fn member<'a>(
         .service_account
         .as_ref()
         .map_or(DEFAULT_SERVICE_ACCOUNT, |name| name.as_str());
-    let namespace = meta.namespace();
-    let of_domain = |domain: &str| format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
-    let identities: Vec<String> = mesh.trust_domains().map(of_domain).collect();
-    for identity in &identities {
-        if let Err(error) = SpiffeId::parse(identity) {
+    let identities = match identities(meta.namespace(), account, mesh) {
+        Ok(identities) => identities,
+        Err(message) => {
             let place = entry.service_account.as_ref().map_or(place, |name| &name.place);
-            let message = format!("{identity:?} is not a SPIFFE id: {error}");
             findings.say(meta, Severity::Error, Code::Schema, place, message);
             return None;
         }
-    }
+    };
     Some(Member {
         meta,
         name,
@@ -100,7 +107,7 @@ fn member<'a>(
 }
 
 /// `region/zone/sub-zone`, each possibly absent.
-fn locality(text: &str) -> Arc<Locality> {
+pub(super) fn locality(text: &str) -> Arc<Locality> {
     let mut parts = text.splitn(3, '/');
     let mut part = || Box::<str>::from(parts.next().unwrap_or_default());
     Arc::new(Locality {

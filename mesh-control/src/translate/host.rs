@@ -14,6 +14,11 @@ pub(super) fn resolve(name: &str, namespace: &str, domain: &str) -> String {
     format!("{name}.{namespace}.svc.{domain}")
 }
 
+/// The host of a service of a cluster.
+pub(super) fn of_cluster(name: &str, namespace: &str, domain: &str) -> String {
+    format!("{name}.{namespace}.svc.{domain}").to_ascii_lowercase()
+}
+
 /// Every name by which a client in `client_namespace` may call `host`, the full one first (Istio's proxyless listeners:
 /// `name`, `name.ns`, `name.ns.svc` and the full name).
 pub(super) fn aliases(host: &str, client_namespace: &str, domain: &str) -> Vec<String> {

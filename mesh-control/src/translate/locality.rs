@@ -13,6 +13,7 @@ use std::sync::Arc;
 use mesh_core::config::{Cluster, Endpoint, Locality, LocalityWeight, Weight};
 
 use super::policy::Resolved;
+use super::slices::Slices;
 use super::{ClientScope, Findings, Mesh};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{Documents, LocalityRule, LocalitySetting, Meta};
@@ -93,6 +94,8 @@ pub fn places(documents: &Documents, mesh: &Mesh) -> BTreeSet<ClientPlace> {
         )
         .filter_map(|entry| entry.locality.as_ref())
         .map(|at| at.as_str());
+    let of_cluster: Vec<String> = Slices::new(documents).places().collect();
+    let written = written.chain(of_cluster.iter().map(String::as_str));
     let named = policies
         .iter()
         .flat_map(|policy| policy.localities())

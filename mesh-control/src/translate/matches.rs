@@ -2,7 +2,9 @@
 //! tests a request goes into the route.
 
 use http::HeaderName;
-use mesh_core::config::{HeaderMatch, HeaderTest, PathMatch, Pattern, RouteMatch, StringMatch as CoreMatch};
+use mesh_core::config::{
+    HeaderMatch, HeaderTest, PathMatch, Pattern, QueryMatch, QueryTest, RouteMatch, StringMatch as CoreMatch, Subject,
+};
 
 use super::{Findings, View};
 use crate::diagnostic::{Code, Severity};
@@ -44,15 +46,42 @@ pub(super) fn applicable(
     all
 }
 
-fn build_match(meta: &Meta, one: &HttpMatch, findings: &mut Findings) -> Option<RouteMatch> {
+/// What a request must look like for one match; `None` when it is wrong.
+pub(super) fn build_match(meta: &Meta, one: &HttpMatch, findings: &mut Findings) -> Option<RouteMatch> {
     let mut matches = RouteMatch::any();
     if let Some(uri) = &one.uri {
         matches.path = match &uri.value {
             StringMatch::Exact(text) => PathMatch::Exact(text.as_str().into()),
+            StringMatch::Prefix(text) if one.segments => PathMatch::Segments(text.as_str().into()),
             StringMatch::Prefix(text) => PathMatch::Prefix(text.as_str().into()),
             StringMatch::Regex(text) => PathMatch::Regex(pattern(meta, text, &uri.place, findings)?),
             StringMatch::Present => return None,
         };
+    }
+    matches.ignore_case = one.ignore_uri_case;
+    for (subject, test) in [
+        (Subject::Method, &one.method),
+        (Subject::Scheme, &one.scheme),
+        (Subject::Authority, &one.authority),
+    ] {
+        if let Some(test) = test {
+            let test = header_test(meta, test, findings)?;
+            matches.headers.push(HeaderMatch::new(subject, test));
+        }
+    }
+    for (name, test) in &one.query_params {
+        let asked = match &test.value {
+            // Protobuf's word for nothing written.
+            StringMatch::Exact(text) if text.is_empty() => QueryTest::Present(true),
+            _ => match header_test(meta, test, findings)? {
+                HeaderTest::Value(test) => QueryTest::Value(test),
+                _ => QueryTest::Present(true),
+            },
+        };
+        matches.query.push(QueryMatch {
+            name: name.as_str().into(),
+            test: asked,
+        });
     }
     let tests = one.headers.iter().map(|test| (test, false));
     for ((name, test), invert) in tests.chain(one.without_headers.iter().map(|test| (test, true))) {
@@ -73,7 +102,7 @@ fn build_match(meta: &Meta, one: &HttpMatch, findings: &mut Findings) -> Option<
         });
     }
     let selects = one.port.is_some() || one.source_namespace.is_some() || !one.gateways.is_empty();
-    if one.uri.is_none() && matches.headers.is_empty() && !selects {
+    if one.uri.is_none() && matches.headers.is_empty() && matches.query.is_empty() && !selects {
         let message = "a match without a condition is invalid; leave match out to take every request";
         findings.say(meta, Severity::Error, Code::Schema, &one.place, message);
         return None;

@@ -12,8 +12,11 @@ mod authentication;
 mod authorization;
 mod check;
 mod cluster;
+mod effects;
 mod endpoint;
+mod gateway;
 mod host;
+mod imports;
 mod limits;
 mod locality;
 mod matches;
@@ -24,6 +27,7 @@ mod policy_tests;
 mod retry;
 mod route;
 mod service;
+mod slices;
 mod split;
 mod target;
 #[cfg(test)]
@@ -40,6 +44,7 @@ use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::{Document, Documents, Meta, Place, PolicyAction, Selector, VirtualService};
 use authentication::Authentication;
 use authorization::Policies;
+pub(crate) use endpoint::DEFAULT_SERVICE_ACCOUNT;
 pub use locality::{ClientPlace, places};
 pub use origins::{Origin, Origins};
 use service::Registry;
@@ -167,6 +172,8 @@ pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
     let (services, workloads) = (&documents.service_entries, &documents.workload_entries);
     let (modes, policies) = (&documents.peer_authentications, &documents.authorization_policies);
     let tokens = &documents.request_authentications;
+    let (of_cluster, slices, pods) = (&documents.services, &documents.endpoint_slices, &documents.pods);
+    let routes = &documents.gateway_routes;
     let owners = (rules.iter().map(|d| &d.meta))
         .chain(subsets.iter().map(|d| &d.meta))
         .chain(services.iter().map(|d| &d.meta))
@@ -174,10 +181,17 @@ pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
         .chain(modes.iter().map(|d| &d.meta))
         .chain(policies.iter().map(|d| &d.meta))
         .chain(tokens.iter().map(|d| &d.meta))
+        .chain(of_cluster.iter().map(|d| &d.meta))
+        .chain(slices.iter().map(|d| &d.meta))
+        .chain(pods.iter().map(|d| &d.meta))
+        .chain(routes.iter().map(|d| &d.meta))
+        .chain(documents.sidecars.iter().map(|d| &d.meta))
+        .chain(documents.workload_groups.iter().map(|d| &d.meta))
         .map(Meta::namespace);
     let audiences = (rules.iter().flat_map(|d| &d.spec.export_to))
         .chain(subsets.iter().flat_map(|d| &d.spec.export_to))
         .chain(services.iter().flat_map(|d| &d.spec.export_to))
+        .chain(of_cluster.iter().flat_map(|d| &d.spec.export_to))
         .map(|at| at.as_str())
         .filter(|name| !["", "*", ".", "~"].contains(name));
     let always = ["default", &*mesh.root_namespace];
@@ -338,6 +352,7 @@ impl<'d> View<'d, '_> {
             let names = rule.spec.export_to.iter().map(|name| name.as_str());
             (gateways.is_empty() || gateways.iter().any(|name| name.as_str() == "mesh"))
                 && host::is_visible(names, rule.meta.namespace(), &self.scope.namespace)
+                && self.registry.imports.has_rule(rule)
         })
     }
 }

@@ -9,13 +9,30 @@ use std::sync::Arc;
 use mesh_core::config::{Action, HashPolicy, PathMatch, Route, RouteMatch, Split, TimeLimits};
 
 use super::service::Service;
-use super::{Origin, View, cluster, host, matches, retry, split};
+use super::{Origin, View, cluster, effects, gateway, host, matches, retry};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{At, Document, VirtualService};
+use crate::istio::{At, Document, HttpRoute, VirtualService};
 
 /// The routes of one port of a service.
 pub(super) fn routes(view: &mut View<'_, '_>, service: &Service<'_>, port: u32) -> Vec<Arc<Route>> {
     let rule = governing(view, &service.host);
+    if let Some((routes, places)) = gateway::routes(view, service, port) {
+        if let Some(rule) = rule {
+            let message = format!(
+                "routes of the Gateway API for {:?} count, and not this rule",
+                service.host
+            );
+            let place = rule.spec.hosts.first().map_or(&rule.meta.place, |host| &host.place);
+            view.findings
+                .say(&rule.meta, Severity::Warning, Code::ConflictingHosts, place, message);
+        }
+        let own = cluster::name(&service.host, port, "");
+        if let Some(origins) = view.origins.as_deref_mut() {
+            origins.routes.insert(own.as_str().into(), places);
+        }
+        // What none of them takes is answered 404: the service's own routing is replaced.
+        return routes;
+    }
     let (routes, mut places) = rule.map_or_else(Built::default, |rule| build(view, rule, Some(port)));
     let own = cluster::name(&service.host, port, "");
     if let Some(origins) = view.origins.as_deref_mut() {
@@ -52,7 +69,7 @@ fn breadth(export_to: &[At<String>]) -> u8 {
 }
 
 /// Routes, and where each was written, if that is asked for.
-type Built = (Vec<Arc<Route>>, Vec<Vec<Origin>>);
+pub(super) type Built = (Vec<Arc<Route>>, Vec<Vec<Origin>>);
 
 /// Builds every route of a rule for a client that addressed `port`; `None` only checks the rule.
 pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, port: Option<u32>) -> Built {
@@ -66,18 +83,27 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
             break;
         }
         let matches = matches::applicable(view, &rule.meta, http, port);
-        let split = split::split(view, &rule.meta, http, port);
+        let action = effects::action(view, &rule.meta, http, port);
         let retry = retry::policy(&rule.meta, http.retries.as_ref(), view.findings);
-        let Some(split) = split else { continue };
+        let headers = effects::headers(&rule.meta, http, view.findings);
+        let fault = effects::fault(&rule.meta, http, view.findings);
+        let Some(action) = action else { continue };
         for (name, matches, place) in matches {
             taken |= takes_everything(&matches);
+            let sent = Route::doing(action.clone());
             let route = Route {
                 name: name.into(),
-                matches,
+                matches: rewritable(matches, http),
                 timeout: retry::timeout(http.timeout.as_ref()),
                 limits: TimeLimits::default(),
-                retry: retry.clone(),
-                ..Route::to(split.clone())
+                retry: if sent.forward().is_some() {
+                    retry.clone()
+                } else {
+                    sent.retry
+                },
+                headers: headers.clone(),
+                filter_overrides: fault.clone(),
+                ..sent
             };
             routes.push(Arc::new(hashed(view, route)));
             if view.origins.is_some() {
@@ -88,9 +114,17 @@ pub(super) fn build(view: &mut View<'_, '_>, rule: &Document<VirtualService>, po
     (routes, places)
 }
 
+/// Without a match of the path it is the slash that a rewrite takes the place of (Istio): every path begins with one.
+fn rewritable(mut matches: RouteMatch, http: &HttpRoute) -> RouteMatch {
+    if http.rewrite.is_some() && matches.path == PathMatch::Prefix("".into()) {
+        matches.path = PathMatch::Prefix("/".into());
+    }
+    matches
+}
+
 /// Has a route's calls hashed by what the rules of its destinations say. Tries of such calls do not look for other hosts: that
 /// would end what the hash is for (Istio).
-fn hashed(view: &View<'_, '_>, mut route: Route) -> Route {
+pub(super) fn hashed(view: &View<'_, '_>, mut route: Route) -> Route {
     let Action::Forward(forward) = &mut route.action else {
         return route;
     };

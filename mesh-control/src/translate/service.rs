@@ -1,4 +1,4 @@
-//! The services there are for a client: each host of each `ServiceEntry`, with its members.
+//! The services there are for a client: each `Service` of a cluster and each host of each `ServiceEntry`, with its members.
 //!
 //! Two entries may define one host, each for namespaces of its own. What the client sees comes first, of that its own
 //! namespace, then the oldest (Istio's order within a sidecar's scope). A host of which it sees no definition is kept all the
@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::endpoint::{self, Member};
+use super::imports::Imports;
+use super::slices::Slices;
 use super::{ClientScope, Findings, Mesh, Origin, host};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{At, Document, Documents, Location, Meta, Port, Resolution, ServiceEntry};
+use crate::istio::{At, Document, Documents, KubernetesService, Location, Meta, Place, Port, Resolution, ServiceEntry};
 
 /// A callable host.
 #[derive(Debug)]
@@ -21,13 +23,18 @@ pub(super) struct Service<'a> {
     pub(super) members: Vec<Member<'a>>,
     /// Called with mutual TLS.
     pub(super) internal: bool,
+    /// Of a cluster, and not an entry's.
+    of_cluster: bool,
+    /// Whether the client's Sidecar lets it be seen.
+    pub(super) is_imported: bool,
     export_to: &'a [At<String>],
 }
 
 impl Service<'_> {
+    /// Whether it is exported to a client, whose Sidecar lets it be seen.
     pub(super) fn is_visible(&self, client: &str) -> bool {
         let names = self.export_to.iter().map(|name| name.as_str());
-        host::is_visible(names, self.meta.namespace(), client)
+        self.is_imported && host::is_visible(names, self.meta.namespace(), client)
     }
 
     pub(super) fn port(&self, number: u32) -> Option<&Port> {
@@ -41,8 +48,9 @@ impl Service<'_> {
     }
 
     /// Whose definition of a host counts; the smaller. Between equals the older.
-    fn rank(&self, client: &str) -> (bool, bool) {
-        (!self.is_visible(client), self.meta.namespace() != client)
+    fn rank(&self, client: &str) -> (bool, bool, bool) {
+        let is_own = self.meta.namespace() == client;
+        (!self.is_visible(client), !self.of_cluster, !is_own)
     }
 
     /// The port that a name without one means.
@@ -59,11 +67,20 @@ pub(super) struct Registry<'a> {
     unserved: BTreeMap<String, &'static str>,
     /// Every port that some definition gives a host, seen by the client or not.
     ports: BTreeSet<(String, u32)>,
+    /// What the client's Sidecar lets it see.
+    pub(super) imports: Imports<'a>,
 }
 
 impl<'a> Registry<'a> {
     pub(super) fn new(documents: &'a Documents, mesh: &Mesh, scope: &ClientScope, findings: &mut Findings) -> Self {
-        let mut registry = Self::default();
+        let mut registry = Self {
+            imports: Imports::new(documents, mesh, scope, findings),
+            ..Self::default()
+        };
+        let slices = Slices::new(documents);
+        for document in &documents.services {
+            registry.add_of_cluster(document, &slices, mesh, scope, findings);
+        }
         for document in &documents.service_entries {
             registry.add(document, documents, mesh, scope, findings);
         }
@@ -86,6 +103,35 @@ impl<'a> Registry<'a> {
     /// Why a host that is defined is not served.
     pub(super) fn why_unserved(&self, host: &str) -> Option<&'static str> {
         self.unserved.get(host).copied()
+    }
+
+    /// A service of a cluster. It comes before any entry of its host (Istio).
+    fn add_of_cluster(
+        &mut self,
+        document: &'a Document<KubernetesService>,
+        slices: &Slices<'a>,
+        mesh: &Mesh,
+        scope: &ClientScope,
+        findings: &mut Findings,
+    ) {
+        let Document { meta, spec } = document;
+        let host = host::of_cluster(&meta.name, meta.namespace(), &mesh.domain);
+        if let Some(why) = spec.unserved {
+            self.unserved.entry(host).or_insert(why);
+            return;
+        }
+        check_ports(meta, &spec.ports, findings);
+        let service = Service {
+            is_imported: self.imports.has(&host, meta.namespace()),
+            host,
+            meta,
+            ports: &spec.ports,
+            members: slices.members(document, mesh, findings),
+            internal: true,
+            of_cluster: true,
+            export_to: &spec.export_to,
+        };
+        self.define(service, &meta.place, scope, findings);
     }
 
     fn add(
@@ -139,20 +185,22 @@ impl<'a> Registry<'a> {
                     .as_ref()
                     .is_some_and(|at| at.value == Location::MeshInternal);
                 let service = Service {
+                    is_imported: self.imports.has(&host, meta.namespace()),
                     host,
                     meta,
                     ports: &spec.ports,
                     members: members.clone(),
                     internal,
+                    of_cluster: false,
                     export_to: &spec.export_to,
                 };
-                self.define(service, name, scope, findings);
+                self.define(service, &name.place, scope, findings);
             }
         }
     }
 
     /// Adds a service, unless there is one of that host that counts more.
-    fn define(&mut self, service: Service<'a>, name: &At<String>, scope: &ClientScope, findings: &mut Findings) {
+    fn define(&mut self, service: Service<'a>, place: &Place, scope: &ClientScope, findings: &mut Findings) {
         let client = &*scope.namespace;
         let ports = service.ports.iter().map(|port| (service.host.clone(), *port.number));
         self.ports.extend(ports);
@@ -169,7 +217,7 @@ impl<'a> Registry<'a> {
                 "the older definition counts".to_owned()
             };
             let message = format!("host {:?} is defined by {} already; {counts}", service.host, older.meta);
-            findings.say(service.meta, Severity::Warning, Code::Duplicate, &name.place, message);
+            findings.say(service.meta, Severity::Warning, Code::Duplicate, place, message);
         }
         if wins {
             self.services.insert(service.host.clone(), service);

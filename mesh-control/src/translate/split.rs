@@ -1,9 +1,9 @@
 //! The weighted `route` of a rule to a split among clusters: which service, which port, which subset, and is it there.
 
-use mesh_core::config::{ClusterName, InvalidSplit, Split};
+use mesh_core::config::{ClusterName, InvalidSplit, Split, WeightedCluster};
 
 use super::service::Service;
-use super::{View, cluster, host};
+use super::{View, cluster, effects, host};
 use crate::diagnostic::{Code, Severity};
 use crate::istio::{Destination, HttpRoute, Meta, Place};
 
@@ -25,15 +25,20 @@ pub(super) fn split(view: &mut View<'_, '_>, meta: &Meta, http: &HttpRoute, port
             );
         }
         let weight = if single { 1 } else { weight };
+        let (headers, host) = effects::of_share(meta, destination.headers.as_ref(), view.findings);
         match target(view, meta, destination, port, weight > 0) {
-            Some(cluster) => shares.push((cluster, weight)),
+            Some(cluster) => shares.push(WeightedCluster {
+                headers,
+                host,
+                ..WeightedCluster::new(cluster, weight)
+            }),
             None => whole = false,
         }
     }
     if !whole || shares.is_empty() {
         return None;
     }
-    match Split::weighted(shares) {
+    match Split::of(shares) {
         Ok(split) => Some(split),
         Err(error) => {
             let place = match (error, http.route.first().and_then(|first| first.weight.as_ref())) {
@@ -48,7 +53,7 @@ pub(super) fn split(view: &mut View<'_, '_>, meta: &Meta, http: &HttpRoute, port
 }
 
 /// The cluster that a destination names.
-fn target(
+pub(super) fn target(
     view: &mut View<'_, '_>,
     meta: &Meta,
     destination: &Destination,
@@ -71,7 +76,10 @@ fn target(
     if !service.is_visible(&view.scope.namespace) {
         view.missing.insert(
             name.clone(),
-            format!("service {full:?} is not exported to {}", view.scope),
+            match service.is_imported {
+                true => format!("service {full:?} is not exported to {}", view.scope),
+                false => format!("no Sidecar lets {} see service {full:?}", view.scope),
+            },
         );
         return Some(name);
     }

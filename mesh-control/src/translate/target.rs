@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh_core::config::{Domain, RouteTree, VirtualHost};
 
 use super::service::Service;
-use super::{View, cluster, host, route};
+use super::{View, cluster, effects, host, route};
 
 /// The listeners that a client may ask for: every name of every service, with each port, and bare for its lowest one.
 pub(super) fn targets(view: &mut View<'_, '_>) -> BTreeMap<String, Arc<RouteTree>> {
@@ -49,5 +49,11 @@ fn tree(view: &mut View<'_, '_>, service: &Service<'_>, port: u32, names: &[Stri
         domains.map(|name| Domain::Exact(name.into())).collect(),
         route::routes(view, service, port),
     );
-    RouteTree::new(cluster::name(&service.host, port, "").as_str(), vec![host])
+    let said = host.routes.iter().flat_map(|route| &route.filter_overrides);
+    RouteTree {
+        filters: effects::filters(said),
+        // A share's word comes after its route's (Istio).
+        closest_rules_last: true,
+        ..RouteTree::new(cluster::name(&service.host, port, "").as_str(), vec![host])
+    }
 }

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_core::config::{ConnectionFacts, FilterChain, Inbound, InboundSecurity, Route, TlsMode, Transport};
+use mesh_core::config::{
+    Action, ConnectionFacts, FilterChain, Forward, Inbound, InboundSecurity, Route, TlsMode, Transport,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -44,6 +46,9 @@ fn describe(snapshot: &Snapshot, out: &mut String) {
         trees.insert(&tree.name, tree);
     }
     for tree in trees.values() {
+        for filter in &tree.filters {
+            writeln!(out, "filter {}", filter.name).unwrap();
+        }
         for host in &tree.virtual_hosts {
             let domains: Vec<_> = host.domains.iter().map(ToString::to_string).collect();
             writeln!(out, "routes {} for {}", tree.name, domains.join(" ")).unwrap();
@@ -108,9 +113,19 @@ fn describe_route(route: &Route, out: &mut String) {
         route.name, route.matches.path, route.matches.headers
     )
     .unwrap();
-    let split = route.split().expect("every route forwards");
-    for share in split.clusters() {
-        writeln!(out, "    {} of {} to {}", share.weight.0, split.total(), share.cluster).unwrap();
+    let extras = (&route.matches.query, route.matches.ignore_case);
+    if extras != (&Vec::new(), false) {
+        writeln!(out, "    query {:?}, ignores case {}", extras.0, extras.1).unwrap();
+    }
+    match &route.action {
+        Action::Forward(forward) => describe_forward(forward, out),
+        other => writeln!(out, "    {other:?}").unwrap(),
+    }
+    if let Some(headers) = &route.headers {
+        writeln!(out, "    {headers:?}").unwrap();
+    }
+    for said in &route.filter_overrides {
+        writeln!(out, "    {} {:?}", said.filter, said.what).unwrap();
     }
     let retry = &route.retry;
     let origin = if retry.explicit { "written" } else { "default" };
@@ -120,6 +135,22 @@ fn describe_route(route: &Route, out: &mut String) {
         route.timeout, retry.retries, retry.on, retry.per_try_timeout, retry.backoff
     )
     .unwrap();
+}
+
+fn describe_forward(forward: &Forward, out: &mut String) {
+    let split = &forward.split;
+    for share in split.clusters() {
+        writeln!(out, "    {} of {} to {}", share.weight.0, split.total(), share.cluster).unwrap();
+        if share.headers.is_some() || share.host.is_some() {
+            writeln!(out, "      host {:?}, {:?}", share.host, share.headers).unwrap();
+        }
+    }
+    if let Some(rewrite) = &forward.rewrite {
+        writeln!(out, "    {rewrite:?}").unwrap();
+    }
+    for mirror in &forward.mirrors {
+        writeln!(out, "    {mirror:?}").unwrap();
+    }
 }
 
 #[test]

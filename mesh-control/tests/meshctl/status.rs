@@ -3,16 +3,20 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_control::roster::{Clients, refusing};
 use mesh_control::{ControlPlane, noted_plaintext};
 use mesh_core::Link;
+use mesh_core::config::Cluster;
+use mesh_core::report::standard::End;
 use mesh_xds::XdsClient;
 use mesh_xds::csds::fetch;
 use mesh_xds::server::Acknowledged;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -40,6 +44,95 @@ async fn settled(control_plane: &ControlPlane, clients: usize) {
     };
     let wait = changes.wait_for(|_| settled());
     tokio::time::timeout(SOON, wait).await.unwrap().unwrap();
+}
+
+/// Waits until a client knows the clusters of both versions.
+async fn versions(link: &Link) -> [Arc<Cluster>; 2] {
+    let bell = Arc::new(Notify::new());
+    let ring = Arc::clone(&bell);
+    let _told = link.snapshots().on_change(move || ring.notify_one());
+    let found = async {
+        loop {
+            let snapshot = link.snapshots().load_full();
+            let all = || snapshot.clusters().values().filter_map(|cluster| cluster.as_ref().ok());
+            let of = |subset: &str| all().find(|cluster| cluster.name.as_str().contains(subset)).cloned();
+            if let (Some(v1), Some(v2)) = (of("|v1|"), of("|v2|")) {
+                return [v1, v2];
+            }
+            bell.notified().await;
+        }
+    };
+    tokio::time::timeout(SOON, found).await.unwrap()
+}
+
+/// Calls are counted by hand at the shares that the weights say, as a client counts them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shift_is_watched_until_the_traffic_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/istio");
+    for entry in fs::read_dir(examples).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let state = folder.path().join("state");
+    let builder = ControlPlane::builder(folder.path()).plaintext(([127, 0, 0, 1], 0).into());
+    let builder = builder.admin(([127, 0, 0, 1], 0).into()).state(&state);
+    let control_plane = builder.load_interval(Duration::from_millis(100)).start().await.unwrap();
+    let client = XdsClient::start(control_plane.bootstrap("default", "checkout").unwrap()).unwrap();
+    let link = client.link();
+    let _wanted = link.interest().watch("payment-service");
+    settled(&control_plane, 1).await;
+    let clusters = versions(&link).await;
+    let counted = clusters.map(|cluster| {
+        let calls = link
+            .loads()
+            .calls(&cluster.name, cluster.load_reporting.as_ref().unwrap());
+        calls.ask(true);
+        calls
+    });
+    // Until somebody has seen what was wanted: 3 of 10 go to v2.
+    let counting = tokio::spawn(async move {
+        let mut beat = tokio::time::interval(Duration::from_millis(5));
+        for call in 0u64.. {
+            beat.tick().await;
+            let at = usize::from(call % 10 < 3);
+            counted[at].count(End::grpc(0), Duration::from_millis(1), true);
+        }
+    });
+    let (dir, state) = (folder.path().display().to_string(), state.display().to_string());
+    let shift = async |weights: [&str; 2], limit: &str| {
+        let arguments = [
+            "shift",
+            "payment-service",
+            weights[0],
+            weights[1],
+            "--dir",
+            &dir,
+            "--watch",
+            "--watch-for",
+            limit,
+            "--state",
+            &state,
+        ];
+        program(&arguments).await
+    };
+    let followed = shift(["v1=70", "v2=30"], "20s").await;
+    let shown = String::from_utf8_lossy(&followed.stdout).into_owned();
+    assert_eq!(followed.status.code(), Some(0), "{followed:?}");
+    assert!(
+        shown.contains("% (wanted 70)") && shown.contains("% (wanted 30)"),
+        "{shown}"
+    );
+    let last = last_line(&followed);
+    assert_eq!((&last["follows"], &last["changed"]), (&true.into(), &true.into()));
+    assert!(last["calls"].as_u64().unwrap() >= 20, "{last}");
+    let other = shift(["v1=100", "v2=0"], "2s").await;
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    assert_ne!(last_line(&other)["follows"], true);
+    counting.abort();
+    control_plane.shutdown().await;
+    // Nobody is there any more.
+    assert_eq!(shift(["v1=50", "v2=50"], "1s").await.status.code(), Some(1));
 }
 
 async fn meshctl(arguments: &[&str]) -> Output {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,6 +33,12 @@ pub(crate) struct Arguments {
     /// How long the token works, as 24h or 90s. At most 10m unless reusable.
     #[arg(long, value_parser = duration)]
     ttl: Option<Duration>,
+    /// The WorkloadGroup of the namespace that the workload registers itself in while it runs.
+    #[arg(long)]
+    group: Option<String>,
+    /// Where it is called then. Default: where its connection to the control plane comes from.
+    #[arg(long, requires = "group")]
+    address: Option<IpAddr>,
     /// Writes the bootstrap to a file of mode 0600 instead.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -41,7 +48,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let lifetime = lifetime(arguments.reusable, arguments.ttl)?;
     let workload = &arguments.workload;
     let (enrolment, identity) = workload.open(arguments.server, arguments.trust_domain)?;
-    let bootstrap = enrolment.bootstrap(&workload.namespace, &workload.service_account, lifetime)?;
+    let (namespace, account) = (&workload.namespace, &workload.service_account);
+    let bootstrap = match &arguments.group {
+        Some(group) => enrolment.registering(namespace, account, lifetime, (group, arguments.address))?,
+        None => enrolment.bootstrap(namespace, account, lifetime)?,
+    };
     tracing::info!(%identity, server = enrolment.server(), ?lifetime, "join token made");
     match arguments.output {
         Some(path) => {

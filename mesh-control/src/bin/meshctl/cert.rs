@@ -5,18 +5,19 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use mesh_control::certificate::{CertificateView, MAX_PEM_BYTES, read_pem, verify};
-use mesh_control::{Enrolment, istio, write_secret};
+use mesh_control::{istio, write_secret};
 use mesh_core::identity::{TrustBundle, TrustDomain};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider as _};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use crate::workload::Workload;
 
 /// The exit code when a chain is refused.
 const FOUND: u8 = 79;
@@ -40,21 +41,14 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct Issue {
-    /// The service account that it names.
-    #[arg(long)]
-    service_account: String,
-    /// Its namespace.
-    #[arg(long)]
-    namespace: String,
+    #[command(flatten)]
+    workload: Workload,
     /// The folder of the three files; key.pem is its owner's alone.
     #[arg(long)]
     output: PathBuf,
     /// How long it lives, as 12h or 90s: a minute to a day.
     #[arg(long, default_value = "24h", value_parser = duration)]
     ttl: Duration,
-    /// The state directory of the control plane.
-    #[arg(long, default_value = crate::DEFAULT_STATE)]
-    state: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -104,8 +98,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn issue(arguments: &Issue) -> Result<ExitCode, Box<dyn Error>> {
-    let enrolment = Enrolment::open(&arguments.state, None, None, Arc::new(DefaultTimeProvider))?;
-    let issued = enrolment.issue(&arguments.namespace, &arguments.service_account, arguments.ttl)?;
+    let workload = &arguments.workload;
+    let (enrolment, _) = workload.open(None, None)?;
+    let issued = enrolment.issue(&workload.namespace, &workload.service_account, arguments.ttl)?;
     std::fs::create_dir_all(&arguments.output)?;
     // The key first: a certificate beside another key would be read as a pair.
     for (name, text) in [

@@ -18,6 +18,7 @@ mod run;
 mod shift;
 mod status;
 mod terminal;
+mod watch;
 mod workload;
 
 use std::error::Error;

@@ -3,11 +3,15 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use mesh_control::istio;
 use mesh_control::shift::{Folder, Shift, ShiftRefusal, replace, unified};
 use mesh_control::translate::Mesh;
 use serde_json::json;
+
+use crate::watch::Page;
 
 /// The exit code when the documents have errors, before or after.
 const FOUND: u8 = 79;
@@ -32,6 +36,16 @@ pub(crate) struct Arguments {
     /// Writes nothing, and prints what would be changed.
     #[arg(long)]
     dry_run: bool,
+    /// Then shows how the traffic is divided, as clients report it to a control plane that runs on this machine, until it follows. Exit code 1
+    /// when it has not within --watch-for.
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
+    /// How long it is watched at most, as 2m or 90s.
+    #[arg(long, default_value = "2m", value_parser = duration)]
+    watch_for: Duration,
+    /// The state directory of the control plane that is watched.
+    #[arg(long, default_value = crate::DEFAULT_STATE)]
+    state: PathBuf,
     /// The trust domain of the mesh.
     #[arg(long, default_value = "cluster.local")]
     trust_domain: String,
@@ -82,11 +96,28 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     } else if changed {
         replace(&path, &shifted.before, &shifted.after)?;
     }
-    crate::print(&json!({
+    let mut result = json!({
         "changed": changed && !arguments.dry_run,
         "document": shifted.document,
         "file": path,
         "routes": shifted.routes,
-    }))?;
-    Ok(ExitCode::SUCCESS)
+    });
+    let mut code = ExitCode::SUCCESS;
+    if arguments.watch {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let page = Page::of(&arguments.state);
+        let watched = runtime.block_on(page.watch(&shifted.targets, arguments.watch_for))?;
+        result["calls"] = watched.calls.into();
+        result["failed"] = watched.failed.into();
+        result["follows"] = watched.follows.into();
+        if watched.follows != Some(true) {
+            code = ExitCode::FAILURE;
+        }
+    }
+    crate::print(&result)?;
+    Ok(code)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    istio::parse_duration(text).ok_or_else(|| "not a duration, such as 2m or 90s".to_owned())
 }

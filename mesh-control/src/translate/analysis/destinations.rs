@@ -8,6 +8,7 @@ use crate::istio::{
 };
 use crate::translate::authentication::Authentication;
 use crate::translate::endpoint::{self, Member};
+use crate::translate::slices::Slices;
 use crate::translate::{Findings, Mesh, host};
 
 /// A service, its ports, and who is in it.
@@ -22,7 +23,7 @@ pub(super) fn find(documents: &Documents, mesh: &Mesh, findings: &mut Findings) 
     // What is wrong with these is said by whoever translates them.
     let mut said = Findings::default();
     let authentication = Authentication::new(documents, mesh, &mut said);
-    let services: Vec<Known<'_>> = documents
+    let mut services: Vec<Known<'_>> = documents
         .service_entries
         .iter()
         .flat_map(|document| {
@@ -36,6 +37,17 @@ pub(super) fn find(documents: &Documents, mesh: &Mesh, findings: &mut Findings) 
             })
         })
         .collect();
+    let slices = Slices::new(documents);
+    let of_cluster = documents
+        .services
+        .iter()
+        .filter(|document| document.spec.unserved.is_none());
+    services.extend(of_cluster.map(|document| Known {
+        host: host::of_cluster(&document.meta.name, document.meta.namespace(), &mesh.domain),
+        ports: &document.spec.ports,
+        internal: true,
+        members: slices.members(document, mesh, &mut said),
+    }));
     let mut by_host: BTreeMap<&str, Vec<&Known<'_>>> = BTreeMap::new();
     for service in &services {
         by_host.entry(&service.host).or_default().push(service);

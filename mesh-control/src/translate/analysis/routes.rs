@@ -47,21 +47,29 @@ fn hidden(rule: &Document<VirtualService>, findings: &mut Findings) {
 fn covers(earlier: &HttpMatch, one: &HttpMatch) -> bool {
     let names = |list: &[At<String>]| list.iter().map(|name| name.value.clone()).collect::<Vec<_>>();
     let gateways = earlier.gateways.is_empty() || names(&earlier.gateways) == names(&one.gateways);
-    covers_uri(earlier.uri.as_ref(), one.uri.as_ref())
+    covers_uri(earlier, one)
         && asks_no_more(&earlier.headers, &one.headers)
         && asks_no_more(&earlier.without_headers, &one.without_headers)
+        && asks_no_more(&earlier.query_params, &one.query_params)
+        && same_or_any(earlier.method.as_ref(), one.method.as_ref())
+        && same_or_any(earlier.scheme.as_ref(), one.scheme.as_ref())
+        && same_or_any(earlier.authority.as_ref(), one.authority.as_ref())
         && same_or_any(earlier.port.as_ref(), one.port.as_ref())
         && same_or_any(earlier.source_namespace.as_ref(), one.source_namespace.as_ref())
         && gateways
 }
 
-fn covers_uri(earlier: Option<&At<StringMatch>>, one: Option<&At<StringMatch>>) -> bool {
-    let Some(earlier) = earlier else { return true };
-    match (&earlier.value, one.map(|at| &at.value)) {
-        (StringMatch::Prefix(prefix), Some(StringMatch::Prefix(text) | StringMatch::Exact(text))) => {
+fn covers_uri(earlier: &HttpMatch, one: &HttpMatch) -> bool {
+    let Some(uri) = &earlier.uri else { return true };
+    // A prefix of segments takes less than it seems to, and one without regard to case more: told apart, not compared.
+    let alike = (earlier.segments, earlier.ignore_uri_case) == (one.segments, one.ignore_uri_case);
+    match (&uri.value, one.uri.as_ref().map(|at| &at.value)) {
+        (StringMatch::Prefix(prefix), Some(StringMatch::Prefix(text) | StringMatch::Exact(text)))
+            if !earlier.segments && !earlier.ignore_uri_case && !one.ignore_uri_case =>
+        {
             text.starts_with(prefix)
         }
-        (earlier, Some(one)) => earlier == one,
+        (earlier, Some(one)) => alike && earlier == one,
         (_, None) => false,
     }
 }
