@@ -25,6 +25,7 @@ mod ext_authz;
 mod federation;
 mod foreign;
 mod from_disk;
+mod guides;
 mod hops;
 mod hot_swap;
 mod identities;
@@ -51,6 +52,7 @@ mod story;
 mod swap;
 mod tls_rules;
 mod tokens;
+mod traffic;
 mod undescribed;
 mod waiting;
 

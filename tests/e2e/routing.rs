@@ -23,10 +23,10 @@ use tests::{listener, soon};
 use tokio::sync::mpsc;
 use tower::{Layer as _, ServiceExt as _};
 
-type Seen = (String, Option<String>, HeaderMap);
+pub(crate) type Seen = (String, Option<String>, HeaderMap);
 
 /// A server that tells what it was asked, and answers with its header `x-from`.
-async fn server(seen: mpsc::UnboundedSender<Seen>) -> Endpoint {
+pub(crate) async fn server(seen: mpsc::UnboundedSender<Seen>) -> Endpoint {
     async fn handle(
         State(seen): State<mpsc::UnboundedSender<Seen>>,
         uri: Uri,

@@ -177,7 +177,7 @@ impl HttpRoute {
         let answers = usize::from(self.redirect.is_some()) + usize::from(self.direct_response.is_some());
         match (self.route.is_empty(), answers) {
             (true, 0) => sink.schema(&self.place, "route is required: at least one destination"),
-            (true, 1) => {}
+            (false, 0) | (true, 1) => {}
             _ => sink.schema(
                 &self.place,
                 "only one of route, redirect and directResponse can be given",

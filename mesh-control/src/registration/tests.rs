@@ -110,7 +110,11 @@ fn every_field_of_a_group_is_read_or_named() {
             "{network: n, serviceAccount",
             "network: known Istio field",
         ),
-        ("labels: {app", "annotations: {a: b}, labels: {app", ""),
+        (
+            "{labels: {app: pay, v",
+            "{annotations: {a: b}, labels: {app: pay, v",
+            "",
+        ),
         ("  template", "  templates: {}\n  template", "unknown field"),
         ("  template:", "  other:", "template is required"),
     ] {
