@@ -97,7 +97,11 @@ impl Registrations {
         }
         self.all.retain(|_, until| until.is_none_or(|until| until > now));
         let left = self.all.len();
-        for one in there.iter().take(MAX_REGISTERED) {
+        // Those who left count too while they stay, so that nobody fills the memory by coming and going.
+        for one in there {
+            if self.all.len() >= MAX_REGISTERED {
+                break;
+            }
             self.all.entry(one.clone()).or_insert(None);
         }
         left < before || self.all.len() > left
