@@ -7,6 +7,7 @@ use super::fields::Fields;
 use super::http_effects::{HeaderOps, HttpDirectResponse, HttpFault, HttpMirror, HttpRedirect, HttpRewrite};
 use super::value::{At, Place, Sink, Value};
 use super::values::{self, StringMatch};
+use crate::diagnostic::{Code, Severity};
 
 /// Rules for the requests of some hosts.
 #[derive(Clone, Debug)]
@@ -183,13 +184,23 @@ impl HttpRoute {
                 "only one of route, redirect and directResponse can be given",
             ),
         }
-        let on_the_way = [
-            ("rewrite", self.rewrite.is_some()),
+        if answers == 0 {
+            return;
+        }
+        for (name, is_there) in [("rewrite", self.rewrite.is_some()), ("fault", self.fault.is_some())] {
+            if is_there {
+                sink.schema(&self.place, format!("{name} needs a route: nothing is sent on"));
+            }
+        }
+        // These Istio takes, and nothing comes of them.
+        for (name, is_there) in [
             ("mirror", !self.mirrors.is_empty()),
             ("retries", self.retries.is_some()),
-        ];
-        for (name, _) in on_the_way.iter().filter(|(_, is_there)| *is_there && answers > 0) {
-            sink.schema(&self.place, format!("{name} needs a route: nothing is sent on"));
+        ] {
+            if is_there {
+                let message = format!("{name} has no effect without a route: nothing is sent on");
+                sink.say(Severity::Warning, Code::NoEffect, &self.place, message);
+            }
         }
     }
 }
