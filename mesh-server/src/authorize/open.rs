@@ -129,57 +129,55 @@ impl Open {
     }
 }
 
-pin_project! {
-    /// [`Open`], and what tells of a change.
-    pub(super) struct Watch {
-        // `None`: nothing may change, or it has ended.
-        open: Option<Open>,
-        #[pin]
-        bell: Option<OwnedNotified>,
-    }
+/// [`Open`], and what tells of a change. Both in boxes: the future and the body that it stands in are moved through every room, and most
+/// requests are over before anybody waits.
+pub(super) struct Watch {
+    /// `None`: nothing may change, or it has ended.
+    open: Option<Box<Open>>,
+    bell: Option<Pin<Box<OwnedNotified>>>,
 }
 
 impl Watch {
     pub(super) fn new(open: Option<Open>) -> Self {
-        Self { open, bell: None }
+        Self {
+            open: open.map(Box::new),
+            bell: None,
+        }
     }
 
     /// Moves what is watched to where the answer is, which has begun. What it listens by stays behind.
-    pub(super) fn take(self: Pin<&mut Self>) -> Self {
-        let open = self.project().open.take();
-        Self::new(open.map(|open| Open { answered: true, ..open }))
+    pub(super) fn take(&mut self) -> Self {
+        let mut open = self.open.take();
+        if let Some(open) = &mut open {
+            open.answered = true;
+        }
+        Self { open, bell: None }
     }
 
     /// What its sender is told, if it may not go on. Without a wait: for whoever has something to do.
-    pub(super) fn look(self: Pin<&mut Self>) -> Option<Refusal> {
-        let this = self.project();
-        let open = this.open.as_mut()?;
+    pub(super) fn look(&mut self) -> Option<Refusal> {
+        let open = self.open.as_mut()?;
         open.look()?;
-        let refusal = open.refusal;
-        *this.open = None;
-        Some(refusal)
+        self.open.take().map(|open| open.refusal)
     }
 
     /// The same, for whoever waits: it is woken then.
-    pub(super) fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Refusal> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         // Each turn is a change that it may stay under.
         loop {
-            let mut this = self.as_mut().project();
-            let Some(open) = this.open else { return Poll::Pending };
-            if this.bell.is_none() {
-                let rung = Arc::clone(open.info.bell()).notified_owned();
-                this.bell.set(Some(rung));
+            let Some(open) = &self.open else { return Poll::Pending };
+            let bell = self
+                .bell
+                .get_or_insert_with(|| Box::pin(Arc::clone(open.info.bell()).notified_owned()));
+            let rang = bell.as_mut().poll(cx).is_ready();
+            if rang {
+                self.bell = None;
             }
-            let bell = this.bell.as_mut().as_pin_mut().expect("it was set a line ago");
-            if bell.poll(cx).is_ready() {
-                this.bell.set(None);
-            }
-            let is_registered = this.bell.is_some();
             // Registered first and looked at second, so that no change is lost.
-            if let Some(refusal) = self.as_mut().look() {
+            if let Some(refusal) = self.look() {
                 return Poll::Ready(refusal);
             }
-            if is_registered {
+            if !rang {
                 return Poll::Pending;
             }
         }
@@ -201,7 +199,6 @@ pin_project! {
         // `None`: it was ended.
         #[pin]
         body: Option<B>,
-        #[pin]
         watch: Watch,
         // Once it may not go on: the frames that it still may have.
         left: Option<u8>,
@@ -233,7 +230,7 @@ where
             return Poll::Ready(None);
         };
         // Of a body that always has more nobody ever waits.
-        if this.watch.as_mut().look().is_some() {
+        if this.watch.look().is_some() {
             *this.left = Some(MAX_FRAMES_AFTER);
         }
         if *this.left != Some(0)
