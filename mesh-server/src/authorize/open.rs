@@ -129,49 +129,62 @@ impl Open {
     }
 }
 
-/// [`Open`], and what tells of a change. Both in boxes: the future and the body that it stands in are moved through every room, and most
-/// requests are over before anybody waits.
+pin_project! {
+    /// [`Open`], and what tells of a change, once somebody waits for one.
+    struct Followed {
+        open: Open,
+        #[pin]
+        bell: Option<OwnedNotified>,
+    }
+}
+
+/// What is followed of a request. In a box: the future and the body that it stands in are moved through every room.
 pub(super) struct Watch {
     /// `None`: nothing may change, or it has ended.
-    open: Option<Box<Open>>,
-    bell: Option<Pin<Box<OwnedNotified>>>,
+    followed: Option<Pin<Box<Followed>>>,
 }
 
 impl Watch {
     pub(super) fn new(open: Option<Open>) -> Self {
-        Self {
-            open: open.map(Box::new),
-            bell: None,
-        }
+        let followed = open.map(|open| Box::pin(Followed { open, bell: None }));
+        Self { followed }
     }
 
     /// Moves what is watched to where the answer is, which has begun. What it listens by stays behind.
     pub(super) fn take(&mut self) -> Self {
-        let mut open = self.open.take();
-        if let Some(open) = &mut open {
-            open.answered = true;
+        let mut followed = self.followed.take();
+        if let Some(followed) = &mut followed {
+            let mut this = followed.as_mut().project();
+            this.open.answered = true;
+            this.bell.set(None);
         }
-        Self { open, bell: None }
+        Self { followed }
     }
 
     /// What its sender is told, if it may not go on. Without a wait: for whoever has something to do.
     pub(super) fn look(&mut self) -> Option<Refusal> {
-        let open = self.open.as_mut()?;
-        open.look()?;
-        self.open.take().map(|open| open.refusal)
+        let followed = self.followed.as_mut()?.as_mut().project();
+        followed.open.look()?;
+        let refusal = followed.open.refusal;
+        self.followed = None;
+        Some(refusal)
     }
 
     /// The same, for whoever waits: it is woken then.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         // Each turn is a change that it may stay under.
         loop {
-            let Some(open) = &self.open else { return Poll::Pending };
-            let bell = self
-                .bell
-                .get_or_insert_with(|| Box::pin(Arc::clone(open.info.bell()).notified_owned()));
-            let rang = bell.as_mut().poll(cx).is_ready();
+            let Some(followed) = &mut self.followed else {
+                return Poll::Pending;
+            };
+            let mut this = followed.as_mut().project();
+            if this.bell.is_none() {
+                this.bell.set(Some(Arc::clone(this.open.info.bell()).notified_owned()));
+            }
+            let bell = this.bell.as_mut().as_pin_mut().expect("it was set a line ago");
+            let rang = bell.poll(cx).is_ready();
             if rang {
-                self.bell = None;
+                this.bell.set(None);
             }
             // Registered first and looked at second, so that no change is lost.
             if let Some(refusal) = self.look() {
@@ -187,7 +200,7 @@ impl Watch {
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch")
-            .field("open", &self.open.is_some())
+            .field("followed", &self.followed.is_some())
             .finish_non_exhaustive()
     }
 }
