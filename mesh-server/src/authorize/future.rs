@@ -36,7 +36,6 @@ pin_project! {
         Admitted {
             #[pin]
             call: F,
-            #[pin]
             watch: Watch,
             // For the answer, by authorizers. Empty without any.
             downstream: Vec<Mutation>,
@@ -144,7 +143,7 @@ where
             match this.state.as_mut().project() {
                 StateProjection::Admitted {
                     call,
-                    mut watch,
+                    watch,
                     downstream,
                 } => {
                     let Poll::Ready(answered) = call.poll(cx) else {
@@ -155,7 +154,7 @@ where
                     };
                     let mut response = answered?;
                     downstream.iter().for_each(|one| one.apply(response.headers_mut()));
-                    let watch = watch.as_mut().take();
+                    let watch = watch.take();
                     return Poll::Ready(Ok(
                         response.map(|body| MaybeRefused::admitted(OpenBody::new(body, watch)))
                     ));

@@ -130,56 +130,67 @@ impl Open {
 }
 
 pin_project! {
-    /// [`Open`], and what tells of a change.
-    pub(super) struct Watch {
-        // `None`: nothing may change, or it has ended.
-        open: Option<Open>,
+    /// [`Open`], and what tells of a change, once somebody waits for one.
+    struct Followed {
+        open: Open,
         #[pin]
         bell: Option<OwnedNotified>,
     }
 }
 
+/// What is followed of a request. In a box: the future and the body that it stands in are moved through every room.
+pub(super) struct Watch {
+    /// `None`: nothing may change, or it has ended.
+    followed: Option<Pin<Box<Followed>>>,
+}
+
 impl Watch {
     pub(super) fn new(open: Option<Open>) -> Self {
-        Self { open, bell: None }
+        let followed = open.map(|open| Box::pin(Followed { open, bell: None }));
+        Self { followed }
     }
 
     /// Moves what is watched to where the answer is, which has begun. What it listens by stays behind.
-    pub(super) fn take(self: Pin<&mut Self>) -> Self {
-        let open = self.project().open.take();
-        Self::new(open.map(|open| Open { answered: true, ..open }))
+    pub(super) fn take(&mut self) -> Self {
+        let mut followed = self.followed.take();
+        if let Some(followed) = &mut followed {
+            let mut this = followed.as_mut().project();
+            this.open.answered = true;
+            this.bell.set(None);
+        }
+        Self { followed }
     }
 
     /// What its sender is told, if it may not go on. Without a wait: for whoever has something to do.
-    pub(super) fn look(self: Pin<&mut Self>) -> Option<Refusal> {
-        let this = self.project();
-        let open = this.open.as_mut()?;
-        open.look()?;
-        let refusal = open.refusal;
-        *this.open = None;
+    pub(super) fn look(&mut self) -> Option<Refusal> {
+        let followed = self.followed.as_mut()?.as_mut().project();
+        followed.open.look()?;
+        let refusal = followed.open.refusal;
+        self.followed = None;
         Some(refusal)
     }
 
     /// The same, for whoever waits: it is woken then.
-    pub(super) fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Refusal> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         // Each turn is a change that it may stay under.
         loop {
-            let mut this = self.as_mut().project();
-            let Some(open) = this.open else { return Poll::Pending };
+            let Some(followed) = &mut self.followed else {
+                return Poll::Pending;
+            };
+            let mut this = followed.as_mut().project();
             if this.bell.is_none() {
-                let rung = Arc::clone(open.info.bell()).notified_owned();
-                this.bell.set(Some(rung));
+                this.bell.set(Some(Arc::clone(this.open.info.bell()).notified_owned()));
             }
             let bell = this.bell.as_mut().as_pin_mut().expect("it was set a line ago");
-            if bell.poll(cx).is_ready() {
+            let rang = bell.poll(cx).is_ready();
+            if rang {
                 this.bell.set(None);
             }
-            let is_registered = this.bell.is_some();
             // Registered first and looked at second, so that no change is lost.
-            if let Some(refusal) = self.as_mut().look() {
+            if let Some(refusal) = self.look() {
                 return Poll::Ready(refusal);
             }
-            if is_registered {
+            if !rang {
                 return Poll::Pending;
             }
         }
@@ -189,7 +200,7 @@ impl Watch {
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch")
-            .field("open", &self.open.is_some())
+            .field("followed", &self.followed.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -201,7 +212,6 @@ pin_project! {
         // `None`: it was ended.
         #[pin]
         body: Option<B>,
-        #[pin]
         watch: Watch,
         // Once it may not go on: the frames that it still may have.
         left: Option<u8>,
@@ -233,7 +243,7 @@ where
             return Poll::Ready(None);
         };
         // Of a body that always has more nobody ever waits.
-        if this.watch.as_mut().look().is_some() {
+        if this.watch.look().is_some() {
             *this.left = Some(MAX_FRAMES_AFTER);
         }
         if *this.left != Some(0)
