@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mesh_core::config::{
     Authorization, ChainIdentity, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, RateLimits,
-    Traffic, Transport,
+    Telemetry, Traffic, Transport,
 };
 
 use super::authorization::{self, Policies};
@@ -413,6 +413,7 @@ fn chains(asked: &Asked, destinations: &[IpPrefix], port: Option<u16>) -> Vec<Fi
         traffic: Traffic::Http,
         authorization: Arc::clone(&asked.authorization),
         limits: Arc::clone(&asked.limits),
+        telemetry: Telemetry::default(),
     };
     let mutual = || chain("mutual", None, InboundSecurity::Mutual(Clients::Trusted));
     match asked.mode {

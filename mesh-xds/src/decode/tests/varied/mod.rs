@@ -21,9 +21,10 @@ use super::{others, served};
 const VALUES: usize = 200;
 
 /// What no generator varies, and where it is said instead.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 10] = [
     // Travel with the listener: `filters_survive_the_wire`.
     "RouteTree.filters",
+    "RouteTree.telemetry",
     // Limits of servers are told of one filter each, before all guards: `rate_limits` has the places and the routes.
     "GlobalFilter.after_guards",
     "GlobalFilter.name",
@@ -164,7 +165,7 @@ impl Seen {
 
     fn tree(&mut self, tree: &RouteTree) {
         note!(self, tree => RouteTree {
-            name, virtual_hosts, ignore_port, headers, closest_rules_last, filters, filter_overrides,
+            name, virtual_hosts, ignore_port, headers, closest_rules_last, filters, filter_overrides, telemetry,
         });
         self.headers(headers.as_deref());
         self.overrides(filter_overrides);
