@@ -128,6 +128,16 @@ fn with_others(profile: Profile) -> Context {
     }
 }
 
+/// Nothing stands behind guards where there are none; and of those at one place the order is that in which they are.
+fn placed(limits: &RateLimits, are_guards: bool) -> RateLimits {
+    let (mut filters, mut global) = (limits.filters().to_vec(), limits.global().to_vec());
+    filters.iter_mut().for_each(|filter| filter.after_guards &= are_guards);
+    global.iter_mut().for_each(|filter| filter.after_guards &= are_guards);
+    global.sort_by_key(|filter| filter.after_guards);
+    let hosts = limits.hosts().to_vec();
+    RateLimits::new(filters, hosts).unwrap().with_global(global).unwrap()
+}
+
 fn chains() -> impl Strategy<Value = FilterChain> {
     let traffic = prop_oneof![9 => Just(Traffic::Http), 1 => Just(Traffic::Tcp)];
     let provider = || prop::sample::select(vec![None, None, Some(OTHERS[0]), Some(OTHERS[1])]);
@@ -140,6 +150,7 @@ fn chains() -> impl Strategy<Value = FilterChain> {
     ("[a-z_0-9.]{0,9}", matches(), how).prop_map(|(name, matches, (asked, traffic, authorization, limits))| {
         let (security, certificate, roots) = asked;
         let says_of_hosts = !authorization.hosts().is_empty();
+        let limits = placed(&limits, !authorization.request().is_empty());
         FilterChain {
             name: name.into(),
             matches,
