@@ -13,13 +13,14 @@ use std::sync::Arc;
 
 use mesh_core::config::{
     Authorization, ChainIdentity, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, RateLimits,
-    Traffic, Transport,
+    Telemetry, Traffic, Transport,
 };
 
 use super::authorization::{self, Policies};
 use super::endpoint;
 use super::limits::{self, Limits};
 use super::service::Registry;
+use super::telemetry::{self, Told};
 use super::{ClientScope, Findings, Mesh, Origin};
 use crate::SERVER_LISTENERS;
 use crate::diagnostic::{Code, Severity};
@@ -38,6 +39,8 @@ struct Asked {
     authorization: Arc<Authorization>,
     /// How many of them it takes.
     limits: Arc<RateLimits>,
+    /// What it tells of them.
+    telemetry: Telemetry,
 }
 
 impl Asked {
@@ -47,6 +50,7 @@ impl Asked {
             mode: self.mode.max(other.mode),
             authorization: authorization::both(&self.authorization, &other.authorization),
             limits: limits::both(&self.limits, &other.limits),
+            telemetry: telemetry::both(&self.telemetry, &other.telemetry),
         }
     }
 }
@@ -59,6 +63,7 @@ pub(super) struct Authentication<'a> {
     /// Oldest first.
     workloads: BTreeMap<&'a str, Vec<&'a Document<PeerAuthentication>>>,
     limits: Limits<'a>,
+    told: Told<'a>,
 }
 
 impl<'a> Authentication<'a> {
@@ -83,7 +88,13 @@ impl<'a> Authentication<'a> {
             }
         }
         all.limits = Limits::new(documents, mesh, findings);
+        all.told = Told::new(documents, mesh, findings);
         all
+    }
+
+    /// What is told of calls.
+    pub(super) fn told(&self) -> &Told<'a> {
+        &self.told
     }
 
     /// What a workload of `namespace` with `labels` asks on its own port `port`.
@@ -181,6 +192,7 @@ impl<'a> Authentication<'a> {
                 mode,
                 authorization: Arc::new(policies.of_workload(namespace, labels, findings)),
                 limits: self.limits.of_workload(namespace, labels, port.unwrap_or(NO_PORT)),
+                telemetry: self.told.of_server(namespace, labels),
             }
         };
         let workloads = workloads(documents, namespace, registry);
@@ -241,6 +253,7 @@ impl<'a> Authentication<'a> {
                     mode,
                     authorization: Arc::new(authorize(workload.labels, mode)),
                     limits: self.limits.of_workload(namespace, workload.labels, port),
+                    telemetry: self.told.of_server(namespace, workload.labels),
                 };
                 let stricter = |known: &mut Asked| *known = known.and(&asked);
                 places
@@ -417,6 +430,7 @@ fn chains(asked: &Asked, destinations: &[IpPrefix], port: Option<u16>) -> Vec<Fi
         traffic: Traffic::Http,
         authorization: Arc::clone(&asked.authorization),
         limits: Arc::clone(&asked.limits),
+        telemetry: asked.telemetry.clone(),
     };
     let mutual = || chain("mutual", None, InboundSecurity::Mutual(Clients::Trusted));
     match asked.mode {
