@@ -84,17 +84,14 @@ fn translate_all(reading: &Reading, mesh: &Mesh) -> (BTreeMap<Box<str>, Snapshot
 fn regrouped(groups: &BTreeSet<Box<str>>, new: &BTreeSet<Box<str>>) -> BTreeSet<Box<str>> {
     let mut leaving: BTreeSet<Box<str>> = groups.difference(new).cloned().collect();
     if !new.is_subset(groups) {
-        leaving.insert(ClientScope::unnamed().namespace.into());
+        leaving.insert(ClientScope::unnamed().namespace);
     }
     // Who was told what holds anywhere, or in a wider place, may be told of its own from now on.
-    let narrowed = |group: &&Box<str>| {
+    let narrowed = |group: &str| {
         let mut added = new.difference(groups);
-        added.any(|new| {
-            new.strip_prefix(&***group)
-                .is_some_and(|rest| rest.starts_with(['@', '/']))
-        })
+        added.any(|new| new.strip_prefix(group).is_some_and(|rest| rest.starts_with(['@', '/'])))
     };
-    leaving.extend(groups.iter().filter(narrowed).cloned());
+    leaving.extend(groups.iter().filter(|group| narrowed(group)).cloned());
     leaving
 }
 
