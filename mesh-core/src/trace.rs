@@ -86,6 +86,45 @@ impl TraceHeaders {
     }
 }
 
+/// A span, as `traceparent` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceParent {
+    /// The trace.
+    pub trace_id: u128,
+    /// The span in it.
+    pub span_id: u64,
+    /// Whether it is recorded.
+    pub sampled: bool,
+}
+
+impl TraceParent {
+    /// What `headers` name; `None`: nothing, or nothing well-formed.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let value = only(headers, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes()))?;
+        Self::parse(value.to_str().ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let flags = u8::from_str_radix(text.get(53..55)?, 16).ok()?;
+        Some(Self {
+            trace_id: u128::from_str_radix(text.get(3..35)?, 16).ok()?,
+            span_id: u64::from_str_radix(text.get(36..52)?, 16).ok()?,
+            sampled: flags & 1 == 1,
+        })
+    }
+
+    /// As a header.
+    pub fn header(self) -> HeaderValue {
+        let Self {
+            trace_id,
+            span_id,
+            sampled,
+        } = self;
+        let text = format!("00-{trace_id:032x}-{span_id:016x}-{:02x}", u8::from(sampled));
+        HeaderValue::try_from(text).expect("digits and dashes can stand in a header")
+    }
+}
+
 /// The value of a header that is there once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut all = headers.get_all(name).iter();
@@ -175,6 +214,22 @@ mod tests {
             passed(&[told[0]], &[("tracestate", "stale=1")], true),
             headers(&[("traceparent", PARENT)])
         );
+    }
+
+    #[test]
+    fn a_span_is_named_as_it_was() {
+        let named = TraceParent::of(&headers(&[("traceparent", PARENT)])).unwrap();
+        assert_eq!((named.span_id, named.sampled), (0x00f0_67aa_0ba9_02b7, true));
+        assert_eq!(named.header(), PARENT);
+        let quiet = TraceParent {
+            sampled: false,
+            ..named
+        };
+        assert_eq!(
+            TraceParent::of(&headers(&[("traceparent", quiet.header().to_str().unwrap())])),
+            Some(quiet)
+        );
+        assert_eq!(TraceParent::of(&headers(&[("traceparent", &PARENT[..50])])), None);
     }
 
     #[test]

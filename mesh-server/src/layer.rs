@@ -3,6 +3,7 @@
 use mesh_core::Link;
 use mesh_core::canonical::PathNormalization;
 use mesh_core::config::{LocalRateLimit, TooManyLimits};
+use opentelemetry::trace::Tracer;
 use tower::Layer;
 use tower::layer::util::Identity;
 
@@ -76,6 +77,21 @@ impl<C> MeshLayer<C> {
     pub fn paths(self, paths: PathNormalization) -> Self {
         Self {
             canonical: self.canonical.paths(paths),
+            ..self
+        }
+    }
+
+    /// Makes a span by `tracer` for each request whose caller's span is recorded, and for the share that the configuration wants of those that
+    /// come without one (Istio `Telemetry.tracing`; none where nothing is configured). Spans go wherever that tracer's do. The service finds
+    /// its span in the header `traceparent`, and calls that it makes through the mesh are part of it.
+    #[must_use]
+    pub fn tracer<T>(self, tracer: T) -> Self
+    where
+        T: Tracer + Send + Sync + 'static,
+        T::Span: Send + Sync + 'static,
+    {
+        Self {
+            telemetry: self.telemetry.tracer(tracer),
             ..self
         }
     }

@@ -99,7 +99,7 @@ async fn the_documents_of_the_guide_say_which_calls_are_written() {
         .skip(1)
         .map(|block| block.split("```").next().unwrap())
         .collect();
-    let [all, errors] = documents[..] else {
+    let [all, errors, traces] = documents[..] else {
         panic!("{documents:?}")
     };
     let (socket, address) = listener().await;
@@ -144,6 +144,12 @@ async fn the_documents_of_the_guide_say_which_calls_are_written() {
     // Of what succeeds neither end writes anything then, and both do again when the document is gone.
     mesh.save("telemetry.yaml", &format!("{all}---\n{errors}"));
     until(&mut client, &lines, <[Line]>::is_empty).await;
+    mesh.save("telemetry.yaml", all);
+    until(&mut client, &lines, |lines| lines.len() == 2).await;
+    // Of traces alone nothing is written.
+    mesh.save("telemetry.yaml", traces);
+    until(&mut client, &lines, <[Line]>::is_empty).await;
+    assert!(mesh.control().status().diagnostics.is_empty());
     mesh.save("telemetry.yaml", all);
     until(&mut client, &lines, |lines| lines.len() == 2).await;
     // A document that is refused changes nothing.

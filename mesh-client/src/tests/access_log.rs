@@ -75,6 +75,7 @@ fn logged(snapshot: &Snapshot, filter: Option<LogFilter>) -> Snapshot {
     let tree = RouteTree {
         telemetry: Telemetry {
             access_log: filter.map(Into::into),
+            ..Telemetry::default()
         },
         ..(**tree).clone()
     };

@@ -52,7 +52,7 @@ pub use peer_authentication::{Mode, PeerAuthentication};
 pub use request_authentication::{FetchedKeys, RequestAuthentication, TokenRule};
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
 pub use sidecar::{Import, Sidecar};
-pub use telemetry::{AccessLogging, Ends, Telemetry};
+pub use telemetry::{AccessLogging, Ends, Sampling, Telemetry};
 pub use traffic_policy::{Blocks, ClientTls, ConnectionPool, OutlierDetection, TlsMode as TlsWord, TrafficPolicy};
 pub use value::{At, Place};
 pub use values::{Selector, StringMatch, has_all, parse_duration};

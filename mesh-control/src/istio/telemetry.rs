@@ -1,9 +1,9 @@
-//! `Telemetry`: which calls are written to access logs (Istio `telemetry.istio.io`).
+//! `Telemetry`: which calls are written to access logs, and which begin a trace (Istio `telemetry.istio.io`).
 //!
 //! Where lines go is the application's to say, so one provider is served, the built-in `envoy`, and it stands for that. What a document says
 //! of metrics has no effect: they are always counted, and all of them.
 
-use mesh_core::config::LogFilter;
+use mesh_core::config::{Fraction, LogFilter, Per};
 
 use super::fields::Fields;
 use super::value::{At, Place, Sink, Value};
@@ -20,6 +20,17 @@ pub struct Telemetry {
     pub selector: Option<Selector>,
     /// What is written, the last word last.
     pub access_logging: Vec<AccessLogging>,
+    /// Which calls begin a trace, likewise.
+    pub tracing: Vec<Sampling>,
+}
+
+/// A word about traces.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// At which ends of calls it holds.
+    pub ends: Ends,
+    /// The share of calls that begin one; `None`: it says nothing of that.
+    pub share: Option<Fraction>,
 }
 
 /// A word about access logs.
@@ -60,13 +71,46 @@ impl Telemetry {
     pub(super) fn read(mut spec: Fields, sink: &mut Sink<'_>) -> Option<Self> {
         spec.no_nulls(sink);
         let selector = Selector::read(&mut spec, "selector", "matchLabels", sink);
-        spec.unserved(&["targetRef", "targetRefs", "metrics", "tracing"], sink);
+        spec.unserved(&["targetRef", "targetRefs", "metrics"], sink);
+        let tracing = spec.list("tracing", sink, Sampling::read);
         let access_logging = spec.list("accessLogging", sink, AccessLogging::read);
         spec.finish(sink);
         Some(Self {
             selector: selector.filter(|selector| !selector.labels.is_empty()),
             access_logging,
+            tracing,
         })
+    }
+}
+
+impl Sampling {
+    /// `None`: it is told to be wrong.
+    fn read(value: Value, sink: &mut Sink<'_>) -> Option<Self> {
+        const PERCENT: u32 = 100;
+        let mut fields = value.object(sink)?;
+        let ends = ends(&mut fields, sink);
+        let share = fields
+            .take("randomSamplingPercentage")
+            .and_then(|value| value.thousandths(PERCENT, sink));
+        let disabled = fields
+            .take("disableSpanReporting")
+            .and_then(|value| value.boolean(sink));
+        // Spans go where the application's go, and say what they say here.
+        let rest = [
+            "providers",
+            "customTags",
+            "enableIstioTags",
+            "useRequestIdForTraceSampling",
+            "disableContextPropagation",
+        ];
+        fields.unserved(&rest, sink);
+        fields.finish(sink);
+        let share = match disabled.is_some_and(|flag| flag.value) {
+            true => Some(0),
+            false => share.map(|share| share.value * 10),
+        };
+        let share = share.map(|of| Fraction { of, per: Per::Million });
+        Some(Self { ends: ends?, share })
     }
 }
 

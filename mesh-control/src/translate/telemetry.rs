@@ -5,11 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::config::{LogFilter, Telemetry};
+use mesh_core::config::{Fraction, LogFilter, Per, Telemetry};
 
 use super::{Findings, Mesh};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{self, AccessLogging, Document, Documents};
+use crate::istio::{self, Document, Documents, Ends};
+
+/// Of how many calls a trace is begun where a document asks for traces and says no share (Istio).
+const SAMPLED: Fraction = Fraction {
+    of: 10_000,
+    per: Per::Million,
+};
 
 /// The documents by what they are for.
 #[derive(Debug, Default)]
@@ -34,6 +40,7 @@ impl<'a> Told<'a> {
             let namespace = document.meta.namespace();
             if let Some(selector) = &document.spec.selector {
                 let mut words = document.spec.access_logging.iter();
+                // Of traces it is the called who matters, mostly: one that was begun goes on.
                 if let Some(word) = words.find(|word| word.ends.has_client()) {
                     let message = "which labels a caller has is not known here: what is said of some workloads holds for their servers alone";
                     findings.say(&document.meta, Severity::Warning, Code::NotServed, &word.place, message);
@@ -62,8 +69,7 @@ impl<'a> Told<'a> {
 
     /// What callers in `namespace` tell of their calls.
     pub(super) fn of_clients(&self, namespace: &str) -> Telemetry {
-        let words = self.wide(namespace).filter(|word| word.ends.has_client());
-        self.last_word(words)
+        self.last_word(self.wide(namespace), Ends::has_client)
     }
 
     /// What a server of `namespace` with `labels` tells of its requests.
@@ -74,24 +80,31 @@ impl<'a> Told<'a> {
             selector.is_some_and(|selector| selector.selects(labels))
         });
         // Of several that mean one workload the oldest counts.
-        let own = own.take(1).flat_map(|document| &document.spec.access_logging);
-        let words = self.wide(namespace).chain(own).filter(|word| word.ends.has_server());
-        self.last_word(words)
+        let own = own.take(1).map(|document| &document.spec);
+        self.last_word(self.wide(namespace).chain(own), Ends::has_server)
     }
 
     /// What is said of all workloads of a namespace, the mesh's word first.
-    fn wide(&self, namespace: &str) -> impl Iterator<Item = &'a AccessLogging> {
+    fn wide(&self, namespace: &str) -> impl Iterator<Item = &'a istio::Telemetry> {
         let documents = self.mesh.into_iter().chain(self.namespaces.get(namespace).copied());
-        documents.flat_map(|document| &document.spec.access_logging)
+        documents.map(|document| &document.spec)
     }
 
-    fn last_word<'w>(&self, words: impl Iterator<Item = &'w AccessLogging>) -> Telemetry {
-        let filter = match words.last() {
-            Some(word) => word.filter.clone(),
-            None => self.by_default.then_some(LogFilter::All),
-        };
+    /// Each document may be silent of either: what was said before it holds then.
+    fn last_word<'w>(&self, documents: impl Iterator<Item = &'w istio::Telemetry>, at: fn(Ends) -> bool) -> Telemetry {
+        let mut filter = self.by_default.then_some(LogFilter::All);
+        let mut sampling = None;
+        for document in documents {
+            for word in document.access_logging.iter().filter(|word| at(word.ends)) {
+                filter.clone_from(&word.filter);
+            }
+            for word in document.tracing.iter().filter(|word| at(word.ends)) {
+                sampling = Some(word.share.or(sampling).unwrap_or(SAMPLED));
+            }
+        }
         Telemetry {
             access_log: filter.map(Into::into),
+            sampling,
         }
     }
 }
@@ -105,7 +118,13 @@ pub(super) fn both(a: &Telemetry, b: &Telemetry) -> Telemetry {
     let filters: Vec<LogFilter> = filters.map(|filter| (**filter).clone()).collect();
     Telemetry {
         access_log: LogFilter::any_of(filters).map(Into::into),
+        sampling: [a.sampling, b.sampling].into_iter().flatten().max_by_key(parts),
     }
+}
+
+/// In parts of a million.
+fn parts(share: &Fraction) -> u64 {
+    u64::from(share.of) * 1_000_000 / u64::from(share.per.count())
 }
 
 #[cfg(test)]
@@ -193,6 +212,32 @@ mod tests {
     }
 
     #[test]
+    fn shares_of_traces_are_the_closest_ones() {
+        let mesh = document("mesh", "istio-system", "{tracing: [{randomSamplingPercentage: 12.5}]}");
+        let shop = document(
+            "shop",
+            "shop",
+            "{tracing: [{match: {mode: SERVER}, disableSpanReporting: true}]}",
+        );
+        let silent = document("shop", "shop", "{tracing: [{}]}");
+        let part = |of| Some(Fraction { of, per: Per::Million });
+        for (documents, expected) in [
+            (vec![], [None, None]),
+            (vec![&mesh], [part(125_000), part(125_000)]),
+            (vec![&mesh, &shop], [part(125_000), part(0)]),
+            (vec![&mesh, &silent], [part(125_000), part(125_000)]),
+            (vec![&silent], [part(10_000), part(10_000)]),
+        ] {
+            let texts: Vec<&str> = documents.iter().map(|text| text.as_str()).collect();
+            let (documents, found) = read(&texts);
+            assert!(found.is_empty(), "{found:?}");
+            let told = Told::new(&documents, &Mesh::default(), &mut Findings::default());
+            let both = [told.of_clients("shop"), told.of_server("shop", &BTreeMap::new())];
+            assert_eq!(both.map(|telemetry| telemetry.sampling), expected, "{texts:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_served_is_said() {
         for (spec, code) in [
             (
@@ -233,8 +278,11 @@ mod tests {
     fn two_at_one_address_are_both_written() {
         let of = |code| Telemetry {
             access_log: Some(LogFilter::Status(Comparison::Equal, code).into()),
+            sampling: Some(Fraction::percent(code.into())),
         };
-        let both = both(&of(1), &of(2)).access_log.unwrap();
+        let both = both(&of(1), &of(2));
+        assert_eq!(both.sampling, Some(Fraction::percent(2)));
+        let both = both.access_log.unwrap();
         assert!(both.passes(1, 0) && both.passes(2, 0) && !both.passes(3, 0));
         assert_eq!(super::both(&of(1), &Telemetry::default()), of(1));
     }

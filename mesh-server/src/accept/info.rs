@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{Extensions, HeaderValue};
 use mesh_core::authorize;
-use mesh_core::config::{Authorization, ConnectionFacts, Entered, LogFilter, ServerRules, Transport};
+use mesh_core::config::{
+    Authorization, ConnectionFacts, Entered, Fraction, LogFilter, ServerRules, Telemetry, Transport,
+};
 use mesh_core::identity::{SpiffeId, forwarded_client_cert};
 use mesh_core::jwt::JwtClaims;
 use mesh_core::limit::{Buckets, Limiter, Places};
@@ -51,8 +53,8 @@ struct Shared {
     pairs: Pairs,
     /// Whether it is in use, where a loop that is not ours wants to know.
     live: OnceLock<Arc<Live>>,
-    /// Which of its requests are written to the access log, and whether any may be: asked of each, where mostly none is.
-    log: Mutex<Option<Arc<LogFilter>>>,
+    /// What is told of its requests, and whether any may be written to the access log: asked of each, where mostly none is.
+    told: Mutex<Telemetry>,
     logs: AtomicBool,
     /// How often the rules of its server changed while it was open, and what tells its open requests of that.
     changes: AtomicU64,
@@ -172,11 +174,14 @@ impl ConnectionInfo {
         expiry: Option<Expiry>,
         follow: Option<watch::Receiver<Arc<Now>>>,
     ) -> Self {
-        let log = follow.as_ref().and_then(|follow| access_log(&follow.borrow(), &facts));
+        let told = follow
+            .as_ref()
+            .map(|follow| told(&follow.borrow(), &facts))
+            .unwrap_or_default();
         Self {
             shared: Arc::new(Shared {
-                logs: AtomicBool::new(log.is_some()),
-                log: Mutex::new(log),
+                logs: AtomicBool::new(told.access_log.is_some()),
+                told: Mutex::new(told),
                 facts,
                 entered,
                 expiry,
@@ -333,16 +338,25 @@ impl ConnectionInfo {
     pub(crate) fn access_log(&self) -> Option<Arc<LogFilter>> {
         match self.shared.logs.load(Ordering::Relaxed) {
             false => None,
-            true => self.shared.log.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            true => self.told().access_log.clone(),
         }
     }
 
-    /// Goes by other rules in what is written from now on.
-    pub(super) fn log_by(&self, now: &Now) {
-        let log = access_log(now, &self.shared.facts);
-        let mut last = self.shared.log.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.logs.store(log.is_some(), Ordering::Relaxed);
-        *last = log;
+    /// Which of its requests that are part of no trace begin one.
+    pub(crate) fn sampling(&self) -> Option<Fraction> {
+        self.told().sampling
+    }
+
+    /// Goes by other rules in what is told from now on.
+    pub(super) fn tell_by(&self, now: &Now) {
+        let told = told(now, &self.shared.facts);
+        let mut last = self.told();
+        self.shared.logs.store(told.access_log.is_some(), Ordering::Relaxed);
+        *last = told;
+    }
+
+    fn told(&self) -> MutexGuard<'_, Telemetry> {
+        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often its open requests had to be looked at again.
@@ -394,8 +408,10 @@ impl ConnectionInfo {
     }
 }
 
-fn access_log(now: &Now, facts: &Facts) -> Option<Arc<LogFilter>> {
-    facts.with(|facts| now.rules.telemetry(facts)?.access_log.clone())
+fn told(now: &Now, facts: &Facts) -> Telemetry {
+    facts
+        .with(|facts| now.rules.telemetry(facts).cloned())
+        .unwrap_or_default()
 }
 
 impl Guard {

@@ -112,7 +112,7 @@ async fn unfit(info: &ConnectionInfo, under: Option<Under>) -> &'static str {
     // The door is gone with its server, which ends the connection by itself.
     while under.follow.changed().await.is_ok() {
         let now = Arc::clone(&under.follow.borrow_and_update());
-        info.log_by(&now);
+        info.tell_by(&now);
         info.change();
         if let Some((trust, identity)) = &under.shown
             && info.peer_id().is_some()

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::live::Answering;
 use super::log::Logged;
+use super::trace::Traced;
 use super::{Shared, UNKNOWN_HOST};
 use crate::accept::ConnectionInfo;
 use crate::refusal::NotServed;
@@ -68,6 +69,8 @@ pub(super) struct Call {
     is_counted: bool,
     /// Of a request that may be written to the access log. In a box, since most are not.
     logged: Option<Box<Logged>>,
+    /// Of a request that has a span, likewise.
+    traced: Option<Box<Traced>>,
     /// For whoever asks whether its connection is in use.
     _answering: Option<Answering>,
 }
@@ -77,7 +80,7 @@ impl Call {
         pair: Pair,
         protocol: Protocol,
         received: Received,
-        (answering, logged): (Option<Answering>, Option<Box<Logged>>),
+        (answering, logged, traced): (Option<Answering>, Option<Box<Logged>>, Option<Box<Traced>>),
     ) -> Self {
         let end = End {
             protocol,
@@ -93,6 +96,7 @@ impl Call {
             sent_messages: 0,
             is_counted: false,
             logged,
+            traced,
             _answering: answering,
         }
     }
@@ -178,6 +182,9 @@ impl Call {
         edge.messages(messages, self.sent_messages);
         if let Some(logged) = self.logged.take() {
             logged.write(&self.end, &amounts);
+        }
+        if let Some(traced) = self.traced.take() {
+            traced.end(&self.end);
         }
     }
 }

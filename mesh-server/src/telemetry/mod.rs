@@ -18,6 +18,7 @@ mod inbound;
 mod live;
 mod log;
 mod pairs;
+mod trace;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use mesh_core::report::standard::{
     Edge, EdgeLabels, PEER_METADATA, PEER_METADATA_ID, PeerMetadata, Protocol, Reporter, Service as Called, Workload,
 };
 use mesh_core::{Entropy, Link};
+use opentelemetry::global::BoxedTracer;
+use opentelemetry::trace::Tracer;
 use tower::{Layer, Service};
 
 use crate::accept::ConnectionInfo;
@@ -47,6 +50,7 @@ pub(crate) use pairs::Pairs;
 use call::{Call, Pair, Said};
 use live::Answering;
 use log::Logged;
+use trace::Tracing;
 
 /// What is called by requests that were refused, whatever they said.
 const UNKNOWN_HOST: &str = "unknown";
@@ -55,6 +59,7 @@ const UNKNOWN_HOST: &str = "unknown";
 #[derive(Clone, Debug)]
 pub struct TelemetryLayer {
     shared: Arc<Shared>,
+    tracing: Option<Tracing>,
 }
 
 #[derive(Debug)]
@@ -78,7 +83,19 @@ impl TelemetryLayer {
         };
         Self {
             shared: Arc::new(shared),
+            tracing: None,
         }
+    }
+
+    /// Makes a span by `tracer` for each request that is part of a trace, or begins one. See [`MeshLayer::tracer`](crate::MeshLayer::tracer).
+    #[must_use]
+    pub fn tracer<T>(self, tracer: T) -> Self
+    where
+        T: Tracer + Send + Sync + 'static,
+        T::Span: Send + Sync + 'static,
+    {
+        let tracing = Some(Tracing::new(BoxedTracer::new(Box::new(tracer))));
+        Self { tracing, ..self }
     }
 }
 
@@ -89,6 +106,7 @@ impl<S> Layer<S> for TelemetryLayer {
         Telemetry {
             inner,
             shared: Arc::clone(&self.shared),
+            tracing: self.tracing.clone(),
         }
     }
 }
@@ -98,6 +116,7 @@ impl<S> Layer<S> for TelemetryLayer {
 pub struct Telemetry<S> {
     inner: S,
     shared: Arc<Shared>,
+    tracing: Option<Tracing>,
 }
 
 impl<S, B, R> Service<Request<B>> for Telemetry<S>
@@ -122,6 +141,10 @@ where
         }
         let (pair, answering) = self.shared.pair_of(&request);
         let logged = self.shared.logged(&request);
+        let traced = self.tracing.as_ref().and_then(|tracing| {
+            let sampling = ConnectionInfo::of(request.extensions()).and_then(ConnectionInfo::sampling);
+            tracing.begin(&mut request, head.protocol, sampling, &self.shared.entropy)
+        });
         let received = match (request.body() as &dyn Any).downcast_ref::<RequestBody>() {
             Some(body) => {
                 body.counts(head.protocol);
@@ -129,7 +152,7 @@ where
             }
             None => Received::Length(request.body().size_hint().exact().unwrap_or_default()),
         };
-        let call = Call::begin(pair, head.protocol, received, (answering, logged));
+        let call = Call::begin(pair, head.protocol, received, (answering, logged, traced));
         ResponseFuture::new(self.inner.call(request), call)
     }
 }

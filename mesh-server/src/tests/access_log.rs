@@ -72,6 +72,7 @@ fn logged(chain: FilterChain, filter: Option<LogFilter>) -> FilterChain {
     FilterChain {
         telemetry: Telemetry {
             access_log: filter.map(Into::into),
+            ..Telemetry::default()
         },
         ..chain
     }

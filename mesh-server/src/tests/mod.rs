@@ -23,6 +23,7 @@ mod services;
 mod strict;
 mod telemetry;
 mod tokens;
+mod traces;
 mod withdrawn;
 
 use std::convert::Infallible;

@@ -1,10 +1,10 @@
-//! What a connection manager has told of calls: its access logs.
+//! What a connection manager has told of calls: its access logs, and which begin a trace.
 //!
 //! A process has one place to write to, the application's, so several logs are one here: a call is written once, if one of them takes it.
 //! Where and in which form a log is written is for a proxy. A log to somewhere else (a service of logs), and one whose filter is not known,
 //! is noted and not written: nothing that is told of calls is worth a configuration that is refused.
 
-use mesh_core::config::{Comparison, LogFilter, Telemetry};
+use mesh_core::config::{Comparison, Fraction, LogFilter, Per, Telemetry};
 use prost::Name as _;
 
 use super::Notes;
@@ -15,7 +15,8 @@ use crate::proto::accesslog::access_log_filter::FilterSpecifier;
 use crate::proto::accesslog::comparison_filter::Op;
 use crate::proto::accesslog::{AccessLog, AccessLogFilter, ExtensionFilter, RuntimeFilter, StatusCodeFilter};
 use crate::proto::accesslog::{ExpressionFilter, extension_filter};
-use crate::proto::hcm::HttpConnectionManager;
+use crate::proto::hcm::{HttpConnectionManager, http_connection_manager::Tracing};
+use crate::proto::percent::Percent;
 
 /// Logs that are lines of text somewhere at the proxy.
 const LINES: [&str; 3] = [
@@ -36,6 +37,19 @@ pub(super) fn of(manager: &HttpConnectionManager, notes: &mut Notes) -> Telemetr
     }
     Telemetry {
         access_log: LogFilter::any_of(filters).map(Into::into),
+        sampling: manager.tracing.as_ref().map(sampling),
+    }
+}
+
+/// What is not said is all (Envoy).
+fn sampling(proto: &Tracing) -> Fraction {
+    const PERCENT: f64 = 10_000.0;
+    let part = |share: Option<&Percent>| share.map_or(100.0, |share| share.value).clamp(0.0, 100.0);
+    let least = part(proto.random_sampling.as_ref()).min(part(proto.overall_sampling.as_ref()));
+    Fraction {
+        // What is no number is none.
+        of: (least * PERCENT).round() as u32,
+        per: Per::Million,
     }
 }
 

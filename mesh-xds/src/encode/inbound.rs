@@ -99,6 +99,7 @@ fn http(chain: &FilterChain, shape: Profile) -> Filter {
     connection_manager(&HttpConnectionManager {
         stat_prefix: stat_prefix(&chain.name),
         access_log: telemetry::access_logs(&chain.telemetry),
+        tracing: telemetry::tracing(&chain.telemetry),
         http_filters: (limits_at(false).chain(tokens).chain(guards))
             .chain(limits_at(true))
             .chain(filters(&[]))

@@ -18,6 +18,7 @@ pub(super) fn listener(target: &str, routes: &str, calls: &Calls<'_>) -> Listene
     let manager = HttpConnectionManager {
         http_filters: filters(calls.filters),
         access_log: calls.telemetry.map(telemetry::access_logs).unwrap_or_default(),
+        tracing: calls.telemetry.and_then(telemetry::tracing),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: routes.into(),

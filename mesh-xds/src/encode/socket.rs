@@ -36,6 +36,7 @@ pub(super) fn listener(ip: IpAddr, port: u16, calls: &Calls<'_>) -> Listener {
         stat_prefix: name(port),
         http_filters: filters(calls.filters),
         access_log: calls.telemetry.map(telemetry::access_logs).unwrap_or_default(),
+        tracing: calls.telemetry.and_then(telemetry::tracing),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: port.to_string(),

@@ -9,7 +9,9 @@ use crate::proto::accesslog::{
     access_log_filter::FilterSpecifier, comparison_filter::Op,
 };
 use crate::proto::core::{RuntimeUInt32, SubstitutionFormatString, substitution_format_string};
+use crate::proto::hcm::http_connection_manager::Tracing;
 use crate::proto::pack;
+use crate::proto::percent::Percent;
 
 /// The name Envoy's documents give a log in a file.
 const FILE: &str = "envoy.access_loggers.file";
@@ -48,6 +50,17 @@ const FIELDS: [(&str, &str); 24] = [
     ("user_agent", "%REQ(USER-AGENT)%"),
     ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
 ];
+
+/// What is said of traces: where they are sent is for whoever sends them.
+pub(super) fn tracing(telemetry: &Telemetry) -> Option<Tracing> {
+    let share = |of: Fraction| Percent {
+        value: f64::from(of.of) * 100.0 / f64::from(of.per.count()),
+    };
+    telemetry.sampling.map(|sampling| Tracing {
+        random_sampling: Some(share(sampling)),
+        ..Tracing::default()
+    })
+}
 
 /// The access logs of a connection manager.
 pub(super) fn access_logs(telemetry: &Telemetry) -> Vec<AccessLog> {

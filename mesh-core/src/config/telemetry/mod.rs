@@ -9,11 +9,16 @@ pub use log_filter::{Comparison, LogFilter, NotAFilter};
 
 use std::sync::Arc;
 
+use super::Fraction;
+
 /// What is told of the calls of a listener. Default: nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Telemetry {
     /// Which of them are written to the access log (Envoy `HttpConnectionManager.access_log`); `None`: none of them.
     pub access_log: Option<Arc<LogFilter>>,
+    /// Which of those that are part of no trace yet begin one (Envoy `HttpConnectionManager.tracing`); `None`: none of them. What is part of
+    /// one goes by that.
+    pub sampling: Option<Fraction>,
 }
 
 impl Telemetry {

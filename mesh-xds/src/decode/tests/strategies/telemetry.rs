@@ -23,7 +23,9 @@ fn tests() -> impl Strategy<Value = LogFilter> {
 
 pub(crate) fn telemetries() -> impl Strategy<Value = Telemetry> {
     let filters = prop_oneof![1 => Just(LogFilter::All), 3 => tests()];
-    prop::option::of(filters).prop_map(|filter| Telemetry {
+    let sampling = (0u32..=1_000_000).prop_map(|of| Fraction { of, per: Per::Million });
+    (prop::option::of(filters), prop::option::of(sampling)).prop_map(|(filter, sampling)| Telemetry {
         access_log: filter.map(Into::into),
+        sampling,
     })
 }

@@ -26,7 +26,7 @@ impl Seen {
     }
 
     fn telemetry(&mut self, telemetry: &Telemetry) {
-        note!(self, telemetry => Telemetry { access_log });
+        note!(self, telemetry => Telemetry { access_log, sampling });
         if let Some(filter) = access_log {
             self.log_filter(filter);
         }
