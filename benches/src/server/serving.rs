@@ -144,6 +144,7 @@ fn rules(address: SocketAddr, path: &str) -> Result<Snapshot, Failure> {
         traffic: Traffic::Http,
         authorization: Arc::new(authorization),
         limits: Arc::default(),
+        telemetry: Default::default(),
     };
     let inbound = Inbound {
         name: "inbound".into(),

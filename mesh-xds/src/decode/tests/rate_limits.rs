@@ -301,6 +301,7 @@ fn listener(limits: RateLimits, authorization: Authorization) -> ListenerProto {
             traffic: Traffic::Http,
             authorization: Arc::new(authorization),
             limits: Arc::new(limits),
+            telemetry: Default::default(),
         }),
     };
     ListenerProto::decode(&*encode::inbound(&inbound, Profile::Envoy)).unwrap()

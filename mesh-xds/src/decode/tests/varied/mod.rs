@@ -21,9 +21,10 @@ use super::{others, rate_limits, served};
 const VALUES: usize = 200;
 
 /// What no generator varies, and where it is said instead.
-const ELSEWHERE: [&str; 1] = [
+const ELSEWHERE: [&str; 2] = [
     // Travel with the listener: `filters_survive_the_wire`.
     "RouteTree.filters",
+    "RouteTree.telemetry",
 ];
 
 /// The values that each field took, two of them at most.
@@ -155,7 +156,7 @@ impl Seen {
 
     fn tree(&mut self, tree: &RouteTree) {
         note!(self, tree => RouteTree {
-            name, virtual_hosts, ignore_port, headers, closest_rules_last, filters, filter_overrides,
+            name, virtual_hosts, ignore_port, headers, closest_rules_last, filters, filter_overrides, telemetry,
         });
         self.headers(headers.as_deref());
         self.overrides(filter_overrides);
