@@ -256,6 +256,39 @@ impl Error {
         }
     }
 
+    /// What Envoy's access log says of the answer that a proxy gives (`response_code_details`); `began`: a part of the peer's was there.
+    pub(crate) fn details(&self, began: bool) -> Cow<'static, str> {
+        let reset = |reason: &str| match began {
+            true => Cow::Owned(format!("upstream_reset_after_response_started{{{reason}}}")),
+            false => Cow::Owned(format!("upstream_reset_before_response_started{{{reason}}}")),
+        };
+        match &self.inner.kind {
+            Kind::Unavailable(_) => match self.response_flag() {
+                "NR" => "route_not_found".into(),
+                "NC" => "cluster_not_found".into(),
+                "UH" => "no_healthy_upstream".into(),
+                _ => reset("connection_failure"),
+            },
+            Kind::Connect(error) => reset(&format!("connection_failure,{}", error.as_str())),
+            Kind::NotProcessed(_) | Kind::Reset(_) => reset(match self.response_flag() {
+                "UPE" => "protocol_error",
+                "LR" => "local_reset",
+                "UR" => "remote_reset",
+                _ => "connection_termination",
+            }),
+            Kind::Deadline(_) | Kind::Late(_) => "upstream_response_timeout".into(),
+            Kind::MaxStream(_) => "upstream_max_stream_duration_reached".into(),
+            Kind::Idle(_) => "stream_idle_timeout".into(),
+            Kind::PerTryTimeout(_) => "upstream_per_try_timeout".into(),
+            Kind::PerTryIdle(_) => "upstream_per_try_idle_timeout".into(),
+            Kind::Overflow(_) => reset("overflow"),
+            Kind::Dropped(_) => "drop_overload".into(),
+            Kind::Fault(_) => "fault_filter_abort".into(),
+            Kind::Answered(_) => "direct_response".into(),
+            Kind::InvalidRequest(_) => "request_cannot_be_sent".into(),
+        }
+    }
+
     /// The gRPC status code that a gRPC caller is given who got no answer. What the caller's own time ended, or that of the stream, is
     /// DEADLINE_EXCEEDED (gRFC A31). All else is what Envoy makes of its [`status`](Self::status): a call without a route is
     /// UNIMPLEMENTED, and one that the mesh failed at, or whose route's time was up, is UNAVAILABLE.

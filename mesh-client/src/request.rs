@@ -152,6 +152,11 @@ impl<B> Routed<B> {
         }
     }
 
+    /// The decision.
+    pub(crate) fn call(&self) -> &Call {
+        &self.call
+    }
+
     /// When the call began.
     pub(crate) fn began(&self) -> Instant {
         self.began

@@ -86,7 +86,7 @@ impl Straight {
             Decision::Go(call, given) => (call, given),
             other => return CallFuture::whole(StatusFuture::new(all.inner_mut().decided(request, other))),
         };
-        rooms.telemetry.meet(&call.cluster, &request);
+        let logged = rooms.telemetry.meet(&call, &request);
         let said = Said::by(request.headers());
         call.grpc = said.grpc;
         let began = Instant::now();
@@ -101,7 +101,7 @@ impl Straight {
         };
         drop(body);
         let mut going = Reused::<Going>::take();
-        going.counting = Some(Counting::begin(Arc::clone(&call.cluster), said.grpc, began));
+        going.counting = Some(Counting::begin(Arc::clone(&call.cluster), said.grpc, began, logged));
         let routed = Routed::peeked(Taken, Peeked::Whole(Some(bytes)), call, began, said);
         let state = match rooms.begin(&mut going, parts, routed) {
             Ok(None) => State::First(going),

@@ -54,6 +54,7 @@ impl Counts {
             + documents.gateway_routes.len()
             + documents.reference_grants.len()
             + documents.sidecars.len()
+            + documents.telemetries.len()
             + documents.mesh_configs.len();
         Self {
             documents: security + others,

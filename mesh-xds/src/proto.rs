@@ -16,6 +16,8 @@ pub(crate) use envoy_types::pb::envoy::config::{
     cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
     ratelimit::v3 as limit_service, rbac::v3 as rbac, route::v3 as route,
 };
+#[cfg(feature = "server")]
+pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as access_file;
 pub(crate) use envoy_types::pb::envoy::extensions::clusters::aggregate::v3 as aggregate;
 pub(crate) use envoy_types::pb::envoy::extensions::common::ratelimit::v3 as rate_limit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
@@ -41,6 +43,12 @@ pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use envoy_types::pb::envoy::r#type::v3 as percent;
 pub(crate) use envoy_types::pb::google::protobuf;
 pub(crate) use envoy_types::pb::google::rpc;
+
+/// Access logs, and the filters of them that are extensions.
+pub(crate) mod accesslog {
+    pub(crate) use envoy_types::pb::envoy::config::accesslog::v3::*;
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+}
 
 /// Paths by template.
 pub(crate) mod path {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::decode::{Discovered, Guarding};
 use mesh_core::config::{
     CallFilter, Cluster, ClusterName, DropOverload, Endpoint, FilterKind, Inbound, Localities, Locality, Metadata,
-    RouteTree, TimeLimits, Weight,
+    RouteTree, Telemetry, TimeLimits, Weight,
 };
 
 /// A kind of xDS resource, by the names of the discovery services: LDS, RDS, CDS, EDS and ECDS.
@@ -137,6 +137,8 @@ pub(crate) struct Http {
     pub(crate) filters: Arc<[CallFilter]>,
     /// What holds for streams where their routes say nothing.
     pub(crate) limits: TimeLimits,
+    /// What is told of calls.
+    pub(crate) telemetry: Telemetry,
 }
 
 /// Where routes are.

@@ -54,6 +54,7 @@ async fn open_to_all(identity: Identity) -> Backend {
         traffic: Traffic::Http,
         authorization: std::sync::Arc::default(),
         limits: std::sync::Arc::default(),
+        telemetry: Default::default(),
     };
     let inbound = Inbound {
         name: "s".into(),

@@ -12,6 +12,7 @@ use std::alloc::System;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
+mod access_log;
 mod adoption;
 mod affinity;
 mod aggregate;

@@ -32,6 +32,7 @@ fn showing(address: &str, certificate: Option<&str>, roots: Option<&str>) -> Sna
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),
+        telemetry: Default::default(),
     };
     let inbound = Inbound {
         name: format!("server/{address}").into(),

@@ -127,6 +127,7 @@ fn rules(address: SocketAddr) -> Result<Snapshot, Failure> {
         traffic: Traffic::Http,
         authorization: Arc::new(authorization),
         limits: Arc::default(),
+        telemetry: Default::default(),
     };
     let inbound = Inbound {
         name: "inbound".into(),

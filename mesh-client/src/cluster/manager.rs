@@ -198,7 +198,7 @@ impl ClusterManager {
         let State { clusters, targets, .. } = &mut *state;
         targets.retain(|name, cell| {
             let Some(cell) = cell.upgrade() else { return false };
-            cell.publish(resolve(name, &snapshot, clusters));
+            cell.publish(resolve(name, &snapshot, clusters, &self.parts.entropy));
             true
         });
         // Still under the lock, or of two that reconcile at once the older could have the last word.
@@ -371,11 +371,16 @@ async fn run(manager: Weak<ClusterManager>, bell: Arc<Notify>, attention: Arc<No
     }
 }
 
-fn resolve(name: &str, snapshot: &Snapshot, clusters: &HashMap<ClusterName, Arc<ClusterHandle>>) -> Target {
+fn resolve(
+    name: &str,
+    snapshot: &Snapshot,
+    clusters: &HashMap<ClusterName, Arc<ClusterHandle>>,
+    entropy: &Entropy,
+) -> Target {
     match snapshot.target(name) {
         None => Target::Waiting(waiting_for(name)),
         Some(Err(reason)) => Target::Failed(reason.clone()),
-        Some(Ok(tree)) => select(name, tree, snapshot, clusters),
+        Some(Ok(tree)) => select(name, tree, snapshot, clusters, entropy),
     }
 }
 
@@ -384,6 +389,7 @@ fn select(
     tree: &RouteTree,
     snapshot: &Snapshot,
     clusters: &HashMap<ClusterName, Arc<ClusterHandle>>,
+    entropy: &Entropy,
 ) -> Target {
     let authority = crate::target::authority(name);
     let Some(host) = route::virtual_host(tree, authority) else {
@@ -397,7 +403,7 @@ fn select(
         Some(Err(reason)) => Err(reason.clone()),
         _ => clusters.get(name).cloned().ok_or_else(|| no_such_cluster(name)),
     };
-    Target::Ready(Selector::new(tree, host, live))
+    Target::Ready(Selector::new(tree, host, live, entropy))
 }
 
 fn no_such_cluster(name: &ClusterName) -> Reason {

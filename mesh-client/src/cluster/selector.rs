@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
+use mesh_core::Entropy;
 use mesh_core::config::{ClusterName, Fault, Mirror, Reason, Route, RouteTree, Session, VirtualHost};
 use mesh_core::route::{Edits, faults_of, session_of};
 
 use super::ClusterHandle;
+use crate::telemetry::Log;
 
 /// A target, as far as it is known.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(crate) enum Target {
 pub(crate) struct Selector {
     pub(crate) routes: Vec<Arc<Route>>,
     pub(crate) leads: Vec<Leads>,
+    /// Which of its calls are written to the access log.
+    pub(crate) log: Option<Arc<Log>>,
 }
 
 /// What one route leads to.
@@ -59,21 +63,39 @@ pub(crate) struct Extras {
     pub(crate) edits: Option<Arc<Edits>>,
     pub(crate) faults: Box<[Arc<Fault>]>,
     pub(crate) mirrors: Box<[(Mirror, Live)]>,
+    pub(crate) log: Option<Arc<Log>>,
 }
 
 impl Selector {
-    /// The routes of `host` in `tree`, with the clusters that `live` knows.
-    pub(super) fn new(tree: &RouteTree, host: &VirtualHost, live: impl Fn(&ClusterName) -> Live) -> Self {
-        let leads = host.routes.iter().map(|route| Leads::new(tree, host, route, &live));
+    /// The routes of `host` in `tree`, with the clusters that `live` knows. Chance is drawn from `entropy`.
+    pub(super) fn new(
+        tree: &RouteTree,
+        host: &VirtualHost,
+        live: impl Fn(&ClusterName) -> Live,
+        entropy: &Entropy,
+    ) -> Self {
+        let filter = tree.telemetry.access_log.as_ref();
+        let log = filter.map(|filter| Arc::new(Log::new(Arc::clone(filter), entropy)));
+        let leads = host
+            .routes
+            .iter()
+            .map(|route| Leads::new(tree, host, route, &live, log.as_ref()));
         Self {
             leads: leads.collect(),
             routes: host.routes.clone(),
+            log,
         }
     }
 }
 
 impl Leads {
-    fn new(tree: &RouteTree, host: &VirtualHost, route: &Route, live: &impl Fn(&ClusterName) -> Live) -> Self {
+    fn new(
+        tree: &RouteTree,
+        host: &VirtualHost,
+        route: &Route,
+        live: &impl Fn(&ClusterName) -> Live,
+        log: Option<&Arc<Log>>,
+    ) -> Self {
         let Some(forward) = route.forward() else {
             return Self {
                 shares: Vec::new(),
@@ -90,6 +112,7 @@ impl Leads {
                 edits: Edits::of(tree, host, route, Some(share)).map(Arc::new),
                 faults: faults_of(tree, host, route, share).into(),
                 mirrors: mirrors.collect(),
+                log: log.cloned(),
             };
             Share {
                 cluster: live(&share.cluster),
@@ -108,7 +131,7 @@ impl Leads {
 
 impl Extras {
     fn is_empty(&self) -> bool {
-        self.edits.is_none() && self.faults.is_empty() && self.mirrors.is_empty()
+        self.edits.is_none() && self.faults.is_empty() && self.mirrors.is_empty() && self.log.is_none()
     }
 
     /// Whether a fault may hold a call up. What a request says can only lower how many are (Envoy).

@@ -91,9 +91,11 @@ impl Terms {
         of_age.into_iter().chain(replaced).chain(self.certified_left()).min()
     }
 
-    /// How long both certificates still hold, for all that can be said now; `None`: for ever, since there are none.
+    /// How long both certificates still hold, for all that can be said now; `None`: for ever, since there are none. Their last second is
+    /// still of their time (RFC 5280, 4.1.2.5): who was let in during it may make a call.
     pub(super) fn certified_left(&self) -> Option<Duration> {
-        self.not_after.map(|end| self.until(end))
+        let over = |end: UnixTime| UnixTime::since_unix_epoch(Duration::from_secs(end.as_secs().saturating_add(1)));
+        self.not_after.map(|end| self.until(over(end)))
     }
 
     fn until(&self, moment: UnixTime) -> Duration {

@@ -208,7 +208,13 @@ impl Shared {
         took: Duration,
         result: Result<Box<Response<ResponseBody>>, Error>,
     ) -> RouteFuture<F> {
-        unrouted(&self.link, request, &self.target, took, &result);
+        // Calls that got here were told by the configuration of that moment, and are written by the newest.
+        let target = self.selector.load();
+        let log = match &**target {
+            Target::Ready(selector) => selector.log.as_ref(),
+            Target::Waiting(_) | Target::Failed(_) => None,
+        };
+        unrouted(&self.link, request, &self.target, took, &result, log);
         RouteFuture::done(result, is_grpc(request.headers()))
     }
 

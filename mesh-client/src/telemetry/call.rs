@@ -12,6 +12,7 @@ use crate::body::{Outcome, ResponseBody, code_of_http};
 use crate::cluster::ClusterHandle;
 use crate::error::Error;
 use crate::flags::ResponseFlags;
+use crate::telemetry::Logged;
 
 /// What was sent of a request's body.
 #[derive(Default)]
@@ -70,12 +71,14 @@ pub(crate) struct Counting {
     messages: Messages,
     received_messages: u64,
     is_counted: bool,
+    /// Of a call that may be written to the access log. In a box, since most are not.
+    logged: Option<Box<Logged>>,
 }
 
 impl Counting {
     /// Of a call that began then.
     #[inline]
-    pub(crate) fn begin(cluster: Arc<ClusterHandle>, grpc: bool, began: Instant) -> Self {
+    pub(crate) fn begin(cluster: Arc<ClusterHandle>, grpc: bool, began: Instant, logged: Option<Box<Logged>>) -> Self {
         let protocol = match grpc {
             true => Protocol::Grpc,
             false => Protocol::Http,
@@ -93,6 +96,7 @@ impl Counting {
             messages: Messages::default(),
             received_messages: 0,
             is_counted: false,
+            logged,
         }
     }
 
@@ -107,6 +111,9 @@ impl Counting {
             self.end.flags = Flags::named(flags.iter());
         }
         self.edge = outcome.map(Outcome::edge);
+        if let Some(logged) = &mut self.logged {
+            logged.answered(response);
+        }
     }
 
     /// What was sent of the request.
@@ -156,6 +163,9 @@ impl Counting {
         if self.end.protocol == Protocol::Grpc {
             self.end.grpc = Some(error.grpc_code_of_stream());
         }
+        if let Some(logged) = &mut self.logged {
+            logged.failed(error);
+        }
         self.count();
     }
 
@@ -164,6 +174,9 @@ impl Counting {
     pub(super) fn failed(&mut self, error: &Error) {
         self.end = failed(self.end.protocol, error);
         self.edge = error.peer().map(|peer| self.cluster.pair(peer));
+        if let Some(logged) = &mut self.logged {
+            logged.failed(error);
+        }
         self.count();
     }
 
@@ -187,6 +200,9 @@ impl Counting {
         }
         if self.end.protocol == Protocol::Grpc {
             edge.messages(request_messages, self.received_messages);
+        }
+        if let Some(logged) = self.logged.take() {
+            logged.write(&self.end, &amounts, Some(self.cluster.name().as_str()));
         }
     }
 }

@@ -11,6 +11,7 @@
 mod call;
 mod clusters;
 mod future;
+mod log;
 mod pairs;
 
 use std::sync::Arc;
@@ -24,14 +25,14 @@ use mesh_core::report::standard::{Amounts, EdgeLabels, End, Protocol, Reporter, 
 use tower::{Layer, Service};
 
 use crate::body::ResponseBody;
-use crate::cluster::ClusterHandle;
 use crate::error::Error;
-use crate::request::Routed;
+use crate::request::{Call, Routed};
 use crate::status::is_grpc;
 
 pub(crate) use call::{Counting, Sending, Sent};
 pub use future::TelemetryFuture;
 pub(crate) use future::settle;
+pub(crate) use log::{Log, Logged};
 pub(crate) use pairs::{INTRODUCTION, Pairs, Party};
 
 /// Makes [`TelemetryService`]s.
@@ -48,12 +49,16 @@ impl TelemetryLayer {
         }
     }
 
-    /// The first call to a cluster says which service it is for.
+    /// What is to be known of a call's head, while that is whole: the first call to a cluster says which service it is for, and one
+    /// that may be written to the access log what it asked for.
     #[inline]
-    pub(crate) fn meet<B>(&self, cluster: &ClusterHandle, request: &Request<B>) {
-        if cluster.pairs().is_unasked() {
-            cluster.pairs().ask(authority(request, &self.target));
+    pub(crate) fn meet<B>(&self, call: &Call, request: &Request<B>) -> Option<Box<Logged>> {
+        let pairs = call.cluster.pairs();
+        if pairs.is_unasked() {
+            pairs.ask(authority(request, &self.target));
         }
+        let log = call.extras.as_ref()?.log.as_ref()?;
+        Some(Logged::begin(log, request, &self.target, Some(&call.route)))
     }
 }
 
@@ -91,8 +96,8 @@ where
     fn call(&mut self, request: Request<Routed<B>>) -> Self::Future {
         let routed = request.body();
         let (cluster, grpc, began) = (Arc::clone(routed.cluster_handle()), routed.is_grpc(), routed.began());
-        self.layer.meet(&cluster, &request);
-        let counting = Counting::begin(cluster, grpc, began);
+        let logged = self.layer.meet(routed.call(), &request);
+        let counting = Counting::begin(cluster, grpc, began, logged);
         TelemetryFuture::new(self.inner.call(request), counting)
     }
 }
@@ -115,6 +120,7 @@ pub(crate) fn unrouted<B>(
     target: &str,
     took: Duration,
     result: &Result<Box<Response<ResponseBody>>, Error>,
+    log: Option<&Arc<Log>>,
 ) {
     let labels = EdgeLabels {
         service: Arc::new(Called::of_authority(authority(request, target))),
@@ -141,4 +147,12 @@ pub(crate) fn unrouted<B>(
         response_bytes: bytes,
     };
     link.edges().edge(&labels).count(end, amounts);
+    if let Some(log) = log {
+        let mut logged = Logged::begin(log, request, target, None);
+        match result {
+            Ok(response) => logged.answered(response),
+            Err(error) => logged.failed(error),
+        }
+        logged.write(&end, &amounts, None);
+    }
 }

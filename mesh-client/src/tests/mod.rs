@@ -2,6 +2,7 @@
 //!
 //! Time is paused where a test is about time. The production assembly is used throughout; only the connector is a test's.
 
+mod access_log;
 mod breakers;
 mod calls;
 mod config;

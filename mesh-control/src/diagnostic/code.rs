@@ -105,6 +105,8 @@ codes! {
         "call it .yaml, .yml or .json";
     CallersFiles "MSH0018": "TLS by files or secrets of each caller's: gRPC clients of another make cannot call the host",
         "nothing where all callers are of this mesh's library or Envoys; else have them call it through a service of the mesh";
+    UnreadExpression "MSH0019": "an expression that is not read here, so that nobody knows which calls are to be written",
+        "compare response.code with numbers, or leave the filter out and go by the fields of the lines";
 }
 
 impl fmt::Display for Code {

@@ -81,6 +81,7 @@ const NETWORKING: (&str, [&str; 3]) = ("networking.istio.io", ["v1", "v1beta1", 
 const GATEWAY: [&str; 3] = ["v1", "v1beta1", "v1alpha2"];
 /// Kubernetes' own.
 const CORE: [&str; 3] = ["v1", "v1", "v1"];
+const TELEMETRY: (&str, [&str; 3]) = ("telemetry.istio.io", ["v1", "v1alpha1", "v1alpha1"]);
 const SECURITY: (&str, [&str; 3]) = ("security.istio.io", ["v1", "v1beta1", "v1beta1"]);
 
 pub(super) fn read_file(documents: &mut Documents, file: &str, text: &str, diagnostics: &mut Vec<Diagnostic>) {
@@ -319,6 +320,7 @@ fn read_spec(documents: &mut Documents, meta: Meta, spec: Fields, sink: &mut Sin
             super::ReferenceGrant::read(spec, sink),
         ),
         "Sidecar" => keep(&mut documents.sidecars, meta, super::Sidecar::read(spec, sink)),
+        "Telemetry" => keep(&mut documents.telemetries, meta, super::Telemetry::read(spec, sink)),
         "WorkloadGroup" => keep(
             &mut documents.workload_groups,
             meta,
@@ -372,6 +374,7 @@ fn treatment(group: &str, kind: &str) -> Treatment {
         ("networking.istio.io", "VirtualService") => Treatment::Serve("VirtualService"),
         ("networking.istio.io", "DestinationRule") => Treatment::Serve("DestinationRule"),
         ("networking.istio.io", "Sidecar") => Treatment::Serve("Sidecar"),
+        ("telemetry.istio.io", "Telemetry") => Treatment::Serve("Telemetry"),
         ("networking.istio.io", "WorkloadGroup") => Treatment::Serve("WorkloadGroup"),
         ("networking.istio.io", "EnvoyFilter") => Treatment::Serve("EnvoyFilter"),
         ("networking.istio.io", "ServiceEntry") => Treatment::Serve("ServiceEntry"),
@@ -396,6 +399,7 @@ fn versions(group: &str) -> [&'static str; 3] {
         "" | "discovery.k8s.io" => CORE,
         "gateway.networking.k8s.io" => GATEWAY,
         group if group == SECURITY.0 => SECURITY.1,
+        group if group == TELEMETRY.0 => TELEMETRY.1,
         _ => NETWORKING.1,
     }
 }

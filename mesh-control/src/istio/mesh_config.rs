@@ -18,6 +18,8 @@ pub struct MeshConfig {
     pub locality: Option<LocalitySetting>,
     /// `extensionProviders`: those of them that are asked whether requests may pass.
     pub authorizers: Vec<Authorizer>,
+    /// `accessLogFile`: whether access logs are written where no document says anything of them. Which file is for a proxy.
+    pub access_log: bool,
     /// `trustDomainAliases`: other names of the trust domain.
     pub trust_domain_aliases: Vec<Box<str>>,
 }
@@ -47,6 +49,8 @@ impl MeshConfig {
             config.locality = locality.and_then(|value| LocalitySetting::read(value, &mut inner));
             config.authorizers = fields.list("extensionProviders", &mut inner, extension_provider::provider);
             config.trust_domain_aliases = fields.list("trustDomainAliases", &mut inner, alias);
+            let file = fields.string("accessLogFile", &mut inner);
+            config.access_log = file.is_some_and(|file| !file.is_empty());
             fields.unserved_rest(&mut inner);
         }
         if let Some(setting) = &mut config.locality {

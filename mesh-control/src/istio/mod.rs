@@ -23,6 +23,7 @@ mod peer_authentication;
 mod request_authentication;
 mod service_entry;
 mod sidecar;
+mod telemetry;
 mod traffic_policy;
 mod value;
 mod values;
@@ -51,6 +52,7 @@ pub use peer_authentication::{Mode, PeerAuthentication};
 pub use request_authentication::{FetchedKeys, RequestAuthentication, TokenRule};
 pub use service_entry::{Location, Port, Resolution, ServiceEntry};
 pub use sidecar::{Import, Sidecar};
+pub use telemetry::{AccessLogging, Ends, Telemetry};
 pub use traffic_policy::{Blocks, ClientTls, ConnectionPool, OutlierDetection, TlsMode as TlsWord, TrafficPolicy};
 pub use value::{At, Place};
 pub use values::{Selector, StringMatch, has_all, parse_duration};
@@ -92,6 +94,8 @@ pub struct Documents {
     pub reference_grants: Vec<Document<ReferenceGrant>>,
     /// What clients see.
     pub sidecars: Vec<Document<Sidecar>>,
+    /// What is told of calls.
+    pub telemetries: Vec<Document<Telemetry>>,
     /// What workloads are like that register themselves.
     pub workload_groups: Vec<Document<WorkloadGroup>>,
     /// What holds for the whole mesh: that of the root namespace counts.

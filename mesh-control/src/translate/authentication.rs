@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use mesh_core::config::{
     Authorization, ChainIdentity, ChainMatch, Clients, FilterChain, Inbound, InboundSecurity, IpPrefix, RateLimits,
-    Traffic, Transport,
+    Telemetry, Traffic, Transport,
 };
 
 use super::authorization::{self, Policies};
 use super::limits::{self, Limits};
 use super::service::Registry;
+use super::telemetry::{self, Told};
 use super::{ClientScope, Findings, Mesh, Origin};
 use crate::SERVER_LISTENERS;
 use crate::diagnostic::{Code, Severity};
@@ -37,6 +38,8 @@ struct Asked {
     authorization: Arc<Authorization>,
     /// How many of them it takes.
     limits: Arc<RateLimits>,
+    /// What it tells of them.
+    telemetry: Telemetry,
 }
 
 impl Asked {
@@ -46,6 +49,7 @@ impl Asked {
             mode: self.mode.max(other.mode),
             authorization: authorization::both(&self.authorization, &other.authorization),
             limits: limits::both(&self.limits, &other.limits),
+            telemetry: telemetry::both(&self.telemetry, &other.telemetry),
         }
     }
 }
@@ -58,6 +62,7 @@ pub(super) struct Authentication<'a> {
     /// Oldest first.
     workloads: BTreeMap<&'a str, Vec<&'a Document<PeerAuthentication>>>,
     limits: Limits<'a>,
+    told: Told<'a>,
 }
 
 impl<'a> Authentication<'a> {
@@ -82,7 +87,13 @@ impl<'a> Authentication<'a> {
             }
         }
         all.limits = Limits::new(documents, mesh, findings);
+        all.told = Told::new(documents, mesh, findings);
         all
+    }
+
+    /// What is told of calls.
+    pub(super) fn told(&self) -> &Told<'a> {
+        &self.told
     }
 
     /// What a workload of `namespace` with `labels` asks on its own port `port`.
@@ -180,6 +191,7 @@ impl<'a> Authentication<'a> {
                 mode,
                 authorization: Arc::new(policies.of_workload(namespace, labels, findings)),
                 limits: self.limits.of_workload(namespace, labels, port.unwrap_or(NO_PORT)),
+                telemetry: self.told.of_server(namespace, labels),
             }
         };
         let workloads = workloads(documents, namespace, registry);
@@ -240,6 +252,7 @@ impl<'a> Authentication<'a> {
                     mode,
                     authorization: Arc::new(authorize(workload.labels, mode)),
                     limits: self.limits.of_workload(namespace, workload.labels, port),
+                    telemetry: self.told.of_server(namespace, workload.labels),
                 };
                 let stricter = |known: &mut Asked| *known = known.and(&asked);
                 places
@@ -413,6 +426,7 @@ fn chains(asked: &Asked, destinations: &[IpPrefix], port: Option<u16>) -> Vec<Fi
         traffic: Traffic::Http,
         authorization: Arc::clone(&asked.authorization),
         limits: Arc::clone(&asked.limits),
+        telemetry: asked.telemetry.clone(),
     };
     let mutual = || chain("mutual", None, InboundSecurity::Mutual(Clients::Trusted));
     match asked.mode {

@@ -30,6 +30,7 @@ mod service;
 mod slices;
 mod split;
 mod target;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -38,7 +39,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use mesh_core::config::{Cluster, ClusterName, HashPolicy, Reason, ReasonKind, Snapshot};
+use mesh_core::config::{self, Cluster, ClusterName, HashPolicy, Reason, ReasonKind, Snapshot};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::istio::{Document, Documents, Meta, Place, PolicyAction, Selector, VirtualService};
@@ -186,6 +187,7 @@ pub fn namespaces(documents: &Documents, mesh: &Mesh) -> BTreeSet<Box<str>> {
         .chain(pods.iter().map(|d| &d.meta))
         .chain(routes.iter().map(|d| &d.meta))
         .chain(documents.sidecars.iter().map(|d| &d.meta))
+        .chain(documents.telemetries.iter().map(|d| &d.meta))
         .chain(documents.workload_groups.iter().map(|d| &d.meta))
         .map(Meta::namespace);
     let audiences = (rules.iter().flat_map(|d| &d.spec.export_to))
@@ -281,6 +283,7 @@ fn translated(documents: &Documents, mesh: &Mesh, scope: &ClientScope, mut origi
     let listeners = authentication.listeners(documents, &policies, (scope, &registry), &mut findings);
     let undescribed = authentication.undescribed(documents, &policies, (scope, &registry), &mut findings);
     authentication.warn_of_nobody(documents, mesh, (scope, &registry), &mut findings);
+    let telemetry = authentication.told().of_clients(&scope.namespace);
     let mut view = View {
         documents,
         mesh,
@@ -288,6 +291,7 @@ fn translated(documents: &Documents, mesh: &Mesh, scope: &ClientScope, mut origi
         registry: &registry,
         clusters: &clusters,
         hashes: &hashes,
+        telemetry: &telemetry,
         missing: BTreeMap::new(),
         origins: origins.as_mut(),
         findings: &mut findings,
@@ -337,6 +341,8 @@ struct View<'d, 'v> {
     clusters: &'v BTreeMap<ClusterName, Cluster>,
     /// What calls to some of them are hashed by.
     hashes: &'v BTreeMap<ClusterName, HashPolicy>,
+    /// What this client tells of its calls.
+    telemetry: &'v config::Telemetry,
     /// Clusters that routes name and this client must not see, with the reason.
     missing: BTreeMap<ClusterName, String>,
     /// Where everything was written, if that is asked for.

@@ -54,6 +54,7 @@ fn tree(view: &mut View<'_, '_>, service: &Service<'_>, port: u32, names: &[Stri
         filters: effects::filters(said),
         // A share's word comes after its route's (Istio).
         closest_rules_last: true,
+        telemetry: view.telemetry.clone(),
         ..RouteTree::new(cluster::name(&service.host, port, "").as_str(), vec![host])
     }
 }

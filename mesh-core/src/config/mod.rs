@@ -28,6 +28,7 @@ mod retry;
 mod route;
 pub(crate) mod service;
 mod snapshot;
+mod telemetry;
 mod time;
 mod units;
 
@@ -80,5 +81,6 @@ pub use route::{
 pub(crate) use route::{Operator, Piece};
 pub use service::{Service, UNKNOWN};
 pub use snapshot::{Inconsistent, Resolved, Snapshot, SnapshotBuilder};
+pub use telemetry::{Comparison, LogFilter, NotAFilter, Telemetry};
 pub use time::TimeLimits;
 pub use units::{Fraction, Per, Version, Weight};

@@ -3,9 +3,10 @@
 //! The data plane writes here and calls nobody; load reports, metrics and the admin port read. Two shapes: [`Tally`] for
 //! rare events named by two static words (a refused handshake and its reason), and [`Loads`] for calls, by cluster and
 //! locality, which a [`LoadReader`] takes in windows. How the calls of a cluster ended is counted in [`Calls`], for load reports to
-//! a control plane that asks. Calls by who called whom and how they ended are [`standard`]'s; Prometheus is
+//! a control plane that asks. What a line of an access log tells of a request is [`access`]'s. Calls by who called whom and how they ended are [`standard`]'s; Prometheus is
 //! told all of it in an [`Exposition`].
 
+pub mod access;
 mod call;
 pub mod calls;
 pub mod exposition;

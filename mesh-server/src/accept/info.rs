@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{Extensions, HeaderValue};
 use mesh_core::authorize;
-use mesh_core::config::{Authorization, ConnectionFacts, Entered, ServerRules, Transport};
+use mesh_core::config::{Authorization, ConnectionFacts, Entered, LogFilter, ServerRules, Transport};
 use mesh_core::identity::{SpiffeId, forwarded_client_cert};
 use mesh_core::jwt::JwtClaims;
 use mesh_core::limit::{Buckets, Limiter, Places};
@@ -51,6 +51,9 @@ struct Shared {
     pairs: Pairs,
     /// Whether it is in use, where a loop that is not ours wants to know.
     live: OnceLock<Arc<Live>>,
+    /// Which of its requests are written to the access log, and whether any may be: asked of each, where mostly none is.
+    log: Mutex<Option<Arc<LogFilter>>>,
+    logs: AtomicBool,
     /// How often the rules of its server changed while it was open, and what tells its open requests of that.
     changes: AtomicU64,
     bell: Arc<Notify>,
@@ -169,8 +172,11 @@ impl ConnectionInfo {
         expiry: Option<Expiry>,
         follow: Option<watch::Receiver<Arc<Now>>>,
     ) -> Self {
+        let log = follow.as_ref().and_then(|follow| access_log(&follow.borrow(), &facts));
         Self {
             shared: Arc::new(Shared {
+                logs: AtomicBool::new(log.is_some()),
+                log: Mutex::new(log),
                 facts,
                 entered,
                 expiry,
@@ -322,6 +328,23 @@ impl ConnectionInfo {
         }
     }
 
+    /// Which of its requests are written to the access log, if any may be.
+    #[inline]
+    pub(crate) fn access_log(&self) -> Option<Arc<LogFilter>> {
+        match self.shared.logs.load(Ordering::Relaxed) {
+            false => None,
+            true => self.shared.log.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// Goes by other rules in what is written from now on.
+    pub(super) fn log_by(&self, now: &Now) {
+        let log = access_log(now, &self.shared.facts);
+        let mut last = self.shared.log.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.logs.store(log.is_some(), Ordering::Relaxed);
+        *last = log;
+    }
+
     /// How often its open requests had to be looked at again.
     pub(crate) fn changes(&self) -> u64 {
         self.shared.changes.load(Ordering::Acquire)
@@ -369,6 +392,10 @@ impl ConnectionInfo {
             Kind::Mutual(id) => Entered::Mutual(id),
         }
     }
+}
+
+fn access_log(now: &Now, facts: &Facts) -> Option<Arc<LogFilter>> {
+    facts.with(|facts| now.rules.telemetry(facts)?.access_log.clone())
 }
 
 impl Guard {

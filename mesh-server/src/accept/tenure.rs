@@ -99,9 +99,9 @@ async fn expired(info: &ConnectionInfo, until: Option<Instant>) {
     }
 }
 
-/// How long it is from `now` to `until`; no time at all where that is past.
+/// How long it is from `now` until the last second of a certificate, `until`, is over; no time at all where that is past.
 pub(super) fn span(now: UnixTime, until: UnixTime) -> Duration {
-    Duration::from_secs(until.as_secs().saturating_sub(now.as_secs()))
+    Duration::from_secs(until.as_secs().saturating_add(1).saturating_sub(now.as_secs()))
 }
 
 /// Waits for rules that would not let the connection in.
@@ -112,6 +112,7 @@ async fn unfit(info: &ConnectionInfo, under: Option<Under>) -> &'static str {
     // The door is gone with its server, which ends the connection by itself.
     while under.follow.changed().await.is_ok() {
         let now = Arc::clone(&under.follow.borrow_and_update());
+        info.log_by(&now);
         info.change();
         if let Some((trust, identity)) = &under.shown
             && info.peer_id().is_some()

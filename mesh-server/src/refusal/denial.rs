@@ -49,7 +49,7 @@ impl Denial {
         };
         headers.iter().for_each(|one| one.apply(response.headers_mut()));
         response.extensions_mut().insert(Flags::UNAUTHORIZED_EXTERNALLY);
-        response.extensions_mut().insert(NotServed);
+        response.extensions_mut().insert(NotServed("ext_authz_denied"));
         if !self.grpc {
             *response.status_mut() = status;
             return response;

@@ -39,11 +39,13 @@ pub(crate) struct Refusal {
     unprocessed: bool,
     /// What Envoy would flag it with.
     flags: Flags,
+    /// And what its access log would say (`response_code_details`).
+    details: &'static str,
 }
 
-/// Among the extensions of every answer that is not the service's.
+/// Among the extensions of every answer that is not the service's: whose it is, as Envoy's access log says it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NotServed;
+pub(crate) struct NotServed(pub(crate) &'static str);
 
 /// Among the extensions of a refusal of which the protocol itself shall tell that nothing was processed, by the loop that serves the
 /// connection if that is one of ours.
@@ -53,7 +55,10 @@ pub(crate) struct Unprocessed;
 impl Refusal {
     /// The sender may not.
     pub(crate) fn forbidden<B>(request: &Request<B>, message: &'static str) -> Self {
-        Self::new(request, StatusCode::FORBIDDEN, PERMISSION_DENIED, message)
+        Self {
+            details: "rbac_access_denied",
+            ..Self::new(request, StatusCode::FORBIDDEN, PERMISSION_DENIED, message)
+        }
     }
 
     /// The sender's token is not good, or there is none.
@@ -64,6 +69,7 @@ impl Refusal {
         };
         Self {
             challenge: Some(challenge),
+            details: "jwt_authn_access_denied",
             ..Self::new(request, StatusCode::UNAUTHORIZED, UNAUTHENTICATED, why.message())
         }
     }
@@ -93,6 +99,7 @@ impl Refusal {
                 false => status,
             },
             flags: Flags::RATE_LIMITED,
+            details: message,
             ..Self::new(request, status, code, message)
         }
     }
@@ -164,6 +171,7 @@ impl Refusal {
             challenge: None,
             unprocessed: false,
             flags: Flags::default(),
+            details: "direct_response",
         }
     }
 
@@ -173,7 +181,7 @@ impl Refusal {
         let text = if self.grpc { "" } else { self.message };
         let mut response = http::Response::new(MaybeRefused::refused(text));
         *response.status_mut() = self.status;
-        response.extensions_mut().insert(NotServed);
+        response.extensions_mut().insert(NotServed(self.details));
         let headers = response.headers_mut();
         if self.grpc {
             headers.insert(CONTENT_TYPE, GRPC);

@@ -10,6 +10,7 @@ use mesh_core::report::standard::{Amounts, Edge, End, Flags, Messages, Protocol}
 use tokio::time::Instant;
 
 use super::live::Answering;
+use super::log::Logged;
 use super::{Shared, UNKNOWN_HOST};
 use crate::accept::ConnectionInfo;
 use crate::refusal::NotServed;
@@ -65,12 +66,19 @@ pub(super) struct Call {
     messages: Messages,
     sent_messages: u64,
     is_counted: bool,
+    /// Of a request that may be written to the access log. In a box, since most are not.
+    logged: Option<Box<Logged>>,
     /// For whoever asks whether its connection is in use.
     _answering: Option<Answering>,
 }
 
 impl Call {
-    pub(super) fn begin(pair: Pair, protocol: Protocol, received: Received, answering: Option<Answering>) -> Self {
+    pub(super) fn begin(
+        pair: Pair,
+        protocol: Protocol,
+        received: Received,
+        (answering, logged): (Option<Answering>, Option<Box<Logged>>),
+    ) -> Self {
         let end = End {
             protocol,
             ..End::default()
@@ -84,6 +92,7 @@ impl Call {
             messages: Messages::default(),
             sent_messages: 0,
             is_counted: false,
+            logged,
             _answering: answering,
         }
     }
@@ -96,10 +105,16 @@ impl Call {
             self.end.flags = *flags;
         }
         self.saw_status(response.headers());
+        if let Some(logged) = &mut self.logged {
+            logged.answered(response);
+        }
     }
 
     /// The service did not survive it, and its caller is told so.
     pub(super) fn failed(&mut self) {
+        if let Some(logged) = &mut self.logged {
+            logged.failed();
+        }
         self.pair.settle(true);
         self.end.code = match self.end.protocol {
             Protocol::Http => StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
@@ -124,6 +139,9 @@ impl Call {
     /// The answer broke off: its caller sees a reset.
     pub(super) fn broke_off(&mut self) {
         self.end.flags = self.end.flags | Flags::RESET;
+        if let Some(logged) = &mut self.logged {
+            logged.failed();
+        }
         self.count();
     }
 
@@ -158,6 +176,9 @@ impl Call {
         let edge = self.pair.settle(false);
         edge.count(self.end, amounts);
         edge.messages(messages, self.sent_messages);
+        if let Some(logged) = self.logged.take() {
+            logged.write(&self.end, &amounts);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod early;
 mod future;
 mod inbound;
 mod live;
+mod log;
 mod pairs;
 
 use std::any::Any;
@@ -26,10 +27,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderName, Request, Response};
 use http_body::Body;
-use mesh_core::Link;
 use mesh_core::report::standard::{
     Edge, EdgeLabels, PEER_METADATA, PEER_METADATA_ID, PeerMetadata, Protocol, Reporter, Service as Called, Workload,
 };
+use mesh_core::{Entropy, Link};
 use tower::{Layer, Service};
 
 use crate::accept::ConnectionInfo;
@@ -45,6 +46,7 @@ pub(crate) use pairs::Pairs;
 
 use call::{Call, Pair, Said};
 use live::Answering;
+use log::Logged;
 
 /// What is called by requests that were refused, whatever they said.
 const UNKNOWN_HOST: &str = "unknown";
@@ -61,6 +63,8 @@ struct Shared {
     inbound: Arc<Inbound>,
     /// Of requests that came by no door of this crate.
     pairs: Pairs,
+    /// Draws which requests are written to the access log.
+    entropy: Entropy,
 }
 
 impl TelemetryLayer {
@@ -70,6 +74,7 @@ impl TelemetryLayer {
             link: link.clone(),
             inbound: Inbound::of(link),
             pairs: Pairs::default(),
+            entropy: link.entropy().clone(),
         };
         Self {
             shared: Arc::new(shared),
@@ -116,6 +121,7 @@ where
             self.shared.hear(&mut request);
         }
         let (pair, answering) = self.shared.pair_of(&request);
+        let logged = self.shared.logged(&request);
         let received = match (request.body() as &dyn Any).downcast_ref::<RequestBody>() {
             Some(body) => {
                 body.counts(head.protocol);
@@ -123,7 +129,7 @@ where
             }
             None => Received::Length(request.body().size_hint().exact().unwrap_or_default()),
         };
-        let call = Call::begin(pair, head.protocol, received, answering);
+        let call = Call::begin(pair, head.protocol, received, (answering, logged));
         ResponseFuture::new(self.inner.call(request), call)
     }
 }
@@ -197,6 +203,13 @@ impl Shared {
         };
         let live = connection.and_then(ConnectionInfo::live);
         (pair, live.map(Answering::begin))
+    }
+
+    /// A request that may be written to the access log.
+    fn logged<B>(&self, request: &Request<B>) -> Option<Box<Logged>> {
+        let connection = ConnectionInfo::of(request.extensions())?;
+        let filter = connection.access_log()?;
+        Some(Logged::begin(filter, &self.entropy, request, connection))
     }
 
     /// The pair of requests to `authority` by a connection.

@@ -43,6 +43,7 @@ pub(super) fn open(authorization: Authorization) -> FilterChain {
         traffic: Traffic::Http,
         authorization: Arc::new(authorization),
         limits: Arc::default(),
+        telemetry: Default::default(),
     }
 }
 

@@ -40,6 +40,7 @@ fn chain(name: &str, identity: ChainIdentity) -> FilterChain {
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),
+        telemetry: Default::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The crate as its users meet it: real sockets, real TLS, a client that is hyper's own. Where time matters, pipes under a
 //! paused clock take the place of sockets.
 
+mod access_log;
 mod admin;
 mod authorize;
 mod bypass;

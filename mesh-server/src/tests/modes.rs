@@ -30,6 +30,7 @@ fn chain(security: InboundSecurity, transport: Option<Transport>) -> FilterChain
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),
+        telemetry: Default::default(),
     }
 }
 

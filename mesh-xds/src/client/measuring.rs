@@ -152,7 +152,10 @@ impl fmt::Debug for Client {
 
 /// A message with the listener of `target`.
 pub fn listener(target: &str) -> Vec<u8> {
-    message(ResourceKind::Listener, vec![encode::listener(target, target, &[])])
+    message(
+        ResourceKind::Listener,
+        vec![encode::listener(target, target, &encode::Calls::default())],
+    )
 }
 
 /// A message with a route configuration.

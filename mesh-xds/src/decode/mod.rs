@@ -24,6 +24,7 @@ mod rbac;
 mod refusal;
 mod route;
 mod session;
+mod telemetry;
 mod tls;
 mod token;
 mod weight;

@@ -95,6 +95,12 @@ fn merge(port: u16, targets: &BTreeMap<&str, &Arc<RouteTree>>) -> RouteTree {
         })
     };
     let mut merged = RouteTree::new(port.to_string(), hosts.into_iter().filter_map(host).collect());
+    // One listener has one word for all of them: that of the first, whose name is the least.
+    merged.telemetry = trees
+        .values()
+        .next()
+        .map(|tree| tree.telemetry.clone())
+        .unwrap_or_default();
     merged.closest_rules_last = trees.values().all(|tree| tree.closest_rules_last);
     for filter in trees.values().flat_map(|tree| &tree.filters) {
         if !merged.filters.iter().any(|known| known.name == filter.name) {

@@ -15,7 +15,7 @@ use super::common::{address, uint};
 use super::listener::filters;
 use super::socket::connection_manager;
 use super::tls::{self, naming};
-use super::{ext_authz, jwt, limit, rbac};
+use super::{ext_authz, jwt, limit, rbac, telemetry};
 use crate::bootstrap::Profile;
 use crate::convention::SDS_IDENTITY;
 use crate::proto::core::{CidrRange, TrafficDirection, TransportSocket};
@@ -98,6 +98,7 @@ fn http(chain: &FilterChain, shape: Profile) -> Filter {
     limit::add_to(&mut virtual_hosts, limits.hosts(), &action);
     connection_manager(&HttpConnectionManager {
         stat_prefix: stat_prefix(&chain.name),
+        access_log: telemetry::access_logs(&chain.telemetry),
         http_filters: (limits_at(false).chain(tokens).chain(guards))
             .chain(limits_at(true))
             .chain(filters(&[]))

@@ -3,7 +3,7 @@
 use mesh_core::config::CallFilter;
 
 use super::common::ads;
-use super::filter;
+use super::{Calls, filter, telemetry};
 use crate::proto::hcm::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter::ConfigType,
 };
@@ -14,9 +14,10 @@ use crate::proto::router::Router;
 /// The name Envoy's documents give the router filter.
 const ROUTER: &str = "envoy.filters.http.router";
 
-pub(super) fn listener(target: &str, routes: &str, calls: &[CallFilter]) -> Listener {
+pub(super) fn listener(target: &str, routes: &str, calls: &Calls<'_>) -> Listener {
     let manager = HttpConnectionManager {
-        http_filters: filters(calls),
+        http_filters: filters(calls.filters),
+        access_log: calls.telemetry.map(telemetry::access_logs).unwrap_or_default(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: routes.into(),

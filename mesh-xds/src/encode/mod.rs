@@ -42,6 +42,7 @@ mod retry;
 mod route;
 mod session;
 mod socket;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -50,7 +51,9 @@ mod token;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use mesh_core::config::{CallFilter, Cluster, ClusterName, DropOverload, Endpoint, Inbound, Localities, RouteTree};
+use mesh_core::config::{
+    CallFilter, Cluster, ClusterName, DropOverload, Endpoint, Inbound, Localities, RouteTree, Telemetry,
+};
 use prost::Message;
 
 use crate::bootstrap::Profile;
@@ -107,6 +110,25 @@ impl Dialect {
     }
 }
 
+/// What a client's listener does with calls before their routes are known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Calls<'a> {
+    /// The filters that they pass, in order.
+    pub(crate) filters: &'a [CallFilter],
+    /// What is told of them; `None`: nothing.
+    pub(crate) telemetry: Option<&'a Telemetry>,
+}
+
+impl<'a> Calls<'a> {
+    /// What stands in a tree for its listener.
+    pub(crate) fn of(tree: &'a RouteTree) -> Self {
+        Self {
+            filters: &tree.filters,
+            telemetry: Some(&tree.telemetry),
+        }
+    }
+}
+
 /// An `EGRESS_BIND` that is no IP address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotAnAddress(Box<str>);
@@ -117,15 +139,15 @@ impl fmt::Display for NotAnAddress {
     }
 }
 
-/// A listener named `target` whose routes are the configuration named `routes`, with the filters that those are for.
-pub(crate) fn listener(target: &str, routes: &str, filters: &[CallFilter]) -> Vec<u8> {
-    listener::listener(target, routes, filters).encode_to_vec()
+/// A listener named `target` whose routes are the configuration named `routes`, with what happens to calls on the way to those.
+pub(crate) fn listener(target: &str, routes: &str, calls: &Calls<'_>) -> Vec<u8> {
+    ordered::listener(listener::listener(target, routes, calls).encode_to_vec())
 }
 
-/// A listener on `port` of an address, whose routes are the configuration named by the port, with the filters that those are
-/// for. For Envoy alone.
-pub(crate) fn socket_listener(address: IpAddr, port: u16, filters: &[CallFilter]) -> Vec<u8> {
-    socket::listener(address, port, filters).encode_to_vec()
+/// A listener on `port` of an address, whose routes are the configuration named by the port, with what happens to calls on the way to
+/// those. For Envoy alone.
+pub(crate) fn socket_listener(address: IpAddr, port: u16, calls: &Calls<'_>) -> Vec<u8> {
+    ordered::listener(socket::listener(address, port, calls).encode_to_vec())
 }
 
 /// The name of that listener.

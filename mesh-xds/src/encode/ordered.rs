@@ -48,9 +48,13 @@ const ROUTES: &[Way] = &[
         ],
     ),
 ];
-/// Of a `Listener`: the same of the routes that stand in the connection managers of its filter chains.
-const LISTENER: &[Way] = &[way(3, CHAIN), way(25, CHAIN)];
-const CHAIN: &[Way] = &[way(3, &[way(4, &[way(2, &[way(4, ROUTES)])])])];
+/// Of a `Listener`: the same of the routes that stand in its connection managers, and in which form these write logs.
+const LISTENER: &[Way] = &[way(3, CHAIN), way(19, &[way(1, MANAGER)]), way(25, CHAIN)];
+const CHAIN: &[Way] = &[way(3, &[way(4, MANAGER)])];
+/// In its envelope.
+const MANAGER: &[Way] = &[way(2, &[way(4, ROUTES), way(13, &[way(4, FILE)])])];
+/// Of a `FileAccessLog`, in its envelope: the fields of a line in JSON.
+const FILE: &[Way] = &[way(2, &[way(5, &[way(2, STRUCT)])])];
 /// Of a `ClusterLoadAssignment`: what is said of endpoints (`Metadata.filter_metadata`).
 const ENDPOINTS: &[Way] = &[way(2, &[way(2, &[way(3, METADATA)])])];
 const METADATA: &[Way] = &[map(1, &[way(2, STRUCT)])];

@@ -7,10 +7,9 @@
 
 use std::net::IpAddr;
 
-use mesh_core::config::CallFilter;
-
 use super::common::{address, ads};
 use super::listener::filters;
+use super::{Calls, telemetry};
 use crate::proto::core::TrafficDirection;
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
 use crate::proto::listener::{Filter, FilterChain, Listener, filter::ConfigType};
@@ -31,11 +30,12 @@ pub(super) fn connection_manager(manager: &HttpConnectionManager) -> Filter {
     }
 }
 
-pub(super) fn listener(ip: IpAddr, port: u16, calls: &[CallFilter]) -> Listener {
+pub(super) fn listener(ip: IpAddr, port: u16, calls: &Calls<'_>) -> Listener {
     // Both HTTP/1.1 and HTTP/2 are taken: the codec is AUTO, which is the default.
     let manager = HttpConnectionManager {
         stat_prefix: name(port),
-        http_filters: filters(calls),
+        http_filters: filters(calls.filters),
+        access_log: calls.telemetry.map(telemetry::access_logs).unwrap_or_default(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: ads(),
             route_config_name: port.to_string(),

@@ -76,7 +76,7 @@ fn the_dialect_is_chosen_by_the_name_of_the_software() {
 
 #[test]
 fn an_envoy_listener_is_a_socket_with_one_chain_and_no_api_listener() {
-    let listener = lds::Listener::decode(&*socket_listener([127, 0, 0, 2].into(), 9080, &[])).unwrap();
+    let listener = lds::Listener::decode(&*socket_listener([127, 0, 0, 2].into(), 9080, &Calls::default())).unwrap();
     assert_eq!((&*listener.name, &listener.api_listener), ("egress_9080", &None));
     assert_eq!(listener.traffic_direction, core::TrafficDirection::Outbound as i32);
     let Some(core::address::Address::SocketAddress(socket)) = listener.address.unwrap().address else {

@@ -22,7 +22,7 @@ use mesh_core::config::RouteTree;
 
 use crate::bootstrap::Bootstrap;
 use crate::decode::{self, Context, Rejected, Unwrapped};
-use crate::encode::{self, Dialect};
+use crate::encode::{self, Calls, Dialect};
 use crate::name::ResourceName;
 use crate::resource::{ClusterSpec, Endpoints, Extension, Http, Listener, ResourceKind, Routes};
 use crate::server;
@@ -79,8 +79,13 @@ pub fn listener(bytes: &[u8]) {
                 extensions,
                 filters,
                 limits,
+                telemetry,
             }) if extensions.is_empty() && limits.is_empty() => {
-                let again = read_by::<Listener>(encode::listener(&name, routes, filters), &context);
+                let calls = Calls {
+                    filters,
+                    telemetry: Some(telemetry),
+                };
+                let again = read_by::<Listener>(encode::listener(&name, routes, &calls), &context);
                 assert_eq!(again, value, "a listener of {name:?}");
             }
             Listener::Api(http) | Listener::Outbound { http, .. } => {

@@ -11,7 +11,7 @@ use mesh_core::config::{
 
 use super::disk;
 use super::stream::{SIDECAR, Speak};
-use crate::encode::{self, Dialect};
+use crate::encode::{self, Calls, Dialect};
 use crate::node::{Node, NodeLocality};
 use crate::resource::ResourceKind;
 use crate::wire::{Delta, Raw, Sotw, bytes};
@@ -34,7 +34,7 @@ const DEEP: usize = 200;
 /// Inputs by target.
 pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut all = vec![
-        ("listener", "by-name", encode::listener("t", "r", &[])),
+        ("listener", "by-name", encode::listener("t", "r", &Calls::default())),
         ("route", "all-to-one", routes("r", "c")),
         ("route", "split-and-retry", rich_routes()),
         ("cluster", "plaintext", cluster("c", TlsMode::Plaintext)),
@@ -198,7 +198,7 @@ fn tree(target: &str, name: &str) -> [(&'static str, ResourceKind, Vec<u8>); 4] 
         (
             "listener",
             ResourceKind::Listener,
-            encode::listener(target, target, &[]),
+            encode::listener(target, target, &Calls::default()),
         ),
         ("route", ResourceKind::Route, routes(target, name)),
         ("cluster", ResourceKind::Cluster, cluster(name, TlsMode::Plaintext)),
@@ -215,8 +215,16 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
     let whole: Vec<u8> = whole("t", "c").chain(whole("u", "c")).collect();
     let unlike = |tail: Vec<u8>| [whole.clone(), tail].concat();
     let two = [
-        step(2, ResourceKind::Listener, &encode::listener("t", "t", &[])),
-        step(1, ResourceKind::Listener, &encode::listener("u", "t", &[])),
+        step(
+            2,
+            ResourceKind::Listener,
+            &encode::listener("t", "t", &Calls::default()),
+        ),
+        step(
+            1,
+            ResourceKind::Listener,
+            &encode::listener("u", "t", &Calls::default()),
+        ),
     ];
     let said_in_silence = [
         vec![7 | 1 << 3],

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use mesh_core::Snapshot;
-use mesh_core::config::{CallFilter, ChainIdentity, Inbound, RouteTree, TlsMode};
+use mesh_core::config::{ChainIdentity, Inbound, RouteTree, TlsMode};
 
 use super::beside::Beside;
 use super::layers::Layers;
@@ -15,7 +15,7 @@ use super::undescribed::Undescribed;
 use crate::bootstrap::Profile;
 use crate::convention::{PROVIDER, VIRTUAL_INBOUND};
 use crate::decode::{self, Context, Others, Rejected, Resource};
-use crate::encode::{self, Dialect, EGRESS_ADDRESS};
+use crate::encode::{self, Calls, Dialect, EGRESS_ADDRESS};
 use crate::resource::{ClusterSpec, Endpoints, Extension, Listener, ResourceKind};
 use crate::wire::Raw;
 
@@ -48,8 +48,8 @@ pub(crate) struct Encoded {
     envoy: Later,
     egress_routes: Arc<TypeSet>,
     sidecar_extensions: Arc<TypeSet>,
-    /// The ports of Envoy's listeners, with the filters of each.
-    ports: Arc<[(u16, Vec<CallFilter>)]>,
+    /// The ports of Envoy's listeners, with what happens to the calls of each; its hosts are elsewhere.
+    ports: Arc<[(u16, RouteTree)]>,
     undescribed: Option<Undescribed>,
 }
 
@@ -165,7 +165,16 @@ impl Encoded {
         let egress = encode::by_port(snapshot);
         let mut egress_routes = written(egress.values());
         let egress_leading = served.leading(egress.values());
-        let ports: Arc<[_]> = egress.into_iter().map(|(port, tree)| (port, tree.filters)).collect();
+        let without_hosts = |(port, tree)| {
+            (
+                port,
+                RouteTree {
+                    virtual_hosts: Vec::new(),
+                    ..tree
+                },
+            )
+        };
+        let ports: Arc<[_]> = egress.into_iter().map(without_hosts).collect();
         let sockets = sockets(&ports, EGRESS_ADDRESS);
         let mut for_sidecars = self::sockets(&ports, EVERYWHERE);
         serve(&mut for_sidecars, snapshot, Profile::Envoy)?;
@@ -328,9 +337,9 @@ pub(super) fn type_set(
     }
 }
 
-fn sockets(ports: &[(u16, Vec<CallFilter>)], address: IpAddr) -> Resources {
-    let one = |(port, filters): &(u16, Vec<CallFilter>)| {
-        let listener = encode::socket_listener(address, *port, filters);
+fn sockets(ports: &[(u16, RouteTree)], address: IpAddr) -> Resources {
+    let one = |(port, tree): &(u16, RouteTree)| {
+        let listener = encode::socket_listener(address, *port, &Calls::of(tree));
         (encode::socket_name(*port).into(), listener.into())
     };
     ports.iter().map(one).collect()
@@ -360,7 +369,7 @@ fn listeners_and_trees(snapshot: &Snapshot) -> Result<(Resources, Trees<'_>), Un
         let Ok(tree) = tree else { continue };
         listeners.insert(
             Arc::clone(target),
-            encode::listener(target, &tree.name, &tree.filters).into(),
+            encode::listener(target, &tree.name, &Calls::of(tree)).into(),
         );
         let first = trees.entry(&tree.name).or_insert(tree);
         if **first != *tree {

@@ -53,6 +53,7 @@ fn chain(name: &str, matches: ChainMatch, security: InboundSecurity) -> FilterCh
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),
+        telemetry: Default::default(),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Authorization, Domain, ExpectedPeers, RateLimits};
+use super::{Authorization, Domain, ExpectedPeers, RateLimits, Telemetry};
 
 mod choose;
 mod prefix;
@@ -47,6 +47,8 @@ pub struct FilterChain {
     pub authorization: Arc<Authorization>,
     /// How many of them there may be.
     pub limits: Arc<RateLimits>,
+    /// What is told of them.
+    pub telemetry: Telemetry,
 }
 
 /// Which of several identities of a process is shown, and by the roots of which peers are judged: the instances of certificate

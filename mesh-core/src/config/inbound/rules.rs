@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{ChainIdentity, Clients, ConnectionFacts, Inbound, InboundSecurity, Traffic, Transport};
 use crate::authorize::Facts;
-use crate::config::{Authorization, RateLimits, Reason, ReasonKind, Snapshot};
+use crate::config::{Authorization, RateLimits, Reason, ReasonKind, Snapshot, Telemetry};
 use crate::identity::SpiffeId;
 use crate::limit::Scope;
 
@@ -148,6 +148,12 @@ impl ServerRules {
             port: facts.destination.port(),
         };
         Some((scope, &chain.limits))
+    }
+
+    /// What is told of the requests of a connection; `None`: nobody says anything of that.
+    pub fn telemetry(&self, facts: &ConnectionFacts<'_>) -> Option<&Telemetry> {
+        let Self::Listener(inbound) = self else { return None };
+        inbound.chain_for(facts).map(|chain| &chain.telemetry)
     }
 
     /// Whether a connection passes what its chain asks of connections (Envoy's network RBAC filter).

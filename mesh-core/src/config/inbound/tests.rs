@@ -13,6 +13,7 @@ fn chain(name: &str, security: InboundSecurity, change: impl FnOnce(&mut ChainMa
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),
+        telemetry: Default::default(),
     }
 }
 

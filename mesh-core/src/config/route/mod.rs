@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClusterName, RetryPolicy, RoutingPriority, TimeLimits};
+use super::{ClusterName, RetryPolicy, RoutingPriority, Telemetry, TimeLimits};
 
 mod action;
 mod domain;
@@ -51,6 +51,8 @@ pub struct RouteTree {
     pub filters: Vec<CallFilter>,
     /// What is said of them here.
     pub filter_overrides: Vec<FilterOverride>,
+    /// What the listener has told of calls.
+    pub telemetry: Telemetry,
 }
 
 impl RouteTree {
@@ -64,6 +66,7 @@ impl RouteTree {
             closest_rules_last: false,
             filters: Vec::new(),
             filter_overrides: Vec::new(),
+            telemetry: Telemetry::default(),
         }
     }
 

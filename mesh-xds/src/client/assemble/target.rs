@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use mesh_core::config::{
     CallFilter, Domain, FilterOverride, Override, Reason, ReasonKind, Resolved, RetryPolicy, Route, RouteTree, Split,
-    TimeLimits, VirtualHost,
+    Telemetry, TimeLimits, VirtualHost,
 };
 use mesh_core::route;
 
@@ -180,7 +180,7 @@ impl Walk<'_> {
             },
         };
         let tree = tree.filter(|_| !waits)?;
-        Some(tree.map(|tree| with_filters(tree, filters)))
+        Some(tree.map(|tree| told_of(with_filters(tree, filters), &http.telemetry)))
     }
 
     /// What a filter does to calls that may pass it; `None` while it is not known what it is (Envoy `ExtensionConfigSource`).
@@ -311,6 +311,17 @@ fn with_filters(tree: Arc<RouteTree>, filters: Vec<CallFilter>) -> Arc<RouteTree
     })
 }
 
+/// The routes with what their listener tells of calls; mostly that is nothing, and they stay the value that they are.
+fn told_of(tree: Arc<RouteTree>, telemetry: &Telemetry) -> Arc<RouteTree> {
+    if tree.telemetry == *telemetry {
+        return tree;
+    }
+    Arc::new(RouteTree {
+        telemetry: telemetry.clone(),
+        ..(*tree).clone()
+    })
+}
+
 fn cut(target: &str, whole: Arc<RouteTree>, limits: TimeLimits, before: Option<&Cut>) -> Result<Cut, Reason> {
     if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.whole, &whole) && before.limits == limits) {
         return Ok(before.clone());
@@ -326,6 +337,7 @@ fn cut(target: &str, whole: Arc<RouteTree>, limits: TimeLimits, before: Option<&
         closest_rules_last: whole.closest_rules_last,
         filters: whole.filters.clone(),
         filter_overrides: whole.filter_overrides.clone(),
+        telemetry: whole.telemetry.clone(),
     });
     let own = own.within(limits);
     // Another port's change, or another service's, leaves the target's own routes the value that they were.

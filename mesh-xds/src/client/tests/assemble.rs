@@ -361,7 +361,14 @@ fn a_listeners_faults_come_to_the_routes_of_its_target_and_empty_ones_change_not
     let with = |fault| {
         raw(
             ResourceKind::Listener,
-            encode::listener("t", "t", &[fault_filter(fault)]),
+            encode::listener(
+                "t",
+                "t",
+                &encode::Calls {
+                    filters: &[fault_filter(fault)],
+                    ..encode::Calls::default()
+                },
+            ),
         )
     };
     let same = mesh.hear(ResourceKind::Listener, vec![with(Fault::default())]);

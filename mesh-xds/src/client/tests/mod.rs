@@ -48,7 +48,10 @@ fn response(kind: ResourceKind, version: &str, resources: Vec<Raw>) -> Response 
 }
 
 fn listener(target: &str, routes: &str) -> Raw {
-    raw(ResourceKind::Listener, encode::listener(target, routes, &[]))
+    raw(
+        ResourceKind::Listener,
+        encode::listener(target, routes, &encode::Calls::default()),
+    )
 }
 
 /// A route configuration that sends everything to one cluster.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mesh_core::config::{
     Authorization, ChainIdentity, ChainMatch, FilterChain, Inbound, InboundSecurity, RateLimits, Reason, ReasonKind,
-    Routing, Traffic,
+    Routing, Telemetry, Traffic,
 };
 
 use super::chain::{self, Rules};
@@ -18,7 +18,7 @@ use super::routed::Guarding;
 use crate::bootstrap::Profile;
 use crate::decode::address::socket_address;
 use crate::decode::extension::type_name;
-use crate::decode::{Context, Fault, Notes, tls};
+use crate::decode::{Context, Fault, Notes, telemetry, tls};
 use crate::proto::listener::{
     FilterChain as ChainProto, Listener as Proto, ListenerFilter, listener_filter::ConfigType,
 };
@@ -82,6 +82,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
                 traffic: read.traffic,
                 authorization: read.authorization,
                 limits: read.limits,
+                telemetry: read.telemetry,
             },
         ));
     }
@@ -97,6 +98,7 @@ pub(super) fn inbound(proto: &Proto, context: &Context, notes: &mut Notes) -> Re
                 traffic: read.traffic,
                 authorization: read.authorization,
                 limits: read.limits,
+                telemetry: read.telemetry,
             }
         })
     });
@@ -154,6 +156,7 @@ struct Read {
     traffic: Traffic,
     authorization: Arc<Authorization>,
     limits: Arc<RateLimits>,
+    telemetry: Telemetry,
     /// What is known of it later.
     elsewhere: Option<Elsewhere>,
 }
@@ -165,7 +168,7 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
     }
     let discovered = discovered::of(chain, context, notes)?;
     let tried = discovered.as_ref().map(Discovered::tried).transpose()?;
-    let (traffic, asked) = read(tried.as_ref().unwrap_or(chain), context, notes)?;
+    let (traffic, telemetry, asked) = read(tried.as_ref().unwrap_or(chain), context, notes)?;
     let (authorization, limits, elsewhere) = match (asked, discovered) {
         (asked, Some(discovered)) => {
             let names = discovered.filters.iter().map(|found| &*found.extension.name);
@@ -189,6 +192,7 @@ fn filter_chain(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Res
         traffic,
         authorization: Arc::new(authorization),
         limits: Arc::new(limits),
+        telemetry,
         elsewhere,
     })
 }
@@ -222,13 +226,15 @@ fn not_yet(text: String) -> Routing {
 
 /// What a chain asks of requests whose filters all stand in it.
 pub(super) fn asks(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Result<Asks, Fault> {
-    read(chain, context, notes).map(|(_, asked)| asked)
+    read(chain, context, notes).map(|(_, _, asked)| asked)
 }
 
-fn read(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Result<(Traffic, Asks), Fault> {
+fn read(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Result<(Traffic, Telemetry, Asks), Fault> {
     let (terminal, connection) = terminal(chain, context, notes)?;
+    let mut told = Telemetry::default();
     let asked = match &terminal {
         Terminal::Http { manager, index } => {
+            told = telemetry::of(manager, notes);
             let at = |fault: Fault| fault.within(format_args!("filters[{index}].typed_config"));
             let (mut guarding, routes) = manager::server(manager, context, notes).map_err(at)?;
             guarding.connection = connection;
@@ -248,5 +254,5 @@ fn read(chain: &ChainProto, context: &Context, notes: &mut Notes) -> Result<(Tra
             Asks::Now(authorization, RateLimits::default())
         }
     };
-    Ok((terminal.traffic(), asked))
+    Ok((terminal.traffic(), told, asked))
 }

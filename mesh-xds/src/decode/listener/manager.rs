@@ -9,7 +9,7 @@ use super::{Side, filters};
 use crate::bootstrap::Profile;
 use crate::decode::common::from_this_stream;
 use crate::decode::route::time::said;
-use crate::decode::{Context, Fault, Notes, Resource};
+use crate::decode::{Context, Fault, Notes, Resource, telemetry};
 use crate::proto::hcm::{HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier};
 use crate::proto::route::RouteConfiguration;
 use crate::resource::{Http, Routes};
@@ -42,6 +42,7 @@ pub(super) fn http(
             untold: asked.untold,
             ..limits(manager, context)?
         },
+        telemetry: telemetry::of(manager, notes),
     })
 }
 

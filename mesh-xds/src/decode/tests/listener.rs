@@ -8,7 +8,7 @@ use crate::proto::{core, discovery, hcm, listener, pack, protobuf};
 use crate::resource::{Http, Listener, Routes};
 
 fn listener_proto() -> listener::Listener {
-    listener::Listener::decode(&*encode::listener("target", "routes", &[])).unwrap()
+    listener::Listener::decode(&*encode::listener("target", "routes", &encode::Calls::default())).unwrap()
 }
 
 fn with_manager(proto: &mut listener::Listener, change: impl FnOnce(&mut hcm::HttpConnectionManager)) {
@@ -99,6 +99,7 @@ fn listeners_that_are_taken() {
         extensions: Arc::default(),
         filters: Arc::default(),
         limits: Default::default(),
+        telemetry: Default::default(),
     });
     assert_eq!(accepted::<Listener>(listener_proto(), |_| {}), named);
     // An optional unknown filter is skipped; istiod's empty fault filter is where routes hang their faults.

@@ -111,7 +111,7 @@ where
 pub(crate) fn listener_with(target: &str, routes: &[u8]) -> Raw {
     use crate::proto::hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier};
     use crate::proto::{listener, pack, route};
-    let bytes = crate::encode::listener(target, target, &[]);
+    let bytes = crate::encode::listener(target, target, &crate::encode::Calls::default());
     let mut proto = listener::Listener::decode(&*bytes).unwrap();
     let any = proto.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap();
     let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
@@ -125,7 +125,7 @@ pub(crate) fn listener_with(target: &str, routes: &[u8]) -> Raw {
 pub(crate) fn limited_listener(target: &str, routes: &str, idle: i64, max_stream: i64) -> Raw {
     use crate::proto::hcm::HttpConnectionManager;
     use crate::proto::{listener, pack, protobuf::Duration};
-    let bytes = crate::encode::listener(target, routes, &[]);
+    let bytes = crate::encode::listener(target, routes, &crate::encode::Calls::default());
     let mut proto = listener::Listener::decode(&*bytes).unwrap();
     let any = proto.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap();
     let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();

@@ -11,9 +11,9 @@ use mesh_core::config::{
 use proptest::prelude::*;
 
 use super::roundtrip::bytes_in;
-use super::strategies::{clusters, endpoint_lists, kinds, localities_of, trees};
+use super::strategies::{clusters, endpoint_lists, kinds, localities_of, telemetries, trees};
 use super::*;
-use crate::encode::{self, Dialect};
+use crate::encode::{self, Calls, Dialect};
 use crate::proto::cluster::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
 use crate::proto::core::{ExtensionConfigSource, TypedExtensionConfig, address};
 use crate::proto::endpoint::{ClusterLoadAssignment, lb_endpoint::HostIdentifier};
@@ -126,7 +126,14 @@ fn filter_config(filter: &Filter, type_url: &str) -> Any {
         },
         Filter::Call(what) => {
             let filter = CallFilter::new("f", what.clone());
-            let (_, manager) = manager(&encode::listener("t", "r", &[filter]));
+            let (_, manager) = manager(&encode::listener(
+                "t",
+                "r",
+                &Calls {
+                    filters: &[filter],
+                    ..Calls::default()
+                },
+            ));
             match &manager.http_filters[0].config_type {
                 Some(ConfigType::TypedConfig(any)) => any.clone(),
                 other => panic!("{other:?}"),
@@ -147,7 +154,11 @@ fn written_listener(http: &Http) -> ListenerProto {
         Routes::Named(name) => &**name,
         Routes::Inline(_) => "",
     };
-    let (mut proto, mut manager) = manager(&encode::listener("t", routes, &http.filters));
+    let calls = Calls {
+        filters: &http.filters,
+        telemetry: Some(&http.telemetry),
+    };
+    let (mut proto, mut manager) = manager(&encode::listener("t", routes, &calls));
     if let Routes::Inline(tree) = &http.routes {
         manager.route_specifier = Some(RouteSpecifier::RouteConfig(message(&encode::routes(tree))));
     }
@@ -355,18 +366,21 @@ proptest! {
     }
 
     #[test]
-    fn routes_inside_a_listener_survive_the_wire(tree in trees(), filters in call_filters(|kind| kind), limits in limits()) {
-        let http = Http { routes: Routes::Inline(Arc::new(tree)), extensions: Arc::default(), filters, limits };
+    fn routes_inside_a_listener_survive_the_wire(
+        tree in trees(), filters in call_filters(|kind| kind), limits in limits(), telemetry in telemetries()
+    ) {
+        let http = Http { routes: Routes::Inline(Arc::new(tree)), extensions: Arc::default(), filters, limits, telemetry };
         prop_assert_eq!(bytes_in::<Listener>(written_listener(&http).encode_to_vec(), &trusted()), Listener::Api(http));
     }
 
     #[test]
     fn references_to_filters_survive_the_wire(
-        name in "[a-z]{1,9}", extensions in references(), filters in call_filters(seen_kind), limits in limits()
+        name in "[a-z]{1,9}", extensions in references(), filters in call_filters(seen_kind), limits in limits(),
+        telemetry in telemetries(),
     ) {
         let place = |(place, one): (usize, &ExtensionRef)| ExtensionRef { behind: place.min(filters.len()), ..one.clone() };
         let extensions = extensions.iter().enumerate().map(place).collect();
-        let http = Http { routes: Routes::Named(name.into()), extensions, filters, limits };
+        let http = Http { routes: Routes::Named(name.into()), extensions, filters, limits, telemetry };
         let read = bytes_in::<Listener>(written_listener(&http).encode_to_vec(), &envoy());
         prop_assert_eq!(read, Listener::Api(http));
     }

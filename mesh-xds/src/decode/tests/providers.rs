@@ -222,6 +222,7 @@ fn served(common: CommonTlsContext, required: bool, profile: Profile) -> Result<
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),
+        telemetry: Default::default(),
     };
     let inbound = Inbound {
         name: "s".into(),

@@ -165,24 +165,32 @@ fn globals() -> impl Strategy<Value = GlobalFilter> {
             }
         },
     );
-    prop::option::of(limit).prop_map(|limit| GlobalFilter {
-        name: "envoy.filters.http.ratelimit".into(),
+    let name = prop::sample::select(vec!["envoy.filters.http.ratelimit", "global"]);
+    (prop::option::of(limit), name, any::<bool>()).prop_map(|(limit, name, after_guards)| GlobalFilter {
+        name: name.into(),
         limit: limit.map(Arc::new),
-        after_guards: false,
+        after_guards,
     })
 }
 
 /// What a chain of HTTP may say of how many requests there may be; `hosts`: also what virtual hosts may.
 pub(super) fn of_requests() -> impl Strategy<Value = RateLimits> {
+    let name = prop::sample::select(vec![FILTER, "second"]);
+    name.prop_flat_map(named)
+}
+
+/// The same, of a filter of this name.
+fn named(name: &'static str) -> impl Strategy<Value = RateLimits> {
     let shared = |limit: LocalRateLimit| Some(Arc::new(limit));
-    let filter = prop::option::of(limits()).prop_map(move |limit| LimitFilter {
-        name: FILTER.into(),
+    let filter = (prop::option::of(limits()), any::<bool>());
+    let filter = filter.prop_map(move |(limit, after_guards)| LimitFilter {
+        name: name.into(),
         limit: limit.and_then(shared),
-        after_guards: false,
+        after_guards,
     });
     let instead = move || {
         prop::option::of(limits()).prop_map(move |limit| Instead {
-            filter: FILTER.into(),
+            filter: name.into(),
             limit: limit.and_then(shared),
         })
     };
@@ -220,6 +228,61 @@ pub(super) fn of_requests() -> impl Strategy<Value = RateLimits> {
     prop_oneof![2 => Just(RateLimits::default()), 1 => some]
 }
 
+/// What a sidecar's routes say besides, which a server of gRPC, who forwards nothing, is not told: what they are described by, by their
+/// cluster among others, and whether their host's count too.
+pub(super) fn of_sidecars() -> impl Strategy<Value = RateLimits> {
+    let route = (
+        "/[a-z]{0,4}",
+        describing(),
+        any::<bool>(),
+        prop::option::of("[a-z|]{1,9}"),
+        limits(),
+    );
+    let route = route.prop_map(|(prefix, mut describing, includes_host, cluster, instead)| {
+        if cluster.is_some() {
+            describing.push(Describing {
+                stage: 0,
+                by: vec![DescribeBy::DestinationCluster],
+            });
+        }
+        LimitRoute {
+            matches: RouteMatch {
+                path: PathMatch::Prefix(prefix.into()),
+                ..RouteMatch::any()
+            },
+            cluster: cluster.map(Into::into),
+            describing,
+            includes_host,
+            instead: vec![Instead {
+                filter: FILTER.into(),
+                limit: Some(Arc::new(instead)),
+            }],
+        }
+    });
+    (limits(), describing(), prop::collection::vec(route, 1..3)).prop_map(|(limit, describing, routes)| {
+        let filter = LimitFilter {
+            name: FILTER.into(),
+            limit: Some(Arc::new(limit)),
+            after_guards: false,
+        };
+        let host = LimitHost {
+            domains: vec![Domain::parse("a.test").unwrap()],
+            describing,
+            instead: Vec::new(),
+            routes,
+        };
+        RateLimits::new(vec![filter], vec![host]).unwrap()
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_a_sidecars_routes_say_of_limits_survives_the_wire(limits in of_sidecars()) {
+        let read = read_limits(&listener(limits.clone(), Authorization::default()));
+        prop_assert_eq!(&*read, &limits);
+    }
+}
+
 fn bucket() -> TokenBucket {
     TokenBucket::new(10, 5, Duration::from_secs(1)).unwrap()
 }
@@ -238,6 +301,7 @@ fn listener(limits: RateLimits, authorization: Authorization) -> ListenerProto {
             traffic: Traffic::Http,
             authorization: Arc::new(authorization),
             limits: Arc::new(limits),
+            telemetry: Default::default(),
         }),
     };
     ListenerProto::decode(&*encode::inbound(&inbound, Profile::Envoy)).unwrap()

@@ -17,9 +17,9 @@ use mesh_core::config::{
 };
 use proptest::prelude::*;
 
-use super::strategies::{clusters, endpoint_lists, kinds, localities_of, text, trees};
+use super::strategies::{clusters, endpoint_lists, kinds, localities_of, telemetries, text, trees};
 use super::*;
-use crate::encode::{self, Dialect};
+use crate::encode::{self, Calls, Dialect};
 use crate::resource::{ClusterSpec, Discovery, Endpoints, Extension, Http, Listener, Routes};
 
 /// What gRPC's other clients are told in its place.
@@ -61,7 +61,8 @@ proptest! {
     /// The filters of a listener travel with it, and not with its routes.
     #[test]
     fn filters_survive_the_wire(
-        filters in prop::collection::btree_map("[a-z.]{1,5}", (kinds(), any::<bool>()), 0..3)
+        filters in prop::collection::btree_map("[a-z.]{1,5}", (kinds(), any::<bool>()), 0..3),
+        telemetry in telemetries(),
     ) {
         let filter = |(name, (what, disabled)): (String, (FilterKind, bool))| CallFilter {
             name: name.into(),
@@ -69,18 +70,22 @@ proptest! {
             disabled,
         };
         let filters: Arc<[CallFilter]> = filters.into_iter().map(filter).collect();
-        let read = bytes_of::<Listener>(encode::listener("t", "r", &filters));
-        let http = Http { routes: Routes::Named("r".into()), extensions: Arc::default(), filters, limits: TimeLimits::default() };
+        let calls = Calls { filters: &filters, telemetry: Some(&telemetry) };
+        let read = bytes_of::<Listener>(encode::listener("t", "r", &calls));
+        let http = Http {
+            routes: Routes::Named("r".into()), extensions: Arc::default(), filters, limits: TimeLimits::default(), telemetry,
+        };
         prop_assert_eq!(read, Listener::Api(http));
     }
 
     #[test]
-    fn listeners_survive_the_wire(target in text(), routes in text(), port in 1..=u16::MAX, v6 in any::<bool>()) {
-        let named = |name: &str| Http { routes: Routes::Named(name.into()), extensions: Arc::default(), limits: TimeLimits::default(), filters: Arc::default() };
-        let read = bytes_of::<Listener>(encode::listener(&target, &routes, &[]));
+    fn listeners_survive_the_wire(target in text(), routes in text(), port in 1..=u16::MAX, v6 in any::<bool>(), telemetry in telemetries()) {
+        let calls = Calls { filters: &[], telemetry: Some(&telemetry) };
+        let named = |name: &str| Http { routes: Routes::Named(name.into()), extensions: Arc::default(), limits: TimeLimits::default(), filters: Arc::default(), telemetry: telemetry.clone() };
+        let read = bytes_of::<Listener>(encode::listener(&target, &routes, &calls));
         prop_assert_eq!(read, Listener::Api(named(&routes)));
         let address: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-        let read = bytes_in::<Listener>(encode::socket_listener(address, port, &[]), &envoy());
+        let read = bytes_in::<Listener>(encode::socket_listener(address, port, &calls), &envoy());
         // Of an Envoy's streams something holds where nothing is said.
         let limits = TimeLimits { idle: Some(Duration::from_secs(300)), ..TimeLimits::default() };
         let http = Http { limits, ..named(&port.to_string()) };

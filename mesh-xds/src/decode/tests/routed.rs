@@ -87,6 +87,7 @@ pub(crate) fn listener_of(routes: &str) -> Raw {
         traffic: Traffic::Http,
         authorization: Arc::default(),
         limits: Arc::default(),
+        telemetry: Default::default(),
     };
     let inbound = Inbound {
         name: LISTENER.into(),

@@ -13,7 +13,7 @@ use mesh_core::config::{
 use proptest::prelude::*;
 
 use super::roundtrip::bytes_in;
-use super::strategies::{string_tests, text};
+use super::strategies::{string_tests, telemetries, text};
 use super::*;
 use super::{policies, rate_limits};
 use crate::convention::NOBODY;
@@ -128,6 +128,16 @@ fn with_others(profile: Profile) -> Context {
     }
 }
 
+/// Nothing stands behind guards where there are none; and of those at one place the order is that in which they are.
+fn placed(limits: &RateLimits, are_guards: bool) -> RateLimits {
+    let (mut filters, mut global) = (limits.filters().to_vec(), limits.global().to_vec());
+    filters.iter_mut().for_each(|filter| filter.after_guards &= are_guards);
+    global.iter_mut().for_each(|filter| filter.after_guards &= are_guards);
+    global.sort_by_key(|filter| filter.after_guards);
+    let hosts = limits.hosts().to_vec();
+    RateLimits::new(filters, hosts).unwrap().with_global(global).unwrap()
+}
+
 fn chains() -> impl Strategy<Value = FilterChain> {
     let traffic = prop_oneof![9 => Just(Traffic::Http), 1 => Just(Traffic::Tcp)];
     let provider = || prop::sample::select(vec![None, None, Some(OTHERS[0]), Some(OTHERS[1])]);
@@ -135,34 +145,38 @@ fn chains() -> impl Strategy<Value = FilterChain> {
         (securities(), provider(), provider()),
         traffic,
         policies::of_requests(),
-        rate_limits::of_requests(),
+        (rate_limits::of_requests(), telemetries()),
     );
-    ("[a-z_0-9.]{0,9}", matches(), how).prop_map(|(name, matches, (asked, traffic, authorization, limits))| {
-        let (security, certificate, roots) = asked;
-        let says_of_hosts = !authorization.hosts().is_empty();
-        FilterChain {
-            name: name.into(),
-            matches,
-            identity: identities(&security, [certificate, roots]),
-            security,
-            traffic,
-            // What passes bytes on has no requests.
-            authorization: Arc::new(if traffic == Traffic::Http {
-                authorization
-            } else {
-                Authorization::default()
-            }),
-            limits: Arc::new(match traffic {
-                // Hosts are one list on the wire: what only one of both says is told from what the other does not.
-                Traffic::Http if says_of_hosts => {
-                    let own = RateLimits::new(limits.filters().to_vec(), Vec::new()).unwrap();
-                    own.with_global(limits.global().to_vec()).unwrap()
-                }
-                Traffic::Http => limits,
-                Traffic::Tcp => RateLimits::default(),
-            }),
-        }
-    })
+    ("[a-z_0-9.]{0,9}", matches(), how).prop_map(
+        |(name, matches, (asked, traffic, authorization, (limits, telemetry)))| {
+            let (security, certificate, roots) = asked;
+            let says_of_hosts = !authorization.hosts().is_empty();
+            let limits = placed(&limits, !authorization.request().is_empty());
+            FilterChain {
+                name: name.into(),
+                matches,
+                identity: identities(&security, [certificate, roots]),
+                security,
+                traffic,
+                // What passes bytes on has no requests.
+                authorization: Arc::new(if traffic == Traffic::Http {
+                    authorization
+                } else {
+                    Authorization::default()
+                }),
+                limits: Arc::new(match traffic {
+                    // Hosts are one list on the wire: what only one of both says is told from what the other does not.
+                    Traffic::Http if says_of_hosts => {
+                        let own = RateLimits::new(limits.filters().to_vec(), Vec::new()).unwrap();
+                        own.with_global(limits.global().to_vec()).unwrap()
+                    }
+                    Traffic::Http => limits,
+                    Traffic::Tcp => RateLimits::default(),
+                }),
+                telemetry: Some(telemetry).filter(|_| traffic == Traffic::Http).unwrap_or_default(),
+            }
+        },
+    )
 }
 
 /// Listeners with a chain or a default one; no two chains take the same connections.
@@ -280,6 +294,7 @@ fn a_server_that_lets_nobody_in_says_so_to_everyone() {
             traffic: Traffic::Http,
             authorization: Arc::default(),
             limits: Arc::default(),
+            telemetry: Default::default(),
         }),
     };
     let proto = listener::Listener::decode(&*encode::inbound(&nobody, Profile::Grpc)).unwrap();

@@ -49,6 +49,7 @@ fn proxyless() {
         extensions: Default::default(),
         filters: vec![empty_fault()].into(),
         limits: TimeLimits::default(),
+        telemetry: Default::default(),
     };
     assert_eq!(value::<Listener>(&proxyless::listener(), &grpc), Listener::Api(named));
     let tree: RouteTree = value(&proxyless::routes(), &grpc);
@@ -119,6 +120,7 @@ fn sidecar_listeners() {
             idle: Some(TimeLimits::ENVOY_IDLE),
             ..TimeLimits::default()
         },
+        telemetry: Default::default(),
     };
     let expected = Listener::Outbound {
         address: ([0, 0, 0, 0], 50051).into(),

@@ -3,6 +3,7 @@
 mod actions;
 mod clusters;
 mod endpoints;
+mod telemetry;
 mod trees;
 
 use mesh_core::config::{Metadata, Pattern, StringMatch};
@@ -11,6 +12,7 @@ use proptest::prelude::*;
 pub(super) use actions::kinds;
 pub(crate) use clusters::{aggregates, clusters};
 pub(super) use endpoints::{endpoint_lists, localities_of};
+pub(super) use telemetry::telemetries;
 pub(super) use trees::trees;
 
 pub(crate) fn text() -> impl Strategy<Value = Box<str>> {

@@ -15,24 +15,16 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::strategies::{aggregates, clusters, endpoint_lists, localities_of, trees};
-use super::{others, served};
+use super::{others, rate_limits, served};
 
 /// How many values of each generator are looked at. Each field takes another value in one of ten or more.
 const VALUES: usize = 200;
 
 /// What no generator varies, and where it is said instead.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 2] = [
     // Travel with the listener: `filters_survive_the_wire`.
     "RouteTree.filters",
-    // Limits of servers are told of one filter each, before all guards: `rate_limits` has the places and the routes.
-    "GlobalFilter.after_guards",
-    "GlobalFilter.name",
-    "Instead.filter",
-    "LimitFilter.after_guards",
-    "LimitFilter.name",
-    "LimitRoute.cluster",
-    "LimitRoute.describing",
-    "LimitRoute.includes_host",
+    "RouteTree.telemetry",
 ];
 
 /// The values that each field took, two of them at most.
@@ -164,7 +156,7 @@ impl Seen {
 
     fn tree(&mut self, tree: &RouteTree) {
         note!(self, tree => RouteTree {
-            name, virtual_hosts, ignore_port, headers, closest_rules_last, filters, filter_overrides,
+            name, virtual_hosts, ignore_port, headers, closest_rules_last, filters, filter_overrides, telemetry,
         });
         self.headers(headers.as_deref());
         self.overrides(filter_overrides);
@@ -232,6 +224,7 @@ fn no_field_of_the_model_is_left_as_it_is() {
     });
     each(trees(), |tree| seen.tree(&tree));
     each(served::inbounds(), |inbound| seen.inbound(&inbound));
+    each(rate_limits::of_sidecars(), |limits| seen.rate_limits(&limits));
     let alike = seen.0.iter().filter(|(_, values)| values.len() < 2);
     let alike: Vec<&str> = alike.map(|(field, _)| *field).collect();
     let left: Vec<&&str> = alike.iter().filter(|field| !ELSEWHERE.contains(field)).collect();

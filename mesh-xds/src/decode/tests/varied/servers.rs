@@ -3,7 +3,7 @@
 use mesh_core::config::{
     AskedAbout, Authorization, ChainMatch, CheckBody, CheckReplaced, CheckService, CheckSettings, ClaimHeader,
     ExtAuthz, FilterChain, FilterRules, GrpcCheck, HostRules, HttpCheck, Inbound, JwtPlaces, JwtProvider, JwtRule,
-    JwtRules, OnFailure, Rbac, RbacFilter, RbacPolicy, Replaced, RouteRules, SentHeaders,
+    JwtRules, LogFilter, OnFailure, Rbac, RbacFilter, RbacPolicy, Replaced, RouteRules, SentHeaders, Telemetry,
 };
 
 use super::Seen;
@@ -13,14 +13,35 @@ impl Seen {
         note!(self, inbound => Inbound { name, address, chains, default });
         for chain in chains.iter().chain(default) {
             note!(self, chain => FilterChain {
-                name, matches, security, identity, traffic, authorization, limits,
+                name, matches, security, identity, traffic, authorization, limits, telemetry,
             });
+            self.telemetry(telemetry);
             note!(self, matches => ChainMatch {
                 port, destinations, server_names, transport, protocols, direct_sources, source_type, sources,
                 source_ports,
             });
             self.authorization(authorization);
             self.rate_limits(limits);
+        }
+    }
+
+    fn telemetry(&mut self, telemetry: &Telemetry) {
+        note!(self, telemetry => Telemetry { access_log });
+        if let Some(filter) = access_log {
+            self.log_filter(filter);
+        }
+    }
+
+    fn log_filter(&mut self, filter: &LogFilter) {
+        match filter {
+            LogFilter::All => {}
+            LogFilter::Status(comparison, than) => {
+                self.note("LogFilter.Status comparison", comparison);
+                self.note("LogFilter.Status than", than);
+            }
+            LogFilter::Share(fraction) => self.note("LogFilter.Share", fraction),
+            LogFilter::Each(filters) => filters.iter().for_each(|filter| self.log_filter(filter)),
+            LogFilter::Any(filters) => filters.iter().for_each(|filter| self.log_filter(filter)),
         }
     }
 
