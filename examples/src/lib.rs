@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use mesh_core::link::Standing;
 use mesh_core::live;
+use mesh_server::admin::Admin;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 /// Logs to standard error, by `RUST_LOG`; by `default` when that is not set.
@@ -32,6 +34,19 @@ pub async fn identified(identity: live::Reader<Standing>) {
     while identity.load().is_err() {
         changed.notified().await;
     }
+}
+
+/// Runs an admin port beside the service; a process that has none goes on, and says why.
+pub fn admin(admin: Admin, anywhere: bool) -> JoinHandle<()> {
+    let admin = if anywhere {
+        admin.dangerous().any_address()
+    } else {
+        admin
+    };
+    tokio::spawn(async move {
+        let Err(error) = admin.await;
+        tracing::error!(%error, "no admin port");
+    })
 }
 
 /// Resolves when the process is asked to end (SIGINT or SIGTERM).

@@ -179,18 +179,38 @@ impl Enrolment {
         lifetime: Lifetime,
         (group, address): (&str, Option<IpAddr>),
     ) -> Result<Bootstrap, EnrolError> {
-        let mut node = node(namespace, service_account);
-        // A workload and another of its account are two nodes.
-        let address_text = address.map(|address| address.to_string());
-        node.id = format!(
-            "sidecar~{}~{service_account}.{namespace}~{namespace}.svc.cluster.local",
-            address_text.as_deref().unwrap_or("127.0.0.1")
-        );
-        node.metadata.insert("AUTO_REGISTER_GROUP".to_owned(), group.into());
-        if let Some(address) = address_text {
-            node.metadata.insert("INSTANCE_IPS".to_owned(), address.into());
-        }
+        let node = registering_node(namespace, service_account, group, address);
         self.bootstrap_of(node, namespace, service_account, lifetime)
+    }
+
+    /// A bootstrap without a token: the workload proves who it is by the one that `token_file` holds on its machine, such as the projected
+    /// token of a Kubernetes service account, which the control plane has to believe
+    /// ([`ControlPlaneBuilder::service_account_tokens`](crate::ControlPlaneBuilder::service_account_tokens)). It holds no secret, so all
+    /// workloads of the account may share it. `group`: as in [`registering`](Self::registering).
+    ///
+    /// # Errors
+    ///
+    /// When the names do not make a SPIFFE id.
+    pub fn by_token_file(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        token_file: &str,
+        group: Option<(&str, Option<IpAddr>)>,
+    ) -> Result<Bootstrap, EnrolError> {
+        self.identity(namespace, service_account)?;
+        let node = match group {
+            Some((group, address)) => registering_node(namespace, service_account, group, address),
+            None => node(namespace, service_account),
+        };
+        let (server, roots) = (self.server(), self.root_pem());
+        let domain = self.authority.trust_domain().as_str();
+        Bootstrap::builder(node)
+            .tls(server, &roots)
+            .server_listener_template(crate::SERVER_LISTENERS)
+            .mesh_ca_by_token_file(server, &roots, domain, namespace, service_account, token_file)
+            .build()
+            .map_err(|error| Kind::Bootstrap(error).into())
     }
 
     /// Makes a key and a certificate of a service account, for what is no workload of this library and cannot ask for one itself. It lives
@@ -261,6 +281,22 @@ pub(crate) fn node(namespace: &str, service_account: &str) -> Node {
         .into(),
         ..Node::default()
     }
+}
+
+/// The same of one that registers itself in a group of its namespace.
+fn registering_node(namespace: &str, service_account: &str, group: &str, address: Option<IpAddr>) -> Node {
+    let mut node = node(namespace, service_account);
+    // A workload and another of its account are two nodes.
+    let address = address.map(|address| address.to_string());
+    node.id = format!(
+        "sidecar~{}~{service_account}.{namespace}~{namespace}.svc.cluster.local",
+        address.as_deref().unwrap_or("127.0.0.1")
+    );
+    node.metadata.insert("AUTO_REGISTER_GROUP".to_owned(), group.into());
+    if let Some(address) = address {
+        node.metadata.insert("INSTANCE_IPS".to_owned(), address.into());
+    }
+    node
 }
 
 /// A workload cannot be let in.

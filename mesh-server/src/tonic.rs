@@ -35,6 +35,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,7 +53,7 @@ use tonic::transport::server::Connected;
 use crate::accept::{Acceptor, ConnectionInfo, MeshStream};
 use crate::serve::{
     DRAIN_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, Incoming, Listen, MAX_CONNECTIONS, MAX_ERROR_RESETS, MAX_HEADER_LIST,
-    MAX_PENDING_RESETS, MAX_STREAMS, admit, door,
+    MAX_PENDING_RESETS, MAX_STREAMS, door,
 };
 use crate::telemetry::{Inbound, Live};
 
@@ -133,6 +134,16 @@ async fn accept<L: Listen>(
             }
         }
     }
+}
+
+/// A place first and a connection second, so that what cannot be served stays in the kernel's backlog.
+async fn admit<L: Listen>(
+    places: &Arc<Semaphore>,
+    incoming: &mut Incoming<L>,
+) -> (OwnedSemaphorePermit, (L::Io, SocketAddr)) {
+    let place = Arc::clone(places).acquire_owned().await;
+    let place = place.expect("this semaphore is never closed");
+    (place, incoming.next().await)
 }
 
 /// What the connections of one server have in common.

@@ -12,9 +12,11 @@
 )]
 
 pub(crate) use envoy_types::pb::envoy::admin::v3 as admin;
+#[cfg(feature = "server")]
+pub(crate) use envoy_types::pb::envoy::config::ratelimit::v3 as limit_service;
 pub(crate) use envoy_types::pb::envoy::config::{
-    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
-    ratelimit::v3 as limit_service, rbac::v3 as rbac, route::v3 as route,
+    cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, rbac::v3 as rbac,
+    route::v3 as route,
 };
 #[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as access_file;
@@ -25,7 +27,6 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::http::{
     ext_authz::v3 as ext_authz, fault::v3 as fault, jwt_authn::v3 as jwt_authn, local_ratelimit::v3 as local_limit,
     ratelimit::v3 as global_limit, rbac::v3 as rbac_http, router::v3 as router,
 };
-#[cfg(feature = "server")]
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::{
     http_connection_manager::v3 as hcm, rbac::v3 as rbac_network,
@@ -65,7 +66,6 @@ pub(crate) mod stateful_session {
 }
 
 /// Packs a message with its type's URL.
-#[cfg(feature = "server")]
 pub(crate) fn pack<M: prost::Message + prost::Name>(message: &M) -> protobuf::Any {
     protobuf::Any {
         type_url: M::type_url(),

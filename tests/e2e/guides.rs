@@ -1,14 +1,15 @@
-//! What the guide tells people to write is what the control plane takes, without a warning.
+//! What the guides tell people to write is what the control plane takes, without a warning.
 
 use std::net::SocketAddr;
 
 use tests::{Mesh, routes, workloads};
 
-const GUIDE: &str = include_str!("../../docs/tasks.md");
+const TASKS: &str = include_str!("../../docs/tasks.md");
+const MIGRATION: &str = include_str!("../../docs/migration.md");
 
-/// The documents of the guide, each with the heading that it stands under.
-fn documents() -> Vec<(&'static str, &'static str)> {
-    let sections = GUIDE.split("\n## ").skip(1);
+/// The documents of a guide, each with the heading that it stands under.
+fn documents(guide: &'static str) -> Vec<(&'static str, &'static str)> {
+    let sections = guide.split("\n## ").skip(1);
     let of_section = |section: &'static str| {
         let heading = section.lines().next().unwrap();
         let blocks = section.split("```yaml\n").skip(1);
@@ -18,11 +19,16 @@ fn documents() -> Vec<(&'static str, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_document_of_the_guide_is_taken_without_a_warning() {
+async fn every_document_of_the_guides_is_taken_without_a_warning() {
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let documents = documents();
-    assert!(documents.len() >= 11, "{} documents", documents.len());
-    for (heading, document) in documents {
+    let (tasks, migration) = (documents(TASKS), documents(MIGRATION));
+    assert!(
+        tasks.len() >= 11 && migration.len() >= 2,
+        "{} and {}",
+        tasks.len(),
+        migration.len()
+    );
+    for (heading, document) in tasks.into_iter().chain(migration) {
         // What a task replaces, it names as the example does.
         let base = routes(95, 5);
         let replaced = |part: &&str| {

@@ -28,6 +28,7 @@ from peers import (
     Grpcio,
     GrpcioOverTls,
     GrpcioServer,
+    Mixed,
 )
 from prometheus import ANSWER_SECONDS, GRAFANA, KIALI, OURS, Prometheus
 from strangers import Strangers, envoy, grpcio, lets_in, openssl, plaintext, python_ssl
@@ -212,6 +213,22 @@ def served(mesh: Lab, server) -> dict:
     figures = {"calls": SERVED, "ok": report["ok"], "caller": seen["callers"], "p50_us": report["p50_us"]}
     require(report["ok"] == SERVED, figures, f"calls failed: {report['errors']}")
     require(seen == {"calls": SERVED, "callers": [spiffe(CALLER)]}, figures, f"the peer saw {seen}")
+    return figures
+
+
+def both(mesh: Lab, mixed) -> dict:
+    """Of a service half is in process and half behind an Envoy: a caller of either kind is served by both halves, over mutual TLS."""
+    caller = mixed.client.ready_caller()
+    tallies = {
+        "envoy": caller.ask({"do": "calls", "count": SERVED, "at_once": AT_ONCE}),
+        "in_process": checkout(mesh, SERVED),
+    }
+    seen = mixed.server.served()
+    figures = {f"{name}_{version}": tally["by"].get(version, 0) for name, tally in tallies.items() for version in ("v1", "v2")}
+    figures |= {"calls": len(tallies) * SERVED, "failed": sum(tally["failed"] for tally in tallies.values()), "caller": seen["callers"]}
+    require(figures["failed"] == 0, figures, f"calls failed: {[tally['errors'] for tally in tallies.values()]}")
+    require(all(tally["by"].get(version) for tally in tallies.values() for version in ("v1", "v2")), figures, "a half was not called")
+    require(seen["callers"] == [spiffe(CALLER)], figures, f"the peer saw {seen}")
     return figures
 
 
@@ -430,6 +447,7 @@ GROUPS = {
     "grpcio-plane": (guarded, (discovered,)),
     "envoy-server": (lambda mesh: EnvoyServer(mesh, "payment"), (served,)),
     "envoy-other-server": (lambda mesh: EnvoyServer(mesh, "somebody-else"), (refused,)),
+    "mixed": (Mixed, (both,)),
     "strangers": (Strangers, (kept_out, openssl_kept_out, calls_kept_out, envoy_kept_out)),
     "prometheus": (lambda mesh: Prometheus(mesh, PROMETHEUS), (scraped, kiali, grafana, ours)),
     "page": (page.Page, (page.drawn, page.opened, page.narrow, page.many)),

@@ -255,6 +255,13 @@ class Lab:
         self.split(0, 100)
         return old
 
+    def serve_elsewhere(self, version: str, port: int):
+        """Publishes that a version is served by another process at a port, with half of the calls, and ends ours."""
+        ours, _ = self._payments[version]
+        self._payments[version] = (ours, port)
+        self.split(50, 50)
+        ours.end()
+
     def publish_peer(self, port: int, account: str):
         """Publishes one workload as the whole of the service, and that it is `account`."""
         services = [service(SERVICE, self.ports[SERVICE], "payment")]

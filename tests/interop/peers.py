@@ -133,8 +133,8 @@ class Server:
         """Calls and callers that reached the application."""
         return self.application.ask({})
 
-    def _serve(self, *options: str) -> int:
-        command = [sys.executable, HERE / "server.py", "v1", *options]
+    def _serve(self, *options: str, version: str = "v1") -> int:
+        command = [sys.executable, HERE / "server.py", version, *options]
         self.application = self.mesh.start(f"server-{self.account}", command)
         return self.application.answer()["port"]
 
@@ -151,9 +151,19 @@ class GrpcioServer(Server):
 class EnvoyServer(Server):
     """Envoy that ends mutual TLS in front of a plain grpcio server, and lets nobody in but `caller`."""
 
-    def __init__(self, mesh: Lab, account: str, caller: str = CALLER):
+    def __init__(self, mesh: Lab, account: str, caller: str = CALLER, version: str = "v1"):
         super().__init__(mesh, account)
-        backend = self._serve()
+        backend = self._serve(version=version)
         config = envoys.server(self.files, backend, [spiffe(caller)])
         self.envoy = envoys.Envoy(mesh, f"envoy-{account}", config)
         self.port = until("Envoy listens", lambda: self.envoy.port_of("inbound"))
+
+
+class Mixed:
+    """A service half of which has moved: v1 is ours, v2 is behind an Envoy; and callers of both kinds."""
+
+    def __init__(self, mesh: Lab):
+        mesh.serve_payments()
+        self.server = EnvoyServer(mesh, "payment", version="v2")
+        mesh.serve_elsewhere("v2", self.server.port)
+        self.client = EnvoyDelta(mesh)

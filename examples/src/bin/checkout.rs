@@ -37,6 +37,9 @@ struct Arguments {
     /// Where health, counters and the status of its configuration are served in plaintext, on loopback. Default: nowhere.
     #[arg(long)]
     admin: Option<SocketAddr>,
+    /// Lets the admin port be on another address than loopback, where a kubelet's probes reach it and everybody else who may.
+    #[arg(long, requires = "admin")]
+    dangerous_admin_anywhere: bool,
 }
 
 /// Calls that are made when nobody says how many.
@@ -55,7 +58,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tracing::warn!(address = %listener.local_addr()?, "admin port");
         let admin = mesh_server::admin::serve(listener, &xds.link()).calls_only();
         let admin = admin.mount(ClientStatusService::PATH, ClientStatusService::new(&xds));
-        tokio::spawn(admin.into_future());
+        drop(examples::admin(admin, arguments.dangerous_admin_anywhere));
     }
     let tally = Tally::default();
     let stop = examples::stop_signal()?;

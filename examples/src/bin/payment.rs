@@ -32,6 +32,9 @@ struct Arguments {
     /// Where health, counters and the status of its configuration are served in plaintext, on loopback.
     #[arg(long, default_value = "127.0.0.1:0")]
     admin: SocketAddr,
+    /// Lets the admin port be on another address than loopback, where a kubelet's probes reach it and everybody else who may.
+    #[arg(long)]
+    dangerous_admin_anywhere: bool,
     /// Serves plaintext to anybody, without a control plane: for trying things.
     #[arg(long)]
     insecure: bool,
@@ -65,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tracing::info!(address = %admin.local_addr()?, "admin port");
         let status = ClientStatusService::new(&client);
         let admin = mesh_server::admin::serve(admin, &mesh).mount(ClientStatusService::PATH, status);
-        let _admin = tokio::spawn(admin.into_future());
+        let _admin = examples::admin(admin, arguments.dangerous_admin_anywhere);
         // Until then every connection is refused: whoever waits for this line finds a server that can say who it is.
         let identified = examples::identified(mesh.identity().clone());
         let _serves = tokio::spawn(async move {

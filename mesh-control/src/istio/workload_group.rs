@@ -54,6 +54,11 @@ impl WorkloadGroup {
         self.template.service_account.as_ref().map(|name| name.as_str())
     }
 
+    /// The labels that its workloads have.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.template.labels
+    }
+
     /// The workload of the group that is at an address.
     pub fn workload(&self, address: IpAddr) -> WorkloadEntry {
         let mut entry = self.template.clone();

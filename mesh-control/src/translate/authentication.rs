@@ -17,6 +17,7 @@ use mesh_core::config::{
 };
 
 use super::authorization::{self, Policies};
+use super::endpoint;
 use super::limits::{self, Limits};
 use super::service::Registry;
 use super::telemetry::{self, Told};
@@ -283,8 +284,11 @@ impl<'a> Authentication<'a> {
         for (meta, selector) in modes.chain(policies).chain(tokens) {
             let Some(selector) = selector else { continue };
             let is_own = meta.namespace() == &*scope.namespace && meta.namespace() != &*mesh.root_namespace;
-            if is_own && !workloads.iter().any(|workload| selector.selects(workload.labels)) {
-                let message = "selects no workload that a WorkloadEntry or ServiceEntry describes, and so nobody";
+            let there = workloads.iter().map(|workload| workload.labels);
+            let to_come = endpoint::to_come(documents, &scope.namespace);
+            if is_own && !there.chain(to_come).any(|labels| selector.selects(labels)) {
+                let message =
+                    "selects no workload that a WorkloadEntry, ServiceEntry or WorkloadGroup describes, and so nobody";
                 findings.say(meta, Severity::Warning, Code::NoWorkload, &selector.place, message);
             }
         }

@@ -59,6 +59,16 @@ pub(super) fn members<'a>(
         .collect()
 }
 
+/// The labels of workloads of a namespace that are not there yet: those that register themselves in a group of it.
+pub(super) fn to_come<'a>(
+    documents: &'a Documents,
+    namespace: &'a str,
+) -> impl Iterator<Item = &'a BTreeMap<String, String>> {
+    let groups = documents.workload_groups.iter();
+    let own = groups.filter(move |group| group.meta.namespace() == namespace);
+    own.map(|group| group.spec.labels())
+}
+
 /// Whom a caller expects of a service account, by each name of the trust domain.
 pub(super) fn identities(namespace: &str, account: &str, mesh: &Mesh) -> Result<Vec<String>, String> {
     let of_domain = |domain: &str| format!("spiffe://{domain}/ns/{namespace}/sa/{account}");

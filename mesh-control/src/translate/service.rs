@@ -12,7 +12,9 @@ use super::imports::Imports;
 use super::slices::Slices;
 use super::{ClientScope, Findings, Mesh, Origin, host};
 use crate::diagnostic::{Code, Severity};
-use crate::istio::{At, Document, Documents, KubernetesService, Location, Meta, Place, Port, Resolution, ServiceEntry};
+use crate::istio::{
+    At, Document, Documents, KubernetesService, Location, Meta, Place, Port, Resolution, ServiceEntry, has_all,
+};
 
 /// A callable host.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(super) struct Service<'a> {
     pub(super) meta: &'a Meta,
     pub(super) ports: &'a [Port],
     pub(super) members: Vec<Member<'a>>,
+    /// Whether workloads may become members that register themselves: then it is no mistake that there are none yet.
+    pub(super) awaits: bool,
     /// Called with mutual TLS.
     pub(super) internal: bool,
     /// Of a cluster, and not an entry's.
@@ -79,7 +83,7 @@ impl<'a> Registry<'a> {
         };
         let slices = Slices::new(documents);
         for document in &documents.services {
-            registry.add_of_cluster(document, &slices, mesh, scope, findings);
+            registry.add_of_cluster(document, (documents, &slices), mesh, scope, findings);
         }
         for document in &documents.service_entries {
             registry.add(document, documents, mesh, scope, findings);
@@ -109,7 +113,7 @@ impl<'a> Registry<'a> {
     fn add_of_cluster(
         &mut self,
         document: &'a Document<KubernetesService>,
-        slices: &Slices<'a>,
+        (documents, slices): (&'a Documents, &Slices<'a>),
         mesh: &Mesh,
         scope: &ClientScope,
         findings: &mut Findings,
@@ -127,6 +131,8 @@ impl<'a> Registry<'a> {
             meta,
             ports: &spec.ports,
             members: slices.members(document, mesh, findings),
+            awaits: !spec.selector.is_empty()
+                && endpoint::to_come(documents, meta.namespace()).any(|labels| has_all(labels, &spec.selector)),
             internal: true,
             of_cluster: true,
             export_to: &spec.export_to,
@@ -161,6 +167,10 @@ impl<'a> Registry<'a> {
             );
         }
         let members = endpoint::members(document, documents, mesh, findings);
+        let selector = spec.workload_selector.as_ref();
+        let awaits = selector.is_some_and(|selector| {
+            endpoint::to_come(documents, meta.namespace()).any(|labels| selector.selects(labels))
+        });
         for name in &spec.hosts {
             let host = host::resolve(name, meta.namespace(), &mesh.domain);
             if host.starts_with('*') {
@@ -190,6 +200,7 @@ impl<'a> Registry<'a> {
                     meta,
                     ports: &spec.ports,
                     members: members.clone(),
+                    awaits,
                     internal,
                     of_cluster: false,
                     export_to: &spec.export_to,

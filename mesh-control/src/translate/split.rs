@@ -91,7 +91,7 @@ pub(super) fn target(
         view.missing.insert(name.clone(), why);
         return Some(name);
     };
-    if endpoints == 0 && has_share {
+    if endpoints == 0 && has_share && !service.awaits {
         let message = format!("{name} has no endpoint: its share of the calls fails");
         view.findings
             .say(meta, Severity::Warning, Code::NoEndpoints, &destination.place, message);

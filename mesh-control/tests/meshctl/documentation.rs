@@ -1,5 +1,7 @@
 //! `docs/meshctl.md`: its table of codes is the program's own, and what it shows of the program is what the program prints.
 //!
+//! The examples of `docs/migration.md` likewise.
+//!
 //! A block that begins with ` ```console ` is run: each line after `$ ` is a command in a folder with a fresh copy of the examples and a machine
 //! that is written down, where files that one command changes are there for the next. What follows it is what it prints, on standard output and then `# exit code N` where
 //! it is not 0. A `console` block that begins with a comment, `# not run:`, says why it is not.
@@ -9,6 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use mesh_control::diagnostic::Code;
+use tempfile::TempDir;
 
 use crate::{golden, here, meshctl_in, stdout};
 
@@ -18,6 +21,18 @@ const TABLE: (&str, &str) = ("<!-- codes -->\n", "<!-- /codes -->\n");
 fn the_documentation_shows_what_the_program_prints() {
     let path = here().join("../docs/meshctl.md");
     let text = fs::read_to_string(&path).unwrap();
+    golden(&path, &with_table(&with_output(&text, machine().path())));
+}
+
+#[test]
+fn the_migration_guide_shows_what_the_program_prints() {
+    let path = here().join("../docs/migration.md");
+    let text = fs::read_to_string(&path).unwrap();
+    golden(&path, &with_output(&text, machine().path()));
+}
+
+/// A folder of a user's, with what the commands name.
+fn machine() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&here().join("../examples"), &folder.path().join("examples"));
     copy(&here().join("testdata/machine"), &folder.path().join("machine"));
@@ -26,7 +41,7 @@ fn the_documentation_shows_what_the_program_prints() {
         &here().join("testdata/certificates"),
         &folder.path().join("certificates"),
     );
-    golden(&path, &with_table(&with_output(&text, folder.path())));
+    folder
 }
 
 fn copy(from: &Path, to: &Path) {

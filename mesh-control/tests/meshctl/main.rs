@@ -7,6 +7,7 @@ mod analyze;
 mod cert;
 mod documentation;
 mod explain;
+mod kubernetes;
 mod status;
 
 use std::path::Path;

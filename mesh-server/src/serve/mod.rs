@@ -416,16 +416,6 @@ pub(crate) fn door(link: &Link, address: Option<SocketAddr>) -> Acceptor {
     }
 }
 
-/// A place first and a connection second, so that what cannot be served stays in the kernel's backlog.
-pub(crate) async fn admit<L: Listen>(
-    places: &Arc<Semaphore>,
-    incoming: &mut Incoming<L>,
-) -> (OwnedSemaphorePermit, (L::Io, SocketAddr)) {
-    let place = Arc::clone(places).acquire_owned().await;
-    let place = place.expect("this semaphore is never closed");
-    (place, incoming.next().await)
-}
-
 /// Ends all that are open, and counts them.
 async fn cut(mut connections: JoinSet<End>) -> Drained {
     connections.abort_all();

@@ -70,6 +70,30 @@ impl BootstrapBuilder {
         self.provider("mesh_ca", config)
     }
 
+    /// The same, where the token is in a file that somebody else renews, such as the projected token of a Kubernetes service account. So the
+    /// bootstrap holds no secret.
+    pub fn mesh_ca_by_token_file(
+        self,
+        server_uri: &str,
+        roots_pem: &str,
+        trust_domain: &str,
+        namespace: &str,
+        service_account: &str,
+        token_file: &str,
+    ) -> Self {
+        let config = MeshCaConfig {
+            server_uri: server_uri.into(),
+            ca_certificate: Some(roots_pem.into()),
+            trust_domain: trust_domain.into(),
+            namespace: namespace.into(),
+            service_account: service_account.into(),
+            token_file: Some(token_file.into()),
+            ..MeshCaConfig::default()
+        };
+        let config = serde_json::to_value(config).expect("a struct of texts is JSON");
+        self.provider("mesh_ca", config)
+    }
+
     /// PEM files of the workload's chain and key and of the roots, that somebody else renews.
     pub fn file_watcher(self, certificate: &str, private_key: &str, roots: &str, refresh_interval: &str) -> Self {
         let config = json!({

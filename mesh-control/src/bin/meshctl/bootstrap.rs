@@ -33,6 +33,10 @@ pub(crate) struct Arguments {
     /// How long the token works, as 24h or 90s. At most 10m unless reusable.
     #[arg(long, value_parser = duration)]
     ttl: Option<Duration>,
+    /// Puts no token into the bootstrap: the workload shows the one that this file holds on its machine, such as the projected token of a
+    /// Kubernetes service account (`meshctl run --service-account-issuer`).
+    #[arg(long, conflicts_with_all = ["reusable", "ttl"])]
+    token_file: Option<String>,
     /// The WorkloadGroup of the namespace that the workload registers itself in while it runs.
     #[arg(long)]
     group: Option<String>,
@@ -49,11 +53,16 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let workload = &arguments.workload;
     let (enrolment, identity) = workload.open(arguments.server, arguments.trust_domain)?;
     let (namespace, account) = (&workload.namespace, &workload.service_account);
-    let bootstrap = match &arguments.group {
-        Some(group) => enrolment.registering(namespace, account, lifetime, (group, arguments.address))?,
-        None => enrolment.bootstrap(namespace, account, lifetime)?,
+    let group = arguments.group.as_deref().map(|group| (group, arguments.address));
+    let bootstrap = match (&arguments.token_file, group) {
+        (Some(path), group) => enrolment.by_token_file(namespace, account, path, group)?,
+        (None, Some(group)) => enrolment.registering(namespace, account, lifetime, group)?,
+        (None, None) => enrolment.bootstrap(namespace, account, lifetime)?,
     };
-    tracing::info!(%identity, server = enrolment.server(), ?lifetime, "join token made");
+    match &arguments.token_file {
+        Some(path) => tracing::info!(%identity, server = enrolment.server(), token_file = path, "no join token made"),
+        None => tracing::info!(%identity, server = enrolment.server(), ?lifetime, "join token made"),
+    }
     match arguments.output {
         Some(path) => {
             write_secret(&path, bootstrap.to_json().as_bytes())?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use mesh_control::ControlPlane;
+use mesh_control::{ControlPlane, ServiceAccountTokens};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
@@ -39,6 +39,13 @@ pub(crate) struct Arguments {
     /// For how long after its token a workload renews its certificate by certificates alone, as 2160h; 0s: for ever.
     #[arg(long, default_value = "2160h", value_parser = crate::bootstrap::duration_or_zero)]
     max_renewal: Duration,
+    /// Believes the tokens of a cluster's service accounts, for the audience istio-ca, that this issuer made
+    /// (`kubectl get --raw /.well-known/openid-configuration`).
+    #[arg(long, requires = "service_account_keys")]
+    service_account_issuer: Option<String>,
+    /// The issuer's public keys (`kubectl get --raw /openid/v1/jwks`). They are read once.
+    #[arg(long, requires = "service_account_issuer")]
+    service_account_keys: Option<PathBuf>,
     /// Believes it when all documents, or all those of security, vanish from the folder at once. Who may call what then is nobody's word.
     #[arg(long)]
     allow_empty: bool,
@@ -81,6 +88,10 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(path) = &arguments.jwks_roots {
         let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&std::fs::read(path)?).collect();
         builder = builder.jwks_roots(roots?);
+    }
+    if let (Some(issuer), Some(path)) = (&arguments.service_account_issuer, &arguments.service_account_keys) {
+        let keys = std::fs::read_to_string(path)?;
+        builder = builder.service_account_tokens(ServiceAccountTokens::new(issuer, &keys)?);
     }
     if arguments.allow_empty {
         builder = builder.dangerous().allow_empty();

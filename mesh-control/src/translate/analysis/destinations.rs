@@ -17,6 +17,8 @@ struct Known<'a> {
     ports: &'a [Port],
     internal: bool,
     members: Vec<Member<'a>>,
+    /// The labels of those who may register themselves.
+    to_come: Vec<&'a BTreeMap<String, String>>,
 }
 
 pub(super) fn find(documents: &Documents, mesh: &Mesh, findings: &mut Findings) {
@@ -29,11 +31,16 @@ pub(super) fn find(documents: &Documents, mesh: &Mesh, findings: &mut Findings) 
         .flat_map(|document| {
             let members = endpoint::members(document, documents, mesh, &mut said);
             let location = document.spec.location.as_ref().map(|location| location.value);
+            let selector = document.spec.workload_selector.as_ref();
+            let to_come = endpoint::to_come(documents, document.meta.namespace());
+            let to_come = to_come.filter(|labels| selector.is_some_and(|selector| selector.selects(labels)));
+            let to_come: Vec<_> = to_come.collect();
             document.spec.hosts.iter().map(move |name| Known {
                 host: host::resolve(name, document.meta.namespace(), &mesh.domain),
                 ports: &document.spec.ports,
                 internal: location == Some(Location::MeshInternal),
                 members: members.clone(),
+                to_come: to_come.clone(),
             })
         })
         .collect();
@@ -42,11 +49,19 @@ pub(super) fn find(documents: &Documents, mesh: &Mesh, findings: &mut Findings) 
         .services
         .iter()
         .filter(|document| document.spec.unserved.is_none());
-    services.extend(of_cluster.map(|document| Known {
-        host: host::of_cluster(&document.meta.name, document.meta.namespace(), &mesh.domain),
-        ports: &document.spec.ports,
-        internal: true,
-        members: slices.members(document, mesh, &mut said),
+    services.extend(of_cluster.map(|document| {
+        Known {
+            host: host::of_cluster(&document.meta.name, document.meta.namespace(), &mesh.domain),
+            ports: &document.spec.ports,
+            internal: true,
+            members: slices.members(document, mesh, &mut said),
+            to_come: match document.spec.selector.is_empty() {
+                true => Vec::new(),
+                false => endpoint::to_come(documents, document.meta.namespace())
+                    .filter(|labels| has_all(labels, &document.spec.selector))
+                    .collect(),
+            },
+        }
     }));
     let mut by_host: BTreeMap<&str, Vec<&Known<'_>>> = BTreeMap::new();
     for service in &services {
@@ -90,8 +105,12 @@ fn empty_subsets(rule: &Document<DestinationRule>, meant: &[&Known<'_>], finding
         return;
     }
     for subset in &rule.spec.subsets {
-        let mut members = meant.iter().flat_map(|service| &service.members);
-        if !members.any(|member| has_all(member.labels, &subset.labels)) {
+        let there = meant
+            .iter()
+            .flat_map(|service| &service.members)
+            .map(|member| member.labels);
+        let to_come = meant.iter().flat_map(|service| service.to_come.iter().copied());
+        if !there.chain(to_come).any(|labels| has_all(labels, &subset.labels)) {
             let message = format!(
                 "no endpoint of {:?} has the labels of subset {:?}",
                 *rule.spec.host, *subset.name
