@@ -132,6 +132,11 @@ impl Publisher {
         }
     }
 
+    /// Begins with those who were registered when another control plane ended: they are part of what is published first.
+    pub(crate) fn restore(&self, registered: Vec<Registration>) {
+        self.published().registered = registered;
+    }
+
     /// The namespace that the mesh is administered from.
     pub(crate) fn root_namespace(&self) -> &str {
         &self.mesh.root_namespace

@@ -66,6 +66,8 @@ impl<R: Clone + Serialize + DeserializeOwned> Records<R> {
             Self::Folder { folder, unlike } => {
                 let path = folder.join(id);
                 let Some(text) = files::read(&path)? else {
+                    // A folder that went away says nothing of anybody: whoever was denied would be believed again.
+                    fs::metadata(folder).map_err(|error| CaError::io("read", folder, error))?;
                     return Ok(None);
                 };
                 let record = serde_json::from_str(&text).map(Some);

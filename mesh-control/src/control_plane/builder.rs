@@ -25,6 +25,7 @@ use crate::enrol::Enrolment;
 use crate::jwks::{Fetcher, JwksConnector, JwksStore, REFRESH_INTERVAL, Records};
 use crate::page::{self, Page};
 use crate::publish::Publisher;
+use crate::registration::Kept;
 use crate::rotation::RootRotation;
 use crate::translate::Mesh;
 use crate::{registration, serve, source};
@@ -308,6 +309,9 @@ impl ControlPlaneBuilder {
         let jwks = Arc::new(JwksStore::new(self.jwks_interval, records.map_err(Kind::Ca)?));
         let publisher = Publisher::new(self.mesh, cache.clone(), tally.clone(), Arc::clone(&jwks), emptied);
         let publisher = Arc::new(publisher);
+        let (kept, restored) = state.map(Kept::open).transpose()?.unzip();
+        let restored = restored.unwrap_or_default();
+        publisher.restore(restored.clone());
         let mut status = publisher.status();
         let (closing, closed) = watch::channel(false);
         let connected = serve::Connected::default();
@@ -327,12 +331,13 @@ impl ControlPlaneBuilder {
         let fetching = Arc::clone(&jwks).keep(fetcher, Entropy::from_os(), tally.clone(), move || {
             publisher.take_keys()
         });
-        let registering = registration::keep(cache.clone(), Arc::clone(&shared.publisher), self.registration_grace);
-        let mut tasks = vec![
-            tokio::spawn(watching),
-            tokio::spawn(fetching),
-            tokio::spawn(registering),
-        ];
+        let registering = registration::keep(
+            cache.clone(),
+            Arc::clone(&shared.publisher),
+            self.registration_grace,
+            (kept, restored),
+        );
+        let mut tasks = vec![tokio::spawn(watching), tokio::spawn(fetching)];
         #[cfg(unix)]
         if let Some(state) = state {
             match crate::rotation::listen(state) {
@@ -342,10 +347,12 @@ impl ControlPlaneBuilder {
                 }
             }
         }
-        let endless = tasks.len();
         // The sender lives in the publisher, which the watching task keeps.
         drop(status.wait_for(|status| status.accepted + status.rejected > 0).await);
         jwks.asked_once().await;
+        // Whose stream is to come back can come from now on.
+        tasks.push(tokio::spawn(registering));
+        let endless = tasks.len();
         tasks.extend(serve::secure(listener, &shared));
         tasks.extend(
             plaintext

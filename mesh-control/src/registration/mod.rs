@@ -2,8 +2,10 @@
 //! group (Istio's auto-registration), and is none any more when its stream has been gone for a while.
 //!
 //! Whoever has a certificate of the group's service account is believed, and nobody else: it could serve under that name anyway, and its
-//! callers expect that identity wherever it says that it is. Of a control plane that starts anew nobody is registered until streams are there
-//! again, which clients see to by themselves.
+//! callers expect that identity wherever it says that it is. With a state directory a control plane that starts anew begins with who was
+//! registered last (`kept`), and gives them the same while to come back.
+
+mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,11 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_xds::server::{ClientReport, SnapshotCache};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::istio::{Document, Documents, Meta, WorkloadEntry};
 use crate::publish::Publisher;
 use crate::translate::{DEFAULT_SERVICE_ACCOUNT, Mesh};
+
+pub(crate) use kept::Kept;
 
 /// How long a workload stays registered whose stream has gone (Istio `PILOT_WORKLOAD_ENTRY_GRACE_PERIOD`).
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
@@ -28,7 +33,7 @@ const GROUP: &str = "AUTO_REGISTER_GROUP";
 const ADDRESSES: &str = "INSTANCE_IPS";
 
 /// A workload that is there and says of what group it is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Registration {
     namespace: Box<str>,
     group: Box<str>,
@@ -86,6 +91,14 @@ struct Registrations {
 }
 
 impl Registrations {
+    /// Those whose streams were somebody else's, and went with it.
+    fn restored(all: Vec<Registration>, now: Instant, grace: Duration) -> Self {
+        let all = all.into_iter().take(MAX_REGISTERED);
+        Self {
+            all: all.map(|one| (one, Some(now + grace))).collect(),
+        }
+    }
+
     /// Takes who is there now. Whether others are registered than before.
     fn see(&mut self, there: &BTreeSet<Registration>, now: Instant, grace: Duration) -> bool {
         let before = self.all.len();
@@ -117,10 +130,17 @@ impl Registrations {
     }
 }
 
-/// Has who is there published, until dropped.
-pub(crate) async fn keep(cache: SnapshotCache, publisher: Arc<Publisher>, grace: Duration) {
+/// Has who is there published and, where there is a place for it, written down, until dropped. It begins with those who are `restored`, of
+/// whom the publisher knows.
+pub(crate) async fn keep(
+    cache: SnapshotCache,
+    publisher: Arc<Publisher>,
+    grace: Duration,
+    (kept, restored): (Option<Kept>, Vec<Registration>),
+) {
     let (mut clients, mut status) = (cache.client_changes(), publisher.status());
-    let mut registrations = Registrations::default();
+    let mut registrations = Registrations::restored(restored, Instant::now(), grace);
+    let kept = kept.map(Arc::new);
     loop {
         clients.borrow_and_update();
         status.borrow_and_update();
@@ -136,7 +156,14 @@ pub(crate) async fn keep(cache: SnapshotCache, publisher: Arc<Publisher>, grace:
         };
         if registrations.see(&there, Instant::now(), grace) {
             let (publisher, registered) = (Arc::clone(&publisher), registrations.registered());
-            let published = tokio::task::spawn_blocking(move || publisher.take_registered(registered)).await;
+            let kept = kept.clone();
+            let published = tokio::task::spawn_blocking(move || {
+                publisher.take_registered(registered.clone());
+                if let Some(kept) = kept {
+                    kept.keep(&registered);
+                }
+            });
+            let published = published.await;
             if published.is_err() {
                 return;
             }

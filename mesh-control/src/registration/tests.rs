@@ -1,6 +1,8 @@
 //! Who is registered when, and a real workload that comes, is called, and goes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mesh_core::Link;
 use mesh_xds::XdsClient;
@@ -58,6 +60,34 @@ fn who_goes_stays_for_the_grace_and_who_comes_again_stays() {
         assert_eq!(now.iter().collect::<Vec<_>>(), registered, "{second}");
         assert_eq!(registrations.next(), next.map(at), "{second}");
     }
+}
+
+#[test]
+fn who_was_registered_before_a_restart_has_the_grace_to_come_back() {
+    let (begin, grace) = (Instant::now(), Duration::from_secs(10));
+    let at = |seconds| begin + Duration::from_secs(seconds);
+    let (a, b) = (registration("10.0.0.1"), registration("10.0.0.2"));
+    let mut registrations = Registrations::restored(vec![a.clone(), b.clone()], begin, grace);
+    assert!(!registrations.see(&BTreeSet::new(), at(1), grace));
+    assert!(!registrations.see(&BTreeSet::from([a.clone()]), at(9), grace));
+    assert_eq!(
+        (registrations.registered(), registrations.next()),
+        (vec![a.clone(), b], Some(at(10)))
+    );
+    assert!(registrations.see(&BTreeSet::from([a.clone()]), at(10), grace));
+    assert_eq!((registrations.registered(), registrations.next()), (vec![a], None));
+}
+
+#[test]
+fn what_is_written_down_is_read_again_and_what_is_none_of_it_says_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    let (kept, registered) = Kept::open(state.path()).unwrap();
+    assert_eq!(registered, []);
+    let both = [registration("10.0.0.1"), registration("fd00::1")];
+    kept.keep(&both);
+    assert_eq!(Kept::open(state.path()).unwrap().1, both);
+    crate::ca::write_file(&state.path().join("registered.json"), b"[{}]").unwrap();
+    assert_eq!(Kept::open(state.path()).unwrap().1, []);
 }
 
 #[test]
@@ -177,5 +207,52 @@ async fn a_workload_that_comes_is_called_and_one_that_went_is_not() {
     drop(first);
     assert_eq!(endpoints(&link, 1).await, ["10.0.0.2:8080"]);
     drop(thief);
+    plane.shutdown().await;
+}
+
+/// Neither for who was connected all the time nor for who connects before the workloads do. One that does not come back leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_takes_nobody_out_whose_stream_returns() {
+    let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("a.yaml"), MESH).unwrap();
+    let start = async |address: SocketAddr| {
+        let builder = ControlPlane::builder(folder.path()).state(state.path().join("state"));
+        builder.listen(address).start().await.unwrap()
+    };
+    let plane = start(([127, 0, 0, 1], 0).into()).await;
+    let address = plane.address();
+    let caller = XdsClient::start(plane.bootstrap("shop", "web").unwrap()).unwrap();
+    let link = caller.link();
+    let _wanted = link.interest().watch("pay");
+    let join = |address: &str| {
+        let address = Some(address.parse().unwrap());
+        let enrolment = plane.enrolment();
+        let bootstrap = enrolment.registering("shop", "payer", Lifetime::default(), ("pay", address));
+        let client = XdsClient::start(bootstrap.unwrap()).unwrap();
+        let wanted = client.link().interest().watch("pay");
+        (client, wanted)
+    };
+    let _stays = join("10.0.0.1");
+    let goes = join("10.0.0.2");
+    let both = ["10.0.0.1:8080", "10.0.0.2:8080"];
+    assert_eq!(endpoints(&link, 2).await, both);
+    let lost = Arc::new(AtomicBool::new(false));
+    let (seen, is_lost) = (link.clone(), Arc::clone(&lost));
+    let _told = link.snapshots().on_change(move || {
+        let snapshot = seen.snapshots().load_full();
+        let cluster = snapshot.cluster(&"outbound|80||pay.shop.svc.cluster.local".into());
+        let stays = |one: &mesh_core::config::Endpoint| one.address.to_string() == both[0];
+        let is_there = matches!(cluster, Some(Ok(cluster)) if cluster.endpoints.iter().any(stays));
+        is_lost.fetch_or(!is_there, Ordering::Relaxed);
+    });
+    plane.shutdown().await;
+    drop(goes);
+    let plane = start(address).await;
+    let newcomer = XdsClient::start(plane.bootstrap("shop", "other").unwrap()).unwrap();
+    let newcomer_link = newcomer.link();
+    let _wanted_too = newcomer_link.interest().watch("pay");
+    assert_eq!(endpoints(&newcomer_link, 2).await, both);
+    assert_eq!(endpoints(&link, 1).await, both[..1]);
+    assert!(!lost.load(Ordering::Relaxed), "it was taken out, if for a moment");
     plane.shutdown().await;
 }

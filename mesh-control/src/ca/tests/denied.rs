@@ -146,3 +146,19 @@ fn id_a_chain_of_renewals_ends_until_a_token_is_shown_again() {
         renew(&later, &own).unwrap();
     }
 }
+
+/// What is not there because the state directory is gone was not taken away by anybody.
+#[test]
+fn id_nobody_renews_while_the_folder_of_who_is_denied_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Settable(AtomicU64::new(NOW)));
+    let bench = bench(Some(folder.path()), &clock);
+    let token = bench.token(Lifetime::default());
+    let answer = bench.ask(&csr(&key(), &[CHECKOUT]), Some(&token), None).unwrap();
+    renew(&bench, &answer).unwrap();
+    let (there, away) = (folder.path().join("denied"), folder.path().join("away"));
+    std::fs::rename(&there, &away).unwrap();
+    assert!(renew(&bench, &answer).is_err());
+    std::fs::rename(away, there).unwrap();
+    renew(&bench, &answer).unwrap();
+}
