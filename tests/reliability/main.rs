@@ -106,7 +106,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     match &arguments.only {
         Some(_) => rows.iter().for_each(|row| print!("{}", table::told(row))),
         None => {
-            let about = about(root, said.len(), arguments.note.as_deref());
+            let about = about(root, said.ended(), arguments.note.as_deref());
             let file = root.join("RELIABILITY.md");
             std::fs::write(&file, table::document(&rows, &about))
                 .map_err(|error| format!("{}: {error}", file.display()))?;

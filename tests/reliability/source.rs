@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 /// The groups, in the order of the document, and what each is about.
-pub const GROUPS: [(&str, &str); 10] = [
+pub(crate) const GROUPS: [(&str, &str); 10] = [
     ("HS", "Hot swap"),
     ("CP", "Control plane"),
     ("EP", "Endpoints and connections"),
@@ -22,14 +22,14 @@ pub const GROUPS: [(&str, &str); 10] = [
 
 /// A fault, and what is to come of it.
 #[derive(Debug)]
-pub struct Asked {
-    pub id: &'static str,
-    pub scenario: &'static str,
+pub(crate) struct Asked {
+    pub(crate) id: &'static str,
+    pub(crate) scenario: &'static str,
     /// Who else promises it, or whom its absence has hurt.
-    pub anchor: &'static str,
-    pub passes: &'static str,
+    pub(crate) anchor: &'static str,
+    pub(crate) passes: &'static str,
     /// Why it has no test, or what of it a suite leaves out; empty where nothing is.
-    pub without: &'static str,
+    pub(crate) without: &'static str,
 }
 
 /// All that is asked for, in the order of the document.
@@ -37,7 +37,7 @@ pub struct Asked {
 /// # Panics
 ///
 /// When `asked.tsv` is not what its first line says.
-pub fn asked() -> Vec<Asked> {
+pub(crate) fn asked() -> Vec<Asked> {
     let lines = include_str!("asked.tsv").lines().skip(1);
     lines
         .map(|line| {
@@ -62,7 +62,7 @@ fn is_id(text: &str) -> bool {
 }
 
 /// The fault that a text begins with, as a test's name (`cp_14_...`) or as a figure (`CP-14: ...`), and the rest.
-pub fn leading_id(text: &str) -> Option<(String, &str)> {
+pub(crate) fn leading_id(text: &str) -> Option<(String, &str)> {
     let end = text.find(['_', '-'])?;
     let group = text[..end].to_ascii_uppercase();
     let rest = &text[end + 1..];
@@ -73,14 +73,14 @@ pub fn leading_id(text: &str) -> Option<(String, &str)> {
 
 /// A test in the sources.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Test {
-    pub name: String,
-    pub package: String,
-    pub path: String,
+pub(crate) struct Test {
+    pub(crate) name: String,
+    pub(crate) package: String,
+    pub(crate) path: String,
 }
 
 /// The tests of each fault in the sources below `root`.
-pub fn tests(root: &Path) -> BTreeMap<String, Vec<Test>> {
+pub(crate) fn tests(root: &Path) -> BTreeMap<String, Vec<Test>> {
     let mut found: BTreeMap<String, Vec<Test>> = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -10,15 +10,15 @@ const BAR: usize = 20;
 
 /// A fault and what is known of it.
 #[derive(Debug)]
-pub struct Row {
-    pub asked: Asked,
-    pub tests: Vec<(Test, Option<Outcome>)>,
-    pub figures: Vec<String>,
+pub(crate) struct Row {
+    pub(crate) asked: Asked,
+    pub(crate) tests: Vec<(Test, Option<Outcome>)>,
+    pub(crate) figures: Vec<String>,
 }
 
 /// What can be said of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     Passed,
     Failed,
     /// Some of its tests were not run.
@@ -38,7 +38,7 @@ impl Standing {
 }
 
 impl Row {
-    pub fn new(asked: Asked, tests: Vec<Test>, run: &Transcript) -> Self {
+    pub(crate) fn new(asked: Asked, tests: Vec<Test>, run: &Transcript) -> Self {
         Self {
             figures: run.figures(asked.id).to_vec(),
             tests: tests
@@ -52,7 +52,7 @@ impl Row {
         }
     }
 
-    pub fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Standing {
         let has = |wanted| self.tests.iter().any(|(_, outcome)| *outcome == wanted);
         match () {
             () if self.tests.is_empty() => Standing::NotTested,
@@ -68,7 +68,7 @@ impl Row {
     }
 
     /// How its tests are named.
-    pub fn filter(&self) -> String {
+    pub(crate) fn filter(&self) -> String {
         format!("{}_", self.asked.id.to_ascii_lowercase().replace('-', "_"))
     }
 
@@ -91,7 +91,7 @@ fn count(rows: &[&Row], wanted: Standing) -> usize {
 }
 
 /// The document. `about` says what was run.
-pub fn document(rows: &[Row], about: &str) -> String {
+pub(crate) fn document(rows: &[Row], about: &str) -> String {
     let all: Vec<&Row> = rows.iter().collect();
     let tests: usize = rows.iter().map(|row| row.tests.len()).sum();
     let mut text = String::from(
@@ -170,7 +170,7 @@ fn line(text: &mut String, row: &Row) {
 }
 
 /// One row for a terminal.
-pub fn told(row: &Row) -> String {
+pub(crate) fn told(row: &Row) -> String {
     let mut text = format!(
         "{} {}: {}\n  passes when {}\n",
         row.asked.id,
@@ -192,7 +192,7 @@ pub fn told(row: &Row) -> String {
 }
 
 /// All of it as one line.
-pub fn json(rows: &[Row]) -> String {
+pub(crate) fn json(rows: &[Row]) -> String {
     let all: Vec<&Row> = rows.iter().collect();
     let mut text = format!(
         r#"{{"faults":{},"passed":{},"failed":{},"not_run":{},"not_tested":{},"rows":["#,

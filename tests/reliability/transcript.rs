@@ -14,14 +14,14 @@ const MAX_FIGURE: usize = 240;
 
 /// How a test ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     Failed,
 }
 
 /// What is read of a run, line by line.
 #[derive(Debug, Default)]
-pub struct Transcript {
+pub(crate) struct Transcript {
     /// By the test's own name. Of two tests of one name, both have to pass.
     outcomes: BTreeMap<String, Outcome>,
     figures: BTreeMap<String, Vec<String>>,
@@ -29,7 +29,7 @@ pub struct Transcript {
 
 impl Transcript {
     /// Takes a line; whether a test ended with it.
-    pub fn read(&mut self, line: &str) -> bool {
+    pub(crate) fn read(&mut self, line: &str) -> bool {
         let line = line.trim();
         if let Some((path, outcome)) = ended(line) {
             let name = path.rsplit("::").next().unwrap_or(path).to_owned();
@@ -51,17 +51,17 @@ impl Transcript {
     }
 
     /// How a test ended; `None`: it was not run.
-    pub fn outcome(&self, test: &str) -> Option<Outcome> {
+    pub(crate) fn outcome(&self, test: &str) -> Option<Outcome> {
         self.outcomes.get(test).copied()
     }
 
     /// What the tests of a fault printed.
-    pub fn figures(&self, id: &str) -> &[String] {
+    pub(crate) fn figures(&self, id: &str) -> &[String] {
         self.figures.get(id).map_or(&[], Vec::as_slice)
     }
 
     /// How many tests ended, of any name.
-    pub fn len(&self) -> usize {
+    pub(crate) fn ended(&self) -> usize {
         self.outcomes.len()
     }
 }
