@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
-use mesh_core::config::{ClusterName, Route};
+use mesh_core::config::{ClusterName, Route, TlsMode};
 use mesh_core::deadline::GRPC_TIMEOUT;
 use mesh_core::retry::{Overrides, Rules};
 use mesh_core::route::{Held, is_grpc};
@@ -206,6 +206,12 @@ impl<B> Routed<B> {
         if let (Peeked::Whole(_), Some(activity)) = (&self.peeked, &self.call.time.activity) {
             activity.end();
         }
+    }
+
+    /// Whether the peer is of the mesh, as far as the cluster tells.
+    pub(crate) fn stays_inside(&self) -> bool {
+        let set = self.call.cluster.hosts().load();
+        !set.cluster.by_authority && !matches!(set.cluster.tls, TlsMode::Origination(_))
     }
 
     /// The live cluster that was chosen.

@@ -29,7 +29,7 @@ use crate::attempt::{AttemptService, Limits};
 use crate::balance::{Balance, BalanceFuture};
 use crate::body::{Deadline, ResponseBody};
 use crate::channel::All;
-use crate::deadline::{Asked, DeadlineFuture, bound, limit};
+use crate::deadline::{Above, Asked, DeadlineFuture, bound, limit};
 use crate::erase::Erased;
 use crate::error::Error;
 use crate::fault::FaultService;
@@ -127,8 +127,12 @@ impl Passed {
         let mirror = retry.inner();
         let attempt = mirror.inner();
         let (began, said) = (routed.began(), routed.said());
+        let above = Above::here();
+        if let Some(trace) = &above.trace {
+            trace.pass_on(&mut parts.headers, routed.stays_inside());
+        }
         let asked = Asked::take(said, &mut parts.headers);
-        (going.deadline, going.until) = limit(&self.alarms, &mut routed, asked)?;
+        (going.deadline, going.until) = limit(&self.alarms, &mut routed, asked, &above)?;
         if let Some(extras) = routed.extras().map(Arc::clone) {
             let head = RequestHead {
                 method: &parts.method,

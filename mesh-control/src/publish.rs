@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_core::Snapshot;
 use mesh_core::report::Tally;
-use mesh_xds::server::{SnapshotCache, Unpublishable, Versions};
+use mesh_xds::server::{SnapshotCache, Versions};
 use tokio::sync::watch;
 
 use crate::diagnostic::{Diagnostic, Severity};
@@ -77,6 +77,22 @@ fn translate_all(reading: &Reading, mesh: &Mesh) -> (BTreeMap<Box<str>, Snapshot
         snapshots.extend(translation.snapshot.map(|snapshot| (scope.group(), snapshot)));
     }
     (snapshots, diagnostics)
+}
+
+/// The groups whose streams end, since clients of theirs belong to another one from now on: before this they were among those that no
+/// document names, or will be.
+fn regrouped(groups: &BTreeSet<Box<str>>, new: &BTreeSet<Box<str>>) -> BTreeSet<Box<str>> {
+    let mut leaving: BTreeSet<Box<str>> = groups.difference(new).cloned().collect();
+    if !new.is_subset(groups) {
+        leaving.insert(ClientScope::unnamed().namespace);
+    }
+    // Who was told what holds anywhere, or in a wider place, may be told of its own from now on.
+    let narrowed = |group: &str| {
+        let mut added = new.difference(groups);
+        added.any(|new| new.strip_prefix(group).is_some_and(|rest| rest.starts_with(['@', '/'])))
+    };
+    leaving.extend(groups.iter().filter(|group| narrowed(group)).cloned());
+    leaving
 }
 
 /// A reading with those who registered themselves.
@@ -256,19 +272,13 @@ impl Publisher {
 
     /// Publishes to every group, or to none when clients could not use what one would be told.
     fn publish(&self, groups: &mut BTreeSet<Box<str>>, snapshots: &BTreeMap<Box<str>, Snapshot>) -> bool {
-        // The cache checks what it is given, but one group at a time; here the first may not go out if the last is bad.
-        let trial = SnapshotCache::new();
-        let checked = snapshots
-            .iter()
-            .try_for_each(|(group, snapshot)| trial.publish(group, snapshot).map(drop));
-        let published = checked.and_then(|()| {
-            self.regroup(groups, snapshots.keys().cloned().collect());
-            let each = snapshots.iter();
-            each.map(|(group, snapshot)| Ok((group.clone(), self.cache.publish(group, snapshot)?)))
-                .collect::<Result<_, Unpublishable>>()
-        });
+        let new: BTreeSet<Box<str>> = snapshots.keys().cloned().collect();
+        let leaving = regrouped(groups, &new);
+        let each = snapshots.iter().map(|(group, snapshot)| (&**group, snapshot));
+        let published = self.cache.publish_all(each, leaving.iter().map(|group| &**group));
         match published {
             Ok(versions) => {
+                *groups = new;
                 self.status.send_modify(|status| status.versions = versions);
                 true
             }
@@ -282,25 +292,6 @@ impl Publisher {
                 false
             }
         }
-    }
-
-    /// Ends the streams of clients that belong to another group from now on: before this they were among those that no
-    /// document names, or will be.
-    fn regroup(&self, groups: &mut BTreeSet<Box<str>>, new: BTreeSet<Box<str>>) {
-        groups.difference(&new).for_each(|group| self.cache.retire(group));
-        if !new.is_subset(groups) {
-            self.cache.retire(&ClientScope::unnamed().namespace);
-        }
-        // Who was told what holds anywhere, or in a wider place, may be told of its own from now on.
-        let narrowed = |group: &str| {
-            let mut added = new.difference(groups);
-            added.any(|new| new.strip_prefix(group).is_some_and(|rest| rest.starts_with(['@', '/'])))
-        };
-        groups
-            .iter()
-            .filter(|group| narrowed(group))
-            .for_each(|group| self.cache.retire(group));
-        *groups = new;
     }
 
     fn published(&self) -> MutexGuard<'_, Published> {

@@ -1,5 +1,5 @@
-//! What an inbound request passes on to the calls that are made while it is handled: what is left of its time, and whether it
-//! is a retry already. Without the handler's help.
+//! What an inbound request passes on to the calls that are made while it is handled: what is left of its time, whether it
+//! is a retry already, and which trace it is part of. Without the handler's help.
 //!
 //! The server sets it around the handler's future and its response body, the client reads it when a call begins. The two know
 //! nothing of each other; they meet here. It is a scope of the *poll*, as tokio's task-locals are, without tokio: the value is
@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use crate::trace::TraceHeaders;
+
 thread_local! {
     static CURRENT: Cell<Option<Inherited>> = const { Cell::new(None) };
 }
@@ -31,6 +33,7 @@ pub struct Inherited {
     deadline: Option<Instant>,
     is_retry: bool,
     source: Option<IpAddr>,
+    trace: Option<Arc<TraceHeaders>>,
     exhausted: Exhausted,
 }
 
@@ -62,6 +65,17 @@ impl Inherited {
     #[must_use]
     pub fn came_from(self, source: Option<IpAddr>) -> Self {
         Self { source, ..self }
+    }
+
+    /// It says this of its trace.
+    #[must_use]
+    pub fn in_trace(self, trace: Option<Arc<TraceHeaders>>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// What it says of its trace, if anything.
+    pub fn trace(&self) -> Option<&Arc<TraceHeaders>> {
+        self.trace.as_ref()
     }
 
     /// Where it came from, if that is known.
@@ -106,6 +120,7 @@ impl Inherited {
             deadline: self.deadline,
             is_retry: self.is_retry,
             source: self.source,
+            trace: self.trace.clone(),
             exhausted: Exhausted::Shared(told),
         }
     }

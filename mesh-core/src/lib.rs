@@ -22,6 +22,7 @@
 //! | [`retry`] | again or not |
 //! | [`deadline`] | how long a call may take |
 //! | [`inherit`] | what a request passes on to the calls made for it |
+//! | [`trace`] | which trace a request is part of |
 //! | [`outlier`] | which endpoint is taken out, and when it returns |
 //! | [`breaker`] | whether there is room for one more |
 //! | [`SharedMap`] | what changed between two snapshots |
@@ -59,6 +60,7 @@ pub mod route;
 mod shared_map;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod trace;
 
 pub use config::Snapshot;
 pub use entropy::Entropy;

@@ -221,3 +221,46 @@ async fn rs_2_retries_do_not_multiply_along_a_chain() {
     assert_eq!((at_a, at_b), (CALLS, CALLS), "nobody repeats what was retried below");
     assert!(at_leaf > CALLS && at_leaf <= CALLS * 12 / 10, "{at_leaf}");
 }
+
+/// Which trace a request is part of, and what its logs call it, reaches the last hop, whose services know nothing of it: not its spawned
+/// tasks, and not what an application says by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_holds_together_without_the_handlers_help() {
+    const TOLD: [(&str, &str); 4] = [
+        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("tracestate", "vendor=1"),
+        ("baggage", "user=7"),
+        ("x-request-id", "a-till"),
+    ];
+    let ca = TestCa::new("cluster.local");
+    let seen: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    let last = leaf(&ca, move |request| {
+        log.lock().unwrap().push(request.headers().clone());
+        async { status(200) }
+    })
+    .await;
+    let middle = member(&ca, last, |_| {});
+    let onward = middle.clone();
+    let hop = serve(&middle, move |_| {
+        let onward = onward.clone();
+        async move {
+            // As it is, from a task that carries it, from one that does not, and with a word of its own.
+            pass_on(&onward).await;
+            let (carried, alone) = (onward.clone(), onward.clone());
+            let carried = mesh_core::inherit::carry(async move { pass_on(&carried).await });
+            tokio::spawn(carried).await.unwrap();
+            tokio::spawn(async move { pass_on(&alone).await }).await.unwrap();
+            get(&onward, &[("x-request-id", "own")]).await.unwrap();
+            status(200)
+        }
+    })
+    .await;
+    let caller = member(&ca, hop, |_| {});
+    assert_eq!(get(&caller, &TOLD).await.unwrap().status(), 200);
+    let seen = seen.lock().unwrap();
+    let of = |call: usize| TOLD.map(|(name, _)| seen[call].get(name).map(|value| value.to_str().unwrap()));
+    let told = TOLD.map(|(_, value)| Some(value));
+    assert_eq!([of(0), of(1), of(2)], [told, told, [None; 4]]);
+    assert_eq!(of(3), [told[0], told[1], told[2], Some("own")]);
+}

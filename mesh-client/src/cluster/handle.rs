@@ -29,6 +29,7 @@ use super::outliers::Outliers;
 use super::set::HostSet;
 use super::{Host, Room};
 use crate::connect::{Means, TlsConfigs};
+use crate::retry::Fates;
 use crate::telemetry::Pairs;
 
 /// What every live thing is made with.
@@ -62,6 +63,8 @@ pub(crate) struct ClusterHandle {
     /// When the weights that hosts report are to be taken over.
     weigh_at: Mutex<Option<Instant>>,
     budget: Budget,
+    /// What became of its retries.
+    fates: Fates,
     anywhere: Anywhere,
     tls_configs: Arc<TlsConfigs>,
     /// Where its calls are counted.
@@ -95,6 +98,7 @@ impl ClusterHandle {
             mirrors: AtomicU32::new(0),
             weigh_at: Mutex::default(),
             budget: Budget::default(),
+            fates: Fates::default(),
             anywhere: Anywhere::default(),
             tls_configs: Arc::new(
                 TlsConfigs::new(Arc::clone(&parts.wall_clock))
@@ -264,6 +268,10 @@ impl ClusterHandle {
             .filter(|_| set.leaves().is_some())
             .and_then(|peer| set.leaf(set.place_of(&peer)?));
         leaf.map_or_else(|| Arc::clone(self), |(leaf, _)| Arc::clone(&leaf.handle))
+    }
+
+    pub(crate) fn fates(&self) -> &Fates {
+        &self.fates
     }
 
     pub(crate) fn budget(&self) -> &Budget {

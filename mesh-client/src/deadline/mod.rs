@@ -6,6 +6,8 @@
 //! One alarm serves the call; it moves into the response body with the answer, because a gRPC call is not over before its
 //! trailers. A call whose time is over before it begins is not begun.
 //!
+//! With that comes which trace the request is part of; the call says it too, where it says nothing itself ([`mesh_core::trace`]).
+//!
 //! The room also reads what the request asks for in Envoy's `x-envoy-` headers and takes them out: they are for the rooms below.
 
 mod future;
@@ -22,6 +24,7 @@ use mesh_core::config::TimeLimits;
 use mesh_core::deadline::{self, Caller, GRPC_TIMEOUT, Limit, Of, parse_grpc_timeout};
 use mesh_core::inherit;
 use mesh_core::retry::{Overrides, Rules};
+use mesh_core::trace::TraceHeaders;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -88,12 +91,38 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<Routed<B>>) -> Self::Future {
+        let above = Above::here();
+        if let Some(trace) = &above.trace {
+            let inside = request.body().stays_inside();
+            trace.pass_on(request.headers_mut(), inside);
+        }
         let said = request.body().said();
         let asked = Asked::take(said, request.headers_mut());
-        match limit(&self.alarms, request.body_mut(), asked) {
+        match limit(&self.alarms, request.body_mut(), asked, &above) {
             Err(error) => DeadlineFuture::late(error),
             Ok((deadline, until)) => DeadlineFuture::new(self.inner.call(request), deadline, until),
         }
+    }
+}
+
+/// What the request that a call is made for passes on to it.
+#[derive(Debug, Default)]
+pub(crate) struct Above {
+    deadline: Option<std::time::Instant>,
+    is_retry: bool,
+    pub(crate) trace: Option<Arc<TraceHeaders>>,
+}
+
+impl Above {
+    /// What is found in the task's place, without the handler's help.
+    #[inline]
+    pub(crate) fn here() -> Self {
+        let found = inherit::with(|inherited| Self {
+            deadline: inherited.deadline(),
+            is_retry: inherited.is_retry(),
+            trace: inherited.trace().cloned(),
+        });
+        found.unwrap_or_default()
     }
 }
 
@@ -134,12 +163,12 @@ pub(crate) fn limit<B>(
         grpc_timeout,
         overrides,
     }: Asked,
+    above: &Above,
 ) -> Result<(Option<Deadline>, Option<Instant>), Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let above = inherit::with(|inherited| (inherited.deadline(), inherited.is_retry()));
-    let (above, is_retry) = above.unwrap_or_default();
+    let (above, is_retry) = (above.deadline, above.is_retry);
     let time = match overrides.is_none() && above.is_none() && grpc_timeout.is_none() {
         true => of_route_alone(alarms, routed)?,
         false => None,

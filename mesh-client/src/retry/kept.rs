@@ -13,6 +13,7 @@ use mesh_core::retry::{Again, RetryState, TryEnd, Verdict, Why, World};
 use mesh_core::route::RequestHead;
 
 use super::Shared;
+use super::fates::Fate;
 use super::head::Head;
 use crate::body::ResponseBody;
 use crate::cluster::ClusterHandle;
@@ -108,6 +109,7 @@ impl Place {
     }
 
     pub(super) fn begin(&mut self) {
+        self.cluster.fates().count(Fate::Begun);
         self.begun = true;
     }
 }
@@ -168,6 +170,18 @@ impl<B> Kept<B> {
             Err(error) => (error.try_end(), error.peer()),
         };
         let call = self.aside.call();
+        match &*answer {
+            Ok(_) => {
+                if self.aside.retries.retried() > 0 && end.is_some_and(TryEnd::is_good) {
+                    call.cluster.fates().count(Fate::Helped);
+                }
+            }
+            Err(error) => {
+                if let Some(limit) = error.limit() {
+                    call.cluster.fates().refused(limit);
+                }
+            }
+        }
         // The common end: neither policy nor budget is looked at.
         let plain = end.is_none_or(TryEnd::is_good) && call.asked.is_none() && !call.route.retry.minds_good_answers();
         if plain && answer.is_ok() {
@@ -269,6 +283,7 @@ impl<B> Kept<B> {
     /// that the call is made for learns that trying again further up would only multiply.
     fn give_up(&self, answer: &mut Answer, why: Why) {
         self.commit();
+        self.aside.call().cluster.fates().gave_up(why);
         let end = RetriesEnd::of(why);
         // A limit of this process that is reached is not to be stormed from above either (Envoy answers `x-envoy-overloaded`).
         let full = answer.as_ref().is_err_and(Error::is_overflow);

@@ -8,6 +8,7 @@
 //! name (gRFC A6). Whether it may be retried at all is [`mesh_core::retry`]'s to say. What comes of that for every method and
 //! every failure is in `RETRIES.md` beside this crate's manifest, which a test writes.
 
+mod fates;
 mod future;
 mod head;
 mod kept;
@@ -27,6 +28,7 @@ use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::{Attempt, Routed};
 
+pub(crate) use fates::Fates;
 pub use future::RetryFuture;
 pub(crate) use future::is_hedged;
 pub(crate) use kept::{Kept, Place};

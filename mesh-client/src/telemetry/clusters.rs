@@ -47,6 +47,7 @@ impl Expose for ClusterManager {
             breakers(cluster, out);
         }
         self.expose_budgets(out);
+        self.expose_fates(out);
     }
 }
 
@@ -64,6 +65,31 @@ fn breakers(cluster: &ClusterStatus, out: &mut Exposition) {
 }
 
 impl ClusterManager {
+    fn expose_fates(&self, out: &mut Exposition) {
+        let mut clusters = self.live_clusters();
+        clusters.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        out.family(
+            "mesh_cluster_retries_total",
+            FamilyKind::Counter,
+            "What became of the retries of a cluster's calls.",
+        );
+        for cluster in &clusters {
+            for (fate, count) in cluster.fates().retries() {
+                out.labelled(&[("cluster", cluster.name().as_str()), ("fate", fate)], count);
+            }
+        }
+        out.family(
+            "mesh_cluster_breaker_refusals_total",
+            FamilyKind::Counter,
+            "Tries of a cluster's calls that a circuit breaker refused, by Envoy's name of its limit.",
+        );
+        for cluster in &clusters {
+            for (limit, count) in cluster.fates().refusals() {
+                out.labelled(&[("cluster", cluster.name().as_str()), ("limit", limit)], count);
+            }
+        }
+    }
+
     fn expose_budgets(&self, out: &mut Exposition) {
         let mut clusters = self.live_clusters();
         clusters.sort_unstable_by(|a, b| a.name().cmp(b.name()));

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Request, Response};
-use mesh_core::Entropy;
 use mesh_core::config::{LogFilter, Route};
-use mesh_core::report::access::{AccessHead, TARGET, millis, service_time, text};
+use mesh_core::report::access::{AccessHead, TARGET, header_text, millis, service_time, text};
 use mesh_core::report::standard::{Amounts, End};
 use mesh_core::route::RequestHead;
+use mesh_core::{Entropy, inherit};
 
 use crate::body::ResponseBody;
 use crate::error::Error;
@@ -71,9 +71,15 @@ impl Logged {
         route: Option<&Arc<Route>>,
     ) -> Box<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let mut head = AccessHead::of(&RequestHead::of(request, target), request.version(), now);
+        if head.request_id.is_none() {
+            // It will be sent with that of the request that it is made for.
+            let above = inherit::with(|above| above.trace()?.request_id().map(header_text));
+            head.request_id = above.flatten();
+        }
         Box::new(Self {
             log: Arc::clone(log),
-            head: AccessHead::of(&RequestHead::of(request, target), request.version(), now),
+            head,
             route: route.cloned(),
             details: CALLER_GONE.into(),
             peer: None,

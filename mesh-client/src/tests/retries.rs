@@ -225,3 +225,53 @@ async fn a_dead_cluster_gets_few_retries_whatever_swaps_happen() {
     let retries = calls.load(Ordering::Relaxed) - 500;
     assert!(retries <= 5, "{retries}");
 }
+
+/// The counts of a cluster's retries, by fate, and of the tries that a breaker refused; what is 0 is left out.
+fn fates(link: &mesh_core::Link) -> Vec<String> {
+    let mut out = mesh_core::report::Exposition::default();
+    link.scrape(tokio::time::Instant::now().into_std(), &mut out);
+    let names = ["mesh_cluster_retries_total{", "mesh_cluster_breaker_refusals_total{"];
+    let of_tries = out
+        .text()
+        .lines()
+        .filter(|line| names.iter().any(|name| line.starts_with(name)));
+    let short = |line: &str| line.split_once("cluster=\"c\",").unwrap().1.replace(['"', '}'], "");
+    of_tries.map(short).filter(|line| !line.ends_with(" 0")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_are_counted_by_what_became_of_them() {
+    let busy: fn(_) = |respond| say_status(respond, 503);
+    // How many calls fail first, and what is made of the policy.
+    type Change = fn(&mut Route, &mut mesh_core::config::Cluster);
+    let cases: [(usize, Change, &[&str]); 5] = [
+        (0, |_, _| {}, &[]),
+        (1, |_, _| {}, &["fate=retried 1", "fate=success 1"]),
+        (9, |_, _| {}, &["fate=retried 2", "fate=limit 1"]),
+        (
+            9,
+            |_, cluster| cluster.breakers.default.retries.max = Some(0),
+            &["fate=budget 1"],
+        ),
+        (9, |route, _| route.retry.explicit = false, &["fate=unsafe 1"]),
+    ];
+    for (failures, change, expected) in cases {
+        let net = Net::default();
+        failing_first(&net, failures, busy);
+        let (source, link) = net.link();
+        source.snapshots.publish(one_cluster(&[1], |route, cluster| {
+            policy("5xx")(route, cluster);
+            change(route, cluster);
+        }));
+        call(&channel(&link), post("")).await.unwrap();
+        assert_eq!(fates(&link), expected, "{failures}");
+    }
+    let net = Net::default();
+    failing_first(&net, 0, busy);
+    let (source, link) = net.link();
+    source.snapshots.publish(one_cluster(&[1], |_, cluster| {
+        cluster.breakers.default.max_requests = 0
+    }));
+    call(&channel(&link), post("")).await.unwrap_err();
+    assert_eq!(fates(&link), ["limit=max_requests 1"]);
+}

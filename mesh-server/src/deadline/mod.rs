@@ -5,7 +5,7 @@
 //! late runs no handler at all: DEADLINE_EXCEEDED for gRPC, else 504.
 //!
 //! Around the handler and its answer's body stands what the calls made for this request inherit ([`mesh_core::inherit`]): the time
-//! that is left, and that it is a retry already. What comes back that way is that such a call used up its retries; a failing
+//! that is left, that it is a retry already, and what it says of its trace. What comes back that way is that such a call used up its retries; a failing
 //! answer is then marked so that nobody further up repeats it, or three hops that each try three times would be 27 tries. The
 //! marks are those that gRPC's clients and Envoy know.
 //!
@@ -23,6 +23,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use mesh_core::deadline::{EXPECTED, GRPC_TIMEOUT, parse_grpc_timeout, parse_millis};
 use mesh_core::inherit::{Inherited, enter};
+use mesh_core::trace::TraceHeaders;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -84,7 +85,11 @@ where
             .map(|peer| peer.address().ip());
         let inherited = Inherited::new(until.map(Instant::into_std))
             .as_retry(head.is_retry)
-            .came_from(source);
+            .came_from(source)
+            .in_trace(match head.traced {
+                true => TraceHeaders::of(request.headers()),
+                false => None,
+            });
         let mut scope = Some(inherited);
         // A service may begin its work when it is called, and not when its future is polled.
         let call = enter(&mut scope, || self.inner.call(request));
@@ -98,6 +103,8 @@ struct Head {
     grpc: bool,
     is_retry: bool,
     timeout: Option<Duration>,
+    /// It says something of its trace.
+    traced: bool,
 }
 
 impl Head {
@@ -114,6 +121,8 @@ impl Head {
                 head.is_retry |= number(value).is_some_and(|attempt| attempt > 1);
             } else if *name == PREVIOUS_ATTEMPTS {
                 head.is_retry |= number(value).is_some_and(|previous| previous > 0);
+            } else {
+                head.traced |= TraceHeaders::has(name.as_str());
             }
         }
         head

@@ -21,6 +21,7 @@ use crate::resource::ResourceKind;
 #[derive(Clone, Default)]
 pub struct SnapshotCache {
     groups: Arc<Mutex<Groups>>,
+    publishing: Arc<Mutex<()>>,
     clients: Registry,
     tally: Tally,
 }
@@ -33,7 +34,6 @@ struct Groups {
 
 struct Group {
     sender: watch::Sender<Option<Arc<Encoded>>>,
-    generation: u64,
 }
 
 /// The versions that a published snapshot goes by on the wire.
@@ -79,15 +79,51 @@ impl SnapshotCache {
     ///
     /// When a client would refuse any of them. The group keeps what it had.
     pub fn publish_with(&self, group: &str, snapshot: &Snapshot, beside: &Beside) -> Result<Versions, Unpublishable> {
+        let _turn = self.turn();
+        let written = self.write(group, snapshot, beside)?;
+        Ok(self.lock().put(group, written))
+    }
+
+    /// Publishes to several groups as [`publish`](Self::publish) does to one, after it has [retired](Self::retire) others: all of it, or
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// When a client would refuse any of them. Every group keeps what it had, and none is retired.
+    pub fn publish_all<'a>(
+        &self,
+        snapshots: impl IntoIterator<Item = (&'a str, &'a Snapshot)>,
+        retired: impl IntoIterator<Item = &'a str>,
+    ) -> Result<BTreeMap<Box<str>, Versions>, Unpublishable> {
+        let _turn = self.turn();
+        let beside = Beside::default();
+        let written = |(group, snapshot)| Ok((group, self.write(group, snapshot, &beside)?));
+        let written = snapshots
+            .into_iter()
+            .map(written)
+            .collect::<Result<Vec<(&str, _)>, _>>()?;
         let mut groups = self.lock();
-        let entry = groups.entry(group);
-        let previous = entry.sender.borrow().clone();
-        let encoded = Encoded::with(snapshot, beside, previous.as_deref(), entry.generation + 1)?;
-        entry.generation += 1;
-        let ours = encoded.view(Dialect::Mesh);
-        let versions = ResourceKind::ALL.map(|kind| Arc::clone(&ours.of(kind).version));
-        entry.sender.send_replace(Some(Arc::new(encoded)));
-        Ok(Versions(versions))
+        for group in retired {
+            groups.by_key.remove(group);
+        }
+        let put = |(group, encoded): (&str, _)| (group.into(), groups.put(group, encoded));
+        Ok(written.into_iter().map(put).collect())
+    }
+
+    /// What a group would be told. It may take a while, in which streams come and go: so the groups are not locked meanwhile.
+    fn write(&self, group: &str, snapshot: &Snapshot, beside: &Beside) -> Result<Encoded, Unpublishable> {
+        let previous = self
+            .lock()
+            .by_key
+            .get(group)
+            .and_then(|group| group.sender.borrow().clone());
+        let generation = previous.as_ref().map_or(0, |previous| previous.generation());
+        Encoded::with(snapshot, beside, previous.as_deref(), generation + 1)
+    }
+
+    /// Of those who publish, one at a time: each goes on from what the last has said.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets a group and ends its streams. Their clients keep what they have, come again and are grouped anew: this is how
@@ -137,8 +173,14 @@ impl Groups {
     fn entry(&mut self, group: &str) -> &mut Group {
         self.by_key.entry(group.into()).or_insert_with(|| Group {
             sender: watch::Sender::new(None),
-            generation: 0,
         })
+    }
+
+    fn put(&mut self, group: &str, encoded: Encoded) -> Versions {
+        let ours = encoded.view(Dialect::Mesh);
+        let versions = ResourceKind::ALL.map(|kind| Arc::clone(&ours.of(kind).version));
+        self.entry(group).sender.send_replace(Some(Arc::new(encoded)));
+        Versions(versions)
     }
 }
 

@@ -251,6 +251,11 @@ impl Encoded {
         })
     }
 
+    /// How often something was published to its group.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     fn later(&self, later: &Later) -> View {
         let write = || {
             let clusters = Served::of(&self.snapshot).clusters(later.dialect);

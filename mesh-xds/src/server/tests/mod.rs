@@ -391,6 +391,33 @@ fn what_clients_would_refuse_is_not_published_and_the_group_keeps_what_it_had() 
 }
 
 #[test]
+fn several_groups_are_published_to_and_others_retired_or_nothing_is() {
+    let cache = SnapshotCache::new();
+    let (first, second) = (snapshot("c", &[("c", 1)]), snapshot("c", &[("c", 2)]));
+    let versions = cache.publish_all([("a", &first), ("b", &first)], []).unwrap();
+    let mut told = cache.watch("a").unwrap();
+    told.mark_unchanged();
+    let old = cache.watch("b").unwrap();
+
+    let twice = vec![Endpoint::new(([127, 0, 0, 1], 1).into()); 2];
+    let bad = Snapshot::builder()
+        .cluster(Cluster::new("c", TlsMode::Plaintext, twice))
+        .build()
+        .unwrap();
+    // The good one comes first, and goes out no more than the bad one.
+    cache.publish_all([("a", &second), ("z", &bad)], ["b"]).unwrap_err();
+    assert!(!told.has_changed().unwrap());
+    assert!(old.has_changed().is_ok(), "it is not retired");
+    assert_eq!(cache.publish_all([("a", &first)], []).unwrap()["a"], versions["a"]);
+
+    told.mark_unchanged();
+    let versions = cache.publish_all([("a", &second)], ["b"]).unwrap();
+    assert!(told.has_changed().unwrap());
+    assert!(old.has_changed().is_err(), "its streams have ended");
+    assert_eq!(versions.keys().map(|group| &**group).collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
 fn two_trees_of_one_name_are_not_published() {
     let tree = |domain: &str| {
         let host = VirtualHost::new("h", vec![Domain::parse(domain).unwrap()], Vec::new());
