@@ -336,7 +336,8 @@ impl Begin<'_> {
         });
         self.link.keep_alive(interest_changes);
         let named = bootstrap.authorities().values();
-        let on_reachability = std::iter::once(false).chain(named.map(Authority::fallback_on_reachability_only));
+        let on_reachability = std::iter::once(bootstrap.fallback_on_reachability_only())
+            .chain(named.map(Authority::fallback_on_reachability_only));
         let authorities = plan.authorities.into_iter().zip(on_reachability);
         let (lookups, wanted) = watch::channel(lookups::Names::new());
         let copy = disk::of(bootstrap);
