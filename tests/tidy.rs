@@ -11,6 +11,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
+#[allow(dead_code, reason = "the tool that writes the document reads more of it")]
+#[path = "reliability/source.rs"]
+mod faults;
+
 /// Who may depend on whom among our own crates (invariant 3). Whoever is not named here may use everything.
 const MAY_DEPEND_ON: [(&str, &[&str]); 5] = [
     ("mesh-core", &[]),
@@ -361,6 +365,35 @@ fn the_readme_shows_code_that_is_tested() {
     for block in blocks {
         let found = examples.values().any(|source| source.contains(&unindented(block)));
         assert!(found, "no example has this block of the README:\n{block}");
+    }
+}
+
+/// Which faults there are is written once, and the document is of the sources that lie here.
+#[test]
+fn every_fault_has_a_test_of_its_name_and_a_row() {
+    let (document, tests) = (read(&root().join("RELIABILITY.md")), faults::tests(&root()));
+    let asked = faults::asked();
+    for fault in &asked {
+        let has = tests.contains_key(fault.id);
+        assert!(
+            has || !fault.without.is_empty(),
+            "{} has neither a test nor a reason",
+            fault.id
+        );
+        let row = document
+            .lines()
+            .find(|line| line.starts_with(&format!("| {} |", fault.id)));
+        let row = row.unwrap_or_else(|| panic!("{} has no row: write the document anew", fault.id));
+        assert!(
+            row.contains("| not tested |") != has,
+            "{row} is of other sources: write the document anew"
+        );
+    }
+    for (id, tests) in &tests {
+        assert!(
+            asked.iter().any(|fault| fault.id == id),
+            "nobody asks for {id}: {tests:?}"
+        );
     }
 }
 

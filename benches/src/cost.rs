@@ -13,23 +13,27 @@
 #![allow(clippy::print_stdout, reason = "a tool's result goes to standard output")]
 
 mod bare;
+mod caller;
+mod clients;
 mod counting;
 mod direct;
 mod echo;
+mod measuring;
 mod meshed;
 mod pki;
 mod transport;
+mod web;
 
 use std::alloc::System;
 
 use serde_json::{Value, json};
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::runtime::Runtime;
-use tokio::task::LocalSet;
 
+use clients::Client;
 use counting::Writes;
-use echo::{Caller, Server};
-use meshed::Asked;
+use echo::{Server, Spoken};
+use measuring::{Cost, measure};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -45,42 +49,10 @@ const WARM_UP: usize = 320;
 const CALLS: usize = 2_000;
 const ROUNDS: usize = 5;
 const CONCURRENT: [usize; 2] = [1, 16];
+/// Those of the clients that are judged, and what they are judged beside.
+const COMPARED: [&str; 5] = ["bare_channel", "direct", "transport", "mesh", "everything"];
 
 type Failure = Box<dyn std::error::Error>;
-
-/// The clients that are compared.
-#[derive(Clone)]
-enum Client {
-    Bare(bare::Bare),
-    Direct(direct::Direct),
-    Transport(transport::Bare),
-    /// As the mesh is, lean or with everything.
-    Mesh(meshed::Meshed),
-}
-
-impl Client {
-    const NAMES: [&str; 5] = ["bare_channel", "direct", "transport", "mesh", "everything"];
-
-    async fn new(name: &str, server: &Server, writes: &Writes) -> Result<Self, Failure> {
-        match name {
-            "bare_channel" => Ok(Self::Bare(bare::caller(server, writes).await?)),
-            "direct" => Ok(Self::Direct(direct::caller(server, writes).await?)),
-            "transport" => Ok(Self::Transport(transport::caller(server, writes).await?)),
-            "mesh" => Ok(Self::Mesh(meshed::caller(server, writes, Asked::Lean)?)),
-            "everything" => Ok(Self::Mesh(meshed::caller(server, writes, Asked::Everything)?)),
-            other => Err(format!("no client {other:?}: one of {:?}", Self::NAMES).into()),
-        }
-    }
-
-    async fn call(&mut self, note: bytes::Bytes) -> Result<(), Failure> {
-        match self {
-            Self::Bare(client) => client.call(note).await,
-            Self::Direct(client) => client.call(note).await,
-            Self::Transport(client) => client.call(note).await,
-            Self::Mesh(client) => client.call(note).await,
-        }
-    }
-}
 
 fn main() -> Result<(), Failure> {
     if mesh_core::TESTING {
@@ -88,8 +60,11 @@ fn main() -> Result<(), Failure> {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    if has("--serve") {
-        return echo::serve();
+    if let Some(spoken) = [Spoken::Grpc, Spoken::Web]
+        .into_iter()
+        .find(|spoken| has(spoken.flag()))
+    {
+        return echo::serve(spoken);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(at) = arguments.iter().position(|argument| argument == "--only") {
@@ -145,17 +120,17 @@ fn check(report: &Value) -> Result<(), Failure> {
 
 /// The clients in turn, round by round; the median of the rounds.
 async fn compare(concurrent: usize) -> Result<Value, Failure> {
-    let server = Server::spawn()?;
+    let server = Server::spawn(Spoken::Grpc)?;
     let writes = Writes::default();
     let mut clients = Vec::new();
-    for name in Client::NAMES {
-        let client = Client::new(name, &server, &writes).await?;
-        measure(&client, &writes, WARM_UP, concurrent).await?;
+    for name in COMPARED {
+        let client = Client::new(name, &server.target, &writes).await?;
+        measure(&client, ALLOCATOR, &|| writes.count(), WARM_UP, concurrent).await?;
         clients.push((name, client, Vec::new()));
     }
     for round in 1..=ROUNDS {
         for (name, client, costs) in &mut clients {
-            let cost = measure(client, &writes, CALLS, concurrent).await?;
+            let cost = measure(client, ALLOCATOR, &|| writes.count(), CALLS, concurrent).await?;
             eprintln!("{concurrent} at a time, round {round}/{ROUNDS}: {name} {cost}");
             costs.push(cost);
         }
@@ -168,12 +143,13 @@ async fn compare(concurrent: usize) -> Result<Value, Failure> {
 }
 
 fn alone(runtime: &Runtime, name: &str, calls: usize, concurrent: usize) -> Result<(), Failure> {
-    let server = Server::spawn()?;
+    let server = Server::spawn(Spoken::by(name))?;
     let writes = Writes::default();
-    let client = runtime.block_on(Client::new(name, &server, &writes))?;
-    runtime.block_on(measure(&client, &writes, WARM_UP, concurrent))?;
+    let client = runtime.block_on(Client::new(name, &server.target, &writes))?;
+    runtime.block_on(measure(&client, ALLOCATOR, &|| writes.count(), WARM_UP, concurrent))?;
     let cost = profiled(runtime, &client, &writes, calls, concurrent)?;
     eprintln!("{name}: {calls} calls, {concurrent} at a time, {cost}");
+    println!("{}", cost.json());
     Ok(())
 }
 
@@ -186,74 +162,5 @@ fn profiled(
     calls: usize,
     concurrent: usize,
 ) -> Result<Cost, Failure> {
-    runtime.block_on(measure(client, writes, calls, concurrent))
-}
-
-/// `calls` in all, by `concurrent` callers that each wait for one answer before the next call.
-async fn measure(client: &Client, writes: &Writes, calls: usize, concurrent: usize) -> Result<Cost, Failure> {
-    let note = bytes::Bytes::from(vec![b'x'; 1024]);
-    let each = calls / concurrent;
-    let writes_before = writes.count();
-    let region = Region::new(ALLOCATOR);
-    let local = LocalSet::new();
-    let mut callers = Vec::with_capacity(concurrent);
-    for _ in 0..concurrent {
-        let (mut client, note) = (client.clone(), note.clone());
-        callers.push(local.spawn_local(async move {
-            for _ in 0..each {
-                client.call(note.clone()).await?;
-            }
-            Ok::<_, Failure>(())
-        }));
-    }
-    local
-        .run_until(async {
-            for caller in callers {
-                caller.await??;
-            }
-            Ok::<_, Failure>(())
-        })
-        .await?;
-    let heap = region.change();
-    let calls = (each * concurrent) as f64;
-    Ok(Cost {
-        allocations: heap.allocations as f64 / calls,
-        reallocations: heap.reallocations as f64 / calls,
-        bytes: heap.bytes_allocated as f64 / calls,
-        writes: (writes.count() - writes_before) as f64 / calls,
-    })
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    allocations: f64,
-    reallocations: f64,
-    bytes: f64,
-    writes: f64,
-}
-
-impl Cost {
-    fn median(mut rounds: Vec<Self>) -> Self {
-        rounds.sort_by(|a, b| a.allocations.total_cmp(&b.allocations));
-        rounds[rounds.len() / 2]
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "allocations": self.allocations,
-            "reallocations": self.reallocations,
-            "bytes": self.bytes,
-            "writes": self.writes,
-        })
-    }
-}
-
-impl std::fmt::Display for Cost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:.2} allocations, {:.0} bytes, {:.3} writes",
-            self.allocations, self.bytes, self.writes
-        )
-    }
+    runtime.block_on(measure(client, ALLOCATOR, &|| writes.count(), calls, concurrent))
 }

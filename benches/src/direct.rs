@@ -14,13 +14,16 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use crate::Failure;
+use crate::caller::{Caller, came_back};
 use crate::counting::Writes;
-use crate::echo::{self, Caller, Server};
+use crate::echo::{self, Target};
 
-pub(crate) async fn caller(server: &Server, writes: &Writes) -> Result<Direct, Failure> {
+pub(crate) async fn caller(server: &Target, writes: &Writes) -> Result<Direct, Failure> {
     let stream = writes.clone().connect(server.address).await?;
     let name = ServerName::IpAddress(server.address.ip().into());
-    let tls = TlsConnector::from(server.client_tls()?).connect(name, stream).await?;
+    let tls = TlsConnector::from(server.client_tls(b"h2")?)
+        .connect(name, stream)
+        .await?;
     let (send, connection) = h2::client::Builder::new()
         .initial_window_size(2 * 1024 * 1024)
         .initial_connection_window_size(5 * 1024 * 1024)
@@ -38,8 +41,9 @@ pub(crate) struct Direct(PaymentClient<Transport>);
 
 impl Caller for Direct {
     async fn call(&mut self, note: Bytes) -> Result<(), Failure> {
-        self.0.charge(echo::request(note)).await?;
-        Ok(())
+        let sent = note.len();
+        let reply = self.0.charge(echo::request(note)).await?.into_inner();
+        came_back(sent, reply.note.len())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The echo server of the measurement, in a child process, and what a measured client is.
+//! The echo server of the measurement, in a child process.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
@@ -20,11 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::Failure;
 use crate::pki::{self, Pair, SERVER_ID};
-
-/// A measured client.
-pub(crate) trait Caller {
-    async fn call(&mut self, note: Bytes) -> Result<(), Failure>;
-}
+use crate::web;
 
 /// The request that all clients send: one field of bytes, so that what is counted is the call and not the message.
 pub(crate) fn request(note: Bytes) -> ChargeRequest {
@@ -34,19 +30,60 @@ pub(crate) fn request(note: Bytes) -> ChargeRequest {
     }
 }
 
-/// The server, as its parent sees it. It ends with its parent: its standard input closes.
-#[derive(Debug)]
-pub(crate) struct Server {
-    child: Child,
+/// Whom a client calls, and as whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) client: Identity,
 }
 
+impl Target {
+    /// TLS as the bare clients use it: the same as the mesh's.
+    pub(crate) fn client_tls(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, Failure> {
+        let expected = ExpectedPeers::exactly([SERVER_ID]);
+        let clock = Arc::new(DefaultTimeProvider);
+        Ok(client_config(&self.client, &expected, clock, &[protocol])?)
+    }
+}
+
+/// What the server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    Grpc,
+    /// HTTP/2 and HTTP/1.1 without gRPC.
+    Web,
+}
+
+impl Spoken {
+    /// By a client of this name.
+    pub(crate) fn by(client: &str) -> Self {
+        match client.contains("http") {
+            true => Self::Web,
+            false => Self::Grpc,
+        }
+    }
+
+    /// What tells the child.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::Grpc => "--serve",
+            Self::Web => "--serve-web",
+        }
+    }
+}
+
+/// The server, as its parent sees it. It ends with its parent: its standard input closes.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) target: Target,
+}
+
 impl Server {
-    pub(crate) fn spawn() -> Result<Self, Failure> {
+    pub(crate) fn spawn(spoken: Spoken) -> Result<Self, Failure> {
         let (server, client) = pki::issue()?;
         let mut child = Command::new(std::env::current_exe()?)
-            .arg("--serve")
+            .arg(spoken.flag())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -54,22 +91,11 @@ impl Server {
         writeln!(stdin, "{}", serde_json::to_string(&server)?)?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().ok_or("the child has no standard output")?).read_line(&mut line)?;
-        Ok(Self {
-            child,
+        let target = Target {
             address: line.trim().parse()?,
             client: client.identity()?,
-        })
-    }
-
-    /// TLS as the bare client uses it: the same as the mesh's.
-    pub(crate) fn client_tls(&self) -> Result<Arc<ClientConfig>, Failure> {
-        let expected = ExpectedPeers::exactly([SERVER_ID]);
-        Ok(client_config(
-            &self.client,
-            &expected,
-            Arc::new(DefaultTimeProvider),
-            &[b"h2"],
-        )?)
+        };
+        Ok(Self { child, target })
     }
 }
 
@@ -82,47 +108,51 @@ impl Drop for Server {
 }
 
 /// The child: reads its certificate, prints its address, serves until its parent goes.
-pub(crate) fn serve() -> Result<(), Failure> {
+pub(crate) fn serve(spoken: Spoken) -> Result<(), Failure> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     let pair: Pair = serde_json::from_str(&line)?;
-    let config = server_config(
-        &pair.identity()?,
-        ClientAuth::Required,
-        Arc::new(DefaultTimeProvider),
-        &[b"h2"],
-    )?;
+    let identity = pair.identity()?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
         .block_on(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             println!("{}", listener.local_addr()?);
-            // Connections handed over one by one.
-            let (accepted, incoming) = tokio::sync::mpsc::channel(8);
-            let acceptor = TlsAcceptor::from(config);
-            tokio::spawn(async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
-                    tokio::spawn(async move {
-                        let _ = stream.set_nodelay(true);
-                        if let Ok(stream) = acceptor.accept(stream).await {
-                            let _ = accepted.send(Ok::<_, std::io::Error>(Stream(stream))).await;
-                        }
-                    });
-                }
-            });
             std::thread::spawn(|| {
                 let _ = std::io::stdin().lock().read_line(&mut String::new());
                 std::process::exit(0);
             });
-            let service = PaymentServer::new(Echo);
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(ReceiverStream::new(incoming))
-                .await?;
-            Ok(())
+            match spoken {
+                Spoken::Grpc => grpc(listener, &identity).await,
+                Spoken::Web => web::serve(listener, &identity).await,
+            }
         })
+}
+
+/// tonic's own loop behind the mesh's TLS.
+async fn grpc(listener: TcpListener, identity: &Identity) -> Result<(), Failure> {
+    let config = server_config(identity, ClientAuth::Required, Arc::new(DefaultTimeProvider), &[b"h2"])?;
+    // Connections handed over one by one.
+    let (accepted, incoming) = tokio::sync::mpsc::channel(8);
+    let acceptor = TlsAcceptor::from(config);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+            tokio::spawn(async move {
+                let _ = stream.set_nodelay(true);
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    let _ = accepted.send(Ok::<_, std::io::Error>(Stream(stream))).await;
+                }
+            });
+        }
+    });
+    let service = PaymentServer::new(Echo);
+    tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming(ReceiverStream::new(incoming))
+        .await?;
+    Ok(())
 }
 
 struct Echo;

@@ -19,15 +19,16 @@ use mesh_client::connect::{Connecting, Io};
 use mesh_client::{Channel, use_connector};
 use mesh_core::Link;
 use mesh_core::config::{
-    Abort, Action, AppendAction, CallFilter, CircuitBreakers, Cluster, Delay, Domain, Endpoint, ExpectedPeers, Fault,
-    FaultAbort, FaultDelay, Fraction, HeaderEdit, HeaderEdits, HeaderFormat, HeaderRules, HostRewrite, LoadReporting,
-    Mirror, MutualTls, OutlierDetection, OutlierRules, RetryOn, RetryPolicy, Rewrite, Route, RouteTree, Snapshot,
-    Split, Thresholds, TlsMode, VirtualHost,
+    Abort, Action, AppendAction, CallFilter, CircuitBreakers, Cluster, Connections, Delay, Domain, Endpoint,
+    ExpectedPeers, Fault, FaultAbort, FaultDelay, Fraction, HeaderEdit, HeaderEdits, HeaderFormat, HeaderRules,
+    HostRewrite, LoadReporting, Mirror, MutualTls, OutlierDetection, OutlierRules, Protocol, RetryOn, RetryPolicy,
+    Rewrite, Route, RouteTree, Snapshot, Split, Thresholds, TlsMode, VirtualHost,
 };
 
 use crate::Failure;
+use crate::caller::{Caller, came_back};
 use crate::counting::Writes;
-use crate::echo::{self, Caller, Server};
+use crate::echo::{self, Target};
 use crate::pki::SERVER_ID;
 
 /// What the client is configured with.
@@ -37,23 +38,30 @@ pub(crate) enum Asked {
     Everything,
 }
 
-pub(crate) fn caller(server: &Server, writes: &Writes, asked: Asked) -> Result<Meshed, Failure> {
+pub(crate) fn caller(server: &Target, writes: &Writes, asked: Asked) -> Result<Meshed, Failure> {
     linked(server, writes, asked).map(|(_, mesh)| mesh)
 }
 
 /// With the membership that it belongs to.
-pub(crate) fn linked(server: &Server, writes: &Writes, asked: Asked) -> Result<(Link, Meshed), Failure> {
+pub(crate) fn linked(server: &Target, writes: &Writes, asked: Asked) -> Result<(Link, Meshed), Failure> {
+    let link = link(server, writes, asked)?;
+    let mesh = Meshed(PaymentClient::new(Channel::new(&link, "xds:///payment")));
+    Ok((link, mesh))
+}
+
+/// The membership alone.
+pub(crate) fn link(server: &Target, writes: &Writes, asked: Asked) -> Result<Link, Failure> {
     let link = Link::fixed(snapshot(server, asked)?, Some(server.client.clone()));
     let writes = writes.clone();
     use_connector(&link, move |address| -> Connecting {
         let writes = writes.clone();
         Box::pin(async move { Ok(Box::new(writes.connect(address).await?) as Box<dyn Io>) })
     })?;
-    let mesh = Meshed(PaymentClient::new(Channel::new(&link, "xds:///payment")));
-    Ok((link, mesh))
+    Ok(link)
 }
 
-fn snapshot(server: &Server, asked: Asked) -> Result<Snapshot, Failure> {
+/// What it is configured with, for a control plane to tell as well.
+pub(crate) fn snapshot(server: &Target, asked: Asked) -> Result<Snapshot, Failure> {
     let cluster = |name: &str| {
         let tls = TlsMode::Mutual(MutualTls {
             expected: ExpectedPeers::exactly([SERVER_ID]),
@@ -63,6 +71,11 @@ fn snapshot(server: &Server, asked: Asked) -> Result<Snapshot, Failure> {
         let mut cluster = Cluster::new(name, tls, vec![Endpoint::new(server.address)]);
         cluster.outlier = Some(OutlierDetection::new(OutlierRules::Envoy));
         cluster.breakers = CircuitBreakers::same(Thresholds::ENVOY);
+        // A gRPC call goes over HTTP/2 whatever is said here.
+        cluster.connections = Arc::new(Connections {
+            protocol: Protocol::Request,
+            ..Connections::default()
+        });
         if asked == Asked::Everything {
             cluster.load_reporting = Some(LoadReporting::of("payment"));
         }
@@ -149,7 +162,8 @@ pub(crate) struct Meshed(PaymentClient<Channel<tonic::body::Body>>);
 
 impl Caller for Meshed {
     async fn call(&mut self, note: Bytes) -> Result<(), Failure> {
-        self.0.charge(echo::request(note)).await?;
-        Ok(())
+        let sent = note.len();
+        let reply = self.0.charge(echo::request(note)).await?.into_inner();
+        came_back(sent, reply.note.len())
     }
 }

@@ -15,9 +15,9 @@ pub(crate) const CLIENT_ID: &str = "spiffe://cluster.local/ns/default/sa/checkou
 /// A certificate with its key and root, as bytes that a pipe can carry.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Pair {
-    leaf: Vec<u8>,
-    key: Vec<u8>,
-    root: Vec<u8>,
+    pub(crate) leaf: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) root: Vec<u8>,
 }
 
 impl Pair {
@@ -41,11 +41,12 @@ pub(crate) fn issue() -> Result<(Pair, Pair), Failure> {
     root.subject_alt_names = vec![SanType::URI("spiffe://cluster.local".try_into()?)];
     let root_der = root.self_signed(&root_key)?.der().to_vec();
     let issuer = Issuer::new(root, root_key);
-    let leaf = |id: &str| -> Result<Pair, Failure> {
+    // A client that does not know SPIFFE goes by the name.
+    let leaf = |id: &str, name: &str| -> Result<Pair, Failure> {
         let key = KeyPair::generate()?;
         let mut leaf = CertificateParams::default();
         leaf.distinguished_name = DistinguishedName::new();
-        leaf.subject_alt_names = vec![SanType::URI(id.try_into()?)];
+        leaf.subject_alt_names = vec![SanType::URI(id.try_into()?), SanType::DnsName(name.try_into()?)];
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let signed = leaf.signed_by(&key, &issuer)?;
@@ -55,5 +56,5 @@ pub(crate) fn issue() -> Result<(Pair, Pair), Failure> {
             root: root_der.clone(),
         })
     };
-    Ok((leaf(SERVER_ID)?, leaf(CLIENT_ID)?))
+    Ok((leaf(SERVER_ID, "payment")?, leaf(CLIENT_ID, "checkout")?))
 }

@@ -6,14 +6,15 @@ use http::uri::Authority;
 use mesh_client::transport::Transport;
 
 use crate::Failure;
+use crate::caller::{Caller, came_back};
 use crate::counting::Writes;
-use crate::echo::{self, Caller, Server};
+use crate::echo::{self, Target};
 use crate::meshed::{self, Asked};
 
 /// Calls that make the connections: so many all but surely go to either part of the split.
 const FIRST: usize = 20;
 
-pub(crate) async fn caller(server: &Server, writes: &Writes) -> Result<Bare, Failure> {
+pub(crate) async fn caller(server: &Target, writes: &Writes) -> Result<Bare, Failure> {
     let (link, mut mesh) = meshed::linked(server, writes, Asked::Lean)?;
     for _ in 0..FIRST {
         mesh.call(Bytes::new()).await?;
@@ -28,7 +29,8 @@ pub(crate) struct Bare(PaymentClient<Transport>);
 
 impl Caller for Bare {
     async fn call(&mut self, note: Bytes) -> Result<(), Failure> {
-        self.0.charge(echo::request(note)).await?;
-        Ok(())
+        let sent = note.len();
+        let reply = self.0.charge(echo::request(note)).await?.into_inner();
+        came_back(sent, reply.note.len())
     }
 }

@@ -125,6 +125,9 @@ impl<B, C, A> ChannelBuilder<B, C, A> {
     }
 
     /// Adds a layer below retry: it sees each try. A later one stands further in.
+    ///
+    /// What it makes may have a readiness of its own, as tower's `ConcurrencyLimit` has. The first try is made when the channel was polled
+    /// ready, which is waited for outside of the call's time; each further one waits for it within the try's time and the call's.
     pub fn per_attempt<L>(self, layer: L) -> ChannelBuilder<B, C, Stack<L, A>> {
         let Self {
             link,
@@ -265,7 +268,7 @@ where
     type Error = Error;
     type Future = CallFuture;
 
-    /// Always ready: the destination is chosen by the request.
+    /// Ready when the application's own layers are, and at once where there are none: the destination is chosen by the request.
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.service.poll_ready(cx)

@@ -115,7 +115,7 @@ pub(super) fn measure() -> Result<(Value, Vec<String>), Failure> {
 }
 
 /// So many endpoints, of which one is something else. What they say alike they share, as they do when they are read off the wire.
-fn cluster(endpoints: usize, change: impl FnOnce(&mut Endpoint)) -> Arc<Cluster> {
+pub(super) fn cluster(endpoints: usize, change: impl FnOnce(&mut Endpoint)) -> Arc<Cluster> {
     let first = Endpoint::new(address(0));
     let mut list: Vec<Endpoint> = (0u32..)
         .take(endpoints)

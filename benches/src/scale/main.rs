@@ -12,7 +12,7 @@
 //! many rounds: what else the machine does makes rounds slower and none faster, and what the work itself takes, each round
 //! takes. The median is told beside it.
 //!
-//! `cargo run --release -p benches --bin scale -- --check`
+//! `cargo run --release -p benches --bin scale -- --check`; with `--curves` how it all grows, by powers of ten ([`curves`]).
 
 #![allow(clippy::print_stdout, reason = "a tool's result goes to standard output")]
 
@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::sync::Notify;
 
+mod curves;
 mod hosts;
 
 #[global_allocator]
@@ -85,6 +86,11 @@ fn main() -> Result<(), Failure> {
     if mesh_core::TESTING {
         return Err("built with the feature `testing`: measure with `cargo run --release -p benches`".into());
     }
+    if std::env::args().skip(1).any(|argument| argument == "--curves") {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        println!("{}", runtime.block_on(async { curves::measure() })?);
+        return Ok(());
+    }
     let is_check = std::env::args().skip(1).any(|argument| argument == "--check");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut reports, mut missed) = (Vec::new(), Vec::new());
@@ -107,7 +113,7 @@ fn main() -> Result<(), Failure> {
 
 /// All of one shape: its figures, and the limits it missed.
 async fn measure(shape: &Shape) -> Result<(Value, Vec<String>), Failure> {
-    let mesh = Configuration::of(shape)?;
+    let mesh = Configuration::of(shape.clusters, shape.endpoints_each)?;
     let total = (shape.clusters * shape.endpoints_each) as f64;
     println!("\n{}", shape.name);
     let mut client = Client::new(TARGET);
@@ -229,13 +235,12 @@ struct Configuration {
 }
 
 impl Configuration {
-    fn of(shape: &Shape) -> Result<Self, Failure> {
-        let names =
-            (0..shape.clusters).map(|index| format!("outbound|8080||service-{index}.default.svc.cluster.local"));
+    fn of(clusters: usize, endpoints_each: usize) -> Result<Self, Failure> {
+        let names = (0..clusters).map(|index| format!("outbound|8080||service-{index}.default.svc.cluster.local"));
         let lists: BTreeMap<ClusterName, Vec<Endpoint>> = (0u32..)
             .zip(names)
             .map(|(index, name)| {
-                let each = shape.endpoints_each as u32;
+                let each = endpoints_each as u32;
                 let list = (index * each..(index + 1) * each).map(|number| Endpoint::new(address(number)));
                 (name.as_str().into(), list.collect())
             })

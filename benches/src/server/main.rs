@@ -53,7 +53,11 @@ fn main() -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (server, client) = pki::issue()?;
-    let served = runtime.block_on(serving::start(&server.identity()?))?;
+    let identity = server.identity()?;
+    let mut served = Vec::new();
+    for name in serving::NAMES {
+        served.push(runtime.block_on(serving::start(name, &identity))?);
+    }
     let mut load = Load::spawn(&client, &served)?;
     if let Some(at) = arguments.iter().position(|argument| argument == "--only") {
         let number = |offset: usize, default| {

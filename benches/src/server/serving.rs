@@ -1,5 +1,6 @@
 //! The servers that are compared, over one identity and one service.
 
+use std::convert::Infallible;
 use std::future::IntoFuture as _;
 use std::io;
 use std::net::SocketAddr;
@@ -25,13 +26,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Layer as _;
 
 use crate::Failure;
 use crate::pki::CLIENT_ID;
 
-/// The servers' names.
+/// The servers that `server` compares, by name.
 pub(crate) const NAMES: [&str; 3] = ["bare", "mesh_tonic", "mesh"];
 /// How many rules are asked before the one that lets the caller pass.
 const RULES_BEFORE: usize = 9;
@@ -44,44 +46,59 @@ pub(crate) struct Served {
     _source: Option<Source>,
 }
 
-/// All of them, on this runtime.
-pub(crate) async fn start(identity: &Identity) -> Result<Vec<Served>, Failure> {
-    let [bare_name, tonic_name, own_name] = NAMES;
-    let mut all = Vec::new();
-
+/// One of them, on this runtime. `_lean` is without rules: whoever has a certificate of the mesh is served. `_web` serves HTTP without gRPC.
+pub(crate) async fn start(name: &'static str, identity: &Identity) -> Result<Served, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    all.push(Served {
-        name: bare_name,
-        address: listener.local_addr()?,
-        _source: None,
-    });
-    bare(listener, identity)?;
-
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let (address, (source, link)) = (listener.local_addr()?, governed(identity));
-    source.snapshots.publish(rules(address)?);
-    let serving = mesh_server::tonic::server()
-        .layer(MeshLayer::new(&link))
-        .add_service(PaymentServer::new(Echo))
-        .serve_with_incoming(mesh_server::tonic::incoming(listener, &link));
-    tokio::spawn(serving);
-    all.push(Served {
-        name: tonic_name,
+    let address = listener.local_addr()?;
+    let served = |source| Served {
+        name,
         address,
-        _source: Some(source),
-    });
+        _source: source,
+    };
+    if name == "bare" {
+        bare(listener, identity)?;
+        return Ok(served(None));
+    }
+    if name == "plain" {
+        plain(listener);
+        return Ok(served(None));
+    }
+    let (source, link) = match name.contains("_lean") {
+        true => (None, Link::fixed(Snapshot::empty(), Some(identity.clone()))),
+        false => {
+            let (source, link) = governed(identity);
+            let path = match name.ends_with("_web") {
+                true => "/echo",
+                false => "/payment.v1.Payment/Charge",
+            };
+            source.snapshots.publish(rules(address, path)?);
+            (Some(source), link)
+        }
+    };
+    match name {
+        "mesh_tonic" => {
+            let serving = mesh_server::tonic::server()
+                .layer(MeshLayer::new(&link))
+                .add_service(PaymentServer::new(Echo))
+                .serve_with_incoming(mesh_server::tonic::incoming(listener, &link));
+            tokio::spawn(serving);
+        }
+        "mesh" | "mesh_lean" => {
+            let app = MeshLayer::new(&link).layer(Routes::new(PaymentServer::new(Echo)));
+            tokio::spawn(mesh_server::serve(listener, &link, app).into_future());
+        }
+        "mesh_web" | "mesh_lean_web" => {
+            let app = MeshLayer::new(&link).layer(tower::service_fn(echo));
+            tokio::spawn(mesh_server::serve(listener, &link, app).into_future());
+        }
+        other => return Err(format!("no server {other:?}").into()),
+    }
+    Ok(served(source))
+}
 
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let (address, (source, link)) = (listener.local_addr()?, governed(identity));
-    source.snapshots.publish(rules(address)?);
-    let app = MeshLayer::new(&link).layer(Routes::new(PaymentServer::new(Echo)));
-    tokio::spawn(mesh_server::serve(listener, &link, app).into_future());
-    all.push(Served {
-        name: own_name,
-        address,
-        _source: Some(source),
-    });
-    Ok(all)
+/// The echo without gRPC.
+async fn echo<B>(request: http::Request<B>) -> Result<http::Response<B>, Infallible> {
+    Ok(http::Response::new(request.into_body()))
 }
 
 /// A process of the mesh whose servers a control plane configures.
@@ -95,9 +112,9 @@ fn governed(identity: &Identity) -> (Source, Link) {
 }
 
 /// STRICT, and an ALLOW of which the last rule is the caller's: each asks for a caller and a path.
-fn rules(address: SocketAddr) -> Result<Snapshot, Failure> {
+fn rules(address: SocketAddr, path: &str) -> Result<Snapshot, Failure> {
     let policy = |number: usize, caller: &str| {
-        let path = StringMatch::Exact("/payment.v1.Payment/Charge".into());
+        let path = StringMatch::Exact(path.into());
         RbacPolicy {
             name: format!("ns[default]-policy[p{number}]-rule[0]").into(),
             permissions: vec![Rule::Is(PermissionTest::Path(path))],
@@ -138,6 +155,13 @@ fn rules(address: SocketAddr) -> Result<Snapshot, Failure> {
     Ok(Snapshot::builder()
         .inbound(address.to_string(), Ok(Arc::new(inbound)))
         .build()?)
+}
+
+/// The application behind a sidecar: tonic's own loop, in the clear.
+fn plain(listener: TcpListener) {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = tonic::transport::Server::builder().add_service(PaymentServer::new(Echo));
+    tokio::spawn(server.serve_with_incoming(incoming));
 }
 
 /// What is compared with: tonic's own loop behind tokio-rustls, with the TLS that the mesh has.

@@ -133,7 +133,8 @@ where
     }
 }
 
-fn late(limit: TryLimit) -> Error {
+/// The end of a try whose time is up.
+pub(crate) fn late(limit: TryLimit) -> Error {
     Error::new(match limit.idle {
         true => Kind::PerTryIdle(limit.after),
         false => Kind::PerTryTimeout(limit.after),

@@ -18,7 +18,7 @@ use crate::request::Attempt;
 use crate::reuse::Reused;
 
 pub use future::AttemptFuture;
-pub(crate) use future::Limits;
+pub(crate) use future::{Limits, late};
 
 /// Makes [`AttemptService`]s.
 #[derive(Clone, Debug)]

@@ -78,7 +78,7 @@ pub struct DeadlineService<S> {
 
 impl<S, B> Service<Request<Routed<B>>> for DeadlineService<S>
 where
-    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
+    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error> + Clone,
     B: Body<Data = Bytes> + Unpin,
 {
     type Response = Response<ResponseBody>;
@@ -99,7 +99,11 @@ where
         let said = request.body().said();
         let asked = Asked::take(said, request.headers_mut());
         match limit(&self.alarms, request.body_mut(), asked, &above) {
-            Err(error) => DeadlineFuture::late(error),
+            Err(error) => {
+                // What was reserved for it is given back.
+                self.inner = self.inner.clone();
+                DeadlineFuture::late(error)
+            }
             Ok((deadline, until)) => DeadlineFuture::new(self.inner.call(request), deadline, until),
         }
     }

@@ -143,6 +143,8 @@ impl<S> FaultService<S> {
             }))
         });
         if let Some(error) = abort {
+            // Nobody is called: what was reserved for it is given back.
+            self.inner = self.inner.clone();
             if delay.is_zero() {
                 return FaultFuture::fail(error);
             }

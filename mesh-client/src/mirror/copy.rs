@@ -14,7 +14,7 @@ use http::{Request, Uri};
 use http_body::{Body, Frame};
 use mesh_core::report::Tally;
 use mesh_core::route::RequestHead;
-use tower::Service as _;
+use tower::ServiceExt as _;
 
 use super::{EVENT, MAX_ANSWER_BYTES, MAX_COPIES};
 use crate::balance::Balance;
@@ -82,15 +82,9 @@ pub(super) fn shadow<B>(request: &mut Request<B>, target: &str) {
 }
 
 /// Sends a copy and reads its answer to the end, or to a bound. Nobody hears of what came of it but the tally.
-pub(super) async fn run(
-    mut balance: Balance,
-    copy: Request<Attempt<NoBody>>,
-    place: Place,
-    limit: Duration,
-    tally: Tally,
-) {
+pub(super) async fn run(balance: Balance, copy: Request<Attempt<NoBody>>, place: Place, limit: Duration, tally: Tally) {
     let exchange = async {
-        let response = balance.call(copy).await?;
+        let response = balance.oneshot(copy).await?;
         drain(response.into_body()).await
     };
     match tokio::time::timeout(limit, exchange).await {

@@ -15,6 +15,7 @@ use tower::Service;
 use super::Shared;
 use super::kept::{Kept, Place, is_within};
 use super::race::Race;
+use super::turn::Turn;
 use crate::body::ResponseBody;
 use crate::error::Error;
 use crate::request::{Attempt, Call, Payload, Routed};
@@ -41,6 +42,7 @@ pin_project! {
         Trying { #[pin] future: F },
         // Off the common path, so in boxes.
         Pausing { sleep: Pin<Box<Sleep>> },
+        Waiting { turn: Turn },
         Racing { race: Box<Race<F>> },
     }
 }
@@ -107,7 +109,7 @@ pub(crate) fn is_hedged<B>(call: &Call, payload: &Payload<B>) -> bool {
 
 impl<S, B> Future for RetryFuture<S, B>
 where
-    S: Service<Request<Attempt<B>>, Response = Response<ResponseBody>, Error = Error>,
+    S: Service<Request<Attempt<B>>, Response = Response<ResponseBody>, Error = Error> + Clone,
     B: Body<Data = Bytes> + Unpin + Send + 'static,
 {
     type Output = Result<Response<ResponseBody>, Error>;
@@ -139,12 +141,32 @@ where
                 }
                 StateProjection::Pausing { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
-                    if let Some(place) = this.place {
-                        place.begin();
-                    }
                     let kept = this.kept.as_ref().expect("kept since the first try");
-                    let future = this.inner.call(kept.again());
-                    this.state.set(running(future, Some(kept)));
+                    let turn = Turn::of(kept);
+                    this.state.set(State::Waiting { turn });
+                }
+                StateProjection::Waiting { turn } => {
+                    let kept = this.kept.as_mut().expect("kept since the first try");
+                    let refused = match ready!(turn.poll(cx, this.inner)) {
+                        Ok(()) => {
+                            if let Some(place) = this.place {
+                                place.begin();
+                            }
+                            let future = this.inner.call(kept.again(turn));
+                            this.state.set(running(future, Some(kept)));
+                            continue;
+                        }
+                        Err(error) => error,
+                    };
+                    // It is how this try ended, which did not reach a host and costs nothing.
+                    *this.place = None;
+                    let mut answer = Err(refused);
+                    let Some(place) = kept.judge(&mut answer, this.shared) else {
+                        return Poll::Ready(answer);
+                    };
+                    let sleep = Box::pin(tokio::time::sleep(place.pause()));
+                    *this.place = Some(Box::new(place));
+                    this.state.set(State::Pausing { sleep });
                 }
                 StateProjection::Racing { race } => {
                     let kept = this.kept.as_mut().expect("kept since the first try");

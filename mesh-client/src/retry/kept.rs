@@ -15,6 +15,7 @@ use mesh_core::route::RequestHead;
 use super::Shared;
 use super::fates::Fate;
 use super::head::Head;
+use super::turn::Turn;
 use crate::body::ResponseBody;
 use crate::cluster::ClusterHandle;
 use crate::error::Error;
@@ -263,7 +264,8 @@ impl<B> Kept<B> {
         end.is_some_and(|end| self.aside.call().rules().names(end, headers))
     }
 
-    pub(super) fn again(&self) -> Request<Attempt<B>> {
+    /// The request of another try, which had its turn.
+    pub(super) fn again(&self, turn: &Turn) -> Request<Attempt<B>> {
         let (aside, call) = (&*self.aside, self.aside.call());
         let attempt = Attempt {
             payload: self.payload.clone(),
@@ -271,7 +273,7 @@ impl<B> Kept<B> {
             number: aside.retries.retried() + 1,
             tried: aside.tried.clone(),
             gone_to: aside.gone_to.clone(),
-            limit: call.try_limit(aside.hedged),
+            limit: turn.limit(),
         };
         let mut request = aside.head.rebuild(attempt);
         let previous = HeaderValue::from(aside.retries.retried());

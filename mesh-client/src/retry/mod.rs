@@ -13,6 +13,7 @@ mod future;
 mod head;
 mod kept;
 mod race;
+mod turn;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -2,14 +2,15 @@
 //!
 //! A try that reaches its own time is not ended; another begins beside it, if the policy has one left and the budget pays. The
 //! first answer that the policy would not try again wins, and the others are cancelled. A try that fails while others run is
-//! waited over; when the last one fails, it is judged as ever.
+//! waited over; when the last one fails, it is judged as ever. One that what is below is not ready for counts as one that runs, and one that
+//! it refuses as none: those that run decide.
 //!
 //! Only for bodies that are whole: a streaming one can be read by one try at a time. All of it is in one box that a call without
 //! hedging never makes.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Request;
@@ -18,6 +19,8 @@ use tower::Service;
 
 use super::Shared;
 use super::kept::{Answer, Kept, Place};
+use super::turn::Turn;
+use crate::error::Error;
 use crate::request::Attempt;
 
 /// The tries of one call that run.
@@ -30,6 +33,8 @@ pub(super) struct Race<F> {
     armed: bool,
     /// A try that was decided on and waits for its pause.
     pausing: Option<Place>,
+    /// One that waits for what is below to be ready.
+    waiting: Option<(Place, Turn)>,
 }
 
 struct Entry<F> {
@@ -49,6 +54,7 @@ impl<F> Race<F> {
             timer: Box::pin(tokio::time::sleep(slow)),
             armed: true,
             pausing: None,
+            waiting: None,
         }
     }
 
@@ -60,42 +66,76 @@ impl<F> Race<F> {
         shared: &Shared,
     ) -> Poll<Answer>
     where
-        S: Service<Request<Attempt<B>>, Future = F>,
+        S: Service<Request<Attempt<B>>, Error = Error, Future = F> + Clone,
         F: Future<Output = Answer>,
     {
         loop {
             if let Poll::Ready(mut answer) = self.poll_tries(cx) {
-                if !self.tries.is_empty() && kept.is_worth_another(&answer) {
+                if self.has_others() && kept.is_worth_another(&answer) {
                     // The others may do better, and are under way already.
                     continue;
                 }
                 let Some(place) = kept.judge(&mut answer, shared) else {
                     return Poll::Ready(answer);
                 };
-                self.timer.as_mut().reset(Instant::now() + place.pause());
-                self.pausing = Some(place);
+                self.pause(place);
             }
-            if self.pausing.is_none() && !self.armed {
-                return Poll::Pending;
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if self.pausing.is_none() {
-                kept.note_slow();
-            }
-            let place = self.pausing.take().or_else(|| kept.hedge(shared));
-            let Some(mut place) = place else {
-                self.armed = false;
-                return Poll::Pending;
+            let (mut place, mut turn) = match self.waiting.take() {
+                Some(waiting) => waiting,
+                None => (ready!(self.poll_next(cx, kept, shared)), Turn::of(kept)),
             };
-            place.begin();
-            self.tries.push(Entry {
-                future: Box::pin(inner.call(kept.again())),
-                _place: Some(place),
-            });
-            self.armed = true;
-            self.timer.as_mut().reset(Instant::now() + self.slow);
+            match turn.poll(cx, inner) {
+                Poll::Pending => {
+                    self.waiting = Some((place, turn));
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) => {
+                    place.begin();
+                    self.tries.push(Entry {
+                        future: Box::pin(inner.call(kept.again(&turn))),
+                        _place: Some(place),
+                    });
+                    self.armed = true;
+                    self.timer.as_mut().reset(Instant::now() + self.slow);
+                }
+                Poll::Ready(Err(_)) if !self.tries.is_empty() => self.armed = false,
+                Poll::Ready(Err(error)) => {
+                    drop(place);
+                    let mut answer = Err(error);
+                    let Some(place) = kept.judge(&mut answer, shared) else {
+                        return Poll::Ready(answer);
+                    };
+                    self.pause(place);
+                }
+            }
+        }
+    }
+
+    /// Whether a try runs, or is about to.
+    fn has_others(&self) -> bool {
+        !self.tries.is_empty() || self.waiting.is_some()
+    }
+
+    fn pause(&mut self, place: Place) {
+        self.timer.as_mut().reset(Instant::now() + place.pause());
+        self.pausing = Some(place);
+    }
+
+    /// The place of the try that is to begin now: one that had its pause, or one beside those that are slow.
+    fn poll_next<B>(&mut self, cx: &mut Context<'_>, kept: &mut Kept<B>, shared: &Shared) -> Poll<Place> {
+        if self.pausing.is_none() && !self.armed {
+            return Poll::Pending;
+        }
+        ready!(self.timer.as_mut().poll(cx));
+        if self.pausing.is_none() {
+            kept.note_slow();
+        }
+        match self.pausing.take().or_else(|| kept.hedge(shared)) {
+            Some(place) => Poll::Ready(place),
+            None => {
+                self.armed = false;
+                Poll::Pending
+            }
         }
     }
 

@@ -57,7 +57,7 @@ pub struct RewriteService<S> {
 
 impl<S, B> Service<Request<Routed<B>>> for RewriteService<S>
 where
-    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error>,
+    S: Service<Request<Routed<B>>, Response = Response<ResponseBody>, Error = Error> + Clone,
 {
     type Response = Response<ResponseBody>;
     type Error = Error;
@@ -76,7 +76,11 @@ where
         let (mut parts, body) = request.into_parts();
         match self.edit(&extras, &mut parts) {
             Ok(answer) => RewriteFuture::go(self.inner.call(Request::from_parts(parts, body)), answer),
-            Err(error) => RewriteFuture::fail(error),
+            Err(error) => {
+                // What was reserved for it is given back.
+                self.inner = self.inner.clone();
+                RewriteFuture::fail(error)
+            }
         }
     }
 }

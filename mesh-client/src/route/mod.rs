@@ -143,6 +143,10 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> RouteFuture<S::Future> {
         let decision = self.shared.decide(&request);
+        if matches!(decision, Decision::Answer(_) | Decision::Fail(_)) {
+            // Nobody is called: what was reserved for it is given back (tower's `ConcurrencyLimit`).
+            self.inner = self.inner.clone();
+        }
         self.decided(request, decision)
     }
 }

@@ -26,6 +26,7 @@ mod outliers;
 mod outside;
 mod own;
 mod pickers;
+mod readiness;
 mod retries;
 mod security;
 mod sessions;

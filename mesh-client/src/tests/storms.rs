@@ -151,7 +151,7 @@ pub(super) fn live(link: &mesh_core::Link) -> Arc<ClusterHandle> {
     }
 }
 
-fn held(cluster: &ClusterHandle) -> (u32, u32, Vec<u32>) {
+pub(super) fn held(cluster: &ClusterHandle) -> (u32, u32, Vec<u32>) {
     use mesh_core::balance::Load as _;
     let hosts = cluster.hosts().load();
     let calls = hosts.hosts.iter().map(|host| host.in_flight()).collect();

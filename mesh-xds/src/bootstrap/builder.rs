@@ -141,6 +141,13 @@ impl BootstrapBuilder {
         self
     }
 
+    /// Asks the next control plane as soon as those before it cannot be reached: see
+    /// [`Bootstrap::fallback_on_reachability_only`](super::Bootstrap::fallback_on_reachability_only). Default: no.
+    pub fn fallback_on_reachability_only(mut self) -> Self {
+        self.file.x_mesh.fallback_on_reachability_only = true;
+        self
+    }
+
     /// The roots of another trust domain, in a file: see [`Bootstrap::trust_bundles`](super::Bootstrap::trust_bundles).
     pub fn trust_bundle(mut self, trust_domain: &str, path: &str) -> Self {
         let bundles = &mut self.file.x_mesh.trust_bundles;

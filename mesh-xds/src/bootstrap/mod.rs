@@ -212,6 +212,14 @@ impl Bootstrap {
         self.file.x_mesh.cache_directory.as_deref().map(Path::new)
     }
 
+    /// Whether the next control plane of plain names is asked as soon as those before it cannot be reached:
+    /// `x_mesh.fallback_on_reachability_only`, as an authority has it by the key of that name (gRFC A95). Else only while something that is
+    /// wanted is not known (gRFC A71), so that a client that knows everything hears of no change until the first is back. For control planes
+    /// that say the same.
+    pub fn fallback_on_reachability_only(&self) -> bool {
+        self.file.x_mesh.fallback_on_reachability_only
+    }
+
     /// The certificate providers of a known kind, by instance name.
     pub fn providers(&self) -> &BTreeMap<String, Provider> {
         &self.providers

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BootstrapError;
 use crate::convention::{TELL_AS_GRPC, TELL_AS_SIDECAR};
-use crate::node::{Node, distinct};
+use crate::node::{Node, distinct, nullable};
 
 /// The variant of xDS that the stream speaks: `x_mesh.protocol`. State of the world unless the file says otherwise, since
 /// every control plane serves that, and the `GENERATOR=grpc` of istiod is not tested with the other.
@@ -78,6 +78,8 @@ pub(super) struct Options {
     pub(super) profile: Option<Profile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cache_directory: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "nullable")]
+    pub(super) fallback_on_reachability_only: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "distinct")]
     pub(super) trust_bundles: BTreeMap<String, String>,
 }

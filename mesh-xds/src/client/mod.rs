@@ -74,6 +74,10 @@ const FEATURES: [&str; 2] = [
 /// It runs one task for each control plane of the bootstrap, with one ADS stream where that is in use, for any number of
 /// targets; and one more where the bootstrap has a certificate provider. All end when this and every clone of its
 /// [`link`](Self::link) are dropped.
+///
+/// Its tasks run on the runtime in which it is started, and share the fate of that: code that blocks a worker thread (a handler that computes
+/// or sleeps without `.await`) can stall all tasks of a tokio runtime, also where other workers are idle, and with them the stream and the
+/// renewal of certificates. Where such code cannot be kept out, start it on a runtime of its own.
 #[derive(Clone)]
 pub struct XdsClient {
     link: Link,
@@ -332,7 +336,8 @@ impl Begin<'_> {
         });
         self.link.keep_alive(interest_changes);
         let named = bootstrap.authorities().values();
-        let on_reachability = std::iter::once(false).chain(named.map(Authority::fallback_on_reachability_only));
+        let on_reachability = std::iter::once(bootstrap.fallback_on_reachability_only())
+            .chain(named.map(Authority::fallback_on_reachability_only));
         let authorities = plan.authorities.into_iter().zip(on_reachability);
         let (lookups, wanted) = watch::channel(lookups::Names::new());
         let copy = disk::of(bootstrap);

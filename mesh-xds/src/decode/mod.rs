@@ -112,6 +112,8 @@ pub(crate) enum Unwrapped {
         raw: Raw,
         /// What the envelope says the resource is; empty where it says nothing.
         name: Arc<str>,
+        /// Its own version; empty where it says none.
+        version: Arc<str>,
         ttl: Option<Duration>,
     },
     /// An envelope without a resource: what the client holds lives on (xDS protocol, "TTL"). Its version is empty where it says
@@ -134,6 +136,7 @@ pub(crate) fn unwrap(raw: Raw) -> Result<Unwrapped, Fault> {
         Some(inner) => Ok(Unwrapped::Envelope {
             raw: inner.into(),
             name: envelope.name.into(),
+            version: envelope.version.into(),
             ttl,
         }),
         None if ttl.is_some() && !envelope.name.is_empty() => Ok(Unwrapped::Heartbeat {

@@ -1,9 +1,10 @@
-//! CP-13: a client that stops reading costs the others nothing, and its control plane no memory. Real clients, the real service, pipes
-//! in memory, virtual time.
+//! CP-13: for a client that stops reading nobody else waits, and its control plane holds no memory. Real clients, the real service,
+//! pipes in memory, virtual time.
 //!
-//! Time stands still while anybody has something to do, so whoever has a publish at the instant of its making waited for nobody; had the
-//! control plane waited for the stuck one, however briefly, the clock would have moved. So the figure is exact, and a noisy machine is
-//! not in it.
+//! Time stands still while anybody has something to do, so whoever has a publish at the instant of its making waited for no timer and
+//! for no reader; had the control plane waited for the stuck one, however briefly, the clock would have moved. A noisy machine is not
+//! in that figure. Nor is work: what the processor does for the stuck one before it comes to the others moves no clock, and is not
+//! measured here.
 
 use std::io;
 use std::pin::Pin;

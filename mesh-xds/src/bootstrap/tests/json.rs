@@ -59,7 +59,8 @@ fn null_is_what_is_not_there() {
                                   "z": {"plugin_name": "file_watcher", "config": {"ca_certificate_file": "r",
                                         "certificate_file": null, "private_key_file": null, "refresh_interval": null}}},
         "client_default_listener_resource_name_template": null, "server_listener_resource_name_template": null,
-        "x_mesh": {"protocol": null, "profile": null, "cache_directory": null, "trust_bundles": null}, "more": null
+        "x_mesh": {"protocol": null, "profile": null, "cache_directory": null, "trust_bundles": null,
+                   "fallback_on_reachability_only": null}, "more": null
     }"#;
     let with_nulls = Bootstrap::from_json(nothing).unwrap();
     let bare = r#"{

@@ -144,7 +144,8 @@ fn what_the_builder_makes_is_what_is_read() {
         .client_listener_template("t/%s")
         .server_listener_template("s/%s")
         .profile(Profile::Envoy)
-        .cache_directory("cache");
+        .cache_directory("cache")
+        .fallback_on_reachability_only();
     assert!(!format!("{built:?}").contains("secret"));
     let built = built.build().unwrap();
     let read = Bootstrap::from_json(&built.to_json()).unwrap();
@@ -154,6 +155,7 @@ fn what_the_builder_makes_is_what_is_read() {
     assert_eq!(read.server_listener_template(), Some("s/%s"));
     assert_eq!(read.profile(), Profile::Envoy);
     assert_eq!(read.cache_directory(), Some(Path::new("cache")));
+    assert!(read.fallback_on_reachability_only() && !with("").unwrap().fallback_on_reachability_only());
 
     let second = &read.servers()[1];
     let Credentials::Tls(tls) = &second.credentials else {

@@ -362,6 +362,7 @@ fn json() -> impl Strategy<Value = Value> {
         "protocol",
         "profile",
         "cache_directory",
+        "fallback_on_reachability_only",
         "a:1",
         "unix:x",
         "xdstp://a/envoy.config.listener.v3.Listener/%s",

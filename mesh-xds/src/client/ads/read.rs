@@ -57,7 +57,10 @@ pub(super) enum Items {
 /// What came for one resource.
 #[derive(Debug)]
 pub(crate) struct Item<R> {
+    /// The version it came with: of its response, in state of the world.
     pub(super) version: Arc<str>,
+    /// The one on an envelope inside; empty where there is none.
+    pub(super) own: Arc<str>,
     pub(super) ttl: Option<Duration>,
     pub(super) what: What<R>,
 }
@@ -144,6 +147,7 @@ fn item<R: Resource>(index: usize, unread: Unread, context: &Context, response: 
         mut ttl,
     } = unread;
     let mut label = label.map(normal);
+    let mut own = Arc::default();
     let light = |raw: Raw| match &*raw.type_url {
         ENVELOPE => admit(None, &raw.bytes, response)
             .map_err(|heavy| Fault::new("", heavy))
@@ -153,20 +157,35 @@ fn item<R: Resource>(index: usize, unread: Unread, context: &Context, response: 
     let read = match raw.map(|raw| light(raw).and_then(unwrap)) {
         None => {
             let what = What::Heartbeat(label.unwrap_or_default());
-            return Item { version, ttl, what };
+            return Item {
+                version,
+                own,
+                ttl,
+                what,
+            };
         }
         Some(Ok(Unwrapped::Heartbeat {
             name,
             version: own,
             ttl,
         })) => {
-            let version = if own.is_empty() { version } else { own };
             let what = What::Heartbeat(normal(name));
-            return Item { version, ttl, what };
+            return Item {
+                version,
+                own,
+                ttl,
+                what,
+            };
         }
         Some(Ok(Unwrapped::Plain(raw))) => named::<R>(raw, context, response),
-        Some(Ok(Unwrapped::Envelope { raw, name, ttl: inside })) => {
-            ttl = inside.or(ttl);
+        Some(Ok(Unwrapped::Envelope {
+            raw,
+            name,
+            version: inside,
+            ttl: lives,
+        })) => {
+            own = inside;
+            ttl = lives.or(ttl);
             // The name on an envelope is one outside as well as the protocol's own is (gRFC A53); an envelope in another has both.
             let outer = Some(normal(name)).filter(|name| !name.is_empty());
             match (&label, outer) {
@@ -187,7 +206,12 @@ fn item<R: Resource>(index: usize, unread: Unread, context: &Context, response: 
         (Err((nameless, bytes)), Some(name)) => (refused(name, nameless.of(name)), bytes),
         (Err((nameless, _)), None) => {
             let what = What::Nameless(nameless.at(index));
-            return Item { version, ttl, what };
+            return Item {
+                version,
+                own,
+                ttl,
+                what,
+            };
         }
     };
     decoded.name = normal(decoded.name);
@@ -201,7 +225,12 @@ fn item<R: Resource>(index: usize, unread: Unread, context: &Context, response: 
         decoded,
         bytes: bytes.into(),
     };
-    Item { version, ttl, what }
+    Item {
+        version,
+        own,
+        ttl,
+        what,
+    }
 }
 
 /// A resource that can say its name, or why it cannot, with its bytes if they are of this kind.

@@ -90,19 +90,30 @@ impl<'a, R: Cached> Taking<'a, R> {
 
     /// What came for one resource.
     pub(super) fn item(&mut self, item: Item<R>) {
-        let Item { version, ttl, what } = item;
+        let Item {
+            version,
+            own,
+            ttl,
+            what,
+        } = item;
         self.has_news |= !matches!(what, What::Heartbeat(_));
         match what {
-            What::Heartbeat(name) => self.heartbeat(name, &version, ttl),
+            What::Heartbeat(name) => self.heartbeat(name, &version, &own, ttl),
             What::Nameless(rejected) => {
                 self.nameless = Some(rejected.clone());
                 self.taken.rejected.push(rejected);
             }
-            What::Resource { decoded, bytes } => self.resource(decoded, bytes, &version, ttl),
+            What::Resource { decoded, bytes } => self.resource(decoded, bytes, (&version, &own), ttl),
         }
     }
 
-    fn resource(&mut self, mut decoded: Decoded<R>, bytes: Arc<Vec<u8>>, version: &Arc<str>, ttl: Option<Duration>) {
+    fn resource(
+        &mut self,
+        mut decoded: Decoded<R>,
+        bytes: Arc<Vec<u8>>,
+        (version, own): (&Arc<str>, &Arc<str>),
+        ttl: Option<Duration>,
+    ) {
         self.heard.of(&decoded.name);
         if !self.present.insert(Arc::clone(&decoded.name)) {
             let fault = Fault::new("name", "is there twice in one response");
@@ -123,11 +134,11 @@ impl<'a, R: Cached> Taking<'a, R> {
                 self.taken.returned.push(Arc::clone(&decoded.name));
             }
             self.heard.lives(&decoded.name, ttl);
-            if self.table.confirm(&decoded.name, &bytes, version) {
+            if self.table.confirm(&decoded.name, &bytes, version, own) {
                 return;
             }
         }
-        self.table.receive(decoded, bytes, version);
+        self.table.receive(decoded, bytes, version, own);
     }
 
     /// All that comes is of this version, as in state of the world.
@@ -140,9 +151,17 @@ impl<'a, R: Cached> Taking<'a, R> {
 
     /// Word that a resource is there as it was. One of a version that is not held says nothing; but where the version is the
     /// type's, it moves on with others' news, and what nothing was said against since is held in the newest.
-    fn heartbeat(&mut self, name: Arc<str>, version: &Arc<str>, ttl: Option<Duration>) {
-        let is_newest = self.version.as_ref() == Some(version);
-        if self.table.holds(&name, version) || (is_newest && self.table.is_undisputed(&name)) {
+    ///
+    /// One that says a version of its own is measured by that where what is held came with one too, whatever became of the
+    /// type's; where it came with none there is nothing to compare, and the response's counts, as with Envoy. Rather too much is
+    /// renewed than too little: what is held a while too long was once true, and what ends too early fails every call.
+    fn heartbeat(&mut self, name: Arc<str>, version: &Arc<str>, own: &Arc<str>, ttl: Option<Duration>) {
+        let (table, newest) = (&*self.table, self.version.as_ref());
+        let is_held =
+            |said: &Arc<str>| table.holds(&name, said) || (newest == Some(said) && table.is_undisputed(&name));
+        let by_own = !own.is_empty() && is_held(own);
+        let by_response = (own.is_empty() || !table.has_own_version(&name)) && is_held(version);
+        if by_own || by_response {
             self.heard.of(&name);
             self.heard.lives(&name, ttl);
         }

@@ -53,6 +53,8 @@ struct Good<R> {
     value: Arc<R>,
     bytes: Arc<Vec<u8>>,
     version: Arc<str>,
+    /// That of its envelope, where it came in one with a version beside its response's. Empty otherwise. Heartbeats name it.
+    own: Arc<str>,
     notes: Vec<Box<str>>,
     recalled: Option<Recalled>,
 }
@@ -70,6 +72,7 @@ impl<R> Clone for Good<R> {
             value: Arc::clone(&self.value),
             bytes: Arc::clone(&self.bytes),
             version: Arc::clone(&self.version),
+            own: Arc::clone(&self.own),
             notes: self.notes.clone(),
             recalled: self.recalled,
         }
@@ -110,7 +113,7 @@ impl<R: Resource> Table<R> {
 
     /// Whether `bytes` are the last good ones: the same value again, which keeps its `Arc`. If so, what was wrong since is
     /// forgotten.
-    pub(crate) fn confirm(&mut self, name: &Arc<str>, bytes: &[u8], version: &Arc<str>) -> bool {
+    pub(crate) fn confirm(&mut self, name: &Arc<str>, bytes: &[u8], version: &Arc<str>, own: &Arc<str>) -> bool {
         let Some(entry) = self.entries.get_mut(name) else {
             return false;
         };
@@ -122,6 +125,7 @@ impl<R: Resource> Table<R> {
                     || good.recalled.is_some();
                 good.recalled = None;
                 good.version = Arc::clone(version);
+                good.own = Arc::clone(own);
                 entry.received = Arc::clone(version);
                 (entry.trouble, entry.refused) = (None, None);
                 if news {
@@ -134,7 +138,7 @@ impl<R: Resource> Table<R> {
     }
 
     /// Stores what came, if it is subscribed.
-    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Arc<Vec<u8>>, version: &Arc<str>) {
+    pub(crate) fn receive(&mut self, decoded: Decoded<R>, bytes: Arc<Vec<u8>>, version: &Arc<str>, own: &Arc<str>) {
         if self.everything && self.has_room(&decoded.name) {
             self.insert(&decoded.name);
         }
@@ -156,6 +160,7 @@ impl<R: Resource> Table<R> {
                     value: Arc::new(value),
                     bytes,
                     version: Arc::clone(version),
+                    own: Arc::clone(own),
                     notes: decoded.notes,
                     recalled: None,
                 });
@@ -198,6 +203,7 @@ impl<R: Resource> Table<R> {
             value: Arc::new(value),
             bytes: Arc::clone(bytes),
             version: Arc::clone(version),
+            own: Arc::default(),
             notes,
             recalled: Some(recalled),
         });
@@ -208,10 +214,16 @@ impl<R: Resource> Table<R> {
         self.entries.get(name).is_some_and(|entry| entry.good.is_some())
     }
 
-    /// Whether the good value is of this version.
+    /// Whether the good value is of this version: the one it came with, or its envelope's.
     pub(crate) fn holds(&self, name: &str, version: &str) -> bool {
         let good = self.entries.get(name).and_then(|entry| entry.good.as_ref());
-        good.is_some_and(|good| &*good.version == version)
+        good.is_some_and(|good| &*good.version == version || (!good.own.is_empty() && &*good.own == version))
+    }
+
+    /// Whether what is held came in an envelope that said a version.
+    pub(crate) fn has_own_version(&self, name: &str) -> bool {
+        let good = self.entries.get(name).and_then(|entry| entry.good.as_ref());
+        good.is_some_and(|good| !good.own.is_empty())
     }
 
     /// Whether there is a good value, and nothing was said against it since.

@@ -10,7 +10,7 @@ use crate::client::cache::{Found, Trouble};
 use crate::decode::Context;
 use crate::node::Node;
 use crate::resource::{ClusterSpec, Endpoints, Listener};
-use crate::wire::{Delta, DeltaRequest, DeltaResponse, ResourceError, Versioned};
+use crate::wire::{Delta, DeltaRequest, DeltaResponse, ResourceError, Versioned, enveloped, of_version};
 
 const LDS: ResourceKind = ResourceKind::Listener;
 const RDS: ResourceKind = ResourceKind::Route;
@@ -416,6 +416,41 @@ fn everything_is_asked_for_with_nothing_said_first() {
     stream.ads.stream_opened();
     let sent = stream.sent();
     assert_eq!((sent.len(), sent[0].subscribe.len()), (1, 0));
+}
+
+/// A heartbeat of a resource in an envelope of its own may say that one's version, or the one outside.
+#[test]
+fn a_heartbeat_in_an_envelope_may_say_either_version() {
+    let ttl = Duration::from_secs(3);
+    for (told, outside, inside, expected) in [
+        ("r7", "1", "r7", true),
+        ("r7", "2", "r7", true),
+        ("r7", "1", "", true),
+        ("r7", "2", "1", true),
+        ("r7", "1", "r8", false),
+        ("r7", "2", "", false),
+        ("", "1", "r7", true),
+        ("", "2", "r7", false),
+        ("", "2", "", false),
+    ] {
+        let (mut stream, _) = Stream::open(RDS, &["a"]);
+        let one = |version: &str, own: &str, resource| Versioned {
+            name: "a".into(),
+            version: version.into(),
+            raw: Some(of_version(own, enveloped("a", resource, ttl))),
+            ttl: None,
+        };
+        stream.answer(changes(RDS, "1", vec![one("1", told, Some(routes("a", "c")))], &[]));
+        stream.now += ttl / 2;
+        stream.answer(changes(RDS, "2", vec![one(outside, inside, None)], &[]));
+        stream.now += ttl - Duration::from_secs(1);
+        stream.ads.on_timer(stream.now);
+        let is_there = matches!(stream.ads.cache().find::<RouteTree>("a"), Found::Value(_));
+        assert_eq!(
+            is_there, expected,
+            "{told:?} as \"1\", a heartbeat of {inside:?} in {outside:?}"
+        );
+    }
 }
 
 #[test]

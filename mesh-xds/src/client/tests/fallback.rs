@@ -103,6 +103,33 @@ async fn cp_10_an_outage_that_costs_nothing_is_no_reason_to_fall_back() {
     }
 }
 
+/// Of control planes that say the same the next is asked where the bootstrap says so, or a change would not be heard while the first is away.
+#[tokio::test(start_paused = true)]
+async fn cp_10_of_replicas_the_next_is_asked_although_nothing_is_lacking() {
+    for protocol in BOTH {
+        let net = Net::default();
+        let (first, second) = (net.plane(FIRST), net.plane(SECOND));
+        for plane in [&first, &second] {
+            plane.tell("t", "one", 1);
+        }
+        let builder = Bootstrap::builder(Node::default()).protocol(protocol);
+        let builder = builder.insecure(FIRST).insecure(SECOND).fallback_on_reachability_only();
+        let subject = Subject::start(&net, builder, &["t"]);
+        subject.until("t", "one:1").await;
+        assert_eq!(second.log().dials.len(), 0, "the first answers");
+        first.go(Way::Down);
+        second.tell("t", "two", 2);
+        subject.until("t", "two:2").await;
+        // And back, to what the first says now.
+        first.tell("t", "three", 3);
+        first.go(Way::Open);
+        subject.until("t", "three:3").await;
+        settle().await;
+        assert_eq!((first.log().open, second.log().open), (1, 0), "the second is let go of");
+        assert_eq!(subject.history("t"), ["one:1", "two:2", "three:3"]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn cp_10_of_three_the_best_that_answers_is_used_and_promoted_step_by_step() {
     for protocol in BOTH {

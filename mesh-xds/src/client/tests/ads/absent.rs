@@ -307,9 +307,80 @@ fn a_heartbeat_renews_what_was_told_before_the_version_moved_on() {
         "the version it came with"
     );
     assert!(lives(of_version("2", heartbeat()), "2", false));
-    assert!(!lives(of_version("0", heartbeat()), "2", false), "what is not held");
+    assert!(
+        lives(of_version("0", heartbeat()), "2", false),
+        "it came with no version to compare that with"
+    );
     // Of a newer one that is not used there is nothing to renew.
     assert!(!lives(heartbeat(), "2", true));
+}
+
+/// Control planes version resources by themselves in state of the world too, on their envelopes, and hold to these in heartbeats.
+#[test]
+fn a_heartbeat_may_say_the_version_of_the_envelope_or_of_the_response() {
+    let ttl = Duration::from_secs(3);
+    let lives = |told: &str, heartbeat: &str, response_version: &str| {
+        let (mut stream, _) = Stream::open(&[(EDS, &["a", "b"])]);
+        let first = enveloped("a", Some(endpoints("a", &[1])), ttl);
+        stream.answer(response(EDS, "10", vec![of_version(told, first)]));
+        let ack = stream.answer(response(EDS, "11", vec![endpoints("b", &[1])]));
+        assert_eq!(ack.error, None);
+        // For longer than it would live by itself.
+        for _ in 0..4 {
+            stream.now += Duration::from_millis(1200);
+            stream.ads.on_timer(stream.now);
+            let beat = of_version(heartbeat, enveloped("a", None, ttl));
+            let ack = stream.answer(response(EDS, response_version, vec![beat]));
+            assert_eq!((ack.error, &*ack.version), (None, response_version));
+        }
+        matches!(stream.ads.cache().find::<Endpoints>("a"), Found::Value(_))
+    };
+    for (told, heartbeat, version, expected) in [
+        // Each has its own, whatever the type's does.
+        ("r7", "r7", "10", true),
+        ("r7", "r7", "11", true),
+        ("r7", "r7", "12", true),
+        // What it came with is one of its versions, and so is the newest.
+        ("r7", "10", "11", true),
+        ("r7", "12", "12", true),
+        ("r7", "", "10", true),
+        ("r7", "", "12", true),
+        // Another than it has: a newer one was missed.
+        ("r7", "r8", "10", false),
+        ("r7", "r8", "12", false),
+        // Without one of its own only the response's can be compared.
+        ("", "", "10", true),
+        ("", "", "12", true),
+        ("", "r7", "10", true),
+        ("", "r7", "12", true),
+    ] {
+        assert_eq!(
+            lives(told, heartbeat, version),
+            expected,
+            "{told:?}, a heartbeat of {heartbeat:?} in {version:?}"
+        );
+    }
+}
+
+/// The last good value is kept when a newer one is refused; heartbeats of the newer one say nothing for it.
+#[test]
+fn a_heartbeat_of_a_refused_version_renews_nothing() {
+    let ttl = Duration::from_secs(3);
+    for (heartbeat, expected) in [("r7", true), ("r8", false), ("", false)] {
+        let (mut stream, _) = Stream::open(&[(CDS, &["a"])]);
+        let good = enveloped("a", Some(cluster("a")), ttl);
+        stream.answer(response(CDS, "10", vec![of_version("r7", good)]));
+        let bad = enveloped("a", Some(bad_cluster("a")), ttl);
+        let nack = stream.answer(response(CDS, "11", vec![of_version("r8", bad)]));
+        assert!(nack.error.is_some());
+        stream.now += ttl / 2;
+        let beat = of_version(heartbeat, enveloped("a", None, ttl));
+        stream.ads.hear(response(CDS, "11", vec![beat]), stream.now);
+        stream.now += ttl - Duration::from_secs(1);
+        stream.ads.on_timer(stream.now);
+        let is_there = matches!(stream.ads.cache().find::<ClusterSpec>("a"), Found::Value(_));
+        assert_eq!(is_there, expected, "{heartbeat:?}");
+    }
 }
 
 #[test]
