@@ -116,6 +116,16 @@ fn loses(out: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(out, "| family | setup | what | beside bare | |\n|---|---|---|---|---|")?;
     let mut lines = 0;
     for setup in results.setups.iter().filter(|setup| setup.ours) {
+        let (family, title) = (setup.family.title(), &setup.title);
+        for (load, figures) in setup.loads.iter().filter(|(_, figures)| figures.failed > 0) {
+            let (load, all) = (load_title(load).to_lowercase(), figures.calls + figures.failed);
+            writeln!(
+                out,
+                "| {family} | {title} | failed calls, {load} | {} of {all} | |",
+                figures.failed
+            )?;
+            lines += 1;
+        }
         let Some(base) = results.named(setup.family.base()) else {
             continue;
         };
